@@ -1,0 +1,46 @@
+"""The errors that a user can mend, and how every command of the project ends.
+
+Exit codes: 0 done; 2 bad configuration or input; 75 stopped by SIGTERM, to be resumed; 1 other.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+
+BAD_INPUT = 2
+RESUMABLE = 75
+
+
+class InputError(ValueError):
+    """Bad configuration or data: one line that names the file or key and the way out."""
+
+
+class Stopped(Exception):
+    """The run was told to stop (SIGTERM) and has saved what `--resume` needs."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ' (did you mean X?)' for the known word nearest to `word`, or '' if none is near."""
+    matches = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {matches[0]}?)" if matches else ""
+
+
+def run_command(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int:
+    """Run `main(argv)` and return the exit code; an error is one line, unless --debug is given."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        main(argv)
+    except Stopped as stop:
+        print(f"stopped: {stop}", file=sys.stderr)
+        return RESUMABLE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (InputError, OSError) as error:
+        if "--debug" in argv:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT if isinstance(error, InputError | FileNotFoundError) else 1
+    return 0

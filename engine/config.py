@@ -1,0 +1,280 @@
+"""Configuration: defaults, YAML files on top of each other, `--set`, and where a run lives.
+
+Command line > YAML > its parents (`base:`) > the defaults below, which are NTU60's recipe.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from errors import InputError, nearest
+
+CONFIG_ROOT = Path(__file__).resolve().parents[1] / "config"
+STREAMS = ("joint", "bone", "skip", "joint-motion", "bone-motion", "skip-motion")
+CHOICES = {
+    "stream": STREAMS,
+    "amp": ("off", "bf16", "fp16"),
+    "schedule": ("cosine", "step", "constant"),
+    "loss_from": ("start", "second_stage"),
+    "weights_from": ("start", "second_stage"),
+}
+# Naming another class drops the arguments of the one before it. (A model and an optimiser keep
+# theirs: graph and classes go with every backbone, momentum with every SGD.)
+OWN_ARGUMENTS = ("loss", "class_weights", "mixing", "sampling", "schedule")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every value of a run; the comment beside a key is its documentation."""
+
+    # Data
+    store: str = "data/ntu"  # folder of the prepared store (python -m data.prepare)
+    protocol: str = "ntu60-xsub"  # which samples train and which test
+    training_list: str | None = None  # file of names; null: the whole training split
+    imbalance: int = 100  # imbalance factor of the list, fills {imbalance} in training_list
+    val_split: float | None = None  # validate on this share of the training list, not on the test set
+    stream: str = "joint"
+    frames: int = 64  # frames of a clip
+    test_clips: int = 10  # clips of a sample in testing; their probabilities are averaged
+    feeder: str = "feeders.skeleton.Feeder"
+    feeder_args: dict = field(default_factory=dict)
+    # Model
+    model: str = "model.stgcnpp.Model"
+    model_args: dict = field(default_factory=dict)  # graph, num_class, num_person, base_channels, ...
+    # Optimisation
+    num_epoch: int = 24
+    batch_size: int = 16  # global: the ranks of a distributed run split it
+    accumulate: int = 1  # batches an optimiser step
+    lr: float = 0.0125
+    lr_batch: int = 16  # the rate used is lr * batch_size * accumulate / lr_batch
+    optimizer: str = "torch.optim.SGD"
+    optimizer_args: dict = field(
+        default_factory=lambda: {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+    )
+    schedule: str = "cosine"  # cosine (to 0, per iteration) | step | constant
+    schedule_args: dict = field(default_factory=dict)  # warm_up (epochs); milestones, gamma of step
+    clip_grad: float | None = None  # largest norm of the gradient
+    ema: float | None = None  # decay of an exponential moving average of the weights
+    # Long tail
+    second_stage: int | None = None  # its epochs; null: round(5/24 num_epoch), at least 1
+    repeat: int = 5  # copies of a sample an epoch
+    sampling: str = "longtail.brl.ReverseSampling"
+    sampling_args: dict = field(default_factory=dict)
+    mixing: str = "longtail.brl.PartialMixup"
+    mixing_args: dict = field(default_factory=dict)
+    loss: str = "longtail.losses.CrossEntropy"
+    loss_args: dict = field(default_factory=dict)
+    loss_from: str = "start"  # second_stage: plain cross entropy before it
+    class_weights: str | None = "longtail.brl.ActionAwareWeights"
+    class_weights_args: dict = field(default_factory=dict)
+    weights_from: str = "second_stage"
+    shots: list = field(default_factory=lambda: [100, 20])  # many above, few below
+    # Execution
+    amp: str = "off"  # off | bf16 | fp16
+    compile: bool = False
+    tf32: bool = True  # matrix products of float32 in TF32 on GPUs that have it
+    sync_bn: bool = False  # batch statistics over all ranks of a distributed run
+    seed: int = 0
+    # Where the run belongs: filled from the config folder and the command line
+    benchmark: str = ""
+    tag: str = ""
+
+    @property
+    def second_stage_start(self) -> int:
+        """The first epoch (from 0) of the second stage: 19 of 24 in the paper."""
+        length = self.second_stage
+        if length is None:
+            length = max(1, round(5 / 24 * self.num_epoch))
+        return max(0, self.num_epoch - length)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate used: linear in the batch of one optimiser step."""
+        return self.lr * self.batch_size * self.accumulate / self.lr_batch
+
+    def replace(self, **changes: Any) -> Config:
+        return dataclasses.replace(self, **changes)
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
+
+
+KEYS = {f.name: f for f in dataclasses.fields(Config)}
+_TYPES = typing.get_type_hints(Config)
+
+
+def load(files: Iterable[str | Path], overrides: Iterable[str] = (), **values: Any) -> Config:
+    """Resolve config files (later ones on top), then `a.b=value` overrides, then `values`.
+
+    Raises InputError naming the file and key that is unknown or of the wrong type.
+    """
+    layer = dataclasses.asdict(Config())
+    for file in files:
+        layer = merge(layer, _read(Path(file)))
+    layer = override(layer, overrides)
+    layer.update({key: value for key, value in values.items() if value is not None})
+    return from_mapping(layer)
+
+
+def from_mapping(values: Mapping[str, Any], where: str = "configuration") -> Config:
+    """Build a Config from plain values, checking names, types and choices."""
+    _check_names(values, where)
+    config = Config(**{key: _typed(key, value, where) for key, value in values.items()})
+    for key in ("num_epoch", "batch_size", "accumulate", "frames", "test_clips", "repeat"):
+        if getattr(config, key) < 1:
+            raise InputError(f"{where}: {key} must be at least 1, not {getattr(config, key)}")
+    if len(config.shots) != 2 or not config.shots[0] >= config.shots[1] >= 0:
+        raise InputError(f"{where}: shots must be [many, few], falling, not {config.shots}")
+    if config.val_split is not None and not 0 < config.val_split < 1:
+        raise InputError(f"{where}: val_split must lie between 0 and 1, not {config.val_split}")
+    return config
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one layer on another: mappings merge, everything else is replaced."""
+    merged = dict(below)
+    for key, value in above.items():
+        if key in OWN_ARGUMENTS and value != below.get(key):
+            merged[f"{key}_args"] = {}
+    for key, value in above.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            value = {**merged[key], **value}
+        merged[key] = value
+    return merged
+
+
+def override(layer: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Apply `key=value` and `key.inner=value` (values in YAML) in order; a mapping is replaced."""
+    for text in overrides:
+        path, separator, raw = text.partition("=")
+        if not separator:
+            raise InputError(f"--set {text}: expected key=value")
+        key, *inner = path.strip().split(".")
+        _check_names({key: None}, f"--set {text}")
+        try:
+            value = yaml.safe_load(raw)
+        except yaml.YAMLError:
+            raise InputError(f"--set {text}: the value is not YAML") from None
+        if len(inner) > 1 or (inner and _TYPES[key] is not dict):
+            raise InputError(f"--set {text}: {key} has no inner key {'.'.join(inner)}")
+        if inner:
+            layer = layer | {key: {**layer[key], inner[0]: value}}
+        else:
+            layer = merge(layer, {key: value}) | {key: value}
+    return dict(layer)
+
+
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return the file's values on top of those of its parents (`base:`, relative to the file)."""
+    if path.resolve() in seen:
+        raise InputError(f"{path}: `base` leads back to the file itself")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"--config {path}: no such file{_nearest_file(path)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', '')}") from None
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected `key: value` lines")
+    parents = values.pop("base", [])
+    _check_names(values, str(path))
+    layer: dict[str, Any] = {}
+    for parent in [parents] if isinstance(parents, str) else parents:
+        layer = merge(layer, _read(path.parent / parent, (*seen, path.resolve())))
+    return merge(layer, values)
+
+
+def _nearest_file(path: Path) -> str:
+    known = [str(p) for p in Path("config").rglob("*.yaml")]
+    return nearest(str(path), known)
+
+
+def _check_names(values: Mapping[str, Any], where: str) -> None:
+    for key in values:
+        if key not in KEYS:
+            raise InputError(f"{where}: unknown key {key!r}{nearest(str(key), KEYS)}")
+
+
+def _typed(key: str, value: Any, where: str) -> Any:
+    """Return `value` as the key's type; YAML reads 1e-3 as text, so numbers are parsed again."""
+    wanted = _TYPES[key]
+    kinds = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+    if value is None and type(None) in kinds:
+        return None
+    kind = kinds[0]
+    if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    elif kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    elif kind is dict and value is None:
+        return {}
+    elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        if key in CHOICES and value not in CHOICES[key]:
+            options = ", ".join(CHOICES[key])
+            hint = nearest(str(value), CHOICES[key])
+            raise InputError(f"{where}: {key} is one of {options}, not {value!r}{hint}")
+        return value
+    # `off` is a word of YAML's own for false.
+    if key == "amp" and value is False:
+        return "off"
+    name = {"str": "text", "dict": "a mapping"}.get(kind.__name__, kind.__name__)
+    raise InputError(f"{where}: {key} must be {name}, not {value!r}")
+
+
+def benchmark_folder(name: str) -> Path:
+    """Return the config folder of a benchmark: `ntu120/xset`, `ntu120-xset[-lt]` are the same."""
+    flat = name.strip("/").replace("/", "-")
+    for candidate in (flat, f"{flat}-lt"):
+        if (CONFIG_ROOT / candidate / "base.yaml").is_file():
+            return CONFIG_ROOT / candidate
+    known = sorted(p.parent.name for p in CONFIG_ROOT.glob("*/base.yaml"))
+    raise InputError(
+        f"no benchmark {name!r}{nearest(flat, known)}; known: {', '.join(known) or 'none'}"
+    )
+
+
+def make_tag(files: list[Path], config: Config) -> str:
+    """Return what departs from the first file's own configuration, as the run folder's tag."""
+    own = load(files[:1])
+    parts = [file.stem for file in files[1:]]
+    if config.imbalance != own.imbalance:
+        parts.append(f"if{config.imbalance}")
+    if config.model != own.model:
+        parts.append(config.model.split(".")[-2] if "." in config.model else config.model)
+    if config.seed != 0:
+        parts.append(f"seed{config.seed}")
+    return "-".join(parts)
+
+
+def run_folder(config: Config, root: str | Path = "work_dir") -> Path:
+    """Return `<root>/<benchmark>[-<tag>]/<stream>`."""
+    name = f"{config.benchmark}-{config.tag}" if config.tag else config.benchmark
+    return Path(root) / name / config.stream
+
+
+def resolve(
+    files: Iterable[str | Path], overrides: Iterable[str] = (), tag: str | None = None, **values: Any
+) -> Config:
+    """Resolve files and overrides as `load` does and fill in `benchmark` and `tag`."""
+    files = [Path(file) for file in files]
+    config = load(files, overrides, **values)
+    benchmark = files[0].resolve().parent.name if files else "run"
+    return config.replace(
+        benchmark=benchmark, tag=make_tag(files, config) if tag is None else tag
+    )

@@ -1,0 +1,85 @@
+"""The ranks of a run: one process by itself, or several under torchrun."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from errors import InputError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among `world`; every rank makes the same global batch and takes its rows."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def from_environment(cls) -> Ranks:
+        """Join the group that torchrun started (NCCL with GPUs, else gloo), or be alone."""
+        if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+            return cls()
+        ranks = cls(
+            int(os.environ["RANK"]),
+            int(os.environ["WORLD_SIZE"]),
+            int(os.environ.get("LOCAL_RANK", 0)),
+        )
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        return ranks
+
+    @property
+    def leads(self) -> bool:
+        """True for the rank that writes files and talks."""
+        return self.rank == 0
+
+    def share(self, count: int) -> slice:
+        """Return this rank's rows of a global batch of `count`."""
+        return slice(self.rank, count, self.world)
+
+    def barrier(self) -> None:
+        if self.world > 1:
+            dist.barrier()
+
+    def gather(self, part: object) -> list[object]:
+        """Return every rank's object, in the order of the ranks, on every rank."""
+        if self.world == 1:
+            return [part]
+        parts: list[object] = [None] * self.world
+        dist.all_gather_object(parts, part)
+        return parts
+
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is set on any rank."""
+        return any(self.gather(flag)) if self.world > 1 else flag
+
+    def close(self) -> None:
+        if self.world > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def choose_devices(names: list[str] | None, ranks: Ranks) -> list[torch.device]:
+    """Return the devices for `--device` (GPU indices or `cpu`); default GPU 0, else the CPU.
+
+    Under torchrun each rank takes one device: the local rank's entry of the list.
+    Raises InputError for a name that is neither, or a GPU that is not there.
+    """
+    count = torch.cuda.device_count()
+    if not names:
+        names = [str(i) for i in range(ranks.world if ranks.world > 1 else 1)] if count else ["cpu"]
+    if names == ["cpu"]:
+        return [torch.device("cpu")]
+    for name in names:
+        if not name.isdecimal():
+            raise InputError(f"--device {name}: give GPU indices (0 1 ...) or cpu")
+        if int(name) >= count:
+            there = f"0 to {count - 1}" if count else "none; use --device cpu"
+            raise InputError(f"--device {name}: no such GPU (there: {there})")
+    if ranks.world > 1:
+        names = [names[ranks.local_rank % len(names)]]
+    return [torch.device("cuda", int(name)) for name in names]

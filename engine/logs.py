@@ -1,0 +1,112 @@
+"""What a run tells: the terminal, log.txt, metrics.jsonl and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+from files import write_text
+
+DASH = "–"
+HEADINGS = ("top1", "mean_class", "many", "medium", "few")
+
+
+class Log:
+    """Lines to the terminal and log.txt, epochs to metrics.jsonl and TensorBoard.
+
+    A log without a folder (another rank than the first, or `quiet` without a run) writes no files.
+    """
+
+    def __init__(self, folder: Path | None, quiet: bool = False) -> None:
+        self.folder, self.quiet = folder, quiet
+        self.board: SummaryWriter | None = None
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def line(self, text: str) -> None:
+        """Say one line; with a folder it is kept in log.txt, too."""
+        if self.folder is not None:
+            with (self.folder / "log.txt").open("a") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+            if not self.quiet:
+                print(text, flush=True)
+
+    def start_metrics(self, first_epoch: int) -> None:
+        """Open the metrics for an epoch to come, dropping lines of epochs that are run again."""
+        if self.folder is None:
+            return
+        kept = [m for m in read_metrics(self.folder) if m["epoch"] < first_epoch]
+        write_text(
+            self.folder / "metrics.jsonl", "".join(json.dumps(metrics) + "\n" for metrics in kept)
+        )
+        self.board = SummaryWriter(str(self.folder), purge_step=first_epoch)
+
+    def metrics(self, values: dict[str, Any]) -> None:
+        """Append one epoch's values (JSON has no NaN: absent figures are null)."""
+        if self.folder is None:
+            return
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(values, allow_nan=False) + "\n")
+        for name, value in values.items():
+            if self.board is not None and name != "epoch" and value is not None:
+                self.board.add_scalar(name, value, values["epoch"])
+
+    def close(self) -> None:
+        if self.board is not None:
+            self.board.close()
+            self.board = None
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the epochs in metrics.jsonl; a last line cut short by a kill is left out."""
+    path = folder / "metrics.jsonl"
+    epochs = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            epochs.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return epochs
+
+
+def percent(value: float | None) -> str:
+    """Return a figure with one decimal, or a dash where there is none."""
+    return DASH if value is None or math.isnan(value) else f"{value:.1f}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a plain table: the first column flush left, the others flush right."""
+    lines = [list(map(str, head)), *(list(map(str, row)) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    text = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths))
+        ).rstrip()
+        for line in lines
+    ]
+    text.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(text)
+
+
+def progress_bar_off(quiet: bool) -> bool:
+    """Progress bars are for terminals: off in files, pipes and quiet runs."""
+    return quiet or not sys.stderr.isatty()
+
+
+def shot_headings(shots: Sequence[int]) -> list[str]:
+    """Return the heads of the accuracy columns, with the shot limits of the data set."""
+    many, few = shots
+    return ["top-1", "mean", f"many >{many}", f"medium {few}..{many}", f"few <{few}"]
+
+
+def describe(error: BaseException) -> str:
+    """Return an error's message on one line."""
+    return " ".join(str(error).split())

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from engine import config
+from engine.config import Config
 from errors import InputError
 from files import replacing
 from model import upstream
@@ -36,6 +40,25 @@ def read(path: str | Path) -> dict[str, Any]:
             f"{path}: a foreign checkpoint holds no configuration; name one with --config"
         )
     return state
+
+
+# What a checkpoint may name for itself: a file from elsewhere must not choose what is imported.
+TRUSTED_ROOMS = {"model": "model.", "feeder": "feeders."}
+
+
+def settings(state: dict[str, Any], path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Return the configuration inside a checkpoint, with overrides on top.
+
+    Raises InputError if it names a model or feeder from outside this project: --config vouches.
+    """
+    own = config.from_mapping(state["config"], str(path))
+    for key, room in TRUSTED_ROOMS.items():
+        if not getattr(own, key).startswith(room):
+            raise InputError(
+                f"{path}: its {key} is {getattr(own, key)}, from outside {room[:-1]}/; "
+                "give --config to say that you trust it"
+            )
+    return config.from_mapping(config.override(dataclasses.asdict(own), overrides))
 
 
 def is_own(state: dict[str, Any]) -> bool:

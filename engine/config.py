@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from errors import InputError, nearest
+from files import write_text
 
 CONFIG_ROOT = Path(__file__).resolve().parents[1] / "config"
 STREAMS = ("joint", "bone", "skip", "joint-motion", "bone-motion", "skip-motion")
@@ -278,3 +279,8 @@ def resolve(
     return config.replace(
         benchmark=benchmark, tag=make_tag(files, config) if tag is None else tag
     )
+
+
+def write(config: Config, path: Path) -> None:
+    """Write every resolved value, as `--config` reads it back."""
+    write_text(path, config.to_yaml())

@@ -1,0 +1,178 @@
+"""From a configuration to objects: import strings become classes here and nowhere else."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import graph
+from data import long_tail, protocols
+from data.store import Store, copies
+from engine.config import Config
+from errors import InputError, nearest
+from longtail.schedule import Stages
+
+
+def find_class(path: str, key: str) -> Callable[..., Any]:
+    """Import `package.module.Name`; InputError names the configuration key if there is none."""
+    module_name, _, name = path.rpartition(".")
+    if not module_name:
+        raise InputError(f"{key}={path}: expected an import string like package.module.Class")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or module_name
+        if missing.split(".")[0] == module_name.split(".")[0]:
+            root = missing.split(".")[0]
+            raise InputError(f"{key}={path}: {missing} is not installed here ({root})") from None
+        raise InputError(f"{key}={path}: it needs {missing}, which is not installed") from None
+    if not hasattr(module, name):
+        hint = nearest(name, vars(module))
+        raise InputError(f"{key}={path}: {module_name} has no {name}{hint}")
+    return getattr(module, name)
+
+
+def make(config: Config, key: str, *args: Any, **extra: Any) -> Any:
+    """Build what the import string under `key` names, with `<key>_args` as keyword arguments.
+
+    `extra` holds arguments of the workbench's own. An argument that the class does not take is an
+    InputError naming the key.
+    """
+    path = getattr(config, key)
+    factory = find_class(path, key)
+    keywords = {**getattr(config, f"{key}_args"), **extra}
+    taken = inspect.signature(factory).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+        for name in keywords:
+            if name not in taken:
+                hint = nearest(name, taken)
+                raise InputError(
+                    f"{key}_args.{name}: {path} takes no such argument{hint}; "
+                    f"--set {key}_args={{...}} gives others"
+                )
+    try:
+        return factory(*args, **keywords)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{key}={path} with {key}_args={keywords}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Data:
+    """An opened store and the rows of a run; class counts are those of the list that was read."""
+
+    store: Store
+    skeleton: graph.Skeleton
+    test_rows: np.ndarray  # (n,) rows of the test split
+    train_rows: np.ndarray | None  # (n,) rows trained on; None where testing needs no list
+    val_rows: np.ndarray  # the test rows, or those held out by val_split
+    class_counts: torch.Tensor | None  # (K,) int64
+    published_list: str | None  # digest of a published list, else None
+    copied: np.ndarray  # (test,) bool: equals a sample of the protocol's whole training split
+
+
+def open_data(config: Config, training: bool = True) -> Data:
+    """Open the store, check it against model and protocol, and read the training list.
+
+    Without `training`, a list that cannot be read only leaves the class counts empty.
+    """
+    store = Store.open(config.store)
+    skeleton = graph.load(config.model_args.get("graph", "ntu_rgb_d"))
+    _check_shape(config, store, skeleton)
+    train_split, test_rows = protocols.split(store, config.protocol)
+    num_class = config.model_args.get("num_class", 60)
+    highest = int(store.labels[np.concatenate([train_split, test_rows])].max(initial=-1))
+    if highest >= num_class:
+        raise InputError(
+            f"{config.store}: label {highest} is beyond the {num_class} classes of "
+            "model_args.num_class"
+        )
+    try:
+        listed = long_tail.training_rows(
+            store, config.protocol, config.training_list, config.imbalance
+        )
+    except InputError:
+        if training:
+            raise
+        return Data(
+            store, skeleton, test_rows, None, test_rows, None, None,
+            copies(store, test_rows, train_split),
+        )  # fmt: skip
+    train_rows, val_rows = listed.rows, test_rows
+    if config.val_split is not None:
+        train_rows, val_rows = hold_out(listed.rows, store.labels, config.val_split, config.seed)
+    class_counts = torch.bincount(torch.as_tensor(store.labels[train_rows]), minlength=num_class)
+    return Data(
+        store, skeleton, test_rows, train_rows, val_rows, class_counts,
+        listed.digest if listed.published else None,
+        copies(store, test_rows, train_split),
+    )  # fmt: skip
+
+
+def _check_shape(config: Config, store: Store, skeleton: graph.Skeleton) -> None:
+    persons, joints, channels = store.joints.shape[1:]
+    if joints != skeleton.num_joints:
+        raise InputError(
+            f"{config.store}: {joints} joints ({store.layout}), but model_args.graph="
+            f"{skeleton.name} has {skeleton.num_joints}"
+        )
+    wanted = config.model_args.get("in_channels", 3)
+    if channels != wanted:
+        raise InputError(
+            f"{config.store}: {channels} channels, but model_args.in_channels={wanted}"
+        )
+    wanted = config.model_args.get("num_person", 2)
+    if persons != wanted:
+        raise InputError(
+            f"{config.store}: {persons} persons a clip, but model_args.num_person={wanted}"
+        )
+
+
+def hold_out(
+    rows: np.ndarray, labels: np.ndarray, share: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split rows into (training, validation), class by class; one sample a class stays at least."""
+    random = np.random.default_rng(seed)
+    held = np.zeros(len(rows), dtype=bool)
+    for label in np.unique(labels[rows]):
+        members = np.flatnonzero(labels[rows] == label)
+        count = min(round(share * len(members)), len(members) - 1)
+        held[random.permutation(members)[:count]] = True
+    return rows[~held], rows[held]
+
+
+def make_model(config: Config) -> nn.Module:
+    return make(config, "model")
+
+
+def make_feeder(
+    config: Config, data: Data, rows: np.ndarray, device: torch.device, *, clips: int = 1,
+    train: bool = False,
+) -> Any:  # fmt: skip
+    """Build the feeder of some rows: training clips, or `clips` fixed ones of each sample."""
+    return make(
+        config, "feeder", data.store, rows, stream=config.stream, frames=config.frames,
+        clips=clips, train=train, skeleton=data.skeleton, device=device,
+    )  # fmt: skip
+
+
+def make_stages(config: Config, class_counts: torch.Tensor, device: torch.device) -> Stages:
+    """Build the loss, the class weights and the schedule of both."""
+    counts = class_counts.to(device)
+    return Stages(
+        num_epoch=config.num_epoch,
+        second_stage=config.num_epoch - config.second_stage_start,
+        criterion=make(config, "loss", counts),
+        weights=make(config, "class_weights", counts) if config.class_weights else None,
+        loss_from=config.loss_from,
+        weights_from=config.weights_from,
+        num_class=len(counts),
+    )

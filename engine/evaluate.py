@@ -1,0 +1,106 @@
+"""Scores of a split, and what they are worth."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from engine import logs
+from engine.build import Data, make_feeder
+from engine.config import Config
+from engine.distributed import Ranks
+from engine.optimizer import AMP_DTYPES
+from feeders.skeleton import Batch
+from files import replacing, write_json
+from longtail import shots
+
+# Clips that go through the network together: what fills the device, whatever the recipe's batch.
+CLIPS_AT_ONCE = {"cuda": 512, "cpu": 64}
+
+
+def autocast(config: Config, device: torch.device) -> Any:
+    """Return the context of `--amp`: nothing, or autocast to bf16 or fp16."""
+    if config.amp == "off":
+        return nullcontext()
+    return torch.autocast(device.type, AMP_DTYPES[config.amp])
+
+
+@torch.inference_mode()
+def score(
+    net: nn.Module, feeder: Any, config: Config, device: torch.device, ranks: Ranks | None = None,
+    *, show: str | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Return class probabilities (n, K) float32 of a feeder's samples, averaged over their clips.
+
+    The ranks share the samples between them and every rank returns all scores; none is computed
+    twice. `show` names the progress bar (None: no bar).
+    """
+    ranks = ranks or Ranks()
+    net.eval()
+    samples = max(1, CLIPS_AT_ONCE.get(device.type, 64) // feeder.clips)
+    mine = torch.arange(len(feeder))[ranks.share(len(feeder))]
+    parts = []
+    with tqdm(
+        total=len(mine), desc=show, unit="sample", leave=False,
+        disable=show is None or logs.progress_bar_off(False),
+    ) as bar:  # fmt: skip
+        for clips, _, batch in feeder.batches(Batch(rows) for rows in mine.split(samples)):
+            with autocast(config, device):
+                logits = net(clips)
+            probabilities = logits.float().softmax(dim=1)
+            parts.append(probabilities.view(-1, feeder.clips, probabilities.shape[1]).mean(1).cpu())
+            bar.update(len(batch.rows))
+    gathered = ranks.gather((mine, torch.cat(parts) if parts else None))
+    rows = torch.cat([rows for rows, part in gathered if part is not None])
+    scores = torch.cat([part for _, part in gathered if part is not None])
+    return scores[rows.argsort()].numpy()
+
+
+def judge(
+    scores: np.ndarray, labels: np.ndarray, class_counts: torch.Tensor | None, config: Config
+) -> dict[str, Any]:
+    """Return top1, top5, mean_class, many, medium, few and per_class in percent."""
+    counts = None if class_counts is None else class_counts.cpu().numpy()
+    return shots.accuracy(scores, labels, counts, tuple(config.shots))
+
+
+def test(
+    net: nn.Module, config: Config, data: Data, device: torch.device, weights: Path, folder: Path,
+    ranks: Ranks, quiet: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Score the test split with `config.test_clips` clips; write the scores and the result.
+
+    last.pt's files are scores-last.npz and result-last.json, all others' scores.npz, result.json.
+    """
+    feeder = make_feeder(config, data, data.test_rows, device, clips=config.test_clips)
+    scores = score(
+        net, feeder, config, device, ranks, show=None if quiet else f"test {weights.name}"
+    )
+    labels = np.asarray(data.store.labels)[data.test_rows]
+    result = judge(scores, labels, data.class_counts, config)
+    clean = ~data.copied
+    counts = data.class_counts
+    result |= {
+        "class_counts": None if counts is None else counts.tolist(),
+        "samples": len(labels),
+        "top1_clean": judge(scores[clean], labels[clean], counts, config)["top1"],
+        "samples_clean": int(clean.sum()),
+        "weights": weights.name,
+        "benchmark": config.benchmark,
+        "stream": config.stream,
+        "tag": config.tag,
+        "seed": config.seed,
+        "published_list": data.published_list,
+    }
+    if ranks.leads:
+        suffix = "-last" if weights.name == "last.pt" else ""
+        with replacing(folder / f"scores{suffix}.npz") as file:
+            np.savez(file, names=np.array(feeder.names), labels=labels, scores=scores)
+        write_json(folder / f"result{suffix}.json", result)
+    return result

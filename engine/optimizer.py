@@ -1,0 +1,101 @@
+"""The optimiser, its learning rate, and one step of it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.build import make
+from engine.config import Config
+from errors import InputError
+
+AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def rate_factor(config: Config, epoch: float) -> float:
+    """Return the learning rate at a time in epochs, as a share of `config.rate`.
+
+    cosine: (1 + cos(pi t)) / 2 with t the share of the run behind us, so 0 at the end;
+    step: gamma to the number of milestones (epochs) passed; `warm_up` epochs rise linearly to 1.
+    """
+    known = {"warm_up", "milestones", "gamma"}
+    unknown = set(config.schedule_args) - known
+    if unknown:
+        raise InputError(f"schedule_args.{min(unknown)}: known are {', '.join(sorted(known))}")
+    warm_up = float(config.schedule_args.get("warm_up", 0))
+    if epoch < warm_up:
+        return epoch / warm_up
+    if config.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * (epoch - warm_up) / (config.num_epoch - warm_up)))
+    if config.schedule == "step":
+        gamma = config.schedule_args.get("gamma", 0.1)
+        return gamma ** sum(epoch >= m for m in config.schedule_args.get("milestones", ()))
+    return 1.0
+
+
+class Stepper:
+    """Backward, clipping, optimiser and averaged weights: everything after the loss.
+
+    `config.accumulate` batches make one step; fp16 scales its loss.
+    """
+
+    def __init__(self, config: Config, model: nn.Module, device: torch.device) -> None:
+        self.config, self.model = config, model
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer: torch.optim.Optimizer = make(config, "optimizer", trained, lr=config.rate)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
+        self.average: torch.optim.swa_utils.AveragedModel | None = None
+        if config.ema is not None:
+            self.average = torch.optim.swa_utils.AveragedModel(
+                model,
+                multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema),
+                use_buffers=True,
+            )
+        self.waiting = 0
+
+    @property
+    def best_model(self) -> nn.Module:
+        """The weights to judge and keep: the averaged ones where there are."""
+        return self.model if self.average is None else self.average.module
+
+    def step(self, loss: torch.Tensor, epoch: float, last: bool = False) -> None:
+        """Take the gradient of one batch; step the optimiser when enough are together.
+
+        `epoch` is the time in epochs (2.5: half-way through the third), `last` the epoch's last.
+        """
+        self.scaler.scale(loss / self.config.accumulate).backward()
+        self.waiting += 1
+        if self.waiting < self.config.accumulate and not last:
+            return
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.rate * rate_factor(self.config, epoch)
+        if self.config.clip_grad is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        self.waiting = 0
+
+    @property
+    def rate(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        if self.average is not None:
+            state |= {"raw": self.model.state_dict(), "averaged": int(self.average.n_averaged)}
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.module.load_state_dict(self.model.state_dict())
+            self.average.n_averaged.fill_(state["averaged"])
+            self.model.load_state_dict(state["raw"])

@@ -1,0 +1,293 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from engine import checkpoint, evaluate, logs
+from engine.build import Data, make, make_feeder, make_model, make_stages, open_data
+from engine.config import Config
+from engine.distributed import Ranks
+from engine.optimizer import Stepper
+from errors import InputError, Stopped
+from feeders.skeleton import Batch
+
+# Steps between two looks at the loss: each look waits for the device.
+LOOK_EVERY = 50
+
+
+def step_seed(*numbers: int) -> int:
+    """Return a seed for (seed, epoch, step, ...): a resumed run draws what the first would have."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run is: whole epochs, and steps within the one under way."""
+
+    epoch: int = 0
+    step: int = 0
+    loss: float = 0.0  # sum over this epoch's steps so far
+    best: float = -1.0
+    seconds: float = 0.0
+
+
+class Trainer:
+    """One run of one stream: everything that lives from its first step to its last."""
+
+    def __init__(
+        self, config: Config, folder: Path, devices: list[torch.device], ranks: Ranks, quiet: bool
+    ) -> None:
+        torch.manual_seed(step_seed(config.seed))
+        if config.tf32:
+            torch.set_float32_matmul_precision("high")
+        self.config, self.folder, self.device, self.ranks = config, folder, devices[0], ranks
+        self.quiet = quiet or not ranks.leads
+        self.data: Data = open_data(config)
+        counts = self.data.class_counts
+        self.feeder = make_feeder(config, self.data, self.data.train_rows, self.device, train=True)
+        self.val_feeder = make_feeder(config, self.data, self.data.val_rows, self.device)
+        self.sampling = make(config, "sampling", self.feeder.labels, counts, config.repeat)
+        self.mix = make(config, "mixing", counts, self.data.skeleton)
+        self.stages = make_stages(config, counts, self.device)
+        self.model = make_model(config).to(self.device)
+        self.net, self.judged = wrap(self.model, config, devices, ranks)
+        self.stepper = Stepper(config, self.model, self.device)
+        self.progress = Progress()
+        self.log = logs.Log(folder if ranks.leads else None, quiet)
+        self.stop_asked = False
+
+    # --- the run, in order of time ---
+
+    def run(self) -> None:
+        """Train to the last epoch; SIGTERM saves and raises Stopped."""
+        self.describe()
+        self.log.start_metrics(self.progress.epoch)
+        previous = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stop_asked", True))
+        try:
+            while self.progress.epoch < self.config.num_epoch:
+                self.train_epoch()
+                self.finish_epoch()
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+            self.log.close()
+
+    def train_epoch(self) -> None:
+        """Step through the batches of one epoch, from where the run was."""
+        epoch, config = self.progress.epoch, self.config
+        criterion, weights = self.stages.criterion(epoch), self.stages.class_weights(epoch)
+        if hasattr(self.mix, "begin_epoch"):
+            self.mix.begin_epoch(epoch)
+        self.net.train()
+        batches = self.order(epoch)
+        started, looked_at = time.monotonic(), []
+        with self.bar(batches) as bar:
+            for clips, labels, batch in self.feeder.batches(batches[self.progress.step :]):
+                torch.manual_seed(step_seed(config.seed, epoch, batch.step, 1 + self.ranks.rank))
+                clips, targets = self.mix(clips, labels, batch.generator)  # targets (N, K), soft
+                mine = self.ranks.share(len(clips))
+                with evaluate.autocast(config, self.device):
+                    logits = self.net(clips[mine])  # (N, K)
+                loss = criterion(logits.float(), targets[..., mine, :], weights)
+                share = self.ranks.world * mass(targets[..., mine, :], weights)
+                loss = loss * (share / mass(targets, weights))
+                last = batch.step + 1 == len(batches)
+                self.stepper.step(loss, epoch + batch.step / len(batches), last)
+
+                self.progress.step += 1
+                looked_at.append((batch, loss.detach()))
+                if last or len(looked_at) == LOOK_EVERY:
+                    self.look(looked_at, bar)
+                if self.stepper.waiting == 0 and self.should_stop(batch.step):
+                    self.look(looked_at, bar)
+                    self.progress.seconds += time.monotonic() - started
+                    self.save("last.pt")
+                    raise Stopped(f"{self.folder}: saved; --resume continues in epoch {epoch}")
+        self.progress.seconds += time.monotonic() - started
+        self.progress.loss /= len(batches)
+
+    def finish_epoch(self) -> None:
+        """Validate, log, and save last.pt; also best.pt when the top-1 accuracy rose."""
+        epoch, rate = self.progress.epoch, self.stepper.rate
+        net = self.judged if self.stepper.average is None else self.stepper.best_model
+        scores = evaluate.score(net, self.val_feeder, self.config, self.device, self.ranks)
+        labels = self.val_feeder.labels.numpy()
+        figures = evaluate.judge(scores, labels, self.data.class_counts, self.config)
+        done = self.progress
+        self.log.metrics(
+            {
+                "epoch": epoch,
+                "stage": self.stages.stage(epoch),
+                "loss": done.loss,
+                "lr": rate,
+                "seconds": round(done.seconds, 3),
+                "samples_per_second": round(len(self.sampling) / max(done.seconds, 1e-9), 1),
+                **{name: figures[name] for name in logs.HEADINGS},
+            }
+        )
+        shown = "  ".join(f"{name} {logs.percent(figures[name])}" for name in logs.HEADINGS)
+        rose = figures["top1"] > done.best
+        self.log.line(
+            f"epoch {epoch + 1}/{self.config.num_epoch}  loss {done.loss:.4f}  {shown}  "
+            f"{len(self.sampling) / max(done.seconds, 1e-9):.0f} samples/s"
+            + ("  (best so far)" if rose else "")
+        )
+        best = max(done.best, figures["top1"])
+        self.progress = Progress(epoch=epoch + 1, best=best)
+        if rose:
+            self.save("best.pt")
+        self.save("last.pt")
+
+    def test(self) -> None:
+        """Give the ten-clip test to both checkpoints and show the results."""
+        rows = []
+        for name in ("best.pt", "last.pt"):
+            path = self.folder / name
+            self.ranks.barrier()
+            checkpoint.load_weights(self.model, path)
+            result = evaluate.test(
+                self.judged, self.config, self.data, self.device, path, self.folder, self.ranks,
+                self.quiet,
+            )  # fmt: skip
+            rows.append([name, *(logs.percent(result[key]) for key in logs.HEADINGS)])
+        table = logs.table(["checkpoint", *logs.shot_headings(self.config.shots)], rows)
+        chosen = "held-out training samples" if self.config.val_split else "the test split"
+        self.log.line(f"test, {self.config.test_clips} clips a sample:\n{table}")
+        self.log.line(f"best.pt was chosen by top-1 on {chosen} (one clip); last.pt was not chosen")
+        if self.data.copied.any():
+            self.log.line(
+                f"{int(self.data.copied.sum())} of {len(self.data.copied)} test samples equal a "
+                f"training sample; without them top-1 is {logs.percent(result['top1_clean'])} "
+                "(last.pt)"
+            )
+
+    # --- its parts ---
+
+    def order(self, epoch: int) -> list[Batch]:
+        """Return the epoch's batches; a rest smaller than the number of ranks joins the last."""
+        generator = torch.Generator().manual_seed(step_seed(self.config.seed, epoch))
+        rows = self.sampling.epoch(generator, epoch / self.config.num_epoch)
+        parts = list(rows.split(self.config.batch_size))
+        if len(parts) > 1 and len(parts[-1]) < self.ranks.world:
+            parts[-2:] = [torch.cat(parts[-2:])]
+        return [
+            Batch(part, step, step_seed(self.config.seed, epoch, step))
+            for step, part in enumerate(parts)
+        ]
+
+    def bar(self, batches: list[Batch]) -> tqdm:
+        return tqdm(
+            total=sum(len(batch.rows) for batch in batches),
+            initial=sum(len(batch.rows) for batch in batches[: self.progress.step]),
+            desc=f"epoch {self.progress.epoch + 1}/{self.config.num_epoch}",
+            unit="sample",
+            leave=False,
+            disable=logs.progress_bar_off(self.quiet),
+        )
+
+    def look(self, looked_at: list[tuple[Batch, torch.Tensor]], bar: tqdm) -> None:
+        """Wait for the losses of the last steps: add them up, or stop at one that is not finite."""
+        if not looked_at:
+            return
+        losses = torch.stack([loss for _, loss in looked_at]).tolist()
+        for (batch, _), loss in zip(looked_at, losses):
+            if not np.isfinite(loss):
+                names = ", ".join(self.feeder.names[i] for i in batch.rows.tolist())
+                raise InputError(
+                    f"the loss is {loss} in epoch {self.progress.epoch + 1}, step {batch.step}; "
+                    f"samples {names}. Look at these with python -m data.inspect, or lower lr; "
+                    "the last whole epoch is kept in last.pt"
+                )
+        self.progress.loss += sum(losses)
+        bar.update(sum(len(batch.rows) for batch, _ in looked_at))
+        bar.set_postfix(loss=f"{losses[-1]:.3f}", lr=f"{self.stepper.rate:.2g}", refresh=False)
+        looked_at.clear()
+
+    def should_stop(self, step: int) -> bool:
+        """Return whether SIGTERM came; several ranks must agree, so they ask now and then."""
+        if self.ranks.world == 1:
+            return self.stop_asked
+        return step % LOOK_EVERY == 0 and self.ranks.any(self.stop_asked)
+
+    def describe(self) -> None:
+        """Log what is run, on what, before the first step."""
+        config, data = self.config, self.data
+        counts = data.class_counts
+        listed = "a published list" if data.published_list else "not a published list"
+        self.log.line(
+            f"{config.benchmark} {config.stream}: {len(data.train_rows)} training samples of "
+            f"{int((counts > 0).sum())} classes ({listed}; largest {int(counts.max())}, smallest "
+            f"{int(counts.min())}), {len(data.test_rows)} test samples"
+        )
+        size = sum(p.numel() for p in self.model.parameters())
+        self.log.line(
+            f"{config.model}, {size:,} parameters; {self.device}, amp {config.amp}; "
+            f"store {self.feeder.where}"
+        )
+        if self.progress.epoch or self.progress.step:
+            self.log.line(f"resumed at epoch {self.progress.epoch + 1}, step {self.progress.step}")
+
+    # --- checkpoints ---
+
+    def save(self, name: str) -> None:
+        if not self.ranks.leads:
+            return
+        state: dict[str, Any] = {
+            "config": dataclasses.asdict(self.config),
+            "model": self.stepper.best_model.state_dict(),
+            "class_names": list(self.data.store.class_names),
+            "class_counts": self.data.class_counts,
+            "layout": self.data.store.layout,
+            "progress": dataclasses.asdict(self.progress),
+        }
+        if name == "last.pt":
+            state["stepper"] = self.stepper.state_dict()
+            if hasattr(self.mix, "state_dict"):
+                state["mixing"] = self.mix.state_dict()
+        checkpoint.save(self.folder / name, state)
+
+    def restore(self, path: Path) -> None:
+        """Continue from last.pt; what it holds is set as it was when it was saved."""
+        state = checkpoint.read(path)
+        checkpoint.load_strictly(self.model, state["model"], str(path))
+        self.stepper.load_state_dict(state["stepper"])
+        if "mixing" in state:
+            self.mix.load_state_dict(state["mixing"])
+        self.progress = Progress(**state["progress"])
+
+
+def mass(targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return the weight that a batch's loss is divided by, sum_ik w_k t_ik.
+
+    Each rank's loss is a mean over its own rows; by their shares of the whole batch's weight they
+    add up to the mean over the global batch, whatever the ranks are.
+    """
+    return (targets * weights).sum()
+
+
+def wrap(
+    model: nn.Module, config: Config, devices: list[torch.device], ranks: Ranks
+) -> tuple[nn.Module, nn.Module]:
+    """Return (the network to train, the network to judge) around `model`, which stays itself."""
+    judged: nn.Module = model
+    if config.compile:
+        mode = "reduce-overhead" if devices[0].type == "cuda" else None
+        judged = torch.compile(model, mode=mode)
+    if ranks.world > 1:
+        ids = [devices[0]] if devices[0].type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(judged, device_ids=ids), judged
+    if len(devices) > 1:
+        if config.compile:
+            raise InputError("--compile with several devices: start it with torchrun instead")
+        judged = nn.DataParallel(model, device_ids=[d.index for d in devices])
+    return judged, judged
+

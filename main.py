@@ -1,0 +1,201 @@
+"""Train, test and use skeleton action recognisers on unbalanced data.
+
+python main.py --config config/ntu60-xsub-lt/joint.yaml --device 0 1
+python main.py --phase test --weights work_dir/ntu60-xsub-lt/joint/best.pt
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+
+from engine import checkpoint, config, evaluate, logs
+from engine.build import make_model, open_data
+from engine.distributed import Ranks, choose_devices
+from engine.train import Trainer
+from errors import InputError, run_command
+
+PHASES = ("train", "test", "predict", "classifier")
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="main.py",
+        description="Train, test and use skeleton action recognisers on unbalanced data.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Every key of a configuration file is listed, with its meaning, in engine/config.py.",
+    )
+    what = parser.add_argument_group("what to run")
+    what.add_argument("--phase", choices=PHASES, default="train")
+    what.add_argument(
+        "--config", nargs="+", default=[], metavar="FILE", help="YAML files, later ones on top"
+    )
+    what.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="override any key, also a.b=value",
+    )  # fmt: skip
+    what.add_argument("--stream", choices=(*config.STREAMS, "all"), help="another stream, or all")
+    what.add_argument("--weights", nargs="+", default=[], metavar="FILE", help="checkpoint(s)")
+    what.add_argument("--seed", type=int)
+    what.add_argument(
+        "--val-split", type=float, metavar="F",
+        help="validate on this share of the training list instead of the test split",
+    )  # fmt: skip
+
+    where = parser.add_argument_group("where")
+    where.add_argument("--device", nargs="+", metavar="D", help="GPU indices, or cpu")
+    where.add_argument("--work-dir", type=Path, metavar="DIR", help="the run's own folder")
+    where.add_argument("--tag", help="the run folder's suffix instead of the derived one")
+    where.add_argument("--resume", action="store_true", help="continue from last.pt")
+    where.add_argument("--overwrite", action="store_true", help="discard what the folder holds")
+
+    how = parser.add_argument_group("how")
+    how.add_argument("--amp", choices=config.CHOICES["amp"])
+    how.add_argument("--compile", action="store_true", default=None)
+    how.add_argument("--accumulate", type=int, metavar="B", help="batches an optimiser step")
+
+    io = parser.add_argument_group("predict")
+    io.add_argument("--input", nargs="+", default=[], metavar="FILE", help="clips, or a folder")
+    io.add_argument("--output", metavar="FILE", help="write predictions as .json or .csv")
+
+    talk = parser.add_argument_group("talk")
+    talk.add_argument("--quiet", action="store_true", help="errors only")
+    talk.add_argument("--debug", action="store_true", help="errors with their traceback")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> None:
+    options = parse(argv)
+    ranks = Ranks.from_environment()
+    try:
+        devices = choose_devices(options.device, ranks)
+        if devices[0].type == "cuda":
+            torch.cuda.set_device(devices[0])
+        if options.phase == "train":
+            train(options, devices, ranks)
+        elif options.phase == "test":
+            test(options, devices, ranks)
+        else:
+            raise InputError(f"--phase {options.phase}: not there yet")
+    finally:
+        ranks.close()
+
+
+def resolve(options: argparse.Namespace, stream: str | None) -> config.Config:
+    """Resolve what the command line says into one configuration."""
+    return config.resolve(
+        options.config, options.overrides, options.tag, stream=stream, seed=options.seed,
+        val_split=options.val_split, amp=options.amp, compile=options.compile,
+        accumulate=options.accumulate,
+    )  # fmt: skip
+
+
+def train(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks) -> None:
+    """Train one stream, or all six one after another and fuse them."""
+    if not options.config:
+        raise InputError("--config is missing: name a file, e.g. config/demo-lt/joint.yaml")
+    streams = config.STREAMS if options.stream == "all" else (options.stream,)
+    for stream in streams:
+        settings = resolve(options, stream)
+        folder = config.run_folder(settings)
+        if options.work_dir is not None:
+            folder = options.work_dir / stream if len(streams) > 1 else options.work_dir
+        if len(streams) > 1 and options.resume and is_finished(folder, settings):
+            continue
+        train_one(settings, folder, options, devices, ranks)
+    if options.stream == "all" and ranks.leads:
+        import ensemble
+
+        root = folder.parent
+        ensemble.main([f"--folder={root}"])
+
+
+def train_one(
+    settings: config.Config, folder: Path, options: argparse.Namespace,
+    devices: list[torch.device], ranks: Ranks,
+) -> None:  # fmt: skip
+    if ranks.leads:
+        claim_folder(folder, settings, options.resume, options.overwrite)
+    ranks.barrier()
+    trainer = Trainer(settings, folder, devices, ranks, options.quiet)
+    last = folder / "last.pt"
+    if options.resume and last.is_file():
+        trainer.restore(last)
+    elif len(options.weights) == 1:
+        checkpoint.load_weights(trainer.model, options.weights[0])
+    trainer.run()
+    trainer.test()
+
+
+def is_finished(folder: Path, settings: config.Config) -> bool:
+    """Return whether the folder holds a whole run of exactly these settings."""
+    written = folder / "config.yaml"
+    return (
+        (folder / "result-last.json").is_file()
+        and written.is_file()
+        and written.read_text() == settings.to_yaml()
+    )
+
+
+def claim_folder(folder: Path, settings: config.Config, resume: bool, overwrite: bool) -> None:
+    """Make the run folder, or accept one that holds the same run; nothing is lost unasked.
+
+    Raises InputError if the folder holds another configuration, or the same without --resume.
+    """
+    written = folder / "config.yaml"
+    if overwrite and folder.is_dir() and written.is_file():
+        shutil.rmtree(folder)
+    if written.is_file():
+        former = yaml.safe_load(written.read_text())
+        now = yaml.safe_load(settings.to_yaml())
+        changed = sorted(key for key in {*former, *now} if former.get(key) != now.get(key))
+        if changed:
+            raise InputError(
+                f"{folder} holds a run with other values of {', '.join(changed)}; "
+                "--tag NAME keeps both, --overwrite discards it"
+            )
+        if not resume:
+            raise InputError(
+                f"{folder} holds this very run; --resume continues it, --overwrite discards it"
+            )
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty and holds no run; name another --work-dir")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not written.is_file():
+        config.write(settings, written)
+
+
+def test(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks) -> None:
+    """Test one checkpoint; its own configuration serves unless --config names another."""
+    if len(options.weights) != 1:
+        raise InputError("--phase test needs one --weights FILE")
+    path = Path(options.weights[0])
+    if options.config:
+        settings = resolve(options, options.stream)
+        folder = options.work_dir or config.run_folder(settings)
+    else:
+        settings = checkpoint.settings(checkpoint.read(path), path, options.overrides)
+        folder = options.work_dir or path.parent
+    data = open_data(settings, training=False)
+    model = make_model(settings).to(devices[0])
+    checkpoint.load_weights(model, path)
+    log = logs.Log(folder if ranks.leads else None, options.quiet)
+    if data.class_counts is None:
+        log.line(f"no training list ({settings.training_list}): the shot figures are left out")
+    result = evaluate.test(model, settings, data, devices[0], path, folder, ranks, options.quiet)
+    row = [path.name, *(logs.percent(result[key]) for key in logs.HEADINGS)]
+    log.line(logs.table(["checkpoint", *logs.shot_headings(settings.shots)], [row]))
+    log.line(
+        f"{result['samples']} samples, top-5 {logs.percent(result['top5'])}; without the "
+        f"{result['samples'] - result['samples_clean']} copies of training samples top-1 is "
+        f"{logs.percent(result['top1_clean'])}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

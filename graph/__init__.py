@@ -1,0 +1,151 @@
+"""Skeleton topology as data: `load('ntu_rgb_d')`, or a user's own layout file of the same form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from errors import InputError, nearest
+
+FOLDER = Path(__file__).parent
+LAYOUTS = tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+PARTS = ("left arm", "right arm", "left leg", "right leg", "torso")
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """One layout of V joints, numbered from 0."""
+
+    name: str
+    joints: tuple[str, ...]  # a name for each joint
+    edges: tuple[tuple[int, int], ...]  # (child, parent), for the adjacency
+    parent: tuple[int, ...]  # where each joint's bone starts; the root is its own parent
+    flip: tuple[int, ...]  # x[flip] exchanges left and right
+    upper: tuple[int, ...]  # joints of the upper body
+    centre: int  # what st-gcn's partition measures distance from
+    parts: tuple[tuple[int, ...], ...] = ()  # the joints of PARTS, or nothing
+    confidence: bool = False  # 2D data: the third channel is a score, not a coordinate
+
+    @property
+    def num_joints(self) -> int:
+        return len(self.parent)
+
+
+def load(layout: str | Path) -> Skeleton:
+    """Return the layout of that name, or that of a YAML file; InputError if it makes no sense."""
+    path = FOLDER / f"{layout}.yaml" if str(layout) in LAYOUTS else Path(layout)
+    if not path.is_file():
+        raise InputError(
+            f"graph {str(layout)!r} is no known layout{nearest(str(layout), LAYOUTS)} and no file: "
+            f"give one of {', '.join(LAYOUTS)}, or a layout file like graph/ntu_rgb_d.yaml"
+        )
+    try:
+        table = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no YAML file: {' '.join(str(error).split())}") from None
+    try:
+        return _skeleton(table, path.stem)
+    except ValueError as error:
+        raise InputError(f"layout {path}: {error}") from None
+
+
+def _skeleton(table: Any, stem: str) -> Skeleton:
+    """Return the checked layout that a parsed file describes; ValueError names the key at fault."""
+    if not isinstance(table, dict):
+        raise ValueError("expected keys such as edges, parent, flip, upper and centre")
+    known = [field.name for field in fields(Skeleton)]
+    for key in table:
+        if key not in known:
+            raise ValueError(f"unknown key {key!r}{nearest(str(key), known)}")
+    for key in ("edges", "parent", "flip", "upper", "centre"):
+        if key not in table:
+            raise ValueError(f"the key {key!r} is missing")
+    if not isinstance(table["parent"], list) or not table["parent"]:
+        raise ValueError("parent must list one joint for each joint")
+    count = len(table["parent"])
+    if not isinstance(table["edges"], list):
+        raise ValueError("edges must be a list of [child, parent] pairs")
+    names = table.get("joints") or [f"joint {v}" for v in range(count)]
+    if not isinstance(names, list) or len(names) != count:
+        raise ValueError(f"joints must name {count} joints, as many as parent has")
+    skeleton = Skeleton(
+        name=str(table.get("name", stem)),
+        joints=tuple(map(str, names)),
+        edges=tuple(_joints("edges", pair, count, size=2) for pair in table["edges"]),
+        parent=_joints("parent", table["parent"], count),
+        flip=_joints("flip", table["flip"], count, size=count),
+        upper=_joints("upper", table["upper"], count, distinct=True),
+        centre=_joints("centre", [table["centre"]], count)[0],
+        parts=_parts(table.get("parts"), count),
+        confidence=bool(table.get("confidence", False)),
+    )
+    if any(skeleton.flip[skeleton.flip[v]] != v for v in range(count)):
+        raise ValueError("flip must exchange joints in pairs: flip[flip[v]] == v for each joint v")
+    _check_hierarchy(skeleton.parent)
+    _check_edges(skeleton)
+    return skeleton
+
+
+def _joints(
+    key: str, values: Any, count: int, size: int | None = None, distinct: bool = False
+) -> tuple[int, ...]:
+    """Return `values` as a tuple of joint numbers below `count`."""
+    if not isinstance(values, list) or (size is not None and len(values) != size):
+        raise ValueError(f"{key} needs a list of {size or 'some'} joint numbers, not {values!r}")
+    for value in values:
+        if type(value) is not int or not 0 <= value < count:
+            raise ValueError(f"{key} has {value!r}, but joints are numbered 0 to {count - 1}")
+    if distinct and len(set(values)) != len(values):
+        raise ValueError(f"{key} names a joint twice")
+    return tuple(values)
+
+
+def _parts(table: Any, count: int) -> tuple[tuple[int, ...], ...]:
+    """Return the joints of each of PARTS, checked to share out the whole body."""
+    if table is None:
+        return ()
+    if not isinstance(table, dict) or set(table) != set(PARTS):
+        raise ValueError(f"parts must have exactly the keys {', '.join(PARTS)}")
+    parts = tuple(_joints(f"parts: {name}", table[name], count) for name in PARTS)
+    if sorted(joint for part in parts for joint in part) != list(range(count)):
+        raise ValueError(f"parts must hold each of the {count} joints once")
+    return parts
+
+
+def _check_hierarchy(parent: tuple[int, ...]) -> None:
+    """Refuse parents that run in a circle or have more roots than one."""
+    roots = [joint for joint, above in enumerate(parent) if above == joint]
+    if len(roots) != 1:
+        raise ValueError(f"parent needs one root, a joint that is its own parent, not {len(roots)}")
+    for joint in range(len(parent)):
+        above = joint
+        for _ in parent:
+            above = parent[above]
+        if above != roots[0]:
+            raise ValueError(f"parent runs in a circle from joint {joint}")
+
+
+def _check_edges(skeleton: Skeleton) -> None:
+    """Refuse loops, doubled edges and joints that no path of edges links to the centre."""
+    pairs = [frozenset(edge) for edge in skeleton.edges]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ValueError("edges has an edge from a joint to itself; those are added where needed")
+    if len(set(pairs)) != len(pairs):
+        raise ValueError("edges has an edge twice")
+    reached = _reach(skeleton.centre, pairs)
+    lost = [joint for joint in range(skeleton.num_joints) if joint not in reached]
+    if lost:
+        raise ValueError(f"edges do not link joint {lost[0]} to the centre {skeleton.centre}")
+
+
+def _reach(start: int, pairs: Iterable[frozenset[int]]) -> set[int]:
+    """Return the joints that paths of edges link to `start`."""
+    reached, fresh = {start}, {start}
+    while fresh:
+        fresh = {joint for pair in pairs if pair & fresh for joint in pair} - reached
+        reached |= fresh
+    return reached

@@ -1,4 +1,4 @@
-"""Adjacency matrices of a skeleton, (K, V, V) float64; normalised by column where not said otherwise.
+"""Adjacency matrices of a skeleton, (K, V, V) float64; normalised by column if not said otherwise.
 
 [k, parent, child] is an inward edge. Which axis is the source is the backbone's affair: ST-GCN and
 AAGCN sum over the first, CTR-GCN and MS-G3D over the second, as their papers' code does.

@@ -1,0 +1,298 @@
+"""The prepared store: one folder with every frame of a data set, open at once and read at will.
+
+`joints.npy` holds all frames of all clips end to end, (F, M, V, C) float32, memory-mapped;
+`index.npz` the names, labels, starts and lengths of the clips and one array per further column;
+`meta.json` the layout, the class names and how the clips were made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from errors import InputError, nearest
+from files import sync_folder, write_json
+
+FORMAT = 1
+FILES = ("joints.npy", "index.npz", "meta.json")
+INDEX = ("names", "labels", "starts", "lengths")
+# What fills a store of that name when it is missing.
+COMMANDS = {
+    "demo": "demo",
+    "ntu": "ntu FOLDER_OR_ZIP...",
+    "ntu60": "ntu FOLDER_OR_ZIP...",
+    "ntu120": "ntu FOLDER_OR_ZIP...",
+    "nw-ucla": "nw-ucla FOLDER_OR_NPZ",
+    "k400": "pyskl k400_hrnet.pkl",
+    "kinetics-skeleton": "kinetics-skeleton FOLDER",
+}
+
+
+@dataclass(frozen=True)
+class Store:
+    """An opened store; `Store.open(path)` makes it, checked, without reading the joints."""
+
+    path: Path
+    joints: np.ndarray  # (F, M, V, C) float32, memory-mapped
+    names: np.ndarray  # (N,) str
+    labels: np.ndarray  # (N,) int64
+    starts: np.ndarray  # (N,) int64, first frame of each clip
+    lengths: np.ndarray  # (N,) int64, frames of each clip
+    columns: dict[str, np.ndarray]  # each (N,): subject, camera, setup, list_index, split
+    meta: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> Store:
+        """Open the store in folder `path`; InputError if it is missing, damaged or half-written."""
+        path = Path(path)
+        if not (path / "meta.json").is_file():
+            source = COMMANDS.get(path.name, "NAME SOURCE...")
+            raise InputError(
+                f"{path}: no prepared store here; make it with "
+                f"`python -m data.prepare {source} --out {path}`"
+            )
+        try:
+            meta = json.loads((path / "meta.json").read_text())
+            with np.load(path / "index.npz", allow_pickle=False) as index:
+                index = {key: index[key] for key in index.files}
+            joints = np.load(path / "joints.npy", mmap_mode="r", allow_pickle=False)
+            store = cls(path, joints, *(index.pop(key) for key in INDEX), index, meta)
+            store._check()
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(
+                f"{path}: the store is damaged ({error}); remove the folder and prepare it again"
+            ) from error
+        return store
+
+    def _check(self) -> None:
+        """Raise ValueError unless the parts of the store fit one another."""
+        if self.meta["format"] != FORMAT:
+            raise ValueError(f"format {self.meta['format']}, this version reads {FORMAT}")
+        if self.joints.ndim != 4 or self.joints.dtype != np.float32:
+            raise ValueError(f"joints.npy holds {self.joints.dtype} {self.joints.shape}")
+        columns = [self.names, self.labels, self.starts, self.lengths, *self.columns.values()]
+        if any(column.shape != self.names.shape for column in columns):
+            raise ValueError("the columns of index.npz differ in length")
+        if self.lengths.sum() != len(self.joints) or self.lengths.min() < 1:
+            raise ValueError("index.npz and joints.npy disagree on the number of frames")
+        if not np.array_equal(self.starts, np.cumsum(self.lengths) - self.lengths):
+            raise ValueError("the clips of index.npz do not lie end to end")
+        if self.labels.min() < 0 or self.labels.max() >= len(self.class_names):
+            raise ValueError(f"labels go beyond the {len(self.class_names)} classes of meta.json")
+
+    @property
+    def layout(self) -> str:
+        """Name of the joint layout, as `graph.load` takes it."""
+        return self.meta["layout"]
+
+    @property
+    def class_names(self) -> list[str]:
+        return self.meta["class_names"]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def clip(self, row: int) -> np.ndarray:
+        """Return the frames of one clip, (T, M, V, C), without copying them."""
+        start = self.starts[row]
+        return self.joints[start : start + self.lengths[row]]
+
+    @cached_property
+    def _by_name(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.names.tolist())}
+
+    def rows_of(self, names: Iterable[str]) -> np.ndarray:
+        """Return the rows (int64) of these names, in their order; InputError if one is missing."""
+        try:
+            return np.array([self._by_name[name] for name in names], np.int64)
+        except KeyError as error:
+            (name,) = error.args
+            hint = nearest(name, self._by_name) if len(self) < 10_000 else ""
+            raise InputError(f"{self.path}: holds no sample {name!r}{hint}") from None
+
+
+class StoreWriter:
+    """Write a store clip by clip, in memory that does not grow with the frames.
+
+    As a context manager: on leaving without an error the whole store takes its place in one
+    rename; on any error nothing is left, and a killed writer leaves only a hidden folder, which the
+    next one removes. An older store at `path` stays until then.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        layout: str,
+        class_names: list[str],
+        shape: tuple[int, int, int],
+        **meta: Any,
+    ) -> None:
+        """`shape` is (M, V, C) of every frame; `meta` whatever else meta.json is to tell."""
+        self.path = Path(path)
+        self.shape = shape
+        self.meta = {"format": FORMAT, "layout": layout, "class_names": class_names, **meta}
+        self.rows: list[tuple[str, int, int]] = []  # name, label, length
+        self.columns: dict[str, list[Any]] = defaultdict(list)
+        self.seen: set[str] = set()
+        self.frames = 0
+        _refuse_foreign(self.path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(self.path)
+        self.partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
+        self.partial.mkdir()
+        self.file = (self.partial / "joints.npy").open("wb")
+        self._write_header()
+
+    def _write_header(self) -> int:
+        """Write the head of joints.npy for the frames so far; return the bytes it takes."""
+        self.file.seek(0)
+        shape = (self.frames, *self.shape)
+        # NumPy pads the head so that the first axis may grow without a change of its size.
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self.file, header)
+        return self.file.tell()
+
+    def add(self, name: str, label: int, joints: np.ndarray, **columns: int | str) -> None:
+        """Append a clip of joints (T, m, V, C), m <= M: absent bodies are zero.
+
+        Every clip brings the same columns. InputError names a clip that does not fit the store.
+        """
+        frames, persons, *rest = joints.shape
+        if persons > self.shape[0] or tuple(rest) != self.shape[1:]:
+            raise InputError(
+                f"{name}: {joints.shape[1:]} persons, joints, channels; the store has {self.shape}"
+            )
+        num_class = len(self.meta["class_names"])
+        if not 0 <= label < num_class:
+            raise InputError(f"{name}: label {label} is beyond the {num_class} classes")
+        if name in self.seen:
+            raise InputError(f"{name}: this name comes twice")
+        if frames < 1:
+            raise InputError(f"{name}: has no frame")
+        if self.rows and columns.keys() != self.columns.keys():
+            raise InputError(f"{name}: has columns {sorted(columns)}, not {sorted(self.columns)}")
+        block = np.zeros((frames, *self.shape), "<f4")
+        block[:, :persons] = joints
+        if not np.isfinite(block).all():
+            raise InputError(f"{name}: has a joint that is NaN or infinite")
+        self.file.write(block.data)
+        self.frames += frames
+        self.seen.add(name)
+        self.rows.append((name, int(label), frames))
+        for key, value in columns.items():
+            self.columns[key].append(value)
+
+    def close(self) -> None:
+        """Complete the store and put it in its place; InputError if it has no clip."""
+        if not self.rows:
+            raise InputError(f"{self.path}: not one usable sample, so no store was written")
+        size = self.file.tell() - self.frames * int(np.prod(self.shape)) * 4
+        if self._write_header() != size:
+            raise RuntimeError("the head of joints.npy has outgrown its place")
+        _sync_and_close(self.file)
+        names, labels, lengths = zip(*self.rows)
+        lengths = np.array(lengths, np.int64)
+        index = {
+            "names": np.array(names),
+            "labels": np.array(labels, np.int64),
+            "starts": np.cumsum(lengths) - lengths,
+            "lengths": lengths,
+        }
+        with (self.partial / "index.npz").open("wb") as file:
+            np.savez(file, **index, **{key: np.array(c) for key, c in self.columns.items()})
+            _sync_and_close(file)
+        write_json(self.partial / "meta.json", self.meta)
+        self._take_place()
+
+    def _take_place(self) -> None:
+        """Rename the finished folder to its place; the older store, if any, goes."""
+        older = self.path.with_name(f".{self.path.name}.{os.getpid()}.older")
+        if self.path.exists():
+            self.path.rename(older)
+        self.partial.rename(self.path)
+        sync_folder(self.path.parent)
+        shutil.rmtree(older, ignore_errors=True)
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self.close()
+        finally:
+            self.file.close()
+            shutil.rmtree(self.partial, ignore_errors=True)
+
+
+def _sync_and_close(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Raise InputError if `path` holds anything but a store: preparing would replace it."""
+    if path.is_dir() and all(entry.name in FILES for entry in path.iterdir()):
+        return
+    if path.exists():
+        raise InputError(f"--out {path}: holds other files; name a new folder for the store")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what writers of this store left that were killed (their process is no more)."""
+    for kind in ("partial", "older"):
+        for leftover in path.parent.glob(f".{path.name}.*.{kind}"):
+            pid = leftover.suffixes[-2].lstrip(".")
+            if pid.isdigit() and not _is_alive(int(pid)):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def copies(store: Store, test_rows: np.ndarray, train_rows: np.ndarray) -> np.ndarray:
+    """Return a mask over `test_rows`: True where all frames equal those of a training clip.
+
+    Equal means bit for bit and of one length. Only clips that agree in length and in their middle
+    frame are read whole, so a data set without copies costs one frame per clip.
+    """
+
+    def middle(row: int) -> tuple[int, bytes]:
+        clip = store.clip(row)
+        return len(clip), clip[len(clip) // 2].tobytes()
+
+    def bits(row: int) -> np.ndarray:
+        return store.clip(row).view(np.uint32)
+
+    alike = defaultdict(list)
+    for row in np.asarray(train_rows).tolist():
+        alike[middle(row)].append(row)
+    mask = [
+        any(np.array_equal(bits(row), bits(other)) for other in alike.get(middle(row), ()))
+        for row in np.asarray(test_rows).tolist()
+    ]
+    return np.array(mask, bool)

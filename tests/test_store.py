@@ -1,0 +1,161 @@
+"""The store gives back what was written, refuses what is damaged, and is whole or absent."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.store import Store, StoreWriter, copies
+from errors import InputError
+
+SHAPE = (2, 3, 3)
+CLASSES = ["wave", "kick", "bow"]
+
+
+def clip(seed: int, frames: int, persons: int = 2) -> np.ndarray:
+    random = np.random.RandomState(seed)
+    return random.standard_normal((frames, persons, 3, 3)).astype(np.float32)
+
+
+def write(path: Path, clips: list[np.ndarray], labels: list[int]) -> Store:
+    with StoreWriter(path, "ntu_rgb_d", CLASSES, SHAPE, source=["here"]) as writer:
+        for i, (joints, label) in enumerate(zip(clips, labels)):
+            writer.add(f"clip{i}", label, joints, subject=10 + i, split="train")
+    return Store.open(path)
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    clips = [clip(0, 4), clip(1, 1, persons=1), clip(2, 9)]
+    store = write(tmp_path / "s", clips, [2, 0, 1])
+    assert len(store) == 3 and store.layout == "ntu_rgb_d" and store.class_names == CLASSES
+    assert store.joints.shape == (14, 2, 3, 3) and isinstance(store.joints, np.memmap)
+    assert store.names.tolist() == ["clip0", "clip1", "clip2"]
+    assert store.labels.tolist() == [2, 0, 1] and store.labels.dtype == np.int64
+    assert store.starts.tolist() == [0, 4, 5] and store.lengths.tolist() == [4, 1, 9]
+    assert store.columns["subject"].tolist() == [10, 11, 12]
+    assert store.columns["split"].tolist() == ["train"] * 3
+    assert store.meta["source"] == ["here"]
+    np.testing.assert_array_equal(store.clip(0), clips[0])
+    np.testing.assert_array_equal(store.clip(2), clips[2])
+    np.testing.assert_array_equal(store.clip(1)[:, :1], clips[1])
+    assert not store.clip(1)[:, 1].any()
+    assert np.load(tmp_path / "s" / "joints.npy").shape == (14, 2, 3, 3)  # plain NumPy reads it
+    assert store.rows_of(["clip2", "clip0"]).tolist() == [2, 0]
+    with pytest.raises(InputError, match="clip7"):
+        store.rows_of(["clip0", "clip7"])
+
+
+def test_a_missing_store_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"data\.prepare nw-ucla FOLDER_OR_NPZ --out .*nw-ucla"):
+        Store.open(tmp_path / "nw-ucla")
+    with pytest.raises(InputError, match=r"data\.prepare NAME SOURCE"):
+        Store.open(tmp_path / "mine")
+
+
+@pytest.mark.parametrize(
+    "joints, label, words",
+    [
+        (clip(0, 3, persons=3), 0, "persons"),
+        (np.zeros((3, 2, 4, 3), np.float32), 0, "joints"),
+        (clip(0, 3), 3, "label 3 is beyond the 3 classes"),
+        (clip(0, 3), -1, "label -1"),
+        (clip(0, 0), 0, "no frame"),
+        (np.full((3, 2, 3, 3), np.nan), 0, "NaN"),
+    ],
+)
+def test_a_clip_that_does_not_fit_is_refused_by_name(tmp_path: Path, joints, label, words) -> None:
+    with StoreWriter(tmp_path / "s", "ntu_rgb_d", CLASSES, SHAPE) as writer:
+        writer.add("good", 0, clip(0, 2))
+        with pytest.raises(InputError, match=f"bad.*{words}"):
+            writer.add("bad", label, joints)
+        with pytest.raises(InputError, match=r"good.*twice"):
+            writer.add("good", 0, clip(0, 2))
+    assert Store.open(tmp_path / "s").names.tolist() == ["good"]
+
+
+def test_an_error_leaves_nothing_and_keeps_the_older_store(tmp_path: Path) -> None:
+    write(tmp_path / "s", [clip(0, 4)], [0])
+    writer = StoreWriter(tmp_path / "s", "ntu_rgb_d", CLASSES, SHAPE)
+    with pytest.raises(ZeroDivisionError), writer:
+        writer.add("new", 0, clip(1, 2))
+        raise ZeroDivisionError
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
+    assert Store.open(tmp_path / "s").names.tolist() == ["clip0"]
+    with pytest.raises(InputError, match="not one usable sample"):
+        StoreWriter(tmp_path / "empty", "ntu_rgb_d", CLASSES, SHAPE).__exit__(None, None, None)
+    assert not (tmp_path / "empty").exists()
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "S001.skeleton").touch()
+    with pytest.raises(InputError, match="holds other files"):
+        StoreWriter(tmp_path / "raw", "ntu_rgb_d", CLASSES, SHAPE)
+
+
+def test_a_killed_writer_leaves_no_store_and_the_next_one_cleans_up(tmp_path: Path) -> None:
+    code = (
+        "import sys, time, numpy as np\n"
+        "from data.store import StoreWriter\n"
+        f"writer = StoreWriter(sys.argv[1], 'ntu_rgb_d', ['a'], {SHAPE})\n"
+        "writer.add('one', 0, np.ones((5, 2, 3, 3)))\n"
+        "writer.file.flush()\n"
+        "print('written', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    root = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "-c", code, str(tmp_path / "s")]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert len(list(tmp_path.glob(".s.*.partial"))) == 1
+    with pytest.raises(InputError, match="no prepared store"):
+        Store.open(tmp_path / "s")
+    write(tmp_path / "s", [clip(0, 4)], [0])
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
+
+
+def test_a_damaged_store_is_one_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    write(path, [clip(0, 4), clip(1, 6)], [0, 1])
+    whole = {file.name: file.read_bytes() for file in path.iterdir()}
+    meta = json.loads(whole["meta.json"])
+    damages = {
+        "meta.json": [b"{", json.dumps({**meta, "class_names": ["wave"]}).encode()],
+        "index.npz": [whole["index.npz"][:200], b""],
+        "joints.npy": [whole["joints.npy"][:-300], whole["joints.npy"][:20], b""],
+    }
+    for name, contents in damages.items():
+        for content in contents:
+            (path / name).write_bytes(content)
+            with pytest.raises(InputError, match=f"{path}: the store is damaged") as caught:
+                Store.open(path)
+            assert "\n" not in str(caught.value)
+        (path / name).write_bytes(whole[name])
+    assert len(Store.open(path)) == 2
+
+
+def test_copies_are_the_clips_whose_every_bit_is_equal(tmp_path: Path) -> None:
+    one, other = clip(0, 5), clip(1, 5)
+    nearly = one.copy()
+    nearly[0, 0, 0, 0] = np.nextafter(nearly[0, 0, 0, 0], np.float32(9))
+    clips = [one, other, one.copy(), nearly, one[:4], clip(7, 5)]
+    store = write(tmp_path / "s", clips, [0] * 6)
+    mask = copies(store, np.array([2, 3, 4, 5, 1]), np.array([0, 1]))
+    assert mask.tolist() == [True, False, False, False, True]
+    assert copies(store, np.array([0]), np.array([], np.int64)).tolist() == [False]
+
+
+def test_a_large_index_opens_quickly(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "s", "ntu_rgb_d", CLASSES, (1, 1, 1)) as writer:
+        frame = np.ones((1, 1, 1, 1), np.float32)
+        for i in range(20_000):
+            writer.add(f"S001C001P001R001A{i:06d}", 0, frame, subject=1)
+    start = time.perf_counter()
+    store = Store.open(tmp_path / "s")
+    assert time.perf_counter() - start < 1
+    assert store.rows_of([store.names[-1]]).tolist() == [19_999]

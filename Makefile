@@ -1,0 +1,42 @@
+# make demo    from a fresh clone to a table of results on the project's own demo data
+# make test    the test suite
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+DEMO := config/demo-lt
+QUIET ?=
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/installed data/demo/meta.json data/lists/demo_50.txt
+	$(RUN) main.py --config $(DEMO)/joint.yaml config/methods/cross-entropy.yaml --overwrite $(QUIET)
+	$(RUN) main.py --config $(DEMO)/joint.yaml --overwrite $(QUIET)
+	$(RUN) main.py --config $(DEMO)/bone.yaml --overwrite $(QUIET)
+	$(RUN) main.py --config $(DEMO)/skip.yaml --overwrite $(QUIET)
+	$(RUN) ensemble.py --dataset demo --streams joint bone skip --baseline cross-entropy
+
+data/demo/meta.json: data/demo.py $(VENV)/installed
+	$(RUN) -m data.prepare demo --out data/demo
+
+data/lists/demo_50.txt: data/demo/meta.json
+	$(RUN) -m data.long_tail demo-xsub --names data/demo --imbalance 50 --out $@
+
+test: $(VENV)/installed-dev
+	$(RUN) -m pytest
+
+lint: $(VENV)/installed-dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+$(VENV)/installed: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) work_dir data/demo

@@ -1,0 +1,212 @@
+"""Fuse the streams of a benchmark: the weighted sum of their class probabilities.
+
+python ensemble.py --dataset ntu120/xset
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from engine import logs
+from engine.config import STREAMS, benchmark_folder
+from errors import InputError, run_command
+from files import write_json
+from longtail import published, shots
+
+# The paper's fusions: streams and their weights.
+FUSIONS: dict[str, dict[str, float]] = {
+    "2-stream": {"joint": 1, "bone": 1},
+    "4-stream": {"joint": 2, "bone": 2, "joint-motion": 1, "bone-motion": 1},
+    "6-stream": {
+        "joint": 2, "bone": 2, "skip": 2, "joint-motion": 1, "bone-motion": 1, "skip-motion": 1,
+    },
+}  # fmt: skip
+OTHER_FUSIONS = {
+    "k400": {"4-stream": {"joint": 3, "bone": 3, "joint-motion": 1, "bone-motion": 1}}
+}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One stream's test: names (N,), labels (N,), class probabilities (N, K)."""
+
+    names: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+
+    @classmethod
+    def read(cls, path: Path) -> Scores:
+        """Read a scores.npz; InputError if it is damaged or has not this form."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                read = cls(file["names"], file["labels"], file["scores"])
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise InputError(
+                f"{path}: not a score file ({error}); make it anew with main.py --phase test"
+            ) from None
+        if read.scores.shape[:1] != read.names.shape or read.labels.shape != read.names.shape:
+            raise InputError(f"{path}: {len(read.names)} names, {len(read.scores)} rows of scores")
+        if len(np.unique(read.names)) != len(read.names):
+            raise InputError(f"{path}: a sample name stands in it twice")
+        return read
+
+    def in_order_of(self, names: np.ndarray) -> Scores:
+        """Return the same samples in the order of `names` (which must be the same set)."""
+        order = np.argsort(self.names)
+        rows = order[np.searchsorted(self.names, names, sorter=order)]
+        return Scores(self.names[rows], self.labels[rows], self.scores[rows])
+
+
+def fuse(streams: Mapping[str, Scores], weights: Mapping[str, float]) -> Scores:
+    """Return the weighted sum of the streams' probabilities, normalised to rows of sum 1.
+
+    Samples are joined by name. Raises InputError if two streams hold other samples, labels or
+    numbers of classes.
+    """
+    first_name, *_ = weights
+    first = streams[first_name]
+    total = np.zeros(first.scores.shape, dtype=np.float64)
+    for name, weight in weights.items():
+        stream = streams[name]
+        differing = np.setxor1d(first.names, stream.names)
+        if len(differing):
+            raise InputError(
+                f"{first_name} and {name} hold other samples ({len(differing)} differ, e.g. "
+                f"{differing[0]}): test both with the same store and protocol"
+            )
+        stream = stream.in_order_of(first.names)
+        if stream.scores.shape != first.scores.shape:
+            raise InputError(f"{first_name} and {name} have other numbers of classes")
+        if (stream.labels != first.labels).any():
+            raise InputError(f"{first_name} and {name} hold other labels for the same samples")
+        total += weight * stream.scores
+    return Scores(first.names, first.labels, (total / sum(weights.values())).astype(np.float32))
+
+
+def fusions_of(benchmark: str) -> dict[str, dict[str, float]]:
+    """Return the published fusions of a benchmark: name -> {stream: weight}."""
+    return FUSIONS | OTHER_FUSIONS.get(benchmark, {})
+
+
+def read_streams(folder: Path, which: str = "best") -> dict[str, Scores]:
+    """Return the scores of every stream that has been tested in a benchmark's work folder."""
+    suffix = "-last" if which == "last" else ""
+    paths = {stream: folder / stream / f"scores{suffix}.npz" for stream in STREAMS}
+    return {stream: Scores.read(path) for stream, path in paths.items() if path.is_file()}
+
+
+def describe_run(folder: Path, stream: str) -> dict[str, Any]:
+    """Return a run's own result.json and config.yaml as one mapping, as far as they are there."""
+    run: dict[str, Any] = {}
+    for path in (folder / stream / "config.yaml", folder / stream / "result.json"):
+        if path.is_file():
+            run |= yaml.safe_load(path.read_text()) if path.suffix == ".yaml" else json.loads(
+                path.read_text()
+            )  # fmt: skip
+    return run
+
+
+def compare(
+    folder: Path, chosen: Sequence[str] | None = None, weights: Sequence[float] | None = None,
+    which: str = "best",
+) -> dict[str, Any]:  # fmt: skip
+    """Judge the single streams and the fusions that a work folder allows.
+
+    Returns {"rows": {name: {"weights", "published", top1, mean_class, many, medium, few, ...}},
+    "missing": streams without scores}. With `chosen` streams, one fusion of these (weights 1 if
+    none are given) stands instead of the published ones.
+    """
+    streams = read_streams(folder, which)
+    missing = [stream for stream in chosen or STREAMS if stream not in streams]
+    if not streams or (chosen and missing):
+        needed = ", ".join(missing)
+        raise InputError(
+            f"{folder}: no scores of {needed}; train them with main.py, or test with --phase test"
+        )
+    run = describe_run(folder, next(iter(streams)))
+    benchmark = run.get("benchmark", folder.name)
+    if chosen:
+        weights = weights or [1.0] * len(chosen)
+        if len(weights) != len(chosen):
+            raise InputError(f"{len(chosen)} --streams, but {len(weights)} --weights")
+        fusions = {"+".join(chosen): dict(zip(chosen, weights))}
+    else:
+        fusions = {
+            name: fusion
+            for name, fusion in fusions_of(benchmark).items()
+            if all(stream in streams for stream in fusion)
+        }
+    singles = {name: {name: 1.0} for name in (chosen or streams)}
+    limits = tuple(run.get("shots", (100, 20)))
+    counts = run.get("class_counts")
+    rows = {}
+    for name, fusion in {**singles, **fusions}.items():
+        fused = fuse(streams, fusion)
+        figures = shots.accuracy(
+            fused.scores, fused.labels, None if counts is None else np.asarray(counts), limits
+        )
+        rows[name] = {"weights": fusion, "published": published.of_run(run, name), **figures}
+    return {
+        "benchmark": benchmark,
+        "which": which,
+        "shots": list(limits),
+        "missing": missing,
+        "rows": rows,
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the comparison as text: single streams, then fusions, beside the published top-1."""
+    rows = [
+        [
+            name,
+            ":".join(f"{weight:g}" for weight in row["weights"].values()),
+            *(logs.percent(row[key]) for key in logs.HEADINGS),
+            logs.percent(row["published"]),
+        ]
+        for name, row in result["rows"].items()
+    ]
+    head = ["streams", "weights", *logs.shot_headings(result["shots"]), "published"]
+    return logs.table(head, rows)
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="ensemble.py", description="Fuse the streams of a benchmark by their probabilities."
+    )
+    parser.add_argument("--dataset", help="benchmark, e.g. ntu120/xset")
+    parser.add_argument("--streams", nargs="+", choices=STREAMS, help="fuse these only")
+    parser.add_argument("--weights", nargs="+", type=float, help="one a stream, in that order")
+    parser.add_argument("--tag", help="runs with this tag")
+    parser.add_argument("--which", choices=("best", "last"), default="best")
+    parser.add_argument("--work-dir", type=Path, default=Path("work_dir"), help="root of the runs")
+    parser.add_argument("--folder", type=Path, help="the folder of the streams itself")
+    parser.add_argument("--debug", action="store_true")
+    options = parser.parse_args(argv)
+    if options.weights and not options.streams:
+        raise InputError("--weights needs --streams, in the same order")
+    if options.folder is None and options.dataset is None:
+        raise InputError("--dataset is missing, e.g. --dataset ntu120/xset")
+    folder = options.folder
+    if folder is None:
+        name = benchmark_folder(options.dataset).name
+        folder = options.work_dir / (f"{name}-{options.tag}" if options.tag else name)
+    result = compare(folder, options.streams, options.weights, options.which)
+    write_json(folder / "ensemble.json", result)
+    print(table(result))
+    if result["missing"]:
+        print(f"not there yet: {', '.join(result['missing'])}")
+    print(f"written to {folder / 'ensemble.json'}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

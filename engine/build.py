@@ -169,7 +169,7 @@ def make_stages(config: Config, class_counts: torch.Tensor, device: torch.device
     counts = class_counts.to(device)
     return Stages(
         num_epoch=config.num_epoch,
-        second_stage=config.num_epoch - config.second_stage_start,
+        second_stage=config.second_stage,
         criterion=make(config, "loss", counts),
         weights=make(config, "class_weights", counts) if config.class_weights else None,
         loss_from=config.loss_from,

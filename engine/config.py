@@ -89,14 +89,6 @@ class Config:
     tag: str = ""
 
     @property
-    def second_stage_start(self) -> int:
-        """The first epoch (from 0) of the second stage: 19 of 24 in the paper."""
-        length = self.second_stage
-        if length is None:
-            length = max(1, round(5 / 24 * self.num_epoch))
-        return max(0, self.num_epoch - length)
-
-    @property
     def rate(self) -> float:
         """The learning rate used: linear in the batch of one optimiser step."""
         return self.lr * self.batch_size * self.accumulate / self.lr_batch

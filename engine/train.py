@@ -84,7 +84,8 @@ class Trainer:
     def train_epoch(self) -> None:
         """Step through the batches of one epoch, from where the run was."""
         epoch, config = self.progress.epoch, self.config
-        criterion, weights = self.stages.criterion(epoch), self.stages.class_weights(epoch)
+        criterion = self.stages.criterion(epoch)
+        weights = self.stages.class_weights(epoch).to(self.device)  # (K,), ones in stage 1
         if hasattr(self.mix, "begin_epoch"):
             self.mix.begin_epoch(epoch)
         self.net.train()

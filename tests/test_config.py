@@ -1,0 +1,106 @@
+"""Configuration: what wins over what, and which mistakes are named."""
+
+import pytest
+import yaml
+
+from engine import config
+from errors import InputError
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_command_line_over_yaml_over_parents_over_defaults(tmp_path):
+    write(tmp_path / "base.yaml", "lr: 0.5\nnum_epoch: 3\noptimizer_args: {momentum: 0.5}\n")
+    child = write(tmp_path / "joint.yaml", "base: base.yaml\nnum_epoch: 4\n")
+    resolved = config.load([child], ["batch_size=8"], seed=3)
+    assert (resolved.lr, resolved.num_epoch, resolved.batch_size) == (0.5, 4, 8)
+    assert (resolved.seed, resolved.frames) == (3, 64)
+    # A mapping is laid over the one below, key by key.
+    assert resolved.optimizer_args == {"momentum": 0.5, "nesterov": True, "weight_decay": 5e-4}
+
+
+def test_later_files_lie_on_top_and_drop_the_arguments_of_a_class_they_replace(tmp_path):
+    first = write(tmp_path / "a.yaml", "loss: longtail.losses.LDAM\nloss_args: {scale: 30}\n")
+    second = write(tmp_path / "b.yaml", "loss: longtail.losses.CrossEntropy\n")
+    third = write(tmp_path / "c.yaml", "loss: longtail.losses.LDAM\nloss_args: {max_margin: 1}\n")
+    assert config.load([first]).loss_args == {"scale": 30}
+    assert config.load([first, second]).loss_args == {}
+    assert config.load([first, third]).loss_args == {"scale": 30, "max_margin": 1}
+    assert config.load([first, second, third]).loss_args == {"max_margin": 1}
+
+
+def test_set_reaches_inner_keys_and_replaces_whole_mappings():
+    resolved = config.load([], ["model_args.base_channels=16", "model_args.dropout=0.5"])
+    assert resolved.model_args == {"base_channels": 16, "dropout": 0.5}
+    resolved = config.load([], ["optimizer_args={weight_decay: 1e-2}"])
+    assert set(resolved.optimizer_args) == {"weight_decay"}
+
+
+def test_the_rate_is_linear_in_the_batch_of_a_step():
+    resolved = config.load([], ["batch_size=64", "accumulate=2"])
+    assert resolved.rate == pytest.approx(0.0125 * 64 * 2 / 16)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("num_epok: 3", "did you mean num_epoch"),
+        ("num_epoch: many", "num_epoch must be int"),
+        ("amp: bf61", "did you mean bf16"),
+        ("shots: [20, 100]", "shots"),
+        ("batch_size: 0", "batch_size must be at least 1"),
+        ("lr: [", "line"),
+        ("base: joint.yaml", "leads back"),
+        ("base: nowhere.yaml", "no such file"),
+        ("- 1", "key: value"),
+    ],
+)
+def test_a_mistake_is_named_with_its_file_or_key(tmp_path, text, said):
+    with pytest.raises(InputError, match=said) as caught:
+        config.load([write(tmp_path / "joint.yaml", text)])
+    assert "\n" not in str(caught.value)
+
+
+def test_every_resolved_value_survives_its_own_yaml(tmp_path):
+    resolved = config.load([], ["lr=1e-3", "model_args.graph=coco", "val_split=0.1"])
+    config.write(resolved, tmp_path / "config.yaml")
+    assert config.load([tmp_path / "config.yaml"]) == resolved
+    assert isinstance(yaml.safe_load(resolved.to_yaml())["lr"], float)
+
+
+@pytest.mark.parametrize("name", ["ntu120/xset", "ntu120-xset", "ntu120-xset-lt", "ntu120/xset/"])
+def test_a_benchmark_has_several_spellings(name):
+    assert config.benchmark_folder(name).name == "ntu120-xset-lt"
+
+
+def test_an_unknown_benchmark_names_the_nearest():
+    with pytest.raises(InputError, match="did you mean ntu60-xsub-lt"):
+        config.benchmark_folder("ntu60-xsup-lt")
+
+
+def test_the_run_folder_tells_what_departs_from_the_benchmark(tmp_path):
+    folder = tmp_path / "ntu60-xsub-lt"
+    folder.mkdir()
+    joint = write(folder / "joint.yaml", "stream: joint\n")
+    method = write(tmp_path / "ldam-drw.yaml", "lr: 0.1\n")
+
+    def path(*files, overrides=(), **values):
+        return str(config.run_folder(config.resolve(files, overrides, **values)))
+
+    assert path(joint) == "work_dir/ntu60-xsub-lt/joint"
+    assert path(joint, method) == "work_dir/ntu60-xsub-lt-ldam-drw/joint"
+    assert path(joint, overrides=["imbalance=50"]) == "work_dir/ntu60-xsub-lt-if50/joint"
+    assert path(joint, overrides=["model=model.ctrgcn.Model"], seed=1, stream="bone") == (
+        "work_dir/ntu60-xsub-lt-ctrgcn-seed1/bone"
+    )
+    assert path(joint, method, tag="mine") == "work_dir/ntu60-xsub-lt-mine/joint"
+
+
+@pytest.mark.parametrize("path", sorted(config.CONFIG_ROOT.rglob("*.yaml")), ids=lambda p: p.stem)
+def test_every_file_of_the_project_resolves(path):
+    resolved = config.load([path])
+    if path.stem in config.STREAMS:
+        assert resolved.stream == path.stem

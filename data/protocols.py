@@ -1,0 +1,96 @@
+"""The benchmarks: who trains, who tests, in which order, and how long the head of the tail is.
+
+NTU RGB+D: Shahroudy et al., arXiv 1604.02808; 120: Liu et al., arXiv 1905.04757; NW-UCLA: Wang et
+al., arXiv 1405.2941.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.names import Samples
+from data.store import Store
+from errors import InputError, nearest
+
+NTU60_SUBJECTS = (1, 2, 4, 5, 8, 9, *range(13, 20), 25, 27, 28, 31, 34, 35, 38)
+NTU120_SUBJECTS = (
+    *NTU60_SUBJECTS,
+    *(45, 46, 47, 49, 50, *range(52, 60), 70, 74, 78, *range(80, 87), 89),
+    *(*range(91, 96), 97, 98, 100, 103),
+)
+EVEN_SETUPS = tuple(range(2, 33, 2))
+ODD_SUBJECTS = tuple(range(1, 1000, 2))
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way to part a data set; a sample whose `column` is in `train` is for training."""
+
+    column: str
+    train: tuple[int | str, ...]
+    num_class: int | None  # None: the store's; samples of later classes take no part
+    n_max: int | None  # samples of the largest class of the long tail; None: what all classes have
+    order: tuple[str, ...]  # columns that order the training list, most important first
+
+
+PROTOCOLS = {
+    "ntu60-xsub": Protocol("subject", NTU60_SUBJECTS, 60, 600, ("name",)),
+    "ntu60-xview": Protocol("camera", (2, 3), 60, 600, ("name",)),
+    "ntu120-xsub": Protocol("subject", NTU120_SUBJECTS, 120, 600, ("subject", "name")),
+    "ntu120-xset": Protocol("setup", EVEN_SETUPS, 120, 400, ("name",)),
+    "nw-ucla": Protocol("camera", (1, 2), 10, 100, ("list_index", "name")),
+    "demo-xsub": Protocol("subject", ODD_SUBJECTS, None, None, ("name",)),
+    "given": Protocol("split", ("train",), None, None, ()),
+}
+
+
+def get(name: str) -> Protocol:
+    """Return the protocol of that name; `ntu120/xset` and `ntu120-xset-lt` are `ntu120-xset`."""
+    name = resolve(name)
+    if name not in PROTOCOLS:
+        raise InputError(
+            f"protocol: there is no {name!r}{nearest(name, PROTOCOLS)}; "
+            f"known are {', '.join(PROTOCOLS)}"
+        )
+    return PROTOCOLS[name]
+
+
+def resolve(name: str) -> str:
+    """Return the plain form of a benchmark's name."""
+    return name.replace("/", "-").removesuffix("-lt")
+
+
+def split(store: Store | Samples, protocol: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows (int64) for training, in the order of the training list, and for testing.
+
+    InputError if the samples lack the column that the protocol parts by, or one part is empty.
+    """
+    rule = get(protocol)
+    if rule.column not in store.columns:
+        raise InputError(
+            f"{store.path}: its samples have no {rule.column!r}, which protocol {protocol!r} needs"
+        )
+    values = store.columns[rule.column]
+    trains = np.isin(values, rule.train)
+    takes_part = values != ""  # a given split may leave samples out
+    if rule.num_class is not None:
+        takes_part &= store.labels < rule.num_class
+    train, test = np.flatnonzero(takes_part & trains), np.flatnonzero(takes_part & ~trains)
+    for rows, part in ((train, "train"), (test, "test")):
+        if not len(rows):
+            raise InputError(f"{store.path}: protocol {protocol!r} finds no samples to {part} on")
+    return train[_order(store, rule, train)], test
+
+
+def num_class(store: Store, protocol: str) -> int:
+    """Return the number of classes of the benchmark."""
+    return get(protocol).num_class or len(store.class_names)
+
+
+def _order(store: Store | Samples, rule: Protocol, rows: np.ndarray) -> np.ndarray:
+    """Return the permutation of `rows` that the training list's order asks for."""
+    columns = {"name": store.names, **store.columns}
+    keys = [columns[key][rows] for key in rule.order if key in columns]
+    return np.lexsort(keys[::-1]) if keys else np.arange(len(rows))

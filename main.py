@@ -119,15 +119,20 @@ def train_one(
     settings: config.Config, folder: Path, options: argparse.Namespace,
     devices: list[torch.device], ranks: Ranks,
 ) -> None:  # fmt: skip
-    if ranks.leads:
-        claim_folder(folder, settings, options.resume, options.overwrite)
-    ranks.barrier()
+    """Train and test one stream. Whatever is wrong is found before the folder is touched."""
+    check_folder(folder, settings, options.resume, options.overwrite)
     trainer = Trainer(settings, folder, devices, ranks, options.quiet)
     last = folder / "last.pt"
     if options.resume and last.is_file():
         trainer.restore(last)
-    elif len(options.weights) == 1:
+    elif options.weights:
         checkpoint.load_weights(trainer.model, options.weights[0])
+    ranks.barrier()
+    if ranks.leads:
+        if options.overwrite and folder.is_dir():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config.write(settings, folder / "config.yaml")
     trainer.run()
     trainer.test()
 
@@ -142,32 +147,31 @@ def is_finished(folder: Path, settings: config.Config) -> bool:
     )
 
 
-def claim_folder(folder: Path, settings: config.Config, resume: bool, overwrite: bool) -> None:
-    """Make the run folder, or accept one that holds the same run; nothing is lost unasked.
+def check_folder(folder: Path, settings: config.Config, resume: bool, overwrite: bool) -> None:
+    """Accept a new folder, the same run with --resume, or a run to discard with --overwrite.
 
-    Raises InputError if the folder holds another configuration, or the same without --resume.
+    Raises InputError for a folder that holds another configuration, or the same without --resume,
+    or anything but a run: nothing is lost unasked.
     """
     written = folder / "config.yaml"
-    if overwrite and folder.is_dir() and written.is_file():
-        shutil.rmtree(folder)
-    if written.is_file():
-        former = yaml.safe_load(written.read_text())
-        now = yaml.safe_load(settings.to_yaml())
-        changed = sorted(key for key in {*former, *now} if former.get(key) != now.get(key))
-        if changed:
-            raise InputError(
-                f"{folder} holds a run with other values of {', '.join(changed)}; "
-                "--tag NAME keeps both, --overwrite discards it"
-            )
-        if not resume:
-            raise InputError(
-                f"{folder} holds this very run; --resume continues it, --overwrite discards it"
-            )
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty and holds no run; name another --work-dir")
-    folder.mkdir(parents=True, exist_ok=True)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
     if not written.is_file():
-        config.write(settings, written)
+        raise InputError(f"{folder} is not empty and holds no run; name another --work-dir")
+    if overwrite:
+        return
+    former = yaml.safe_load(written.read_text())
+    now = yaml.safe_load(settings.to_yaml())
+    changed = sorted(key for key in {*former, *now} if former.get(key) != now.get(key))
+    if changed:
+        raise InputError(
+            f"{folder} holds a run with other values of {', '.join(changed)}; "
+            "--tag NAME keeps both, --overwrite discards it"
+        )
+    if not resume:
+        raise InputError(
+            f"{folder} holds this very run; --resume continues it, --overwrite discards it"
+        )
 
 
 def test(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks) -> None:

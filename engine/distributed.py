@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.distributed.nn.functional import all_reduce
 
 from errors import InputError
 
@@ -83,3 +85,38 @@ def choose_devices(names: list[str] | None, ranks: Ranks) -> list[torch.device]:
     if ranks.world > 1:
         names = [names[ranks.local_rank % len(names)]]
     return [torch.device("cuda", int(name)) for name in names]
+
+
+class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm with the statistics of all ranks' batches; torch's own one needs GPUs."""
+
+    def _check_input_dim(self, x: torch.Tensor) -> None:
+        pass
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return super().forward(x)
+        over = [axis for axis in range(x.ndim) if axis != 1]
+        per_channel = [1, -1] + [1] * (x.ndim - 2)
+        count = x.new_full((1,), x.numel() / x.shape[1])
+        count, total = all_reduce(torch.cat([count, x.sum(over)])).split([1, x.shape[1]])
+        mean = total / count
+        centred = x - mean.view(per_channel)
+        variance = all_reduce(centred.square().sum(over)) / count
+        with torch.no_grad():
+            unbiased = variance * count / (count - 1)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+            self.num_batches_tracked.add_(1)
+        scale = (variance + self.eps).rsqrt() * self.weight
+        return centred * scale.view(per_channel) + self.bias.view(per_channel)
+
+
+def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
+    """Let the batch norms of `model` share their statistics between the ranks."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.__class__ = SyncBatchNorm  # parameters, buffers and names stay as they are
+    return model

@@ -27,12 +27,11 @@ class Log:
     def __init__(self, folder: Path | None, quiet: bool = False) -> None:
         self.folder, self.quiet = folder, quiet
         self.board: SummaryWriter | None = None
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
 
     def line(self, text: str) -> None:
         """Say one line; with a folder it is kept in log.txt, too."""
         if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / "log.txt").open("a") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
             if not self.quiet:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from engine import checkpoint, evaluate, logs
 from engine.build import Data, make, make_feeder, make_model, make_stages, open_data
 from engine.config import Config
-from engine.distributed import Ranks
+from engine.distributed import Ranks, synchronise_batch_norm
 from engine.optimizer import Stepper
 from errors import InputError, Stopped
 from feeders.skeleton import Batch
@@ -60,6 +60,8 @@ class Trainer:
         self.mix = make(config, "mixing", counts, self.data.skeleton)
         self.stages = make_stages(config, counts, self.device)
         self.model = make_model(config).to(self.device)
+        if config.sync_bn and ranks.world > 1:
+            self.model = synchronise_batch_norm(self.model, self.device)
         self.net, self.judged = wrap(self.model, config, devices, ranks)
         self.stepper = Stepper(config, self.model, self.device)
         self.progress = Progress()

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+
+from data.store import StoreWriter
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -24,3 +27,38 @@ def golden(shared: Path) -> Path:
 @pytest.fixture(autouse=True, scope="session")
 def _threads() -> None:
     torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A benchmark of four easily told classes: `tiny-lt/joint.yaml`, its store and its list."""
+    root = tmp_path_factory.mktemp("tiny")
+    random = np.random.default_rng(0)
+    names = []
+    with StoreWriter(root / "store", "ntu_rgb_d", ["wave", "kick", "bow", "sit"], (2, 25, 3)) as out:
+        for subject in (1, 2):
+            for take in range(12):
+                label = take % 4
+                name = f"S001C001P{subject:03d}R{take:03d}A{label + 1:03d}"
+                frames = int(random.integers(12, 30))
+                joints = random.normal(size=(frames, 1, 25, 3)) * 0.1
+                joints[:, :, label * 6 : label * 6 + 6] += 1 + label
+                out.add(name, label, joints, subject=subject)
+                if subject == 1 and take < (12, 10, 6, 4)[label]:
+                    names.append(name)
+    (root / "list.txt").write_text("\n".join(names))
+    (root / "tiny-lt").mkdir()
+    (root / "tiny-lt" / "joint.yaml").write_text(
+        f"""store: {root}/store
+protocol: demo-xsub
+training_list: {root}/list.txt
+num_epoch: 3
+batch_size: 4
+frames: 8
+test_clips: 2
+repeat: 2
+shots: [3, 1]
+model_args: {{graph: ntu_rgb_d, num_class: 4, num_person: 2, base_channels: 8}}
+"""
+    )
+    return root

@@ -1,0 +1,115 @@
+"""Fusion: against the released script's numbers, and whatever could go wrong between streams."""
+
+import json
+
+import numpy as np
+import pytest
+
+import ensemble
+from ensemble import Scores, fuse
+from errors import InputError
+
+GOLDEN_NAMES = ("joint", "bone", "kbone", "joint_motion", "bone_motion", "kbone_motion")
+STREAMS = ("joint", "bone", "skip", "joint-motion", "bone-motion", "skip-motion")
+
+
+def made_up(seed, count=40, classes=7):
+    random = np.random.default_rng(seed)
+    scores = random.random((count, classes)).astype(np.float32)
+    names = np.array([f"clip{i:03d}" for i in range(count)])
+    return Scores(names, np.arange(count) % classes, scores / scores.sum(1, keepdims=True))
+
+
+def shuffled(stream, seed=0):
+    order = np.random.default_rng(seed).permutation(len(stream.names))
+    return Scores(stream.names[order], stream.labels[order], stream.scores[order])
+
+
+def write(folder, stream, scores, **result):
+    path = folder / stream
+    path.mkdir(parents=True)
+    np.savez(path / "scores.npz", **vars(scores))
+    (path / "result.json").write_text(json.dumps(result))
+
+
+def test_fusion_equals_the_weighted_sum_whatever_the_order_of_rows():
+    first, second = made_up(1), made_up(2)
+    fused = fuse({"joint": first, "bone": shuffled(second)}, {"joint": 2, "bone": 1})
+    expected = (2 * first.scores + second.scores) / 3
+    np.testing.assert_allclose(fused.scores, expected, rtol=1e-6)
+    np.testing.assert_allclose(fused.scores.sum(1), 1, rtol=1e-5)
+    assert (fused.labels == first.labels).all()
+
+
+def test_fusions_of_the_released_script(golden):
+    with np.load(golden / "ensemble.npz") as data:
+        labels = data["label"]
+        names = np.array([f"s{i}" for i in range(len(labels))])
+        streams = {
+            own: shuffled(Scores(names, labels, data[theirs]), seed)
+            for seed, (own, theirs) in enumerate(zip(STREAMS, GOLDEN_NAMES))
+        }
+        cases = {
+            "2": ensemble.FUSIONS["2-stream"],
+            "4": ensemble.FUSIONS["4-stream"],
+            "6": ensemble.FUSIONS["6-stream"],
+            "k400_4": ensemble.fusions_of("k400")["4-stream"],
+        }
+        for key, weights in cases.items():
+            fused = fuse(streams, weights).in_order_of(names)
+            expected = data[f"fused_{key}"] / sum(weights.values())
+            np.testing.assert_allclose(fused.scores, expected, rtol=1e-5, atol=1e-6)
+            top1 = (fused.scores.argmax(1) == labels).mean()
+            assert top1 == pytest.approx(float(data[f"top1_{key}"]))
+
+
+def test_streams_that_do_not_belong_together_are_refused():
+    first, other = made_up(1), made_up(2)
+    renamed = Scores(np.char.add(other.names, "x"), other.labels, other.scores)
+    relabelled = Scores(other.names, (other.labels + 1) % 7, other.scores)
+    for wrong, said in (
+        (renamed, "other samples"),
+        (relabelled, "other labels"),
+        (made_up(3, classes=8), "numbers of classes"),
+    ):
+        with pytest.raises(InputError, match=said):
+            fuse({"joint": first, "bone": wrong}, {"joint": 1, "bone": 1})
+
+
+def test_the_command_fuses_what_is_there_and_names_what_is_missing(tmp_path, capsys):
+    folder = tmp_path / "nw-ucla-lt"
+    streams = {name: made_up(i) for i, name in enumerate(("joint", "bone"))}
+    for name, scores in streams.items():
+        write(
+            folder, name, shuffled(scores), benchmark="nw-ucla-lt", class_counts=[9] * 7,
+            shots=[5, 2],
+        )  # fmt: skip
+    ensemble.main(["--dataset", "nw-ucla", "--work-dir", str(tmp_path)])
+    said = capsys.readouterr().out
+    written = json.loads((folder / "ensemble.json").read_text())
+    assert set(written["rows"]) == {"joint", "bone", "2-stream"}
+    assert written["missing"] == ["skip", "joint-motion", "bone-motion", "skip-motion"]
+    total = streams["joint"].scores + streams["bone"].scores
+    expected = 100 * (total.argmax(1) == streams["joint"].labels).mean()
+    assert written["rows"]["2-stream"]["top1"] == pytest.approx(expected)
+    assert written["rows"]["2-stream"]["few"] is None
+    assert "2-stream" in said and "skip-motion" in said
+
+
+def test_chosen_streams_and_weights(tmp_path):
+    for i, name in enumerate(("joint", "skip")):
+        write(tmp_path / "demo-lt", name, made_up(i))
+    result = ensemble.compare(tmp_path / "demo-lt", ["joint", "skip"], [3, 1])
+    assert result["rows"]["joint+skip"]["weights"] == {"joint": 3, "skip": 1}
+    with pytest.raises(InputError, match="bone"):
+        ensemble.compare(tmp_path / "demo-lt", ["joint", "bone"])
+    with pytest.raises(InputError, match="2 --streams, but 1"):
+        ensemble.compare(tmp_path / "demo-lt", ["joint", "skip"], [3])
+
+
+def test_a_damaged_score_file_is_named(tmp_path):
+    path = tmp_path / "demo-lt" / "joint" / "scores.npz"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(InputError, match="not a score file"):
+        ensemble.compare(tmp_path / "demo-lt")

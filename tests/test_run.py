@@ -1,0 +1,173 @@
+"""Whole runs through main.py on a tiny benchmark: files, resuming, and mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import main
+from engine import checkpoint
+from errors import BAD_INPUT, RESUMABLE, InputError, run_command
+from longtail import shots
+
+PROJECT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
+
+
+def command(tiny, folder, *more):
+    return ["--config", str(tiny / "tiny-lt/joint.yaml"), "--device", "cpu",
+            "--work-dir", str(folder), *more]  # fmt: skip
+
+
+def start(tiny, folder, *more):
+    return subprocess.Popen(
+        [sys.executable, str(PROJECT / "main.py"), *command(tiny, folder, *more)],
+        env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["model"]
+
+
+def assert_same_weights(first, second):
+    first, second = weights(first), weights(second)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, tmp_path_factory):
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole") / "joint"
+    torch.set_num_threads(1)
+    main.main(command(tiny, folder, "--quiet"))
+    return folder
+
+
+def test_a_run_writes_what_it_promises(tiny, whole):
+    written = {path.name for path in whole.iterdir() if "tfevents" not in path.name}
+    assert written == {
+        "config.yaml", "last.pt", "best.pt", "log.txt", "metrics.jsonl", "scores.npz",
+        "result.json", "scores-last.npz", "result-last.json",
+    }  # fmt: skip
+    assert any("tfevents" in path.name for path in whole.iterdir())
+    epochs = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [e["epoch"] for e in epochs] == [0, 1, 2]
+    assert [e["stage"] for e in epochs] == [1, 1, 2]
+    assert set(epochs[0]) == {
+        "epoch", "stage", "loss", "lr", "seconds", "samples_per_second", "top1", "mean_class",
+        "many", "medium", "few",
+    }  # fmt: skip
+    assert yaml.safe_load((whole / "config.yaml").read_text())["benchmark"] == "tiny-lt"
+    assert checkpoint.read(whole / "best.pt")["config"]["num_epoch"] == 3
+
+
+def test_the_scores_are_probabilities_and_the_result_follows_from_them(whole):
+    with np.load(whole / "scores.npz", allow_pickle=False) as file:
+        names, labels, scores = file["names"], file["labels"], file["scores"]
+    assert scores.dtype == np.float32 and labels.dtype == np.int64
+    assert all(name[8:12] == "P002" for name in names)
+    np.testing.assert_allclose(scores.sum(1), 1, rtol=1e-5)
+    result = json.loads((whole / "result.json").read_text())
+    assert result["top1"] == pytest.approx(100 * (scores.argmax(1) == labels).mean())
+    assert result["class_counts"] == [3, 3, 2, 1]
+    assert result["samples"] == result["samples_clean"] == 12
+    assert result["published_list"] is None
+    assert result["weights"] == "best.pt" and result["stream"] == "joint"
+    expected = shots.accuracy(scores, labels, [3, 3, 2, 1], (3, 1))
+    assert result["medium"] == expected["medium"] and result["few"] is None
+
+
+def test_it_learns(whole):
+    losses = [json.loads(x)["loss"] for x in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0]
+
+
+def test_testing_needs_the_checkpoint_only(whole, tmp_path, monkeypatch):
+    before = (whole / "result.json").read_text()
+    scores = np.load(whole / "scores.npz")["scores"]
+    monkeypatch.chdir(PROJECT)
+    main.main(["--phase", "test", "--weights", str(whole / "best.pt"), "--quiet"])
+    assert (whole / "result.json").read_text() == before
+    assert np.array_equal(np.load(whole / "scores.npz")["scores"], scores)
+
+
+def test_testing_without_the_list_leaves_the_shots_out(whole, tmp_path):
+    main.main(
+        ["--phase", "test", "--weights", str(whole / "best.pt"), "--work-dir", str(tmp_path),
+         "--set", f"training_list={tmp_path}/nowhere.txt", "--quiet"]
+    )  # fmt: skip
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["few"] is None and result["class_counts"] is None
+    assert result["top1"] == json.loads((whole / "result.json").read_text())["top1"]
+
+
+def test_a_finished_folder_is_neither_lost_nor_mixed_up(tiny, whole):
+    with pytest.raises(InputError, match="--resume continues it, --overwrite"):
+        main.main(command(tiny, whole))
+    with pytest.raises(InputError, match="other values of lr"):
+        main.main(command(tiny, whole, "--resume", "--set", "lr=1"))
+    assert (whole / "last.pt").is_file()
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_resumes_to_the_same_weights(tiny, whole, tmp_path, kill):
+    folder = tmp_path / "joint"
+    process = start(tiny, folder)
+    metrics = folder / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (metrics.is_file() and metrics.read_text().count("\n")):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.005)
+    process.send_signal(kill)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == (-signal.SIGKILL if kill == signal.SIGKILL else RESUMABLE), said
+    resumed = start(tiny, folder, "--resume")
+    said = resumed.communicate(timeout=120)[0]
+    assert resumed.returncode == 0, said
+    assert_same_weights(folder / "last.pt", whole / "last.pt")
+    keys = ("epoch", "loss", "top1", "lr")
+    runs = [
+        [[json.loads(line)[key] for key in keys] for line in path.read_text().splitlines()]
+        for path in (metrics, whole / "metrics.jsonl")
+    ]
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--set", "model_args.num_class=3"], "model_args.num_class"),
+        (["--set", "model_args.graph=coco"], "25 joints (ntu_rgb_d), but model_args.graph=coco"),
+        (["--set", "model_args.num_person=1"], "model_args.num_person"),
+        (["--set", "model_args.base_chanels=8"], "did you mean base_channels"),
+        (["--set", "num_epok=3"], "did you mean num_epoch"),
+        (["--set", "model=model.stgcnp.Model"], "model=model.stgcnp.Model"),
+        (["--set", "optimizer=apex.optimizers.FusedSGD"], "apex is not installed"),
+        (["--set", "store=data/nowhere"], "python -m data.prepare"),
+        (["--set", "training_list=nowhere.txt"], "nowhere.txt"),
+        (["--weights", "nowhere.pt"], "nowhere.pt"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(tiny, tmp_path, capsys, more, said):
+    folder = tmp_path / "run"
+    assert run_command(main.main, command(tiny, folder, *more)) == BAD_INPUT
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and said in lines[0]
+    assert not folder.exists()
+
+
+def test_a_loss_that_is_not_finite_names_the_samples(tiny, tmp_path):
+    with pytest.raises(InputError, match=r"the loss is (nan|inf) in epoch 1, step \d+; samples S0"):
+        main.main(command(tiny, tmp_path / "run", "--quiet", "--set", "lr=1e30"))

@@ -1,0 +1,109 @@
+"""What every backbone is: clips in, features averaged over persons, one linear classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+import graph as graphs
+from errors import InputError
+
+
+class Backbone(nn.Module):
+    """Base of the networks; a backbone adds `blocks` and says how wide its last one is.
+
+    `model(clips)` with clips (N, M, T, V, C) gives logits (N, K); `features` and `classify` are its
+    two halves. T is free. With `norm_persons` the data batch norm has its own statistics for each
+    person (as in 2s-AGCN, CTR-GCN and MS-G3D), else persons share them (as in ST-GCN).
+    """
+
+    def __init__(
+        self,
+        graph: str | Path = "ntu_rgb_d",
+        num_class: int = 60,
+        num_person: int = 2,
+        in_channels: int = 3,
+        norm_persons: bool = False,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.skeleton = graphs.load(graph)
+        self.num_class = num_class
+        self.num_person = num_person
+        self.in_channels = in_channels
+        self.norm_persons = norm_persons
+        columns = self.skeleton.num_joints * in_channels
+        self.data_norm = nn.BatchNorm1d(columns * num_person if norm_persons else columns)
+        self.dropout = nn.Dropout(dropout)
+
+    def finish(self, blocks: nn.Module, channels: int) -> None:
+        """Take the blocks, which end in (B, channels, T', V), and make the classifier."""
+        self.blocks = blocks
+        self.fc = nn.Linear(channels, self.num_class)
+        nn.init.normal_(self.fc.weight, std=0.01)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """(N, M, T, V, C) to logits (N, K)."""
+        return self.classify(self.features(clips))
+
+    def features(self, clips: Tensor) -> Tensor:
+        """(N, M, T, V, C) to features (N, D): the mean over frames, joints and persons."""
+        maps = self.blocks(self.normalise(clips))  # (N M, D, T', V)
+        return maps.mean((2, 3)).unflatten(0, (-1, self.num_person)).mean(1)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """(N, D) to logits (N, K)."""
+        return self.fc(self.dropout(features))
+
+    def normalise(self, clips: Tensor) -> Tensor:
+        """(N, M, T, V, C) to batch-normed (N M, C, T, V), channels last in memory."""
+        self.check(clips)
+        N, M, T, V, C = clips.shape
+        if self.norm_persons:
+            rows = clips.transpose(1, 2).reshape(N * T, M * V * C)
+            x = self.data_norm(rows).view(N, T, M, V, C).transpose(1, 2)
+        else:
+            x = self.data_norm(clips.reshape(N * M * T, V * C))
+        return x.reshape(N * M, T, V, C).permute(0, 3, 1, 2)
+
+    def check(self, clips: Tensor) -> None:
+        """Refuse clips that this network was not built for, naming the value at odds."""
+        if clips.ndim != 5:
+            raise InputError(f"clips must be (N, M, T, V, C), not of shape {tuple(clips.shape)}")
+        _, persons, _, joints, channels = clips.shape
+        if joints != self.skeleton.num_joints:
+            raise InputError(
+                f"the clips have {joints} joints, model_args.graph {self.skeleton.name} has "
+                f"{self.skeleton.num_joints}: choose the graph of the data's layout"
+            )
+        if channels != self.in_channels:
+            raise InputError(
+                f"the clips have {channels} channels, model_args.in_channels is {self.in_channels}"
+            )
+        if persons != self.num_person:
+            raise InputError(
+                f"the clips have {persons} persons, model_args.num_person is {self.num_person}"
+            )
+
+
+def stages(
+    in_channels: int,
+    base_channels: int,
+    num_blocks: int = 10,
+    inflate: Sequence[int] = (5, 8),
+    down: Sequence[int] = (5, 8),
+) -> list[tuple[int, int, int]]:
+    """Return (channels in, channels out, stride) of each block; blocks count from 1.
+
+    The first makes `base_channels`, those in `inflate` double the channels, those in `down` halve
+    the frames.
+    """
+    table, channels = [], in_channels
+    for block in range(1, num_blocks + 1):
+        out = base_channels * 2 ** sum(number <= block for number in inflate)
+        table.append((channels, out, 2 if block in down else 1))
+        channels = out
+    return table

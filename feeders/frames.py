@@ -1,0 +1,105 @@
+"""Which frames of a clip the network sees: indices into a clip's own frames, never the frames.
+
+In testing the choice depends on the clip's length alone, so there is one row of indices for each
+distinct length; in training it is drawn for the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+TEST_SEED = 255
+NUM_PICKS = 100  # NW-UCLA: how often each frame lies in the urn that training draws from
+
+
+def uniform_sample(
+    length: int,
+    frames: int,
+    clips: int = 1,
+    p_interval: tuple[float, float] = (1, 1),
+    random: np.random.RandomState | None = None,
+    train: bool = False,
+) -> np.ndarray:
+    """Return (S, T) frame indices of a clip of `length` frames, spread evenly with random jitter.
+
+    Made clip by clip, in the order in which the released code draws (PYSKL's UniformSample), from
+    its fixed seed unless `random` is given. `sample` is its batched form for training.
+    """
+    random = random or np.random.RandomState(TEST_SEED)
+    low, high = p_interval
+    chosen = np.empty((clips, frames), np.int64)
+    for clip in range(clips):
+        part = int((random.rand() * (high - low) + low) * length)
+        offset = random.randint(length - part + 1)
+        if part < frames:
+            evenly = clip if part < clips else clip * part // clips
+            chosen[clip] = np.arange(frames) + (random.randint(part) if train else evenly)
+        elif part < 2 * frames:
+            gaps = np.zeros(frames + 1, np.int64)
+            gaps[random.choice(frames + 1, part - frames, replace=False)] = 1
+            chosen[clip] = np.arange(frames) + gaps.cumsum()[:-1]
+        else:
+            bounds = np.arange(frames + 1) * part // frames
+            chosen[clip] = bounds[:-1] + random.randint(np.diff(bounds))
+        chosen[clip] += offset
+    return chosen % length
+
+
+def sample(
+    lengths: torch.Tensor, drawn: torch.Tensor, p_interval: tuple[float, float] = (1, 1)
+) -> torch.Tensor:
+    """Return (N, S, T) frame indices for clips of `lengths` (N,), as `uniform_sample` draws them.
+
+    `drawn` (N, S, T + 3), uniform in [0, 1): the share of the clip, its offset, and T + 1 values
+    that jitter the frames.
+    """
+    frames = drawn.shape[-1] - 3
+    share, offset, jitter = drawn.split([1, 1, frames + 1], dim=-1)
+    low, high = p_interval
+    lengths = lengths[:, None, None]
+    part = ((share.double() * (high - low) + low) * lengths).long().clamp(min=1)
+    steps = torch.arange(frames + 1)
+    # Shorter than T: every frame in a row from a random start; the modulo below starts over.
+    running = steps[:-1] + (jitter[..., :1] * part).long()
+    # Shorter than 2 T: all frames but a random subset of the T + 1 gaps, those of lowest jitter.
+    skipped = torch.zeros_like(jitter, dtype=torch.int64)
+    skipped.scatter_(-1, jitter.argsort(-1), (steps < part - frames).long())
+    spaced = steps[:-1] + skipped.cumsum(-1)[..., :-1]
+    # Longer: one frame from each of T equal blocks.
+    bounds = steps * part // frames
+    blocks = bounds[..., :-1] + (jitter[..., :-1] * bounds.diff()).long()
+    chosen = torch.where(part < frames, running, torch.where(part < 2 * frames, spaced, blocks))
+    return (chosen + (offset * (lengths - part + 1)).long()) % lengths
+
+
+def linspace(length: int, frames: int) -> np.ndarray:
+    """Return (1, T) indices at equal steps from the first frame to the last (NW-UCLA's test)."""
+    return np.linspace(0, length - 1, frames).astype(np.int64)[None]
+
+
+def sorted_draw(lengths: torch.Tensor, drawn: torch.Tensor, frames: int) -> torch.Tensor:
+    """Return (N, 1, T) sorted indices, drawn without replacement (NW-UCLA's training).
+
+    The urn holds every frame of a clip NUM_PICKS times. `drawn` (N, D) are uniform values in
+    [0, 1), of which the first T that hit distinct members of the urn count: D of 4 T suffices.
+    """
+    member, order = (drawn * (NUM_PICKS * lengths)[:, None]).long().sort(stable=True)
+    again = torch.nn.functional.pad(member[:, 1:] == member[:, :-1], (1, 0))
+    first = order.masked_fill(again, drawn.shape[1]).argsort(stable=True)[:, :frames]
+    return (member.gather(1, first) % lengths[:, None]).sort().values[:, None]
+
+
+class Table:
+    """The test frames of many clips, computed once for each distinct length."""
+
+    def __init__(self, lengths: torch.Tensor, choose: Callable[[int], np.ndarray]) -> None:
+        """`choose(length)` gives the (S, T) indices; `lengths` (n,) those of all clips."""
+        distinct, self.entry = lengths.unique(return_inverse=True)
+        self.indices = torch.from_numpy(np.stack([choose(n) for n in distinct.tolist()]))
+
+    def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the (N, S, T) indices of the clips at positions `rows`."""
+        return self.indices[self.entry[rows]]

@@ -1,0 +1,181 @@
+"""Where a feeder's frames lie: on the device as one tensor, or memory-mapped and read on demand."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+CLIPS_AT_ONCE = 1024  # of a store on its way to the device: some 50 MB of NTU
+
+THREADS = 2  # that read ahead where the frames are memory-mapped,
+AHEAD = 4  # so many batches
+
+Prepare = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass
+class Clips:
+    """Clips of unequal length: clip i is frames[starts[i] : starts[i] + lengths[i]]."""
+
+    frames: torch.Tensor  # (F, M, V, C)
+    starts: torch.Tensor  # (N,) int64 on the CPU, as are
+    lengths: torch.Tensor  # (N,) int64
+
+    def __getitem__(self, rows: torch.Tensor) -> Clips:
+        """Return the clips at `rows`, within the same frames."""
+        return Clips(self.frames, self.starts[rows], self.lengths[rows])
+
+    def packed(self) -> Clips:
+        """Return a copy that holds these clips' frames only, end to end."""
+        starts = self.lengths.cumsum(0) - self.lengths
+        shift = (self.starts - starts).repeat_interleave(self.lengths)
+        index = torch.arange(len(shift)) + shift
+        frames = self.frames.index_select(0, index.to(self.frames.device, non_blocking=True))
+        return Clips(frames, starts, self.lengths)
+
+
+def gather(clips: Clips, chosen: torch.Tensor, order: torch.Tensor | None = None) -> torch.Tensor:
+    """Return (N * S, M, T, V, C): of clip n the frames chosen[n] (N, S, T), its joints in order[n].
+
+    One copy: persons and joints find their places while the frames are gathered.
+    """
+    frames = clips.frames
+    _, M, V, C = frames.shape
+    device = frames.device
+    index = send(clips.starts[:, None, None] + chosen, device)[:, :, None, :]  # (N, S, 1, T)
+    index = index * M + torch.arange(M, device=device)[:, None]  # (N, S, M, T)
+    shape = (-1, M, chosen.shape[-1], V, C)
+    if order is None:
+        return frames.view(-1, V * C).index_select(0, index.flatten()).view(shape)
+    index = index[..., None] * V + send(order, device)[:, None, None, None]  # (N, S, M, T, V)
+    return frames.view(-1, C).index_select(0, index.flatten()).view(shape)
+
+
+class Source:
+    """The clips of some rows of a store, as `prepare` (a stream) leaves them.
+
+    Resident: prepared once and kept on the device. Otherwise each `read` takes whole clips from
+    the memory map and `finish` prepares them on the device; the values are the same.
+    """
+
+    def __init__(
+        self,
+        store: Any,
+        rows: np.ndarray,
+        prepare: Prepare | None,
+        device: torch.device,
+        resident: bool | None = None,
+    ) -> None:
+        """`resident=None`: if the frames take less than half of the device's free memory."""
+        self.prepare, self.device = prepare, device
+        starts, lengths = (torch.from_numpy(x[rows]) for x in (store.starts, store.lengths))
+        self.mapped = Clips(_as_tensor(store.joints), starts, lengths)
+        self.path = Path(store.joints.filename) if isinstance(store.joints, np.memmap) else None
+        self.nbytes = int(lengths.sum()) * self.mapped.frames[0].nbytes
+        if resident is None:
+            resident = self.nbytes < free_memory(device) / 2
+        self.kept: Clips | None = None
+        if resident:
+            self.kept = self._load()
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """Frames of each clip, (n,) int64."""
+        return self.mapped.lengths
+
+    @property
+    def where(self) -> str:
+        """Where the frames lie, for the log."""
+        if self.kept is None:
+            return f"memory-mapped, read ahead by {THREADS} threads"
+        return f"on the device ({self.device}), {self.nbytes / 1e9:.2f} GB"
+
+    def _load(self) -> Clips:
+        """Bring the frames to the device, some clips at a time, and prepare them there."""
+        lengths = self.lengths
+        starts = lengths.cumsum(0) - lengths
+        shape = (int(lengths.sum()), *self.mapped.frames.shape[1:])
+        frames = torch.empty(shape, device=self.device)
+        for rows in torch.arange(len(lengths)).split(CLIPS_AT_ONCE):
+            part = self.finish(self.read(rows))
+            first = int(starts[rows[0]])
+            frames[first : first + len(part.frames)] = part.frames
+        return Clips(frames, starts, lengths)
+
+    def read(self, rows: torch.Tensor) -> Clips:
+        """Return the clips at `rows` as the store has them (any thread); resident: nothing new."""
+        return self.mapped[rows].packed() if self.kept is None else self.kept[rows]
+
+    def finish(self, clips: Clips) -> Clips:
+        """Return what `read` gave on the device and prepared."""
+        if self.kept is not None:
+            return clips
+        frames = send(clips.frames, self.device)
+        if self.prepare is not None:
+            frames = self.prepare(frames, clips.lengths)
+        return Clips(frames, clips.starts, clips.lengths)
+
+    def read_ahead(self, plans: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, Clips]]:
+        """Yield each plan, a tuple that begins with rows, and what `read` gives for its rows."""
+        if self.kept is not None:
+            for plan in plans:
+                yield plan, self.read(plan[0])
+            return
+        ahead: deque[tuple[Any, Future[Clips]]] = deque()
+        with ThreadPoolExecutor(THREADS) as pool:
+            for plan in plans:
+                ahead.append((plan, pool.submit(self.read, plan[0])))
+                if len(ahead) > AHEAD:
+                    plan, reading = ahead.popleft()
+                    yield plan, reading.result()
+            for plan, reading in ahead:
+                yield plan, reading.result()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy for another process maps the store again rather than take the frames along."""
+        if self.path is None:
+            return self.__dict__
+        return {**self.__dict__, "mapped": (self.mapped.starts, self.lengths), "kept": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+        if self.path is not None:
+            self.mapped = Clips(_as_tensor(np.load(self.path, mmap_mode="r")), *self.mapped)
+
+
+def _as_tensor(array: np.ndarray) -> torch.Tensor:
+    """Return the array as a tensor without copying it; nothing here writes to it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a CPU tensor on the device, without waiting for what the device does now."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that this process may still take on the device; 0 where unknown."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type != "cpu":
+        return 0
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 0
+    table = dict(line.split(":") for line in lines)
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's, on this machine
+    return int(table["MemAvailable"].split()[0]) * 1024 // processes

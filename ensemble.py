@@ -30,9 +30,7 @@ FUSIONS: dict[str, dict[str, float]] = {
         "joint": 2, "bone": 2, "skip": 2, "joint-motion": 1, "bone-motion": 1, "skip-motion": 1,
     },
 }  # fmt: skip
-OTHER_FUSIONS = {
-    "k400": {"4-stream": {"joint": 3, "bone": 3, "joint-motion": 1, "bone-motion": 1}}
-}
+OTHER_FUSIONS = {"k400": {"4-stream": {"joint": 3, "bone": 3, "joint-motion": 1, "bone-motion": 1}}}
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,9 @@ class Config:
     protocol: str = "ntu60-xsub"  # which samples train and which test
     training_list: str | None = None  # file of names; null: the whole training split
     imbalance: int = 100  # imbalance factor of the list, fills {imbalance} in training_list
-    val_split: float | None = None  # validate on this share of the training list, not on the test set
+    val_split: float | None = (
+        None  # validate on this share of the training list, not on the test set
+    )
     stream: str = "joint"
     frames: int = 64  # frames of a clip
     test_clips: int = 10  # clips of a sample in testing; their probabilities are averaged
@@ -49,7 +51,9 @@ class Config:
     feeder_args: dict = field(default_factory=dict)
     # Model
     model: str = "model.stgcnpp.Model"
-    model_args: dict = field(default_factory=dict)  # graph, num_class, num_person, base_channels, ...
+    model_args: dict = field(
+        default_factory=dict
+    )  # graph, num_class, num_person, base_channels, ...
     # Optimisation
     num_epoch: int = 24
     batch_size: int = 16  # global: the ranks of a distributed run split it
@@ -262,15 +266,16 @@ def run_folder(config: Config, root: str | Path = "work_dir") -> Path:
 
 
 def resolve(
-    files: Iterable[str | Path], overrides: Iterable[str] = (), tag: str | None = None, **values: Any
+    files: Iterable[str | Path],
+    overrides: Iterable[str] = (),
+    tag: str | None = None,
+    **values: Any,
 ) -> Config:
     """Resolve files and overrides as `load` does and fill in `benchmark` and `tag`."""
     files = [Path(file) for file in files]
     config = load(files, overrides, **values)
     benchmark = files[0].resolve().parent.name if files else "run"
-    return config.replace(
-        benchmark=benchmark, tag=make_tag(files, config) if tag is None else tag
-    )
+    return config.replace(benchmark=benchmark, tag=make_tag(files, config) if tag is None else tag)
 
 
 def write(config: Config, path: Path) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.nn.functional import all_reduce
 
 from errors import InputError
 
@@ -56,6 +56,12 @@ class Ranks:
         dist.all_gather_object(parts, part)
         return parts
 
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the mean of a tensor over the ranks."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values / self.world
+
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set on any rank."""
         return any(self.gather(flag)) if self.world > 1 else flag
@@ -87,6 +93,20 @@ def choose_devices(names: list[str] | None, ranks: Ranks) -> list[torch.device]:
     return [torch.device("cuda", int(name)) for name in names]
 
 
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over the ranks, of which every rank's loss depends on every part."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return _Sum.forward(ctx, grad.contiguous())
+
+
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch norm with the statistics of all ranks' batches; torch's own one needs GPUs."""
 
@@ -99,10 +119,10 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         over = [axis for axis in range(x.ndim) if axis != 1]
         per_channel = [1, -1] + [1] * (x.ndim - 2)
         count = x.new_full((1,), x.numel() / x.shape[1])
-        count, total = all_reduce(torch.cat([count, x.sum(over)])).split([1, x.shape[1]])
+        count, total = _Sum.apply(torch.cat([count, x.sum(over)])).split([1, x.shape[1]])
         mean = total / count
         centred = x - mean.view(per_channel)
-        variance = all_reduce(centred.square().sum(over)) / count
+        variance = _Sum.apply(centred.square().sum(over)) / count
         with torch.no_grad():
             unbiased = variance * count / (count - 1)
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)

@@ -59,7 +59,7 @@ class Trainer:
         self.sampling = make(config, "sampling", self.feeder.labels, counts, config.repeat)
         self.mix = make(config, "mixing", counts, self.data.skeleton)
         self.stages = make_stages(config, counts, self.device)
-        self.model = make_model(config).to(self.device)
+        self.model = make_model(config).to(self.device, memory_format=torch.channels_last)
         if config.sync_bn and ranks.world > 1:
             self.model = synchronise_batch_norm(self.model, self.device)
         self.net, self.judged = wrap(self.model, config, devices, ranks)
@@ -201,7 +201,7 @@ class Trainer:
         """Wait for the losses of the last steps: add them up, or stop at one that is not finite."""
         if not looked_at:
             return
-        losses = torch.stack([loss for _, loss in looked_at]).tolist()
+        losses = self.ranks.mean(torch.stack([loss for _, loss in looked_at])).tolist()
         for (batch, _), loss in zip(looked_at, losses):
             if not np.isfinite(loss):
                 names = ", ".join(self.feeder.names[i] for i in batch.rows.tolist())
@@ -293,4 +293,3 @@ def wrap(
             raise InputError("--compile with several devices: start it with torchrun instead")
         judged = nn.DataParallel(model, device_ids=[d.index for d in devices])
     return judged, judged
-

@@ -35,13 +35,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tiny")
     random = np.random.default_rng(0)
     names = []
-    with StoreWriter(root / "store", "ntu_rgb_d", ["wave", "kick", "bow", "sit"], (2, 25, 3)) as out:
+    with StoreWriter(
+        root / "store", "ntu_rgb_d", ["wave", "kick", "bow", "sit"], (2, 25, 3)
+    ) as out:
         for subject in (1, 2):
             for take in range(12):
                 label = take % 4
                 name = f"S001C001P{subject:03d}R{take:03d}A{label + 1:03d}"
                 frames = int(random.integers(12, 30))
-                joints = random.normal(size=(frames, 1, 25, 3)) * 0.1
+                joints = random.normal(size=(frames, 2, 25, 3)) * 0.1
                 joints[:, :, label * 6 : label * 6 + 6] += 1 + label
                 out.add(name, label, joints, subject=subject)
                 if subject == 1 and take < (12, 10, 6, 4)[label]:

@@ -1,0 +1,181 @@
+"""Turn the raw files of a data set into a prepared store.
+
+    python -m data.prepare NAME SOURCE... --out data/<name>
+
+Files are read by several processes in memory that does not grow with their number. A file that
+cannot be read is named with the reason and left out; the store appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import multiprocessing
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data.readers import READERS, Clip, Raw
+from data.store import StoreWriter
+from errors import InputError, run_command
+
+BATCH = 16  # items a worker takes at a time
+AHEAD = 4  # batches under way per worker: what bounds the memory
+
+
+@dataclass
+class Summary:
+    """What came of the items."""
+
+    samples: int = 0
+    frames: int = 0
+    nobody: list[str] = field(default_factory=list)  # names of samples without a body
+    unreadable: list[str] = field(default_factory=list)  # one reason a file, which it names
+
+
+def prepare(raw: Raw, out: Path, workers: int, **meta: Any) -> Summary:
+    """Write the store of all that is readable; InputError if that is nothing."""
+    summary = Summary()
+    with StoreWriter(out, raw.layout, raw.class_names, raw.shape, **raw.meta, **meta) as writer:
+        for clip in tqdm(_read_all(raw, workers), total=raw.total, unit="clip", disable=None):
+            if isinstance(clip, str):
+                summary.unreadable.append(clip)
+            elif not len(clip.joints):
+                summary.nobody.append(clip.name)
+            else:
+                try:
+                    writer.add(clip.name, clip.label, clip.joints, **clip.columns)
+                except InputError as error:
+                    summary.unreadable.append(str(error))
+        if not writer.rows:
+            raise InputError(_nothing(summary, out))
+        writer.meta["left_out"] = {"nobody": summary.nobody, "unreadable": summary.unreadable}
+        summary.samples, summary.frames = len(writer.rows), writer.frames
+    return summary
+
+
+def _nothing(summary: Summary, out: Path) -> str:
+    """Say why there is no store."""
+    if len(summary.unreadable) == 1 and not summary.nobody:
+        return summary.unreadable[0]
+    return (
+        f"{out}: not one usable sample ({len(summary.nobody)} without a body, "
+        f"{len(summary.unreadable)} unreadable{_first(summary.unreadable)})"
+    )
+
+
+def _first(reasons: list[str]) -> str:
+    return f", the first: {reasons[0]}" if reasons else ""
+
+
+def _read_all(raw: Raw, workers: int) -> Iterator[Clip | str]:
+    """Yield the clips, or why one cannot be read, in the order of the items.
+
+    Only so many batches are under way at a time, so that neither a slow disk nor a fast reader
+    fills the memory.
+    """
+    batches = _batches(raw.items)
+    if workers <= 1:
+        for batch in batches:
+            yield from _read(raw.read, batch)
+        return
+    # Fresh processes: a fork would inherit threads and all memory of the caller.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _start_worker, (raw.read,)) as pool:
+        under_way = deque(pool.submit(_work, batch) for batch in islice(batches, workers * AHEAD))
+        try:
+            while under_way:
+                results = under_way.popleft().result()
+                under_way.extend(pool.submit(_work, batch) for batch in islice(batches, 1))
+                yield from results
+        except BrokenProcessPool:
+            raise InputError(
+                "a worker process was killed (out of memory?); try --workers 1"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _batches(items: Iterable[Any]) -> Iterator[list[Any]]:
+    items = iter(items)
+    while batch := list(islice(items, BATCH)):
+        yield batch
+
+
+def _read(read: Callable[[Any], Clip], batch: list[Any]) -> list[Clip | str]:
+    clips: list[Clip | str] = []
+    for item in batch:
+        try:
+            clips.append(read(item))
+        except InputError as error:
+            clips.append(str(error))
+    return clips
+
+
+def _start_worker(read: Callable[[Any], Clip]) -> None:
+    """Keep what reads an item, and end with the parent, even if that is killed."""
+    global _worker_read
+    _worker_read = read
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _work(batch: list[Any]) -> list[Clip | str]:
+    return _read(_worker_read, batch)
+
+
+def main(argv: list[str]) -> None:
+    args = _arguments(argv)
+    raw = importlib.import_module(READERS[args.name]).reader(args)
+    out = args.out or Path("data") / args.name
+    sources = getattr(args, "source", [])
+    sources = [str(source) for source in (sources if isinstance(sources, list) else [sources])]
+    summary = prepare(raw, out, args.workers, data_set=args.name, source=sources)
+    print(
+        f"{out}: {summary.samples} samples, {summary.frames} frames, "
+        f"{len(raw.class_names)} classes, layout {raw.layout}"
+    )
+    if summary.nobody:
+        print(f"left out, nobody in them: {len(summary.nobody)} (named in {out}/meta.json)")
+    for reason in summary.unreadable:
+        print(f"unreadable: {reason}", file=sys.stderr)
+    if summary.unreadable:
+        raise InputError(
+            f"{len(summary.unreadable)} of {raw.total} samples are unreadable (named above); "
+            f"{out} holds the others"
+        )
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m data.prepare", description=__doc__)
+    names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+    for name, module in READERS.items():
+        reader = importlib.import_module(module)
+        options = names.add_parser(name, help=reader.__doc__.splitlines()[0])
+        reader.arguments(options)
+        options.add_argument("--out", type=Path, help=f"folder to write (data/{name})")
+        options.add_argument("--workers", type=int, default=_cores(), help="processes that read")
+        options.add_argument("--debug", action="store_true", help="show where an error arose")
+    return parser.parse_args(argv)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,48 @@
+"""One module per raw form of a data set, each driven by data.prepare.
+
+A reader module has `arguments(parser)`, which adds its command line, and `reader(args)`, which
+finds out what there is to read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+# The NAME of data.prepare -> the module that reads that form.
+READERS = {
+    "ntu": "data.readers.ntu",
+    "pyskl": "data.readers.pyskl",
+    "nw-ucla": "data.readers.nw_ucla",
+    "demo": "data.readers.demo",
+}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One sample, normalised; no frames if nobody is in it."""
+
+    name: str
+    label: int
+    joints: np.ndarray  # (T, m, V, C) float32, m up to the store's M
+    columns: dict[str, int | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What a reader module found: the pieces to read, and how a piece becomes a clip.
+
+    `items` are walked in the main process; `read` and an item go to a worker process, so both are
+    picklable. `read` raises InputError that names the file (and line) if it cannot be read.
+    """
+
+    items: Iterable[Any]  # one a sample, in the order of the store
+    total: int
+    read: Callable[[Any], Clip]
+    layout: str
+    class_names: list[str]
+    shape: tuple[int, int, int]  # (M, V, C) of the store
+    meta: dict[str, Any]  # what meta.json is to tell beside: normalisation, image size

@@ -1,0 +1,182 @@
+"""NTU RGB+D 60 and 120: .skeleton files in folders, or in the original zip files as they are.
+
+The choice of bodies is the field's (Chen et al., CTR-GCN, arXiv 2107.12213, after Zhang et al.,
+VA-LSTM): drop tracks that are short or have the shape of noise, let the most moving body lead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import zipfile
+import zlib
+from collections.abc import Container
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from data import names, normalize
+from data.readers import Clip, Raw
+from data.readers.skeleton_file import NUM_JOINTS, Bodies, parse
+from errors import InputError
+
+MIN_FRAMES = 12  # a shorter track beside others is noise
+MAX_SPREAD = 0.8  # a frame wider than so many times its height is noise
+MAX_NOISE = 0.69754  # a track with so large a share of noisy frames is noise
+MAX_BODIES = 2
+
+Item = tuple[str, str | None]  # a file, or a zip file and the member of it
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", nargs="+", type=Path, help="folders or zips of .skeleton files")
+    parser.add_argument("--missing", type=Path, help="file that names samples to leave out")
+
+
+def reader(args: argparse.Namespace) -> Raw:
+    missing = read_missing(args.missing) if args.missing else set()
+    return raw(args.source, names.class_names("ntu120"), missing)
+
+
+def raw(sources: list[Path], class_names: list[str], missing: Container[str] = ()) -> Raw:
+    """Return what is to be read: all .skeleton files of the sources but the missing samples."""
+    files = [item for item in list_files(sources) if _name(item) not in missing]
+    if not files:
+        raise InputError(f"{', '.join(map(str, sources))}: no .skeleton files")
+    return Raw(
+        items=files,
+        total=len(files),
+        read=partial(read, num_class=len(class_names)),
+        layout="ntu_rgb_d",
+        class_names=class_names,
+        shape=(MAX_BODIES, NUM_JOINTS, 3),
+        meta={"normalisation": "upright"},
+    )
+
+
+def read(item: Item, num_class: int) -> Clip:
+    """Return the clip of one file; InputError names it, and the line that cannot be read."""
+    path, member = item
+    source = path if member is None else f"{path}:{member}"
+    try:
+        label, columns = names.parse(_name(item))
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+    if label >= num_class:
+        raise InputError(f"{source}: label {label} is beyond the {num_class} classes")
+    joints = choose_bodies(parse(_text(path, member, source), source))
+    return Clip(_name(item), label, normalize.upright(joints), columns)
+
+
+def list_files(sources: list[Path]) -> list[Item]:
+    """Return every .skeleton file of the folders and zip files, sorted by sample name."""
+    files: list[Item] = []
+    for source in sources:
+        if source.is_dir():
+            files += [(str(path), None) for path in source.rglob("*.skeleton")]
+        elif source.suffix == ".skeleton" and source.is_file():
+            files.append((str(source), None))
+        else:
+            try:
+                with zipfile.ZipFile(source) as archive:
+                    members = archive.namelist()
+            except (OSError, zipfile.BadZipFile) as error:
+                raise InputError(f"{source}: neither a folder nor a zip file ({error})") from error
+            files += [(str(source), name) for name in members if name.endswith(".skeleton")]
+    return sorted(files, key=_name)
+
+
+def read_missing(path: Path) -> set[str]:
+    """Return all NTU sample names in a text, such as the data set's list of missing skeletons."""
+    try:
+        found = re.findall(names.NTU.pattern.replace("(", "(?:"), path.read_text(errors="replace"))
+    except OSError as error:
+        raise InputError(f"--missing {path}: cannot be read ({error})") from error
+    if not found:
+        raise InputError(f"--missing {path}: holds no NTU RGB+D sample names")
+    return set(found)
+
+
+def _name(item: Item) -> str:
+    return PurePosixPath(item[1] or item[0]).stem
+
+
+@cache
+def _archive(path: str) -> zipfile.ZipFile:
+    return zipfile.ZipFile(path)
+
+
+def _text(path: str, member: str | None, source: str) -> bytes:
+    try:
+        return Path(path).read_bytes() if member is None else _archive(path).read(member)
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise InputError(f"{source}: cannot be read ({error})") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """One body through the file."""
+
+    frames: np.ndarray  # (n,) int64, ascending, among the frames that have any body
+    joints: np.ndarray  # (n, 25, 3) float32
+
+    @property
+    def noise(self) -> np.ndarray:
+        """Which frames are wider than people are, (n,) bool."""
+        width, height = np.moveaxis(np.ptp(self.joints[..., :2], axis=1), -1, 0)
+        return width > MAX_SPREAD * height
+
+    @property
+    def motion(self) -> float:
+        """The variance of all joints in all frames, noisy frames left out if that is less."""
+        return min(_variance(self.joints), _variance(self.joints[~self.noise]))
+
+
+def _variance(joints: np.ndarray) -> float:
+    return float(joints.reshape(-1, 3).var(axis=0).sum()) if len(joints) else np.inf
+
+
+def choose_bodies(bodies: Bodies) -> np.ndarray:
+    """Return joints (T, 2, 25, 3) float32 of the main actor and a second body, absent ones zero.
+
+    The frames are those in which anybody is seen and kept; T = 0 if nobody is.
+    """
+    used, frames = np.unique(bodies.frames, return_inverse=True)
+    tracks = _without_noise(_tracks(bodies, frames))
+    joints = np.zeros((len(used), MAX_BODIES, NUM_JOINTS, 3), np.float32)
+    # First and last frame of what each of the two slots holds so far.
+    spans: list[tuple[int, int] | None] = [None] * MAX_BODIES
+    for track in tracks:
+        for slot, span in enumerate(spans):
+            first, last = int(track.frames[0]), int(track.frames[-1])
+            if span is None:
+                spans[slot] = first, last
+            elif min(span[1], last) <= max(span[0], first):
+                spans[slot] = min(span[0], first), max(span[1], last)
+            else:
+                continue  # overlaps in time with the body that is there
+            joints[track.frames, slot] = track.joints
+            break
+    return joints[joints.any(axis=(1, 2, 3))]
+
+
+def _tracks(bodies: Bodies, frames: np.ndarray) -> list[Track]:
+    """Return the appearances of each id, in the order of their first."""
+    rows: dict[bytes, list[int]] = {}
+    for row, body in enumerate(bodies.ids):
+        rows.setdefault(body, []).append(row)
+    return [Track(frames[row], bodies.joints[row]) for row in rows.values()]
+
+
+def _without_noise(tracks: list[Track]) -> list[Track]:
+    """Return the tracks of people, most moving first; the last one left is never dropped."""
+    if len(tracks) < 2:
+        return tracks
+    tracks = [track for track in tracks if len(track.frames) >= MIN_FRAMES] or tracks
+    kept = list(tracks)
+    for track in tracks:
+        if len(kept) > 1 and track.noise.mean() >= MAX_NOISE:
+            kept.remove(track)
+    return sorted(kept, key=lambda track: -track.motion)

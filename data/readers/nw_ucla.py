@@ -1,0 +1,103 @@
+"""NW-UCLA (Wang et al., arXiv 1405.2941): one JSON file a clip, or all clips in one npz.
+
+A JSON file holds `skeletons`, (T, 20, 3), and `label`, 1 to 10; its name tells action and view.
+The npz holds `frames` of all clips end to end, `offsets`, `names`, `labels` and `list_index`, the
+place in the field's official list, which the long-tailed list depends on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from data import names, normalize
+from data.readers import Clip, Raw
+from data.readers.json_file import JsonFile
+from errors import InputError
+
+NUM_JOINTS = 20
+KEYS = ("frames", "offsets", "names", "labels", "list_index")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, help="folder of json files, or the npz")
+
+
+def reader(args: argparse.Namespace) -> Raw:
+    if args.source.is_dir():
+        items, read = sorted(args.source.rglob("*.json"), key=lambda path: path.stem), read_json
+        if not items:
+            raise InputError(f"{args.source}: no json files")
+        total = len(items)
+    else:
+        arrays, read = _load(args.source), read_arrays
+        items, total = _clips(arrays, args.source), len(arrays["names"])
+    return Raw(
+        items=items,
+        total=total,
+        read=read,
+        layout="nw_ucla",
+        class_names=names.class_names("nw-ucla"),
+        shape=(1, NUM_JOINTS, 3),
+        meta={"normalisation": "first frame's joint 1 at the origin"},
+    )
+
+
+def read_json(path: Path) -> Clip:
+    """Return the clip of one JSON file; InputError names it and the line."""
+    try:
+        label, columns = names.parse(path.stem)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    file = JsonFile(path)
+    if file.get("label", int) != label + 1:
+        file.fail(f"label {file.content['label']} is not {label + 1}, as the file's name says")
+    joints = file.joints("skeletons", (NUM_JOINTS, 3))
+    return Clip(path.stem, label, _normalised(joints), columns)
+
+
+def read_arrays(item: tuple[str, int, int, np.ndarray, Path]) -> Clip:
+    """Return a clip of the npz; InputError names the file and the sample."""
+    name, label, list_index, joints, path = item
+    if not np.isfinite(joints).all():
+        frame = int(np.flatnonzero(~np.isfinite(joints).all(axis=(1, 2)))[0])
+        raise InputError(f"{path}: {name}: frame {frame} has a joint that is NaN or infinite")
+    expected, columns = names.parse(name)
+    if label != expected:
+        raise InputError(f"{path}: {name}: label {label} is not {expected}, as the name says")
+    return Clip(name, label, _normalised(joints), {**columns, "list_index": list_index})
+
+
+def _normalised(joints: np.ndarray) -> np.ndarray:
+    """(T, 20, 3) -> (T, 1, 20, 3), centred; no frames stay none."""
+    return normalize.centred(joints[:, None]) if len(joints) else joints[:, None]
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in KEYS}
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file or folder") from None
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: is no npz of NW-UCLA ({error})") from error
+    frames, offsets = arrays["frames"], arrays["offsets"]
+    if frames.ndim != 3 or frames.shape[1:] != (NUM_JOINTS, 3) or frames.dtype.kind != "f":
+        raise InputError(f"{path}: frames are {frames.dtype} {frames.shape}, not (F, 20, 3)")
+    whole = len(offsets) == len(arrays["names"]) + 1 and (np.diff(offsets) >= 0).all()
+    if not whole or offsets[0] != 0 or offsets[-1] != len(frames):
+        raise InputError(f"{path}: offsets, names and frames do not fit one another")
+    return arrays
+
+
+def _clips(
+    arrays: dict[str, np.ndarray], path: Path
+) -> Iterator[tuple[str, int, int, np.ndarray, Path]]:
+    joints = np.split(arrays["frames"].astype(np.float32), arrays["offsets"][1:-1])
+    rows = zip(arrays["names"].tolist(), arrays["labels"].tolist(), arrays["list_index"].tolist())
+    for (name, label, list_index), clip in zip(rows, joints):
+        yield name, label, list_index, clip, path

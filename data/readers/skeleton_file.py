@@ -1,0 +1,174 @@
+"""The text of an NTU RGB+D .skeleton file, read fast, and slowly where something is wrong.
+
+A file holds its number of frames, then per frame the number of bodies, then per body a line that
+begins with its id, the number of joints (25), and a line of 12 numbers per joint: x y z in metres,
+then image positions, an orientation and a state, which are not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from errors import InputError
+
+NUM_JOINTS = 25
+NUM_FIELDS = 12  # of a joint's line
+EXACT_DIGITS = 15  # integers of so many digits, and powers of ten up to 22, are exact in float64
+
+
+@dataclass(frozen=True)
+class Bodies:
+    """Every appearance of a body in a frame of the file, in the file's order."""
+
+    frames: np.ndarray  # (B,) int64, frame of each appearance
+    ids: list[bytes]  # (B,)
+    joints: np.ndarray  # (B, 25, 3) float32, metres
+
+
+def parse(text: bytes, path: str) -> Bodies:
+    """Return the bodies of a .skeleton file; InputError names the file and the line at fault."""
+    try:
+        bodies = _parse_fast(text)
+    except (ValueError, IndexError):
+        bodies = None
+    return bodies if bodies is not None else parse_by_line(text, path)
+
+
+def parse_by_line(text: bytes, path: str) -> Bodies:
+    """As `parse`, line by line: the plain reading of the format, which knows what is wrong."""
+    lines = _Lines(text, path)
+    frames, ids, joints = [], [], []
+    for frame in range(lines.count("the number of frames")):
+        for _ in range(lines.count("the number of bodies")):
+            ids.append(lines.fields("a body", 1)[0])
+            frames.append(frame)
+            if lines.count("the number of joints") != NUM_JOINTS:
+                lines.fail(f"a body of NTU RGB+D has {NUM_JOINTS} joints")
+            joints.append([lines.joint() for _ in range(NUM_JOINTS)])
+    lines.end()
+    array = np.array(joints, np.float32).reshape(-1, NUM_JOINTS, 3)
+    return Bodies(np.array(frames, np.int64), ids, array)
+
+
+class _Lines:
+    """The lines of a file one after the other, and complaints about the one just read."""
+
+    def __init__(self, text: bytes, path: str) -> None:
+        self.lines: Iterator[tuple[int, bytes]] = enumerate(text.split(b"\n"), start=1)
+        self.number, self.path = 0, path
+
+    def fail(self, what: str) -> None:
+        raise InputError(f"{self.path}: line {self.number}: {what}")
+
+    def fields(self, what: str, at_least: int) -> list[bytes]:
+        self.number, line = next(self.lines, (self.number, b""))
+        fields = line.split()
+        if len(fields) < at_least:
+            self.fail(f"{what} is missing; the file is cut off or damaged")
+        return fields
+
+    def count(self, what: str) -> int:
+        fields = self.fields(what, 1)
+        if len(fields) > 1 or not fields[0].isdigit():
+            self.fail(f"{what} is not a whole number")
+        return int(fields[0])
+
+    def joint(self) -> list[float]:
+        fields = self.fields("a joint", NUM_FIELDS)
+        if len(fields) > NUM_FIELDS:
+            self.fail(f"a joint has {NUM_FIELDS} numbers, not {len(fields)}")
+        try:
+            position = [float(field) for field in fields[:3]]
+        except ValueError:
+            self.fail("a joint's position is not a number")
+        with np.errstate(over="ignore"):
+            if not np.isfinite(np.array(position, np.float32)).all():
+                self.fail("a joint is NaN or infinite")
+        return position
+
+    def end(self) -> None:
+        for number, line in self.lines:
+            if line.strip():
+                self.number = number
+                self.fail("there is more than the number of frames announces")
+
+
+def _parse_fast(text: bytes) -> Bodies | None:
+    """As `parse` for files written as usual; None, ValueError or IndexError for any other."""
+    data = np.frombuffer(text, np.uint8)
+    ends = np.flatnonzero(data == ord("\n"))
+    starts = np.concatenate([[0], ends + 1])
+    ends = np.append(ends, len(text))
+    walk = _walk(text, starts.tolist(), ends.tolist())
+    if walk is None:
+        return None
+    frames, ids, first = walk
+    lines = (np.array(first, np.int64)[:, None] + np.arange(NUM_JOINTS)).ravel()
+    spaces = np.flatnonzero(data == ord(" "))
+    before = np.searchsorted(spaces, starts[lines])  # spaces before each joint's line
+    if (np.searchsorted(spaces, ends[lines]) - before != NUM_FIELDS - 1).any():
+        return None
+    field_ends = spaces[before[:, None] + np.arange(3)]  # (lines, 3)
+    field_starts = np.concatenate([starts[lines][:, None], field_ends[:, :2] + 1], axis=1)
+    values = to_numbers(text, field_starts.ravel(), field_ends.ravel())
+    joints = values.astype(np.float32).reshape(-1, NUM_JOINTS, 3)
+    if not np.isfinite(joints).all():
+        return None
+    return Bodies(np.array(frames, np.int64), ids, joints)
+
+
+def _walk(
+    text: bytes, starts: list[int], ends: list[int]
+) -> tuple[list[int], list[bytes], list[int]] | None:
+    """Return frame, id and first joint's line of every body; None if the file does not add up."""
+    frames, ids, first = [], [], []
+    line = 1
+    for frame in range(int(text[: ends[0]])):
+        bodies = int(text[starts[line] : ends[line]])
+        if bodies < 0:
+            return None
+        for _ in range(bodies):
+            ids.append(text[starts[line + 1] : ends[line + 1]].split(None, 1)[0])
+            frames.append(frame)
+            if int(text[starts[line + 2] : ends[line + 2]]) != NUM_JOINTS:
+                return None
+            first.append(line + 3)
+            line += 2 + NUM_JOINTS
+        line += 1
+    rest = text[starts[line] :] if line < len(starts) else b""
+    whole = line <= len(starts) and not rest.strip()
+    return (frames, ids, first) if whole else None
+
+
+def to_numbers(text: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Return float(text[start:end]) of many spans at once, (n,) float64, equal to the last bit.
+
+    A plain decimal of few digits is its digits as an integer over a power of ten; both are exact
+    in float64, so the quotient is the correctly rounded value (Clinger, PLDI 1990). Spans of any
+    other form go through float(); ValueError if one is no number.
+    """
+    lengths = ends - starts
+    width = min(lengths.max(initial=0), EXACT_DIGITS + 2)
+    place = np.arange(width)[:, None]
+    data = np.frombuffer(text + b" " * width, np.uint8)
+    characters = data[starts + place]  # (width, n)
+    inside = place < lengths
+    digits = characters - np.uint8(ord("0"))  # wraps round: all but digits are above 9
+    is_digit = (digits < 10) & inside
+    is_point = (characters == ord(".")) & inside
+    is_minus = (characters[:1] == ord("-")) & inside[:1]
+    mantissa = np.zeros(len(starts), np.int64)
+    for digit, counts in zip(digits, is_digit):
+        mantissa = np.where(counts, mantissa * 10 + digit, mantissa)
+    after_point = (is_digit & np.logical_or.accumulate(is_point)).sum(axis=0)
+    values = mantissa / 10.0**after_point
+    values[is_minus.any(axis=0)] *= -1
+    num_digits, num_points = is_digit.sum(axis=0), is_point.sum(axis=0)
+    plain = (num_digits + num_points + is_minus.sum(axis=0) == lengths) & (num_points <= 1)
+    plain &= (num_digits > 0) & (num_digits <= EXACT_DIGITS)
+    for i in np.flatnonzero(~plain):
+        values[i] = float(text[starts[i] : ends[i]])
+    return values

@@ -1,0 +1,61 @@
+"""Read annotation pickles without executing anything: NumPy arrays and plain containers only."""
+
+from __future__ import annotations
+
+import collections
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from errors import InputError
+
+# What a pickle of arrays calls, under the names of NumPy 1 and of NumPy 2.
+_ARRAYS = {
+    "_reconstruct": np._core.multiarray._reconstruct,
+    "scalar": np._core.multiarray.scalar,
+    "_frombuffer": np._core.numeric._frombuffer,
+}
+ADMITTED = {
+    **{
+        (f"numpy.{core}.{module}", name): function
+        for core in ("core", "_core")
+        for module in ("multiarray", "numeric")
+        for name, function in _ARRAYS.items()
+    },
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    # Python 2's bytes; the codec is fixed below, for a codec can unpack a small file without end.
+    ("_codecs", "encode"): lambda text, codec="latin1": text.encode("latin1"),
+    **{
+        (module, kind.__name__): kind
+        for module in ("builtins", "__builtin__")
+        for kind in (set, frozenset, bytearray, complex)
+    },
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return ADMITTED[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(
+                f"it calls {module}.{name}; only NumPy arrays and plain containers are read"
+            ) from None
+
+
+def load(path: str | Path) -> Any:
+    """Return what the pickle file holds; InputError if it is damaged or calls anything else."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            return _Unpickler(file, encoding="latin1").load()
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file") from None
+    except MemoryError:
+        raise InputError(f"{path}: does not fit into memory, or is damaged") from None
+    except Exception as error:  # a damaged pickle fails in whatever way its bytes happen to ask
+        raise InputError(f"{path}: cannot be read as an annotation pickle ({error})") from error

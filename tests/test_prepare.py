@@ -1,0 +1,305 @@
+"""Raw files come out as clips, damaged ones are named, and a store is whole or absent."""
+
+import json
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data import normalize, prepare, protocols, unpickle
+from data.readers import ntu, skeleton_file
+from data.store import Store, copies
+from errors import InputError, run_command
+
+
+def skeleton_text(frames: list[dict[str, np.ndarray]], newline: str = "\n") -> bytes:
+    """Write a .skeleton file by hand: per frame the bodies, id -> joints (25, 3)."""
+    lines = [str(len(frames))]
+    for bodies in frames:
+        lines.append(str(len(bodies)))
+        for body, joints in bodies.items():
+            lines += [f"{body} 0 1 1 1 1 0 0.0276 0.0574 2", "25"]
+            lines += [
+                " ".join(f"{x:.7g}" for x in joint) + " 277.4 191" * 4 + " 2" for joint in joints
+            ]
+    return (newline.join(lines) + newline).encode()
+
+
+def person(seed: int, frames: int, motion: float = 0.01) -> np.ndarray:
+    """A person that stands about and drifts: joints (T, 25, 3), taller than wide."""
+    random = np.random.RandomState(seed)
+    stance = random.uniform([-0.2, -0.9, 2.9], [0.2, 0.9, 3.1], (25, 3))
+    return stance + np.cumsum(random.standard_normal((frames, 1, 3)) * motion, axis=0)
+
+
+def one_body(joints: np.ndarray, body: str = "72057594037931101") -> list[dict[str, np.ndarray]]:
+    return [{body: frame} for frame in joints]
+
+
+def run(*argv: object) -> int:
+    return run_command(prepare.main, [*map(str, argv), "--workers", "1"])
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """Four sound .skeleton files."""
+    folder = tmp_path / "raw" / "nested"
+    folder.mkdir(parents=True)
+    for i, action in enumerate((3, 1, 120, 2)):
+        text = skeleton_text(one_body(person(i, 20 + i)))
+        (folder / f"S00{1 + i}C001P00{1 + i}R001A{action:03d}.skeleton").write_bytes(text)
+    return tmp_path / "raw"
+
+
+def test_ntu_files_become_a_store(raw: Path, tmp_path: Path) -> None:
+    assert run("ntu", raw, "--out", tmp_path / "ntu") == 0
+    store = Store.open(tmp_path / "ntu")
+    assert store.names.tolist() == [
+        "S001C001P001R001A003",
+        "S002C001P002R001A001",
+        "S003C001P003R001A120",
+        "S004C001P004R001A002",
+    ]
+    assert store.labels.tolist() == [2, 0, 119, 1] and store.layout == "ntu_rgb_d"
+    assert store.class_names[119] == "rock-paper-scissors" and len(store.class_names) == 120
+    assert {key: column.tolist() for key, column in store.columns.items()} == {
+        "setup": [1, 2, 3, 4],
+        "camera": [1, 1, 1, 1],
+        "subject": [1, 2, 3, 4],
+    }
+    assert store.lengths.tolist() == [20, 21, 22, 23]
+    written = np.array(
+        [[[float(f"{x:.7g}") for x in joint] for joint in f] for f in person(0, 20)], np.float32
+    )
+    np.testing.assert_allclose(
+        store.clip(0)[:, 0], normalize.upright(written[:, None])[:, 0], atol=1e-6
+    )
+    assert not store.clip(0)[:, 1].any()
+
+
+def test_zips_workers_and_repeats_give_the_same_store(raw: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "nturgbd_skeletons.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in raw.rglob("*.skeleton"):
+            file.write(path, f"nturgb+d_skeletons/{path.name}")
+    assert run("ntu", raw, "--out", tmp_path / "a") == 0
+    assert run("ntu", raw, "--out", tmp_path / "a") == 0  # again, over the first
+    assert run("ntu", archive, "--out", tmp_path / "b") == 0
+    argv = ["ntu", str(archive), "--out", str(tmp_path / "c"), "--workers", "2"]
+    assert run_command(prepare.main, argv) == 0
+    for name in ("joints.npy", "index.npz"):
+        contents = {(tmp_path / store / name).read_bytes() for store in "abc"}
+        assert len(contents) == 1
+
+
+def test_what_is_left_out_is_named(raw: Path, tmp_path: Path, capsys) -> None:
+    nobody = raw / "S009C001P001R001A001.skeleton"
+    nobody.write_bytes(b"3\n0\n0\n0\n")
+    missing = tmp_path / "missing.txt"
+    missing.write_text("2 samples with missing skeletons\nS001C001P001R001A003\n")
+    assert run("ntu", raw, "--missing", missing, "--out", tmp_path / "ntu") == 0
+    assert "nobody in them: 1" in capsys.readouterr().out
+    store = Store.open(tmp_path / "ntu")
+    assert len(store) == 3 and "S001C001P001R001A003" not in store.names
+    assert store.meta["left_out"]["nobody"] == ["S009C001P001R001A001"]
+
+    whole = (raw / "nested" / "S001C001P001R001A003.skeleton").read_bytes()
+    damaged = {
+        "S010C001P001R001A001": (whole[: len(whole) // 2], "line"),
+        "S010C001P001R001A002": (whole.replace(b" 2\n", b" 2 7\n", 9), "line 5"),
+        "S010C001P001R001A121": (whole, "A121"),
+        "S010C001P001R001A004": (_with_field(whole, line=7, value=b"nan"), "line 7"),
+    }
+    for name, (content, _) in damaged.items():
+        (raw / f"{name}.skeleton").write_bytes(content)
+    assert run("ntu", raw, "--out", tmp_path / "ntu") == 2
+    err = capsys.readouterr().err
+    for name, (_, words) in damaged.items():
+        (line,) = [line for line in err.splitlines() if f"{name}.skeleton" in line]
+        assert words in line.split(name, 1)[1]
+    assert "4 of 9 samples are unreadable" in err
+    assert len(Store.open(tmp_path / "ntu")) == 4
+
+
+def _with_field(text: bytes, line: int, value: bytes) -> bytes:
+    """Replace the second field of a line, counted from 1."""
+    lines = text.split(b"\n")
+    fields = lines[line - 1].split()
+    lines[line - 1] = b" ".join([fields[0], value, *fields[2:]])
+    return b"\n".join(lines)
+
+
+def test_nothing_usable_is_one_line_and_no_store(tmp_path: Path, capsys) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    path = raw / "S001C001P001R001A001.skeleton"
+    path.write_bytes(skeleton_text(one_body(person(0, 30)))[:5000])
+    assert run("ntu", raw, "--out", tmp_path / "ntu") == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {path}: line ") and err.count("\n") == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["raw"]
+    path.write_bytes(b"1\n0\n")
+    assert run("ntu", raw, "--out", tmp_path / "ntu") == 2
+    assert "1 without a body" in capsys.readouterr().err
+    path.unlink()
+    for source in (raw, tmp_path / "absent", tmp_path / "absent.zip"):
+        assert run("ntu", source, "--out", tmp_path / "ntu") == 2
+        assert str(source) in capsys.readouterr().err
+
+
+def test_the_fast_reading_equals_the_plain_one() -> None:
+    both = [{"1": a, "72057594037931102": b} for a, b in zip(person(0, 9), person(1, 9))]
+    frames = one_body(person(2, 5)) + [{}] + both + [{}]
+    odd = person(3, 1)
+    odd[0, :4] = [[1e-7, -0.0, 3], [-2.5e-11, 0.1 + 0.2, 1e2], [7, -8, 9], [0, 0, 0]]
+    for newline in ("\n", "\r\n"):
+        text = skeleton_text(frames + one_body(odd), newline)
+        fast = skeleton_file._parse_fast(text)
+        plain = skeleton_file.parse_by_line(text, "x")
+        np.testing.assert_array_equal(fast.frames, plain.frames)
+        np.testing.assert_array_equal(fast.joints, plain.joints)
+        assert fast.ids == plain.ids and len(fast.ids) == 5 + 18 + 1
+
+
+def test_numbers_are_those_of_float_to_the_last_bit() -> None:
+    random = np.random.RandomState(0)
+    words = [f"{x:.{digits}g}" for x in random.standard_normal(400) for digits in (1, 5, 9, 17)]
+    words += ["-0.5", ".5", "5.", "-.25", "0", "-0", "000.1", "1e5", "-1.25E-03", "123456789012345"]
+    words += ["1234567890123456789", "+3", "0.1234567890123456789", "1e-300"]
+    text = " ".join(words).encode()
+    ends = np.cumsum([len(word) + 1 for word in words]) - 1
+    starts = ends - [len(word) for word in words]
+    values = skeleton_file.to_numbers(text, starts, ends)
+    assert values.tolist() == [float(word) for word in words]
+    for word in (b"1.2.3", b"-", b"", b"--1", b"1-", b".", b"0x1", b"1 2"):
+        with pytest.raises(ValueError):
+            skeleton_file.to_numbers(word, np.array([0]), np.array([len(word)]))
+
+
+def bodies(*tracks: tuple[int, np.ndarray]) -> np.ndarray:
+    """Choose among tracks (first frame, joints), written to a file and read again."""
+    last = max(first + len(joints) for first, joints in tracks)
+    frames = [
+        {
+            str(body): joints[t - first]
+            for body, (first, joints) in enumerate(tracks)
+            if first <= t < first + len(joints)
+        }
+        for t in range(last)
+    ]
+    return ntu.choose_bodies(skeleton_file.parse(skeleton_text(frames), "x"))
+
+
+def test_the_choice_of_bodies() -> None:
+    still, lively, short = person(0, 30, 0.001), person(1, 30, 0.1), person(2, 11)
+    close = {"rtol": 1e-5, "atol": 1e-6}
+    # The most moving body leads; the other comes second.
+    chosen = bodies((0, still), (0, lively))
+    np.testing.assert_allclose(chosen, np.stack([lively, still], axis=1), **close)
+    # A track of 11 frames is noise beside another, one of 12 is not, and the only one is kept.
+    assert not bodies((0, still), (5, short))[:, 1].any()
+    assert bodies((0, still), (5, person(2, 12)))[:, 1].any(axis=(1, 2)).sum() == 12
+    np.testing.assert_allclose(bodies((3, short))[:, 0], short, **close)
+    # Wider than 0.8 of its height in most frames: furniture.
+    flat = lively * [4, 0.3, 1]
+    chosen = bodies((0, flat), (0, still))
+    np.testing.assert_allclose(chosen[:, 0], still, **close)
+    assert not chosen[:, 1].any()
+    # A third body goes where there is room in time: here after the first one has left.
+    later = person(4, 20, 0.0005)
+    chosen = bodies((0, lively), (0, still), (30, later))
+    np.testing.assert_allclose(chosen[30:, 0], later, **close)
+    np.testing.assert_allclose(chosen[:30, 1], still, **close)
+    # Frames without anybody are dropped, also between tracks.
+    assert len(bodies((2, still), (40, lively))) == 60
+
+
+def write_json(path: Path, joints: np.ndarray, label: int) -> None:
+    content = {"file_name": path.stem, "skeletons": joints.tolist(), "label": label}
+    path.write_text(json.dumps(content))
+
+
+def test_nw_ucla_from_both_forms(shared: Path, tmp_path: Path) -> None:
+    source = shared / "data" / "nw_ucla.npz"
+    assert run("nw-ucla", source, "--out", tmp_path / "nw-ucla") == 0
+    store = Store.open(tmp_path / "nw-ucla")
+    train, test = protocols.split(store, "nw-ucla")
+    assert (len(train), len(test), store.joints.shape) == (1020, 464, (58534, 1, 20, 3))
+    assert (np.diff(store.columns["list_index"][train]) > 0).all()
+    assert copies(store, test, train).sum() == 95
+
+    arrays = np.load(source)
+    folder = tmp_path / "all_sqe"
+    folder.mkdir()
+    for row in (0, 700, 1483):
+        joints = arrays["frames"][arrays["offsets"][row] : arrays["offsets"][row + 1]]
+        write_json(folder / f"{arrays['names'][row]}.json", joints, int(arrays["labels"][row]) + 1)
+    assert run("nw-ucla", folder, "--out", tmp_path / "json") == 0
+    other = Store.open(tmp_path / "json")
+    for row, name in enumerate(other.names):
+        (same,) = store.rows_of([name])
+        assert other.labels[row] == store.labels[same]
+        np.testing.assert_array_equal(other.clip(row), store.clip(same))
+        assert not other.clip(row)[0, 0, 1].any()
+
+
+def test_damaged_json_names_file_and_line(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "raw" / "a02_s01_e00_v01.json"
+    path.parent.mkdir()
+    frame = json.dumps(np.zeros((20, 3)).tolist())
+    head = '{"label": 2,\n"skeletons": [\n'
+    for content, words in [
+        (head + frame, "line 3"),
+        (head + frame + ",\n[[1, 2, 3]]]}", "line 4: frame 1"),
+        (head + frame + ",\n" + frame.replace("0.0", "NaN", 1) + "]}", "line 4: frame 1"),
+        (head + frame.replace("0.0", '"0.0"') + "]}", "line 3: frame 0"),
+        (head + frame.replace("0.0", "1e99", 1) + "]}", "line 3: frame 0"),
+        (head.replace("2", "3") + frame + "]}", "label 3 is not 2"),
+        ('{"label": 2}', "'skeletons'"),
+        ("[]", "no JSON object"),
+        ("[" * 100_000, "line 1"),
+        ("", "line 1"),
+    ]:
+        path.write_text(content)
+        assert run("nw-ucla", path.parent, "--out", tmp_path / "s") == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"error: {path}: line ") and words in err and err.count("\n") == 1
+
+
+def test_pyskl_3d(golden: Path, tmp_path: Path) -> None:
+    assert run("pyskl", golden / "e2e" / "anno.pkl", "--out", tmp_path / "e2e") == 0
+    store = Store.open(tmp_path / "e2e")
+    with (golden / "e2e" / "anno.pkl").open("rb") as file:
+        content = pickle.load(file)
+    assert store.joints.shape[1:] == (2, 25, 3) and len(store.class_names) == 60
+    assert store.names.tolist() == [a["frame_dir"] for a in content["annotations"]]
+    train, test = protocols.split(store, "ntu60-xsub")
+    assert sorted(store.names[train]) == sorted(content["split"]["xsub_train"])
+    assert sorted(store.names[test]) == sorted(content["split"]["xsub_val"])
+
+
+class Evil:
+    def __reduce__(self) -> tuple:
+        return Path.touch, (Path("evil"),)
+
+
+def test_a_pickle_executes_nothing(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "evil.pkl"
+    path.write_bytes(pickle.dumps({"split": {}, "annotations": [Evil()]}))
+    assert run("pyskl", path, "--out", tmp_path / "s") == 2
+    err = capsys.readouterr().err
+    assert str(path) in err and "it calls" in err and err.count("\n") == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["evil.pkl"]
+    plain = {"a": [np.arange(3), np.float16(2), (b"x", {1}, None)], "s": np.array(["é"])}
+    for protocol in range(2, 6):
+        path.write_bytes(pickle.dumps(plain, protocol=protocol))
+        loaded = unpickle.load(path)
+        np.testing.assert_array_equal(loaded["a"][0], plain["a"][0])
+        assert loaded["a"][1:] == plain["a"][1:] and loaded["s"] == plain["s"]
+    for damage in (path.read_bytes()[:-5], b"", b"hello", b"\x80\x05."):
+        path.write_bytes(damage)
+        with pytest.raises(InputError, match=str(path)):
+            unpickle.load(path)

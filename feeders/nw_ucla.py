@@ -32,8 +32,6 @@ class Feeder(skeleton.Feeder):
     The scale comes from a whole clip after its rotation, so the stream is taken batch by batch.
     """
 
-    stream_first = False
-
     def __init__(
         self,
         store: Any,
@@ -55,6 +53,9 @@ class Feeder(skeleton.Feeder):
             store, rows, stream, frames, clips, train, skeleton, device, resident, persons,
             scale=0, rotate=rotate, flip=0,
         )  # fmt: skip
+
+    def prepare(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        return frames
 
     def test_frames(self, length: int) -> np.ndarray:
         return linspace(length, self.frames)

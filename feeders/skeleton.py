@@ -52,8 +52,6 @@ class Feeder(Dataset):
     also on the generator; which device, and whether it holds the frames, changes nothing.
     """
 
-    stream_first = True  # the stream is taken from the clips as stored, before augmentation
-
     def __init__(
         self,
         store: Any,
@@ -71,6 +69,7 @@ class Feeder(Dataset):
         flip: float = 0.5,
         mirror: bool = False,
         p_interval: tuple[float, float] = (1, 1),
+        sampled_motion: bool = False,
     ) -> None:
         """`frames` T of a clip, `clips` S of a sample, `persons` M of the network (None: stored).
 
@@ -78,7 +77,8 @@ class Feeder(Dataset):
         In training each axis is stretched by 1 + up to `scale`, the body turned by up to `rotate`
         radians about each axis, and left and right exchanged with probability `flip`, where
         `mirror` (2D data) negates x too. A clip comes from a share of the sample's frames that
-        lies in `p_interval`.
+        lies in `p_interval`. `sampled_motion` takes a motion stream between the frames that were
+        chosen, all clips of a sample in a row, as the released k400 recipe does.
         """
         self.frames, self.clips, self.train = frames, clips, train
         self.scale, self.rotate, self.flip, self.mirror = scale, rotate, flip, mirror
@@ -96,21 +96,23 @@ class Feeder(Dataset):
                 f"so its {stream} stream cannot be flipped; set feeder_args.flip to 0, or mend "
                 "parent or flip in the layout"
             )
+        self.sampled_motion = sampled_motion and bool(self.stream.motion)
         rows = np.asarray(rows)
         self.names: list[str] = store.names[rows].tolist()
         self.labels = torch.from_numpy(store.labels[rows])
-        prepare = self.stream if self.stream_first else None
-        self.source = Source(store, rows, prepare, self.device, resident)
+        self.source = Source(store, rows, self.prepare, self.device, resident)
         self.table = None if train else Table(self.source.lengths, self.test_frames)
 
     def _check(self, store: Any, persons: int | None) -> int:
         """Return how many absent persons to add; InputError if store and network do not fit."""
-        stored, joints, _ = store.joints.shape[1:]
+        stored, joints, channels = store.joints.shape[1:]
         if joints != self.skeleton.num_joints:
             raise InputError(
                 f"{store.path}: {joints} joints ({store.layout}), but model_args.graph="
                 f"{self.skeleton.name} has {self.skeleton.num_joints}"
             )
+        if channels not in (2, 3):
+            raise InputError(f"{store.path}: {channels} channels, where 2 or 3 can be fed")
         if persons is not None and persons < stored:
             raise InputError(
                 f"model_args.num_person: {persons}, but {store.path} has {stored} persons a clip"
@@ -163,6 +165,10 @@ class Feeder(Dataset):
 
     # --- what a protocol defines ---
 
+    def prepare(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Return the frames (F, M, V, C) of whole clips as they are kept: the stream is taken."""
+        return self.stream.relative(frames) if self.sampled_motion else self.stream(frames, lengths)
+
     def test_frames(self, length: int) -> np.ndarray:
         """Return the (S, T) frames that a clip of `length` frames is tested on."""
         return uniform_sample(length, self.frames, self.clips, self.p_interval)
@@ -187,16 +193,27 @@ class Feeder(Dataset):
         """Return the batch that rows and draws determine; `read` where it was read ahead."""
         clips = self.source.finish(read or self.source.read(rows))
         if draws is None:
-            return self.pad_persons(gather(clips, self.table[rows]))
+            return self.pad_persons(self.choose(clips, self.table[rows]))
         chosen = sample(clips.lengths, draws.frames, self.p_interval)
         order = augment.joint_order(draws.flip, self.flip_order) if self.flip else None
-        batch = gather(clips, chosen, order)
+        batch = self.choose(clips, chosen, order)
         if self.scale or self.rotate or self.mirror:
             mirrored = draws.flip if self.mirror else None
             matrices = augment.matrices(draws.scale, draws.angles, mirrored, self.planar)
             matrices = send(matrices[:, : self.channels, : self.channels], self.device)
             batch = augment.transform(batch, matrices.repeat_interleave(self.clips, 0))
         return self.pad_persons(batch)
+
+    def choose(
+        self, clips: Clips, chosen: torch.Tensor, order: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return (N * S, M, T, V, C): the frames `chosen` (N, S, T), their joints in `order`."""
+        batch = gather(clips, chosen, order)
+        if self.sampled_motion:
+            following = chosen.flatten(1).roll(-1, dims=1).view_as(chosen)
+            batch = self.stream.between(batch, gather(clips, following, order))
+            batch.unflatten(0, chosen.shape[:2])[:, -1, :, -1] = 0  # nothing follows
+        return batch
 
     def pad_persons(self, batch: torch.Tensor) -> torch.Tensor:
         """Add absent persons, zeros, up to as many as the network takes."""

@@ -71,7 +71,7 @@ class Source:
         self,
         store: Any,
         rows: np.ndarray,
-        prepare: Prepare | None,
+        prepare: Prepare,
         device: torch.device,
         resident: bool | None = None,
     ) -> None:
@@ -119,9 +119,7 @@ class Source:
         """Return what `read` gave on the device and prepared."""
         if self.kept is not None:
             return clips
-        frames = send(clips.frames, self.device)
-        if self.prepare is not None:
-            frames = self.prepare(frames, clips.lengths)
+        frames = self.prepare(send(clips.frames, self.device), clips.lengths)
         return Clips(frames, clips.starts, clips.lengths)
 
     def read_ahead(self, plans: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, Clips]]:

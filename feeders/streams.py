@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 
 from errors import InputError, nearest
+from feeders.source import send
 from graph import Skeleton
 
 NAMES = ("joint", "bone", "skip", "joint-motion", "bone-motion", "skip-motion")
@@ -44,24 +45,25 @@ class Stream:
 
     def __call__(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Return the stream of frames (F, M, V, C): clips of `lengths` (N,), end to end."""
-        if self.kind != "joint":
-            frames = self._relative(frames)
-        return self._motion(frames, lengths) if self.motion else frames
+        frames = self.relative(frames)
+        if self.motion:
+            last = send(lengths.cumsum(0) - 1, frames.device)
+            frames = self.between(frames, frames.roll(-1, 0)).index_fill_(0, last, 0)
+        return frames
 
-    def _relative(self, frames: torch.Tensor) -> torch.Tensor:
-        """Each joint minus its origin; the confidence is the mean of joint and partner."""
+    def relative(self, frames: torch.Tensor) -> torch.Tensor:
+        """Each joint of frames (..., V, C) minus its origin; its score is the two joints' mean."""
+        if self.kind == "joint":
+            return frames
         result = frames - frames.index_select(-2, self.origin)
         if self.scored:
             score = frames[..., SCORE]
             result[..., SCORE] = (score + score.index_select(-1, self.partner)) / 2
         return result
 
-    def _motion(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Next frame minus this one; the confidence is the mean of both; zero in the last frame."""
-        this, following = frames[:-1], frames[1:]
-        result = torch.empty_like(frames)
-        torch.sub(following, this, out=result[:-1])
+    def between(self, this: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
+        """The motion from `this` to `following` (..., V, C); its score is the two frames' mean."""
+        result = following - this
         if self.scored:
-            result[:-1, ..., SCORE] = (this[..., SCORE] + following[..., SCORE]) / 2
-        result[(lengths.cumsum(0) - 1).to(frames.device)] = 0
+            result[..., SCORE] = (this[..., SCORE] + following[..., SCORE]) / 2
         return result

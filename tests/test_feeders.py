@@ -1,5 +1,6 @@
 """feeders/: frame choice, augmentation, streams and batches against the released pipelines."""
 
+import ast
 import pickle
 import random
 from pathlib import Path
@@ -83,7 +84,7 @@ def test_frames_equal_the_released(golden):
             length = annotations[f"in|{clip[0]}"].shape[1]
         settings = {}
         if mode.startswith("test_p"):
-            part = eval(mode.removeprefix("test_p"), {})
+            part = ast.literal_eval(mode.removeprefix("test_p"))
             settings["p_interval"] = part if isinstance(part, tuple) else (part, part)
         elif mode.startswith("train_seed"):
             seed = int(mode.removeprefix("train_seed"))
@@ -329,21 +330,214 @@ def test_training_batches_equal_the_released(released):
 def test_k400_equals_the_released(golden, feature):
     """The released k400 configurations leave pixels as they are, and sample at random in tests."""
     vectors = np.load(golden / "tf_k400.npz")
-    points, score = vectors["squeeze_max2|keypoint"], vectors["squeeze_max2|keypoint_score"]
-    clip = np.concatenate([points, score[..., None]], -1).swapaxes(0, 1).astype("f4")
-    store = make_store([clip], "coco")
-    found = Feeder(store, [0], SHORT[feature], frames=100).batch(torch.tensor([0]))
-    expected = vectors[f"k400|{feature}|val_pipeline+test_mode"]
-    tolerance = {"rtol": 0, "atol": 1e-6 if feature[0] == "j" else 2e-5}
-    tolerance["atol"] = 0.26 if feature == "jm" else tolerance["atol"]
-    np.testing.assert_allclose(found, expected, **tolerance)
+    points, score = vectors["squeeze|keypoint"], vectors["squeeze|keypoint_score"]
+    people = np.concatenate([points, score[..., None]], -1)
+    clip = people[:2].swapaxes(0, 1).astype("f4")  # the network takes the first two
+    store, row = make_store([clip], "coco"), torch.tensor([0])
+    settings = {"stream": SHORT[feature], "frames": 100, "sampled_motion": True}
+    cases = [("val_pipeline+test_mode", 1, None)]
     for mode, clips in (("val", 1), ("test", 10)):
-        feeder = Feeder(store, [0], SHORT[feature], frames=100, clips=clips)
-        chosen = choice.uniform_sample(
-            len(clip), 100, clips, random=np.random.RandomState(0), train=True
-        )
-        feeder.table.indices[0] = torch.from_numpy(chosen)
-        found = feeder.batch(torch.tensor([0]))
-        np.testing.assert_allclose(
-            found, vectors[f"k400|{feature}|{mode}_pipeline|npseed0"], **tolerance
-        )
+        state = np.random.RandomState(0)
+        chosen = choice.uniform_sample(len(clip), 100, clips, random=state, train=True)
+        cases.append((f"{mode}_pipeline|npseed0", clips, torch.from_numpy(chosen)))
+    for key, clips, chosen in cases:
+        feeder = Feeder(store, [0], clips=clips, **settings)
+        if chosen is not None:
+            feeder.table.indices[0] = chosen
+        expected = vectors[f"k400|{feature}|{key}"]
+        np.testing.assert_allclose(feeder.batch(row), expected, rtol=0, atol=1e-5, err_msg=key)
+
+
+# --- NW-UCLA ---
+
+
+def field_feeder(clip, angles, chosen):
+    """CTR-GCN's feeder_ucla in plain NumPy: rotate the rows, scale into the box, choose frames."""
+    (cx, cy, _), (sx, sy, _) = np.cos(angles), np.sin(angles)
+    about_x = np.array([[1, 0, 0], [0, cx, sx], [0, -sx, cx]])
+    about_y = np.array([[cy, 0, -sy], [0, 1, 0], [sy, 0, cy]])
+    points = clip.reshape(-1, 3).astype(np.float64) @ about_y @ about_x
+    low, high = points.min(0), points.max(0)
+    box = ((points - low) / (high - low) * 2 - 1).reshape(clip.shape)
+    return box[chosen].swapaxes(0, 1)  # (M, T, V, C)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_nw_ucla_follows_the_field(resident):
+    clips = random_clips([30, 1, 80, 9], persons=1, joints=20)
+    store = make_store(clips, "nw_ucla")
+    rows = torch.tensor([2, 0, 1, 2])
+    test = nw_ucla.Feeder(store, np.arange(4), resident=resident)
+    for row, found in zip(rows.tolist(), test.batch(rows)):
+        chosen = np.floor(np.linspace(0, len(clips[row]) - 1, 52)).astype(int)
+        expected = field_feeder(clips[row], np.zeros(3), chosen)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    train = nw_ucla.Feeder(store, np.arange(4), train=True, resident=resident)
+    draws = train.draw(rows, torch.Generator().manual_seed(0))
+    assert draws.angles[:, :2].abs().max() <= np.pi / 3 and not draws.angles[:, 2].any()
+    chosen = choice.sorted_draw(test.source.lengths[rows], draws.frames, 52)[:, 0].numpy()
+    for i, (row, found) in enumerate(zip(rows.tolist(), train.make(rows, draws))):
+        expected = field_feeder(clips[row], draws.angles[i].numpy(), chosen[i])
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        assert (np.diff(chosen[i]) >= 0).all() and chosen[i].max() < len(clips[row])
+
+
+def test_nw_ucla_takes_the_stream_after_the_box():
+    (clip,) = random_clips([7], persons=1, joints=20)
+    clip[..., 1] = 0.5  # an axis without extent must not divide by zero
+    store = make_store([clip], "nw_ucla")
+    rows = torch.tensor([0])
+    joints, bones, motion = (
+        nw_ucla.Feeder(store, [0], stream, frames=7).batch(rows)[0]
+        for stream in ("joint", "bone", "joint-motion")
+    )
+    assert (joints[..., 1] == -1).all()
+    parent = list(graph.load("nw_ucla").parent)
+    torch.testing.assert_close(bones, joints - joints[:, :, parent], rtol=0, atol=0)
+    torch.testing.assert_close(motion[:, :-1], joints.diff(dim=1), rtol=0, atol=0)
+    assert not motion[:, -1].any()
+
+
+# --- batches, wherever the frames lie ---
+
+FEEDERS = [
+    ("ntu_rgb_d", Feeder, {}),
+    ("ntu_rgb_d", Feeder, {"train": True, "p_interval": (0.5, 1)}),
+    ("coco", Feeder, {"train": True, "mirror": True, "sampled_motion": True}),
+    ("openpose", Feeder, {"clips": 3, "persons": 4}),
+    ("nw_ucla", nw_ucla.Feeder, {"train": True}),
+]
+
+
+@pytest.fixture
+def few_at_once(monkeypatch):
+    """Load a resident store in several parts, as a large one is."""
+    monkeypatch.setattr(source, "CLIPS_AT_ONCE", 3)
+
+
+@pytest.mark.parametrize("stream", NAMES)
+@pytest.mark.parametrize(("layout", "kind", "settings"), FEEDERS)
+def test_mapped_batches_equal_resident_ones(tmp_path, few_at_once, layout, kind, settings, stream):
+    lengths = np.random.default_rng(1).integers(1, 150, 12)
+    clips = random_clips(lengths, joints=graph.load(layout).num_joints)
+    rows = np.array([7, 3, 3, 0, 11, 5, 9, 1])
+    feeders = [
+        kind(make_store(clips, layout, path), rows, stream, resident=resident, **settings)
+        for path, resident in ((tmp_path, False), (None, True))
+    ]
+    assert [feeder.where.split(" ")[0] for feeder in feeders] == ["memory-mapped,", "on"]
+    order = torch.randperm(len(rows)).repeat(6).split(5)
+    epochs = [
+        feeder.batches(Batch(part, step, seed=100 + step) for step, part in enumerate(order))
+        for feeder in feeders
+    ]
+    for step, (mapped, resident) in enumerate(zip(*epochs, strict=True)):
+        assert mapped[2].step == resident[2].step == step
+        torch.testing.assert_close(mapped[0], resident[0], rtol=0, atol=0)
+        torch.testing.assert_close(mapped[1], resident[1], rtol=0, atol=0)
+        assert mapped[0].shape[1] == settings.get("persons", 2)
+    assert step == len(order) - 1
+
+
+def test_rows_are_positions_within_the_feeder():
+    clips = random_clips([70, 30, 200])
+    store = make_store(clips)
+    feeder = Feeder(store, [2, 0])
+    assert feeder.names == ["sample2", "sample0"] and feeder.labels.tolist() == [2, 0]
+    found = feeder.batch(torch.tensor([1, 0, 1]))
+    for clip, row in zip(found, (0, 2, 0)):
+        chosen = choice.uniform_sample(len(clips[row]), 64)[0]
+        np.testing.assert_array_equal(clip, clips[row][chosen].swapaxes(0, 1))
+
+
+def test_draws_depend_on_the_generator_alone(tmp_path):
+    """Rows fed with a seed come out the same whatever came before; another seed changes them."""
+    feeder = Feeder(make_store(random_clips([90] * 8)), np.arange(8), train=True)
+    rows = torch.arange(8)
+
+    def fed(seed):
+        torch.rand(3)
+        return next(feeder.batches([Batch(rows, seed=seed)]))[0]
+
+    assert torch.equal(fed(1), fed(1)) and not torch.equal(fed(1), fed(2))
+    several = Feeder(make_store(random_clips([90] * 8)), np.arange(8), train=True, clips=3)
+    assert several.batch(rows).shape == (24, 2, 64, 25, 3)
+
+
+def test_training_draws_have_the_stated_range():
+    feeder = Feeder(make_store(random_clips([90])), [0], train=True, flip=0.25)
+    draws = feeder.draw(torch.zeros(4000, dtype=torch.int64), torch.Generator().manual_seed(0))
+    for values, bound in ((draws.scale, 0.1), (draws.angles, 0.3)):
+        assert 0.99 * bound < values.max() <= bound and -bound <= values.min() < -0.99 * bound
+        assert values.mean(0).abs().max() < 5 * bound / np.sqrt(3 * 4000)
+    assert abs(draws.flip.float().mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 4000)
+
+
+def test_with_clips_shares_the_frames():
+    feeder = Feeder(make_store(random_clips([70, 30])), [0, 1])
+    ten = feeder.with_clips(10)
+    expected = Feeder(make_store(random_clips([70, 30])), [0, 1], clips=10)
+    rows = torch.tensor([1, 0])
+    assert ten.source is feeder.source and feeder.clips == 1
+    assert torch.equal(ten.batch(rows), expected.batch(rows))
+
+
+# --- plain PyTorch ---
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_data_loader_workers_give_the_same(tmp_path, resident):
+    store = make_store(random_clips([70, 30, 100, 9, 64]), path=tmp_path)
+    feeder = Feeder(store, np.arange(5), "bone-motion", resident=resident)
+    expected = feeder.batch(torch.arange(5))
+    sent = pickle.loads(pickle.dumps(feeder))  # as to a worker that is spawned, not forked
+    for data, workers in ((feeder, 2), (sent, 0)):
+        clips, labels = zip(*DataLoader(data, batch_size=2, num_workers=workers))
+        assert torch.equal(torch.cat(clips), expected)
+        assert torch.equal(torch.cat(labels), feeder.labels)
+
+
+def test_a_pickled_feeder_leaves_the_frames_on_the_disk(tmp_path):
+    feeder = Feeder(make_store(random_clips([400]), path=tmp_path), [0], resident=True)
+    assert len(pickle.dumps(feeder)) < 20_000 < feeder.source.nbytes
+
+
+def test_single_samples():
+    feeder = Feeder(make_store(random_clips([70, 30])), [1, 0], clips=2)
+    clips, label = feeder[-1]
+    assert clips.shape == (2, 2, 64, 25, 3) and label == 0
+    assert [label for _, label in feeder] == [1, 0]
+    train = Feeder(make_store(random_clips([70, 30])), [1, 0], train=True)
+    torch.manual_seed(0)
+    first = train[0][0]
+    torch.manual_seed(0)
+    assert torch.equal(first, train[0][0]) and not torch.equal(first, train[0][0])
+
+
+# --- what a user can mend ---
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"stream": "bones"}, "stream: 'bones'.*did you mean bone"),
+        ({"skeleton": graph.load("coco")}, "25 joints .ntu_rgb_d., but model_args.graph=coco"),
+        ({"persons": 1}, "model_args.num_person: 1, .* 2 persons"),
+        ({"frames": 0}, "frames: 0"),
+        ({"clips": 0}, "test_clips: 0"),
+    ],
+)
+def test_what_does_not_fit_is_named(settings, message):
+    with pytest.raises(InputError, match=message):
+        Feeder(make_store(random_clips([9])), [0], **settings)
+
+
+def test_a_lopsided_layout_cannot_be_flipped():
+    skeleton = graph.load("nw_ucla")
+    lopsided = type(skeleton)(**{**vars(skeleton), "parent": (1, 4, *skeleton.parent[2:])})
+    store = make_store(random_clips([9], joints=20), "nw_ucla")
+    with pytest.raises(InputError, match=r"feeder_args\.flip"):
+        Feeder(store, [0], "bone", train=True, skeleton=lopsided)
+    Feeder(store, [0], "joint", train=True, skeleton=lopsided)
+    with pytest.raises(InputError, match="test_clips: 10"):
+        nw_ucla.Feeder(store, [0], clips=10)

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from longtail.sampling import Sampling
+from longtail.sampling import InstanceSampling
+from longtail.weights import scaled
 
 
 def formula_counts(class_counts: Tensor, imbalance: float | None) -> Tensor:
@@ -102,7 +103,7 @@ class PartialMixup:
     def apply(
         self, clips: Tensor, labels: Tensor, rows: Tensor, partners: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return clips and targets with rows[k] mixed with partners[k], CPU indices in the batch."""
+        """Return clips and targets with rows[k] mixed with partners[k] (indices on the CPU)."""
         self._follow(clips.device)
         source, mixed = torch.arange(len(clips)), torch.zeros(len(clips), dtype=torch.bool)
         source[rows], mixed[rows] = partners, True
@@ -151,7 +152,7 @@ def shrinking_walk(
     return rows, partners
 
 
-class ReverseSampling(Sampling):
+class ReverseSampling(InstanceSampling):
     """Reverse sampling: the tail third is shown as often as the most frequent class.
 
     Classes from place 2 int(K/3) on in the order by count, descending and stable, have
@@ -189,16 +190,13 @@ class ActionAwareWeights:
         formula: float | None = None,
     ) -> None:
         counts = formula_counts(class_counts, formula)
-        self.present = counts > 0
-        least, most = counts[self.present].min(), counts.max()
+        least, most = counts[counts > 0].min(), counts.max()
         self.counts, self.uniform, self.alternate = counts, bool(least == most), alternate
         self.beta = low + spread * (counts - least) / (most - least).clamp_min(1)
 
     def __call__(self, stage_epoch: int) -> Tensor:
         """Return w (K,) float32 for an epoch, from 0, of the second stage."""
         if self.uniform:
-            return self.present.float()
+            return (self.counts > 0).float()
         beta = 1 - self.beta if self.alternate and stage_epoch % 2 else self.beta
-        weights = (1 - beta) / (1 - beta**self.counts)
-        weights = torch.where(self.present, weights, 0.0)  # beta^0 = 1: an empty class divides by 0
-        return (weights * self.present.sum() / weights.sum()).float()
+        return scaled((1 - beta) / (1 - beta ** self.counts.clamp_min(1)), self.counts)

@@ -1,15 +1,18 @@
 """Mixing of the samples of a batch, and the soft targets that come of it.
 
 All draws come from a CPU generator, so an epoch is the same on every device; the arithmetic runs
-where the clips are, and nothing waits for it. Inputs are never modified.
+where the clips are, and nothing waits for it. Inputs are never modified. BRL's own mixing is in
+brl.py; with `threshold: .inf` that is the body-part CutMix of a fixed share.
 """
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 
@@ -23,3 +26,208 @@ class Plain:
         self, clips: Tensor, labels: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         return clips, one_hot(labels, self.num_class).float()
+
+
+class Mixup:
+    """Mixup: lam x_i + (1 - lam) x_j, lam ~ Beta(alpha, alpha) for a batch, j a permutation of it:
+    Zhang et al., "mixup", ICLR 2018. With a finite kappa it is Remix (Chou et al., "Remix:
+    Rebalanced Mixup", ECCV workshops 2020, eq. 4-6), which gives the label to the rarer class:
+
+        share of y_i = 0      if n_i >= kappa n_j and lam < tau,
+                       1      if n_j >= kappa n_i and 1 - lam < tau,
+                       lam    otherwise.
+
+    Remix has kappa 3 and tau 0.5.
+    """
+
+    def __init__(
+        self,
+        class_counts: Tensor,
+        skeleton: Any = None,
+        alpha: float = 1.0,
+        kappa: float = float("inf"),
+        tau: float = 0.5,
+    ) -> None:
+        self.counts = class_counts.double()
+        self.alpha, self.kappa, self.tau = alpha, kappa, tau
+
+    def __call__(
+        self, clips: Tensor, labels: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return mixed clips (N, M, T, V, C) and targets (N, K)."""
+        partners = torch.randperm(len(clips), generator=generator)
+        seed = int(torch.randint(2**62, (), generator=generator))
+        lam = float(np.random.default_rng(seed).beta(self.alpha, self.alpha))
+        return self.apply(clips, labels, partners, lam)
+
+    def apply(
+        self, clips: Tensor, labels: Tensor, partners: Tensor, lam: float
+    ) -> tuple[Tensor, Tensor]:
+        """Mix each row with its partner (CPU indices) at the share lam."""
+        partners = partners.to(clips.device)
+        share = self.shares(labels, labels[partners], lam)[:, None]
+        own, other = (one_hot(y, len(self.counts)).float() for y in (labels, labels[partners]))
+        return lam * clips + (1 - lam) * clips[partners], share * own + (1 - share) * other
+
+    def shares(self, labels: Tensor, others: Tensor, lam: float) -> Tensor:
+        """Return the share (N,) of the own label in the target."""
+        self.counts = self.counts.to(labels.device)
+        own, other = self.counts[labels], self.counts[others]
+        share = torch.full(own.shape, lam, device=own.device)
+        if lam < self.tau:
+            share = share.masked_fill(own >= self.kappa * other, 0.0)
+        if 1 - lam < self.tau:
+            share = share.masked_fill(other >= self.kappa * own, 1.0)
+        return share
+
+
+class ShapMix:
+    """Zhang et al., "Shap-Mix: Shapley Value Guided Mixing for Long-Tailed Skeleton Based Action
+    Recognition", IJCAI 2024, arXiv 2407.12312.
+
+    The body has five parts; S runs over the 20 subsets of two or three of them. The saliency V
+    (K, 20) holds what the parts S tell of class y, an average with memory `memory` of the gains
+
+        ReLU(p_y(x_{S u R}) - p_y(x_R)) * 10 / joints(S),
+
+    R a random coalition of the other parts (empty in the first `warm_up` epochs); absent parts are
+    the mean clip's. A batch comes back twice, clean and mixed: (2N, ...), and targets whose rows
+    sum to 2, so that the losses of both halves add up, as the paper's do. With probability `mixup`
+    the mixed half is plain mixup, lam ~ U(0, 1). Else a segment of `segment` frames (in steps of 4)
+    is pasted from sample j on some parts; the donor's segment is as long or longer and is resized
+    in time. If j's class is the rarer, S ~ softmax(V[y_j] / temperature) is pasted; else S ~
+    softmax(V[y_i] / temperature) is kept, and all other parts are pasted. lam is the pasted share
+    of (T, V). In the first `warm_up` epochs S is uniform.
+
+    `observe` is to be called with each batch before it is mixed. The mean clip is that of the
+    training clips seen so far; during the warm-up V takes the latest gain, as the released code
+    does, so that it does not start from zeros.
+    """
+
+    def __init__(
+        self,
+        class_counts: Tensor,
+        skeleton: Any,
+        mixup: float = 0.25,
+        memory: float = 0.9,
+        temperature: float = 0.2,
+        warm_up: int = 5,
+        segment: tuple[int, int] = (28, 44),
+    ) -> None:
+        if len(skeleton.parts) != 5:
+            raise ValueError(f"layout {skeleton.name} names no five body parts")
+        joints = torch.arange(skeleton.num_joints)
+        self.parts = torch.stack([torch.isin(joints, torch.tensor(p)) for p in skeleton.parts])
+        self.subsets = [s for size in (2, 3) for s in combinations(range(5), size)]
+        self.masks = torch.stack([self.parts[list(s)].any(0) for s in self.subsets])  # (20, V)
+        # The other parts of a subset of two or three are one of three or two.
+        others = [tuple(p for p in range(5) if p not in s) for s in self.subsets]
+        self.complement = torch.tensor([self.subsets.index(s) for s in others])
+        self.counts = class_counts.clone()
+        self.saliency = torch.zeros(len(class_counts), len(self.subsets))
+        self.mean_clip, self.seen = torch.zeros(()), 0
+        self.mixup, self.memory, self.temperature = mixup, memory, temperature
+        self.warm_up, self.segment, self.epoch = warm_up, segment, 0
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    @torch.no_grad()
+    def observe(
+        self, model: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None
+    ) -> None:
+        """Measure one random S on clips (N, M, T, V, C): two passes of the model, unmixed."""
+        self._follow(clips.device)
+        self.seen += len(clips)
+        self.mean_clip = self.mean_clip + (clips - self.mean_clip).sum(0) / self.seen
+        subset, coalition = self.draw_coalition(generator)
+        part_of = self.parts[coalition].any(0)  # (V,)
+        without = torch.where(part_of[:, None], clips, self.mean_clip)
+        with_subset = torch.where(self.masks[subset][:, None], clips, without)
+        training = model.training
+        model.eval()
+        chances = model(torch.cat([with_subset, without])).float().softmax(-1)  # (2N, K)
+        model.train(training)
+        gain = chances.gather(1, labels.repeat(2)[:, None]).view(2, -1)
+        gain = (gain[0] - gain[1]).relu() * 10 / self.masks[subset].sum()
+        self.update(subset, labels, gain)
+
+    def draw_coalition(self, generator: torch.Generator | None) -> tuple[int, list[int]]:
+        """Return the number of a subset S, sizes two and three alike, and the parts of R."""
+        size = int(torch.randint(2, 4, (), generator=generator))
+        order = torch.randperm(5, generator=generator).tolist()
+        most = int(torch.randint(0, 6 - size, (), generator=generator))
+        coalition = order[size : size + most] if self.epoch >= self.warm_up else []
+        return self.subsets.index(tuple(sorted(order[:size]))), coalition
+
+    def update(self, subset: int, labels: Tensor, gains: Tensor) -> None:
+        """Let V[y_i, subset] take gains[i] (N,) in turn: V <- memory V + (1 - memory) gain."""
+        memory = self.memory if self.epoch >= self.warm_up else 0.0
+        later = (labels[:, None] == labels).triu(1).sum(1)  # updates of the same class to come
+        fresh = torch.zeros_like(self.saliency[:, subset])
+        fresh.index_add_(0, labels, (1 - memory) * memory**later * gains)
+        times = one_hot(labels, len(self.saliency)).sum(0)
+        self.saliency[:, subset] = memory**times * self.saliency[:, subset] + fresh
+
+    def __call__(
+        self, clips: Tensor, labels: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the clean and the mixed batch (2N, M, T, V, C) and their targets (2N, K)."""
+        self._follow(clips.device)
+        count, frames = len(clips), clips.shape[2]
+        partners = (torch.arange(count) + between(1, max(count - 1, 1), generator)) % count
+        plain, lam = torch.rand(2, generator=generator).tolist()
+        uniform = torch.rand(count, generator=generator)
+        unit = min(4, frames)
+        low, high = (min(length // unit, frames // unit) for length in self.segment)
+        length = between(low, high, generator)
+        start = between(0, frames // unit - length, generator)
+        donor_length = between(length, frames // unit, generator)
+        donor_start = between(0, frames // unit - donor_length, generator)
+
+        partners = partners.to(clips.device)
+        donors = labels[partners]
+        if plain < self.mixup:
+            mixed, share = (1 - lam) * clips + lam * clips[partners], torch.tensor(lam)
+            share = share.expand(count).to(clips.device)
+        else:
+            pasted = self.masks[self.choose(labels, donors, uniform.to(clips.device))]  # (N, V)
+            place = torch.arange(length * unit)
+            source = torch.arange(frames)
+            source[start * unit + place] = donor_start * unit + place * donor_length // length
+            inside = torch.isin(torch.arange(frames), start * unit + place).to(clips.device)
+            paste = (inside[:, None] & pasted[:, None])[:, None, :, :, None]  # (N, 1, T, V, 1)
+            mixed = torch.where(paste, clips[partners][:, :, source.to(clips.device)], clips)
+            share = length * unit * pasted.sum(1) / pasted.shape[1] / frames
+        own, other = (one_hot(y, len(self.counts)).float() for y in (labels, donors))
+        targets = (1 - share)[:, None] * own + share[:, None] * other
+        return torch.cat([clips, mixed]), 2 * torch.cat([own, targets])
+
+    def choose(self, labels: Tensor, donors: Tensor, uniform: Tensor) -> Tensor:
+        """Return the subset (N,) that is pasted for each sample; uniform (N,) in [0, 1)."""
+        donor_is_rarer = self.counts[donors] < self.counts[labels]
+        saliency = self.saliency[torch.where(donor_is_rarer, donors, labels)]  # (N, 20)
+        if self.epoch < self.warm_up:
+            saliency = torch.zeros_like(saliency)
+        reached = (saliency / self.temperature).softmax(1).cumsum(1)
+        subset = (reached <= uniform[:, None]).sum(1).clamp_max(len(self.subsets) - 1)
+        return torch.where(donor_is_rarer, subset, self.complement[subset])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs."""
+        return {"saliency": self.saliency, "mean_clip": self.mean_clip, "seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.saliency, self.mean_clip = state["saliency"], state["mean_clip"]
+        self.seen = int(state["seen"])
+
+    def _follow(self, device: torch.device) -> None:
+        """Keep the constants and the table where the clips are."""
+        names = ("parts", "masks", "complement", "counts", "saliency", "mean_clip")
+        for name in names:
+            setattr(self, name, getattr(self, name).to(device))
+
+
+def between(low: int, high: int, generator: torch.Generator | None) -> int:
+    """Draw an integer in low..high, both included."""
+    return int(torch.randint(low, high + 1, (), generator=generator))

@@ -32,8 +32,8 @@ def apportion(shares: Tensor, length: int) -> Tensor:
     return ends.diff(prepend=ends.new_zeros(1))
 
 
-class Sampling:
-    """Instance sampling: every row `repeat` times an epoch. The others override `draws`."""
+class InstanceSampling:
+    """Every row `repeat` times an epoch. The other rules override `draws`."""
 
     def __init__(self, labels: Tensor, class_counts: Tensor, repeat: int = 1) -> None:
         self.labels = labels.cpu()
@@ -52,3 +52,58 @@ class Sampling:
     def epoch(self, generator: torch.Generator | None, progress: float = 0.0) -> Tensor:
         """Return the shuffled rows (len(self),) int64 of one epoch; progress in [0, 1)."""
         return draw_rows(self.labels, self.draws(progress), generator)
+
+
+class PowerSampling(InstanceSampling):
+    """Class c has a share n_c^power of an epoch as long as instance sampling's: Kang et al.,
+    "Decoupling Representation and Classifier", ICLR 2020, eq. 1.
+
+    power 1 is instance sampling, 0.5 square-root, 0 class-balanced.
+    """
+
+    def __init__(
+        self, labels: Tensor, class_counts: Tensor, repeat: int = 1, power: float = 0.0
+    ) -> None:
+        super().__init__(labels, class_counts, repeat)
+        self.power = power
+
+    def shares(self, power: float) -> Tensor:
+        """Return the share of each class (K,), 0 for a class without members."""
+        members = self.members.double()
+        shares = torch.where(members > 0, members.clamp_min(1) ** power, 0.0)
+        return shares / shares.sum()
+
+    def draws(self, progress: float) -> Tensor:
+        return apportion(self.shares(self.power), self.repeat * len(self.labels))
+
+
+class ProgressiveSampling(PowerSampling):
+    """From instance to class-balanced sampling, Kang et al., ICLR 2020, eq. 2: shares
+    (1 - t) p_instance + t p_balanced, where t is the share of training that is done."""
+
+    def __init__(self, labels: Tensor, class_counts: Tensor, repeat: int = 1) -> None:
+        super().__init__(labels, class_counts, repeat)
+
+    def draws(self, progress: float) -> Tensor:
+        shares = (1 - progress) * self.shares(1.0) + progress * self.shares(0.0)
+        return apportion(shares, self.repeat * len(self.labels))
+
+
+class RepeatFactorSampling(InstanceSampling):
+    """repeat * max(1, sqrt(threshold / f_c)) copies of class c, f_c = n_c / n: Gupta et al.,
+    "LVIS", CVPR 2019. threshold None is 1 / K, near that paper's 0.001 for 1203 classes."""
+
+    def __init__(
+        self,
+        labels: Tensor,
+        class_counts: Tensor,
+        repeat: int = 1,
+        threshold: float | None = None,
+    ) -> None:
+        super().__init__(labels, class_counts, repeat)
+        self.threshold = 1 / len(class_counts) if threshold is None else threshold
+
+    def draws(self, progress: float) -> Tensor:
+        frequency = self.members.double().clamp_min(1) / len(self.labels)
+        factor = (self.threshold / frequency).sqrt().clamp_min(1)
+        return (self.repeat * factor * self.members).round().long()

@@ -18,7 +18,7 @@ from longtail.brl import (
     shrinking_walk,
 )
 from longtail.losses import CrossEntropy
-from longtail.sampling import Sampling, apportion, draw_rows
+from longtail.sampling import InstanceSampling, apportion, draw_rows
 from longtail.schedule import Stages
 from longtail.shots import accuracy, groups
 
@@ -175,7 +175,7 @@ def test_released_sampler(golden):
 
 def test_instance_sampling_and_empty_classes():
     labels = torch.tensor([0, 2, 2, 0, 0])
-    sampling = Sampling(labels, torch.tensor([3, 0, 2]), repeat=3)
+    sampling = InstanceSampling(labels, torch.tensor([3, 0, 2]), repeat=3)
     assert sampling.epoch(None).bincount().tolist() == [3] * 5 and len(sampling) == 15
     rows = draw_rows(labels, torch.tensor([4, 0, 3]), None)
     assert labels[rows].bincount().tolist() == [4, 0, 3]

@@ -1,0 +1,291 @@
+"""Losses and class weights: golden vectors of the released forms, NumPy, autograd, invariances."""
+
+import numpy as np
+import pytest
+import torch
+
+from longtail.losses import (
+    KPS,
+    LDAM,
+    CrossEntropy,
+    Equalization,
+    Focal,
+    Gumbel,
+    InfluenceBalanced,
+    LogitAdjustment,
+)
+from longtail.schedule import Stages
+from longtail.weights import EffectiveNumber, InverseFrequency
+
+SPLITS = ("xsub_train_60", "xsub_train_120", "xset_train_120", "train_10")
+COUNTS = torch.tensor([60, 40, 25, 10, 4, 1])
+LOSSES = {
+    "cross entropy": CrossEntropy(COUNTS),
+    "focal": Focal(COUNTS),
+    "balanced softmax": LogitAdjustment(COUNTS),
+    "logit adjustment": LogitAdjustment(COUNTS, tau=1.5),
+    "LDAM": LDAM(COUNTS),
+    "LDAM, scale 1": LDAM(COUNTS, scale=1.0),
+    "KPS": KPS(COUNTS),
+    "KPS, first stage": KPS(COUNTS).first_stage,
+    "Gumbel": Gumbel(COUNTS),
+    "Gumbel, softmax": Gumbel(COUNTS, softmax=True),
+    "equalization": Equalization(COUNTS, gamma=1.0),
+    "equalization, head": Equalization(COUNTS, gamma=1.0, masked="head"),
+}
+
+
+@pytest.fixture(scope="module")
+def losses(golden):
+    return np.load(golden / "losses.npz")
+
+
+def check_sequence(losses, split, name, stages, tolerance=2e-6):
+    """Compare loss and gradient at each epoch that a golden sequence holds."""
+    logits = torch.from_numpy(losses[f"{split}|logits"])
+    num_class = logits.shape[1]
+    targets = torch.eye(num_class)[torch.from_numpy(losses[f"{split}|label"])]
+    for k, epoch in enumerate(losses[f"{split}|{name}|epochs"].tolist()):
+        leaf = logits.clone().requires_grad_()
+        torch.manual_seed(1000 + epoch)
+        loss = stages.criterion(epoch)(leaf, targets, stages.class_weights(epoch))
+        loss.backward()
+        assert loss.item() == pytest.approx(losses[f"{split}|{name}|loss"][k], rel=tolerance)
+        expected = losses[f"{split}|{name}|grad"][k]
+        atol = 1e-6 * np.abs(expected).max()
+        np.testing.assert_allclose(leaf.grad, expected, rtol=1e-3, atol=max(atol, 1e-8))
+
+
+def released(name, counts):
+    """Return the Stages that repeat a released loss, as config/released.yaml's values would."""
+    plain, deferred = CrossEntropy(counts), {"loss_from": "second_stage"}
+    length, criterion, weights, extra = {
+        "CrossEntropyLoss": (5, plain, None, {}),
+        # It counts to weigh by inverse frequency, but overwrites its weights by ones first ...
+        "TwostageWeightedLoss": (5, plain, None, {}),
+        "TwostageWeightedLoss_every_epoch": (5, plain, None, {}),
+        # ... unless it is first called in the second stage.
+        "TwostageWeightedLoss_fresh20": (5, plain, InverseFrequency(counts), {}),
+        "TwostageFocalLoss": (5, Focal(counts), None, deferred),
+        "FocalLoss": (5, Focal(counts), None, {}),
+        "TwostageCBLoss": (5, plain, EffectiveNumber(counts, beta=0.999), {}),
+        "TwostageCBLoss_every_epoch": (5, plain, EffectiveNumber(counts, beta=0.999), {}),
+        "TwostageCBLoss_fresh20": (5, plain, EffectiveNumber(counts, beta=0.999), {}),
+        "TwostageLDAMLoss": (5, LDAM(counts), EffectiveNumber(counts, beta=0.999999), {}),
+        "TwostageBalancedSoftmax": (5, LogitAdjustment(counts), None, {}),
+        "KPSLoss": (5, KPS(counts), None, {}),
+        "GumbelCE": (4, Gumbel(counts, softmax=True), None, deferred),
+        "TwostageEQL_seeded": (
+            5,
+            Equalization(counts, gamma=1 - 0.00176, masked="head"),
+            None,
+            deferred,
+        ),
+    }[name]
+    return Stages(24, length, criterion, weights, num_class=len(counts), **extra)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_released_losses(losses, split):
+    counts = torch.from_numpy(losses[f"{split}|num_class_list"])
+    names = {key.split("|")[1] for key in losses.files if key.endswith("|epochs")}
+    elsewhere = {name for name in names if name.startswith("TwostageAA")}  # test_brl.py
+    forced = {"TwostageEQL_rand0", "TwostageEQL_forced"}  # below
+    for name in sorted(names - elsewhere - forced):
+        check_sequence(losses, split, name, released(name, counts))
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_released_class_weights(losses, split):
+    counts = torch.from_numpy(losses[f"{split}|num_class_list"])
+    for name, beta in (("TwostageCBLoss", 0.999), ("TwostageLDAMLoss", 0.999999)):
+        expected = losses[f"{split}|{name}|weight"][2]
+        np.testing.assert_allclose(EffectiveNumber(counts, beta)(0), expected, rtol=1e-5)
+    ratio = InverseFrequency(counts)(0).numpy() / losses[f"{split}|weight_class_list"]
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_released_equalization_with_given_draws(losses, split):
+    counts = torch.from_numpy(losses[f"{split}|num_class_list"])
+    logits = torch.from_numpy(losses[f"{split}|logits"])
+    label = torch.from_numpy(losses[f"{split}|label"])
+    loss = Equalization(counts, gamma=1 - 0.00176, masked="head")
+    tail = ~loss.spared.numpy()
+    np.testing.assert_array_equal(tail, losses[f"{split}|TwostageEQL|tail_flag"])
+    forced = torch.from_numpy(losses[f"{split}|TwostageEQL_forced|rand"])
+    for name, draws in (("forced", forced), ("rand0", torch.zeros_like(logits))):
+        leaf = logits.clone().requires_grad_()
+        value = loss.costs(leaf, draws).gather(1, label[:, None]).mean()
+        value.backward()
+        expected = losses[f"{split}|TwostageEQL_{name}|loss"][2]  # epoch 19
+        assert value.item() == pytest.approx(expected, rel=2e-6)
+        grad = losses[f"{split}|TwostageEQL_{name}|grad"][2]
+        np.testing.assert_allclose(leaf.grad, grad, rtol=1e-3, atol=1e-7)
+
+
+def softmax_nll(logits, k):
+    return np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[k]
+
+
+def test_costs_against_numpy():
+    """The paper's formulas, one sample and label at a time."""
+    draws = np.random.RandomState(0)
+    logits, n = draws.standard_normal((5, 6)) * 3, COUNTS.numpy().astype(float)
+    margins = n**-0.25 * 0.5 / (n**-0.25).max()
+    slopes = np.log(50 * n / n.min()) / np.log(50)
+    uniform = draws.uniform(size=(5, 6))
+
+    def focal(z, k):
+        return (1 - np.exp(-softmax_nll(z, k))) ** 2 * softmax_nll(z, k)
+
+    def ldam(z, k):
+        z = z.copy()
+        z[k] -= margins[k]
+        return softmax_nll(30 * z, k)
+
+    def kps(z, k, second):
+        z = slopes * z
+        z[k] -= slopes[::-1][k] * 0.5 / slopes.max()
+        return softmax_nll(z * (np.clip(slopes[::-1][k], 1, 50) if second else 1), k)
+
+    def gumbel(z, k):
+        q = np.exp(-np.exp(-np.clip(z, -4, 10)))
+        return -np.log(q[k]) - np.log(1 - np.delete(q, k)).sum()
+
+    def equalization(z, k, row):
+        spared = (n < n[4]) & (uniform[row] < 0.6)  # place 2 int(6 / 3) = 4
+        spared[k] = False
+        return -np.log(np.exp(z[k]) / np.exp(z[~spared]).sum())
+
+    forms = {
+        "focal": focal,
+        "balanced softmax": lambda z, k: -np.log(n[k] * np.exp(z[k]) / (n * np.exp(z)).sum()),
+        "logit adjustment": lambda z, k: softmax_nll(z + 1.5 * np.log(n / n.sum()), k),
+        "LDAM": ldam,
+        "KPS": lambda z, k: kps(z, k, True),
+        "KPS, first stage": lambda z, k: kps(z, k, False),
+        "Gumbel": gumbel,
+    }
+    for name, form in forms.items():
+        expected = [[form(z, k) for k in range(6)] for z in logits]
+        costs = LOSSES[name].costs(torch.from_numpy(logits))
+        np.testing.assert_allclose(costs, expected, rtol=1e-4, atol=1e-6, err_msg=name)
+    costs = Equalization(COUNTS, gamma=0.6).costs(*map(torch.from_numpy, (logits, uniform)))
+    expected = [[equalization(z, k, row) for k in range(6)] for row, z in enumerate(logits)]
+    np.testing.assert_allclose(costs, expected, rtol=1e-6)
+
+
+def test_influence_balanced_against_numpy():
+    draws = np.random.RandomState(1)
+    logits, features = draws.standard_normal((5, 6)), draws.standard_normal((5, 8))
+    labels, weights = np.array([0, 5, 2, 2, 4]), InverseFrequency(COUNTS)(0).double().numpy()
+    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    expected = 0
+    for p, h, k in zip(chances, features, labels):
+        influence = np.abs(p - np.eye(6)[k]).sum() * np.abs(h).sum()
+        expected += weights[k] * -np.log(p[k]) * 1000 / (influence + 1e-3) / 5
+    loss = InfluenceBalanced(COUNTS)(
+        *map(torch.from_numpy, (logits, np.eye(6)[labels], weights)),
+        features=torch.from_numpy(features),
+    )
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_class_weights_against_numpy():
+    n = COUNTS.numpy().astype(float)
+    raw = (1 - 0.9999) / (1 - 0.9999**n)
+    np.testing.assert_allclose(EffectiveNumber(COUNTS)(0), raw / raw.sum() * 6, rtol=1e-6)
+    np.testing.assert_allclose(InverseFrequency(COUNTS)(3), 6 / n / (1 / n).sum(), rtol=1e-6)
+    gap = InverseFrequency(torch.tensor([4, 0, 1]))(0)
+    np.testing.assert_allclose(gap, [0.4, 0, 1.6], rtol=1e-6)
+    with pytest.raises(ValueError, match="beta"):
+        EffectiveNumber(COUNTS, beta=1.0)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_against_finite_differences(name):
+    draws = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 6, dtype=torch.float64, generator=draws, requires_grad=True)
+    targets = torch.rand(4, 6, dtype=torch.float64, generator=draws).softmax(1)
+    weights = torch.rand(6, dtype=torch.float64, generator=draws)
+    loss = LOSSES[name].double()
+    for arguments in ((targets,), (targets, weights), (torch.stack([targets, targets]) / 2,)):
+        assert torch.autograd.gradcheck(lambda z, rest=arguments: loss(z, *rest), logits)
+
+
+def test_gradients_of_influence_balanced():
+    draws = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 6, dtype=torch.float64, generator=draws, requires_grad=True)
+    features = torch.randn(4, 8, dtype=torch.float64, generator=draws, requires_grad=True)
+    targets = torch.rand(4, 6, dtype=torch.float64, generator=draws).softmax(1)
+    loss = InfluenceBalanced(COUNTS)
+    assert torch.autograd.gradcheck(lambda z, h: loss(z, targets, features=h), (logits, features))
+
+
+@pytest.mark.parametrize("name", [*LOSSES, "influence balanced"])
+def test_finite_where_float16_logits_are_large(name):
+    signs = torch.tensor([[1.0, -1, 1, -1, 1, -1], [-1, -1, -1, -1, -1, 1], [0, 0, 0, 0, 0, 1]])
+    logits = (100 * signs).half().float().requires_grad_()  # the loop hands them on as float32
+    for label in range(6):
+        targets = torch.eye(6)[[label] * 3]
+        if name == "influence balanced":
+            loss = InfluenceBalanced(COUNTS)(logits, targets, features=torch.ones(3, 2))
+        else:
+            loss = LOSSES[name].float()(logits, targets, InverseFrequency(COUNTS)(0))
+        (grad,) = torch.autograd.grad(loss, logits)
+        assert loss.isfinite() and grad.isfinite().all()
+
+
+def test_finite_with_a_class_without_samples():
+    counts = torch.tensor([9, 0, 3])
+    logits, targets = torch.randn(3, 3), torch.eye(3)[[0, 2, 2]]
+    for kind in (Focal, LogitAdjustment, LDAM, KPS, Gumbel, Equalization):
+        leaf = logits.clone().requires_grad_()
+        kind(counts)(leaf, targets, InverseFrequency(counts)(0)).backward()
+        assert leaf.grad.isfinite().all()
+
+
+def test_invariances_that_the_papers_state():
+    draws = torch.Generator().manual_seed(0)
+    logits = torch.randn(7, 6, generator=draws)
+    targets = torch.rand(7, 6, generator=draws).softmax(1)
+    plain = CrossEntropy(COUNTS)(logits, targets)
+    equal = torch.full((6,), 12)
+    same = {
+        "focal, gamma 0": Focal(COUNTS, gamma=0.0),
+        "LDAM, margin 0": LDAM(COUNTS, max_margin=0.0, scale=1.0),
+        "balanced softmax, equal counts": LogitAdjustment(equal),
+        "logit adjustment, tau 0": LogitAdjustment(COUNTS, tau=0.0),
+        "equalization, gamma 0": Equalization(COUNTS, gamma=0.0),
+        "equalization, no tail": Equalization(equal, gamma=1.0),
+        "KPS, equal counts, margin 0": KPS(equal, max_margin=0.0),
+    }
+    for name, loss in same.items():
+        assert torch.allclose(loss(logits, targets), plain, atol=1e-6), name
+    balanced = CrossEntropy(COUNTS)(logits, targets, EffectiveNumber(COUNTS, beta=0.0)(0))
+    assert torch.allclose(balanced, plain)
+    nearly = EffectiveNumber(COUNTS, beta=1 - 1e-9)(0)
+    assert torch.allclose(nearly, InverseFrequency(COUNTS)(0), rtol=1e-5)
+
+
+def test_a_mixed_target_costs_the_mean_of_its_labels():
+    draws = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 6, generator=draws)
+    for name, loss in LOSSES.items():
+        each = [loss.float()(logits, torch.eye(6)[[k]]) for k in (1, 5)]
+        mixed = loss(logits, 0.3 * torch.eye(6)[[1]] + 0.7 * torch.eye(6)[[5]])
+        assert torch.allclose(mixed, 0.3 * each[0] + 0.7 * each[1], rtol=1e-5), name
+
+
+def test_equalization_spares_only_the_tail_and_only_by_chance():
+    loss, logits = Equalization(COUNTS, gamma=0.7), torch.zeros(4000, 6)
+    torch.manual_seed(0)
+    costs = loss.costs(logits)
+    # Of six equal logits, the rarest class alone may be left out: log 5 or log 6.
+    left_out = costs[:, 0] < 1.7
+    assert left_out.float().mean().item() == pytest.approx(0.7, abs=0.03)
+    np.testing.assert_allclose(costs[:, 0].exp(), torch.where(left_out, 5.0, 6.0), rtol=1e-5)
+    assert (costs[:, 5] > 1.79).all()
+    rare = Equalization(COUNTS, gamma=1.0, threshold=0.1)  # n_j < 14
+    assert rare.spared.tolist() == [False, False, False, True, True, True]

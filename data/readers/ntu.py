@@ -1,7 +1,8 @@
 """NTU RGB+D 60 and 120: .skeleton files in folders, or in the original zip files as they are.
 
-The choice of bodies is the field's (Chen et al., CTR-GCN, arXiv 2107.12213, after Zhang et al.,
-VA-LSTM): drop tracks that are short or have the shape of noise, let the most moving body lead.
+The choice of bodies is the field's (CTR-GCN, arXiv 2107.12213, and PYSKL, arXiv 2205.09443, whose
+annotations the released weights saw): drop tracks that are short or have the shape of noise, let
+the most moving body lead. Where those two differ, PYSKL is followed.
 """
 
 from __future__ import annotations
@@ -141,7 +142,8 @@ def _variance(joints: np.ndarray) -> float:
 def choose_bodies(bodies: Bodies) -> np.ndarray:
     """Return joints (T, 2, 25, 3) float32 of the main actor and a second body, absent ones zero.
 
-    The frames are those in which anybody is seen and kept; T = 0 if nobody is.
+    The main actor is the most moving one, but who is there first if the other comes later. The
+    frames are those in which anybody is seen and kept; T = 0 if nobody is.
     """
     used, frames = np.unique(bodies.frames, return_inverse=True)
     tracks = _without_noise(_tracks(bodies, frames))
@@ -153,13 +155,15 @@ def choose_bodies(bodies: Bodies) -> np.ndarray:
             first, last = int(track.frames[0]), int(track.frames[-1])
             if span is None:
                 spans[slot] = first, last
-            elif min(span[1], last) <= max(span[0], first):
+            elif min(span[1], last) < max(span[0], first):
                 spans[slot] = min(span[0], first), max(span[1], last)
             else:
                 continue  # overlaps in time with the body that is there
             joints[track.frames, slot] = track.joints
             break
-    return joints[joints.any(axis=(1, 2, 3))]
+    joints = joints[joints.any(axis=(1, 2, 3))]
+    begins_with_second = len(joints) and not joints[0, 0].any()
+    return joints[:, ::-1] if begins_with_second else joints
 
 
 def _tracks(bodies: Bodies, frames: np.ndarray) -> list[Track]:

@@ -16,7 +16,8 @@ from errors import InputError
 
 NUM_JOINTS = 25
 NUM_FIELDS = 12  # of a joint's line
-EXACT_DIGITS = 15  # integers of so many digits, and powers of ten up to 22, are exact in float64
+EXACT_DIGITS = 15  # integers of so many digits are exact in float64, and so are
+POWERS_OF_TEN = 10.0 ** np.arange(EXACT_DIGITS + 3)
 
 
 @dataclass(frozen=True)
@@ -161,10 +162,13 @@ def to_numbers(text: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     is_point = (characters == ord(".")) & inside
     is_minus = (characters[:1] == ord("-")) & inside[:1]
     mantissa = np.zeros(len(starts), np.int64)
-    for digit, counts in zip(digits, is_digit):
+    decimals = np.zeros(len(starts), np.uint8)
+    seen_point = np.zeros(len(starts), bool)
+    for digit, counts, point in zip(digits, is_digit, is_point):
         mantissa = np.where(counts, mantissa * 10 + digit, mantissa)
-    after_point = (is_digit & np.logical_or.accumulate(is_point)).sum(axis=0)
-    values = mantissa / 10.0**after_point
+        decimals += counts & seen_point
+        seen_point |= point
+    values = mantissa / POWERS_OF_TEN[decimals]
     values[is_minus.any(axis=0)] *= -1
     num_digits, num_points = is_digit.sum(axis=0), is_point.sum(axis=0)
     plain = (num_digits + num_points + is_minus.sum(axis=0) == lengths) & (num_points <= 1)

@@ -15,6 +15,7 @@ from errors import InputError
 NTU = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})")
 NW_UCLA = re.compile(r"a(\d\d)_s(\d\d)_e(\d\d)_v(\d\d)")
 NW_UCLA_ACTIONS = (1, 2, 3, 4, 5, 6, 8, 9, 11, 12)  # aXX of class 0, 1, ...; 7 and 10 do not exist
+MANY_CLASSES = 100_000
 CLASS_NAMES = Path(__file__).parent / "class_names"
 
 
@@ -92,4 +93,7 @@ def class_names(data_set: str, num_class: int | None = None) -> list[str]:
 
 def numbered(labels: Sequence[int]) -> list[str]:
     """Return class names for labels that came without: 'class 0' up to the largest label."""
-    return [f"class {label}" for label in range(max(labels, default=-1) + 1)]
+    largest = max(labels, default=-1)
+    if largest >= MANY_CLASSES:
+        raise InputError(f"label {largest}: labels have to number the classes from 0")
+    return [f"class {label}" for label in range(largest + 1)]

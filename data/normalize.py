@@ -57,12 +57,28 @@ def shortest_rotation(vector: np.ndarray, axis: int) -> np.ndarray:
 
 
 def to_image(joints: np.ndarray, height: float, width: float) -> np.ndarray:
-    """Scale pixel positions (T, M, V, 2 or 3) to [-1, 1] over the image; a score stays as it is."""
+    """Scale pixel positions (T, M, V, 2 or 3) to [-1, 1] over the image.
+
+    A score in the third channel stays as it is, and an absent body (all zero) stays zero.
+    """
     half = np.array([width / 2, height / 2], np.float32)
-    position = (joints[..., :2] - half) / half
+    is_there = joints.any(axis=(2, 3), keepdims=True)
+    position = np.where(is_there, (joints[..., :2] - half) / half, 0)
     return np.concatenate([position, joints[..., 2:]], axis=-1).astype(np.float32)
 
 
 def centred(joints: np.ndarray, joint: int = 1) -> np.ndarray:
     """Subtract one joint of the first body's first frame from a clip (NW-UCLA's protocol)."""
     return joints - joints[0, 0, joint]
+
+
+def best_scored(joints: np.ndarray, persons: int = 2) -> np.ndarray:
+    """Normalise OpenPose joints (T, M, V, 3), positions in [0, 1] and a score, as st-gcn does.
+
+    The image's centre becomes the origin, joints of score 0 are zero, and of each frame the persons
+    with the largest total score are kept, best first (Yan et al., arXiv 1801.07455, section 4.1).
+    """
+    position = np.where(joints[..., 2:] == 0, 0, joints[..., :2] - 0.5)
+    joints = np.concatenate([position, joints[..., 2:]], axis=-1).astype(np.float32)
+    best_first = np.argsort(-joints[..., 2].sum(axis=-1), axis=1, kind="stable")[:, :persons]
+    return np.take_along_axis(joints, best_first[..., None, None], axis=1)

@@ -25,7 +25,8 @@ from errors import InputError, nearest
 from files import sync_folder, write_json
 
 FORMAT = 1
-FILES = ("joints.npy", "index.npz", "meta.json")
+LAYOUT_FILE = "layout.yaml"
+FILES = ("joints.npy", "index.npz", "meta.json", LAYOUT_FILE)
 INDEX = ("names", "labels", "starts", "lengths")
 # What fills a store of that name when it is missing.
 COMMANDS = {
@@ -93,8 +94,9 @@ class Store:
 
     @property
     def layout(self) -> str:
-        """Name of the joint layout, as `graph.load` takes it."""
-        return self.meta["layout"]
+        """The joint layout as `graph.load` takes it: a name, or the file that came with it."""
+        layout = self.meta["layout"]
+        return str(self.path / layout) if layout == LAYOUT_FILE else layout
 
     @property
     def class_names(self) -> list[str]:
@@ -138,10 +140,19 @@ class StoreWriter:
         shape: tuple[int, int, int],
         **meta: Any,
     ) -> None:
-        """`shape` is (M, V, C) of every frame; `meta` whatever else meta.json is to tell."""
+        """`shape` is (M, V, C) of every frame, `layout` a name or a layout file (to be copied).
+
+        `meta` is whatever else meta.json is to tell.
+        """
         self.path = Path(path)
         self.shape = shape
-        self.meta = {"format": FORMAT, "layout": layout, "class_names": class_names, **meta}
+        is_file = Path(layout).suffix in (".yaml", ".yml")
+        self.meta = {
+            "format": FORMAT,
+            "layout": LAYOUT_FILE if is_file else layout,
+            "class_names": class_names,
+            **meta,
+        }
         self.rows: list[tuple[str, int, int]] = []  # name, label, length
         self.columns: dict[str, list[Any]] = defaultdict(list)
         self.seen: set[str] = set()
@@ -151,6 +162,8 @@ class StoreWriter:
         _remove_leftovers(self.path)
         self.partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         self.partial.mkdir()
+        if is_file:
+            shutil.copyfile(layout, self.partial / LAYOUT_FILE)
         self.file = (self.partial / "joints.npy").open("wb")
         self._write_header()
 

@@ -6,6 +6,8 @@ finds out what there is to read.
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,9 +18,27 @@ import numpy as np
 READERS = {
     "ntu": "data.readers.ntu",
     "pyskl": "data.readers.pyskl",
+    "ctrgcn": "data.readers.ctrgcn",
     "nw-ucla": "data.readers.nw_ucla",
+    "kinetics-skeleton": "data.readers.kinetics_skeleton",
+    "custom": "data.readers.custom",
     "demo": "data.readers.demo",
 }
+
+# What NumPy and zipfile raise on files that are missing or damaged.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    EOFError,
+    SyntaxError,
+    OverflowError,
+    MemoryError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import re
 import zipfile
-import zlib
 from collections.abc import Container
 from dataclasses import dataclass
 from functools import cache, partial
@@ -19,7 +18,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from data import names, normalize
-from data.readers import Clip, Raw
+from data.readers import UNREADABLE, Clip, Raw
 from data.readers.skeleton_file import NUM_JOINTS, Bodies, parse
 from errors import InputError
 
@@ -83,7 +82,7 @@ def list_files(sources: list[Path]) -> list[Item]:
             try:
                 with zipfile.ZipFile(source) as archive:
                     members = archive.namelist()
-            except (OSError, zipfile.BadZipFile) as error:
+            except UNREADABLE as error:
                 raise InputError(f"{source}: neither a folder nor a zip file ({error})") from error
             files += [(str(source), name) for name in members if name.endswith(".skeleton")]
     return sorted(files, key=_name)
@@ -112,7 +111,7 @@ def _archive(path: str) -> zipfile.ZipFile:
 def _text(path: str, member: str | None, source: str) -> bytes:
     try:
         return Path(path).read_bytes() if member is None else _archive(path).read(member)
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{source}: cannot be read ({error})") from error
 
 

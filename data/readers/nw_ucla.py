@@ -8,7 +8,6 @@ place in the field's official list, which the long-tailed list depends on.
 from __future__ import annotations
 
 import argparse
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 from data import names, normalize
 from data.readers import Clip, Raw
 from data.readers.json_file import JsonFile
+from data.readers.npz_file import load
 from errors import InputError
 
 NUM_JOINTS = 20
@@ -78,13 +78,7 @@ def _normalised(joints: np.ndarray) -> np.ndarray:
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in KEYS}
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file or folder") from None
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: is no npz of NW-UCLA ({error})") from error
+    arrays = load(path, KEYS)
     frames, offsets = arrays["frames"], arrays["offsets"]
     if frames.ndim != 3 or frames.shape[1:] != (NUM_JOINTS, 3) or frames.dtype.kind != "f":
         raise InputError(f"{path}: frames are {frames.dtype} {frames.shape}, not (F, 20, 3)")

@@ -1,14 +1,18 @@
-"""PYSKL's annotation pickles (Duan et al., arXiv 2205.09443): `{split, annotations}`.
+"""PYSKL's annotation pickles, 3D and 2D, and the compressed ones of Kinetics-400.
 
-An annotation has frame_dir, label, total_frames and keypoint (M, T, V, C); 2D poses also
-keypoint_score (M, T, V) and img_shape (height, width).
+A pickle is `{split, annotations}`. An annotation has frame_dir, label, total_frames and keypoint
+(M, T, V, C); 2D poses also keypoint_score (M, T, V) and img_shape (height, width). The compressed
+form lists the persons of all frames, frame by frame: keypoint (n, V, 3) with the score as third
+channel, frame_inds (n,) and box_score (n,); its keypoints may lie in files of their own (raw_file).
+Source: Duan et al., PYSKL, arXiv 2205.09443.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from functools import partial
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,75 +23,122 @@ from data.readers import Clip, Raw
 from errors import InputError
 
 MAX_BODIES = 2
-# (joints, coordinates) of a keypoint -> the layout
+CROWD = 10  # with more persons in a frame the best-scoring come first, in all frames
+# (joints, coordinates) of a pose -> the layout; the compressed form is always of 2D poses
 LAYOUTS = {(25, 3): "ntu_rgb_d", (20, 3): "nw_ucla", (17, 2): "coco", (18, 2): "openpose"}
+NUM_JOINTS = {layout: joints for (joints, _), layout in LAYOUTS.items()}
+NUM_KINETICS = 400
+
+Annotation = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Read:
+    """How an annotation becomes a clip; what it is called with goes to the worker processes."""
+
+    path: Path
+    layout: str
+    threshold: float  # of the box scores of the compressed form
+    in_pixels: bool  # 2D positions stay as they are
+
+    def __call__(self, item: tuple[Annotation, str | None]) -> Clip:
+        """Return the clip of an annotation and its part of the split (None: NTU's names tell)."""
+        annotation, part = item
+        name = str(annotation["frame_dir"])
+        try:
+            joints = self._normalised(annotation)
+            label = int(annotation["label"])
+            columns = names.parse(name)[1] if part is None else {"split": part}
+        except KeyError as error:
+            raise InputError(f"{self.path}: {name}: has no {error}") from None
+        except (TypeError, ValueError, IndexError) as error:
+            raise InputError(f"{self.path}: {name}: {error}") from None
+        return Clip(name, label, joints, columns)
+
+    def _normalised(self, annotation: Annotation) -> np.ndarray:
+        joints = _joints(annotation, self.threshold)
+        is_image = "keypoint_score" in annotation or "frame_inds" in annotation
+        layout = LAYOUTS.get((joints.shape[2], 2 if is_image else joints.shape[3]))
+        if layout != self.layout:
+            raise ValueError(f"joints {joints.shape} are not of layout {self.layout}")
+        if not np.isfinite(joints).all():
+            raise ValueError("a joint is NaN or infinite")
+        if not is_image:
+            if joints.shape[1] > MAX_BODIES:
+                raise ValueError(f"{joints.shape[1]} persons, but 3D poses are of one or two")
+            return normalize.upright(joints)
+        joints = joints[:, :MAX_BODIES].astype(np.float32)
+        if not joints.any():
+            return joints[:0]
+        if self.in_pixels:
+            return joints
+        height, width = annotation["img_shape"]
+        return normalize.to_image(joints, height, width)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="the annotation pickle")
-
-
-def reader(args: argparse.Namespace) -> Raw:
-    content = unpickle.load(args.source)
-    try:
-        annotations, splits = content["annotations"], content["split"]
-        shape = np.shape(annotations[0]["keypoint"])[-2:]
-        labels = [int(annotation["label"]) for annotation in annotations]
-        frame_dirs = [str(annotation["frame_dir"]) for annotation in annotations]
-        layout = LAYOUTS[shape]
-    except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise InputError(
-            f"{args.source}: is no annotation pickle of 3D or 2D poses ({error!r})"
-        ) from None
-    is_ntu = all(map(names.NTU.fullmatch, frame_dirs))
-    parts = {} if is_ntu else _parts(splits, args.source)
-    if is_ntu:
-        class_names = names.class_names("ntu120", 60 if max(labels) < 60 else 120)
-    else:
-        class_names = names.numbered(labels)
-    return Raw(
-        items=_emptying(annotations, parts),
-        total=len(labels),
-        read=partial(read, path=args.source, layout=layout),
-        layout=layout,
-        class_names=class_names,
-        shape=(MAX_BODIES, shape[0], 3),
-        meta={"normalisation": "upright" if shape[1] == 3 else "image to [-1, 1]"},
+    parser.add_argument("--kpfiles", type=Path, help="folder of Kinetics-400's keypoint files")
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, help="least box score in the compressed form (0.5)"
+    )
+    parser.add_argument(
+        "--pixels", action="store_true", help="keep 2D poses in pixels, as released for Kinetics"
     )
 
 
-def read(item: tuple[dict[str, Any], str | None], path: Path, layout: str) -> Clip:
-    """Return the clip of one annotation; InputError names the file and the sample."""
-    annotation, part = item
-    name = str(annotation["frame_dir"])
+def reader(args: argparse.Namespace) -> Raw:
+    annotations, splits = _load(args.source)
     try:
-        joints = _joints(annotation)
-        label = int(annotation["label"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: {name}: {error!r}") from None
-    if LAYOUTS.get((joints.shape[2], joints.shape[3] - ("keypoint_score" in annotation))) != layout:
-        raise InputError(f"{path}: {name}: joints {joints.shape} are not of layout {layout}")
-    if joints.shape[1] > MAX_BODIES:
-        raise InputError(f"{path}: {name}: {joints.shape[1]} persons; at most {MAX_BODIES} fit")
-    if not np.isfinite(joints).all():
-        raise InputError(f"{path}: {name}: a joint is NaN or infinite")
-    if "keypoint_score" in annotation:
-        joints = normalize.to_image(joints, *annotation["img_shape"])
+        labels = [int(annotation["label"]) for annotation in annotations]
+        frame_dirs = [str(annotation["frame_dir"]) for annotation in annotations]
+        layout = "coco" if "frame_inds" in annotations[0] else _layout(annotations[0])
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise InputError(f"{args.source}: is no annotation pickle ({error!r})") from None
+    is_ntu = all(map(names.NTU.fullmatch, frame_dirs))
+    parts = {} if is_ntu else _parts(splits, args.source)
+    is_image = layout in ("coco", "openpose")
+    if is_image:
+        normalisation = "none, in pixels" if args.pixels else "image to [-1, 1]"
     else:
-        joints = normalize.upright(joints)
-    columns = names.parse(name)[1] if part is None else {"split": part}
-    return Clip(name, label, joints, columns)
+        normalisation = "upright"
+    is_apart = "raw_file" in annotations[0] and "keypoint" not in annotations[0]
+    items = _with_keypoints(annotations, args) if is_apart else _emptying(annotations)
+    return Raw(
+        items=((item, parts.get(str(item["frame_dir"]), "") if parts else None) for item in items),
+        total=len(labels),
+        read=Read(args.source, layout, args.threshold, args.pixels),
+        layout=layout,
+        class_names=_class_names(labels, is_ntu, layout),
+        shape=(MAX_BODIES, NUM_JOINTS[layout], 3),
+        meta={"normalisation": normalisation},
+    )
 
 
-def _joints(annotation: dict[str, Any]) -> np.ndarray:
-    """Return the joints (T, M, V, C), a score as the last channel where there is one."""
-    joints = np.asarray(annotation["keypoint"])
-    if "keypoint_score" in annotation:
-        score = np.asarray(annotation["keypoint_score"])[..., None]
-        joints = np.concatenate([joints, score], axis=-1)
-    if joints.ndim != 4 or joints.dtype.kind != "f":
-        raise ValueError(f"keypoint is {joints.dtype} {joints.shape}, not (M, T, V, C) floats")
-    return joints.swapaxes(0, 1)
+def _load(path: Path) -> tuple[list[Annotation], dict[str, list[str]]]:
+    content = unpickle.load(path)
+    try:
+        annotations, splits = list(content["annotations"]), dict(content["split"])
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise InputError(f"{path}: is no annotation pickle ({error!r})") from None
+    if not annotations or not all(isinstance(annotation, dict) for annotation in annotations):
+        raise InputError(f"{path}: holds no annotations")
+    return annotations, splits
+
+
+def _layout(annotation: Annotation) -> str:
+    shape = np.shape(annotation["keypoint"])[-2:]
+    if shape not in LAYOUTS:
+        raise ValueError(f"no known layout has (joints, coordinates) {shape}")
+    return LAYOUTS[shape]
+
+
+def _class_names(labels: list[int], is_ntu: bool, layout: str) -> list[str]:
+    if is_ntu:
+        return names.class_names("ntu120", 60 if max(labels) < 60 else 120)
+    if layout == "coco" and max(labels) == NUM_KINETICS - 1:
+        return names.class_names("kinetics400")
+    return names.numbered(labels)
 
 
 def _parts(splits: dict[str, list[str]], path: Path) -> dict[str, str]:
@@ -98,11 +149,70 @@ def _parts(splits: dict[str, list[str]], path: Path) -> dict[str, str]:
     return dict.fromkeys(splits[test], "test") | dict.fromkeys(splits["train"], "train")
 
 
-def _emptying(
-    annotations: list[dict[str, Any]], parts: dict[str, str]
-) -> Iterator[tuple[dict[str, Any], str | None]]:
+def _emptying(annotations: list[Annotation]) -> Iterator[Annotation]:
     """Yield the annotations and let go of each, so that memory falls as the store grows."""
     annotations.reverse()
     while annotations:
-        annotation = annotations.pop()
-        yield annotation, parts.get(str(annotation["frame_dir"]), "") if parts else None
+        yield annotations.pop()
+
+
+def _with_keypoints(
+    annotations: list[Annotation], args: argparse.Namespace
+) -> Iterator[Annotation]:
+    """Yield annotations whose keypoints lie in other files, of which one is in memory at a time."""
+    if args.kpfiles is None:
+        raise InputError(
+            f"{args.source}: holds no keypoints; give the folder of its keypoint files: --kpfiles"
+        )
+
+    def by_file(annotation: Annotation) -> str:
+        return Path(str(annotation["raw_file"])).name
+
+    for name, members in groupby(sorted(annotations, key=by_file), by_file):
+        keypoints = unpickle.load(args.kpfiles / name)
+        for annotation in members:
+            yield {**annotation, **keypoints.pop(annotation["frame_dir"], {})}
+
+
+def _joints(annotation: Annotation, threshold: float) -> np.ndarray:
+    """Return the joints (T, M, V, C), a score as the last channel where there is one."""
+    joints = np.asarray(annotation["keypoint"])
+    if joints.dtype.kind != "f":
+        raise ValueError(f"keypoint is of {joints.dtype}, not of floating-point numbers")
+    if "frame_inds" in annotation:
+        frames = np.asarray(annotation["frame_inds"])
+        if joints.ndim != 3 or joints.shape[2] != 3 or frames.shape != joints.shape[:1]:
+            raise ValueError(f"keypoint {joints.shape} and frame_inds {frames.shape} do not match")
+        if threshold > 0:
+            kept = np.asarray(annotation["box_score"]) >= threshold
+            frames, joints = frames[kept], joints[kept]
+        return decompress(frames, joints)
+    if joints.ndim != 4:
+        raise ValueError(f"keypoint is {joints.shape}, not (M, T, V, C)")
+    if "keypoint_score" in annotation:
+        score = np.asarray(annotation["keypoint_score"])[..., None]
+        joints = np.concatenate([joints, score], axis=-1)
+    return joints.swapaxes(0, 1)
+
+
+def decompress(frames: np.ndarray, poses: np.ndarray, crowd: int = CROWD) -> np.ndarray:
+    """Return joints (T, M, V, 3) of poses (n, V, 3) that are seen in `frames` (n,), ascending.
+
+    Frames without a person are left out. The persons of a frame stay in their order; only if some
+    frame has more than `crowd`, the best-scoring come first and no more than so many are kept.
+    """
+    if not len(frames):
+        return np.zeros((0, 1, *poses.shape[1:]), poses.dtype)
+    if (np.diff(frames.astype(np.int64)) < 0).any():
+        raise ValueError("frame_inds do not ascend")
+    _, first, frame, persons = np.unique(
+        frames, return_index=True, return_inverse=True, return_counts=True
+    )
+    place = np.arange(len(frames)) - first[frame]
+    if persons.max() > crowd:
+        score = poses[..., 2].sum(axis=-1)
+        best_first = np.lexsort([place, -score, frame])
+        frame, poses = frame[best_first], poses[best_first]
+    joints = np.zeros((len(first), persons.max(), *poses.shape[1:]), poses.dtype)
+    joints[frame, place] = poses
+    return joints[:, :crowd]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 
@@ -61,7 +62,7 @@ class _Lines:
         self.lines: Iterator[tuple[int, bytes]] = enumerate(text.split(b"\n"), start=1)
         self.number, self.path = 0, path
 
-    def fail(self, what: str) -> None:
+    def fail(self, what: str) -> NoReturn:
         raise InputError(f"{self.path}: line {self.number}: {what}")
 
     def fields(self, what: str, at_least: int) -> list[bytes]:

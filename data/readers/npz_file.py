@@ -1,0 +1,61 @@
+"""NumPy's npz files: whole arrays, or one row after the other where the array is large."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from data.readers import UNREADABLE
+from errors import InputError
+
+
+def load(path: Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
+    """Return some arrays of an npz; InputError if it is missing, damaged or lacks one."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in keys}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("a member is no array")
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file or folder") from None
+    except UNREADABLE as error:
+        raise InputError(f"{path}: cannot be read as an npz ({error})") from error
+    return arrays
+
+
+class Rows:
+    """The rows of an array in an npz, read one after the other: the array is never in memory."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path, self.key = path, key
+        try:
+            self.archive = zipfile.ZipFile(path)
+            self.file = self.archive.open(f"{key}.npy")
+            read_header = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }[np.lib.format.read_magic(self.file)]
+            self.shape, is_fortran, self.dtype = read_header(self.file)
+        except UNREADABLE as error:
+            raise InputError(f"{path}: {key} cannot be read ({error})") from error
+        if is_fortran or self.dtype.hasobject:
+            raise InputError(f"{path}: {key} is not an array of numbers in C order")
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        size = int(np.prod(self.shape[1:])) * self.dtype.itemsize
+        for row in range(self.shape[0]):
+            try:
+                array = np.frombuffer(self.file.read(size), self.dtype).reshape(self.shape[1:])
+            except UNREADABLE as error:
+                raise InputError(f"{self.path}: {self.key}: row {row}: {error}") from error
+            yield array
+
+    def __enter__(self) -> Rows:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+        self.archive.close()

@@ -1,0 +1,436 @@
+"""The further raw forms: 2D poses, compressed poses, CTR-GCN's npz, Kinetics-skeleton, custom."""
+
+import json
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import graph
+from data import normalize, prepare, protocols
+from data.readers import pyskl
+from data.store import Store
+from errors import run_command
+from feeders.skeleton import Feeder
+
+RANDOM = np.random.RandomState(5)
+
+
+def run(*argv: object) -> int:
+    return run_command(prepare.main, [*map(str, argv), "--workers", "1"])
+
+
+def fails(capsys, words: str, *argv: object) -> None:
+    """Check that a command ends in one line with these words, after any list of bad files."""
+    assert run(*argv) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if words in line]
+    assert len(lines) == 1 and lines[0].startswith(("error: ", "unreadable: "))
+
+
+def dump(path: Path, annotations: list[dict], split: dict) -> Path:
+    path.write_bytes(pickle.dumps({"split": split, "annotations": annotations}))
+    return path
+
+
+# --- PYSKL pickles -----------------------------------------------------------------------------
+
+
+def compressed(golden: Path, name: str) -> dict:
+    vectors = np.load(golden / "tf_k400.npz")
+    keys = ("frame_inds", "keypoint", "box_score", "total_frames", "img_shape")
+    return {"frame_dir": name, "label": 0, **{key: vectors[f"in|{key}"] for key in keys}}
+
+
+def test_decompress_equals_the_released_class(golden: Path) -> None:
+    vectors = np.load(golden / "tf_k400.npz")
+    frames, poses = vectors["in|frame_inds"], vectors["in|keypoint"]
+    kept = vectors["in|anno_inds_thr0.5"]
+    for name, joints in {
+        "squeeze": pyskl.decompress(frames, poses),
+        "squeeze_anno": pyskl.decompress(frames[kept], poses[kept]),
+        "squeeze_max2": pyskl.decompress(frames, poses, crowd=2),
+    }.items():
+        assert len(joints) == vectors[f"{name}|total_frames"]
+        expected = vectors[f"{name}|keypoint"], vectors[f"{name}|keypoint_score"][..., None]
+        expected = np.concatenate(expected, axis=-1).swapaxes(0, 1)
+        np.testing.assert_array_equal(joints, expected)
+
+
+def test_kinetics_clips_are_those_of_the_released_pipelines(golden: Path, tmp_path: Path) -> None:
+    """Without a threshold and in pixels, as the released configurations feed them."""
+    vectors = np.load(golden / "tf_k400.npz")
+    source = dump(
+        tmp_path / "k400.pkl",
+        [compressed(golden, "one"), compressed(golden, "two")],
+        {"train": ["one"], "val": ["two"]},
+    )
+    argv = ["pyskl", source, "--out", tmp_path / "k400", "--threshold", 0, "--pixels"]
+    assert run(*argv) == 0
+    store = Store.open(tmp_path / "k400")
+    assert store.layout == "coco" and store.columns["split"].tolist() == ["train", "test"]
+    streams = {"j": "joint", "b": "bone", "jm": "joint-motion", "bm": "bone-motion"}
+    for short, stream in streams.items():
+        feeder = Feeder(store, np.array([1]), stream=stream, frames=100, sampled_motion=True)
+        expected = vectors[f"k400|{short}|val_pipeline+test_mode"][0]
+        np.testing.assert_allclose(feeder[0][0].numpy(), expected, rtol=0, atol=1e-5)
+
+
+def test_kinetics_by_default_is_thresholded_and_scaled(golden: Path, tmp_path: Path) -> None:
+    annotations = [compressed(golden, name) for name in ("one", "two", "three")]
+    annotations[2]["box_score"] = annotations[2]["box_score"] * 0  # nobody is left
+    source = dump(tmp_path / "k.pkl", annotations, {"train": ["one"], "val": ["two", "three"]})
+    assert run("pyskl", source, "--out", tmp_path / "k") == 0
+    store = Store.open(tmp_path / "k")
+    assert store.names.tolist() == ["one", "two"]
+    assert store.meta["left_out"]["nobody"] == ["three"]
+    vectors = np.load(golden / "tf_k400.npz")
+    height, width = vectors["in|img_shape"]
+    expected = vectors["squeeze_anno|keypoint"][:2].astype(np.float64).swapaxes(0, 1)
+    score = vectors["squeeze_anno|keypoint_score"][:2].swapaxes(0, 1)
+    absent = (expected == 0).all(axis=(2, 3))
+    expected = expected / [width / 2, height / 2] - 1
+    expected[absent] = 0
+    np.testing.assert_allclose(store.clip(0)[..., :2], expected, atol=1e-6)
+    np.testing.assert_array_equal(store.clip(0)[..., 2], score)
+
+
+def test_kinetics_keypoints_in_files_of_their_own(golden: Path, tmp_path: Path, capsys) -> None:
+    whole = [compressed(golden, name) for name in ("a", "b", "c")]
+    keypoints = {item["frame_dir"]: {"keypoint": item.pop("keypoint")} for item in whole}
+    for item, file in zip(whole, ("k_1.pkl", "k_0.pkl", "k_1.pkl")):
+        item["raw_file"] = f"somewhere/else/{file}"
+    source = dump(tmp_path / "toc.pkl", whole, {"train": ["a", "b"], "val": ["c"]})
+    fails(capsys, "--kpfiles", "pyskl", source, "--out", tmp_path / "s")
+    folder = tmp_path / "kpfiles"
+    folder.mkdir()
+    (folder / "k_0.pkl").write_bytes(pickle.dumps({"b": keypoints["b"]}))
+    (folder / "k_1.pkl").write_bytes(pickle.dumps({key: keypoints[key] for key in "ac"}))
+    assert run("pyskl", source, "--kpfiles", folder, "--out", tmp_path / "s") == 0
+    assert Store.open(tmp_path / "s").names.tolist() == ["b", "a", "c"]
+    (folder / "k_1.pkl").write_bytes(pickle.dumps({"a": keypoints["a"]}))
+    argv = ["pyskl", source, "--kpfiles", folder, "--out", tmp_path / "s"]
+    fails(capsys, "c: has no 'keypoint'", *argv)
+    assert Store.open(tmp_path / "s").names.tolist() == ["b", "a"]
+
+
+def hrnet(name: str, label: int = 0, persons: int = 1, frames: int = 7) -> dict:
+    """An annotation of 2D poses as PYSKL's ntu60_hrnet.pkl has them."""
+    keypoint = RANDOM.uniform(0, 1080, (persons, frames, 17, 2)).astype(np.float16)
+    return {
+        "frame_dir": name,
+        "label": label,
+        "img_shape": (1080, 1920),
+        "original_shape": (1080, 1920),
+        "total_frames": frames,
+        "keypoint": keypoint,
+        "keypoint_score": RANDOM.uniform(0, 1, (persons, frames, 17)).astype(np.float16),
+    }
+
+
+def test_hrnet_poses_of_ntu(tmp_path: Path) -> None:
+    one = hrnet("S001C001P001R001A001")
+    two = hrnet("S001C002P003R001A060", label=59, persons=2)
+    source = dump(tmp_path / "ntu60_hrnet.pkl", [one, two], {"xsub_train": [], "xsub_val": []})
+    assert run("pyskl", source, "--out", tmp_path / "ntu60-2d") == 0
+    store = Store.open(tmp_path / "ntu60-2d")
+    assert store.layout == "coco" and store.class_names[59] == "walking apart"
+    assert [rows.tolist() for rows in protocols.split(store, "ntu60-xsub")] == [[0], [1]]
+    x = two["keypoint"][1, 3, 5, 0].astype(np.float64)
+    np.testing.assert_allclose(store.clip(1)[3, 1, 5, 0], (x - 960) / 960, atol=1e-6)
+    assert store.clip(1)[3, 1, 5, 2] == two["keypoint_score"][1, 3, 5]
+    assert not store.clip(0)[:, 1].any()
+
+
+def test_damaged_annotations_are_named(golden: Path, tmp_path: Path, capsys) -> None:
+    good = hrnet("S001C001P001R001A001")
+    nan = hrnet("S001C001P001R001A002", 1)
+    nan["keypoint"][0, 2, 3] = np.nan
+    odd = hrnet("S001C001P001R001A003", 2)
+    odd["keypoint"] = odd["keypoint"][..., :16, :]
+    ints = {**hrnet("S001C001P001R001A004", 3), "keypoint": np.zeros((1, 7, 17, 2), int)}
+    no_size = hrnet("S001C001P001R001A005", 4)
+    del no_size["img_shape"]
+    beyond = hrnet("S001C001P001R001A006", 61)
+    bad = {"A002: a joint is NaN": nan, "A003: ": odd, "A004: keypoint is of int64": ints}
+    bad |= {"A005: has no 'img_shape'": no_size, "label 120": {**beyond, "label": 120}}
+    source = dump(tmp_path / "a.pkl", [good, *bad.values()], {})
+    for words in bad:
+        fails(capsys, words, "pyskl", source, "--out", tmp_path / "s")
+    assert len(Store.open(tmp_path / "s")) == 1
+    for content, words in [
+        ([], "no annotation pickle"),
+        ({"split": {}, "annotations": []}, "holds no annotations"),
+        ({"split": {"a": []}, "annotations": [{**good, "frame_dir": "x"}]}, "not train and val"),
+    ]:
+        source.write_bytes(pickle.dumps(content))
+        fails(capsys, words, "pyskl", source, "--out", tmp_path / "t")
+    assert not (tmp_path / "t").exists()
+
+
+# --- CTR-GCN's npz -----------------------------------------------------------------------------
+
+NAMES = [  # two training subjects (1, 2), two for testing (3, 6), in the order of names
+    "S001C001P001R001A001",
+    "S001C001P002R001A002",
+    "S001C001P003R001A003",
+    "S001C002P001R001A060",
+    "S001C002P003R001A001",
+    "S002C001P006R001A002",
+]
+BY_SUBJECT = {"train": [0, 3, 1], "test": [2, 4, 5]}
+
+
+def ctrgcn(path: Path, save=np.savez) -> dict[str, np.ndarray]:
+    """Write an npz whose clips have 5, 6, ... frames; return the clips (T, 2, 25, 3) by name."""
+    clips, arrays = {}, {}
+    for part, rows in BY_SUBJECT.items():
+        x, y = np.zeros((3, 300, 150), np.float32), np.zeros((3, 60))
+        for i, row in enumerate(rows):
+            clip = RANDOM.standard_normal((5 + row, 2, 25, 3)).astype(np.float32)
+            clip[:, 1:] *= row % 2
+            clip -= clip[0, 0, 1] * (clip != 0)  # as the preparation does
+            x[i, : len(clip)] = clip.reshape(len(clip), 150)
+            y[i, int(NAMES[row][-3:]) - 1] = 1
+            clips[NAMES[row]] = clip
+        arrays |= {f"x_{part}": x, f"y_{part}": y}
+    save(path, **arrays)
+    return clips
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_ctrgcn_clips_have_their_true_length(tmp_path: Path, save) -> None:
+    clips = ctrgcn(tmp_path / "NTU60_CS.npz", save)
+    assert run("ctrgcn", tmp_path / "NTU60_CS.npz", "--out", tmp_path / "s") == 0
+    store = Store.open(tmp_path / "s")
+    assert store.names.tolist() == [f"{part}_00000{i}" for part in BY_SUBJECT for i in range(3)]
+    train, test = protocols.split(store, "given")
+    assert train.tolist() == [0, 1, 2] and test.tolist() == [3, 4, 5]
+    assert len(store.class_names) == 60
+    for row, name in enumerate(NAMES[i] for i in BY_SUBJECT["train"] + BY_SUBJECT["test"]):
+        assert store.labels[row] == int(name[-3:]) - 1
+        np.testing.assert_array_equal(store.clip(row), normalize.upright(clips[name]))
+        assert len(store.clip(row)) == len(clips[name])
+
+
+def test_ctrgcn_names_come_back(tmp_path: Path, capsys) -> None:
+    clips = ctrgcn(tmp_path / "NTU60_CS.npz")
+    available = tmp_path / "skes_available_name.txt"
+    available.write_text("\n".join(NAMES))
+    argv = ["ctrgcn", tmp_path / "NTU60_CS.npz", "--names", available, "--out", tmp_path / "s"]
+    assert run(*argv) == 0
+    store = Store.open(tmp_path / "s")
+    for name, clip in clips.items():
+        (row,) = store.rows_of([name])
+        np.testing.assert_array_equal(store.clip(row), normalize.upright(clip))
+    train, _ = protocols.split(store, "ntu60-xsub")
+    assert sorted(store.names[train]) == [NAMES[0], NAMES[1], NAMES[3]]
+    available.write_text("\n".join(NAMES[:-1]))
+    fails(capsys, "do not fit", *argv)
+    available.write_text("hello")
+    fails(capsys, "no sample name", *argv)
+
+
+def test_damaged_ctrgcn_files_are_one_line(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "x.npz"
+    argv = ["ctrgcn", path, "--out", tmp_path / "s"]
+    fails(capsys, "no such file", *argv)
+    ctrgcn(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    fails(capsys, str(path), *argv)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("y_train.npy", b"hello")
+    fails(capsys, str(path), *argv)
+    x, y = np.zeros((1, 300, 150), np.float32), np.eye(1, 60)
+    x[0, 4, 7] = np.nan
+    np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
+    fails(capsys, "train_000000: frame 4", *argv)
+    np.savez(path, x_train=x, y_train=y * 0, x_test=x, y_test=y)
+    fails(capsys, "not one-hot", *argv)
+    np.savez(path, x_train=x[..., :75], y_train=y, x_test=x, y_test=y)
+    fails(capsys, "(1, 300, 75)", *argv)
+    assert not (tmp_path / "s").exists()
+
+
+# --- Kinetics-skeleton -------------------------------------------------------------------------
+
+
+def kinetics_frame(index: int, persons: list[np.ndarray]) -> dict:
+    return {
+        "frame_index": index,
+        "skeleton": [
+            {"pose": person[:, :2].ravel().tolist(), "score": person[:, 2].tolist()}
+            for person in persons
+        ],
+    }
+
+
+def kinetics(root: Path, clips: dict[str, tuple[str, int, list[dict]]]) -> None:
+    """Write clips, name -> (folder, label, frames), in st-gcn's form."""
+    for folder in ("train", "val"):
+        (root / f"kinetics_{folder}").mkdir(parents=True, exist_ok=True)
+        labels = {
+            name: {
+                "has_skeleton": bool(frames),
+                "label": f"action {label}",
+                "label_index": label,
+            }
+            for name, (part, label, frames) in clips.items()
+            if part == folder
+        }
+        (root / f"kinetics_{folder}_label.json").write_text(json.dumps(labels))
+    for name, (folder, label, frames) in clips.items():
+        content = {"data": frames, "label": f"action {label}", "label_index": label}
+        (root / f"kinetics_{folder}" / f"{name}.json").write_text(json.dumps(content))
+
+
+def test_kinetics_skeleton_as_st_gcn_reads_it(tmp_path: Path) -> None:
+    persons = RANDOM.uniform(0.01, 1, (5, 6, 18, 3))
+    persons[1, 0, 4, 2] = 0  # a joint that was not found
+    frames = [
+        kinetics_frame(1, []),
+        *[kinetics_frame(2 + t, list(persons[t])) for t in range(3)],
+        kinetics_frame(6, [persons[3, 0]]),  # nobody in 5
+        kinetics_frame(7, []),
+    ]
+    kinetics(
+        tmp_path,
+        {"a": ("train", 1, frames), "b": ("val", 0, frames), "c": ("val", 0, [])},
+    )
+    assert run("kinetics-skeleton", tmp_path, "--out", tmp_path / "s") == 0
+    store = Store.open(tmp_path / "s")
+    assert store.names.tolist() == ["a", "b"] and store.labels.tolist() == [1, 0]
+    assert store.class_names == ["action 0", "action 1"] and store.layout == "openpose"
+    assert store.columns["split"].tolist() == ["train", "test"]
+    assert store.meta["left_out"]["nobody"] == ["c"]
+    clip = store.clip(0)
+    assert clip.shape == (5, 2, 18, 3)
+    assert not clip[3].any() and not clip[4, 1].any()
+    for t in range(3):  # the sixth person is not looked at; the two best of the others stay
+        best = sorted(persons[t, :5], key=lambda person: -person[:, 2].sum())[:2]
+        for person, expected in zip(clip[t], best):
+            expected = expected - [0.5, 0.5, 0]
+            expected[expected[:, 2] == 0] = 0
+            np.testing.assert_allclose(person, expected, atol=1e-6)
+
+
+def test_damaged_kinetics_files_name_file_and_line(tmp_path: Path, capsys) -> None:
+    person = RANDOM.uniform(0.1, 1, (18, 3))
+    good = [kinetics_frame(0, [person])]
+    argv = ["kinetics-skeleton", tmp_path, "--out", tmp_path / "s"]
+    kinetics(tmp_path, {"a": ("train", 0, good), "b": ("val", 0, good)})
+    path = tmp_path / "kinetics_train" / "a.json"
+    score = person[:, 2].tolist()
+    for frames, words in [
+        ([kinetics_frame(0, [person[:17]])], "element 0"),
+        ([*good, kinetics_frame(0, [person])], "element 1 of 'data': frame_index 0"),
+        ([*good, kinetics_frame(10**9, [person])], "element 1 of 'data': frame_index"),
+        ([*good, {"frame_index": 1}], "element 1 of 'data': 'skeleton'"),
+        ([*good, {"frame_index": 1, "skeleton": [{"pose": "x", "score": score}]}], "numbers"),
+        ([*good, 3], "element 1"),
+        ([kinetics_frame(0, [person * np.inf])], "NaN or infinite"),
+    ]:
+        listed = ",\n".join(map(json.dumps, frames))
+        path.write_text(f'{{"label_index": 0, "data": [{listed}]}}')
+        fails(capsys, f"{path}: line {2 if len(frames) > 1 else 1}: ", *argv)
+        fails(capsys, words, *argv)
+    path.write_text(json.dumps({"data": good, "label_index": 1}))
+    fails(capsys, "label_index 1 is not 0", *argv)
+    path.unlink()
+    fails(capsys, str(path), *argv)
+    (tmp_path / "kinetics_val_label.json").write_text('{"b": {"label": "x"}}')
+    fails(capsys, "kinetics_val_label.json: b", *argv)
+
+
+# --- A user's own data -------------------------------------------------------------------------
+
+LAYOUT = """
+joints: [hip, chest, head, left hand, right hand]
+edges: [[1, 0], [2, 1], [3, 1], [4, 1]]
+parent: [0, 0, 1, 1, 1]
+flip: [0, 1, 2, 4, 3]
+upper: [1, 2, 3, 4]
+centre: 1
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """Three clips of five joints in three forms, with a layout and a CSV."""
+    clips = [RANDOM.standard_normal(shape) for shape in ((4, 5, 3), (6, 2, 5, 3), (2, 1, 5, 3))]
+    (tmp_path / "clips").mkdir()
+    np.save(tmp_path / "clips/a.npy", clips[0])
+    np.savez(tmp_path / "clips/b.npz", clips[1])
+    (tmp_path / "clips/c.json").write_text(json.dumps(clips[2].tolist()))
+    (tmp_path / "stick.yaml").write_text(LAYOUT)
+    table = "file,label,split\nclips/a.npy,wave,train\nclips/b.npz,bow,val\nclips/c.json,wave,\n"
+    (tmp_path / "labels.csv").write_text(table)
+    np.savez(tmp_path / "expected.npz", *[c if c.ndim == 4 else c[:, None] for c in clips])
+    return tmp_path
+
+
+def test_custom_clips(own: Path) -> None:
+    layout = own / "stick.yaml"
+    argv = ["custom", own / "labels.csv", "--layout", layout, "--out", own / "s"]
+    assert run(*argv) == 0
+    layout.unlink()  # the store has its own copy
+    store = Store.open(own / "s")
+    assert graph.load(store.layout).parent == (0, 0, 1, 1, 1)
+    assert store.names.tolist() == ["clips/a", "clips/b", "clips/c"]
+    assert store.class_names == ["bow", "wave"] and store.labels.tolist() == [1, 0, 1]
+    train, test = protocols.split(store, "given")
+    assert train.tolist() == [0] and test.tolist() == [1]  # c is in neither
+    expected = np.load(own / "expected.npz")
+    for row, key in enumerate(expected.files):
+        clip = expected[key]
+        centred = clip - clip[0, 0, 1]
+        np.testing.assert_allclose(store.clip(row)[:, : clip.shape[1]], centred, atol=1e-6)
+        assert not store.clip(row)[:, clip.shape[1] :].any()
+
+
+def test_custom_2d_poses_are_scaled_by_their_image(own: Path, capsys) -> None:
+    poses = RANDOM.uniform(1, 400, (3, 17, 3))
+    np.save(own / "clips/a.npy", poses)
+    (own / "labels.csv").write_text("file,label\nclips/a.npy,1\n")
+    argv = ["custom", own / "labels.csv", "--layout", "coco", "--persons", 1, "--out", own / "s"]
+    fails(capsys, "--image-size", *argv)
+    assert run(*argv, "--image-size", 240, 400) == 0
+    store = Store.open(own / "s")
+    assert store.class_names == ["class 0", "class 1"] and not store.columns
+    np.testing.assert_allclose(store.clip(0)[:, 0, :, 0], poses[..., 0] / 200 - 1, atol=1e-5)
+    np.testing.assert_allclose(store.clip(0)[:, 0, :, 1], poses[..., 1] / 120 - 1, atol=1e-5)
+    np.testing.assert_allclose(store.clip(0)[:, 0, :, 2], poses[..., 2], atol=1e-4)
+
+
+def test_bad_custom_data_is_named(own: Path, capsys) -> None:
+    table = own / "labels.csv"
+    argv = ["custom", table, "--layout", own / "stick.yaml", "--out", own / "s"]
+    fails(capsys, "no known layout", "custom", table, "--layout", "stick", "--out", own / "s")
+    fails(capsys, "b.npz: has 2 persons", *argv, "--persons", 1)
+    nan = np.ones((4, 5, 3))
+    nan[2] = np.nan
+    for content, words in [
+        (np.ones((4, 6, 3)), "a.npy: has the shape (4, 1, 6, 3)"),
+        (np.ones((4, 5)), "a.npy: has the shape (4, 5)"),
+        (nan, "a.npy: frame 2 has a joint that is NaN"),
+        (np.array(["x"]), "a.npy: cannot be read"),
+        (np.array([{}]), "a.npy: cannot be read"),
+    ]:
+        np.save(own / "clips/a.npy", content)
+        fails(capsys, words, *argv)
+    (own / "clips/a.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00{'descr'")
+    fails(capsys, "a.npy: cannot be read", *argv)
+    (own / "clips/c.json").write_text("[[[1, 2, 3]],\n[[1, 2]]]")
+    fails(capsys, "c.json: line 2: frame 1", *argv)
+    for text, words in [
+        ("clips/a.npy,wave\n", "line 1: the head is"),
+        ("file,label,split\nclips/a.npy,wave,training\n", "line 2: split 'training'"),
+        ("file,label\nclips/a.npy\n", "line 2: has no file or no label"),
+        ("file,label\n", "names no files"),
+        ("file,label\nclips/none.npy,1\n", "none.npy: there is no such file"),
+        ("file,label\nclips/a.npy,123456789\n", "label 123456789"),
+    ]:
+        table.write_text(text)
+        fails(capsys, words, *argv)

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import torch
 
+# A rotation about axis a is FIXED[a] + cos * TURNED[a] + sin * CROSSED[a].
+FIXED = torch.diag_embed(torch.eye(3))
+TURNED = torch.diag_embed(1 - torch.eye(3))
+CROSSED = torch.zeros(3, 3, 3)  # the Levi-Civita symbol
+CROSSED[[0, 1, 2], [1, 2, 0], [2, 0, 1]] = 1
+CROSSED[[0, 1, 2], [2, 0, 1], [1, 2, 0]] = -1
+
 
 def rotation(angles: torch.Tensor) -> torch.Tensor:
-    """Return the (N, 3, 3) rotations Z Y X by the angles (N, 3) about x, y and z."""
-    (cx, cy, cz), (sx, sy, sz) = angles.cos().unbind(-1), angles.sin().unbind(-1)
-    i, o = torch.ones_like(cx), torch.zeros_like(cx)
-    about_x = _matrices([i, o, o], [o, cx, sx], [o, -sx, cx])
-    about_y = _matrices([cy, o, -sy], [o, i, o], [sy, o, cy])
-    about_z = _matrices([cz, sz, o], [-sz, cz, o], [o, o, i])
-    return about_z @ about_y @ about_x
+    """Return the (N, 3, 3) rotations Z Y X by the angles (N, 3) about x, y and z.
 
-
-def _matrices(*rows: list[torch.Tensor]) -> torch.Tensor:
-    """Return (N, 3, 3) from three rows of three (N,) entries."""
-    return torch.stack([entry for row in rows for entry in row], -1).unflatten(-1, (3, 3))
+    X = [[1, 0, 0], [0, c, s], [0, -s, c]], Y and Z likewise, as the released code has them.
+    """
+    cos, sin = angles.cos()[..., None, None], angles.sin()[..., None, None]
+    x, y, z = (FIXED + cos * TURNED + sin * CROSSED).unbind(1)
+    return z @ y @ x
 
 
 def matrices(

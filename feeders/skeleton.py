@@ -1,4 +1,13 @@
-"""Batches from a prepared store, made on the device: frame choice, streams, augmentation."""
+"""Batches from a prepared store, made on the device: frame choice, streams, augmentation.
+
+In a loop of one's own:
+
+    feeder = Feeder(Store.open("data/ntu60"), rows, stream="bone", train=True, device="cuda")
+    for clips, labels, _ in feeder.batches(torch.randperm(len(feeder)).split(16)):
+        ...  # clips (N, M, T, V, C) and labels (N,) on the device
+
+or as any Dataset: DataLoader(Feeder(store, rows, train=True), batch_size=16, num_workers=2).
+"""
 
 from __future__ import annotations
 
@@ -73,7 +82,7 @@ class Feeder(Dataset):
     ) -> None:
         """`frames` T of a clip, `clips` S of a sample, `persons` M of the network (None: stored).
 
-        `resident` keeps the frames on the device (None: if half of its free memory suffices).
+        `resident` keeps the frames on the device (None: if there is room, see source.fits).
         In training each axis is stretched by 1 + up to `scale`, the body turned by up to `rotate`
         radians about each axis, and left and right exchanged with probability `flip`, where
         `mirror` (2D data) negates x too. A clip comes from a share of the sample's frames that
@@ -85,7 +94,7 @@ class Feeder(Dataset):
         self.p_interval = p_interval
         self.device = torch.device(device)
         self.skeleton = skeleton or graph.load(store.layout)
-        self.extra_persons = self._check(store, persons)
+        self.extra_persons = self._check(store, rows, persons)
         self.channels = store.joints.shape[-1]
         self.planar = self.skeleton.confidence or self.channels == 2  # x, y and perhaps a score
         self.stream = Stream(stream, self.skeleton, self.channels, self.device)
@@ -97,13 +106,13 @@ class Feeder(Dataset):
                 "parent or flip in the layout"
             )
         self.sampled_motion = sampled_motion and bool(self.stream.motion)
-        rows = np.asarray(rows)
+        rows = np.asarray(rows, np.int64)
         self.names: list[str] = store.names[rows].tolist()
         self.labels = torch.from_numpy(store.labels[rows])
         self.source = Source(store, rows, self.prepare, self.device, resident)
         self.table = None if train else Table(self.source.lengths, self.test_frames)
 
-    def _check(self, store: Any, persons: int | None) -> int:
+    def _check(self, store: Any, rows: np.ndarray, persons: int | None) -> int:
         """Return how many absent persons to add; InputError if store and network do not fit."""
         stored, joints, channels = store.joints.shape[1:]
         if joints != self.skeleton.num_joints:
@@ -117,6 +126,13 @@ class Feeder(Dataset):
             raise InputError(
                 f"model_args.num_person: {persons}, but {store.path} has {stored} persons a clip"
             )
+        if len(rows) == 0:
+            raise InputError(
+                f"{store.path}: this split has no samples; see protocol, training_list"
+            )
+        low, high = self.p_interval
+        if not 0 < low <= high <= 1:
+            raise InputError(f"feeder_args.p_interval: {low} to {high}, not within 0 to 1")
         for key, value in ("frames", self.frames), ("test_clips", self.clips):
             if value < 1:
                 raise InputError(f"{key}: {value}; at least 1 is needed")
@@ -200,8 +216,10 @@ class Feeder(Dataset):
         if self.scale or self.rotate or self.mirror:
             mirrored = draws.flip if self.mirror else None
             matrices = augment.matrices(draws.scale, draws.angles, mirrored, self.planar)
-            matrices = send(matrices[:, : self.channels, : self.channels], self.device)
-            batch = augment.transform(batch, matrices.repeat_interleave(self.clips, 0))
+            matrices = matrices[:, : self.channels, : self.channels].repeat_interleave(
+                self.clips, 0
+            )
+            batch = augment.transform(batch, send(matrices, self.device))
         return self.pad_persons(batch)
 
     def choose(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -39,7 +38,7 @@ class Clips:
         starts = self.lengths.cumsum(0) - self.lengths
         shift = (self.starts - starts).repeat_interleave(self.lengths)
         index = torch.arange(len(shift)) + shift
-        frames = self.frames.index_select(0, index.to(self.frames.device, non_blocking=True))
+        frames = self.frames.index_select(0, send(index, self.frames.device))
         return Clips(frames, starts, self.lengths)
 
 
@@ -75,16 +74,14 @@ class Source:
         device: torch.device,
         resident: bool | None = None,
     ) -> None:
-        """`resident=None`: if the frames take less than half of the device's free memory."""
+        """`resident=None` decides by `fits`."""
         self.prepare, self.device = prepare, device
         starts, lengths = (torch.from_numpy(x[rows]) for x in (store.starts, store.lengths))
         self.mapped = Clips(_as_tensor(store.joints), starts, lengths)
         self.path = Path(store.joints.filename) if isinstance(store.joints, np.memmap) else None
         self.nbytes = int(lengths.sum()) * self.mapped.frames[0].nbytes
-        if resident is None:
-            resident = self.nbytes < free_memory(device) / 2
         self.kept: Clips | None = None
-        if resident:
+        if fits(self.nbytes, device) if resident is None else resident:
             self.kept = self._load()
 
     @property
@@ -164,16 +161,11 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def free_memory(device: torch.device) -> int:
-    """Return the bytes that this process may still take on the device; 0 where unknown."""
+def fits(nbytes: int, device: torch.device) -> bool:
+    """Whether so much is kept on the device: half of a GPU's free memory, a gigabyte of RAM.
+
+    What is larger and stays in RAM is served as well by the page cache, which all processes share.
+    """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if device.type != "cpu":
-        return 0
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return 0
-    table = dict(line.split(":") for line in lines)
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's, on this machine
-    return int(table["MemAvailable"].split()[0]) * 1024 // processes
+        return nbytes < torch.cuda.mem_get_info(device)[0] / 2
+    return device.type == "cpu" and nbytes < 2**30

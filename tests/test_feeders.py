@@ -1,6 +1,7 @@
 """feeders/: frame choice, augmentation, streams and batches against the released pipelines."""
 
 import ast
+import json
 import pickle
 import random
 from pathlib import Path
@@ -12,11 +13,12 @@ from torch.utils.data import DataLoader
 
 import graph
 from data.store import Store
-from errors import InputError
+from errors import InputError, run_command
 from feeders import augment, nw_ucla, source
 from feeders import frames as choice
 from feeders.skeleton import Batch, Draws, Feeder
 from feeders.streams import NAMES, Stream
+from tools import benchmark_feed
 
 SHORT = {"j": "joint", "b": "bone", "k": "skip"}
 SHORT |= {f"{key}m": f"{name}-motion" for key, name in SHORT.items()}
@@ -524,12 +526,14 @@ def test_single_samples():
         ({"skeleton": graph.load("coco")}, "25 joints .ntu_rgb_d., but model_args.graph=coco"),
         ({"persons": 1}, "model_args.num_person: 1, .* 2 persons"),
         ({"frames": 0}, "frames: 0"),
+        ({"p_interval": (0.5, 1.5)}, "feeder_args.p_interval: 0.5 to 1.5"),
+        ({"rows": []}, "made-up: this split has no samples"),
         ({"clips": 0}, "test_clips: 0"),
     ],
 )
 def test_what_does_not_fit_is_named(settings, message):
     with pytest.raises(InputError, match=message):
-        Feeder(make_store(random_clips([9])), [0], **settings)
+        Feeder(**{"store": make_store(random_clips([9])), "rows": [0], **settings})
 
 
 def test_a_lopsided_layout_cannot_be_flipped():
@@ -541,3 +545,27 @@ def test_a_lopsided_layout_cannot_be_flipped():
     Feeder(store, [0], "joint", train=True, skeleton=lopsided)
     with pytest.raises(InputError, match="test_clips: 10"):
         nw_ucla.Feeder(store, [0], clips=10)
+
+
+# --- speed ---
+
+
+def test_the_benchmark_counts_what_was_fed(tmp_path):
+    """A run's rate times its time is the samples fed; the table names every way of feeding."""
+    out = tmp_path / "rates.json"
+    command = "--made-up 20 --seconds 0.05 --repeats 1 --stream bone --json"
+    assert run_command(benchmark_feed.main, [*command.split(), str(out)]) == 0
+    rates = json.loads(out.read_text())
+    assert [(rate["mode"], rate["frames"].split(",")[0]) for rate in rates] == [
+        (mode, frames)
+        for frames in ("on the device (cpu)", "memory-mapped")
+        for mode in ("train", "test")
+    ]
+    assert all(rate["samples_per_second"] > 0 for rate in rates)
+
+
+def test_feeding_is_fast_enough():
+    """Twenty times the released pipeline's 276 samples/s a core; a loaded machine gets slack."""
+    feeder = Feeder(make_store(random_clips([100] * 200)), np.arange(200), train=True)
+    rates = [benchmark_feed.run(feeder, 16, torch.Generator(), 0.2)[1] for _ in range(5)]
+    assert max(rates) > 10 * benchmark_feed.RELEASED["train"]

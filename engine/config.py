@@ -29,7 +29,7 @@ CHOICES = {
 }
 # Naming another class drops the arguments of the one before it. (A model and an optimiser keep
 # theirs: graph and classes go with every backbone, momentum with every SGD.)
-OWN_ARGUMENTS = ("loss", "class_weights", "mixing", "sampling", "schedule")
+OWN_ARGUMENTS = ("loss", "class_weights", "mixing", "sampling", "classifier", "schedule")
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,8 @@ class Config:
     class_weights: str | None = "longtail.brl.ActionAwareWeights"
     class_weights_args: dict = field(default_factory=dict)
     weights_from: str = "second_stage"
+    classifier: str | None = None  # --phase classifier: what becomes of model.fc
+    classifier_args: dict = field(default_factory=dict)
     shots: list = field(default_factory=lambda: [100, 20])  # many above, few below
     # Execution
     amp: str = "off"  # off | bf16 | fp16

@@ -55,7 +55,7 @@ def test_power_sampling(power):
     share = COUNTS.numpy() ** power
     np.testing.assert_allclose(shown, share / share.sum() * len(rows), atol=1)
     times = np.bincount(rows, minlength=len(LABELS))
-    for members in LABELS == torch.arange(6)[:, None]:  # as even within a class as it goes
+    for members in torch.arange(6)[:, None] == LABELS:  # as even within a class as it goes
         assert np.ptp(times[members]) <= 1
 
 

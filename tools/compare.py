@@ -1,0 +1,324 @@
+"""Compare methods on one benchmark: run what is missing, then one table beside the published one.
+
+python -m tools.compare --benchmark nw-ucla-lt --methods brl,ldam-drw --seeds 0 1 2
+python -m tools.compare --benchmark nw-ucla-lt --methods brl,ldam-drw --seeds 0 1 2 --dry-run
+
+A method is a file of config/methods, config/released.yaml (`released`), or `brl`: the benchmark as
+it is. Several processes, also of several machines that share the folder, may work on one sweep: a
+run is claimed by a file that is made in one step, and a claim whose process is gone is taken over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import os
+import shlex
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engine import config, logs
+from errors import InputError, Stopped, nearest, run_command
+from files import write_text
+from longtail import published
+
+MAIN = Path(__file__).resolve().parents[1] / "main.py"
+METRICS = ("top1", "mean_class", "many", "medium", "few")
+HEARTBEAT = 30.0  # seconds between two signs of life of a claim
+DEAD_AFTER = 20 * HEARTBEAT  # without one, a claim of another machine is dead
+POLL = 5.0  # seconds between two looks at a run that another process makes
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method with one seed: where it lies, what main.py is told, the run it starts from."""
+
+    method: str
+    seed: int
+    folder: Path
+    arguments: tuple[str, ...]
+    needs: Run | None = None
+
+    def result(self, which: str = "last") -> dict[str, Any] | None:
+        """Return the result of the last or best checkpoint, or None while the run is not whole."""
+        whole = (self.folder / "result-last.json").is_file()
+        path = self.folder / ("result-last.json" if which == "last" else "result.json")
+        return json.loads(path.read_text()) if whole and path.is_file() else None
+
+
+def method_files(method: str) -> list[Path]:
+    """Return the configuration file of a method, none for brl; InputError names the known ones."""
+    files = {path.stem: [path] for path in sorted((config.CONFIG_ROOT / "methods").glob("*.yaml"))}
+    files |= {"brl": [], "released": [config.CONFIG_ROOT / "released.yaml"]}
+    if method not in files:
+        raise InputError(
+            f"--methods {method}: no such method{nearest(method, files)}; known: {', '.join(files)}"
+        )
+    return files[method]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What all runs of a comparison share."""
+
+    benchmark: Path  # its folder of configurations
+    stream: str = "joint"
+    root: Path = Path("work_dir")
+    overrides: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()  # for main.py: --device and the like
+
+    def plan(self, method: str, seed: int) -> Run:
+        """Return the run of a method; a classifier method needs the run of its parent file."""
+        files = [self.benchmark / f"{self.stream}.yaml", *method_files(method)]
+        settings = config.resolve(files, self.overrides, seed=seed)
+        folder = config.run_folder(settings, self.root)
+        arguments = ["--config", *map(shown, files), "--seed", str(seed), *self.options]
+        if self.overrides:
+            arguments += ["--set", *self.overrides]
+        if self.root != Path("work_dir"):
+            arguments += ["--work-dir", str(folder)]
+        needs = None
+        if settings.classifier is not None:
+            needs = self.plan(Path(yaml.safe_load(files[-1].read_text())["base"]).stem, seed)
+            arguments += ["--phase", "classifier", "--weights", str(needs.folder / "last.pt")]
+        return Run(method, seed, folder, tuple(arguments), needs)
+
+    def command(self, run: Run) -> str:
+        """Return one plain command that makes a run. One that starts from another's weights is a
+        call of this tool, which makes or awaits that one first."""
+        if run.needs is None:
+            return shlex.join(["python", "main.py", *run.arguments, "--resume"])
+        words = ["python", "-m", "tools.compare", "--benchmark", self.benchmark.name]
+        words += ["--methods", run.method, "--seeds", str(run.seed), "--stream", self.stream]
+        words += ["--work-dir", str(self.root), *self.options]
+        return shlex.join([*words, *(["--set", *self.overrides] if self.overrides else [])])
+
+
+def shown(path: Path) -> str:
+    """Return a path relative to the current folder where it lies below it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+# A claim is the file .<stream>.claim.<n> beside the run's folder. Taking over a dead claim n means
+# to make n + 1, and only its maker removes a claim: so of several takers one wins, at any timing.
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[Path | None]:
+    """Hold a run for this process; yields its claim file, or None where another holds it."""
+    path = take(folder)
+    try:
+        yield path
+    finally:
+        if path is not None:
+            path.unlink(missing_ok=True)
+
+
+def take(folder: Path) -> Path | None:
+    """Make the next claim file in one step, unless the last one is alive or another is faster."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    stem = f".{folder.name}.claim."
+    former = sorted(int(p.name.removeprefix(stem)) for p in folder.parent.glob(f"{stem}*"))
+    if former and is_alive(folder.parent / f"{stem}{former[-1]}"):
+        return None
+    path = folder.parent / f"{stem}{former[-1] + 1 if former else 0}"
+    owner = {"pid": os.getpid(), "born": born(os.getpid()), "host": socket.gethostname()}
+    try:
+        with path.open("x") as file:
+            json.dump(owner, file)
+    except FileExistsError:
+        return None
+    return path
+
+
+def is_alive(path: Path) -> bool:
+    """Return whether a claim's process lives: this machine knows, else its last sign of life."""
+    try:
+        silent_for = time.time() - path.stat().st_mtime
+        owner = json.loads(path.read_text())
+    except FileNotFoundError:
+        return True  # given back this moment: leave the run to the next look
+    except json.JSONDecodeError:
+        return silent_for < DEAD_AFTER  # being written, or cut short by a kill
+    if owner["host"] != socket.gethostname():
+        return silent_for < DEAD_AFTER
+    try:
+        os.kill(owner["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return owner["born"] == born(owner["pid"])
+
+
+def born(pid: int) -> str:
+    """Return when a process began, to tell it from a later one of its number ('' if unknown)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def execute(run: Run) -> str:
+    """Make a run, and the one it needs; returns 'done', 'busy' (elsewhere) or what went wrong."""
+    while run.needs is not None and run.needs.result() is None:
+        state = execute(run.needs)
+        if state not in ("done", "busy"):
+            return state
+        if state == "busy":
+            time.sleep(POLL)
+    if run.result() is not None:
+        return "done"
+    with claim(run.folder) as claimed:
+        if claimed is None:
+            return "busy"
+        if run.result() is not None:  # made while we looked
+            return "done"
+        print(f"{run.method}, seed {run.seed}: {run.folder}", flush=True)
+        code = supervise([sys.executable, str(MAIN), *run.arguments, "--resume"], claimed)
+    return "done" if code == 0 else f"exit code {code}"
+
+
+def supervise(command: Sequence[str], claimed: Path) -> int:
+    """Run a command to its end, with signs of life at its claim; it ends with this process."""
+    process = subprocess.Popen(command)
+    try:
+        while True:
+            try:
+                return process.wait(timeout=HEARTBEAT)
+            except subprocess.TimeoutExpired:
+                os.utime(claimed)
+    finally:
+        if process.poll() is None:
+            process.terminate()  # main.py saves, to be resumed
+            process.wait()
+
+
+# --- the table ---
+
+
+def summarise(results: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float | None] | None]:
+    """Return (mean, sample standard deviation) of each metric over seeds; None where there is none.
+
+    One seed has no deviation.
+    """
+    summary: dict[str, tuple[float, float | None] | None] = {}
+    for metric in METRICS:
+        values = [result[metric] for result in results if result[metric] is not None]
+        deviation = statistics.stdev(values) if len(values) > 1 else None
+        summary[metric] = (statistics.mean(values), deviation) if values else None
+    return summary
+
+
+def tabulate(sweep: Sweep, runs: Sequence[Run], which: str) -> tuple[str, str]:
+    """Return the comparison as (CSV, Markdown), methods in the order of the runs."""
+    settings = config.resolve([sweep.benchmark / f"{sweep.stream}.yaml"], sweep.overrides)
+    heads = logs.shot_headings(settings.shots)
+    buffer = io.StringIO()
+    rows = csv.writer(buffer, lineterminator="\n")
+    deviations = [name for metric in METRICS for name in (metric, f"{metric}_sd")]
+    rows.writerow(["method", "stream", "checkpoint", "seeds", *deviations]
+                  + [f"published_{metric}" for metric in METRICS])  # fmt: skip
+    lines = [
+        f"{settings.benchmark}, {sweep.stream}, {which}.pt; mean ± standard deviation over seeds",
+        "",
+        "| method | seeds | " + " | ".join(heads) + " | published top-1 (many, medium, few) |",
+        "| --- | ---: |" + " ---: |" * (len(heads) + 1),
+    ]
+    for method in dict.fromkeys(run.method for run in runs):
+        done = {r.seed: r.result(which) for r in runs if r.method == method}
+        done = {seed: result for seed, result in done.items() if result is not None}
+        summary = summarise(list(done.values()))
+        others = [
+            published.lookup(
+                settings.benchmark, settings.imbalance, sweep.stream, method, settings.model, metric
+            )
+            for metric in METRICS
+        ]
+        flat = [value for metric in METRICS for value in summary[metric] or (None, None)]
+        rows.writerow([method, sweep.stream, which, " ".join(map(str, done))]
+                      + ["" if value is None else f"{value:.3f}" for value in flat]
+                      + ["" if value is None else value for value in others])  # fmt: skip
+        shots = [logs.percent(value) for value in others[2:]]
+        beside = logs.percent(others[0])
+        if any(value is not None for value in others[2:]):
+            beside += f" ({', '.join(shots)})"
+        cells = [spread(summary[metric]) for metric in METRICS]
+        lines.append(f"| {method} | {len(done)} | {' | '.join(cells)} | {beside} |")
+    return buffer.getvalue(), "\n".join(lines) + "\n"
+
+
+def spread(figure: tuple[float, float | None] | None) -> str:
+    """Return `mean ± deviation`, the mean alone, or a dash."""
+    if figure is None or figure[1] is None:
+        return logs.percent(figure and figure[0])
+    return f"{figure[0]:.1f} ± {figure[1]:.1f}"
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--benchmark", required=True, help="e.g. nw-ucla-lt or ntu120/xset")
+    add("--methods", required=True, help="names with commas between")
+    add("--seeds", type=int, nargs="+", default=[0])
+    add("--stream", choices=config.STREAMS, default="joint")
+    add("--which", choices=("last", "best"), default="last", help="best is chosen on the test set")
+    add("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="overrides")
+    add("--device", nargs="+", metavar="D", help="GPU indices, or cpu")
+    add("--work-dir", type=Path, default=Path("work_dir"), help="root of the runs; one a --set")
+    add("--output", type=Path, metavar="PATH", help="the tables are PATH.csv and PATH.md")
+    add("--dry-run", action="store_true", help="print a command for each run that is missing")
+    add("--quiet", action="store_true", help="pass --quiet on to main.py")
+    add("--debug", action="store_true", help="errors with their traceback")
+    options = parser.parse_args(argv)
+    passed = ["--device", *options.device] if options.device else []
+    sweep = Sweep(
+        config.benchmark_folder(options.benchmark),
+        options.stream,
+        options.work_dir,
+        tuple(options.overrides),
+        (*passed, *(["--quiet"] if options.quiet else [])),
+    )
+    methods = [name.strip() for name in options.methods.split(",") if name.strip()]
+    runs = [sweep.plan(method, seed) for seed in options.seeds for method in methods]
+    if options.dry_run:
+        print("\n".join(sweep.command(run) for run in runs if run.result() is None))
+        return
+    signal.signal(signal.SIGTERM, stop)
+    states = {run: execute(run) for run in runs}
+    table, text = tabulate(sweep, runs, options.which)
+    output = options.output or options.work_dir / f"compare-{sweep.benchmark.name}-{options.stream}"
+    write_text(output.with_name(f"{output.name}.csv"), table)
+    write_text(output.with_name(f"{output.name}.md"), text)
+    print(text)
+    for run, state in states.items():
+        if state == "busy":
+            print(f"{run.folder}: another process is at it; call again for the whole table")
+    failed = [f"{run.folder} ({s})" for run, s in states.items() if s not in ("done", "busy")]
+    if failed:
+        raise ChildProcessError(f"failed: {', '.join(failed)}")
+
+
+def stop(*_: Any) -> None:
+    raise Stopped("the run under way was saved; the same call continues")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

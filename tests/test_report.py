@@ -1,0 +1,441 @@
+"""The report against numbers worked out apart from it, and its page in a real browser."""
+
+import base64
+import json
+import re
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+from errors import InputError
+from graph import load
+from tests import fake_runs
+from tools.report import clips
+from tools.report.__main__ import main
+from tools.report.gather import gather, read_epochs
+
+STREAMS = ("joint", "bone", "skip", "joint-motion", "bone-motion", "skip-motion")
+SIX = {"joint": 2, "bone": 2, "skip": 2, "joint-motion": 1, "bone-motion": 1, "skip-motion": 1}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A benchmark of six streams with its store, and a rival's run of the same benchmark."""
+    root = tmp_path_factory.mktemp("work_dir")
+    store = fake_runs.store(root / "store", 480, 60, [f"action <{k}> </script>" for k in range(60)])
+    options = {"samples": 480, "store": str(store)}
+    fake_runs.benchmark_folder(root / "ntu60-xsub-lt", **options)
+    rival = root / "ntu60-xsub-lt-cross-entropy" / "joint"
+    fake_runs.run_folder(rival, tail=2.5, tag="cross-entropy", **options)
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(work):
+    main([str(work / "ntu60-xsub-lt")])
+    return work / "ntu60-xsub-lt" / "report.html"
+
+
+def content(page):
+    """Return the data within a page, read as a browser would."""
+    text = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text())
+    return json.loads(text[1])
+
+
+def unpack(packed):
+    raw = np.frombuffer(base64.b64decode(packed["data"]), np.dtype(packed["dtype"]))
+    return raw.reshape(packed["shape"])
+
+
+def expected_scores(streams, samples=480):
+    """The weighted mean of the generator's own scores, in its own order of samples."""
+    total = sum(w * fake_runs.scores(s, samples, 60).astype(float) for s, w in streams.items())
+    return total / sum(streams.values()), fake_runs.true_labels(samples, 60)
+
+
+# --- gathering -----------------------------------------------------------------------------
+
+
+def test_fusion_joins_by_name(work):
+    report = gather([work / "ntu60-xsub-lt"])
+    assert [run.stream for run in report.runs] == list(STREAMS)
+    assert [e.name for e in report.entries[6:]] == ["2-stream", "4-stream", "6-stream"]
+    scores, labels = expected_scores(SIX)
+    top1 = 100 * (scores.argmax(1) == labels).mean()
+    assert report.lead.name == "6-stream" and report.lead.figures["top1"] == pytest.approx(top1)
+    few = np.flatnonzero(fake_runs.class_counts(60) < 20)
+    hits = [(scores[labels == k].argmax(1) == k).mean() for k in few]
+    assert report.lead.figures["few"] == pytest.approx(100 * np.mean(hits))
+
+
+def test_missing_streams_are_named(tmp_path):
+    folder = fake_runs.benchmark_folder(tmp_path / "ntu60", ("joint", "bone"), samples=120)
+    report = gather([folder])
+    assert [e.name for e in report.entries] == ["joint", "bone", "2-stream"]
+    assert "4-stream fusion: joint-motion, bone-motion missing." in report.notes
+
+
+def test_runs_side_by_side_are_named_apart(work):
+    report = gather([work / "ntu60-xsub-lt" / "joint", work / "ntu60-xsub-lt-cross-entropy"])
+    assert [run.name for run in report.runs] == ["ntu60-xsub-lt", "ntu60-xsub-lt-cross-entropy"]
+    assert len(report.entries) == 2
+
+
+def test_other_benchmarks_are_refused(work, tmp_path):
+    other = fake_runs.run_folder(tmp_path / "nw-ucla" / "joint", samples=40, classes=10)
+    with pytest.raises(InputError, match=r"60 classes.* 10; report them apart"):
+        gather([work / "ntu60-xsub-lt", other])
+
+
+def test_a_run_that_still_trains_shows_its_curves(tmp_path, capsys):
+    folder = fake_runs.run_folder(tmp_path / "a" / "joint", samples=120)
+    for name in ("scores.npz", "result.json", "result-last.json"):
+        (folder / name).unlink()
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "loss": 7.5}\n{"epoch": 24, "lo')
+    epochs = read_epochs(folder / "metrics.jsonl")
+    assert [e["epoch"] for e in epochs] == list(range(24)) and epochs[3]["loss"] == 7.5
+    main([str(folder)])
+    assert "only its curves are shown" in capsys.readouterr().out
+
+
+def test_bad_folders_are_named(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        gather([tmp_path / "absent"])
+    with pytest.raises(InputError, match="holds no run"):
+        gather([tmp_path])
+    folder = fake_runs.run_folder(tmp_path / "a" / "joint", samples=120)
+    (folder / "scores.npz").write_bytes(b"PK half a file")
+    with pytest.raises(InputError, match=r"scores\.npz"):
+        gather([folder])
+
+
+# --- clips ---------------------------------------------------------------------------------
+
+
+def test_hardest_are_the_least_likely_mistakes(work):
+    scores = gather([work / "ntu60-xsub-lt"]).lead.scores
+    rows = clips.hardest(scores, 12)
+    true = scores.scores[np.arange(480), scores.labels]
+    wrong = scores.scores.argmax(1) != scores.labels
+    assert len(rows) == 12 and wrong[rows].all() and (np.diff(true[rows]) >= 0).all()
+    assert len(set(scores.labels[rows])) == 12 and true[rows[0]] == true[wrong].min()
+
+
+@pytest.mark.parametrize("up, sign", [(2, 1), (1, 1), (1, -1)])
+def test_people_stand_upright_in_every_convention(up, sign):
+    clip = fake_runs.person(0, 30)
+    clip[..., [up, 2]] = clip[..., [2, up]]
+    clip[..., up] *= sign
+    axes = clips.view([clip], load("ntu_rgb_d"))
+    drawn = clips.fit(clips.project(clip, axes))
+    assert axes[1] == up
+    head, feet = drawn[:, 0, 3, 1], drawn[:, 0, [15, 19], 1]
+    assert (head > 0.5).all() and (feet < -0.5).all()
+    assert np.abs(drawn).max() <= 1
+
+
+# --- page ----------------------------------------------------------------------------------
+
+
+def test_page_holds_what_was_scored(page):
+    data = content(page)
+    assert data["classes"][3] == "action <3> </script>"
+    scores, labels = expected_scores(SIX)
+    order = {name: i for i, name in enumerate(fake_runs.sample_names(480, 60))}
+    rows = [order[name] for name in data["names"].split("\n")]
+    assert (unpack(data["labels"]) == labels[rows]).all()
+    assert (unpack(data["entries"][8]["predicted"]) == scores.argmax(1)[rows]).all()
+    true = scores[np.arange(480), labels][rows]
+    assert np.abs(unpack(data["entries"][8]["true"]) / 255 - true).max() <= 0.5 / 255 + 1e-6
+    assert len(data["clips"]) == 12 and len(data["clips"][0]["opinions"]) == 9
+
+
+def test_page_needs_no_network(page):
+    text = page.read_text().replace("http://www.w3.org/2000/svg", "")
+    assert not re.search(r"https?://|@import|url\(", text)
+    assert "default-src 'none'" in text
+
+
+def test_without_a_store_the_page_says_so(tmp_path, capsys):
+    folder = fake_runs.run_folder(
+        tmp_path / "a" / "joint", samples=120, store=str(tmp_path / "none")
+    )
+    main([str(folder), "--out", str(tmp_path / "out.html")])
+    assert "No clips are drawn" in capsys.readouterr().out
+    data = content(tmp_path / "out.html")
+    assert data["clips"] == [] and data["classes"][0] == "drink water"
+
+
+def test_plots_show_the_accuracies(work, tmp_path):
+    plots = pytest.importorskip("tools.plots")
+    report = gather([work / "ntu60-xsub-lt"])
+    files = list(plots.save_all(report, [f"class {k}" for k in range(60)], tmp_path))
+    assert len(files) == 8
+    for file in files:
+        assert file.read_bytes().startswith(b"%PDF" if file.suffix == ".pdf" else b"\x89PNG")
+    bars = plots.classes(report, report.lead).axes[0].patches
+    scores, labels = expected_scores(SIX)
+    accuracy = [100 * (scores[labels == k].argmax(1) == k).mean() for k in range(60)]
+    assert [bar.get_height() for bar in bars] == pytest.approx(accuracy)
+
+
+# --- in a browser --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+    binary = shutil.which("chromium") or shutil.which("google-chrome")
+    service = shutil.which("chromedriver")
+    if not binary or not service:
+        pytest.skip("needs chromium and chromedriver (apt-get install chromium chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
+        "--disable-background-networking --disable-component-update --disable-dev-shm-usage"
+    )
+    for flag in [*flags.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(service))
+    browser.set_script_timeout(20)
+    yield browser
+    browser.quit()
+
+
+class Page:
+    """One page in the browser, seen as a person would: what is drawn, pointed at and typed."""
+
+    def __init__(self, driver, path, width=1280, height=900, scheme="light"):
+        self.driver, self.folder = driver, path.parent
+        driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
+        )
+        features = [
+            {"name": "prefers-color-scheme", "value": scheme},
+            {"name": "prefers-reduced-motion", "value": "no-preference"},
+        ]
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        driver.get_log("browser")
+        driver.get(path.as_uri())
+
+    def run(self, script):
+        return self.driver.execute_script(script)
+
+    def errors(self):
+        return [entry["message"] for entry in self.driver.get_log("browser")]
+
+    def colours(self, canvas):
+        """Return the number of different pixels of a canvas."""
+        return self.run(f"""
+            const c = document.querySelector('{canvas}');
+            const d = new Uint32Array(
+              c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer);
+            return new Set(d).size""")
+
+    def show(self, element):
+        self.run(f"""document.querySelector('{element}').scrollIntoView(
+            {{block: 'center', behavior: 'instant'}})""")
+
+    def point(self, element, x=0, y=0, click=False):
+        """Move the pointer to an offset from the middle of an element."""
+        from selenium.webdriver import ActionChains
+
+        self.show(element)
+        time.sleep(0.1)
+        target = self.driver.find_element("css selector", element)
+        actions = ActionChains(self.driver, duration=20)
+        actions = actions.move_to_element_with_offset(target, round(x), round(y))
+        (actions.click() if click else actions).perform()
+
+    def keys(self, element, *keys):
+        from selenium.webdriver.common.keys import Keys
+
+        self.run(f"document.querySelector('{element}').focus({{focusVisible: true}})")
+        for key in keys:
+            self.driver.switch_to.active_element.send_keys(getattr(Keys, key))
+
+    @property
+    def tip(self):
+        return self.run("return document.querySelector('#tip:not([hidden])')?.innerText || ''")
+
+    def select(self, label, value):
+        self.run(f"""
+            const s = [...document.querySelectorAll('label')].find(l => l.textContent.startsWith(
+              '{label}')).querySelector('select');
+            s.value = '{value}'; s.dispatchEvent(new Event('change'))""")
+
+    def bars(self):
+        return self.run(
+            "return [...document.querySelectorAll('.target')].map(t => +t.dataset.class)"
+        )
+
+
+@pytest.fixture
+def shown(driver, page):
+    return Page(driver, page)
+
+
+def test_charts_are_drawn(shown):
+    assert shown.errors() == []
+    assert shown.run("return performance.getEntriesByType('resource').length") == 0
+    assert shown.run("return document.querySelectorAll('#curves svg').length") == 6
+    drawn = "return [...document.querySelectorAll('.curve')].every(c => c.getTotalLength() > 100)"
+    assert shown.run(drawn) and shown.run("return document.querySelectorAll('.curve').length") == 36
+    assert shown.bars() == list(range(60))
+    assert shown.colours("#matrix canvas") > 50
+    rows = "return document.querySelectorAll('#results-table tbody tr').length"
+    assert shown.run(rows) == 9
+
+
+def test_published_figures_stand_beside(shown):
+    top1 = gather([shown.folder]).lead.figures["top1"]
+    text = shown.run("return document.querySelector('#results-table .chosen').innerText")
+    difference = f"{top1 - 81.8:+.1f}".replace("-", "−")  # BRL's repository: 81.8 for six streams
+    assert re.search(rf"{top1:.1f}\s+81\.8\s+{re.escape(difference)}", text)
+    shown.select("Published", "cross entropy, CTR-GCN")
+    assert "81.8" not in shown.run("return document.getElementById('results-table').innerText")
+
+
+def test_hover_tells_class_count_and_confusions(shown):
+    scores, labels = expected_scores(SIX)
+    k = 58
+    predicted = scores[labels == k].argmax(1)
+    others = np.bincount(predicted[predicted != k], minlength=60)
+    shown.point(f'.target[data-class="{k}"]', y=60)
+    tip = shown.tip
+    assert f"action <{k}> </script>" in tip and f"({(predicted == k).sum()} of 8)" in tip
+    assert f"{fake_runs.class_counts(60)[k]} · few-shot" in tip
+    top = [j for j in range(60) if others[j] == others.max()]
+    assert any(f"action <{j}> </script> {100 * others[j] / 8:.0f} %" in tip for j in top)
+
+
+def test_hover_on_the_matrix_names_the_cell(shown):
+    shown.show("#matrix canvas")
+    box = shown.run("""
+        const b = document.querySelector('#matrix canvas').getBoundingClientRect();
+        return [b.width, b.height]""")
+    shown.point("#matrix canvas", x=box[0] / 2 - 3, y=box[1] / 2 - 3, click=True)
+    assert "action <59>" in shown.tip and "recognised" in shown.tip
+    scores, labels = expected_scores(SIX)
+    number = (scores[labels == 59].argmax(1) == 59).sum()
+    assert f"{number} of 8" in shown.tip
+    assert f"{number} clips; the other way round {number}" in shown.run(
+        "return document.getElementById('pairs').innerText"
+    )
+
+
+def test_hover_on_a_curve_reads_the_epoch(shown):
+    shown.point("#curves figure:nth-child(2) svg")
+    assert re.match(r"Top-1, epoch 1[0-3]\n", shown.tip) and "bone-motion" in shown.tip
+
+
+def test_classes_sort(shown):
+    scores, labels = expected_scores(SIX)
+    accuracy = np.array([(scores[labels == k].argmax(1) == k).mean() for k in range(60)])
+    shown.select("Order by", "accuracy")
+    order = np.array(shown.bars())
+    assert sorted(order) == list(range(60)) and (np.diff(accuracy[order]) <= 0).all()
+    before = shown.run("return document.querySelector('#matrix canvas').toDataURL()")
+    shown.run("""
+        const s = document.querySelector('#confusion-tools select');
+        s.value = 'accuracy'; s.dispatchEvent(new Event('change'))""")
+    assert shown.run("return document.querySelector('#matrix canvas').toDataURL()") != before
+
+
+def test_everything_is_reached_by_keyboard(shown):
+    shown.keys(".target", "ARROW_RIGHT", "ARROW_RIGHT")
+    assert "action <2>" in shown.tip
+    assert "action <2>" in shown.run("return document.getElementById('live').textContent")
+    shown.keys("#matrix canvas", "ARROW_DOWN", "ARROW_DOWN", "ENTER")
+    assert "action <1>" in shown.tip and "taken for" in shown.tip
+    picked = shown.run("return document.querySelectorAll('#pairs h3')[1].textContent")
+    assert picked == "action <1> </script> → action <0> </script>"
+    shown.keys("#curves svg", "HOME", "ARROW_RIGHT")
+    assert shown.tip.startswith("Training loss, epoch 1\n")
+
+
+def test_comparison_shows_the_difference(driver, work, tmp_path):
+    out = tmp_path / "both.html"
+    main([str(work / "ntu60-xsub-lt" / "joint"), str(work / "ntu60-xsub-lt-cross-entropy"),
+          "--out", str(out)])  # fmt: skip
+    shown = Page(driver, out)
+    shown.select("against", "1")
+    assert shown.run("return document.querySelectorAll('.versus').length") == 60
+    report = gather([work / "ntu60-xsub-lt" / "joint", work / "ntu60-xsub-lt-cross-entropy"])
+    gain = report.entries[0].figures["few"] - report.entries[1].figures["few"]
+    assert abs(gain) > 1
+    text = shown.run("return document.getElementById('headline').innerText")
+    sign = "+" if gain > 0 else "−"
+    assert f"{sign}{abs(gain):.1f} against ntu60-xsub-lt-cross-entropy" in text
+    assert shown.errors() == []
+
+
+def test_skeletons_move_and_pause(shown):
+    shown.show("#cards canvas")
+    picture = "return document.querySelector('#cards canvas').toDataURL()"
+    time.sleep(0.3)
+    first = shown.run(picture)
+    time.sleep(0.3)
+    assert shown.colours("#cards canvas") > 3 and shown.run(picture) != first
+    shown.run("document.querySelector('#clips-tools button').click()")
+    time.sleep(0.15)
+    still = shown.run(picture)
+    time.sleep(0.2)
+    assert shown.run(picture) == still
+    shown.keys("#cards canvas", "ARROW_RIGHT")
+    time.sleep(0.15)
+    assert shown.run(picture) != still
+
+
+def test_dark_follows_the_system_and_the_button(driver, page):
+    background = "return getComputedStyle(document.body).backgroundColor"
+    light = Page(driver, page).run(background)
+    shown = Page(driver, page, scheme="dark")
+    dark = shown.run(background)
+    assert sum(map(int, re.findall(r"\d+", dark))) < 150 < sum(map(int, re.findall(r"\d+", light)))
+    matrix = "return document.querySelector('#matrix canvas').toDataURL()"
+    before = shown.run(matrix)
+    shown.run("document.getElementById('theme').click()")
+    assert shown.run(background) == light and shown.run(matrix) != before
+
+
+def test_phone_has_no_sideways_scroll(driver, page):
+    shown = Page(driver, page, width=390, height=844)
+    assert shown.run("return document.documentElement.scrollWidth") <= 390
+    assert shown.colours("#matrix canvas") > 50 and shown.errors() == []
+    small = shown.run("""
+        return [...document.querySelectorAll('button, select')].filter(e => e.offsetHeight
+          && e.offsetHeight < 24 && !e.closest('th')).map(e => e.outerHTML)""")
+    assert small == []
+
+
+def test_sixteen_thousand_samples_are_small_and_quick(driver, tmp_path):
+    folder = fake_runs.benchmark_folder(tmp_path / "ntu60-xsub-lt", samples=16_000)
+    main([str(folder)])
+    page = folder / "report.html"
+    assert page.stat().st_size < 5e6
+    shown = Page(driver, page)
+    assert int(shown.run("return document.documentElement.dataset.ready")) < 2000  # milliseconds
+    assert len(shown.bars()) == 60 and shown.errors() == []
+
+
+@pytest.mark.parametrize("case", ["unfinished", "no list", "many classes"])
+def test_odd_runs_draw_too(driver, tmp_path, case):
+    classes = 300 if case == "many classes" else 12
+    folder = fake_runs.run_folder(tmp_path / "a" / "joint", samples=600, classes=classes)
+    if case == "unfinished":
+        (folder / "scores.npz").unlink()
+        (folder / "result.json").unlink()
+    if case == "no list":
+        result = json.loads((folder / "result.json").read_text())
+        (folder / "result.json").write_text(json.dumps(result | {"class_counts": None}))
+    main([str(folder)])
+    shown = Page(driver, folder / "report.html")
+    assert shown.errors() == []
+    assert len(shown.bars()) == (0 if case == "unfinished" else classes)

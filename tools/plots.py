@@ -1,0 +1,131 @@
+"""The report's charts for papers: PNG and vector PDF, by matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from tools.report.gather import Entry, Report
+
+# Okabe and Ito's palette, told apart with any colour vision.
+SHOTS = {"many": "#0072b2", "medium": "#009e73", "few": "#d55e00"}
+LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#3fa0d8", "#6a6f78")
+CURVES = {
+    "loss": "training loss", "top1": "top-1", "mean_class": "mean class",
+    "many": "many-shot", "medium": "medium-shot", "few": "few-shot",
+}  # fmt: skip
+STYLE = {
+    "font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6,
+    "legend.frameon": False, "lines.linewidth": 1.2, "pdf.fonttype": 42, "savefig.dpi": 300,
+}  # fmt: skip
+
+
+def save_all(report: Report, class_names: list[str], folder: Path) -> Iterator[Path]:
+    """Write every chart that the report has data for; yield the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context(STYLE):
+        figures = {}
+        if any(run.epochs for run in report.runs):
+            figures["curves"] = curves(report)
+        if report.entries:
+            figures["classes"] = classes(report, report.lead)
+            figures["confusion"] = confusion(report, report.lead, class_names)
+        if report.class_counts is not None and report.entries:
+            figures["shots"] = shot_bars(report)
+        for name, figure in figures.items():
+            for suffix in ("png", "pdf"):
+                path = folder / f"{name}.{suffix}"
+                # Without the date, the same report gives the same file.
+                date = {"CreationDate": None} if suffix == "pdf" else None
+                figure.savefig(path, bbox_inches="tight", metadata=date)
+                yield path
+
+
+def curves(report: Report) -> Figure:
+    """Loss and accuracies by epoch, a line for each run."""
+    runs = [run for run in report.runs if run.epochs]
+    keys = [k for k in CURVES if any(e.get(k) is not None for run in runs for e in run.epochs)]
+    figure = Figure(figsize=(7, 1.9 * -(-len(keys) // 3)), layout="constrained")
+    for place, key in enumerate(keys, 1):
+        axes = figure.add_subplot(-(-len(keys) // 3), 3, place, title=CURVES[key])
+        for i, run in enumerate(runs):
+            values = [np.nan if e.get(key) is None else e[key] for e in run.epochs]
+            style = {"color": LINES[i % 7], "linestyle": ("-", "--", ":")[i // 7 % 3]}
+            axes.plot([e["epoch"] for e in run.epochs], values, label=run.name, **style)
+        axes.set(xlabel="epoch", ylim=(0, None if key == "loss" else 100))
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    return figure
+
+
+def classes(report: Report, entry: Entry) -> Figure:
+    """Accuracy of each class, head to tail, and the number of training clips behind it."""
+    figure = Figure(figsize=(7, 2.4), layout="constrained")
+    axes = figure.subplots()
+    order = report.head_to_tail
+    place = np.arange(len(order))
+    accuracy = np.array([entry.figures["per_class"][k] for k in order], float)
+    axes.set(xlabel="class", ylabel="accuracy (%)", ylim=(0, 104), xlim=(-1, len(order)))
+    if report.class_counts is None:
+        axes.bar(place, accuracy, color=LINES[-1])
+        return figure
+    groups = [report.shot_of_class[k] for k in order]
+    axes.set_xlabel("class, by training count")
+    axes.bar(place, accuracy, color=[SHOTS[group] for group in groups])
+    for group in dict.fromkeys(groups):
+        inside = np.flatnonzero(np.array(groups) == group)
+        mean = entry.figures[group]
+        if mean is not None:
+            axes.hlines(mean, inside[0] - 0.4, inside[-1] + 0.4, "black", "dashed", linewidth=0.8)
+            axes.text(inside.mean(), 106, f"{group} {mean:.1f}", ha="center", color=SHOTS[group])
+    counts = axes.twinx()
+    counts.plot(place, report.class_counts[order], color="black", linewidth=0.8)
+    counts.set(yscale="log", ylabel="training clips (line)")
+    counts.spines["right"].set_visible(True)
+    return figure
+
+
+def confusion(report: Report, entry: Entry, class_names: list[str]) -> Figure:
+    """Share of each true class (row) given to each class (column), head to tail."""
+    order = report.head_to_tail
+    K = len(order)
+    place = np.argsort(order)  # of a class among the rows
+    counts = np.zeros((K, K))
+    np.add.at(counts, (place[entry.scores.labels], place[entry.scores.scores.argmax(1)]), 1)
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = max(3.3, min(7.0, 1.6 + 0.11 * K))
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(100 * share, cmap="Blues", norm=matplotlib.colors.PowerNorm(0.5, 0, 100))
+    axes.set(xlabel="predicted class", ylabel="true class")
+    if K <= 64:
+        names = [class_names[k] for k in order]
+        axes.set_xticks(range(K), names, rotation=90, fontsize=max(3.5, 8 - K / 12))
+        axes.set_yticks(range(K), names, fontsize=max(3.5, 8 - K / 12))
+    if report.class_counts is not None:
+        groups = np.array(report.shot_of_class)[order]
+        for edge in np.flatnonzero(groups[1:] != groups[:-1]) + 0.5:
+            axes.axhline(edge, color="grey", linewidth=0.5)
+            axes.axvline(edge, color="grey", linewidth=0.5)
+    figure.colorbar(image, shrink=0.6, label="share of the true class (%)")
+    return figure
+
+
+def shot_bars(report: Report) -> Figure:
+    """Many, medium and few of every entry, side by side."""
+    figure = Figure(figsize=(max(3.3, 0.75 * len(report.entries)), 2.4), layout="constrained")
+    axes = figure.subplots()
+    place = np.arange(len(report.entries))
+    shown = [g for g in SHOTS if any(e.figures[g] is not None for e in report.entries)]
+    for i, group in enumerate(shown):
+        heights = [np.nan if e.figures[group] is None else e.figures[group] for e in report.entries]
+        offset = (i - (len(shown) - 1) / 2) * 0.27
+        bars = axes.bar(place + offset, heights, 0.25, label=group, color=SHOTS[group])
+        axes.bar_label(bars, fmt="%.0f", fontsize=5.5)
+    axes.set_xticks(place, [e.name for e in report.entries], rotation=30, ha="right")
+    axes.set(ylabel="accuracy (%)", ylim=(0, 105))
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure

@@ -1,0 +1,96 @@
+"""`python -m tools.report RUN_OR_BENCHMARK_FOLDER...`: one HTML page of what came out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import graph
+from data import names, protocols
+from data.store import Store
+from errors import InputError, run_command
+from files import write_text
+from tools.report import clips, page
+from tools.report.gather import Report, gather
+
+
+def main(argv: list[str]) -> None:
+    """Write the page, and the plots if `--figures` is given; print where they are."""
+    args = parse(argv)
+    report = gather(args.folders)
+    store = find_store(report, args.store)
+    classes = class_names(report, store)
+    drawn = clips.draw(report.lead, store, args.clips) if store and report.entries else []
+    edges = graph.load(store.layout).edges if store else ()
+    out = args.out or args.folders[0] / "report.html"
+    write_text(out, page.render(page.encode(report, classes, drawn, edges)))
+    for note in report.notes:
+        print(f"note: {note}")
+    print(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")
+    if args.figures:
+        from tools import plots  # matplotlib takes a second to load
+
+        for file in plots.save_all(report, classes, args.figures):
+            print(file)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tools.report", description=__doc__)
+    add = parser.add_argument
+    add(
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help="a run or a benchmark folder",
+    )
+    add(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="default: report.html in the first folder",
+    )
+    add(
+        "--store",
+        type=Path,
+        metavar="DIR",
+        help="prepared store (default: the configuration's)",
+    )
+    add("--clips", type=int, default=12, metavar="N", help="hardest clips to draw (default: 12)")
+    add("--figures", type=Path, metavar="DIR", help="also write plots there, PNG and PDF")
+    add("--debug", action="store_true", help="show a traceback on an error")
+    return parser.parse_args(argv)
+
+
+def find_store(report: Report, given: Path | None) -> Store | None:
+    """Open the store that is given, else the one that the configuration names, if it is here."""
+    if given:
+        return Store.open(given)
+    path = report.first("store")
+    try:
+        return Store.open(path) if path else None
+    except InputError as error:
+        report.notes.append(f"No clips are drawn: {error}")
+        return None
+
+
+def class_names(report: Report, store: Store | None) -> list[str]:
+    """Return the names of the K classes: the store's, else those known of the data set."""
+    K = report.num_class
+    if store and len(store.class_names) >= K:
+        return store.class_names[:K]  # a store of NTU 120 serves NTU 60 too
+    if store:
+        raise InputError(
+            f"{store.path}: holds {len(store.class_names)} classes, the scores {K};"
+            " give the store of this benchmark: --store DIR"
+        )
+    protocol = protocols.resolve(report.first("protocol", ""))
+    data_set = "ntu120" if protocol.startswith("ntu") else protocol
+    file = names.CLASS_NAMES / f"{data_set}.txt"
+    known = names.class_names(data_set, K) if file.is_file() else []
+    return known if len(known) == K else names.numbered(range(K))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,259 @@
+"""Run folders to the numbers that a page or a plot shows.
+
+A run folder holds what design section 1 lists; whatever is missing is left out of the report and
+named in its notes. Samples are joined by NAME, never by row order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from engine.config import STREAMS
+from ensemble import Scores, fuse, fusions_of
+from errors import InputError
+from longtail import shots
+
+RUN_FILES = ("config.yaml", "scores.npz", "metrics.jsonl")
+
+
+@dataclass
+class Run:
+    """One run folder. `epochs` is metrics.jsonl; what comes of testing is None before it."""
+
+    path: Path
+    group: str  # the benchmark folder, with its tag
+    stream: str
+    config: dict[str, Any]
+    epochs: list[dict[str, Any]]
+    result: dict[str, Any] | None  # result.json
+    last: dict[str, Any] | None  # result-last.json
+    scores: Scores | None
+    name: str = ""
+
+
+@dataclass
+class Entry:
+    """A line of the report: a run's scores, or a fusion of several runs of one folder."""
+
+    name: str
+    group: str
+    weights: dict[str, float]  # of each stream; one stream for a run
+    scores: Scores
+    figures: dict[str, Any]  # top1, top5, mean_class, many, medium, few, per_class in percent
+    run: int | None = None  # its place in Report.runs; None for a fusion
+
+
+@dataclass
+class Report:
+    """What was found in the folders."""
+
+    runs: list[Run]
+    entries: list[Entry]
+    class_counts: np.ndarray | None  # (K,) of the training list
+    shots: tuple[int, int]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def lead(self) -> Entry:
+        """The entry shown first: the widest fusion, or the best run."""
+        return max(self.entries, key=lambda e: (len(e.weights), e.figures["top1"]))
+
+    @property
+    def num_class(self) -> int:
+        return self.entries[0].scores.scores.shape[1] if self.entries else 0
+
+    @property
+    def shot_of_class(self) -> list[str | None]:
+        """Many, medium or few for each of the K classes; None where no training list is known."""
+        if self.class_counts is None:
+            return [None] * self.num_class
+        masks = shots.groups(self.class_counts, self.shots)
+        return [next(name for name in masks if masks[name][k]) for k in range(self.num_class)]
+
+    @property
+    def head_to_tail(self) -> np.ndarray:
+        """The classes by training count, descending; by label where no training list is known."""
+        if self.class_counts is None:
+            return np.arange(self.num_class)
+        return np.argsort(-self.class_counts, kind="stable")
+
+    def first(self, key: str, default: Any = None) -> Any:
+        """Return the first run's value of a configuration key."""
+        return next((run.config[key] for run in self.runs if key in run.config), default)
+
+
+def gather(folders: Iterable[str | Path]) -> Report:
+    """Read run and benchmark folders, and fuse what each benchmark folder allows.
+
+    Raises InputError where a folder holds no run, or two runs cannot stand side by side (another
+    number of classes, or another label for the same sample).
+    """
+    paths = [path for folder in folders for path in run_folders(Path(folder))]
+    runs = [read_run(path) for path in {path.resolve(): path for path in paths}.values()]
+    name_runs(runs)
+    check_comparable(runs)
+    report = Report(runs, [], None, (100, 20))
+    report.shots = tuple(report.first("shots", report.shots))
+    report.class_counts = training_counts(report)
+    report.entries = [
+        judged(report, run.name, run.group, {run.stream: 1}, run.scores, i)
+        for i, run in enumerate(runs)
+        if run.scores is not None
+    ]
+    for group in dict.fromkeys(run.group for run in runs):
+        report.entries += fusions(report, group)
+    report.notes += [
+        f"{run.path}: no scores.npz yet (its test has not ended); only its curves are shown."
+        for run in runs
+        if run.scores is None
+    ]
+    return report
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """Return `folder` itself if it is a run, else the runs within it, the known streams first."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give a run or a benchmark folder of work_dir/")
+    if is_run(folder):
+        return [folder]
+    found = [path for path in folder.iterdir() if path.is_dir() and is_run(path)]
+    if not found:
+        raise InputError(f"{folder}: holds no run; train one first (python main.py --config ...)")
+    order = {stream: i for i, stream in enumerate(STREAMS)}
+    return sorted(found, key=lambda path: (order.get(path.name, len(order)), path.name))
+
+
+def is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in RUN_FILES)
+
+
+def read_run(path: Path) -> Run:
+    """Read one run folder; files that are not there yet are None or empty."""
+    config_file, scores_file = path / "config.yaml", path / "scores.npz"
+    config = (yaml.safe_load(config_file.read_text()) if config_file.is_file() else None) or {}
+    result = read_json(path / "result.json")
+    return Run(
+        path=path,
+        group=path.resolve().parent.name,
+        stream=config.get("stream") or (result or {}).get("stream") or path.resolve().name,
+        config=config,
+        epochs=read_epochs(path / "metrics.jsonl"),
+        result=result,
+        last=read_json(path / "result-last.json"),
+        scores=Scores.read(scores_file) if scores_file.is_file() else None,
+    )
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not JSON ({error}); test again: main.py --phase test") from None
+
+
+def read_epochs(path: Path) -> list[dict[str, Any]]:
+    """Return the epochs of metrics.jsonl in order.
+
+    A line cut off by a kill is left out; of an epoch written twice (before and after --resume) the
+    later line counts.
+    """
+    epochs: dict[int, dict[str, Any]] = {}
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            epoch = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        epochs[epoch["epoch"]] = epoch
+    return [epochs[i] for i in sorted(epochs)]
+
+
+def name_runs(runs: list[Run]) -> None:
+    """Give each run the shortest name that tells it from the others."""
+    same_group = len({run.group for run in runs}) == 1
+    same_stream = len({run.stream for run in runs}) == 1
+    for run in runs:
+        whole = f"{run.group} · {run.stream}"
+        run.name = run.stream if same_group else run.group if same_stream else whole
+    names = [run.name for run in runs]
+    for run in runs:
+        if names.count(run.name) > 1:
+            run.name = str(run.path)
+
+
+def check_comparable(runs: list[Run]) -> None:
+    """Refuse runs of different benchmarks: their classes do not mean the same."""
+    tested = [run for run in runs if run.scores is not None]
+    if not tested:
+        return
+    first, K = tested[0], tested[0].scores.scores.shape[1]
+    labels = dict(zip(first.scores.names.tolist(), first.scores.labels.tolist()))
+    for run in tested:
+        names, scores = run.scores.names.tolist(), run.scores.scores
+        if not np.isfinite(scores).all():
+            raise InputError(f"{run.path}/scores.npz: scores that are not finite; train again")
+        if scores.shape[1] != K:
+            raise InputError(
+                f"{first.path} has {K} classes, {run.path} {scores.shape[1]}; report them apart"
+            )
+        if any(labels.get(name, k) != k for name, k in zip(names, run.scores.labels.tolist())):
+            raise InputError(
+                f"{first.path} and {run.path} label the same samples differently; report them apart"
+            )
+
+
+def training_counts(report: Report) -> np.ndarray | None:
+    """Return the class counts that the first tested run was trained on; note what departs."""
+    known = [r for r in report.runs if r.result and r.result.get("class_counts") is not None]
+    if not known:
+        report.notes.append(
+            "No training list is known (class_counts is null): classes stand in label order, and"
+            " the shot figures are left out."
+        )
+        return None
+    counts = np.asarray(known[0].result["class_counts"])
+    for run in known[1:]:
+        if not np.array_equal(run.result["class_counts"], counts):
+            report.notes.append(
+                f"{run.name} was trained on another list than {known[0].name}; all are ordered and"
+                f" grouped by the counts of {known[0].name}."
+            )
+    return counts
+
+
+def judged(
+    report: Report,
+    name: str,
+    group: str,
+    weights: dict[str, float],
+    scores: Scores,
+    run: int | None = None,
+) -> Entry:
+    figures = shots.accuracy(scores.scores, scores.labels, report.class_counts, report.shots)
+    return Entry(name, group, weights, scores, figures, run)
+
+
+def fusions(report: Report, group: str) -> list[Entry]:
+    """Return the published fusions that the streams of one benchmark folder allow."""
+    runs = [r for r in report.runs if r.group == group and r.scores is not None]
+    streams = {run.stream: run.scores for run in runs}
+    if len(streams) < 2 or len(streams) < len(runs):
+        return []  # one stream, or one stream several times over: nothing to fuse
+    prefix = "" if all(run.group == group for run in report.runs) else f"{group} · "
+    benchmark = runs[0].config.get("benchmark") or group
+    found = []
+    for name, weights in fusions_of(benchmark).items():
+        missing = [stream for stream in weights if stream not in streams]
+        if missing:
+            report.notes.append(f"{prefix}{name} fusion: {', '.join(missing)} missing.")
+            continue
+        found.append(judged(report, prefix + name, group, weights, fuse(streams, weights)))
+    return found

@@ -1,0 +1,183 @@
+"""A report to one HTML file: arrays as base64 in JSON, the page's own files around them."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ensemble import Scores
+from longtail import published
+from tools.report.clips import Clip
+from tools.report.gather import Entry, Report, Run
+
+FOLDER = Path(__file__).parent / "page"
+SCRIPTS = ("base", "summary", "curves", "classes", "confusion", "clips", "configuration", "main")
+FIGURES = ("top1", "mean_class", "many", "medium", "few", "top5")
+CURVES = ("loss", "top1", "mean_class", "many", "medium", "few")
+
+
+def render(data: dict[str, Any]) -> str:
+    """Return the page: index.html with the styles, the scripts and the data put inside."""
+    # "</script>" or "<!--" within a class name must not end the element that holds the data.
+    text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    scripts = "\n".join((FOLDER / f"{name}.js").read_text() for name in SCRIPTS)
+    title = html.escape(data["title"])
+    parts = {
+        "title": title,
+        "heading": title,
+        "style": (FOLDER / "style.css").read_text(),
+        "data": text,
+        "script": f"(() => {{\n'use strict';\n{scripts}\n}})();",
+    }
+    page = (FOLDER / "index.html").read_text()
+    for name, value in parts.items():
+        page = page.replace(f"{{{{ {name} }}}}", value, 1)
+    return page
+
+
+def encode(
+    report: Report,
+    class_names: list[str],
+    clips: list[Clip],
+    edges: Iterable[tuple[int, int]],
+) -> dict[str, Any]:
+    """Return everything that the page shows as one JSON-ready dictionary.
+
+    Of a sample only what is drawn travels: each entry's predicted class, its probability and that
+    of the true class (8 bits each); so six streams of 16,000 samples take about a megabyte.
+    """
+    names, labels = samples(report.entries)
+    return {
+        "title": ", ".join(dict.fromkeys(run.group for run in report.runs)),
+        "classes": class_names,
+        "counts": None if report.class_counts is None else report.class_counts.tolist(),
+        "shots": list(report.shots),
+        "shot": report.shot_of_class,
+        "lead": report.entries.index(report.lead) if report.entries else None,
+        "names": "\n".join(names),
+        "labels": pack(labels),
+        "runs": [encode_run(run) for run in report.runs],
+        "entries": [encode_entry(entry, names) for entry in report.entries],
+        "clips": [encode_clip(clip, report) for clip in clips],
+        "edges": list(edges),
+        "published": published_rows(report),
+        "reference": reference(report),
+        "notes": report.notes,
+    }
+
+
+def published_rows(report: Report) -> list[dict[str, Any]]:
+    """Return every published figure of the benchmark at this imbalance, each with its source."""
+    benchmark, factors = report.first("benchmark"), ("", str(report.first("imbalance")))
+    with published.TABLE.open(newline="") as file:
+        return [
+            {**row, "value": float(row["value"])}
+            for row in csv.DictReader(file)
+            if row["benchmark"] == benchmark and row["imbalance"] in factors
+        ]
+
+
+def reference(report: Report) -> dict[str, str]:
+    """Return the method and backbone of the first run, as the published tables call them."""
+    config = next((run.config for run in report.runs if run.config), {})
+    model = str(config.get("model", ""))
+    return {
+        "method": published.method_of(config) or "BRL",
+        "backbone": published.BACKBONES.get(model, model.split(".")[-2] if "." in model else model),
+    }
+
+
+def samples(entries: list[Entry]) -> tuple[list[str], np.ndarray]:
+    """Return the names of all samples that any entry scored, and their labels (N,)."""
+    label = {n: k for e in entries for n, k in zip(e.scores.names.tolist(), e.scores.labels)}
+    return list(label), np.array(list(label.values()), np.uint16)
+
+
+def encode_run(run: Run) -> dict[str, Any]:
+    keys = (*CURVES, "epoch", "stage", "lr", "seconds")
+    result = run.result or {}
+    return {
+        "name": run.name,
+        "group": run.group,
+        "stream": run.stream,
+        "path": run.path.as_posix(),
+        "config": run.config,
+        "yaml": yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
+        "epochs": {key: [number(epoch.get(key)) for epoch in run.epochs] for key in keys},
+        "published_list": result.get("published_list"),
+        "last": {key: (run.last or {}).get(key) for key in FIGURES},
+        "clean": {key: result.get(key) for key in ("top1_clean", "samples_clean", "samples")},
+    }
+
+
+def encode_entry(entry: Entry, names: list[str]) -> dict[str, Any]:
+    scores = entry.scores
+    rows = np.arange(len(scores.labels))
+    predicted = scores.scores.argmax(1)
+    place = {name: i for i, name in enumerate(names)}
+    at = np.array([place[name] for name in scores.names.tolist()])
+
+    def spread(values: np.ndarray, absent: int, dtype: type) -> dict[str, Any]:
+        whole = np.full(len(names), absent, dtype)
+        whole[at] = values
+        return pack(whole)
+
+    return {
+        "name": entry.name,
+        "group": entry.group,
+        "weights": entry.weights,
+        "run": entry.run,
+        "figures": {key: entry.figures[key] for key in FIGURES},
+        "predicted": spread(predicted, 0xFFFF, np.uint16),
+        "confidence": spread(percent(scores.scores[rows, predicted]), 0, np.uint8),
+        "true": spread(percent(scores.scores[rows, scores.labels]), 0, np.uint8),
+    }
+
+
+def encode_clip(clip: Clip, report: Report, top: int = 3) -> dict[str, Any]:
+    lead = report.lead.scores
+    name = str(lead.names[clip.sample])
+    absent = np.isnan(clip.coordinates).any(-1, keepdims=True)
+    points = np.where(absent, -32768, np.nan_to_num(clip.coordinates) * 32000).astype(np.int16)
+    return {
+        "name": name,
+        "label": int(lead.labels[clip.sample]),
+        "seconds": round(clip.seconds, 2),
+        "points": pack(points),
+        "opinions": [opinion(entry.scores, name, top) for entry in report.entries],
+    }
+
+
+def opinion(scores: Scores, name: str, top: int) -> list[list[float]] | None:
+    """Return the `top` likeliest classes of a sample as [class, percent]; None if not scored."""
+    row = np.flatnonzero(scores.names == name)
+    if not len(row):
+        return None
+    values = scores.scores[row[0]]
+    best = np.argsort(-values, kind="stable")[:top]
+    return [[int(k), round(float(100 * values[k]), 1)] for k in best]
+
+
+def percent(probabilities: np.ndarray) -> np.ndarray:
+    """Return probabilities as 0..255."""
+    return np.clip(probabilities * 255, 0, 255).round().astype(np.uint8)
+
+
+def pack(array: np.ndarray) -> dict[str, Any]:
+    """Return an array as base64 of its little-endian bytes, with dtype and shape."""
+    small = array.astype(array.dtype.newbyteorder("<"))
+    data = base64.b64encode(small.tobytes()).decode("ascii")
+    return {"dtype": array.dtype.name, "shape": array.shape, "data": data}
+
+
+def number(value: Any) -> float | None:
+    """Return a finite number of five digits, or None: JSON knows no NaN."""
+    return None if value is None or not np.isfinite(value) else float(f"{value:.5g}")

@@ -1,0 +1,118 @@
+// Accuracy of every class above the axis, its training count below: does the tail hold up?
+
+const orders = {
+  count: { name: 'training count', sort: () => headToTail },
+  label: { name: 'label', sort: () => byLabel },
+  accuracy: { name: 'accuracy', sort: () => [...headToTail].sort((a, b) =>
+    (classOf(shown(), b).accuracy ?? -1) - (classOf(shown(), a).accuracy ?? -1)) },
+  change: { name: 'change', sort: () => [...headToTail].sort((a, b) => change(b) - change(a)) },
+};
+const change = k => compared() ? (classOf(shown(), k).accuracy ?? 0) - (classOf(compared(), k).accuracy ?? 0) : 0;
+
+function drawClasses() {
+  if (!entries.length) { $('classes').hidden = true; return; }
+  let order = 'count', cursor = 0;
+  const BAR = { top: 26, height: 210, gap: 10, counts: 64, left: 34 };
+  const chooser = () => selector('Order by', Object.entries(orders)
+    .filter(([key]) => (key !== 'count' || data.counts) && (key !== 'change' || compared()))
+    .map(([key, { name }]) => [key, name]), order, value => { order = value; redraw(); });
+
+  function describe(k) {
+    const { n, correct, accuracy, mistaken } = classOf(shown(), k);
+    const other = compared() && classOf(compared(), k).accuracy;
+    return [el('b', {}, data.classes[k]),
+      row('Accuracy', n ? `${percent(accuracy)} % (${correct} of ${n})` : 'no test clips'),
+      compared() && row(compared().name, `${percent(other)} % (${signed(change(k))})`),
+      data.counts && row('Training clips', `${data.counts[k]} · ${shotOf(k)}-shot`),
+      ...mistaken.slice(0, 3).map(([j, count], i) => row(i ? '' : 'Taken for', `${data.classes[j]} ${(100 * count / n).toFixed(0)} %`)),
+    ].filter(Boolean);
+  }
+
+  function draw(available) {
+    const sequence = orders[order].sort();
+    const step = Math.max(5, (available - BAR.left - 4) / K), wide = BAR.left + step * K + 4;
+    const thick = Math.max(step - Math.max(1, Math.min(step * .22, 6)), 2);
+    const base = BAR.top + BAR.height, low = base + BAR.gap;
+    const x = i => BAR.left + i * step, y = value => base - BAR.height * value / 100;
+    const most = data.counts ? Math.max(...data.counts) : 1;
+    const depth = k => data.counts ? BAR.counts * Math.log1p(data.counts[k]) / Math.log1p(most) : 0;
+    const targets = [];
+    const focus = i => {
+      cursor = Math.min(K - 1, Math.max(0, i));
+      targets.forEach((t, j) => t.setAttribute('tabindex', j === cursor ? 0 : -1));
+      targets[cursor].focus();
+    };
+    const chart = svg('svg', { width: wide, height: low + (data.counts ? BAR.counts : 0) + 8, role: 'group',
+      'aria-label': `Accuracy of ${K} classes by ${orders[order].name}; arrow keys move between classes` },
+    [0, 25, 50, 75, 100].map(v => [svg('line', { class: 'grid', x1: BAR.left, x2: wide, y1: y(v), y2: y(v) }),
+      svg('text', { x: BAR.left - 6, y: y(v) + 4, 'text-anchor': 'end' }, String(v))]),
+    sequence.map((k, i) => {
+      const { accuracy } = classOf(shown(), k), other = compared() && classOf(compared(), k).accuracy;
+      return [
+        svg('rect', { class: `bar-of ${shotOf(k)}`, x: x(i), width: thick, y: y(accuracy ?? 0), height: BAR.height * (accuracy ?? 0) / 100,
+          'fill-opacity': compared() ? .55 : 1 }),
+        data.counts && svg('rect', { class: `silhouette ${shotOf(k)}`, x: x(i), width: thick, y: low, height: depth(k) }),
+        other !== null && svg('line', { class: 'versus', x1: x(i) - 1, x2: x(i) + thick + 1, y1: y(other), y2: y(other) })];
+    }),
+    order === 'count' && data.counts && brackets(sequence, x, y, thick),
+    data.counts && svg('text', { x: BAR.left - 6, y: low + 10, 'text-anchor': 'end' }, 'n'),
+    sequence.map((k, i) => targets[i] = svg('rect', { class: 'target', 'data-class': k, x: x(i) - (step - thick) / 2, y: BAR.top, width: step,
+      height: low + (data.counts ? BAR.counts : 0) - BAR.top, tabindex: i === cursor ? 0 : -1, role: 'img',
+      'aria-label': `${data.classes[k]}: ${percent(classOf(shown(), k).accuracy)} percent` })));
+    const at = event => targets.indexOf(event.target);
+    chart.addEventListener('pointermove', e => { if (at(e) >= 0) showTip(describe(sequence[at(e)]), e); });
+    chart.addEventListener('pointerdown', e => { if (at(e) >= 0) showTip(describe(sequence[at(e)]), e); });
+    chart.addEventListener('pointerleave', hideTip);
+    chart.addEventListener('focusout', hideTip);
+    chart.addEventListener('focusin', e => {
+      const i = at(e);
+      if (i < 0 || !e.target.matches(':focus-visible')) return;
+      showTip(describe(sequence[i]), () => {
+        const box = e.target.getBoundingClientRect();
+        return [box.right, box.top + 30];
+      });
+    });
+    chart.addEventListener('keydown', e => {
+      const move = { ArrowLeft: -1, ArrowRight: 1, Home: -K, End: K }[e.key];
+      if (move) { e.preventDefault(); focus(cursor + move); }
+    });
+    $('bars').replaceChildren(chart);
+  }
+
+  // Name, limits and mean of each group of shots, above its bars.
+  function brackets(sequence, x, y, thick) {
+    return SHOTS.map(shot => {
+      const places = sequence.map((k, i) => [k, i]).filter(([k]) => shotOf(k) === shot).map(([, i]) => i);
+      const mean = shown().figures[shot];
+      if (!places.length || mean === null) return null;
+      const left = x(places[0]), right = x(places.at(-1)) + thick;
+      return [svg('line', { class: 'average', x1: left, x2: right, y1: y(mean), y2: y(mean) }),
+        svg('text', { class: 'strong', x: left, y: 12 }, right - left > 110 ? `${capital(shot)}-shot ${percent(mean)} %` : capital(shot))];
+    });
+  }
+
+  const redraw = whenSized($('bars'), draw);
+  whenChosen(() => {
+    if (order === 'change' && !compared()) order = 'count';
+    if (order === 'count' && !data.counts) order = 'label';
+    $('classes-tools').replaceChildren(chooser());
+    const tested = byLabel.filter(k => classOf(shown(), k).n);
+    const weakest = [...tested].sort((a, b) => classOf(shown(), a).accuracy - classOf(shown(), b).accuracy).slice(0, 3);
+    $('classes-lead').textContent = `${capital(shown().name)}: accuracy of each class`
+      + (data.counts ? ' above, its number of training clips (logarithmic) below' : '')
+      + (compared() ? `; the line on each bar is ${compared().name}` : '')
+      + `. Weakest: ${weakest.map(k => `${data.classes[k]} (${percent(classOf(shown(), k).accuracy, 0)} %)`).join(', ')}.`;
+    redraw();
+    const table = sortable([
+      { head: 'Class', value: k => data.classes[k] },
+      { head: 'Label', value: k => k },
+      ...(data.counts ? [{ head: 'Training clips', value: k => data.counts[k] }, { head: 'Shot', value: k => shotOf(k), class: 'text' }] : []),
+      { head: 'Test clips', value: k => classOf(shown(), k).n },
+      { head: 'Accuracy', value: k => classOf(shown(), k).accuracy, text: k => percent(classOf(shown(), k).accuracy) },
+      ...(compared() ? [{ head: 'Change', value: change, text: k => signed(change(k)) }] : []),
+      { head: 'Most often taken for', class: 'text', value: k => classOf(shown(), k).mistaken[0]?.[1] ?? 0,
+        text: k => classOf(shown(), k).mistaken.slice(0, 3).map(([j, n]) => `${data.classes[j]} (${n})`).join(', ') },
+    ], headToTail);
+    $('classes-table').replaceChildren(el('summary', {}, 'As a table'), table);
+  });
+}

@@ -1,0 +1,120 @@
+// Training curves: a small chart for each figure, a line for each run, one crosshair for all.
+
+const CURVES = { loss: 'Training loss', ...Object.fromEntries(
+  ['top1', 'mean_class', ...SHOTS].map(key => [key, FIGURES[key]])) };
+const BOX = { width: 340, height: 190, left: 32, right: 8, top: 8, bottom: 22 };
+const DASHES = [null, '6 3', '2 3', '9 3 2 3', '1 4', '12 4'];
+
+// Colour and dash of a run. One folder: a colour for joint, bone, skip, dashed for its motion.
+// Several folders: a colour for each, a dash for each stream.
+const groups = [...new Set(data.runs.map(run => run.group))];
+const streams = [...new Set(data.runs.map(run => run.stream))];
+function styleOf(run) {
+  const known = ['joint', 'bone', 'skip'].indexOf(run.stream.replace('-motion', ''));
+  const [hue, dash] = groups.length > 1 ? [groups.indexOf(run.group), streams.indexOf(run.stream)]
+    : known >= 0 ? [known, run.stream.endsWith('-motion') ? 1 : 0] : [streams.indexOf(run.stream), 0];
+  return { stroke: `var(--s${hue % 7})`, 'stroke-dasharray': DASHES[dash % DASHES.length], 'stroke-width': 1.8, fill: 'none' };
+}
+
+function drawCurves() {
+  const runs = data.runs.filter(run => run.epochs.epoch.length);
+  if (!runs.length) { $('training').hidden = true; return; }
+  const hidden = new Set();
+  const epochs = Math.max(...runs.flatMap(run => run.epochs.epoch)) + 1;
+  const x = epoch => BOX.left + (BOX.width - BOX.left - BOX.right) * (epochs > 1 ? epoch / (epochs - 1) : .5);
+  const keys = Object.keys(CURVES).filter(key => runs.some(run => run.epochs[key].some(v => v !== null)));
+  const switches = new Set(runs.map(run => run.epochs.stage.indexOf(2)).filter(i => i > 0)
+    .map(i => runs[0].epochs.epoch[i]));
+  const hairs = [];
+  let at = epochs - 1;
+
+  function panel(key) {
+    const values = runs.flatMap(run => run.epochs[key]).filter(v => v !== null);
+    const top = key === 'loss' ? Math.max(...values) * 1.05 : 100;
+    const y = value => BOX.height - BOX.bottom - (BOX.height - BOX.top - BOX.bottom) * value / top;
+    const hair = svg('line', { class: 'hair', y1: BOX.top, y2: BOX.height - BOX.bottom, visibility: 'hidden' });
+    hairs.push(hair);
+    const steps = key === 'loss' ? ticks(top) : [0, 25, 50, 75, 100];
+    const every = Math.max(1, Math.ceil(epochs / 6 / 5) * 5);
+    const chart = svg('svg', { viewBox: `0 0 ${BOX.width} ${BOX.height}`, tabindex: 0, role: 'img',
+      'aria-label': `${CURVES[key]} by epoch; arrow keys read the values. ` + runs.map(run =>
+        `${run.name} ends at ${percent(run.epochs[key].at(-1), key === 'loss' ? 3 : 1)}`).join(', ') },
+    steps.map(v => [svg('line', { class: 'grid', x1: BOX.left, x2: BOX.width - BOX.right, y1: y(v), y2: y(v) }),
+      svg('text', { x: BOX.left - 6, y: y(v) + 4, 'text-anchor': 'end' }, String(v))]),
+    Array.from({ length: epochs }, (_, e) => e).filter(e => e % every === 0)
+      .map(e => svg('text', { x: x(e), y: BOX.height - 6, 'text-anchor': 'middle' }, String(e))),
+    [...switches].map(e => [svg('line', { class: 'mark', x1: x(e - .5), x2: x(e - .5), y1: BOX.top, y2: BOX.height - BOX.bottom })]),
+    runs.map((run, i) => svg('path', { ...styleOf(run), 'data-run': i, class: 'curve', 'stroke-linejoin': 'round',
+      d: line(run.epochs.epoch, run.epochs[key], x, y) })),
+    hair);
+    const read = (epoch, place) => {
+      at = Math.min(epochs - 1, Math.max(0, epoch));
+      hairs.forEach(h => { h.setAttribute('x1', x(at)); h.setAttribute('x2', x(at)); h.setAttribute('visibility', 'visible'); });
+      const lines = runs.filter((_, i) => !hidden.has(i)).map(run => [run, run.epochs[key][run.epochs.epoch.indexOf(at)] ?? null])
+        .filter(([, v]) => v !== null).sort((a, b) => b[1] - a[1]);
+      showTip([el('b', {}, `${CURVES[key]}, epoch ${at}`), ...lines.map(([run, v]) =>
+        el('div', { class: 'row' }, el('span', {}, swatch(run), ' ', run.name), el('span', {}, percent(v, key === 'loss' ? 3 : 1))))],
+      place);
+    };
+    const leave = () => { hideTip(); hairs.forEach(h => h.setAttribute('visibility', 'hidden')); };
+    const nearest = event => {
+      const box = chart.getBoundingClientRect();
+      const u = ((event.clientX - box.left) / box.width * BOX.width - BOX.left) / (BOX.width - BOX.left - BOX.right);
+      return Math.round(u * (epochs - 1));
+    };
+    chart.addEventListener('pointermove', e => read(nearest(e), e));
+    chart.addEventListener('pointerdown', e => read(nearest(e), e));
+    chart.addEventListener('pointerleave', leave);
+    chart.addEventListener('blur', leave);
+    chart.addEventListener('keydown', e => {
+      const move = { ArrowLeft: -1, ArrowRight: 1, Home: -epochs, End: epochs }[e.key];
+      if (!move) return;
+      e.preventDefault();
+      const next = Math.min(epochs - 1, Math.max(0, at + move));
+      read(next, () => {
+        const box = chart.getBoundingClientRect();
+        return [box.left + x(next) / BOX.width * box.width, box.top + 20];
+      });
+    });
+    return el('figure', {}, el('figcaption', {}, CURVES[key], el('span', {}, key === 'loss' ? '' : ' %')), chart);
+  }
+
+  $('curves').replaceChildren(...keys.map(panel));
+  if (runs.length > 1) $('curves-legend').replaceChildren(...runs.map((run, i) => el('button', {
+    type: 'button', 'aria-pressed': 'true', onclick: event => {
+      if (!hidden.delete(i)) hidden.add(i);
+      event.currentTarget.setAttribute('aria-pressed', String(!hidden.has(i)));
+      document.querySelectorAll(`.curve[data-run="${i}"]`).forEach(c => c.setAttribute('visibility', hidden.has(i) ? 'hidden' : 'visible'));
+    } }, swatch(run), run.name)));
+  const hours = runs.map(run => run.epochs.seconds.reduce((a, b) => a + b, 0) / 3600);
+  const total = hours.reduce((a, b) => a + b, 0);
+  $('training-note').textContent = 'Accuracy after each epoch is of one clip a sample; the table above tests with all clips. '
+    + (switches.size ? 'The dotted line is where the second stage begins. ' : '')
+    + (total ? `Training took ${total < 1 ? `${(total * 60).toFixed(1)} minutes` : `${total.toFixed(1)} hours`} in all.` : '');
+  $('curves-table').append(sortable([
+    { head: 'Run', value: r => r.run }, { head: 'Epoch', value: r => r.epoch },
+    ...keys.map(key => ({ head: CURVES[key], value: r => r[key], text: r => percent(r[key], key === 'loss' ? 3 : 1) })),
+  ], runs.flatMap(run => run.epochs.epoch.map((epoch, i) =>
+    ({ run: run.name, epoch, ...Object.fromEntries(keys.map(key => [key, run.epochs[key][i]])) })))));
+}
+
+const swatch = run => svg('svg', { width: 24, height: 8, 'aria-hidden': 'true', style: 'display:inline-block' },
+  svg('line', { x1: 0, x2: 24, y1: 4, y2: 4, ...styleOf(run), 'stroke-width': 2.5 }));
+
+// An SVG path through the values that are known.
+function line(xs, ys, x, y) {
+  let pen = 'M';
+  return xs.map((e, i) => {
+    if (ys[i] === null) { pen = 'M'; return ''; }
+    const step = `${pen}${x(e).toFixed(1)},${y(ys[i]).toFixed(1)}`;
+    pen = 'L';
+    return step;
+  }).join('');
+}
+
+// About four round numbers from 0 to `top`.
+function ticks(top) {
+  const rough = top / 4, unit = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map(m => m * unit).find(s => s >= rough);
+  return Array.from({ length: Math.floor(top / step) + 1 }, (_, i) => +(i * step).toPrecision(6));
+}

@@ -1,0 +1,102 @@
+// The head of the page and the table of streams and fusions, beside the published figures.
+
+const config = data.runs.find(run => Object.keys(run.config).length)?.config ?? {};
+
+// Published figures as {label: {streams: {metric: value}}}; of two sources the first one counts.
+const label = ({ method, backbone }) => backbone ? `${method}, ${backbone}` : method;
+const published = {};
+for (const p of data.published) ((published[label(p)] ??= {})[p.streams] ??= {})[p.metric] ??= p.value;
+let reference = [label(data.reference), 'BRL, ST-GCN++', ...Object.keys(published)].find(l => l in published) ?? null;
+
+const streamsOf = entry => { const s = Object.keys(entry.weights); return s.length > 1 ? `${s.length}-stream` : s[0]; };
+const publishedFor = (entry, figure) => published[reference]?.[streamsOf(entry)]?.[figure] ?? null;
+
+function summarise() {
+  const facts = [data.reference.backbone, config.imbalance && `imbalance factor ${config.imbalance}`,
+    `${data.runs.length} run${data.runs.length > 1 ? 's' : ''}`, K && `${K} classes`,
+    names[0] && `${names.length.toLocaleString('en')} test clips`];
+  $('subtitle').textContent = facts.filter(Boolean).join('  ·  ');
+  whenChosen(() => {
+    const entry = shown();
+    if (!entry) return;
+    $('headline').replaceChildren(...Object.entries(FIGURES).slice(0, 5).map(([key, name]) => {
+      const other = compared()?.figures[key] ?? null, value = entry.figures[key], known = publishedFor(entry, key);
+      const beside = compared() ? (other !== null && value !== null ? `${signed(value - other)} against ${compared().name}` : '')
+        : known !== null ? `published ${percent(known)}` : key === 'top1' ? entry.name : '';
+      return el('div', {},
+        el('dt', {}, SHOTS.includes(key) && el('span', { class: 'dot', style: `--c: var(--${key})` }), name),
+        el('dd', {}, percent(value), el('small', {}, beside)));
+    }));
+  });
+}
+
+function shotHead(key) {
+  const [many, few] = data.shots;
+  const limits = { many: `> ${many}`, medium: `${few}–${many}`, few: `< ${few}` }[key];
+  const number = byLabel.filter(k => shotOf(k) === key).length;
+  return data.counts ? [`${FIGURES[key]} ${limits}`, el('small', { style: 'display:block' }, `${number} classes`)] : FIGURES[key];
+}
+
+function tabulate() {
+  if (!entries.length) {
+    $('results-table').replaceChildren(el('p', { class: 'quiet' }, 'No run has been tested yet.'));
+    return;
+  }
+  const labelsOfReference = Object.keys(published);
+  if (labelsOfReference.length) {
+    $('reference-tools').append(selector('Published figures of', labelsOfReference.map(l => [l, l]), reference,
+      value => { reference = value; choose({}); }));
+    $('published').append(publishedTable());
+  } else $('published').remove();
+  whenChosen(() => {
+    const keys = Object.keys(FIGURES);
+    const best = Object.fromEntries(keys.map(key => [key, Math.max(...entries.map(e => e.figures[key] ?? -1))]));
+    const last = entries.some(e => data.runs[e.run]?.last.top1 != null);
+    const clean = data.runs.some(r => r.clean.top1_clean != null && r.clean.samples_clean < r.clean.samples);
+    const head = el('tr', {}, el('th', { scope: 'col' }, 'Entry'),
+      keys.map(key => el('th', { scope: 'col' }, SHOTS.includes(key) ? shotHead(key) : FIGURES[key])),
+      last && el('th', { scope: 'col' }, 'Top-1, last epoch'),
+      clean && el('th', { scope: 'col' }, 'Top-1, no copies'),
+      el('th', { scope: 'col', class: 'text' }, 'Few · medium · many'));
+    const body = entries.map((entry, i) => el('tr', {
+      class: [entry.run === null && 'fusion', i === choice.shown && 'chosen'].filter(Boolean).join(' ') },
+    el('th', { scope: 'row' }, entry.name, entry.run === null && el('small', { class: 'quiet', style: 'display:block;font-weight:400' },
+      `weights ${Object.values(entry.weights).join(' : ')}`)),
+    keys.map(key => {
+      const value = entry.figures[key], known = publishedFor(entry, key);
+      return el('td', { class: value !== null && value === best[key] ? 'best' : null }, percent(value),
+        known !== null && el('small', {}, percent(known), value !== null && `  ${signed(value - known)}`));
+    }),
+    last && el('td', {}, percent(data.runs[entry.run]?.last.top1)),
+    clean && el('td', {}, percent(data.runs[entry.run]?.clean.top1_clean)),
+    el('td', { class: 'text' }, strip(entry))));
+    $('results-table').replaceChildren(el('table', {}, el('thead', {}, head), el('tbody', {}, body)));
+  });
+  const lists = new Set(data.runs.map(run => run.published_list).filter(Boolean));
+  $('results-note').textContent = 'Percent; in small print the published figure and the difference from it. Shots by training count; mean class averages all classes alike. '
+    + 'The best epoch was chosen on the test split, as the field does, unless val_split says otherwise. '
+    + (lists.size ? `Trained on the published list (${[...lists].map(d => d.slice(0, 16)).join(', ')}).`
+      : 'Not trained on a published list.');
+}
+
+// A line from 0 to 100 % with a dot for each group of shots.
+function strip(entry) {
+  const x = value => 4 + value * 1.32;
+  return svg('svg', { width: 140, height: 14, role: 'img',
+    'aria-label': SHOTS.map(s => `${s} ${percent(entry.figures[s])}`).join(', ') },
+  svg('line', { x1: x(0), x2: x(100), y1: 7, y2: 7, class: 'axis' }),
+  SHOTS.filter(s => entry.figures[s] !== null).map(s =>
+    svg('circle', { cx: x(entry.figures[s]), cy: 7, r: 4, class: s })));
+}
+
+function publishedTable() {
+  const rows = {};
+  for (const p of data.published) (rows[[label(p), p.streams, p.source]] ??= { ...p })[p.metric] = p.value;
+  const figures = Object.keys(FIGURES).filter(key => data.published.some(p => p.metric === key));
+  return sortable([
+    { head: 'Method, backbone', value: label },
+    { head: 'Streams', value: r => r.streams, class: 'text' },
+    ...figures.map(key => ({ head: FIGURES[key], value: r => r[key] ?? null, text: r => percent(r[key]) })),
+    { head: 'Source', value: r => r.source, class: 'text' },
+  ], Object.values(rows), { sort: 2 });
+}

@@ -66,6 +66,14 @@ class Report:
         return max(self.entries, key=lambda e: (len(e.weights), e.figures["top1"]))
 
     @property
+    def title(self) -> str:
+        """The benchmark, if it is one, else the folders."""
+        names = {run.config.get("benchmark") or run.group for run in self.runs}
+        return (
+            names.pop() if len(names) == 1 else ", ".join(dict.fromkeys(r.group for r in self.runs))
+        )
+
+    @property
     def num_class(self) -> int:
         return self.entries[0].scores.scores.shape[1] if self.entries else 0
 
@@ -177,16 +185,22 @@ def read_epochs(path: Path) -> list[dict[str, Any]]:
 
 
 def name_runs(runs: list[Run]) -> None:
-    """Give each run the shortest name that tells it from the others."""
+    """Give each run the shortest name that tells it from the others: its stream, tag, or both."""
     same_group = len({run.group for run in runs}) == 1
     same_stream = len({run.stream for run in runs}) == 1
     for run in runs:
-        whole = f"{run.group} · {run.stream}"
-        run.name = run.stream if same_group else run.group if same_stream else whole
+        whole = f"{group_name(run, runs)} · {run.stream}"
+        run.name = run.stream if same_group else group_name(run, runs) if same_stream else whole
     names = [run.name for run in runs]
     for run in runs:
         if names.count(run.name) > 1:
             run.name = str(run.path)
+
+
+def group_name(run: Run, runs: list[Run]) -> str:
+    """Return the tag of a run among runs of the same benchmark, else its folder's name."""
+    benchmarks = {other.config.get("benchmark") for other in runs}
+    return (run.config.get("tag") or run.group) if len(benchmarks) == 1 else run.group
 
 
 def check_comparable(runs: list[Run]) -> None:
@@ -247,13 +261,16 @@ def fusions(report: Report, group: str) -> list[Entry]:
     streams = {run.stream: run.scores for run in runs}
     if len(streams) < 2 or len(streams) < len(runs):
         return []  # one stream, or one stream several times over: nothing to fuse
-    prefix = "" if all(run.group == group for run in report.runs) else f"{group} · "
-    benchmark = runs[0].config.get("benchmark") or group
-    found = []
-    for name, weights in fusions_of(benchmark).items():
-        missing = [stream for stream in weights if stream not in streams]
-        if missing:
-            report.notes.append(f"{prefix}{name} fusion: {', '.join(missing)} missing.")
-            continue
-        found.append(judged(report, prefix + name, group, weights, fuse(streams, weights)))
-    return found
+    prefix = ""
+    if any(run.group != group for run in report.runs):
+        prefix = f"{group_name(runs[0], report.runs)} · "
+    published = fusions_of(runs[0].config.get("benchmark") or group)
+    missing = {stream for weights in published.values() for stream in weights} - streams.keys()
+    if missing:
+        named = ", ".join(stream for stream in STREAMS if stream in missing)
+        report.notes.append(f"{prefix}fusions with {named} are missing: these are not tested yet.")
+    return [
+        judged(report, prefix + name, group, weights, fuse(streams, weights))
+        for name, weights in published.items()
+        if not missing & weights.keys()
+    ]

@@ -56,7 +56,7 @@ def encode(
     """
     names, labels = samples(report.entries)
     return {
-        "title": ", ".join(dict.fromkeys(run.group for run in report.runs)),
+        "title": report.title,
         "classes": class_names,
         "counts": None if report.class_counts is None else report.class_counts.tolist(),
         "shots": list(report.shots),

@@ -31,9 +31,10 @@ function drawClasses() {
   function draw(available) {
     const sequence = orders[order].sort();
     const step = Math.max(5, (available - BAR.left - 4) / K), wide = BAR.left + step * K + 4;
-    const thick = Math.max(step - Math.max(1, Math.min(step * .22, 6)), 2);
+    const thick = Math.max(Math.min(step - Math.max(1, Math.min(step * .22, 6)), 56), 2), inset = (step - thick) / 2;
     const base = BAR.top + BAR.height, low = base + BAR.gap;
-    const x = i => BAR.left + i * step, y = value => base - BAR.height * value / 100;
+    const x = i => BAR.left + i * step + inset, y = value => base - BAR.height * value / 100;
+    const foot = low + (data.counts ? BAR.counts : 0), named = step >= 56;
     const most = data.counts ? Math.max(...data.counts) : 1;
     const depth = k => data.counts ? BAR.counts * Math.log1p(data.counts[k]) / Math.log1p(most) : 0;
     const targets = [];
@@ -42,7 +43,7 @@ function drawClasses() {
       targets.forEach((t, j) => t.setAttribute('tabindex', j === cursor ? 0 : -1));
       targets[cursor].focus();
     };
-    const chart = svg('svg', { width: wide, height: low + (data.counts ? BAR.counts : 0) + 8, role: 'group',
+    const chart = svg('svg', { width: wide, height: foot + (named ? 40 : 8), role: 'group',
       'aria-label': `Accuracy of ${K} classes by ${orders[order].name}; arrow keys move between classes` },
     [0, 25, 50, 75, 100].map(v => [svg('line', { class: 'grid', x1: BAR.left, x2: wide, y1: y(v), y2: y(v) }),
       svg('text', { x: BAR.left - 6, y: y(v) + 4, 'text-anchor': 'end' }, String(v))]),
@@ -54,10 +55,11 @@ function drawClasses() {
         data.counts && svg('rect', { class: `silhouette ${shotOf(k)}`, x: x(i), width: thick, y: low, height: depth(k) }),
         other !== null && svg('line', { class: 'versus', x1: x(i) - 1, x2: x(i) + thick + 1, y1: y(other), y2: y(other) })];
     }),
+    named && sequence.map((k, i) => wrap(data.classes[k], Math.floor(step / 6.5)).map((part, l) =>
+      svg('text', { x: x(i) + thick / 2, y: foot + 16 + 13 * l, 'text-anchor': 'middle' }, part))),
     order === 'count' && data.counts && brackets(sequence, x, y, thick),
     data.counts && svg('text', { x: BAR.left - 6, y: low + 10, 'text-anchor': 'end' }, 'n'),
-    sequence.map((k, i) => targets[i] = svg('rect', { class: 'target', 'data-class': k, x: x(i) - (step - thick) / 2, y: BAR.top, width: step,
-      height: low + (data.counts ? BAR.counts : 0) - BAR.top, tabindex: i === cursor ? 0 : -1, role: 'img',
+    sequence.map((k, i) => targets[i] = svg('rect', { class: 'target', 'data-class': k, x: x(i) - inset, y: BAR.top, width: step, height: foot - BAR.top, tabindex: i === cursor ? 0 : -1, role: 'img',
       'aria-label': `${data.classes[k]}: ${percent(classOf(shown(), k).accuracy)} percent` })));
     const at = event => targets.indexOf(event.target);
     chart.addEventListener('pointermove', e => { if (at(e) >= 0) showTip(describe(sequence[at(e)]), e); });
@@ -98,10 +100,11 @@ function drawClasses() {
     $('classes-tools').replaceChildren(chooser());
     const tested = byLabel.filter(k => classOf(shown(), k).n);
     const weakest = [...tested].sort((a, b) => classOf(shown(), a).accuracy - classOf(shown(), b).accuracy).slice(0, 3);
-    $('classes-lead').textContent = `${capital(shown().name)}: accuracy of each class`
-      + (data.counts ? ' above, its number of training clips (logarithmic) below' : '')
-      + (compared() ? `; the line on each bar is ${compared().name}` : '')
-      + `. Weakest: ${weakest.map(k => `${data.classes[k]} (${percent(classOf(shown(), k).accuracy, 0)} %)`).join(', ')}.`;
+    $('classes-lead').textContent = (data.counts
+      ? `Above the line the accuracy of each class (${shown().name}), below it the number of its training clips (logarithmic). `
+      : `Accuracy of each class (${shown().name}). `)
+      + (compared() ? `The dash on a bar is ${compared().name}. ` : '')
+      + `Weakest: ${weakest.map(k => `${data.classes[k]} (${percent(classOf(shown(), k).accuracy, 0)} %)`).join(', ')}.`;
     redraw();
     const table = sortable([
       { head: 'Class', value: k => data.classes[k] },
@@ -115,4 +118,11 @@ function drawClasses() {
     ], headToTail);
     $('classes-table').replaceChildren(el('summary', {}, 'As a table'), table);
   });
+}
+
+// A text in at most two lines of so many letters.
+function wrap(text, letters) {
+  const at = text.length > letters ? text.lastIndexOf(' ', letters) : -1;
+  const parts = at > 0 ? [text.slice(0, at), text.slice(at + 1)] : [text];
+  return parts.map(part => shorten(part, letters));
 }

@@ -1,0 +1,179 @@
+"""Joints as pose estimators give them, in the order and units of this project's layouts.
+
+python -m data.convert --from mediapipe-33 --to coco poses.npy --out clip.npz
+python -m data.convert --from body-25 --to openpose FOLDER --image-size 1920 1080 --out c.npz
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import graph
+from data import clip_file, normalize
+from errors import InputError, run_command
+from files import replacing
+
+# What an estimator's joints are called; of joints that no layout has, the name does not matter.
+MEDIAPIPE_33 = (
+    "nose", "left eye inner", "left eye", "left eye outer",
+    "right eye inner", "right eye", "right eye outer", "left ear", "right ear",
+    "mouth left", "mouth right", "left shoulder", "right shoulder", "left elbow", "right elbow",
+    "left wrist", "right wrist", "left pinky", "right pinky", "left index", "right index",
+    "left thumb", "right thumb", "left hip", "right hip", "left knee", "right knee",
+    "left ankle", "right ankle", "left heel", "right heel", "left foot index", "right foot index",
+)  # fmt: skip
+BODY_25 = (
+    "nose", "neck", "right shoulder", "right elbow", "right wrist",
+    "left shoulder", "left elbow", "left wrist", "middle of hips",
+    "right hip", "right knee", "right ankle", "left hip", "left knee", "left ankle",
+    "right eye", "left eye", "right ear", "left ear",
+    "left big toe", "left small toe", "left heel", "right big toe", "right small toe", "right heel",
+)  # fmt: skip
+FORMS = {
+    "coco-17": graph.load("coco").joints,
+    "openpose-18": graph.load("openpose").joints,
+    "body-25": BODY_25,
+    "mediapipe-33": MEDIAPIPE_33,
+    "kinect-25": graph.load("ntu_rgb_d").joints,
+}
+# A joint that an estimator does not give lies halfway between two that it does.
+BETWEEN = {"neck": ("left shoulder", "right shoulder")}
+# MediaPipe tells positions as shares of the image's width and height, then z and visibility.
+MEDIAPIPE_CHANNELS = {2: (0, 1), 3: (0, 1), 4: (0, 1, 3), 5: (0, 1, 3)}
+
+
+def sources(form: str, layout: str) -> np.ndarray:
+    """Return (V, 2): the two joints of `form` between which each joint of `layout` lies.
+
+    They are the same joint twice where the estimator gives it. InputError if there is no way.
+    """
+    names = FORMS[form]
+    wanted = graph.load(layout).joints
+    pairs = [(name, name) if name in names else BETWEEN.get(name, ()) for name in wanted]
+    if any(not pair or not set(pair) <= set(names) for pair in pairs):
+        raise InputError(f"--from {form}: does not have all joints of --to {layout}")
+    return np.array([[names.index(name) for name in pair] for pair in pairs])
+
+
+def rearrange(joints: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Return joints (..., V, 3), each between its `pairs` (V, 2) of joints (..., U, 3).
+
+    x and y are the mean of the two, the third channel, a score, is the lesser one.
+    """
+    first, second = joints[..., pairs[:, 0], :], joints[..., pairs[:, 1], :]
+    score = np.minimum(first[..., 2:], second[..., 2:])
+    return np.concatenate([(first[..., :2] + second[..., :2]) / 2, score], axis=-1)
+
+
+def with_score(joints: np.ndarray, form: str) -> np.ndarray:
+    """Return x, y and score (..., 3) of an estimator's channels; score 1 if it has none."""
+    channels = joints.shape[-1]
+    if form == "mediapipe-33" and channels in MEDIAPIPE_CHANNELS:
+        joints = joints[..., MEDIAPIPE_CHANNELS[channels]]
+    elif channels not in (2, 3):
+        raise InputError(f"--from {form}: {channels} channels; expected x, y and a score")
+    if joints.shape[-1] == 2:
+        seen = joints.any(axis=-1, keepdims=True)
+        joints = np.concatenate([joints, seen.astype(joints.dtype)], axis=-1)
+    return joints
+
+
+def in_image(joints: np.ndarray, image_size: tuple[float, float]) -> np.ndarray:
+    """Return x and y scaled to [-1, 1] over an image of (width, height); what is all zero stays.
+
+    Joints (T, M, V, 2 or 3), in pixels.
+    """
+    width, height = image_size
+    seen = joints.any(axis=-1, keepdims=True)
+    return np.where(seen, normalize.to_image(joints, height, width), 0).astype(np.float32)
+
+
+def convert(
+    joints: np.ndarray, form: str, layout: str, image_size: tuple[float, float] | None = None
+) -> np.ndarray:
+    """Return an estimator's clip (T, [M,] U, C) as (T, M, V, 3) float32 of a layout.
+
+    Kinect: metres, unchanged. Others: x and y from pixels of an image of `image_size` (width,
+    height) to [-1, 1], and a score; a joint whose score is 0 was not seen and becomes all zero.
+    MediaPipe's own positions need no image size. Raises InputError for anything that does not fit.
+    """
+    joints = clip_file.as_clip(joints, f"--from {form}")
+    if joints.shape[2] != len(FORMS[form]):
+        raise InputError(f"--from {form}: has {len(FORMS[form])} joints, not {joints.shape[2]}")
+    pairs = sources(form, layout)
+    if form == "kinect-25":
+        if joints.shape[-1] != 3:
+            raise InputError(f"--from {form}: {joints.shape[-1]} channels; expected x, y and z")
+        return joints
+    joints = rearrange(with_score(joints, form), pairs)
+    if form == "mediapipe-33":
+        image_size = (1, 1)
+    if image_size is None:
+        raise InputError(f"--from {form}: give --image-size WIDTH HEIGHT in pixels")
+    joints = np.where(joints[..., 2:] > 0, joints, 0)
+    return in_image(joints, image_size)
+
+
+def read_openpose(folder: Path, persons: int = 2) -> np.ndarray:
+    """Return (T, persons, U, 3) from OpenPose's folder of one JSON file a frame.
+
+    Of each frame the people with the highest mean score come first, as in st-gcn; absent ones are
+    zero. InputError names a file that has another form.
+    """
+    frames = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            people = [
+                person["pose_keypoints_2d"] for person in json.loads(path.read_text())["people"]
+            ]
+            frames.append([np.array(person, np.float32).reshape(-1, 3) for person in people])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: not what OpenPose writes ({error})") from None
+    sizes = {len(person) for people in frames for person in people}
+    if len(sizes) != 1:
+        raise InputError(f"{folder}: no people in any .json file" if not sizes else
+                         f"{folder}: people with {sizes} joints")  # fmt: skip
+    joints = np.zeros((len(frames), persons, sizes.pop(), 3), np.float32)
+    for frame, people in zip(joints, frames):
+        people.sort(key=lambda person: -person[:, 2].mean())
+        for slot, person in zip(frame, people):
+            slot[:] = person
+    return joints
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m data.convert",
+        description="Bring the joints of a pose estimator to a layout of this project.",
+    )
+    parser.add_argument("--from", dest="form", choices=FORMS, required=True)
+    parser.add_argument("--to", choices=graph.LAYOUTS, required=True)
+    parser.add_argument(
+        "file", type=Path, help=".npy, .npz or .json clip, or OpenPose's folder of .json files"
+    )
+    parser.add_argument("--image-size", type=float, nargs=2, metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument("--out", type=Path, required=True, help=".npz file to write")
+    parser.add_argument("--debug", action="store_true", help="errors with their traceback")
+    options = parser.parse_args(argv)
+    if options.out.suffix != ".npz":
+        raise InputError(f"--out {options.out}: must end in .npz")
+    if options.file.is_dir():
+        joints, size = read_openpose(options.file), None
+    else:
+        clip = clip_file.read(options.file)
+        joints, size = clip.joints, clip.image_size
+    size = tuple(options.image_size) if options.image_size else size
+    joints = convert(joints, options.form, options.to, size)
+    with replacing(options.out) as file:
+        np.savez(file, joints=joints, layout=np.array(options.to))
+    frames, persons, *_ = joints.shape
+    print(f"{options.out}: {frames} frames, {persons} persons, layout {options.to}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 import yaml
 
-from engine import checkpoint, config, evaluate, logs
+from engine import checkpoint, config, evaluate, logs, predict_files
 from engine.build import make_model, open_data
 from engine.distributed import Ranks, choose_devices
+from engine.predict import Recognizer
 from engine.train import Trainer
 from errors import InputError, run_command
 
@@ -62,6 +63,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     io = parser.add_argument_group("predict")
     io.add_argument("--input", nargs="+", default=[], metavar="FILE", help="clips, or a folder")
     io.add_argument("--output", metavar="FILE", help="write predictions as .json or .csv")
+    io.add_argument("--window", type=int, metavar="T", help="slide a window of so many frames")
+    io.add_argument("--stride", type=int, metavar="T", help="frames it slides on (half of it)")
+    io.add_argument(
+        "--image-size", type=float, nargs=2, metavar=("W", "H"), help="of 2D poses in pixels"
+    )
 
     talk = parser.add_argument_group("talk")
     talk.add_argument("--quiet", action="store_true", help="errors only")
@@ -80,6 +86,8 @@ def main(argv: list[str]) -> None:
             train(options, devices, ranks)
         elif options.phase == "test":
             test(options, devices, ranks)
+        elif options.phase == "predict":
+            predict(options, devices[0])
         else:
             raise InputError(f"--phase {options.phase}: not there yet")
     finally:
@@ -199,6 +207,18 @@ def test(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks)
         f"{result['samples'] - result['samples_clean']} copies of training samples top-1 is "
         f"{logs.percent(result['top1_clean'])}"
     )
+
+
+def predict(options: argparse.Namespace, device: torch.device) -> None:
+    """Name the actions in clips from files."""
+    if not options.weights or not options.input:
+        raise InputError("--phase predict needs --weights FILE... and --input FILE_OR_FOLDER...")
+    settings = resolve(options, options.stream) if options.config else None
+    recognizer = Recognizer.load(options.weights, device, settings, options.overrides)
+    predict_files.run(
+        recognizer, options.input, options.output, options.quiet,
+        window=options.window, stride=options.stride, image_size=options.image_size,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,0 +1,300 @@
+"""A trained recogniser for clips of one's own: `Recognizer.load('best.pt')(clip)`.
+
+A clip goes the way of testing: the data set's normalisation, then the feeder's stream and choice of
+frames, and the mean of the probabilities over test clips; several checkpoints are fused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import graph
+from data import clip_file, convert, names, normalize
+from data.store import Store
+from engine import checkpoint, evaluate
+from engine.build import make, make_model
+from engine.config import Config
+from engine.distributed import Ranks, choose_devices
+from ensemble import Scores, fuse, fusions_of
+from errors import InputError
+
+LARGEST = 2.0  # positions within [-1, 1] of an image, and somewhat out of it; pixels are larger
+# How a checkpoint that does not tell was trained, by its layout.
+USUAL = {"ntu_rgb_d": "upright", "nw_ucla": "centred", "coco": "image", "openpose": "image"}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The class probabilities of one clip."""
+
+    source: str  # the file, or what the caller named the clip
+    names: tuple[str, ...]  # (K,) of the classes
+    probabilities: np.ndarray  # (K,) float32, sums to 1: the mean over the windows
+    spans: np.ndarray  # (W, 2) int64: first frame of each window, and the one after its last
+    windows: np.ndarray  # (W, K) float32, each row sums to 1
+
+    def top(self, k: int = 3) -> list[tuple[str, float]]:
+        """Return the k most probable classes as (name, probability), the first the likeliest."""
+        return best(self.names, self.probabilities, k)
+
+
+def best(names: Sequence[str], probabilities: np.ndarray, k: int) -> list[tuple[str, float]]:
+    order = np.argsort(-probabilities, kind="stable")[:k]
+    return [(names[row], float(probabilities[row])) for row in order]
+
+
+@dataclass(frozen=True)
+class Takes:
+    """What a network is fed; checkpoints that are fused have it in common."""
+
+    skeleton: graph.Skeleton
+    persons: int
+    channels: int
+    normalisation: str
+    class_names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, config: Config, state: dict[str, Any]) -> Takes:
+        """Return what a checkpoint tells; a foreign one holds weights only."""
+        args = config.model_args
+        skeleton = graph.load(args.get("graph", "ntu_rgb_d"))
+        own_names = state["class_names"] if checkpoint.is_own(state) else None
+        return cls(
+            skeleton,
+            args.get("num_person", 2),
+            args.get("in_channels", 3),
+            state.get("normalisation") or USUAL.get(skeleton.name, "none"),
+            tuple(own_names or known_names(skeleton.name, args.get("num_class", 60))),
+        )
+
+
+def known_names(layout: str, num_class: int) -> list[str]:
+    """Return class names for a checkpoint that brings none: the data set's, or numbers."""
+    data_set = {"ntu_rgb_d": "ntu120", "nw_ucla": "nw-ucla"}.get(layout)
+    known = names.class_names(data_set, num_class) if data_set else []
+    return known if len(known) == num_class else names.numbered([num_class - 1])
+
+
+@dataclass(frozen=True)
+class Member:
+    """One checkpoint of a recogniser."""
+
+    path: Path
+    config: Config
+    model: nn.Module
+    takes: Takes
+
+    @classmethod
+    def load(
+        cls, path: Path, device: torch.device, config: Config | None, overrides: Iterable[str]
+    ) -> Member:
+        state = checkpoint.read_file(path) if config else checkpoint.read(path)
+        config = config or checkpoint.settings(state, path, overrides)
+        if device.type == "cpu":
+            config = config.replace(amp="off")
+        model = make_model(config).to(device)
+        checkpoint.load_weights(model, path)
+        return cls(path, config, model, Takes.of(config, state))
+
+    def score(self, store: Store, device: torch.device) -> Scores:
+        """Return the class probabilities of every clip of a store, as in testing."""
+        config = self.config
+        feeder = make(
+            config, "feeder", store, np.arange(len(store)), stream=config.stream,
+            frames=config.frames, clips=config.test_clips, skeleton=self.takes.skeleton,
+            device=device,
+        )  # fmt: skip
+        return Scores(store.names, store.labels, evaluate.score(self.model, feeder, config, device))
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A clip cut into windows and normalised."""
+
+    source: str
+    spans: np.ndarray  # (W, 2)
+    windows: list[np.ndarray]  # each (T, M, V, C) float32
+
+
+class Recognizer:
+    """One trained network, or several whose probabilities are fused."""
+
+    def __init__(self, members: Sequence[Member], device: torch.device) -> None:
+        """Raises InputError if the members are fed other data, or tell other classes apart."""
+        first, *others = members
+        for other in others:
+            for key, value in vars(first.takes).items():
+                if vars(other.takes)[key] != value:
+                    raise InputError(
+                        f"{first.path} and {other.path} cannot be fused: their {key} differ"
+                    )
+        self.members, self.device, self.takes = members, device, first.takes
+        streams = [member.config.stream for member in members]
+        self.weights = fusion_weights(streams, first.config.benchmark)  # of the members
+        self.names = first.takes.class_names
+
+    @classmethod
+    def load(
+        cls,
+        weights: str | Path | Iterable[str | Path],
+        device: str | torch.device | None = None,
+        config: Config | None = None,
+        overrides: Iterable[str] = (),
+    ) -> Recognizer:
+        """Load one or several checkpoints, by default onto GPU 0 if there is one.
+
+        `overrides` change their configuration, e.g. ["test_clips=1"]: ten times as fast, a little
+        less accurate. A foreign checkpoint needs a `config` and stands alone.
+        """
+        paths = [Path(weights)] if isinstance(weights, str | Path) else [Path(w) for w in weights]
+        if not paths or (config and len(paths) > 1):
+            raise InputError("--weights: one checkpoint is needed, or several without --config")
+        device = torch.device(device) if device else choose_devices(None, Ranks())[0]
+        return cls([Member.load(path, device, config, overrides) for path in paths], device)
+
+    def __call__(
+        self,
+        clip: np.ndarray,
+        image_size: tuple[float, float] | None = None,
+        window: int | None = None,
+        stride: int | None = None,
+    ) -> Prediction:
+        """Recognise a clip (T, V, C) or (T, M, V, C) of any length in the layout's raw coordinates.
+
+        These are metres for Kinect, and pixels of an image of `image_size` (width, height) and a
+        score for 2D poses, which may also be in [-1, 1] already. With a `window`, in frames, one
+        begins every `stride` frames (default: half a window) and the probabilities are averaged.
+        Raises InputError if the clip does not fit the network, has NaN, or nobody is in it.
+        """
+        joints = clip_file.as_clip(clip, "clip")
+        return self.score([self.prepare(joints, "clip", image_size, window, stride)])[0]
+
+    def prepare(
+        self,
+        joints: np.ndarray,
+        source: str,
+        image_size: tuple[float, float] | None = None,
+        window: int | None = None,
+        stride: int | None = None,
+    ) -> Ready:
+        """Cut a raw clip (T, M, V, C) into windows and normalise each, as the data set's clips are.
+
+        Windows that nobody is in are left out. InputError names `source` if it does not fit.
+        """
+        joints = self.fit(joints, source)
+        if self.takes.normalisation == "image":
+            joints = in_image(joints, image_size, source)
+        spans = cut(len(joints), window, stride)
+        windows = [normalise(joints[first:end], self.takes.normalisation) for first, end in spans]
+        inhabited = [row for row, clip in enumerate(windows) if clip.any()]
+        if not inhabited:
+            raise InputError(f"{source}: there is no body in it, all joints are zero")
+        return Ready(source, spans[inhabited], [windows[row] for row in inhabited])
+
+    def fit(self, joints: np.ndarray, source: str) -> np.ndarray:
+        """Return the clip with the network's number of persons; InputError if it cannot take it.
+
+        Of more bodies than the network takes, those stay that are seen in most frames.
+        """
+        wanted = self.takes.skeleton
+        _, persons, count, channels = joints.shape
+        if count != wanted.num_joints:
+            alike = [name for name in graph.LAYOUTS if graph.load(name).num_joints == count]
+            hint = f" (as {alike[0]} has)" if alike else ""
+            raise InputError(
+                f"{source}: {count} joints{hint}, but the network takes {wanted.num_joints} "
+                f"({wanted.name}); python -m data.convert may help"
+            )
+        if channels != self.takes.channels:
+            third = "x, y and a score" if wanted.confidence else "x, y and z"
+            raise InputError(
+                f"{source}: {channels} channels, but the network takes {self.takes.channels}"
+                + (f": {third}" if self.takes.channels == 3 else "")
+            )
+        extra = self.takes.persons - persons
+        if extra < 0:
+            seen = joints.any(axis=(2, 3)).sum(axis=0)
+            most = np.argsort(-seen, kind="stable")[: self.takes.persons]
+            return joints[:, np.sort(most)]
+        return np.pad(joints, ((0, 0), (0, extra), (0, 0), (0, 0)))
+
+    def score(self, clips: Sequence[Ready]) -> list[Prediction]:
+        """Return what becomes of prepared clips; the windows of all go through together."""
+        store = store_of([window for clip in clips for window in clip.windows], self.takes)
+        scored = {
+            str(row): member.score(store, self.device) for row, member in enumerate(self.members)
+        }
+        fused = fuse(scored, dict(zip(scored, self.weights))).scores  # (all windows, K)
+        ends = np.cumsum([len(clip.windows) for clip in clips])
+        return [
+            Prediction(clip.source, self.names, part.mean(axis=0), clip.spans, part)
+            for clip, part in zip(clips, np.split(fused, ends[:-1]))
+        ]
+
+
+def fusion_weights(streams: Sequence[str], benchmark: str) -> list[float]:
+    """Return the published weights if there is a fusion of just these streams, else equal ones."""
+    for fusion in fusions_of(benchmark).values():
+        if sorted(fusion) == sorted(streams):
+            return [fusion[stream] for stream in streams]
+    return [1.0] * len(streams)
+
+
+def store_of(clips: Sequence[np.ndarray], takes: Takes) -> Store:
+    """Return clips (T, M, V, C) as a store in memory, for a feeder to read."""
+    lengths = np.array([len(clip) for clip in clips], np.int64)
+    return Store(
+        path=Path("input"),
+        joints=np.concatenate(clips),
+        names=np.arange(len(clips)).astype(str),
+        labels=np.zeros(len(clips), np.int64),
+        starts=lengths.cumsum() - lengths,
+        lengths=lengths,
+        columns={},
+        meta={"layout": takes.skeleton.name, "class_names": list(takes.class_names)},
+    )
+
+
+def cut(length: int, window: int | None = None, stride: int | None = None) -> np.ndarray:
+    """Return (W, 2) first and end frames of windows that cover `length` frames; None: one of all.
+
+    The last window is moved back so that it ends with the clip.
+    """
+    if window is None:
+        if stride is not None:
+            raise InputError("--stride needs --window")
+        return np.array([[0, length]])
+    stride = max(1, window // 2) if stride is None else stride
+    if window < 1 or stride < 1:
+        raise InputError("--window and --stride: at least one frame is needed")
+    firsts = np.arange(0, max(length - window, 0) + stride, stride)
+    firsts = np.unique(np.minimum(firsts, max(length - window, 0)))
+    return np.stack([firsts, np.minimum(firsts + window, length)], axis=1)
+
+
+def normalise(joints: np.ndarray, how: str) -> np.ndarray:
+    """Return a clip (T, M, V, C) as its data set's are in the store; T' = 0 or zeros: nobody."""
+    if how == "upright":
+        return normalize.upright(joints)
+    if how == "centred":
+        return normalize.centred(joints) if joints.any() else joints
+    return joints
+
+
+def in_image(joints: np.ndarray, image_size: tuple[float, float] | None, source: str) -> np.ndarray:
+    """Return 2D poses in [-1, 1]: from pixels if an image size is given, else they are so."""
+    if image_size is not None:
+        return convert.in_image(joints, image_size)
+    if (largest := np.abs(joints[..., :2]).max()) > LARGEST:
+        raise InputError(
+            f"{source}: positions up to {largest:g} look like pixels; give --image-size "
+            "WIDTH HEIGHT"
+        )
+    return joints

@@ -1,0 +1,152 @@
+"""`main.py --phase predict`: files in, a table and a JSON or CSV file out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from data import clip_file
+from engine import logs
+from engine.predict import Prediction, Ready, Recognizer, best
+from errors import InputError
+from files import write_json, write_text
+
+FILES_AT_ONCE = 256  # bounds the memory; their windows go through the network together
+
+
+def run(
+    recognizer: Recognizer, inputs: Sequence[str | Path], output: str | Path | None = None,
+    quiet: bool = False, **how: Any,
+) -> list[Prediction]:  # fmt: skip
+    """Predict files and folders of files, print a table and write `output` (.json or .csv).
+
+    `how` goes to Recognizer.prepare: image_size, window, stride. A file that cannot be used is
+    named, and the others are gone on with; at the end InputError says how many there were.
+    """
+    output = None if output is None else Path(output)
+    if output is not None and output.suffix not in WRITERS:
+        raise InputError(f"--output {output}: must end in {' or '.join(WRITERS)}")
+    files = find_files(inputs)
+    predictions: list[Prediction] = []
+    failed: dict[str, str] = {}
+    bar = tqdm(total=len(files), unit="file", leave=False, disable=logs.progress_bar_off(quiet))
+    with bar:
+        for first in range(0, len(files), FILES_AT_ONCE):
+            ready = []
+            for path in files[first : first + FILES_AT_ONCE]:
+                try:
+                    ready.append(read(recognizer, path, **how))
+                except InputError as error:
+                    if len(files) == 1:
+                        raise
+                    failed[str(path)] = logs.describe(error)
+                    bar.write(f"error: {failed[str(path)]}", file=sys.stderr)
+            predictions += recognizer.score(ready) if ready else []
+            bar.update(min(FILES_AT_ONCE, len(files) - first))
+    if predictions and not quiet:
+        print(table(predictions))
+    if output is not None:
+        WRITERS[output.suffix](output, recognizer, predictions, failed)
+    if failed:
+        raise InputError(f"{len(failed)} of {len(files)} files could not be used, as named above")
+    return predictions
+
+
+def find_files(inputs: Sequence[str | Path]) -> list[Path]:
+    """Return the files, and those in the folders that have a known ending, by name."""
+    files: list[Path] = []
+    for path in map(Path, inputs):
+        if path.is_dir():
+            within = [file for file in path.rglob("*") if file.suffix in clip_file.SUFFIXES]
+            if not within:
+                raise InputError(f"--input {path}: no {', '.join(clip_file.SUFFIXES)} file in it")
+            files += sorted(within)
+        else:
+            files.append(path)
+    return files
+
+
+def read(
+    recognizer: Recognizer, path: Path, image_size: tuple[float, float] | None = None, **how: Any
+) -> Ready:
+    """Return a file's clip, prepared; InputError names the file if it cannot be used."""
+    clip = clip_file.read(path)
+    wanted = recognizer.takes.skeleton.name
+    if clip.layout not in (None, wanted):
+        raise InputError(f"{path}: has layout {clip.layout}, but the network takes {wanted}")
+    return recognizer.prepare(clip.joints, str(path), image_size or clip.image_size, **how)
+
+
+def table(predictions: Sequence[Prediction]) -> str:
+    """Return the three likeliest classes of each file, and of its windows where it has several."""
+    count = min(3, len(predictions[0].names))
+    rows = []
+    for prediction in predictions:
+        rows.append([prediction.source, *_cells(prediction.top(count))])
+        if len(prediction.spans) > 1:
+            for (first, end), part in zip(prediction.spans.tolist(), prediction.windows):
+                top = best(prediction.names, part, count)
+                rows.append([f"  frames {first} to {end - 1}", *_cells(top)])
+    return logs.table(["file", *("first", "second", "third")[:count]], rows)
+
+
+def _cells(top: list[tuple[str, float]]) -> list[str]:
+    return [f"{name} {probability:.3f}" for name, probability in top]
+
+
+def write_as_json(
+    path: Path, recognizer: Recognizer, predictions: Sequence[Prediction], failed: dict[str, str]
+) -> None:
+    def described(probabilities: np.ndarray) -> dict[str, Any]:
+        (name, _), *_ = best(recognizer.names, probabilities, 1)
+        return {"class": name, "probabilities": np.round(probabilities.astype(float), 6).tolist()}
+
+    value = {
+        "class_names": list(recognizer.names),
+        "checkpoints": [
+            {"weights": str(member.path), "stream": member.config.stream, "weight": weight}
+            for member, weight in zip(recognizer.members, recognizer.weights)
+        ],
+        "predictions": [
+            {
+                "file": prediction.source,
+                **described(prediction.probabilities),
+                "windows": [
+                    {"first_frame": first, "last_frame": end - 1, **described(part)}
+                    for (first, end), part in zip(prediction.spans.tolist(), prediction.windows)
+                ],
+            }
+            for prediction in predictions
+        ],
+        "failed": failed,
+    }
+    write_json(path, value)
+
+
+def write_as_csv(
+    path: Path, recognizer: Recognizer, predictions: Sequence[Prediction], failed: dict[str, str]
+) -> None:
+    """One row a file (window `all`), and one a window where it has several; none if it failed."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "window", "first_frame", "last_frame", "class", *recognizer.names])
+    for prediction in predictions:
+        spans = prediction.spans.tolist()
+        parts = [("all", (spans[0][0], spans[-1][1]), prediction.probabilities)]
+        if len(spans) > 1:
+            parts += zip(range(len(spans)), spans, prediction.windows)
+        for window, (first, end), part in parts:
+            (name, _), *_ = best(recognizer.names, part, 1)
+            figures = [f"{probability:.6f}" for probability in part]
+            writer.writerow([prediction.source, window, first, end - 1, name, *figures])
+    write_text(path, text.getvalue())
+
+
+WRITERS = {".json": write_as_json, ".csv": write_as_csv}

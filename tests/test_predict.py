@@ -1,0 +1,407 @@
+"""--phase predict, the Recognizer and data.convert, against the released code's own scores."""
+
+import csv
+import dataclasses
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+import graph
+from data import clip_file, convert
+from engine import checkpoint, predict, predict_files
+from engine.build import make_model
+from engine.config import Config
+from engine.predict import Recognizer
+from errors import InputError
+
+STREAMS = {
+    "joint": "result", "bone": "result_b", "skip": "result_k",
+    "joint-motion": "result_jm", "bone-motion": "result_bm", "skip-motion": "result_km",
+}  # fmt: skip
+NAMES = [f"action {k}" for k in range(60)]
+
+
+def save(path, config, weights=None, names=NAMES, layout="ntu_rgb_d", **more):
+    """Write a checkpoint of the config's model, its weights random or from a file."""
+    torch.manual_seed(0)
+    model = make_model(config)
+    if weights:
+        checkpoint.load_weights(model, weights)
+    state = {
+        "config": dataclasses.asdict(config), "model": model.state_dict(),
+        "class_names": names, "layout": layout, **more,
+    }  # fmt: skip
+    checkpoint.save(path, state)
+    return path
+
+
+@pytest.fixture(scope="module")
+def released(golden, tmp_path_factory):
+    """Six checkpoints, one a stream, of the network whose scores golden/e2e holds."""
+    folder = tmp_path_factory.mktemp("released")
+    args = {"graph": "ntu_rgb_d", "num_class": 60, "num_person": 2, "base_channels": 16}
+    return {
+        stream: save(
+            folder / f"{stream}.pt",
+            Config(stream=stream, model_args=args, benchmark="ntu60-xsub-lt"),
+            golden / "model_stgcnpp_b16.pth",
+        )
+        for stream in STREAMS
+    }
+
+
+@pytest.fixture(scope="module")
+def clips(golden):
+    """The raw test clips (T, M, V, C) float16, and the released code's ten-clip scores by stream."""
+    content = pickle.loads((golden / "e2e/anno.pkl").read_bytes())
+    annotations = {a["frame_dir"]: a for a in content["annotations"]}
+    chosen = [annotations[name] for name in content["split"]["xsub_val"][:2]]
+    scores = {
+        stream: np.stack(pickle.loads((golden / f"e2e/{file}.pkl").read_bytes())[:2])
+        for stream, file in STREAMS.items()
+    }
+    return [a["keypoint"].transpose(1, 0, 2, 3) for a in chosen], scores
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A small random network for two streams: 4 classes, one test clip of 16 frames."""
+    folder = tmp_path_factory.mktemp("small")
+    args = {"num_class": 4, "base_channels": 8, "num_blocks": 2, "inflate": [2], "down": [2]}
+    names = ["wave", "kick", "bow", "sit"]
+    return [
+        save(
+            folder / f"{stream}.pt",
+            Config(stream=stream, frames=16, test_clips=1, model_args=args, seed=seed),
+            names=names,
+        )
+        for seed, stream in enumerate(("joint", "bone"))
+    ]
+
+
+def walk(frames=40, persons=1, joints=25, channels=3, seed=0):
+    random = np.random.default_rng(seed)
+    return random.normal(size=(frames, persons, joints, channels)).cumsum(axis=0).astype("f4") * 0.1
+
+
+# --- the same figures as in testing ---
+
+
+def test_a_clip_gets_the_released_codes_probabilities(released, clips):
+    recognizer = Recognizer.load(released["bone-motion"], device="cpu")
+    for clip, expected in zip(clips[0], clips[1]["bone-motion"]):
+        np.testing.assert_allclose(recognizer(clip).probabilities, expected, atol=1e-4)
+
+
+def test_six_checkpoints_fuse_with_the_published_weights(released, clips):
+    order = ["skip", "joint", "bone-motion", "bone", "skip-motion", "joint-motion"]
+    recognizer = Recognizer.load([released[stream] for stream in order], device="cpu")
+    prediction = recognizer(clips[0][0])
+    published = {"joint": 2, "bone": 2, "skip": 2}
+    weights = {stream: published.get(stream, 1) for stream in STREAMS}
+    expected = sum(weight * clips[1][stream][0] for stream, weight in weights.items()) / 9
+    np.testing.assert_allclose(prediction.probabilities, expected, atol=1e-4)
+    assert prediction.top(1) == [(f"action {expected.argmax()}", prediction.probabilities.max())]
+
+
+def test_a_set_of_streams_that_nobody_published_is_fused_equally():
+    assert predict.fusion_weights(["bone", "skip"], "ntu60-xsub-lt") == [1, 1]
+    assert predict.fusion_weights(["joint", "joint"], "ntu60-xsub-lt") == [1, 1]
+    four = ["bone-motion", "joint", "joint-motion", "bone"]
+    assert predict.fusion_weights(four, "ntu60-xsub-lt") == [1, 2, 1, 2]
+    assert predict.fusion_weights(four, "k400") == [1, 3, 1, 3]
+
+
+def test_a_foreign_checkpoint_needs_its_configuration(golden, released, clips):
+    path = golden / "model_stgcnpp_b16.pth"
+    with pytest.raises(InputError, match="--config"):
+        Recognizer.load(path, device="cpu")
+    own = checkpoint.settings(checkpoint.read(released["joint"]), released["joint"])
+    recognizer = Recognizer.load(path, device="cpu", config=own)
+    assert recognizer.names[:2] == ("drink water", "eat meal")
+    probabilities = recognizer(clips[0][1]).probabilities
+    np.testing.assert_allclose(probabilities, clips[1]["joint"][1], atol=1e-4)
+
+
+# --- windows ---
+
+
+def test_each_window_is_a_clip_of_its_own(small):
+    recognizer = Recognizer.load(small, device="cpu")
+    clip = walk(50)
+    prediction = recognizer(clip, window=20, stride=15)
+    assert prediction.spans.tolist() == [[0, 20], [15, 35], [30, 50]]
+    alone = np.stack([recognizer(clip[a:b]).probabilities for a, b in prediction.spans])
+    np.testing.assert_allclose(prediction.windows, alone, atol=1e-6)
+    np.testing.assert_allclose(prediction.probabilities, alone.mean(axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 29, 30, 31])
+@pytest.mark.parametrize(("window", "stride"), [(8, 3), (8, 8), (1, 1), (30, None), (9, 20)])
+def test_windows_cover_what_their_stride_allows(length, window, stride):
+    spans = predict.cut(length, window, stride)
+    assert ((spans >= 0) & (spans <= length)).all()
+    assert (spans[:, 1] - spans[:, 0] == min(window, length)).all()
+    assert spans[0, 0] == 0 and spans[-1, 1] == length
+    step = window // 2 if stride is None else stride
+    assert (np.diff(spans[:, 0]) > 0).all() and (np.diff(spans[:, 0]) <= step).all()
+
+
+def test_a_window_without_a_body_is_left_out(small):
+    clip = walk(60)
+    clip[20:40] = 0
+    prediction = Recognizer.load(small[0], device="cpu")(clip, window=20, stride=20)
+    assert prediction.spans.tolist() == [[0, 20], [40, 60]]
+
+
+@pytest.mark.parametrize("frames", [1, 2, 15, 500])
+def test_any_length_any_rank_and_place_of_the_body(small, frames):
+    recognizer = Recognizer.load(small[0], device="cpu")
+    clip = walk(frames)
+    expected = recognizer(clip).probabilities
+    assert expected.sum() == pytest.approx(1, abs=1e-5)
+    np.testing.assert_array_equal(recognizer(clip[:, 0]).probabilities, expected)
+    # A crowd: of the bodies, those seen longest are kept, whatever their place.
+    passer = np.zeros_like(clip)
+    passer[0] = 1
+    crowd = np.concatenate([passer, passer, clip, passer], axis=1)
+    if frames > 1:
+        pair = np.concatenate([passer, clip], axis=1)
+        np.testing.assert_array_equal(
+            recognizer(crowd).probabilities, recognizer(pair).probabilities
+        )
+
+
+# --- mistakes: one clear line each ---
+
+
+@pytest.mark.parametrize(
+    ("clip", "told"),
+    [
+        (walk(joints=17), "17 joints (as coco has), but the network takes 25 (ntu_rgb_d)"),
+        (walk(channels=2), "2 channels, but the network takes 3: x, y and z"),
+        (np.zeros((9, 1, 25, 3)), "no body"),
+        (np.full((9, 1, 25, 3), np.nan), "9 of 9 frames have a joint that is NaN"),
+        (np.zeros((0, 25, 3)), "is empty"),
+        (np.zeros(25), "has shape (25,)"),
+        ([["a"]], "not an array of numbers"),
+        ([[[1, 2, 3]], [[1, 2, 3], [1, 2, 3]]], "not an array of numbers"),
+    ],
+)
+def test_a_clip_that_does_not_fit_is_told_in_one_line(small, clip, told):
+    with pytest.raises(InputError) as error:
+        Recognizer.load(small[0], device="cpu")(clip)
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_windows_and_checkpoints_that_make_no_sense(small, tmp_path):
+    recognizer = Recognizer.load(small[0], device="cpu")
+    for how in ({"window": 0}, {"window": 4, "stride": 0}, {"stride": 4}):
+        with pytest.raises(InputError, match="--window"):
+            recognizer(walk(), **how)
+    config = checkpoint.settings(checkpoint.read(small[0]), small[0])
+    other = save(tmp_path / "other.pt", config, names=["a", "b", "c", "d"])
+    with pytest.raises(InputError, match="cannot be fused: their class_names differ"):
+        Recognizer.load([small[0], other], device="cpu")
+
+
+def test_pixels_are_told_from_shares_of_the_image(tmp_path):
+    args = {"graph": "coco", "num_class": 2, "num_person": 1, "base_channels": 8, "num_blocks": 1}
+    config = Config(frames=8, test_clips=1, model_args=args)
+    path = save(tmp_path / "coco.pt", config, names=["a", "b"], layout="coco")
+    recognizer = Recognizer.load(path, device="cpu")
+    clip = np.random.default_rng(0).uniform(0, 1, (9, 17, 3))
+    pixels = clip * [640, 480, 1]
+    with pytest.raises(InputError, match="--image-size"):
+        recognizer(pixels)
+    np.testing.assert_allclose(
+        recognizer(pixels, image_size=(640, 480)).probabilities,
+        recognizer(clip * [2, 2, 1] - [1, 1, 0]).probabilities,
+        atol=1e-6,
+    )
+
+
+# --- files ---
+
+
+def write(path, joints, **more):
+    """Write (T, V, C) joints in the form that the file's name asks for."""
+    if path.suffix == ".npy":
+        np.save(path, joints)
+    elif path.suffix == ".npz":
+        np.savez(path, joints=joints, **more)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps({"skeletons": joints.tolist()}))
+    else:
+        lines = [f"{len(joints)}"]
+        for frame in joints:
+            lines += ["1", "7 0 1 1 1 1 0 0.1 0.2 2", "25"]
+            lines += [" ".join(f"{x:.6f}" for x in (*joint, *[0] * 9)) for joint in frame]
+        path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_every_form_of_file_gives_the_same(small, tmp_path, capsys):
+    joints = walk()[:, 0].round(4)
+    forms = ("a.skeleton", "b.json", "c.npy", "d.npz")
+    paths = [write(tmp_path / name, joints) for name in forms]
+    (tmp_path / "e.json").write_text(json.dumps(joints[:, None].tolist()))
+    (tmp_path / "notes.txt").write_text("not a clip")
+    recognizer = Recognizer.load(small, device="cpu")
+    predictions = predict_files.run(recognizer, [tmp_path])
+    assert [p.source for p in predictions] == [*map(str, paths), str(tmp_path / "e.json")]
+    expected = recognizer(joints)
+    for prediction in predictions:
+        np.testing.assert_allclose(prediction.probabilities, expected.probabilities, atol=1e-5)
+    name, probability = expected.top()[0]
+    assert f"{name} {probability:.3f}" in capsys.readouterr().out
+
+
+def test_a_bad_file_is_named_and_the_others_are_done(small, tmp_path, capsys):
+    joints = walk()[:, 0]
+    write(tmp_path / "good.npy", joints)
+    write(tmp_path / "nan.npy", np.where(joints > 0, joints, np.nan))
+    (tmp_path / "cut.npz").write_bytes(b"PK")
+    (tmp_path / "odd.json").write_text('{"frames": []}')
+    (tmp_path / "list.json").write_text("[1, 2")
+    write(tmp_path / "coco.npz", joints, layout="coco")
+    np.save(tmp_path / "code.npy", np.array([print], dtype=object), allow_pickle=True)
+    output = tmp_path / "out.json"
+    with pytest.raises(InputError, match="6 of 7 files"):
+        predict_files.run(Recognizer.load(small, device="cpu"), [tmp_path], output, quiet=True)
+    out, err = capsys.readouterr()
+    assert out == "" and len(err.splitlines()) == 6
+    assert all(line.startswith(f"error: {tmp_path}") for line in err.splitlines())
+    written = json.loads(output.read_text())
+    assert [p["file"] for p in written["predictions"]] == [str(tmp_path / "good.npy")]
+    assert len(written["failed"]) == 6
+    assert written["class_names"] == ["wave", "kick", "bow", "sit"]
+    assert sum(written["predictions"][0]["probabilities"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_csv_has_a_row_a_file_and_a_row_a_window(small, tmp_path):
+    path = write(tmp_path / "a.npy", walk(30))
+    recognizer = Recognizer.load(small, device="cpu")
+    predict_files.run(recognizer, [path], tmp_path / "out.csv", quiet=True, window=20)
+    rows = list(csv.DictReader((tmp_path / "out.csv").open()))
+    assert [(r["window"], r["first_frame"], r["last_frame"]) for r in rows] == [
+        ("all", "0", "29"), ("0", "0", "19"), ("1", "10", "29"),
+    ]  # fmt: skip
+    for row in rows:
+        likeliest = max(recognizer.names, key=lambda name: float(row[name]))
+        assert row["class"] == likeliest
+
+
+def test_the_command_ends_with_the_promised_exit_codes(small, tmp_path, capsys):
+    import main
+    from errors import run_command
+
+    good = write(tmp_path / "clips.npy", walk())
+    (tmp_path / "empty").mkdir()
+
+    def predict_with(*argv):
+        weights = ["--phase", "predict", "--device", "cpu", "--weights", *map(str, small)]
+        return run_command(main.main, [*weights, *map(str, argv)])
+
+    assert predict_with("--input", good, "--window", "20") == 0
+    assert "frames 10 to 29" in capsys.readouterr().out
+    for argv, told in [
+        (["--input", tmp_path / "empty"], "no .skeleton, .json, .npy, .npz file"),
+        (["--input", tmp_path / "none.npy"], "no such file"),
+        (["--input", good, "--output", tmp_path / "out.txt"], "must end in .json or .csv"),
+        ([], "--input"),
+    ]:
+        assert predict_with(*argv) == 2
+        err = capsys.readouterr().err
+        assert told in err and err.count("\n") == 1
+
+
+# --- converters ---
+
+
+def named(form, names):
+    """One frame in which joint `name` lies at 100 times its place in `names`, with score 0.5."""
+    joints = np.zeros((1, len(convert.FORMS[form]), 3))
+    for place, name in enumerate(names, start=1):
+        joints[0, convert.FORMS[form].index(name)] = (100 * place, 50 * place, 0.5)
+    return joints
+
+
+@pytest.mark.parametrize(
+    ("form", "layout", "numbers"),
+    [
+        # The estimators' own numbering of the joints of the layout, from their documentation.
+        ("mediapipe-33", "coco", [0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28]),
+        ("body-25", "openpose", [0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18]),
+        ("openpose-18", "coco", [0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10]),
+        ("coco-17", "coco", list(range(17))),
+        ("openpose-18", "openpose", list(range(18))),
+        ("kinect-25", "ntu_rgb_d", list(range(25))),
+    ],
+)
+def test_joints_find_their_place(form, layout, numbers):
+    assert convert.sources(form, layout).tolist() == [[number] * 2 for number in numbers]
+
+
+def test_the_neck_lies_between_the_shoulders():
+    joints = np.zeros((1, 17, 3))
+    joints[0, 5], joints[0, 6] = (100, 40, 0.9), (300, 60, 0.4)
+    neck = graph.load("openpose").joints.index("neck")
+    clip = convert.convert(joints, "coco-17", "openpose", image_size=(400, 200))
+    np.testing.assert_allclose(clip[0, 0, neck], [0, -0.5, 0.4], atol=1e-6)
+    # A shoulder that was not seen leaves no neck, and nothing else was seen either.
+    joints[0, 6] = 0
+    clip = convert.convert(joints, "coco-17", "openpose", image_size=(400, 200))
+    assert (clip[0, 0, neck] == 0).all() and np.count_nonzero(clip.any(axis=-1)) == 1
+
+
+def test_channels_become_position_and_score():
+    landmarks = np.zeros((2, 33, 5))
+    landmarks[:, :, :4] = 0.25, 0.75, 9.0, 0.6  # shares of the image, depth, visibility
+    clip = convert.convert(landmarks, "mediapipe-33", "coco")
+    np.testing.assert_allclose(clip, np.broadcast_to([-0.5, 0.5, 0.6], (2, 1, 17, 3)), atol=1e-6)
+    pixels = np.full((2, 17, 2), 100.0)
+    pixels[0, 3] = 0
+    clip = convert.convert(pixels, "coco-17", "coco", image_size=(400, 200))
+    assert clip[0, 0, 3].tolist() == [0, 0, 0] and clip[0, 0, 4].tolist() == [-0.5, 0, 1]
+    metres = walk()
+    np.testing.assert_array_equal(convert.convert(metres, "kinect-25", "ntu_rgb_d"), metres)
+
+
+@pytest.mark.parametrize(
+    ("joints", "form", "layout", "told"),
+    [
+        (np.ones((2, 17, 3)), "coco-17", "ntu_rgb_d", "does not have all joints"),
+        (np.ones((2, 18, 3)), "coco-17", "coco", "has 17 joints, not 18"),
+        (np.ones((2, 17, 3)), "coco-17", "coco", "--image-size"),
+        (np.ones((2, 17, 4)), "coco-17", "coco", "4 channels"),
+        (np.ones((2, 25, 2)), "kinect-25", "ntu_rgb_d", "2 channels"),
+    ],
+)
+def test_what_cannot_be_converted_is_told(joints, form, layout, told):
+    with pytest.raises(InputError, match=told):
+        convert.convert(joints, form, layout)
+
+
+def test_the_converter_reads_openposes_folder_and_predict_its_file(tmp_path):
+    folder = tmp_path / "json"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    strong, weak = random.uniform(1, 100, (2, 3, 25, 3))
+    strong[..., 2], weak[..., 2] = 0.9, 0.2
+    for frame in range(3):
+        people = [weak[frame], strong[frame]] if frame else [strong[frame]]
+        (folder / f"v_{frame:012d}_keypoints.json").write_text(
+            json.dumps({"people": [{"pose_keypoints_2d": p.ravel().tolist()} for p in people]})
+        )
+    out = tmp_path / "clip.npz"
+    convert.main(["--from", "body-25", "--to", "openpose", str(folder),
+                  "--image-size", "100", "200", "--out", str(out)])  # fmt: skip
+    clip = clip_file.read(out)
+    assert clip.layout == "openpose" and clip.joints.shape == (3, 2, 18, 3)
+    np.testing.assert_allclose(clip.joints[:, 0, 8, 0], strong[:, 9, 0] / 50 - 1, atol=1e-5)
+    np.testing.assert_allclose(clip.joints[1:, 1, 8, 1], weak[1:, 9, 1] / 100 - 1, atol=1e-5)
+    assert (clip.joints[0, 1] == 0).all()

@@ -55,7 +55,7 @@ def released(golden, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clips(golden):
-    """The raw test clips (T, M, V, C) float16, and the released code's ten-clip scores by stream."""
+    """Raw test clips (T, M, V, C) float16, and the released ten-clip scores of each stream."""
     content = pickle.loads((golden / "e2e/anno.pkl").read_bytes())
     annotations = {a["frame_dir"]: a for a in content["annotations"]}
     chosen = [annotations[name] for name in content["split"]["xsub_val"][:2]]

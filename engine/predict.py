@@ -93,8 +93,13 @@ class Member:
 
     @classmethod
     def load(
-        cls, path: Path, device: torch.device, config: Config | None, overrides: Iterable[str]
+        cls,
+        path: Path,
+        device: torch.device,
+        config: Config | None = None,
+        overrides: Iterable[str] = (),
     ) -> Member:
+        """Load a checkpoint; `config` in place of its own, which a foreign one does not have."""
         state = checkpoint.read_file(path) if config else checkpoint.read(path)
         config = config or checkpoint.settings(state, path, overrides)
         if device.type == "cpu":

@@ -1,0 +1,77 @@
+"""tools.export: the exported networks give the same logits and tell what they are fed."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from engine.config import Config
+from engine.predict import Member
+from errors import InputError, run_command
+from tests.test_predict import save
+from tools import export
+
+CPU = torch.device("cpu")
+NAMES = ["wave", "kick", "bow"]
+# Small forms of the backbones, with all kinds of layers and a stride.
+SMALL = {
+    "stgcnpp": {"base_channels": 8, "num_blocks": 2, "inflate": [2], "down": [2]},
+}
+
+
+def small(folder, backbone="stgcnpp"):
+    args = {"graph": "nw_ucla", "num_class": 3, "num_person": 2, **SMALL[backbone]}
+    config = Config(model=f"model.{backbone}.Model", model_args=args, stream="bone", frames=20)
+    return save(folder / "best.pt", config, names=NAMES, layout="nw_ucla")
+
+
+@pytest.fixture
+def clips():
+    """Of another batch and length than the export is traced with."""
+    return torch.from_numpy(np.random.default_rng(0).normal(size=(5, 2, 37, 20, 3))).float()
+
+
+@pytest.mark.parametrize("backbone", SMALL)
+def test_onnx_gives_the_same_logits_and_describes_itself(backbone, clips, tmp_path, capsys):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    weights = small(tmp_path, backbone)
+    assert run_command(export.main, [str(weights), "--format", "onnx"]) == 0
+    assert "largest difference" in capsys.readouterr().out
+    session = onnxruntime.InferenceSession(str(weights.with_suffix(".onnx")))
+    (logits,) = session.run(None, {"clips": clips.numpy()})
+    expected = Member.load(weights, CPU).model.eval()(clips).detach().numpy()
+    assert np.abs(logits - expected).max() <= 1e-4 * np.abs(expected).max()
+    notes = session.get_modelmeta().custom_metadata_map
+    assert json.loads(notes["class_names"]) == NAMES
+    assert (notes["layout"], notes["stream"], notes["frames"]) == ("nw_ucla", "bone", "20")
+    assert notes["normalisation"] == "centred"
+
+
+def test_a_torch_program_gives_the_same_logits_and_describes_itself(clips, tmp_path):
+    weights, out = small(tmp_path), tmp_path / "net.pt2"
+    assert run_command(export.main, [str(weights), "--format", "torch", "--out", str(out)]) == 0
+    notes = {"notes.json": ""}
+    program = torch.export.load(out, extra_files=notes)
+    expected = Member.load(weights, CPU).model.eval()(clips)
+    torch.testing.assert_close(program.module()(clips), expected, rtol=1e-4, atol=1e-6)
+    notes = json.loads(notes["notes.json"])
+    assert json.loads(notes["class_names"]) == NAMES and notes["stream"] == "bone"
+
+
+def test_a_file_that_computes_something_else_is_not_written(tmp_path, monkeypatch):
+    weights = small(tmp_path)
+    model = Member.load(weights, CPU).model.eval()
+    monkeypatch.setattr(export, "trace", lambda model, takes: None)
+    wrong = (lambda program, notes: b"", lambda file: lambda clips: 1.001 * model(clips).numpy())
+    monkeypatch.setitem(export.FORMATS, "torch", wrong)
+    with pytest.raises(SystemExit, match=r"not written.* 1\.0e-03 of the largest"):
+        export.main([str(weights), "--format", "torch"])
+    assert not weights.with_suffix(".pt2").exists()
+
+
+def test_what_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(export.NEEDED, "onnx", ("onnx", "no_such_package"))
+    with pytest.raises(InputError, match="needs no_such_package: pip install"):
+        export.main([str(small(tmp_path))])

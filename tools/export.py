@@ -1,0 +1,173 @@
+"""Export a checkpoint's network to ONNX or to a torch.export program, checked against itself.
+
+python -m tools.export work_dir/ntu60-xsub-lt/joint/best.pt --format onnx
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import io
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from engine import config
+from engine.predict import Member, Takes
+from errors import InputError, run_command
+from files import replacing
+
+TOLERANCE = 1e-4  # largest difference from the network's logits, relative to the largest logit
+TRACED = (2, 64)  # batch and frames that the export is traced with, and those it is checked with:
+CHECKED = ((1, 64), (3, 100), (2, 29))
+ENDINGS = {"onnx": ".onnx", "torch": ".pt2"}
+NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}
+
+Run = Callable[[torch.Tensor], np.ndarray]
+
+
+def shape_of(takes: Takes, batch: int, frames: int) -> tuple[int, ...]:
+    return (batch, takes.persons, frames, takes.skeleton.num_joints, takes.channels)
+
+
+def trace(model: nn.Module, takes: Takes) -> torch.export.ExportedProgram:
+    """Return the network in evaluation as a program whose batch and frames are free."""
+    example = torch.randn(shape_of(takes, *TRACED))
+    free = torch.export.Dim.DYNAMIC
+    with torch.no_grad():
+        return torch.export.export(model, (example,), dynamic_shapes=({0: free, 2: free},))
+
+
+def to_torch(program: torch.export.ExportedProgram, notes: dict[str, str]) -> bytes:
+    """Return a .pt2 file; torch.export.load gives it back, `extra_files` the notes."""
+    file = io.BytesIO()
+    torch.export.save(program, file, extra_files={"notes.json": json.dumps(notes)})
+    return file.getvalue()
+
+
+def to_onnx(program: torch.export.ExportedProgram, notes: dict[str, str]) -> bytes:
+    """Return an .onnx file with input `clips` and output `logits`; notes are its metadata."""
+    exported = torch.onnx.export(
+        program, dynamo=True, input_names=["clips"], output_names=["logits"], verbose=False
+    )
+    proto = exported.model_proto
+    for key, value in notes.items():
+        proto.metadata_props.add(key=key, value=value)
+    return proto.SerializeToString()
+
+
+def run_torch(file: bytes) -> Run:
+    module = torch.export.load(io.BytesIO(file)).module()
+    return lambda clips: module(clips).detach().numpy()
+
+
+def run_onnx(file: bytes) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return lambda clips: session.run(["logits"], {"clips": clips.numpy()})[0]
+
+
+FORMATS = {"onnx": (to_onnx, run_onnx), "torch": (to_torch, run_torch)}
+
+
+def describe(member: Member) -> dict[str, str]:
+    """Return what a user of the exported file has to know, as text values."""
+    takes, settings = member.takes, member.config
+    return {
+        "input": "clips (batch, persons, frames, joints, channels) float32: normalised, then the "
+        "stream, then `frames` frames chosen; absent persons are zero",
+        "output": "logits (batch, classes); the softmax over classes gives probabilities",
+        "layout": takes.skeleton.name,
+        "joints": json.dumps(takes.skeleton.joints),
+        "persons": str(takes.persons),
+        "stream": settings.stream,
+        "frames": str(settings.frames),
+        "normalisation": takes.normalisation,
+        "feeder": settings.feeder,
+        "class_names": json.dumps(takes.class_names),
+        "model": settings.model,
+    }
+
+
+@torch.inference_mode()
+def difference(model: nn.Module, run: Run, takes: Takes) -> float:
+    """Return the largest difference from the model's logits over that of their size (CHECKED)."""
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for batch, frames in CHECKED:
+        clips = torch.randn(shape_of(takes, batch, frames), generator=generator)
+        expected = model(clips).numpy()
+        gap = np.abs(run(clips) - expected).max() / np.abs(expected).max()
+        worst = max(worst, float(gap))
+    return worst
+
+
+def export(member: Member, form: str, out: Path) -> float:
+    """Export a checkpoint's network to the file `out`; return how far its logits are from its own.
+
+    Nothing is written if that is more than TOLERANCE. InputError if the format needs a package
+    that is not installed.
+    """
+    missing = [name for name in NEEDED[form] if not importlib.util.find_spec(name)]
+    if missing:
+        raise InputError(
+            f"--format {form} needs {', '.join(missing)}: pip install {' '.join(missing)} "
+            "(versions in requirements-dev.txt)"
+        )
+    write, run = FORMATS[form]
+    model = member.model.eval()
+    with quiet_exporters():
+        file = write(trace(model, member.takes), describe(member))
+        gap = difference(model, run(file), member.takes)
+    if gap <= TOLERANCE:
+        with replacing(out) as target:
+            target.write(file)
+    return gap
+
+
+@contextmanager
+def quiet_exporters() -> Iterator[None]:
+    """Keep back what the exporters say of torch's own workings; errors are raised all the same."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logging.disable(before)
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.export",
+        description="Export a checkpoint's network, with free batch and frames, and check it.",
+    )
+    parser.add_argument("weights", type=Path, help="checkpoint")
+    parser.add_argument("--format", choices=FORMATS, default="onnx")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: beside the checkpoint")
+    parser.add_argument("--config", nargs="+", metavar="FILE", help="for a foreign checkpoint")
+    parser.add_argument("--debug", action="store_true", help="errors with their traceback")
+    options = parser.parse_args(argv)
+    settings = config.resolve(options.config) if options.config else None
+    member = Member.load(options.weights, torch.device("cpu"), settings)
+    out = options.out or options.weights.with_suffix(ENDINGS[options.format])
+    gap = export(member, options.format, out)
+    figures = f"largest difference from the network {gap:.1e} of the largest logit"
+    if not gap <= TOLERANCE:
+        sys.exit(f"error: {out} not written: {figures}, more than {TOLERANCE:.0e}")
+    checked = ", ".join(f"{batch} x {frames}" for batch, frames in CHECKED)
+    print(f"{out}: {figures} (clips x frames: {checked})")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

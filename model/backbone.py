@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 import graph as graphs
@@ -16,7 +19,9 @@ class Backbone(nn.Module):
 
     `model(clips)` with clips (N, M, T, V, C) gives logits (N, K); `features` and `classify` are its
     two halves. T is free. With `norm_persons` the data batch norm has its own statistics for each
-    person (as in 2s-AGCN, CTR-GCN and MS-G3D), else persons share them (as in ST-GCN).
+    person (as in 2s-AGCN, CTR-GCN and MS-G3D), else persons share them (as in ST-GCN). With
+    `parent_edges` the graph is made of the layout's bones, which is how the originals of all of
+    these link NTU's hands, where PYSKL's layout (`edges`) has them otherwise.
     """
 
     def __init__(
@@ -26,10 +31,15 @@ class Backbone(nn.Module):
         num_person: int = 2,
         in_channels: int = 3,
         norm_persons: bool = False,
+        parent_edges: bool = False,
         dropout: float = 0.0,
     ):
         super().__init__()
         self.skeleton = graphs.load(graph)
+        if parent_edges:
+            bones = ((child, above) for child, above in enumerate(self.skeleton.parent))
+            edges = tuple(bone for bone in bones if bone[0] != bone[1])
+            self.skeleton = replace(self.skeleton, edges=edges)
         self.num_class = num_class
         self.num_person = num_person
         self.in_channels = in_channels
@@ -38,9 +48,9 @@ class Backbone(nn.Module):
         self.data_norm = nn.BatchNorm1d(columns * num_person if norm_persons else columns)
         self.dropout = nn.Dropout(dropout)
 
-    def finish(self, blocks: nn.Module, channels: int) -> None:
+    def finish(self, blocks: Iterable[nn.Module], channels: int) -> None:
         """Take the blocks, which end in (B, channels, T', V), and make the classifier."""
-        self.blocks = blocks
+        self.blocks = nn.Sequential(*blocks)
         self.fc = nn.Linear(channels, self.num_class)
         nn.init.normal_(self.fc.weight, std=0.01)
         nn.init.zeros_(self.fc.bias)
@@ -87,6 +97,11 @@ class Backbone(nn.Module):
             raise InputError(
                 f"the clips have {persons} persons, model_args.num_person is {self.num_person}"
             )
+
+
+def tensor(matrix: np.ndarray) -> Tensor:
+    """Return an adjacency as the networks keep it."""
+    return torch.as_tensor(matrix, dtype=torch.float32)
 
 
 def stages(

@@ -13,6 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def temporal_conv(
+    channels: int, out: int, kernel: int = 1, stride: int = 1, dilation: int = 1
+) -> nn.Conv2d:
+    """Return a convolution over `kernel` frames that keeps T (but for the stride)."""
+    padding = dilation * (kernel - 1) // 2
+    return nn.Conv2d(channels, out, (kernel, 1), (stride, 1), (padding, 0), (dilation, 1))
+
+
 class ConvNorm(nn.Module):
     """Convolution over time (kernel x 1) then batch norm."""
 
@@ -20,8 +28,7 @@ class ConvNorm(nn.Module):
         self, channels: int, out: int, kernel: int = 1, stride: int = 1, dilation: int = 1
     ):
         super().__init__()
-        padding = dilation * (kernel - 1) // 2
-        self.conv = nn.Conv2d(channels, out, (kernel, 1), (stride, 1), (padding, 0), (dilation, 1))
+        self.conv = temporal_conv(channels, out, kernel, stride, dilation)
         self.norm = nn.BatchNorm2d(out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,49 +50,46 @@ def add_relu(x: Tensor, residual: Tensor) -> Tensor:
 def gather(x: Tensor, adjacency: Tensor) -> Tensor:
     """Return the K neighbourhood sums of every joint: out[k C + c, w] = sum_v A[k, v, w] x[c, v].
 
-    (B, C, T, V) and (K, V, W) to (B, K C, T, W). One batched product with the (W K, V) matrix,
-    contracted before the 1x1 convolution where C is smaller than what the convolution makes of it.
+    (B, C, T, V) and (K, V, W), or (B, K, V, W) for a graph per sample, to (B, K C, T, W): one
+    batched product, before the 1x1 convolution because that never has fewer outputs than inputs.
     """
     frames = x.permute(0, 2, 3, 1)  # (B, T, V, C), in memory order
     batch, length, joints, channels = frames.shape
-    subsets, _, targets = adjacency.shape
-    matrix = adjacency.permute(2, 0, 1).reshape(targets * subsets, joints)
+    subsets, _, targets = adjacency.shape[-3:]
+    matrix = adjacency.movedim(-1, -3).reshape(-1, 1, targets * subsets, joints)
+    matrix = matrix.expand(batch, length, -1, -1)
+    matrix = matrix.reshape(batch * length, targets * subsets, joints)  # a view if graphs agree
     frames = frames.reshape(batch * length, joints, channels)
     # matmul would first copy both operands into another layout if the matrix needs a gradient
-    sums = torch.bmm(matrix.expand(batch * length, -1, -1), frames)
+    sums = torch.bmm(matrix, frames)
     return sums.view(batch, length, targets, subsets * channels).permute(0, 3, 1, 2)
 
 
-class MultiScaleTemporal(nn.Module):
-    """Parallel temporal branches behind one shared pointwise convolution (ST-GCN++, figure 2).
+class Branches(nn.Module):
+    """Parallel temporal branches behind one shared pointwise convolution: norm(cat(branches(x))).
 
-    Branches: one 3x1 convolution per dilation, one 3x1 max pooling, one plain 1x1 convolution. The
-    first takes the channels that do not divide. What the branches give is merged by a 1x1
-    convolution with batch norm before and after.
+    One convolution of `kernel` frames per dilation, one max pooling over three frames, one plain
+    1x1 convolution. The first branch takes the channels that do not divide.
     """
 
-    def __init__(
-        self, channels: int, out: int, stride: int = 1, dilations: Sequence[int] = (1, 2, 3, 4)
-    ):
+    def __init__(self, channels: int, out: int, kernel: int, stride: int, dilations: Sequence[int]):
         super().__init__()
         width = out // (len(dilations) + 2)
-        first = out - width * (len(dilations) + 1)
-        self.widths = [first] + [width] * len(dilations)  # the last of these is pooled
+        self.widths = [out - width * (len(dilations) + 1)] + [width] * len(dilations)
         self.reduce = ConvNorm(channels, out - width)
         self.convs = nn.ModuleList(
-            nn.Conv2d(c, c, (3, 1), (stride, 1), (dilation, 0), (dilation, 1))
+            temporal_conv(c, c, kernel, stride, dilation)
             for c, dilation in zip(self.widths[:-1], dilations)
         )
         self.pool = nn.MaxPool2d((3, 1), (stride, 1), (1, 0))
-        self.plain = nn.Conv2d(channels, width, 1, (stride, 1))
+        self.plain = temporal_conv(channels, width, stride=stride)
         self.norm = nn.BatchNorm2d(out)
-        self.merge = ConvNorm(out, out)
 
     def forward(self, x: Tensor) -> Tensor:
         *parts, pooled = F.relu(self.reduce(x), inplace=True).split(self.widths, dim=1)
         branches = [conv(part) for conv, part in zip(self.convs, parts)]
         branches += [self.pool(pooled), self.plain(x)]
-        return self.merge(F.relu(self.norm(torch.cat(branches, dim=1)), inplace=True))
+        return self.norm(torch.cat(branches, dim=1))
 
 
 class GraphConv(nn.Module):
@@ -141,6 +145,22 @@ class GraphConv(nn.Module):
         if self.bias is not None:
             out = out.add_(torch.einsum("kvw,kc->cw", matrix, self.bias)[:, None])
         out = self.norm(out)
+        if self.residual is None:
+            return F.relu(out, inplace=True)
+        return add_relu(out, self.residual(x))
+
+
+class Block(nn.Module):
+    """relu(temporal(graph(x)) + residual(x)), the unit of ST-GCN and of most that came after it."""
+
+    def __init__(self, graph: nn.Module, temporal: nn.Module, residual: nn.Module | None):
+        super().__init__()
+        self.graph = graph
+        self.temporal = temporal
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.temporal(self.graph(x))
         if self.residual is None:
             return F.relu(out, inplace=True)
         return add_relu(out, self.residual(x))

@@ -4,36 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from graph import adjacency
-from model.backbone import Backbone, stages
-from model.layers import GraphConv, MultiScaleTemporal, add_relu, shortcut
+from model.backbone import Backbone, stages, tensor
+from model.layers import Block, Branches, ConvNorm, GraphConv, shortcut
 
 
-class Block(nn.Module):
-    """Graph convolution, multi-scale temporal convolution, residual; the frames by `stride`."""
+class MultiScaleTemporal(nn.Module):
+    """Six temporal branches, merged by a 1x1 convolution (PYSKL, section 3.2)."""
 
-    def __init__(
-        self,
-        channels: int,
-        out: int,
-        stride: int,
-        skeleton: Tensor,
-        residual: bool,
-        graph_args: dict,
-    ):
+    def __init__(self, channels: int, stride: int):
         super().__init__()
-        self.graph = GraphConv(channels, out, skeleton, **graph_args)
-        self.temporal = MultiScaleTemporal(out, out, stride)
-        self.residual = shortcut(channels, out, stride) if residual else None
+        self.branches = Branches(channels, channels, 3, stride, dilations=(1, 2, 3, 4))
+        self.merge = ConvNorm(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.temporal(self.graph(x))
-        if self.residual is None:
-            return out.relu_()
-        return add_relu(out, self.residual(x))
+        return self.merge(F.relu(self.branches(x), inplace=True))
 
 
 class Model(Backbone):
@@ -57,18 +45,22 @@ class Model(Backbone):
         bias_first: bool = True,
         graph_residual: bool = True,
         norm_persons: bool = False,
+        parent_edges: bool = False,
         dropout: float = 0.0,
     ):
-        super().__init__(graph, num_class, num_person, in_channels, norm_persons, dropout)
-        skeleton = torch.as_tensor(adjacency.spatial(self.skeleton), dtype=torch.float32)
+        super().__init__(
+            graph, num_class, num_person, in_channels, norm_persons, parent_edges, dropout
+        )
+        skeleton = tensor(adjacency.spatial(self.skeleton))
         table = stages(in_channels, base_channels, num_blocks, inflate, down)
-        graph_args = {"adaptive": adaptive, "bias_first": bias_first, "residual": graph_residual}
         self.finish(
-            nn.Sequential(
-                *(
-                    Block(channels, out, stride, skeleton, number > 1, graph_args)
-                    for number, (channels, out, stride) in enumerate(table, 1)
+            (
+                Block(
+                    GraphConv(channels, out, skeleton, adaptive, bias_first, graph_residual),
+                    MultiScaleTemporal(out, stride),
+                    shortcut(channels, out, stride) if number > 1 else None,
                 )
+                for number, (channels, out, stride) in enumerate(table, 1)
             ),
             channels=table[-1][1],
         )

@@ -1,56 +1,87 @@
-"""Checkpoints of other projects: which form a file has, and its weights under this project's names.
-
-A form is a list of `Entry`: one tensor here, the tensors it is made of there, and how. Everything
-that joins tensors here is a reordering, so the same list also splits a tensor (or its gradient).
-"""
+"""Checkpoints of other projects: what a file is, and its weights under this project's names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from errors import InputError
-from model.layers import ConvNorm, GraphConv, MultiScaleTemporal
+from model.names import FORMS, ORIGINAL, OWN, Entry, Form
 
 State = dict[str, Tensor]
+CONSTANT = ("backbone.A",)  # what PYSKL's MS-G3D keeps beside the graphs made of it
 
 
-@dataclass(frozen=True)
-class Entry:
-    """Tensor `ours` is made of the tensors `theirs`, joined along the first axis.
+def read(path: str | Path) -> Any:
+    """Return what `torch.save` put into a file, executing nothing; InputError if it cannot be."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
+            raise InputError(
+                f"{path} holds Python objects that would have to be executed: save its state dict "
+                "alone, torch.save(model.state_dict(), ...)"
+            ) from None
+        raise InputError(f"{path} is no checkpoint that torch.load can read") from None
+    except (RuntimeError, EOFError, KeyError, ValueError, AttributeError, IndexError) as error:
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} is truncated or no checkpoint: {line}") from None
 
-    `arrange` takes the joined tensor to our shape and `restore` takes ours back.
-    """
 
-    ours: str
-    theirs: tuple[str, ...]
-    arrange: Callable[[Tensor], Tensor] | None = None
-    restore: Callable[[Tensor], Tensor] | None = None
+def weights(checkpoint: Any, path: str | Path = "the checkpoint") -> State:
+    """Return the state dict within what was read, without the `module.` that DataParallel adds."""
+    state = checkpoint
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not state:
+        raise InputError(f"{path} holds no state dict")
+    state = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    if state and all(str(key).startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    return state
+
+
+def recognise(state: State) -> Form:
+    """Return the form of a state dict; InputError if it is none of the known ones."""
+    for form in FORMS:
+        if form.mark in state:
+            return form
+    shown = ", ".join(list(state)[:3]) or "nothing"
+    known = ", ".join(sorted({form.name for form in FORMS}))
+    raise InputError(f"weights named {shown}, ... have none of the known forms ({known})")
 
 
 def translate(state: State, model: nn.Module) -> State:
-    """Return a foreign state dict under the names of `model`; InputError if it does not fit it."""
-    state = unwrap(state)
-    if any(key.startswith("backbone.") for key in state):
-        return join(state, list(mmcv(model)), model)
-    raise InputError("the weights have no form that is known here")
+    """Return a state dict of any known form under the names of `model`.
 
-
-def unwrap(state: State) -> State:
-    """Return the state dict without the prefix that DataParallel adds."""
-    if state and all(key.startswith("module.") for key in state):
-        return {key.removeprefix("module."): value for key, value in state.items()}
-    return state
+    InputError lists what is missing, left over or of another shape; then nothing is returned.
+    """
+    state = weights(state)
+    if state.keys() == model.state_dict().keys():
+        return join(state, [Entry(key, (key,)) for key in state], model)
+    form, backbone = recognise(state), type(model).__module__.rpartition(".")[2]
+    if form.backbone != backbone:
+        raise InputError(
+            f"the weights are those of {form.backbone} ({form.name}), the model is {backbone}: "
+            f"set model=model.{form.backbone}.Model"
+        )
+    return join(state, form.entries(model), model)
 
 
 def join(state: State, entries: list[Entry], model: nn.Module) -> State:
     """Return our tensors; InputError lists what is missing, left over or of another shape."""
     ours = model.state_dict()
     constants = dict(model.named_buffers(remove_duplicate=False))
-    left = dict(state)
+    left = {key: value for key, value in state.items() if key not in CONSTANT}
     missing, misshaped, result = [], [], {}
     for entry in entries:
         absent = [key for key in entry.theirs if key not in state]
@@ -66,14 +97,13 @@ def join(state: State, entries: list[Entry], model: nn.Module) -> State:
         except RuntimeError:
             misshaped += [f"{key} {tuple(state[key].shape)}" for key in entry.theirs]
             continue
-        if entry.ours not in ours:
-            if not torch.allclose(value.float(), expected.float(), atol=1e-5):
-                raise InputError(
-                    f"{entry.theirs[0]} is the adjacency of another skeleton than "
-                    f"{model.skeleton.name}: set model_args.graph"
-                )
-        else:
+        if entry.ours in ours:
             result[entry.ours] = value
+        elif not torch.allclose(value.float(), expected.float(), atol=1e-5):
+            raise InputError(
+                f"{entry.theirs[0]} is not the adjacency of {model.skeleton.name}: "
+                "set model_args.graph to the layout that the weights were trained on"
+            )
     problems = {"missing": missing, "left over": list(left), "of another shape": misshaped}
     if any(problems.values()):
         listed = "; ".join(f"{what}: {', '.join(keys)}" for what, keys in problems.items() if keys)
@@ -95,76 +125,95 @@ def split(tensors: State, entries: list[Entry], shapes: dict[str, torch.Size]) -
     return result
 
 
-def same(ours: str, *theirs: str, leaves: tuple[str, ...] = ("weight", "bias")) -> Iterator[Entry]:
-    """A convolution or linear layer joined from several along its outputs."""
-    for leaf in leaves:
-        yield Entry(f"{ours}.{leaf}", tuple(f"{name}.{leaf}" for name in theirs))
+@dataclass(frozen=True)
+class Description:
+    """What a state dict is, read from its names and shapes."""
+
+    form: str
+    backbone: str  # module within this package
+    model_args: dict[str, Any]  # what else than the defaults the model needs
+    num_class: int
+    num_joints: int
+    in_channels: int
+    num_person: int | None  # None if the weights are the same for any number
 
 
-def norm(ours: str, *theirs: str) -> Iterator[Entry]:
-    """A batch norm joined from several; their counters of batches are all the same."""
-    leaves = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-    yield from same(ours, *theirs, leaves=leaves)
+def describe(state: State) -> Description:
+    """Return what a state dict is; InputError if no form is known or what tells sizes is missing."""
+    form = recognise(state)
+    try:
+        return _describe(state, form)
+    except (KeyError, StopIteration) as error:
+        raise InputError(f"weights of {form.backbone} ({form.name}) lack {error}") from None
 
 
-def conv_norm(module: nn.Module | None, ours: str, conv: str, batch_norm: str) -> Iterator[Entry]:
-    """A residual path, which has weights only where shapes change."""
-    if isinstance(module, ConvNorm):
-        yield from same(f"{ours}.conv", conv)
-        yield from norm(f"{ours}.norm", batch_norm)
-
-
-def graph_conv(module: GraphConv, ours: str, theirs: str) -> Iterator[Entry]:
-    """PYSKL's unit_gcn."""
-    if module.adaptive == "init":
-        yield Entry(f"{ours}.adjacency", (f"{theirs}.A",))
+def _describe(state: State, form: Form) -> Description:
+    graph = state[next(key for key in form.adjacency if key in state)]
+    joints = graph.shape[-1]
+    subsets = graph.numel() // joints**2
+    widths = []
+    while (key := form.width.format(form.start + len(widths))) in state:
+        widths.append(len(state[key]))
+    in_channels = state[form.conv].numel() // (widths[0] * (1 if form.per_subset else subsets))
+    persons = len(state[form.data_norm]) // (joints * in_channels)
+    args: dict[str, Any] = {"base_channels": widths[0]}
+    if form.backbone == "msg3d":
+        args |= scales(state, form, subsets)
     else:
-        yield Entry(f"{ours}.edges", (f"{theirs}.PA",))
-        yield Entry(f"{ours}.skeleton", (f"{theirs}.A",))
-    if module.bias is None:
-        yield from same(f"{ours}.conv", f"{theirs}.conv")
-    else:
-        count = len(module.matrix())
-        yield subsets(f"{ours}.conv.weight", f"{theirs}.conv.weight", count=count)
-        yield Entry(f"{ours}.bias", (f"{theirs}.conv.bias",))
-    yield from norm(f"{ours}.norm", f"{theirs}.bn")
-    yield from conv_norm(
-        module.residual, f"{ours}.residual", f"{theirs}.down.0", f"{theirs}.down.1"
+        # strides leave no trace in the weights: every network known halves T where it doubles C
+        inflate = [n for n in range(2, len(widths) + 1) if widths[n - 1] > widths[n - 2]]
+        args |= {"num_blocks": len(widths), "inflate": inflate, "down": inflate}
+    if form.backbone == "stgcnpp":
+        args |= stgcnpp_variant(state, form, widths[0])
+    if form.backbone == "aagcn":
+        args["similarity"] = "tanh" if has(state, ".alpha") else "softmax"
+        args["attention"] = has(state, ".conv_sa.weight") or has(state, ".attention.joints.weight")
+    args["norm_persons"] = persons > 1
+    args["parent_edges"] = form.name.startswith(ORIGINAL)
+    return Description(
+        form.name,
+        form.backbone,
+        args,
+        num_class=len(state[form.fc]),
+        num_joints=joints,
+        in_channels=in_channels,
+        num_person=persons if persons > 1 else None,
     )
 
 
-def subsets(ours: str, *theirs: str, count: int) -> Entry:
-    """K convolutions of x, (K C', C), as one of the K gathered inputs, (C', K C)."""
-    return Entry(
-        ours,
-        theirs,
-        arrange=lambda weight: weight.unflatten(0, (count, -1)).flatten(2).transpose(0, 1),
-        restore=lambda weight: weight.flatten(1).unflatten(1, (count, -1)).transpose(0, 1),
-    )
+def saved_args(checkpoint: Any) -> dict[str, Any]:
+    """Return the model_args that this project's checkpoints carry, which weights do not all tell."""
+    known = {"graph", "num_class", "num_person", "in_channels"}
+    for holder in (checkpoint, checkpoint.get("config")):
+        if isinstance(holder, dict) and isinstance(holder.get("model_args"), dict):
+            return {key: value for key, value in holder["model_args"].items() if key not in known}
+    return {}
 
 
-def multi_scale(module: MultiScaleTemporal, ours: str, theirs: str) -> Iterator[Entry]:
-    """PYSKL's mstcn: the branches are numbered dilations, pooling, plain."""
-    reduced = [f"{theirs}.branches.{branch}" for branch in range(len(module.widths))]
-    yield from same(f"{ours}.reduce.conv", *(f"{branch}.0" for branch in reduced))
-    yield from norm(f"{ours}.reduce.norm", *(f"{branch}.1" for branch in reduced))
-    for number, branch in enumerate(reduced[:-1]):
-        yield from same(f"{ours}.convs.{number}", f"{branch}.3.conv")
-    yield from same(f"{ours}.plain", f"{theirs}.branches.{len(reduced)}")
-    yield from norm(f"{ours}.norm", f"{theirs}.transform.0")
-    yield from same(f"{ours}.merge.conv", f"{theirs}.transform.2")
-    yield from norm(f"{ours}.merge.norm", f"{theirs}.bn")
+def has(state: State, ending: str) -> bool:
+    return any(key.endswith(ending) for key in state)
 
 
-def mmcv(model: nn.Module) -> Iterator[Entry]:
-    """BRL's and PYSKL's names: `backbone.*` and `cls_head.fc_cls.*`."""
-    yield from norm("data_norm", "backbone.data_bn")
-    yield from same("fc", "cls_head.fc_cls")
-    for number, block in enumerate(model.blocks):
-        ours, theirs = f"blocks.{number}", f"backbone.gcn.{number}"
-        yield from graph_conv(block.graph, f"{ours}.graph", f"{theirs}.gcn")
-        yield from multi_scale(block.temporal, f"{ours}.temporal", f"{theirs}.tcn")
-        residual = f"{theirs}.residual"
-        yield from conv_norm(
-            block.residual, f"{ours}.residual", f"{residual}.conv", f"{residual}.bn"
-        )
+def stgcnpp_variant(state: State, form: Form, width: int) -> dict[str, Any]:
+    """Return how the graph convolutions of an ST-GCN++ work."""
+    learnt = [value for key, value in state.items() if key.endswith((".PA", ".graph.edges"))]
+    adaptive = "init"
+    if learnt:  # importance starts at 1, an offset at 0; the names are the same
+        adaptive = "importance" if learnt[0].mean() > 0.5 else "offset"
+    if form.name == OWN:
+        bias_first = "blocks.0.graph.bias" in state
+    else:
+        bias_first = len(state[form.conv]) > width
+    residual = has(state, "0.gcn.down.0.weight") or has(state, "0.graph.residual.conv.weight")
+    return {"adaptive": adaptive, "bias_first": bias_first, "graph_residual": residual}
+
+
+def scales(state: State, form: Form, num_gcn_scales: int) -> dict[str, Any]:
+    """Return the scales of an MS-G3D, whose original normalises its graphs otherwise than PYSKL."""
+    endings = ("gcn3d1.gcn3d.0.gcn3d.1.PA", "gcn3d1.gcn3d.0.gcn3d.1.A_res", "0.windowed.0.edges")
+    windowed = next(value for key, value in state.items() if key.endswith(endings))
+    return {
+        "num_gcn_scales": num_gcn_scales,
+        "num_g3d_scales": windowed.numel() // windowed.shape[-1] ** 2,
+        "normalise": "symmetric" if form.name.startswith(ORIGINAL) else "column",
+    }

@@ -1,0 +1,125 @@
+"""AAGCN, also MS-AAGCN (Shi et al., TIP 2020), and with other values 2s-AGCN (CVPR 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graph import adjacency
+from model.backbone import Backbone, stages, tensor
+from model.layers import Block, ConvNorm, add_relu, gather, shortcut
+from model.stgcn import KERNEL
+
+EMBED = 4  # the embeddings of a block have this many times fewer channels than its output
+
+
+class Attention(nn.Module):
+    """The three attentions of AAGCN in a row (TIP 2020, section III-D): y (1 + a) each.
+
+    All three gates are found from averages of y, so that y itself is scaled once.
+    """
+
+    def __init__(self, channels: int, joints: int):
+        super().__init__()
+        width = joints if joints % 2 else joints - 1
+        self.joints = nn.Conv1d(channels, 1, width, padding=width // 2)
+        self.frames = nn.Conv1d(channels, 1, 9, padding=4)
+        self.squeeze = nn.Linear(channels, channels // 2)
+        self.excite = nn.Linear(channels // 2, channels)
+        nn.init.xavier_normal_(self.joints.weight)
+        for layer in (self.frames, self.excite):
+            nn.init.zeros_(layer.weight)
+        for layer in (self.joints, self.frames, self.excite):
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        joints = 1 + torch.sigmoid(self.joints(x.mean(2)))  # (B, 1, V)
+        over_joints = torch.einsum("bctv,bv->bct", x, joints[:, 0]) / x.shape[3]
+        frames = 1 + torch.sigmoid(self.frames(over_joints))  # (B, 1, T)
+        over_frames = (over_joints * frames).mean(2)
+        channels = 1 + torch.sigmoid(self.excite(F.relu(self.squeeze(over_frames))))  # (B, C)
+        return x * (frames[..., None] * joints[:, :, None]) * channels[..., None, None]
+
+
+class AdaptiveGraphConv(nn.Module):
+    """Graph convolution on a learnt graph plus one that each sample makes of itself (eq. 2 and 3).
+
+    `similarity` 'tanh': scaled by a learnt alpha, on a learnt graph that starts from the skeleton
+    (AAGCN); 'softmax': as it is, on the skeleton plus a learnt graph (2s-AGCN).
+    """
+
+    def __init__(self, channels: int, out: int, skeleton: Tensor, similarity: str, attention: bool):
+        super().__init__()
+        self.subsets = subsets = len(skeleton)
+        self.similarity = similarity
+        if similarity == "tanh":
+            self.adjacency = nn.Parameter(skeleton.clone())
+            self.alpha = nn.Parameter(torch.zeros(1))
+        else:
+            self.register_buffer("skeleton", skeleton, persistent=False)
+            self.edges = nn.Parameter(torch.full_like(skeleton, 1e-6))
+        self.embed = nn.Conv2d(channels, 2 * subsets * (out // EMBED), 1)
+        self.conv = nn.Conv2d(subsets * channels, out, 1, bias=False)
+        self.bias = nn.Parameter(torch.zeros(subsets, out))  # of each subset, as in the papers
+        self.norm = nn.BatchNorm2d(out)
+        self.residual = shortcut(channels, out)
+        self.attention = Attention(out, skeleton.shape[-1]) if attention else nn.Identity()
+        nn.init.normal_(self.embed.weight, std=(2 / (out // EMBED)) ** 0.5)
+        nn.init.zeros_(self.embed.bias)
+        nn.init.normal_(self.conv.weight, std=(2 / (out * channels * subsets)) ** 0.5)
+        nn.init.constant_(self.norm.weight, 1e-6)  # a block starts as its residual
+
+    def graph(self, x: Tensor) -> Tensor:
+        """Return the adjacency that each sample uses, (B, K, V, V)."""
+        source, target = self.embed(x).unflatten(1, (2, self.subsets, -1)).unbind(1)
+        alike = torch.einsum("bkctv,bkctw->bkvw", source, target) / (source.shape[2] * x.shape[2])
+        if self.similarity == "tanh":
+            return self.adjacency + self.alpha * torch.tanh(alike)
+        return self.skeleton + self.edges + torch.softmax(alike, dim=-2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.conv2d(gather(x, self.graph(x)), self.conv.weight, self.bias.sum(0))
+        return self.attention(add_relu(self.norm(out), self.residual(x)))
+
+
+class Model(Backbone):
+    """AAGCN; (N, M, T, V, C) to logits (N, K).
+
+    2s-AGCN is `similarity='softmax', attention=False`.
+    """
+
+    def __init__(
+        self,
+        graph="ntu_rgb_d",
+        num_class: int = 60,
+        num_person: int = 2,
+        in_channels: int = 3,
+        base_channels: int = 64,
+        num_blocks: int = 10,
+        inflate: Sequence[int] = (5, 8),
+        down: Sequence[int] = (5, 8),
+        similarity: str = "tanh",
+        attention: bool = True,
+        norm_persons: bool = True,
+        parent_edges: bool = False,
+        dropout: float = 0.0,
+    ):
+        super().__init__(
+            graph, num_class, num_person, in_channels, norm_persons, parent_edges, dropout
+        )
+        skeleton = tensor(adjacency.spatial(self.skeleton))
+        table = stages(in_channels, base_channels, num_blocks, inflate, down)
+        self.finish(
+            (
+                Block(
+                    AdaptiveGraphConv(channels, out, skeleton, similarity, attention),
+                    ConvNorm(out, out, KERNEL, stride),
+                    shortcut(channels, out, stride) if number > 1 else None,
+                )
+                for number, (channels, out, stride) in enumerate(table, 1)
+            ),
+            channels=table[-1][1],
+        )

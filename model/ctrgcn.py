@@ -89,12 +89,8 @@ class RefinedGraphConv(nn.Module):
         related = self.relate(x.mean(2)).unflatten(1, (2, self.subsets, -1))
         source, target = related.unbind(1)  # (B, K, R, V)
         relation = torch.tanh(source[..., None] - target[..., None, :]).flatten(3)
-        return (
-            self.adjacency.flatten(1),
-            relation,
-            self.alpha * self.expand,
-            self.alpha * self.expand_bias,
-        )
+        weight, bias = self.alpha * self.expand, self.alpha * self.expand_bias
+        return self.adjacency.flatten(1), relation, weight, bias
 
     def forward(self, x: Tensor) -> Tensor:
         B, C, T, V = x.shape
@@ -110,7 +106,10 @@ class RefinedGraphConv(nn.Module):
 
 
 class Model(Backbone):
-    """CTR-GCN; (N, M, T, V, C) to logits (N, K). The original and PYSKL's are the same network."""
+    """CTR-GCN; (N, M, T, V, C) to logits (N, K).
+
+    PYSKL's version has a relu after the temporal branches (`relu_branches`), the original has none.
+    """
 
     def __init__(
         self,
@@ -122,6 +121,7 @@ class Model(Backbone):
         num_blocks: int = 10,
         inflate: Sequence[int] = (5, 8),
         down: Sequence[int] = (5, 8),
+        relu_branches: bool = True,
         norm_persons: bool = True,
         parent_edges: bool = False,
         dropout: float = 0.0,
@@ -135,7 +135,7 @@ class Model(Backbone):
             (
                 Block(
                     RefinedGraphConv(channels, out, skeleton),
-                    Branches(out, out, 5, stride, dilations=(1, 2)),
+                    Branches(out, out, 5, stride, dilations=(1, 2), relu=relu_branches),
                     shortcut(channels, out, stride) if number > 1 else None,
                 )
                 for number, (channels, out, stride) in enumerate(table, 1)

@@ -69,11 +69,20 @@ class Branches(nn.Module):
     """Parallel temporal branches behind one shared pointwise convolution: norm(cat(branches(x))).
 
     One convolution of `kernel` frames per dilation, one max pooling over three frames, one plain
-    1x1 convolution. The first branch takes the channels that do not divide.
+    1x1 convolution. The first branch takes the channels that do not divide. `relu` closes.
     """
 
-    def __init__(self, channels: int, out: int, kernel: int, stride: int, dilations: Sequence[int]):
+    def __init__(
+        self,
+        channels: int,
+        out: int,
+        kernel: int,
+        stride: int,
+        dilations: Sequence[int],
+        relu: bool = True,
+    ):
         super().__init__()
+        self.relu = relu
         width = out // (len(dilations) + 2)
         self.widths = [out - width * (len(dilations) + 1)] + [width] * len(dilations)
         self.reduce = ConvNorm(channels, out - width)
@@ -89,7 +98,8 @@ class Branches(nn.Module):
         *parts, pooled = F.relu(self.reduce(x), inplace=True).split(self.widths, dim=1)
         branches = [conv(part) for conv, part in zip(self.convs, parts)]
         branches += [self.pool(pooled), self.plain(x)]
-        return self.norm(torch.cat(branches, dim=1))
+        out = self.norm(torch.cat(branches, dim=1))
+        return F.relu(out, inplace=True) if self.relu else out
 
 
 class GraphConv(nn.Module):
@@ -161,6 +171,6 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.temporal(self.graph(x))
-        if self.residual is None:
-            return F.relu(out, inplace=True)
-        return add_relu(out, self.residual(x))
+        if self.residual is not None:
+            out = out + self.residual(x)
+        return F.relu(out)

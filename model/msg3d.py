@@ -71,7 +71,7 @@ class ResidualBranches(nn.Module):
 
     def __init__(self, channels: int, out: int, stride: int = 1, relu: bool = True):
         super().__init__()
-        self.branches = Branches(channels, out, 3, stride, dilations=(1, 2, 3, 4))
+        self.branches = Branches(channels, out, 3, stride, dilations=(1, 2, 3, 4), relu=False)
         self.residual = shortcut(channels, out, stride)
         self.relu = relu
 

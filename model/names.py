@@ -236,7 +236,7 @@ def msg3d(
     constant: str | None = None,
     target_first: bool = False,
 ) -> Iterator[Entry]:
-    """`constant` is the name of the graphs that PYSKL keeps in the file and the original does not."""
+    """`constant` names the graphs that PYSKL keeps in the file and the original does not."""
     yield from norm("data_norm", f"{prefix}data_bn")
     yield from same("fc", fc)
     for number, block in enumerate(model.blocks):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from graph import adjacency
 from model.backbone import Backbone, stages, tensor
@@ -21,7 +20,7 @@ class MultiScaleTemporal(nn.Module):
         self.merge = ConvNorm(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.merge(F.relu(self.branches(x), inplace=True))
+        return self.merge(self.branches(x))
 
 
 class Model(Backbone):

@@ -139,7 +139,7 @@ class Description:
 
 
 def describe(state: State) -> Description:
-    """Return what a state dict is; InputError if no form is known or what tells sizes is missing."""
+    """Return what a state dict is; InputError if no form fits or what tells sizes is missing."""
     form = recognise(state)
     try:
         return _describe(state, form)
@@ -165,6 +165,8 @@ def _describe(state: State, form: Form) -> Description:
         args |= {"num_blocks": len(widths), "inflate": inflate, "down": inflate}
     if form.backbone == "stgcnpp":
         args |= stgcnpp_variant(state, form, widths[0])
+    if form.backbone == "ctrgcn":
+        args["relu_branches"] = not form.name.startswith(ORIGINAL)
     if form.backbone == "aagcn":
         args["similarity"] = "tanh" if has(state, ".alpha") else "softmax"
         args["attention"] = has(state, ".conv_sa.weight") or has(state, ".attention.joints.weight")
@@ -182,7 +184,7 @@ def _describe(state: State, form: Form) -> Description:
 
 
 def saved_args(checkpoint: Any) -> dict[str, Any]:
-    """Return the model_args that this project's checkpoints carry, which weights do not all tell."""
+    """Return the model_args in this project's own checkpoints; weights do not tell them all."""
     known = {"graph", "num_class", "num_person", "in_channels"}
     for holder in (checkpoint, checkpoint.get("config")):
         if isinstance(holder, dict) and isinstance(holder.get("model_args"), dict):

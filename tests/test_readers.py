@@ -34,9 +34,6 @@ def dump(path: Path, annotations: list[dict], split: dict) -> Path:
     return path
 
 
-# --- PYSKL pickles -----------------------------------------------------------------------------
-
-
 def compressed(golden: Path, name: str) -> dict:
     vectors = np.load(golden / "tf_k400.npz")
     keys = ("frame_inds", "keypoint", "box_score", "total_frames", "img_shape")
@@ -169,8 +166,6 @@ def test_damaged_annotations_are_named(golden: Path, tmp_path: Path, capsys) -> 
     assert not (tmp_path / "t").exists()
 
 
-# --- CTR-GCN's npz -----------------------------------------------------------------------------
-
 NAMES = [  # two training subjects (1, 2), two for testing (3, 6), in the order of names
     "S001C001P001R001A001",
     "S001C001P002R001A002",
@@ -252,9 +247,6 @@ def test_damaged_ctrgcn_files_are_one_line(tmp_path: Path, capsys) -> None:
     np.savez(path, x_train=x[..., :75], y_train=y, x_test=x, y_test=y)
     fails(capsys, "(1, 300, 75)", *argv)
     assert not (tmp_path / "s").exists()
-
-
-# --- Kinetics-skeleton -------------------------------------------------------------------------
 
 
 def kinetics_frame(index: int, persons: list[np.ndarray]) -> dict:
@@ -343,8 +335,6 @@ def test_damaged_kinetics_files_name_file_and_line(tmp_path: Path, capsys) -> No
     (tmp_path / "kinetics_val_label.json").write_text('{"b": {"label": "x"}}')
     fails(capsys, "kinetics_val_label.json: b", *argv)
 
-
-# --- A user's own data -------------------------------------------------------------------------
 
 LAYOUT = """
 joints: [hip, chest, head, left hand, right hand]

@@ -1,0 +1,68 @@
+"""What data.inspect says of a store is true, and its pictures are there."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import inspect
+from data.store import StoreWriter
+from errors import run_command
+
+STANCE = np.random.RandomState(0).uniform([0, 0, -0.9], [0.4, 0.2, 0.9], (25, 3))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Five clips of three classes, the last one without samples; one clip has two persons."""
+    with StoreWriter(
+        tmp_path / "mine", "ntu_rgb_d", ["wave", "bow", "none"], (2, 25, 3), data_set="ntu"
+    ) as writer:
+        for i, label in enumerate((0, 1, 0, 0, 0)):
+            clip = STANCE + np.linspace(0, 0.3, 4 + i)[:, None, None, None]
+            clip = np.repeat(clip, 2, axis=1) if i == 1 else clip
+            writer.add(f"clip{i}", label, clip, split="train" if i else "test")
+    return tmp_path / "mine"
+
+
+def run(*argv: object) -> int:
+    return run_command(inspect.main, [str(arg) for arg in argv])
+
+
+def test_the_numbers_and_the_pictures(store: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out"
+    assert run(store, "--out", out, "--sample", "clip2") == 0
+    text = capsys.readouterr().out
+    for words in (
+        "5 samples, 30 frames, layout ntu_rgb_d",
+        "frames of a sample: 4 to 8, median 6",
+        "persons in a sample: 1 in 4, 2 in 1",
+        "samples of a class: 4 to 1, imbalance 4, 2 of 3 classes",
+        "split: 2 values (test, train)",
+    ):
+        assert words in text
+    assert [line.split() for line in text.splitlines()[-4:-1]] == [
+        ["4", "0", "wave"],
+        ["1", "1", "bow"],
+        ["0", "2", "none"],
+    ]
+    for name in ("classes.png", "skeletons.png"):
+        with Image.open(out / name) as picture:
+            assert np.asarray(picture.convert("L")).std() > 5  # not an empty sheet
+    with Image.open(out / "clip2.gif") as movie:
+        assert movie.n_frames == 6
+    assert sorted(path.name for path in out.iterdir()) == [
+        "classes.png",
+        "clip2.gif",
+        "skeletons.png",
+    ]
+
+
+def test_only_the_training_samples_of_a_protocol(store: Path, tmp_path: Path, capsys) -> None:
+    assert run(store, "--protocol", "given", "--out", tmp_path / "out") == 0
+    assert "4 samples, 26 frames" in capsys.readouterr().out
+    assert run(store, "--sample", "clip9", "--out", tmp_path / "out") == 2
+    assert "clip9" in capsys.readouterr().err
+    assert run(store, "--training-list", "x.txt") == 2
+    assert "--protocol" in capsys.readouterr().err

@@ -13,7 +13,7 @@ long tail hurts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -43,7 +43,7 @@ FACING = (-np.pi / 4, np.pi / 4)  # R001, R002: where the performer looks (at C0
 
 # Where a wrist can be, as puppet.REST.
 MOUTH = (-0.26, 0.20, 0.42)
-EAR = (-0.05, 0.30, 0.24)
+EAR = (0.02, 0.34, 0.18)
 CHEST = (-0.30, -0.30, 0.50)  # before the breastbone, where two hands can meet
 PARTNER = (-0.25, -0.20, 0.90)  # as far as the other person's hand
 
@@ -88,7 +88,7 @@ def drink(t: Array, rng: Generator) -> tuple[Pose]:
 
 
 def brush_teeth(t: Array, rng: Generator) -> tuple[Pose]:
-    lift, strength = held(t, 0.02, 0.22, 0.85, 1.0), rng.uniform(0.04, 0.1)
+    lift, strength = held(t, 0.02, 0.22, 0.85, 1.0), rng.uniform(0.06, 0.14)
     strokes = strength * lift * beat(t, rng.uniform(4, 8))
     return (Pose(reach(lift, near(rng, MOUTH)) + move(strokes, (1, 0.2, 0.2)), nod=0.15 * lift),)
 
@@ -99,7 +99,7 @@ def phone_call(t: Array, rng: Generator) -> tuple[Pose]:
 
 
 def wave(t: Array, rng: Generator) -> tuple[Pose]:
-    lift, width = held(t, 0.02, 0.22, 0.8, 1.0), rng.uniform(0.12, 0.3)
+    lift, width = held(t, 0.02, 0.22, 0.8, 1.0), rng.uniform(0.2, 0.4)
     hand = reach(lift, near(rng, (0.3, rng.uniform(0.2, 0.6), 0.35)))
     return (Pose(hand + move(width * lift * beat(t, rng.uniform(2.5, 5)), (1, 0, 0))),)
 
@@ -176,7 +176,7 @@ def punch(t: Array, rng: Generator) -> tuple[Pose, Pose]:
 def push(t: Array, rng: Generator) -> tuple[Pose, Pose]:
     guard, strike = held(t, 0.05, 0.3, 0.65, 0.95), held(t, 0.3, 0.5, 0.58, 0.8)
     hand = reach(guard, near(rng, (0.0, -0.4, 0.2))) + move(strike, near(rng, (-0.2, 0.35, 0.75)))
-    both = rng.uniform(0.3, 1.0)  # from nearly one-handed to both hands alike
+    both = rng.uniform(0.5, 1.0)  # from nearly one-handed to both hands alike
     lunge, twist = move(strike, (0, 0, rng.uniform(0.05, 0.2))), 0.3 * (1 - both) * strike
     pusher = Pose(hand, REST + both * (hand - REST), hips=lunge, lean=0.25 * strike, twist=twist)
     return pusher, stagger(held(t, 0.4, 0.58, 0.65, 0.95), rng)
@@ -199,7 +199,7 @@ def hand_over(t: Array, rng: Generator) -> tuple[Pose, Pose]:
 
 def shake_hands(t: Array, rng: Generator) -> tuple[Pose, Pose]:
     grip, firm = held(t, 0.05, 0.35, 0.75, 0.95), held(t, 0.3, 0.4, 0.65, 0.75)
-    shake = rng.uniform(0.04, 0.1) * firm * beat(t, rng.uniform(4, 7))
+    shake = rng.uniform(0.05, 0.12) * firm * beat(t, rng.uniform(4, 7))
     hand = reach(grip, near(rng, PARTNER)) + move(shake, (0, 1, 0))
     return Pose(hand, lean=0.1 * grip), Pose(hand, lean=0.1 * grip)
 
@@ -241,9 +241,9 @@ class Clip:
         return "".join(f"{letter}{n:03}" for letter, n in zip("SCPRA", astuple(self)))
 
 
-def clips() -> Iterator[Clip]:
+def clips(subjects: Iterable[int] = SUBJECTS) -> Iterator[Clip]:
     """List the data set: odd subjects (to train on) perform everything twice, even ones once."""
-    for subject in SUBJECTS:
+    for subject in subjects:
         setup = 1 + (subject - 1) * len(SETUPS) // len(SUBJECTS)
         for replication in (1, 2) if subject % 2 else (1 + subject // 2 % 2,):
             for action in range(1, len(ACTIONS) + 1):
@@ -337,8 +337,8 @@ def text(joints: Array, guessed: Array, seen: Array) -> str:
     return "".join(parts)
 
 
-def write_raw(folder: Path, seed: int = 0) -> None:
-    """Write the demo's `.skeleton` files into `folder`; the same seed gives the same bytes."""
+def write_raw(folder: Path, seed: int = 0, subjects: Iterable[int] = SUBJECTS) -> None:
+    """Write the subjects' `.skeleton` files into `folder`; the same seed gives the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    for clip in clips():
+    for clip in clips(subjects):
         (folder / f"{clip}.skeleton").write_text(text(*record(clip, seed)))

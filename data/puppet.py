@@ -13,10 +13,12 @@ import numpy as np
 from numpy import ndarray as Array
 from numpy.random import Generator
 
-# Joints in Kinect v2 order: the trunk, and the limbs from the trunk outwards.
+import graph
+
+SKELETON = graph.load("ntu_rgb_d")
 SPINE_BASE, SPINE_MID, NECK, HEAD, SPINE_SHOULDER = 0, 1, 2, 3, 20
-LEFT_ARM, RIGHT_ARM = [4, 5, 6, 7, 21, 22], [8, 9, 10, 11, 23, 24]  # shoulder ... hand, tip, thumb
-LEFT_LEG, RIGHT_LEG = [12, 13, 14, 15], [16, 17, 18, 19]  # hip, knee, ankle, foot
+# Arms are shoulder, elbow, wrist, hand, tip, thumb; legs hip, knee, ankle, foot.
+LEFT_ARM, RIGHT_ARM, LEFT_LEG, RIGHT_LEG = map(list, SKELETON.parts[:4])
 
 BONES = {  # metres, of a person of about 1.70 m
     "belly": 0.29, "chest": 0.23, "neck": 0.07, "head": 0.14, "shoulder": 0.18,
@@ -117,10 +119,7 @@ class Body:
 
 def mirrored(joints: Array) -> Array:
     """Return the left-handed performance of a right-handed one: (..., 25, 3) in own axes."""
-    flip = np.arange(25)
-    flip[LEFT_ARM + LEFT_LEG] = RIGHT_ARM + RIGHT_LEG
-    flip[RIGHT_ARM + RIGHT_LEG] = LEFT_ARM + LEFT_LEG
-    return joints[..., flip, :] * (-1, 1, 1)
+    return joints[..., SKELETON.flip, :] * (-1, 1, 1)
 
 
 def wander(t: Array, rng: Generator, *shape: int) -> Array:

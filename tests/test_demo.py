@@ -41,7 +41,7 @@ def length(joints: np.ndarray, child: int, parent: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
-    demo.write_raw(folder)
+    demo.write_raw(folder, subjects=(2, 3, 16))  # of the twenty
     return folder
 
 
@@ -50,20 +50,24 @@ def of_class(folder: Path, name: str) -> list[Path]:
 
 
 def test_every_clip_is_named_and_counted_as_in_ntu(folder):
-    names = [path.name for path in folder.iterdir()]
-    assert all(re.fullmatch(r"S\d{3}C00[123]P\d{3}R00[12]A\d{3}\.skeleton", n) for n in names)
+    names = [str(clip) for clip in demo.clips()]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"S\d{3}C00[123]P\d{3}R00[12]A\d{3}", name) for name in names)
     subjects = np.array([int(name[9:12]) for name in names])
     actions = np.array([int(name[17:20]) for name in names])
     assert len(demo.CLASS_NAMES) == len(set(demo.CLASS_NAMES)) >= 12
     assert set(actions) == set(range(1, len(demo.CLASS_NAMES) + 1))
     assert set(np.bincount(actions[subjects % 2 == 1])[1:]) == {60}  # to train on, a class
     assert set(np.bincount(actions[subjects % 2 == 0])[1:]) == {30}  # to test on
-    assert sum(path.stat().st_size for path in folder.iterdir()) < 150e6
+    written = {path.name for path in folder.iterdir()}
+    assert written == {f"{name}.skeleton" for name in names if int(name[9:12]) in (2, 3, 16)}
+    size = np.mean([path.stat().st_size for path in folder.iterdir()])
+    assert size * len(names) < 150e6  # bytes in all
 
 
 def test_every_file_parses_and_shows_people_on_the_ground_before_the_camera(folder):
     lost = 0
-    for path in sorted(folder.iterdir())[::7]:
+    for path in sorted(folder.iterdir())[::2]:
         frames = read(path)
         assert 24 <= len(frames) <= 60
         assert frames[0], "the first frame shows nobody"
@@ -86,14 +90,14 @@ def test_every_file_parses_and_shows_people_on_the_ground_before_the_camera(fold
 
 def test_two_person_actions_have_two_bodies(folder):
     for name in demo.CLASS_NAMES:
-        for path in of_class(folder, name)[::10]:
+        for path in of_class(folder, name)[::4]:
             ids = {body for bodies in read(path) for body in bodies}
             assert len(ids) == (2 if name in PAIRS else 1), path.name
 
 
 def test_bones_keep_their_length_up_to_noise(folder):
     noise = []
-    for path in sorted(folder.iterdir())[::50]:
+    for path in sorted(folder.iterdir())[::5]:
         clear = {}
         for bodies in read(path):
             for body, rows in bodies.items():

@@ -74,12 +74,14 @@ def test_every_file_parses_and_shows_people_on_the_ground_before_the_camera(fold
         lost += sum(not bodies for bodies in frames)
         for rows in frames[0].values():
             x, y, z = rows[:, :3].T
-            assert (z > 1.2).all() and (z < 5.5).all() and (abs(x) < 2).all()
+            assert (z > 1.2).all() and (z < 5.5).all() and (abs(x) < 2).all() and abs(y[0]) < 0.5
             assert 0.9 < np.ptp(y) < 2.1
             assert (np.minimum(y[15], y[19]) < y[[0, 1, 2, 3, 20]]).all()  # feet below the trunk
-            depth_x, _, _, colour_y = rows[:, 3:7].T
-            assert ((np.sign(depth_x - 256) == np.sign(x)) | (abs(x) < 0.01)).all()
-            assert ((np.sign(540 - colour_y) == np.sign(y)) | (abs(y) < 0.01)).all()
+            depth_x, depth_y, colour_x, colour_y = rows[:, 3:7].T
+            for pixel, offset in ((depth_x - 256, x), (colour_x - 960, x)):
+                assert ((np.sign(pixel) == np.sign(offset)) | (abs(offset) < 0.01)).all()
+            for pixel, offset in ((212 - depth_y, y), (540 - colour_y, y)):  # image rows go down
+                assert ((np.sign(pixel) == np.sign(offset)) | (abs(offset) < 0.01)).all()
             turned = np.linalg.norm(rows[:, 7:11], axis=1)
             leaves = [3, 15, 19, 21, 22, 23, 24]
             assert (turned[leaves] == 0).all()
@@ -96,7 +98,7 @@ def test_two_person_actions_have_two_bodies(folder):
 
 
 def test_bones_keep_their_length_up_to_noise(folder):
-    noise = []
+    noise, jitter = [], []
     for path in sorted(folder.iterdir())[::5]:
         clear = {}
         for bodies in read(path):
@@ -108,7 +110,9 @@ def test_bones_keep_their_length_up_to_noise(folder):
                 bone = length(joints, child, parent)
                 assert np.std(bone) < 0.06, (path.name, child, parent)
                 noise.append(np.std(bone))
+                jitter.append(np.std(np.diff(bone, n=2)))
     assert 0.004 < np.median(noise) < 0.02
+    assert 0.005 < np.median(jitter) < 0.05  # from frame to frame, too
 
 
 def test_bones_are_exactly_constant_before_the_sensor():
@@ -191,3 +195,13 @@ def test_a_seed_decides_every_byte(folder):
     assert demo.text(*demo.record(clip, seed=0)) == first
     assert demo.text(*demo.record(clip, seed=1)) != first
     assert demo.text(*demo.record(demo.Clip(1, 1, 3, 1, 4), seed=0)) != first
+
+
+def test_every_clip_is_a_performance_of_its_own():
+    clips = [demo.Clip(1, camera, 3, take, 1) for camera in (1, 2, 3) for take in (1, 2)]
+    lifts = []  # what no camera changes
+    for joints in (demo.record(clip, seed=0)[0][0] for clip in clips):
+        gaps = [np.linalg.norm(joints[:, hand] - joints[:, 3], axis=-1) for hand in (7, 11)]
+        lifts.append((len(joints), np.argmin(np.minimum(*gaps)) / len(joints)))
+    assert len(set(lifts)) == len(clips)
+    assert len({frames for frames, _ in lifts}) > 2

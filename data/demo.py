@@ -3,7 +3,7 @@
 `write_raw` writes genuine `.skeleton` files with NTU names, so that the demo walks the same road as
 the real data. Twenty subjects differ in build and manner, three cameras see them in four set-ups
 (at the heights and distances of NTU's first four), and the sensor is noisy, guesses hidden limbs
-and loses whole frames.
+and loses whole frames. A test subject's partner is a test subject, too.
 
 An action is a small function of phase, which runs from 0 to 1 over the performance, and says what a
 right-handed person does. Classes are listed head first. The last, rare ones resemble a frequent one
@@ -251,6 +251,24 @@ def clips(subjects: Iterable[int] = SUBJECTS) -> Iterator[Clip]:
                     yield Clip(setup, camera, subject, replication, action)
 
 
+def perform(clip: Clip, seed: int, rng: Generator) -> tuple[Array, Array]:
+    """Return the joints of one or two persons (M, T, 25, 3) in the first one's axes, and phase."""
+    half = [subject for subject in SUBJECTS if (subject - clip.subject) % 2 == 0]
+    partner = rng.choice([subject for subject in half if subject != clip.subject])
+    bodies = [Body.draw(np.random.default_rng((seed, who))) for who in (clip.subject, partner)]
+    frames = round(np.clip(40 * rng.uniform(0.75, 1.25) / bodies[0].tempo, 24, 60))
+    t = np.linspace(rng.uniform(-0.05, 0.08), rng.uniform(0.92, 1.05), frames)
+    t += rng.uniform(-0.5, 0.5) * np.sin(np.pi * t) / np.pi  # an uneven pace
+    poses = ACTIONS[CLASS_NAMES[clip.action - 1]](t, rng)
+    persons = np.stack([body.perform(pose, t, rng) for body, pose in zip(bodies, poses)])
+    if bodies[0].left_handed != (rng.random() < 0.1):  # now and then it is the other hand
+        persons = mirrored(persons)
+    if len(persons) == 2:  # face to face, an arm's length on either side of the middle
+        persons[..., 2] -= rng.uniform(0.42, 0.55)
+        persons[1] *= (-1, 1, -1)
+    return persons, t
+
+
 def record(clip: Clip, seed: int) -> tuple[Array, Array, Array]:
     """Perform an action before a camera.
 
@@ -259,28 +277,16 @@ def record(clip: Clip, seed: int) -> tuple[Array, Array, Array]:
     are seen (M, T).
     """
     rng = np.random.default_rng((seed, *astuple(clip)))
-    partner = rng.choice([subject for subject in SUBJECTS if subject != clip.subject])
-    bodies = [Body.draw(np.random.default_rng((seed, who))) for who in (clip.subject, partner)]
-    frames = round(np.clip(40 * rng.uniform(0.75, 1.25) / bodies[0].tempo, 24, 60))
-    t = np.linspace(rng.uniform(-0.05, 0.08), rng.uniform(0.92, 1.05), frames)
-    t += rng.uniform(-0.5, 0.5) * np.sin(np.pi * t) / np.pi  # an uneven pace
-    poses = list(ACTIONS[CLASS_NAMES[clip.action - 1]](t, rng))
-    persons = np.stack([body.perform(pose, t, rng) for body, pose in zip(bodies, poses)])
-    if bodies[0].left_handed != (rng.random() < 0.1):  # now and then it is the other hand
-        persons = mirrored(persons)
-
-    if len(persons) == 2:  # face to face, an arm's length on either side of the middle
-        persons[..., 2] -= rng.uniform(0.42, 0.55)
-        persons[1] *= (-1, 1, -1)
-        persons = persons[rng.permutation(2)]
+    persons, t = perform(clip, seed, rng)
     turn = FACING[clip.replication - 1] - CAMERAS[clip.camera - 1] + rng.normal(0, 0.15)
     turn += np.pi / 2 * (len(persons) == 2)  # a pair is seen side by side, not one behind another
+    own_axes = ((np.cos(turn), 0, np.sin(turn)), (0, 1, 0), (np.sin(turn), 0, -np.cos(turn)))
     height, distance = SETUPS[clip.setup - 1]
     place = rng.normal((0, -height, distance), (0.2, 0.02, 0.15))
-    own_axes = ((np.cos(turn), 0, np.sin(turn)), (0, 1, 0), (np.sin(turn), 0, -np.cos(turn)))
     tilt = np.arctan2(height - 0.9, distance)  # the camera looks down at the middle of the body
     level = ((1, 0, 0), (0, np.cos(tilt), -np.sin(tilt)), (0, np.sin(tilt), np.cos(tilt)))
-    return sense((persons @ own_axes + place) @ level, t, rng)
+    joints = (rng.permutation(persons) @ own_axes + place) @ level  # who is first means nothing
+    return sense(joints, t, rng)
 
 
 def sense(joints: Array, t: Array, rng: Generator) -> tuple[Array, Array, Array]:

@@ -28,7 +28,7 @@ BONES = {  # metres, of a person of about 1.70 m
 
 # Wrists are given from their shoulder: outwards, up, forward, in lengths of the arm.
 REST = np.array((0.11, -0.96, 0.08))
-IDLE = np.array((REST, (0.40, -0.60, -0.05), (-0.15, -0.50, 0.40)))  # hanging, on hip, in front
+IDLE = np.array((REST, (0.00, -0.70, 0.00), (-0.15, -0.50, 0.40)))  # hanging, on hip, in front
 
 
 @dataclass

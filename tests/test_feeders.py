@@ -117,6 +117,15 @@ def test_nw_ucla_frames_equal_the_released(golden):
     assert len(keys) == 14
 
 
+def test_batched_frames_equal_the_reference_at_every_length():
+    frames, lengths = 8, torch.arange(1, 60)
+    drawn = [as_drawn(np.random.RandomState(n), n, frames) for n in lengths.tolist()]
+    found = choice.sample(lengths, torch.from_numpy(np.array(drawn))[:, None])
+    for chosen, n in zip(found, lengths.tolist()):
+        expected = choice.uniform_sample(n, frames, random=np.random.RandomState(n), train=True)
+        np.testing.assert_array_equal(chosen, expected)
+
+
 @pytest.mark.parametrize("length", [5, 13, 40])  # shorter than T, than 2 T, longer
 def test_training_frames_follow_the_released_distribution(length):
     frames, repeats, part = 8, 4000, (0.6, 1.0)
@@ -376,12 +385,21 @@ def test_nw_ucla_follows_the_field(resident):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     train = nw_ucla.Feeder(store, np.arange(4), train=True, resident=resident)
     draws = train.draw(rows, torch.Generator().manual_seed(0))
-    assert draws.angles[:, :2].abs().max() <= np.pi / 3 and not draws.angles[:, 2].any()
     chosen = choice.sorted_draw(test.source.lengths[rows], draws.frames, 52)[:, 0].numpy()
     for i, (row, found) in enumerate(zip(rows.tolist(), train.make(rows, draws))):
         expected = field_feeder(clips[row], draws.angles[i].numpy(), chosen[i])
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
         assert (np.diff(chosen[i]) >= 0).all() and chosen[i].max() < len(clips[row])
+
+
+def test_nw_ucla_turns_about_x_and_y_by_up_to_60_degrees():
+    store = make_store(random_clips([9], persons=1, joints=20), "nw_ucla")
+    feeder = nw_ucla.Feeder(store, [0], train=True)
+    rows = torch.zeros(2000, dtype=torch.int64)
+    angles = feeder.draw(rows, torch.Generator().manual_seed(0)).angles.rad2deg()
+    assert not angles[:, 2].any()
+    assert (angles[:, :2].amax(0) > 59).all() and (angles.amin(0)[:2] < -59).all()
+    assert angles.abs().max() <= 60.001 and angles[:, :2].mean(0).abs().max() < 5 * 35 / 2000**0.5
 
 
 def test_nw_ucla_takes_the_stream_after_the_box():

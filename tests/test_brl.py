@@ -2,7 +2,6 @@
 
 import json
 import random
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import graph
 from errors import InputError
 from longtail.brl import (
     ActionAwareWeights,
@@ -22,8 +22,7 @@ from longtail.sampling import InstanceSampling, apportion, draw_rows
 from longtail.schedule import Stages
 from longtail.shots import accuracy, groups
 
-NTU = SimpleNamespace(num_joints=25, upper=(*range(1, 12), *range(20, 25)))
-UCLA = SimpleNamespace(num_joints=20, upper=tuple(range(1, 12)))
+NTU, UCLA = graph.load("ntu_rgb_d"), graph.load("nw_ucla")
 COUNTS60 = torch.tensor([int(600 * 100 ** (-c / 59)) for c in range(60)])
 RELEASED_MIX = {"alpha": 0.64, "permute_joints": True, "walk": True, "batch_share": True}
 MIX_CASES = [
@@ -126,6 +125,7 @@ def test_mixup_partner_is_uniform_over_the_others():
 def test_mixup_share_follows_the_skeleton_and_may_be_fixed():
     assert PartialMixup(COUNTS60, NTU).alpha == pytest.approx(16 / 25)
     assert PartialMixup(COUNTS60, UCLA).alpha == pytest.approx(11 / 20)
+    assert PartialMixup(COUNTS60, UCLA, alpha=0.64).alpha == 0.64
     fixed = PartialMixup(COUNTS60, NTU, threshold=float("inf"))
     np.testing.assert_allclose(fixed.shares(torch.tensor([0, 59]), torch.tensor([59, 0])), 0.64)
     reverse = PartialMixup(COUNTS60, NTU).shares(torch.tensor([0, 59]), torch.tensor([59, 0]))

@@ -50,7 +50,8 @@ def test_every_method_builds_on_a_benchmark_and_is_pure(method):
         mix.begin_epoch(0)
     clips, targets = mix(clips, labels[rows], torch.Generator().manual_seed(0))
     for epoch in (0, settings.num_epoch - 1):
-        logits = torch.randn(len(clips), 10, requires_grad=True)
+        shape = (len(clips), 3, 10) if method == "ride" else (len(clips), 10)
+        logits = torch.randn(shape, requires_grad=True)
         criterion, weights = stages.criterion(epoch), stages.class_weights(epoch)
         features = {"features": torch.ones(len(clips), 4)}
         extra = features if getattr(criterion, "needs_features", False) else {}
@@ -113,7 +114,7 @@ def test_published_of_a_run():
 
 
 def test_methods_with_a_published_name_exist():
-    assert set(published.METHODS) - {"brl", "released", "ride"} <= set(METHODS)
+    assert set(published.METHODS) - {"brl", "released"} <= set(METHODS)
 
 
 # --- plans ---
@@ -139,10 +140,9 @@ def test_plan_and_plain_commands():
 
 
 def grab(folder, barrier, results):
-    barrier.wait()
-    taken = compare.take(folder)
-    results.put(taken is not None)
-    barrier.wait()  # the takers live until all have tried
+    barrier.wait(timeout=30)
+    results.put(compare.take(folder) is not None)
+    barrier.wait(timeout=30)  # the takers live until all have tried
 
 
 @pytest.mark.parametrize("former", [None, "dead"])
@@ -152,12 +152,12 @@ def test_of_many_takers_one_wins(tmp_path, former):
         folder.parent.mkdir()
         dead_claim(folder)
     context = multiprocessing.get_context("fork")
-    for _ in range(5):
-        barrier, results = context.Barrier(6), context.Queue()
+    for _ in range(3):
+        barrier, results = context.Barrier(4), context.Queue()
         takers = [context.Process(target=grab, args=(folder, barrier, results)) for _ in range(6)]
         for taker in takers:
             taker.start()
-        assert sum(results.get(timeout=20) for _ in takers) == 1
+        assert sum(results.get(timeout=30) for _ in takers) == 1
         for taker in takers:
             taker.join()  # the winner dies with its claim: the next round takes it over
 

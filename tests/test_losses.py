@@ -278,6 +278,19 @@ def test_a_mixed_target_costs_the_mean_of_its_labels():
         assert torch.allclose(mixed, 0.3 * each[0] + 0.7 * each[1], rtol=1e-5), name
 
 
+def test_the_order_of_the_classes_does_not_matter():
+    """Tail, margins and slopes go by count, not by label."""
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    logits = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+    kinds = [Focal, LogitAdjustment, LDAM, KPS, lambda n: KPS(n).first_stage, Gumbel]
+    kinds += [lambda n: Equalization(n, gamma=1.0)]
+    for kind in kinds:
+        costs, permuted = kind(COUNTS).costs(logits), kind(COUNTS[order]).costs(logits[:, order])
+        assert torch.allclose(costs[:, order], permuted, rtol=1e-4)
+    weights = EffectiveNumber(COUNTS)(0)
+    assert torch.allclose(EffectiveNumber(COUNTS[order])(0), weights[order])
+
+
 def test_equalization_spares_only_the_tail_and_only_by_chance():
     loss, logits = Equalization(COUNTS, gamma=0.7), torch.zeros(4000, 6)
     torch.manual_seed(0)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.names import class_names
+from data.names import class_names, parse
 from data.store import StoreWriter
 from engine.config import STREAMS, Config
 from longtail import shots
@@ -135,7 +135,8 @@ def store(path: Path, samples: int, classes: int, titles: list[str] | None = Non
     titles = titles or [f"class {k}" for k in range(classes)]
     with StoreWriter(path, "ntu_rgb_d", titles, (2, 25, 3), source="made up") as writer:
         for name, label in zip(sample_names(samples, classes), true_labels(samples, classes)):
-            writer.add(str(name), int(label), person(label, length=40 + label % 50))
+            clip = person(label, length=40 + label % 50)
+            writer.add(str(name), int(label), clip, **parse(str(name))[1])
     return path
 
 

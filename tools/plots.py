@@ -37,12 +37,15 @@ def save_all(report: Report, class_names: list[str], folder: Path) -> Iterator[P
         if report.class_counts is not None and report.entries:
             figures["shots"] = shot_bars(report)
         for name, figure in figures.items():
-            for suffix in ("png", "pdf"):
-                path = folder / f"{name}.{suffix}"
-                # Without the date, the same report gives the same file.
-                date = {"CreationDate": None} if suffix == "pdf" else None
-                figure.savefig(path, bbox_inches="tight", metadata=date)
-                yield path
+            yield from save(figure, folder / name)
+
+
+def save(figure: Figure, path: Path) -> Iterator[Path]:
+    """Write path.png and path.pdf, the same bytes for the same figure; yield both."""
+    for suffix, metadata in ((".png", None), (".pdf", {"CreationDate": None})):
+        file = path.with_name(path.name + suffix)
+        figure.savefig(file, bbox_inches="tight", metadata=metadata)
+        yield file
 
 
 def curves(report: Report) -> Figure:

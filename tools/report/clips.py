@@ -41,39 +41,43 @@ def draw(entry: Entry, store: Store, number: int = 12) -> list[Clip]:
     """Return the hardest clips of an entry with their coordinates from the store."""
     rows = hardest(entry.scores, number)
     skeleton = graph.load(store.layout)
-    clips = [store.clip(row) for row in store.rows_of(entry.scores.names[rows])]
-    axes = view(clips, skeleton)
     return [
-        Clip(int(row), fit(project(clip, axes)), len(clip) / store.meta.get("fps", 30))
-        for row, clip in zip(rows, clips)
+        Clip(int(row), pose(thin(clip), skeleton), len(clip) / store.meta.get("fps", 30))
+        for row, clip in zip(rows, map(store.clip, store.rows_of(entry.scores.names[rows])))
     ]
 
 
-def view(clips: list[np.ndarray], skeleton: Skeleton) -> tuple[int, int, int, int]:
-    """Return the axes (right, up, depth) and the sign of up, whatever the data set's convention.
-
-    Up is the axis along which the upper body lies farthest from the lower body, on average; a
-    normalised NTU skeleton stands along z, Kinect's own frame along y, an image's y points down.
-    """
-    upper = np.isin(np.arange(skeleton.num_joints), skeleton.upper)
-    dimensions = 2 if skeleton.confidence else clips[0].shape[-1]
-    offset = np.zeros(dimensions)
-    for clip in clips:
-        body = clip[:, 0, :, :dimensions]  # (T, V, C) of the first person
-        offset += body[:, upper].mean((0, 1)) - body[:, ~upper].mean((0, 1))
-    up = int(np.abs(offset).argmax())
-    right, depth = [axis for axis in (0, 1, 2) if axis != up]
-    return right, up, depth if dimensions == 3 else -1, int(np.sign(offset[up]) or 1)
-
-
-def project(clip: np.ndarray, axes: tuple[int, int, int, int]) -> np.ndarray:
-    """Return (T, M, V, 3): right, up, depth, of at most FRAMES frames; absent joints are NaN."""
-    right, up, depth, sign = axes
-    clip = clip[np.linspace(0, len(clip) - 1, min(len(clip), FRAMES)).round().astype(int)]
-    third = clip[..., depth] if depth >= 0 else np.zeros_like(clip[..., 0])
-    points = np.stack([clip[..., right], sign * clip[..., up], third], -1).astype(np.float64)
+def pose(clip: np.ndarray, skeleton: Skeleton) -> np.ndarray:
+    """Return a clip (T, M, V, C) as right, up and depth in [-1, 1], (T, M, V, 3); absent is NaN."""
+    points = clip @ view(clip, skeleton).T.astype(np.float64)
     points[(clip == 0).all(-1)] = np.nan
-    return points
+    return fit(points)
+
+
+def view(clip: np.ndarray, skeleton: Skeleton) -> np.ndarray:
+    """Return the matrix (3, C) from a clip's coordinates to right, up and depth.
+
+    In an image y points down. In space up is the axis along which the upper body lies farthest from
+    the lower body, whatever the data set's convention: Kinect's is y, a normalised NTU skeleton
+    stands along z, and, where its shoulders had to be turned about, on its head.
+    """
+    C = clip.shape[-1]
+    if skeleton.confidence or C == 2:
+        return np.diag([1, -1, 0])[:, :C]
+    upper = np.isin(np.arange(skeleton.num_joints), skeleton.upper)
+    body = clip[(clip[:, 0] != 0).any((1, 2)), 0]  # (T', V, C), the first person where present
+    offset = body[:, upper].mean((0, 1)) - body[:, ~upper].mean((0, 1))
+    up = int(np.abs(offset).argmax())
+    right, depth = (axis for axis in range(3) if axis != up)
+    matrix = np.zeros((3, 3))
+    matrix[[0, 1, 2], [right, up, depth]] = 1, np.sign(offset[up]) or 1, 1
+    matrix[0] *= -np.linalg.det(matrix)  # not mirrored: right x up points at the viewer
+    return matrix
+
+
+def thin(clip: np.ndarray) -> np.ndarray:
+    """Return at most FRAMES frames of a clip (T, M, V, C), evenly over it."""
+    return clip[np.linspace(0, len(clip) - 1, min(len(clip), FRAMES)).round().astype(int)]
 
 
 def fit(points: np.ndarray) -> np.ndarray:

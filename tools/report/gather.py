@@ -69,9 +69,7 @@ class Report:
     def title(self) -> str:
         """The benchmark, if it is one, else the folders."""
         names = {run.config.get("benchmark") or run.group for run in self.runs}
-        return (
-            names.pop() if len(names) == 1 else ", ".join(dict.fromkeys(r.group for r in self.runs))
-        )
+        return ", ".join(names if len(names) == 1 else sorted({run.group for run in self.runs}))
 
     @property
     def num_class(self) -> int:
@@ -268,7 +266,7 @@ def fusions(report: Report, group: str) -> list[Entry]:
     missing = {stream for weights in published.values() for stream in weights} - streams.keys()
     if missing:
         named = ", ".join(stream for stream in STREAMS if stream in missing)
-        report.notes.append(f"{prefix}fusions with {named} are missing: these are not tested yet.")
+        report.notes.append(f"{prefix}no fusion that needs {named}: not tested yet.")
     return [
         judged(report, prefix + name, group, weights, fuse(streams, weights))
         for name, weights in published.items()

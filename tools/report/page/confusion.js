@@ -42,8 +42,9 @@ function drawConfusion() {
     pen.fillText('predicted →', left, 11);
     if (named) {
       pen.textAlign = 'right';
+      pen.textBaseline = 'middle';
       pen.font = `${Math.min(11, area.cell * .92)}px ${family}`;
-      sequence.forEach((k, i) => pen.fillText(titles[k], left - 5, top + (i + .8) * area.cell));
+      sequence.forEach((k, i) => pen.fillText(titles[k], left - 5, top + (i + .5) * area.cell));
     } else {
       pen.save();
       pen.translate(11, top + 40);

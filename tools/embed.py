@@ -1,0 +1,182 @@
+"""What a trained network sees: the features of a split, and what single predictions rest on.
+
+python -m tools.embed work_dir/ntu60-xsub-lt/joint/best.pt
+python -m tools.embed work_dir/ntu60-xsub-lt/joint/best.pt --explain S001C001P003R001A010
+
+The first writes features.npz and their PCA and t-SNE pictures, coloured by shot and by class; the
+second the relevance of each joint and frame (gradient x input), as npz and drawn on the skeleton.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+from tqdm import tqdm
+
+from engine import checkpoint, config
+from engine.build import Data, make_feeder, make_model, open_data
+from engine.distributed import Ranks, choose_devices
+from engine.evaluate import CLIPS_AT_ONCE
+from errors import InputError, run_command
+from feeders.skeleton import Batch
+from files import replacing
+from longtail import shots
+from tools.plots import SHOTS, STYLE, save
+from tools.relevance import draw, relevance
+from tools.report.clips import pose
+
+
+@torch.inference_mode()
+def features(model: nn.Module, feeder: Any, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """Return features (n, D), averaged over the clips of a sample, and predicted classes (n,).
+
+    The class is the likeliest by the probabilities averaged over the clips.
+    """
+    model.eval()
+    rows = torch.arange(len(feeder)).split(max(1, CLIPS_AT_ONCE[device.type] // feeder.clips))
+    parts, classes = [], []
+    for batch_clips, _, _ in tqdm(feeder.batches(map(Batch, rows)), total=len(rows), leave=False):
+        found = model.features(batch_clips)  # (N S, D)
+        odds = model.classify(found).float().softmax(1)
+        parts.append(found.float().unflatten(0, (-1, feeder.clips)).mean(1).cpu())
+        classes.append(odds.unflatten(0, (-1, feeder.clips)).mean(1).argmax(1).cpu())
+    return torch.cat(parts).numpy(), torch.cat(classes).numpy()
+
+
+def pca(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first two principal components (n, 2) and the share of variance of each (2,)."""
+    centred = features.astype(np.float64) - features.mean(0)
+    left, size, _ = np.linalg.svd(centred, full_matrices=False)
+    return left[:, :2] * size[:2], size[:2] ** 2 / (size**2).sum()
+
+
+def tsne(features: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Return a t-SNE picture (n, 2). Raises InputError without scikit-learn."""
+    try:
+        from sklearn.manifold import TSNE
+    except ModuleNotFoundError:
+        raise InputError(
+            "t-SNE needs scikit-learn: pip install scikit-learn, or leave it out with --no-tsne"
+        ) from None
+    perplexity = min(30.0, (len(features) - 1) / 3)
+    return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)
+
+
+def picture(
+    points: np.ndarray,
+    labels: np.ndarray,
+    class_counts: np.ndarray | None,
+    limits: Sequence[int],
+    class_names: list[str],
+    title: str,
+) -> Figure:
+    """Draw points (n, 2) twice: coloured by shot, where counts are known, and by class."""
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    by_class, *by_shot = figure.subplots(1, 1 if class_counts is None else 2, squeeze=False)[0]
+    K = len(class_names)
+    colours = matplotlib.colormaps["hsv"](np.arange(K) / K)
+    by_class.scatter(*points.T, s=4, c=colours[labels], linewidth=0)
+    by_class.set_title("by class, its name at its median", fontsize=8)
+    for k in np.unique(labels):
+        place = np.median(points[labels == k], axis=0)
+        by_class.annotate(class_names[k], place, fontsize=4.5 if K > 20 else 6, ha="center")
+    for axes in by_shot:
+        for name, mask in shots.groups(class_counts, limits).items():
+            inside = mask.numpy()[labels]
+            axes.scatter(*points[inside].T, s=4, c=SHOTS[name], linewidth=0, label=name)
+        axes.set_title("by shot of the class", fontsize=8)
+        axes.legend(markerscale=3, fontsize=8)
+    for axes in figure.axes:
+        axes.axis("off")
+    return figure
+
+
+def embed(settings: config.Config, data: Data, model: nn.Module, args: argparse.Namespace) -> None:
+    """Write features.npz, and their pictures, of the split (or an even part of it)."""
+    rows = data.test_rows if args.split == "test" else data.train_rows
+    if rows is None:
+        raise InputError(f"training_list {settings.training_list}: cannot be read, so --split test")
+    if args.samples and args.samples < len(rows):
+        rows = rows[np.linspace(0, len(rows) - 1, args.samples).round().astype(int)]
+    device = next(model.parameters()).device
+    feeder = make_feeder(settings, data, rows, device, clips=settings.test_clips)
+    found, predicted = features(model, feeder, device)
+    counts = None if data.class_counts is None else data.class_counts.numpy()
+    pictures = {"pca": pca(found)[0]} | ({"tsne": tsne(found)} if args.tsne else {})
+    labels = data.store.labels[rows]
+    with replacing(args.out / "features.npz") as file:
+        np.savez(
+            file, features=found, names=np.array(feeder.names), labels=labels, predicted=predicted,
+            **pictures, **({} if counts is None else {"class_counts": counts}),
+        )  # fmt: skip
+    print(args.out / "features.npz")
+    for name, points in pictures.items():
+        title = f"{settings.benchmark} {settings.stream}, {args.split} split, {name}"
+        figure = picture(points, labels, counts, settings.shots, data.store.class_names, title)
+        print(*save(figure, args.out / name), sep="\n")
+
+
+def explain(
+    settings: config.Config, data: Data, model: nn.Module, args: argparse.Namespace
+) -> None:
+    """Write the relevance of joints and frames for the predicted class of the samples named."""
+    rows = data.store.rows_of(args.explain)
+    device = next(model.parameters()).device
+    batch = torch.arange(len(rows))
+    ((clips, _, _),) = make_feeder(settings, data, rows, device).batches([Batch(batch)])
+    with torch.no_grad():
+        classes = model(clips).argmax(1)
+    shares = relevance(model, clips, classes).cpu().numpy()  # (N, M, T, V)
+    # The same frames as joints, to draw the body whatever the stream.
+    joints = make_feeder(settings.replace(stream="joint"), data, rows, device)
+    ((bodies, _, _),) = joints.batches([Batch(batch)])
+    names = data.store.class_names
+    for i, name in enumerate(args.explain):
+        body = bodies[i].cpu().numpy().swapaxes(0, 1)  # (T, M, V, C)
+        points = pose(body, data.skeleton)
+        predicted = int(classes[i])
+        title = f"{name}: {names[predicted]} (is {names[data.store.labels[rows[i]]]})"
+        with replacing(args.out / f"relevance-{name}.npz") as file:
+            np.savez(file, relevance=shares[i], joints=body, predicted=predicted)
+        figure = draw(shares[i], points, data.skeleton, title, settings.stream)
+        print(*save(figure, args.out / f"relevance-{name}"), sep="\n")
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.embed", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("weights", type=Path, help="a checkpoint of this project")
+    add("--split", choices=("test", "train"), default="test")
+    add("--samples", type=int, metavar="N", help="only so many samples, evenly over the split")
+    add("--no-tsne", dest="tsne", action="store_false", help="PCA only")
+    add("--explain", nargs="+", metavar="NAME", help="relevance of these samples instead")
+    add("--out", type=Path, metavar="DIR", help="default: embed/ beside the weights")
+    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="e.g. store=data/elsewhere")
+    add("--device", nargs="+", help="a GPU's index, or cpu")
+    add("--debug", action="store_true", help="show a traceback on an error")
+    args = parser.parse_args(argv)
+    args.out = args.out or args.weights.parent / "embed"
+    args.out.mkdir(parents=True, exist_ok=True)
+    settings = checkpoint.settings(checkpoint.read(args.weights), args.weights, args.set)
+    data = open_data(settings, training=False)
+    model = make_model(settings).to(choose_devices(args.device, Ranks())[0])
+    checkpoint.load_weights(model, args.weights)
+    with matplotlib.rc_context(STYLE):
+        (explain if args.explain else embed)(settings, data, model, args)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -138,11 +138,14 @@ def test_command_writes_features_and_pictures(run, tmp_path):
 
 
 def test_command_explains_a_sample_of_any_stream(run, tmp_path):
-    settings, _, weights = run
-    name = str(open_data(settings, training=False).store.names[3])
+    settings, model, weights = run
+    data = open_data(settings, training=False)
+    name = str(data.store.names[3])
     embed.main([str(weights), "--explain", name, "--out", str(tmp_path)])
+    alone = make_feeder(settings, data, np.array([3]), CPU)
+    predicted = score(model, alone, settings, CPU).argmax()
     with np.load(tmp_path / f"relevance-{name}.npz") as file:
-        assert file["relevance"].shape == (2, 16, 25)
+        assert file["relevance"].shape == (2, 16, 25) and file["predicted"] == predicted
         # the body is drawn from its joints, though the network sees bones
         assert np.ptp(file["joints"][:, 0, 3, 2]) < 1e-5 and file["joints"][0, 0, 3, 2] > 1.5
     assert (tmp_path / f"relevance-{name}.pdf").is_file()

@@ -39,9 +39,8 @@ from tools.report.clips import pose
 def features(model: nn.Module, feeder: Any, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """Return features (n, D), averaged over the clips of a sample, and predicted classes (n,).
 
-    The class is the likeliest by the probabilities averaged over the clips.
+    The class is likeliest by the probabilities averaged over the clips; `model` is in eval mode.
     """
-    model.eval()
     rows = torch.arange(len(feeder)).split(max(1, CLIPS_AT_ONCE[device.type] // feeder.clips))
     parts, classes = [], []
     for batch_clips, _, _ in tqdm(feeder.batches(map(Batch, rows)), total=len(rows), leave=False):
@@ -174,6 +173,7 @@ def main(argv: list[str]) -> None:
     data = open_data(settings, training=False)
     model = make_model(settings).to(choose_devices(args.device, Ranks())[0])
     checkpoint.load_weights(model, args.weights)
+    model.eval()
     with matplotlib.rc_context(STYLE):
         (explain if args.explain else embed)(settings, data, model, args)
 

@@ -126,9 +126,8 @@ function drawConfusion() {
     const pick = pair => { pinned = pair; list(); };
     const table = el('table', {}, el('thead', {}, el('tr', {}, ['True', 'Taken for', '%'].map((h, i) =>
       el('th', { scope: 'col', class: i < 2 ? 'text' : null }, h)))),
-    el('tbody', {}, pairs.map(([k, l, n]) => el('tr', { tabindex: 0, onclick: () => pick([k, l]),
-      onkeydown: e => { if (e.key === 'Enter') pick([k, l]); } },
-    el('td', { class: 'text' }, data.classes[k]), el('td', { class: 'text' }, data.classes[l]),
+    el('tbody', {}, pairs.map(([k, l, n]) => el('tr', {},
+      el('td', { class: 'text' }, el('button', { type: 'button', class: 'plain', onclick: () => pick([k, l]) }, data.classes[k])), el('td', { class: 'text' }, data.classes[l]),
     el('td', {}, percent(100 * n / classOf(shown(), k).n, 0))))));
     const picked = pinned && names.filter((_, i) => labels[i] === pinned[0] && shown().predicted[i] === pinned[1]);
     $('pairs').replaceChildren(...[

@@ -256,7 +256,7 @@ def make_tag(files: list[Path], config: Config) -> str:
         parts.append(f"if{config.imbalance}")
     if config.model != own.model:
         parts.append(config.model.split(".")[-2] if "." in config.model else config.model)
-    if config.seed != 0:
+    if config.seed != own.seed:
         parts.append(f"seed{config.seed}")
     return "-".join(parts)
 
@@ -273,11 +273,16 @@ def resolve(
     tag: str | None = None,
     **values: Any,
 ) -> Config:
-    """Resolve files and overrides as `load` does and fill in `benchmark` and `tag`."""
+    """Resolve files and overrides as `load` does and fill in `benchmark` and `tag`.
+
+    A run's own config.yaml says both already.
+    """
     files = [Path(file) for file in files]
     config = load(files, overrides, **values)
-    benchmark = files[0].resolve().parent.name if files else "run"
-    return config.replace(benchmark=benchmark, tag=make_tag(files, config) if tag is None else tag)
+    benchmark = config.benchmark or (files[0].resolve().parent.name if files else "run")
+    if tag is None:
+        tag = "-".join(filter(None, (config.tag, make_tag(files, config))))
+    return config.replace(benchmark=benchmark, tag=tag)
 
 
 def write(config: Config, path: Path) -> None:

@@ -104,3 +104,11 @@ def test_every_file_of_the_project_resolves(path):
     resolved = config.load([path])
     if path.stem in config.STREAMS:
         assert resolved.stream == path.stem
+
+
+def test_a_runs_own_configuration_gives_the_same_run_again(tmp_path):
+    first = config.resolve(["config/demo-lt/bone.yaml"], ["seed=3", "imbalance=10"])
+    folder = tmp_path / "bone"
+    config.write(first, folder / "config.yaml")
+    assert config.resolve([folder / "config.yaml"]) == first
+    assert config.resolve([folder / "config.yaml"], ["seed=4"]).tag == "if10-seed3-seed4"

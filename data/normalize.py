@@ -1,6 +1,8 @@
 """What is done once to every clip, so that no later step needs to: design of the field's recipes.
 
-All functions are pure and take joints (T, M, V, C): frames, persons, joints, channels.
+All functions are pure and take joints (T, M, V, C): frames, persons, joints, channels. A store's
+meta.json, and each checkpoint trained on it, names what was done: `upright`, `nw-ucla`, `centred`
+(on the joint `centre`), `image`, `st-gcn`, `pixels` (2D poses as they are) or `none`.
 """
 
 from __future__ import annotations
@@ -10,6 +12,17 @@ import numpy as np
 SPINE = (0, 1)  # NTU RGB+D's base and middle of the spine: this vector is turned onto z
 SHOULDERS = (8, 4)  # right and left shoulder: from left to right is turned onto x
 NOTHING = 1e-6  # vectors and angles below this have no direction
+
+
+def normalise(joints: np.ndarray, how: str, centre: int = 1) -> np.ndarray:
+    """Return a clip normalised by name; what needs more than the clip, or nothing, leaves it so."""
+    if how == "upright":
+        return upright(joints)
+    if how == "nw-ucla":
+        return centred(joints)
+    if how == "centred":
+        return np.where(joints.any(axis=-1, keepdims=True), centred(joints, centre), 0)
+    return joints
 
 
 def upright(joints: np.ndarray) -> np.ndarray:

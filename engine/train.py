@@ -250,6 +250,8 @@ class Trainer:
             "class_names": list(self.data.store.class_names),
             "class_counts": self.data.class_counts,
             "layout": self.data.store.layout,
+            "normalisation": self.data.store.meta.get("normalisation"),
+            "centre": self.data.store.meta.get("centre"),
             "progress": dataclasses.asdict(self.progress),
         }
         if name == "last.pt":

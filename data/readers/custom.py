@@ -76,14 +76,9 @@ class Read:
     def _normalised(self, joints: np.ndarray) -> np.ndarray:
         if not joints.any():
             return joints[:0]
-        if self.normalise == "upright":
-            return normalize.upright(joints)
-        if self.normalise == "centred":
-            is_there = joints.any(axis=-1, keepdims=True)
-            return np.where(is_there, normalize.centred(joints, self.centre), 0)
         if self.normalise == "image":
             return normalize.to_image(joints, *self.image_size)
-        return joints
+        return normalize.normalise(joints, self.normalise, self.centre)
 
 
 def reader(args: argparse.Namespace) -> Raw:
@@ -106,7 +101,7 @@ def reader(args: argparse.Namespace) -> Raw:
         layout=args.layout,
         class_names=class_names,
         shape=shape,
-        meta={"normalisation": normalise, "image_size": size},
+        meta={"normalisation": normalise, "centre": skeleton.centre, "image_size": size},
     )
 
 

@@ -47,7 +47,7 @@ def reader(args: argparse.Namespace) -> Raw:
             for i, numbered in enumerate(names.numbered(list(class_names)))
         ],
         shape=(MAX_BODIES, NUM_JOINTS, 3),
-        meta={"normalisation": "image's centre at the origin, best-scoring persons first"},
+        meta={"normalisation": "st-gcn"},
     )
 
 

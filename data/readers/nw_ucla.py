@@ -43,7 +43,7 @@ def reader(args: argparse.Namespace) -> Raw:
         layout="nw_ucla",
         class_names=names.class_names("nw-ucla"),
         shape=(1, NUM_JOINTS, 3),
-        meta={"normalisation": "first frame's joint 1 at the origin"},
+        meta={"normalisation": "nw-ucla"},
     )
 
 

@@ -99,7 +99,7 @@ def reader(args: argparse.Namespace) -> Raw:
     parts = {} if is_ntu else _parts(splits, args.source)
     is_image = layout in ("coco", "openpose")
     if is_image:
-        normalisation = "none, in pixels" if args.pixels else "image to [-1, 1]"
+        normalisation = "pixels" if args.pixels else "image"
     else:
         normalisation = "upright"
     is_apart = "raw_file" in annotations[0] and "keypoint" not in annotations[0]

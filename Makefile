@@ -8,7 +8,7 @@ QUIET ?=
 
 .PHONY: demo test lint clean
 
-demo: $(VENV)/installed data/demo/meta.json data/lists/demo_50.txt
+demo: $(VENV)/installed data/demo/meta.json data/lists/demo_30.txt
 	$(RUN) main.py --config $(DEMO)/joint.yaml config/methods/cross-entropy.yaml --overwrite $(QUIET)
 	$(RUN) main.py --config $(DEMO)/joint.yaml --overwrite $(QUIET)
 	$(RUN) main.py --config $(DEMO)/bone.yaml --overwrite $(QUIET)
@@ -18,8 +18,8 @@ demo: $(VENV)/installed data/demo/meta.json data/lists/demo_50.txt
 data/demo/meta.json: data/demo.py $(VENV)/installed
 	$(RUN) -m data.prepare demo --out data/demo
 
-data/lists/demo_50.txt: data/demo/meta.json
-	$(RUN) -m data.long_tail demo-xsub --names data/demo --imbalance 50 --out $@
+data/lists/demo_30.txt: data/demo/meta.json
+	$(RUN) -m data.long_tail demo-xsub --names data/demo --imbalance 30 --out $@
 
 test: $(VENV)/installed-dev
 	$(RUN) -m pytest

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import yaml
@@ -47,7 +48,7 @@ class Scores:
         try:
             with np.load(path, allow_pickle=False) as file:
                 read = cls(file["names"], file["labels"], file["scores"])
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise InputError(
                 f"{path}: not a score file ({error}); make it anew with main.py --phase test"
             ) from None
@@ -115,13 +116,14 @@ def describe_run(folder: Path, stream: str) -> dict[str, Any]:
 
 def compare(
     folder: Path, chosen: Sequence[str] | None = None, weights: Sequence[float] | None = None,
-    which: str = "best",
+    which: str = "best", baseline: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Judge the single streams and the fusions that a work folder allows.
 
     Returns {"rows": {name: {"weights", "published", top1, mean_class, many, medium, few, ...}},
     "missing": streams without scores}. With `chosen` streams, one fusion of these (weights 1 if
-    none are given) stands instead of the published ones.
+    none are given) stands instead of the published ones. The single streams of a `baseline` folder
+    come first, named after it.
     """
     streams = read_streams(folder, which)
     missing = [stream for stream in chosen or STREAMS if stream not in streams]
@@ -144,15 +146,23 @@ def compare(
             if all(stream in streams for stream in fusion)
         }
     singles = {name: {name: 1.0} for name in (chosen or streams)}
+    others = {} if baseline is None else read_streams(baseline, which)
     limits = tuple(run.get("shots", (100, 20)))
     counts = run.get("class_counts")
-    rows = {}
+
+    def judge(fused: Scores, **facts: Any) -> dict[str, Any]:
+        return facts | shots.accuracy(fused.scores, fused.labels, counts, limits)
+
+    rows = {
+        f"{baseline.name} {name}": judge(
+            scores, weights={name: 1.0},
+            published=published.of_run(describe_run(baseline, name), name),
+        )
+        for name, scores in others.items()
+    }  # fmt: skip
     for name, fusion in {**singles, **fusions}.items():
         fused = fuse(streams, fusion)
-        figures = shots.accuracy(
-            fused.scores, fused.labels, None if counts is None else np.asarray(counts), limits
-        )
-        rows[name] = {"weights": fusion, "published": published.of_run(run, name), **figures}
+        rows[name] = judge(fused, weights=fusion, published=published.of_run(run, name))
     return {
         "benchmark": benchmark,
         "which": which,
@@ -185,6 +195,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--streams", nargs="+", choices=STREAMS, help="fuse these only")
     parser.add_argument("--weights", nargs="+", type=float, help="one a stream, in that order")
     parser.add_argument("--tag", help="runs with this tag")
+    parser.add_argument("--baseline", metavar="TAG", help="show the streams of these runs first")
     parser.add_argument("--which", choices=("best", "last"), default="best")
     parser.add_argument("--work-dir", type=Path, default=Path("work_dir"), help="root of the runs")
     parser.add_argument("--folder", type=Path, help="the folder of the streams itself")
@@ -198,7 +209,8 @@ def main(argv: list[str]) -> None:
     if folder is None:
         name = benchmark_folder(options.dataset).name
         folder = options.work_dir / (f"{name}-{options.tag}" if options.tag else name)
-    result = compare(folder, options.streams, options.weights, options.which)
+    baseline = options.baseline and folder.with_name(f"{folder.name}-{options.baseline}")
+    result = compare(folder, options.streams, options.weights, options.which, baseline)
     write_json(folder / "ensemble.json", result)
     print(table(result))
     if result["missing"]:

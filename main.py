@@ -82,14 +82,12 @@ def main(argv: list[str]) -> None:
         devices = choose_devices(options.device, ranks)
         if devices[0].type == "cuda":
             torch.cuda.set_device(devices[0])
-        if options.phase == "train":
+        if options.phase in ("train", "classifier"):
             train(options, devices, ranks)
         elif options.phase == "test":
             test(options, devices, ranks)
-        elif options.phase == "predict":
-            predict(options, devices[0])
         else:
-            raise InputError(f"--phase {options.phase}: not there yet")
+            predict(options, devices[0])
     finally:
         ranks.close()
 
@@ -129,19 +127,29 @@ def train_one(
 ) -> None:  # fmt: skip
     """Train and test one stream. Whatever is wrong is found before the folder is touched."""
     check_folder(folder, settings, options.resume, options.overwrite)
-    trainer = Trainer(settings, folder, devices, ranks, options.quiet)
+    weights = options.weights[0] if options.weights else None
+    classifier = options.phase == "classifier"
+    if classifier and (weights is None or settings.classifier is None):
+        raise InputError(
+            "--phase classifier needs --weights of a trained network and a method with the key "
+            "classifier, e.g. config/methods/crt.yaml on top"
+        )
+    trainer = Trainer(
+        settings, folder, devices, ranks, options.quiet, weights=weights, classifier=classifier
+    )
     last = folder / "last.pt"
     if options.resume and last.is_file():
         trainer.restore(last)
-    elif options.weights:
-        checkpoint.load_weights(trainer.model, options.weights[0])
     ranks.barrier()
     if ranks.leads:
         if options.overwrite and folder.is_dir():
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config.write(settings, folder / "config.yaml")
-    trainer.run()
+    if classifier and not trainer.classifier.trains:
+        trainer.keep_as_it_is()
+    else:
+        trainer.run()
     trainer.test()
 
 

@@ -45,8 +45,17 @@ class Trainer:
     """One run of one stream: everything that lives from its first step to its last."""
 
     def __init__(
-        self, config: Config, folder: Path, devices: list[torch.device], ranks: Ranks, quiet: bool
+        self,
+        config: Config,
+        folder: Path,
+        devices: list[torch.device],
+        ranks: Ranks,
+        quiet: bool = False,
+        weights: str | Path | None = None,
+        classifier: bool = False,
     ) -> None:
+        """Build everything and write nothing. `weights` start the network; with `classifier` all
+        of it but what `config.classifier` trains is frozen."""
         torch.manual_seed(step_seed(config.seed))
         if config.tf32:
             torch.set_float32_matmul_precision("high")
@@ -62,6 +71,14 @@ class Trainer:
         self.model = make_model(config).to(self.device, memory_format=torch.channels_last)
         if config.sync_bn and ranks.world > 1:
             self.model = synchronise_batch_norm(self.model, self.device)
+        if weights is not None:
+            checkpoint.load_weights(self.model, weights)
+        self.classifier = make(config, "classifier", counts) if classifier else None
+        if self.classifier is not None:
+            self.classifier.prepare(self.model)
+        self.features: list[torch.Tensor] = []  # what the classifier took, for losses that ask
+        if getattr(self.stages.second, "needs_features", False):
+            self.keep_features(devices)
         self.net, self.judged = wrap(self.model, config, devices, ranks)
         self.stepper = Stepper(config, self.model, self.device)
         self.progress = Progress()
@@ -83,6 +100,13 @@ class Trainer:
             signal.signal(signal.SIGTERM, previous)
             self.log.close()
 
+    def keep_as_it_is(self) -> None:
+        """Save a network that its classifier method has changed and that needs no training."""
+        self.describe()
+        self.progress.epoch = self.config.num_epoch
+        self.save("best.pt")
+        self.save("last.pt")
+
     def train_epoch(self) -> None:
         """Step through the batches of one epoch, from where the run was."""
         epoch, config = self.progress.epoch, self.config
@@ -90,21 +114,28 @@ class Trainer:
         weights = self.stages.class_weights(epoch).to(self.device)  # (K,), ones in stage 1
         if hasattr(self.mix, "begin_epoch"):
             self.mix.begin_epoch(epoch)
-        self.net.train()
+        self.set_mode()
         batches = self.order(epoch)
         started, looked_at = time.monotonic(), []
         with self.bar(batches) as bar:
             for clips, labels, batch in self.feeder.batches(batches[self.progress.step :]):
                 torch.manual_seed(step_seed(config.seed, epoch, batch.step, 1 + self.ranks.rank))
+                if hasattr(self.mix, "observe"):
+                    self.mix.observe(self.judged, clips, labels, batch.generator)
                 clips, targets = self.mix(clips, labels, batch.generator)  # targets (N, K), soft
                 mine = self.ranks.share(len(clips))
                 with evaluate.autocast(config, self.device):
                     logits = self.net(clips[mine])  # (N, K)
-                loss = criterion(logits.float(), targets[..., mine, :], weights)
+                extra = {}
+                if getattr(criterion, "needs_features", False):
+                    extra["features"] = self.features.pop().float()  # (N, D)
+                loss = criterion(logits.float(), targets[..., mine, :], weights, **extra)
                 share = self.ranks.world * mass(targets[..., mine, :], weights)
                 loss = loss * (share / mass(targets, weights))
                 last = batch.step + 1 == len(batches)
                 self.stepper.step(loss, epoch + batch.step / len(batches), last)
+                if self.classifier is not None:
+                    self.classifier.after_step(self.model)
 
                 self.progress.step += 1
                 looked_at.append((batch, loss.detach()))
@@ -174,6 +205,21 @@ class Trainer:
             )
 
     # --- its parts ---
+
+    def set_mode(self) -> None:
+        """Put the network in training mode; a frozen backbone stays in evaluation mode."""
+        self.net.train(self.classifier is None)
+
+    def keep_features(self, devices: list[torch.device]) -> None:
+        """Let each training pass leave behind what went into the classifier, (N, D)."""
+        if len(devices) > 1:
+            raise InputError(f"loss={self.config.loss}: needs one device a process; use torchrun")
+
+        def keep(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+            if torch.is_grad_enabled():
+                self.features[:] = inputs
+
+        self.model.fc.register_forward_pre_hook(keep)
 
     def order(self, epoch: int) -> list[Batch]:
         """Return the epoch's batches; a rest smaller than the number of ranks joins the last."""

@@ -21,7 +21,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 def command(tiny, folder):
     return [
         "--config", str(tiny / "tiny-lt/joint.yaml"), "--device", "cpu", "--work-dir", str(folder),
-        "--quiet", "--set", "model=tests.double.Model", "sync_bn=true", "batch_size=8", "repeat=6", "num_epoch=3",
+        "--quiet", "--set", "model=tests.double.Model", "sync_bn=true", "batch_size=8",
+        "repeat=6", "num_epoch=3",
     ]  # fmt: skip
 
 
@@ -76,4 +77,4 @@ def test_synchronised_batch_norm_equals_the_whole_batch(tmp_path):
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_the_ranks_share_a_batch_without_loss_or_repetition(count, world):
     rows = [list(range(count))[Ranks(rank, world).share(count)] for rank in range(world)]
-    assert sorted(sum(rows, [])) == list(range(count))
+    assert sorted(row for part in rows for row in part) == list(range(count))

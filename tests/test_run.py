@@ -171,3 +171,75 @@ def test_a_mistake_is_one_line_and_leaves_nothing(tiny, tmp_path, capsys, more, 
 def test_a_loss_that_is_not_finite_names_the_samples(tiny, tmp_path):
     with pytest.raises(InputError, match=r"the loss is (nan|inf) in epoch 1, step \d+; samples S0"):
         main.main(command(tiny, tmp_path / "run", "--quiet", "--set", "lr=1e30"))
+
+
+METHODS = PROJECT / "config/methods"
+
+
+def run(tiny, folder, *files, more=()):
+    argv = command(tiny, folder, "--quiet", "--set", "num_epoch=2", *more)
+    argv[2:2] = [str(METHODS / file) for file in files]
+    main.main(argv)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "method", ["shap-mix", "influence-balanced", "ldam-drw", "remix-drw", "kps", "ride"]
+)
+def test_a_method_is_one_file_on_top(tiny, tmp_path, method):
+    settings = ["feeder_args.flip=0.0", "model_args.base_channels=6", "second_stage=1"]
+    run(tiny, tmp_path / "run", f"{method}.yaml", more=settings)
+    metrics = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert len(metrics) == 2 and np.isfinite([m["loss"] for m in metrics]).all()
+
+
+def test_a_classifier_is_retrained_on_a_frozen_backbone(tiny, whole, tmp_path):
+    run(
+        tiny, tmp_path / "crt", "crt.yaml",
+        more=["--phase", "classifier", "--weights", str(whole / "last.pt")],
+    )  # fmt: skip
+    before, after = weights(whole / "last.pt"), weights(tmp_path / "crt/last.pt")
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed == {"fc.weight", "fc.bias"}
+
+
+def test_tau_normalisation_needs_no_training(tiny, whole, tmp_path):
+    run(
+        tiny, tmp_path / "tau", "tau-normalisation.yaml",
+        more=["--phase", "classifier", "--weights", str(whole / "last.pt")],
+    )  # fmt: skip
+    lengths = weights(tmp_path / "tau/last.pt")["fc.weight"].norm(dim=1)
+    torch.testing.assert_close(lengths, torch.ones(4))
+
+
+def test_validation_on_held_out_samples_leaves_every_class_one(tiny, tmp_path):
+    folder = run(tiny, tmp_path / "run", more=["val_split=0.4"])
+    result = json.loads((folder / "result.json").read_text())
+    assert result["class_counts"] == [2, 2, 1, 1] and result["samples"] == 12
+    assert "held-out" in (folder / "log.txt").read_text()
+
+
+def test_averaged_weights_resume_too(tiny, tmp_path):
+    more = [
+        "ema=0.9",
+        "clip_grad=1.0",
+        "accumulate=2",
+        "schedule=step",
+        "schedule_args={warm_up: 1}",
+    ]
+    first = run(tiny, tmp_path / "whole", more=more)
+    process = start(tiny, tmp_path / "cut", "--quiet", "--set", "num_epoch=2", *more)
+    while not (tmp_path / "cut/last.pt").is_file() and process.poll() is None:
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    run(tiny, tmp_path / "cut", more=[*more, "--resume"])
+    assert_same_weights(first / "last.pt", tmp_path / "cut/last.pt")
+
+
+def test_all_streams_end_with_their_fusion(tiny, tmp_path, capsys):
+    run(tiny, tmp_path / "all", more=["num_epoch=1", "test_clips=1", "--stream", "all"])
+    written = json.loads((tmp_path / "all/ensemble.json").read_text())
+    assert {"joint", "skip-motion", "2-stream", "4-stream", "6-stream"} <= set(written["rows"])
+    assert written["missing"] == []
+    assert "6-stream" in capsys.readouterr().out

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import torch
 
+from feeders.source import take_joints
+
 # A rotation about axis a is FIXED[a] + cos * TURNED[a] + sin * CROSSED[a].
 FIXED = torch.diag_embed(torch.eye(3))
 TURNED = torch.diag_embed(1 - torch.eye(3))
@@ -56,6 +58,7 @@ def transform(clips: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def joint_order(flipped: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
-    """Return (N, V): which joint stands at each place, left and right exchanged where `flipped`."""
-    return torch.where(flipped[:, None], flip, torch.arange(len(flip)))
+def exchange(clips: torch.Tensor, flipped: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
+    """Exchange the left and right joints of clips (N, ..., V, C) where `flipped` (N,)."""
+    flipped = flipped.view(-1, *[1] * (clips.dim() - 1))
+    return torch.where(flipped, take_joints(clips, flip), clips)

@@ -98,7 +98,7 @@ class Feeder(Dataset):
         self.channels = store.joints.shape[-1]
         self.planar = self.skeleton.confidence or self.channels == 2  # x, y and perhaps a score
         self.stream = Stream(stream, self.skeleton, self.channels, self.device)
-        self.flip_order = torch.tensor(self.skeleton.flip)
+        self.flip_order = torch.tensor(self.skeleton.flip, device=self.device)
         if train and flip and not self.stream.commutes_with(self.flip_order):
             raise InputError(
                 f"feeder_args.flip: layout {self.skeleton.name} has other parents left than right, "
@@ -211,8 +211,10 @@ class Feeder(Dataset):
         if draws is None:
             return self.pad_persons(self.choose(clips, self.table[rows]))
         chosen = sample(clips.lengths, draws.frames, self.p_interval)
-        order = augment.joint_order(draws.flip, self.flip_order) if self.flip else None
-        batch = self.choose(clips, chosen, order)
+        batch = self.choose(clips, chosen)
+        if self.flip:
+            flipped = send(draws.flip.repeat_interleave(self.clips), self.device)
+            batch = augment.exchange(batch, flipped, self.flip_order)
         if self.scale or self.rotate or self.mirror:
             mirrored = draws.flip if self.mirror else None
             matrices = augment.matrices(draws.scale, draws.angles, mirrored, self.planar)
@@ -222,14 +224,12 @@ class Feeder(Dataset):
             batch = augment.transform(batch, send(matrices, self.device))
         return self.pad_persons(batch)
 
-    def choose(
-        self, clips: Clips, chosen: torch.Tensor, order: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Return (N * S, M, T, V, C): the frames `chosen` (N, S, T), their joints in `order`."""
-        batch = gather(clips, chosen, order)
+    def choose(self, clips: Clips, chosen: torch.Tensor) -> torch.Tensor:
+        """Return (N * S, M, T, V, C), the frames `chosen` (N, S, T); here a motion may be taken."""
+        batch = gather(clips, chosen)
         if self.sampled_motion:
             following = chosen.flatten(1).roll(-1, dims=1).view_as(chosen)
-            batch = self.stream.between(batch, gather(clips, following, order))
+            batch = self.stream.between(batch, gather(clips, following))
             batch.unflatten(0, chosen.shape[:2])[:, -1, :, -1] = 0  # nothing follows
         return batch
 

@@ -42,21 +42,21 @@ class Clips:
         return Clips(frames, starts, self.lengths)
 
 
-def gather(clips: Clips, chosen: torch.Tensor, order: torch.Tensor | None = None) -> torch.Tensor:
-    """Return (N * S, M, T, V, C): of clip n the frames chosen[n] (N, S, T), its joints in order[n].
-
-    One copy: persons and joints find their places while the frames are gathered.
-    """
+def gather(clips: Clips, chosen: torch.Tensor) -> torch.Tensor:
+    """Return (N * S, M, T, V, C): of clip n the frames chosen[n] (S, T), persons put outside."""
     frames = clips.frames
     _, M, V, C = frames.shape
-    device = frames.device
-    index = send(clips.starts[:, None, None] + chosen, device)[:, :, None, :]  # (N, S, 1, T)
-    index = index * M + torch.arange(M, device=device)[:, None]  # (N, S, M, T)
-    shape = (-1, M, chosen.shape[-1], V, C)
-    if order is None:
-        return frames.view(-1, V * C).index_select(0, index.flatten()).view(shape)
-    index = index[..., None] * V + send(order, device)[:, None, None, None]  # (N, S, M, T, V)
-    return frames.view(-1, C).index_select(0, index.flatten()).view(shape)
+    index = send(clips.starts[:, None, None] + chosen, frames.device)[:, :, None]  # (N, S, 1, T)
+    index = index * M + torch.arange(M, device=frames.device)[:, None]  # (N, S, M, T)
+    rows = frames.view(-1, V * C).index_select(0, index.flatten())
+    return rows.view(-1, M, chosen.shape[-1], V, C)
+
+
+def take_joints(frames: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Return frames[..., order, :] of frames (..., V, C), several times faster on the CPU."""
+    V, C = frames.shape[-2:]
+    columns = (order[:, None] * C + torch.arange(C, device=order.device)).flatten()
+    return frames.reshape(-1, V * C).index_select(1, columns).view(frames.shape)
 
 
 class Source:

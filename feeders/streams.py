@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from errors import InputError, nearest
-from feeders.source import send
+from feeders.source import send, take_joints
 from graph import Skeleton
 
 NAMES = ("joint", "bone", "skip", "joint-motion", "bone-motion", "skip-motion")
@@ -40,8 +40,7 @@ class Stream:
 
     def commutes_with(self, flip: torch.Tensor) -> bool:
         """Whether the stream of flipped joints is the flipped stream of the joints."""
-        origin = self.origin.cpu()
-        return torch.equal(origin[flip], flip[origin])
+        return torch.equal(self.origin[flip], flip[self.origin])
 
     def __call__(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Return the stream of frames (F, M, V, C): clips of `lengths` (N,), end to end."""
@@ -55,7 +54,7 @@ class Stream:
         """Each joint of frames (..., V, C) minus its origin; its score is the two joints' mean."""
         if self.kind == "joint":
             return frames
-        result = frames - frames.index_select(-2, self.origin)
+        result = frames - take_joints(frames, self.origin)
         if self.scored:
             score = frames[..., SCORE]
             result[..., SCORE] = (score + score.index_select(-1, self.partner)) / 2

@@ -154,7 +154,7 @@ def test_of_many_takers_one_wins(tmp_path, former):
     context = multiprocessing.get_context("fork")
     for _ in range(3):
         barrier, results = context.Barrier(4), context.Queue()
-        takers = [context.Process(target=grab, args=(folder, barrier, results)) for _ in range(6)]
+        takers = [context.Process(target=grab, args=(folder, barrier, results)) for _ in range(4)]
         for taker in takers:
             taker.start()
         assert sum(results.get(timeout=30) for _ in takers) == 1

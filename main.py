@@ -66,7 +66,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     io.add_argument("--window", type=int, metavar="T", help="slide a window of so many frames")
     io.add_argument("--stride", type=int, metavar="T", help="frames it slides on (half of it)")
     io.add_argument(
-        "--image-size", type=float, nargs=2, metavar=("W", "H"), help="of 2D poses in pixels"
+        "--image-size", type=float, nargs=2, metavar=("H", "W"), help="of 2D poses in pixels"
     )
 
     talk = parser.add_argument_group("talk")

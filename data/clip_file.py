@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data.readers import UNREADABLE
+from data.readers.json_file import JsonFile
 from data.readers.ntu import choose_bodies
 from data.readers.skeleton_file import parse
 from errors import InputError
@@ -23,7 +23,7 @@ class ClipFile:
 
     joints: np.ndarray  # (T, M, V, C) float32 or float16
     layout: str | None = None  # of the joints, where the file names it
-    image_size: tuple[float, float] | None = None  # width and height in pixels, where it names them
+    image_size: tuple[float, float] | None = None  # height and width in pixels, where it names them
 
 
 def read(path: str | Path) -> ClipFile:
@@ -31,7 +31,7 @@ def read(path: str | Path) -> ClipFile:
 
     .json is a list [T][V][C] or [T][M][V][C], or has one under `skeletons` (NW-UCLA's files) or
     `joints`; .npz has it under `joints` or as its first array, and may tell `layout` and
-    `image_size` (width, height).
+    `image_size` (height, width).
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -42,7 +42,7 @@ def read(path: str | Path) -> ClipFile:
         raise
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: cannot be read as a clip ({reason})") from error
 
@@ -86,13 +86,9 @@ def _skeleton(path: Path) -> ClipFile:
 
 
 def _json(path: Path) -> ClipFile:
-    values = json.loads(path.read_text())
-    if isinstance(values, dict):
-        found = [values[key] for key in ("skeletons", "joints") if key in values]
-        if not found:
-            raise InputError(f"{path}: has neither `skeletons` nor `joints`")
-        values = found[0]
-    return ClipFile(as_clip(values, str(path)))
+    file = JsonFile(path)
+    is_ucla = isinstance(file.content, dict) and "skeletons" in file.content
+    return ClipFile(as_clip(file.joints("skeletons" if is_ucla else "joints"), str(path)))
 
 
 def _npy(path: Path) -> ClipFile:
@@ -107,7 +103,7 @@ def _npz(path: Path) -> ClipFile:
         layout = str(file["layout"]) if "layout" in file.files else None
         size = file["image_size"].tolist() if "image_size" in file.files else None
     if size is not None and (len(size) != 2 or min(size) <= 0):
-        raise InputError(f"{path}: image_size must be width and height, not {size}")
+        raise InputError(f"{path}: image_size must be height and width, not {size}")
     return ClipFile(joints, layout, None if size is None else tuple(size))
 
 

@@ -1,7 +1,7 @@
 """Joints as pose estimators give them, in the order and units of this project's layouts.
 
 python -m data.convert --from mediapipe-33 --to coco poses.npy --out clip.npz
-python -m data.convert --from body-25 --to openpose FOLDER --image-size 1920 1080 --out c.npz
+python -m data.convert --from body-25 --to openpose FOLDER --image-size 1080 1920 --out c.npz
 """
 
 from __future__ import annotations
@@ -83,23 +83,13 @@ def with_score(joints: np.ndarray, form: str) -> np.ndarray:
     return joints
 
 
-def in_image(joints: np.ndarray, image_size: tuple[float, float]) -> np.ndarray:
-    """Return x and y scaled to [-1, 1] over an image of (width, height); what is all zero stays.
-
-    Joints (T, M, V, 2 or 3), in pixels.
-    """
-    width, height = image_size
-    seen = joints.any(axis=-1, keepdims=True)
-    return np.where(seen, normalize.to_image(joints, height, width), 0).astype(np.float32)
-
-
 def convert(
     joints: np.ndarray, form: str, layout: str, image_size: tuple[float, float] | None = None
 ) -> np.ndarray:
     """Return an estimator's clip (T, [M,] U, C) as (T, M, V, 3) float32 of a layout.
 
-    Kinect: metres, unchanged. Others: x and y from pixels of an image of `image_size` (width,
-    height) to [-1, 1], and a score; a joint whose score is 0 was not seen and becomes all zero.
+    Kinect: metres, unchanged. Others: x and y from pixels of an image of `image_size` (height,
+    width) to [-1, 1], and a score; a joint whose score is 0 was not seen and becomes all zero.
     MediaPipe's own positions need no image size. Raises InputError for anything that does not fit.
     """
     joints = clip_file.as_clip(joints, f"--from {form}")
@@ -114,9 +104,8 @@ def convert(
     if form == "mediapipe-33":
         image_size = (1, 1)
     if image_size is None:
-        raise InputError(f"--from {form}: give --image-size WIDTH HEIGHT in pixels")
-    joints = np.where(joints[..., 2:] > 0, joints, 0)
-    return in_image(joints, image_size)
+        raise InputError(f"--from {form}: give --image-size HEIGHT WIDTH in pixels")
+    return np.where(joints[..., 2:] > 0, normalize.to_image(joints, *image_size), 0)
 
 
 def read_openpose(folder: Path, persons: int = 2) -> np.ndarray:
@@ -156,7 +145,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "file", type=Path, help=".npy, .npz or .json clip, or OpenPose's folder of .json files"
     )
-    parser.add_argument("--image-size", type=float, nargs=2, metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument("--image-size", type=float, nargs=2, metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--out", type=Path, required=True, help=".npz file to write")
     parser.add_argument("--debug", action="store_true", help="errors with their traceback")
     options = parser.parse_args(argv)

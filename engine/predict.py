@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import graph
-from data import clip_file, convert, names, normalize
+from data import clip_file, names, normalize
 from data.store import Store
 from engine import checkpoint, evaluate
 from engine.build import make, make_model
@@ -27,7 +27,14 @@ from errors import InputError
 
 LARGEST = 2.0  # positions within [-1, 1] of an image, and somewhat out of it; pixels are larger
 # How a checkpoint that does not tell was trained, by its layout.
-USUAL = {"ntu_rgb_d": "upright", "nw_ucla": "centred", "coco": "image", "openpose": "image"}
+USUAL = {"ntu_rgb_d": "upright", "nw_ucla": "nw-ucla", "coco": "image", "openpose": "st-gcn"}
+# Class names for a checkpoint that has none, by its layout and number of classes.
+DATA_SETS = {
+    ("ntu_rgb_d", 60): "ntu120",
+    ("ntu_rgb_d", 120): "ntu120",
+    ("nw_ucla", 10): "nw-ucla",
+    ("coco", 400): "kinetics400",
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,8 @@ class Takes:
     skeleton: graph.Skeleton
     persons: int
     channels: int
-    normalisation: str
+    normalisation: str  # see data.normalize
+    centre: int
     class_names: tuple[str, ...]
 
     @classmethod
@@ -71,15 +79,15 @@ class Takes:
             args.get("num_person", 2),
             args.get("in_channels", 3),
             state.get("normalisation") or USUAL.get(skeleton.name, "none"),
+            state.get("centre") or 0,
             tuple(own_names or known_names(skeleton.name, args.get("num_class", 60))),
         )
 
 
 def known_names(layout: str, num_class: int) -> list[str]:
     """Return class names for a checkpoint that brings none: the data set's, or numbers."""
-    data_set = {"ntu_rgb_d": "ntu120", "nw_ucla": "nw-ucla"}.get(layout)
-    known = names.class_names(data_set, num_class) if data_set else []
-    return known if len(known) == num_class else names.numbered([num_class - 1])
+    data_set = DATA_SETS.get((layout, num_class))
+    return names.class_names(data_set, num_class) if data_set else names.numbered([num_class - 1])
 
 
 @dataclass(frozen=True)
@@ -173,10 +181,10 @@ class Recognizer:
     ) -> Prediction:
         """Recognise a clip (T, V, C) or (T, M, V, C) of any length in the layout's raw coordinates.
 
-        These are metres for Kinect, and pixels of an image of `image_size` (width, height) and a
-        score for 2D poses, which may also be in [-1, 1] already. With a `window`, in frames, one
-        begins every `stride` frames (default: half a window) and the probabilities are averaged.
-        Raises InputError if the clip does not fit the network, has NaN, or nobody is in it.
+        These are metres for Kinect; for 2D poses pixels of an image of `image_size` (height,
+        width), or [-1, 1], and a score. With a `window`, in frames, one begins every `stride`
+        frames (default: half a window) and the probabilities are averaged. Raises InputError if the
+        clip does not fit the network, has NaN, or nobody is in it.
         """
         joints = clip_file.as_clip(clip, "clip")
         return self.score([self.prepare(joints, "clip", image_size, window, stride)])[0]
@@ -193,42 +201,42 @@ class Recognizer:
 
         Windows that nobody is in are left out. InputError names `source` if it does not fit.
         """
-        joints = self.fit(joints, source)
-        if self.takes.normalisation == "image":
+        self.check(joints, source)
+        how = self.takes.normalisation
+        if how in ("image", "st-gcn"):
             joints = in_image(joints, image_size, source)
+        if how == "st-gcn":
+            joints = best_scored(joints, self.takes.persons)
+        joints = with_persons(joints, self.takes.persons)
         spans = cut(len(joints), window, stride)
-        windows = [normalise(joints[first:end], self.takes.normalisation) for first, end in spans]
+        windows = [
+            normalize.normalise(joints[first:end], how, self.takes.centre) for first, end in spans
+        ]
         inhabited = [row for row, clip in enumerate(windows) if clip.any()]
         if not inhabited:
             raise InputError(f"{source}: there is no body in it, all joints are zero")
         return Ready(source, spans[inhabited], [windows[row] for row in inhabited])
 
-    def fit(self, joints: np.ndarray, source: str) -> np.ndarray:
-        """Return the clip with the network's number of persons; InputError if it cannot take it.
-
-        Of more bodies than the network takes, those stay that are seen in most frames.
-        """
-        wanted = self.takes.skeleton
-        _, persons, count, channels = joints.shape
-        if count != wanted.num_joints:
-            alike = [name for name in graph.LAYOUTS if graph.load(name).num_joints == count]
+    def check(self, joints: np.ndarray, source: str) -> None:
+        """Raise InputError if a clip (T, M, V, C) is not of the network's layout, or empty."""
+        wanted, channels = self.takes.skeleton, self.takes.channels
+        if joints.shape[2] != wanted.num_joints:
+            alike = [
+                name for name in graph.LAYOUTS if graph.load(name).num_joints == joints.shape[2]
+            ]
             hint = f" (as {alike[0]} has)" if alike else ""
             raise InputError(
-                f"{source}: {count} joints{hint}, but the network takes {wanted.num_joints} "
-                f"({wanted.name}); python -m data.convert may help"
+                f"{source}: {joints.shape[2]} joints{hint}, but the network takes "
+                f"{wanted.num_joints} ({wanted.name}); python -m data.convert may help"
             )
-        if channels != self.takes.channels:
-            third = "x, y and a score" if wanted.confidence else "x, y and z"
+        if joints.shape[3] != channels:
+            kinds = {2: "x and y", 3: "x, y and a score" if wanted.confidence else "x, y and z"}
             raise InputError(
-                f"{source}: {channels} channels, but the network takes {self.takes.channels}"
-                + (f": {third}" if self.takes.channels == 3 else "")
+                f"{source}: {joints.shape[3]} channels, but the network takes {channels}"
+                f" ({kinds.get(channels, 'see model_args.in_channels')})"
             )
-        extra = self.takes.persons - persons
-        if extra < 0:
-            seen = joints.any(axis=(2, 3)).sum(axis=0)
-            most = np.argsort(-seen, kind="stable")[: self.takes.persons]
-            return joints[:, np.sort(most)]
-        return np.pad(joints, ((0, 0), (0, extra), (0, 0), (0, 0)))
+        if not joints.any():
+            raise InputError(f"{source}: there is no body in it, all joints are zero")
 
     def score(self, clips: Sequence[Ready]) -> list[Prediction]:
         """Return what becomes of prepared clips; the windows of all go through together."""
@@ -284,22 +292,28 @@ def cut(length: int, window: int | None = None, stride: int | None = None) -> np
     return np.stack([firsts, np.minimum(firsts + window, length)], axis=1)
 
 
-def normalise(joints: np.ndarray, how: str) -> np.ndarray:
-    """Return a clip (T, M, V, C) as its data set's are in the store; T' = 0 or zeros: nobody."""
-    if how == "upright":
-        return normalize.upright(joints)
-    if how == "centred":
-        return normalize.centred(joints) if joints.any() else joints
-    return joints
+def with_persons(joints: np.ndarray, persons: int) -> np.ndarray:
+    """Return a clip with so many persons: absent ones zero; of more, those seen longest."""
+    if joints.shape[1] > persons:
+        seen = joints.any(axis=(2, 3)).sum(axis=0)
+        longest = np.argsort(-seen, kind="stable")[:persons]
+        return joints[:, np.sort(longest)]
+    return np.pad(joints, ((0, 0), (0, persons - joints.shape[1]), (0, 0), (0, 0)))
 
 
 def in_image(joints: np.ndarray, image_size: tuple[float, float] | None, source: str) -> np.ndarray:
     """Return 2D poses in [-1, 1]: from pixels if an image size is given, else they are so."""
     if image_size is not None:
-        return convert.in_image(joints, image_size)
+        return normalize.to_image(joints, *image_size)
     if (largest := np.abs(joints[..., :2]).max()) > LARGEST:
         raise InputError(
             f"{source}: positions up to {largest:g} look like pixels; give --image-size "
-            "WIDTH HEIGHT"
+            "HEIGHT WIDTH"
         )
     return joints
+
+
+def best_scored(joints: np.ndarray, persons: int) -> np.ndarray:
+    """Return 2D poses in [-1, 1] as `normalize.best_scored` makes them of positions in [0, 1]."""
+    shares = np.concatenate([(joints[..., :2] + 1) / 2, joints[..., 2:]], axis=-1)
+    return normalize.best_scored(shares, persons)

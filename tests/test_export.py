@@ -46,7 +46,7 @@ def test_onnx_gives_the_same_logits_and_describes_itself(backbone, clips, tmp_pa
     notes = session.get_modelmeta().custom_metadata_map
     assert json.loads(notes["class_names"]) == NAMES
     assert (notes["layout"], notes["stream"], notes["frames"]) == ("nw_ucla", "bone", "20")
-    assert notes["normalisation"] == "centred"
+    assert notes["normalisation"] == "nw-ucla"
 
 
 def test_a_torch_program_gives_the_same_logits_and_describes_itself(clips, tmp_path):

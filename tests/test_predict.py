@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import graph
-from data import clip_file, convert
-from engine import checkpoint, predict, predict_files
-from engine.build import make_model
+from data import clip_file, convert, prepare
+from data.store import Store
+from engine import checkpoint, evaluate, predict, predict_files
+from engine.build import make, make_model
 from engine.config import Config
 from engine.predict import Recognizer
 from errors import InputError
@@ -30,6 +31,8 @@ def save(path, config, weights=None, names=NAMES, layout="ntu_rgb_d", **more):
     model = make_model(config)
     if weights:
         checkpoint.load_weights(model, weights)
+    else:
+        model.fc.weight.data *= 100  # so that the classes differ
     state = {
         "config": dataclasses.asdict(config), "model": model.state_dict(),
         "class_names": names, "layout": layout, **more,
@@ -126,6 +129,71 @@ def test_a_foreign_checkpoint_needs_its_configuration(golden, released, clips):
     np.testing.assert_allclose(probabilities, clips[1]["joint"][1], atol=1e-4)
 
 
+def raw_clip(folder, source):
+    """Write a raw clip; return data.prepare's arguments, the file to predict and its image size."""
+    if source == "ntu":
+        path = write(folder / "S001C001P001R001A001.skeleton", walk()[:, 0])
+        return ["ntu", str(folder)], path, None
+    if source == "nw-ucla":
+        path = folder / "a01_s01_e00_v01.json"
+        joints = walk(joints=20)[:, 0]
+        joints[3, 4] = 0
+        path.write_text(json.dumps({"skeletons": joints.tolist(), "label": 1}))
+        return ["nw-ucla", str(folder)], path, None
+    poses = np.random.default_rng(0).uniform(0, 1, (40, 2, 18, 3)).round(3)  # shares of the image
+    poses[:, :, 5] = 0
+    if source == "custom":
+        path = write(folder / "a.npy", poses[:, :, :17] * [640, 480, 1])
+        (folder / "labels.csv").write_text("file,label\na.npy,0\n")
+        arguments = ["--layout", "coco", "--image-size", "480", "640"]
+        return ["custom", str(folder / "labels.csv"), *arguments], path, (480, 640)
+    entry = {"has_skeleton": True, "label": "wave", "label_index": 0}
+    for part, clips in {"train": {}, "val": {"a": entry}}.items():
+        (folder / f"kinetics_{part}").mkdir()
+        (folder / f"kinetics_{part}_label.json").write_text(json.dumps(clips))
+    frames = [
+        {"frame_index": t, "skeleton": [
+            {"pose": person[:, :2].ravel().tolist(), "score": person[:, 2].tolist()}
+            for person in frame
+        ]} for t, frame in enumerate(poses)
+    ]  # fmt: skip
+    (folder / "kinetics_val" / "a.json").write_text(
+        json.dumps({"data": frames, "label": "wave", "label_index": 0})
+    )
+    path = write(folder / "a.npy", np.where(poses[..., 2:], poses * [2, 2, 1] - [1, 1, 0], 0))
+    return ["kinetics-skeleton", str(folder)], path, None
+
+
+@pytest.mark.parametrize("source", ["ntu", "nw-ucla", "custom", "kinetics-skeleton"])
+def test_a_raw_file_is_scored_as_its_prepared_clip_in_testing(source, tmp_path, capsys):
+    (tmp_path / "raw").mkdir()
+    arguments, path, image_size = raw_clip(tmp_path / "raw", source)
+    prepare.main([*arguments, "--out", str(tmp_path / "store"), "--workers", "1"])
+    store = Store.open(tmp_path / "store")
+    is_ucla = source == "nw-ucla"
+    args = {"graph": store.layout, "num_class": 4, "base_channels": 8, "num_blocks": 1}
+    config = Config(
+        frames=16, test_clips=1 if is_ucla else 2, stream="bone",
+        feeder=f"feeders.{'nw_ucla' if is_ucla else 'skeleton'}.Feeder",
+        model_args={**args, "num_person": store.joints.shape[1]},
+    )  # fmt: skip
+    told = {key: store.meta.get(key) for key in ("normalisation", "centre")}
+    assert told["normalisation"]
+    weights = save(tmp_path / "best.pt", config, names=list("abcd"), **told)
+    recognizer = Recognizer.load(weights, device="cpu")
+    feeder = make(
+        config, "feeder", store, np.array([0]), stream="bone", frames=16, clips=config.test_clips
+    )
+    model = recognizer.members[0].model
+    (tested,) = evaluate.score(model, feeder, config, torch.device("cpu"))
+    (predicted,) = predict_files.run(recognizer, [path], quiet=True, image_size=image_size)
+    np.testing.assert_allclose(predicted.probabilities, tested, atol=1e-6)
+    # A checkpoint that does not tell is taken to have seen its layout's usual data.
+    if source != "custom":
+        usual = Recognizer.load(save(weights, config, names=list("abcd")), device="cpu")
+        assert usual.takes.normalisation == told["normalisation"]
+
+
 # --- windows ---
 
 
@@ -182,7 +250,7 @@ def test_any_length_any_rank_and_place_of_the_body(small, frames):
     ("clip", "told"),
     [
         (walk(joints=17), "17 joints (as coco has), but the network takes 25 (ntu_rgb_d)"),
-        (walk(channels=2), "2 channels, but the network takes 3: x, y and z"),
+        (walk(channels=2), "2 channels, but the network takes 3 (x, y and z)"),
         (np.zeros((9, 1, 25, 3)), "no body"),
         (np.full((9, 1, 25, 3), np.nan), "9 of 9 frames have a joint that is NaN"),
         (np.zeros((0, 25, 3)), "is empty"),
@@ -218,7 +286,7 @@ def test_pixels_are_told_from_shares_of_the_image(tmp_path):
     with pytest.raises(InputError, match="--image-size"):
         recognizer(pixels)
     np.testing.assert_allclose(
-        recognizer(pixels, image_size=(640, 480)).probabilities,
+        recognizer(pixels, image_size=(480, 640)).probabilities,
         recognizer(clip * [2, 2, 1] - [1, 1, 0]).probabilities,
         atol=1e-6,
     )
@@ -350,11 +418,11 @@ def test_the_neck_lies_between_the_shoulders():
     joints = np.zeros((1, 17, 3))
     joints[0, 5], joints[0, 6] = (100, 40, 0.9), (300, 60, 0.4)
     neck = graph.load("openpose").joints.index("neck")
-    clip = convert.convert(joints, "coco-17", "openpose", image_size=(400, 200))
+    clip = convert.convert(joints, "coco-17", "openpose", image_size=(200, 400))
     np.testing.assert_allclose(clip[0, 0, neck], [0, -0.5, 0.4], atol=1e-6)
     # A shoulder that was not seen leaves no neck, and nothing else was seen either.
     joints[0, 6] = 0
-    clip = convert.convert(joints, "coco-17", "openpose", image_size=(400, 200))
+    clip = convert.convert(joints, "coco-17", "openpose", image_size=(200, 400))
     assert (clip[0, 0, neck] == 0).all() and np.count_nonzero(clip.any(axis=-1)) == 1
 
 
@@ -365,7 +433,7 @@ def test_channels_become_position_and_score():
     np.testing.assert_allclose(clip, np.broadcast_to([-0.5, 0.5, 0.6], (2, 1, 17, 3)), atol=1e-6)
     pixels = np.full((2, 17, 2), 100.0)
     pixels[0, 3] = 0
-    clip = convert.convert(pixels, "coco-17", "coco", image_size=(400, 200))
+    clip = convert.convert(pixels, "coco-17", "coco", image_size=(200, 400))
     assert clip[0, 0, 3].tolist() == [0, 0, 0] and clip[0, 0, 4].tolist() == [-0.5, 0, 1]
     metres = walk()
     np.testing.assert_array_equal(convert.convert(metres, "kinect-25", "ntu_rgb_d"), metres)
@@ -399,7 +467,7 @@ def test_the_converter_reads_openposes_folder_and_predict_its_file(tmp_path):
         )
     out = tmp_path / "clip.npz"
     convert.main(["--from", "body-25", "--to", "openpose", str(folder),
-                  "--image-size", "100", "200", "--out", str(out)])  # fmt: skip
+                  "--image-size", "200", "100", "--out", str(out)])  # fmt: skip
     clip = clip_file.read(out)
     assert clip.layout == "openpose" and clip.joints.shape == (3, 2, 18, 3)
     np.testing.assert_allclose(clip.joints[:, 0, 8, 0], strong[:, 9, 0] / 50 - 1, atol=1e-5)

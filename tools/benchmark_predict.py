@@ -1,0 +1,63 @@
+"""How long one clip takes from raw joints to class probabilities, on one CPU core.
+
+python -m tools.benchmark_predict
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from engine.build import make_model
+from engine.config import Config
+from engine.predict import Member, Recognizer, Takes
+from errors import run_command
+
+CPU = torch.device("cpu")
+
+
+def recognizer(model: str, clips: int) -> Recognizer:
+    """Return an untrained network of full size for NTU RGB+D 60: weights do not change the time."""
+    config = Config(model=model, model_args={"graph": "ntu_rgb_d"}, test_clips=clips)
+    member = Member(Path("untrained"), config, make_model(config), Takes.of(config, {}))
+    return Recognizer([member], CPU)
+
+
+def latencies(network: Recognizer, frames: int, repeats: int) -> list[float]:
+    """Return the seconds of each of `repeats` calls on a clip of one person, two before."""
+    steps = np.random.default_rng(0).normal(size=(frames, 1, 25, 3))
+    clip = (0.01 * steps).cumsum(axis=0).astype(np.float32)
+    seconds = []
+    for _ in range(2 + repeats):
+        started = time.perf_counter()
+        network(clip)
+        seconds.append(time.perf_counter() - started)
+    return seconds[2:]
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.benchmark_predict", description=__doc__)
+    parser.add_argument("--model", default="model.stgcnpp.Model")
+    parser.add_argument("--frames", type=int, default=100, help="of the raw clip")
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--debug", action="store_true", help="errors with their traceback")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    print(f"{options.model}, {platform.machine()}, torch {torch.__version__}, 1 thread")
+    for clips in (1, 10):
+        seconds = latencies(recognizer(options.model, clips), options.frames, options.repeats)
+        print(
+            f"{clips:2d} test clips: median {1000 * median(seconds):.0f} ms "
+            f"(fastest {1000 * min(seconds):.0f}, slowest {1000 * max(seconds):.0f})"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -29,7 +29,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         prog="main.py",
         description="Train, test and use skeleton action recognisers on unbalanced data.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Every key of a configuration file is listed, with its meaning, in engine/config.py.",
+        epilog="Every key of a configuration file stands, with its meaning, in engine/config.py.",
     )
     what = parser.add_argument_group("what to run")
     what.add_argument("--phase", choices=PHASES, default="train")

@@ -14,6 +14,7 @@ demo: $(VENV)/installed data/demo/meta.json data/lists/demo_30.txt
 	$(RUN) main.py --config $(DEMO)/bone.yaml --overwrite $(QUIET)
 	$(RUN) main.py --config $(DEMO)/skip.yaml --overwrite $(QUIET)
 	$(RUN) ensemble.py --dataset demo --streams joint bone skip --baseline cross-entropy
+	$(RUN) -m tools.report work_dir/demo-lt work_dir/demo-lt-cross-entropy
 
 data/demo/meta.json: data/demo.py $(VENV)/installed
 	$(RUN) -m data.prepare demo --out data/demo

@@ -1,4 +1,4 @@
-"""What several tests share: where the golden vectors are, and one thread for exact repeats."""
+"""What several tests share: where the golden vectors are, and one thread: runs repeat exactly, and tests do not wait for a busy core."""
 
 from pathlib import Path
 

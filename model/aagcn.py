@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from graph import adjacency
 from model.backbone import Backbone, stages, tensor
+from model.fold import affine
 from model.layers import Block, ConvNorm, add_relu, gather, shortcut
 from model.stgcn import KERNEL
 
@@ -83,6 +84,12 @@ class AdaptiveGraphConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = F.conv2d(gather(x, self.graph(x)), self.conv.weight, self.bias.sum(0))
         return self.attention(add_relu(self.norm(out), self.residual(x)))
+
+    def fold(self) -> None:
+        scale, shift = affine(self.norm)
+        self.conv.weight = nn.Parameter(self.conv.weight * scale[:, None, None, None])
+        self.bias = nn.Parameter((self.bias.sum(0) * scale + shift)[None])
+        self.norm = nn.Identity()
 
 
 class Model(Backbone):

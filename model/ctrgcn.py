@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from graph import adjacency
 from model.backbone import Backbone, stages, tensor
+from model.fold import Shift, affine, scale_outputs
 from model.layers import Block, Branches, add_relu, shortcut
 
 
@@ -103,6 +104,11 @@ class RefinedGraphConv(nn.Module):
         run = Aggregate.apply if torch.is_grad_enabled() else aggregate
         out = run(features, *parts).contiguous(memory_format=torch.channels_last)
         return add_relu(self.norm(out), self.residual(x))
+
+    def fold(self) -> None:
+        scale, shift = affine(self.norm)
+        scale_outputs(self.conv, scale.repeat(self.subsets), torch.zeros(()))
+        self.norm = Shift(shift[:, None, None])
 
 
 class Model(Backbone):

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.fold import Affine, Shift, affine, scale_outputs
+
 
 def temporal_conv(
     channels: int, out: int, kernel: int = 1, stride: int = 1, dilation: int = 1
@@ -33,6 +35,10 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.conv(x))
+
+    def fold(self) -> None:
+        scale_outputs(self.conv, *affine(self.norm))
+        self.norm = nn.Identity()
 
 
 def shortcut(channels: int, out: int, stride: int = 1) -> nn.Module:
@@ -101,6 +107,14 @@ class Branches(nn.Module):
         out = self.norm(torch.cat(branches, dim=1))
         return F.relu(out, inplace=True) if self.relu else out
 
+    def fold(self) -> None:
+        widths = [*self.widths, self.plain.out_channels]
+        *convs, pool, plain = zip(*(part.split(widths) for part in affine(self.norm)))
+        for conv, (scale, shift) in zip([*self.convs, self.plain], [*convs, plain]):
+            scale_outputs(conv, scale, shift)
+        self.pool = nn.Sequential(self.pool, Affine(*pool))
+        self.norm = nn.Identity()
+
 
 class GraphConv(nn.Module):
     """Graph convolution over K subsets: relu(norm(sum_k A_k x W_k + b_k) + residual).
@@ -158,6 +172,15 @@ class GraphConv(nn.Module):
         if self.residual is None:
             return F.relu(out, inplace=True)
         return add_relu(out, self.residual(x))
+
+    def fold(self) -> None:
+        scale, shift = affine(self.norm)
+        scale_outputs(self.conv, scale, shift)
+        self.norm = nn.Identity()
+        if self.bias is not None:  # what the biases make of the adjacency is a constant now
+            through = torch.einsum("kvw,kc->cw", self.matrix(), self.bias)
+            self.norm = Shift(through[:, None] * scale[:, None, None])
+            self.bias = None
 
 
 class Block(nn.Module):

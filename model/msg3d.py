@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from errors import InputError
 from graph import adjacency
 from model.backbone import Backbone, tensor
+from model.fold import affine, scale_outputs
 from model.layers import Branches, GraphConv, add_relu, gather, shortcut
 
 WINDOWS = (3, 5)  # frames of the two G3D pathways
@@ -17,9 +18,10 @@ NORMALISE = {"column": adjacency.by_column, "symmetric": adjacency.symmetric}
 
 def windows(x: Tensor, size: int, stride: int) -> Tensor:
     """Return (B, C, T', size V): the joints of the `size` frames around every stride-th frame."""
-    frames = F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, 0, size // 2, size // 2))
-    frames = frames.unfold(1, size, stride)  # (B, T', V, C, size)
-    return frames.permute(0, 3, 1, 4, 2).flatten(3)
+    length, reach = x.shape[2], size // 2
+    frames = F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, 0, reach, reach))  # (B, T + 2 reach, V, C)
+    shifted = [frames[:, shift : shift + length : stride] for shift in range(size)]
+    return torch.cat(shifted, dim=2).permute(0, 3, 1, 2)
 
 
 class WindowConv(nn.Module):
@@ -52,6 +54,11 @@ class WindowConv(nn.Module):
         out = F.relu(self.norm(out), inplace=True)  # (B, C', T', size V)
         frames = out.unflatten(3, (self.size, -1)).flatten(2, 3)  # (B, C', T' size, V)
         return self.collapse_norm(self.collapse(frames))
+
+    def fold(self) -> None:
+        scale_outputs(self.conv, *affine(self.norm))
+        scale_outputs(self.collapse, *affine(self.collapse_norm))
+        self.norm = self.collapse_norm = nn.Identity()
 
     def convolve_first(self, x: Tensor, matrix: Tensor) -> Tensor:
         subsets, sources, targets = matrix.shape

@@ -9,6 +9,7 @@ import torch
 import model as models
 from errors import InputError
 from model import aagcn, ctrgcn, msg3d, stgcn, stgcnpp, upstream
+from model.fold import fold
 
 BACKBONES = {
     "stgcn": stgcn,
@@ -163,3 +164,31 @@ def test_features_then_classify_is_forward(backbone):
     features = model.features(clips)
     assert features.shape == (3, model.fc.in_features)
     torch.testing.assert_close(model.classify(features), model(clips))
+
+
+def trained(backbone, **changes):
+    """Return a tiny network that is far from its initial state, in evaluation mode."""
+    torch.manual_seed(0)
+    model = tiny(backbone, **changes)
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        if name.endswith(("norm.weight", "running_var", "alpha")):
+            torch.nn.init.uniform_(value, 0.5, 1.5)
+        elif name.endswith(("bias", "running_mean")):
+            torch.nn.init.normal_(value, std=0.2)
+    torch.nn.init.normal_(model.fc.weight)
+    return model.eval()
+
+
+def close(ours, theirs, tolerance):
+    with torch.no_grad():
+        assert ((ours - theirs).abs().max() / theirs.abs().max()).item() < tolerance
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_folded_network_gives_the_same(backbone):
+    model = trained(backbone)
+    folded = fold(model)
+    clips = torch.randn(2, 2, 13, 25, 3)
+    assert not any(type(m) is torch.nn.BatchNorm2d for m in folded.modules())
+    with torch.no_grad():
+        close(folded(clips), model(clips), 1e-5)

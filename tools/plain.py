@@ -1,0 +1,170 @@
+"""ST-GCN++ and CTR-GCN written as the field writes them, to measure the project's own against.
+
+Contiguous (B, C, T, V) activations, one convolution per branch, a loop over the subsets, einsum for
+the graph. Same sizes and the same arithmetic as `model.stgcnpp` and `model.ctrgcn`; no golden
+vectors are tested with these, and nothing else uses them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+import graph
+from graph import adjacency
+from model.backbone import stages
+
+
+def unit_tcn(channels: int, out: int, kernel: int, stride: int = 1, dilation: int = 1, norm=True):
+    padding = (kernel + (kernel - 1) * (dilation - 1) - 1) // 2
+    conv = nn.Conv2d(channels, out, (kernel, 1), (stride, 1), (padding, 0), (dilation, 1))
+    return nn.Sequential(conv, nn.BatchNorm2d(out)) if norm else conv
+
+
+def pointwise(channels: int, out: int) -> list[nn.Module]:
+    return [nn.Conv2d(channels, out, 1), nn.BatchNorm2d(out), nn.ReLU()]
+
+
+def residual(channels: int, out: int, stride: int = 1) -> nn.Module:
+    return nn.Identity() if channels == out and stride == 1 else unit_tcn(channels, out, 1, stride)
+
+
+class PlainGraphConv(nn.Module):
+    """ST-GCN++: one convolution to K times the channels, then einsum with the adjacency."""
+
+    def __init__(self, channels: int, out: int, matrix: Tensor):
+        super().__init__()
+        self.matrix = nn.Parameter(matrix.clone())
+        self.conv = nn.Conv2d(channels, out * len(matrix), 1)
+        self.norm = nn.BatchNorm2d(out)
+        self.down = residual(channels, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, t, v = x.shape
+        y = self.conv(x).view(n, len(self.matrix), -1, t, v)
+        y = torch.einsum("nkctv,kvw->nctw", y, self.matrix).contiguous()
+        return torch.relu(self.norm(y) + self.down(x))
+
+
+class PlainMultiScale(nn.Module):
+    """ST-GCN++: six branches, each with a pointwise convolution of its own."""
+
+    def __init__(self, channels: int, stride: int):
+        super().__init__()
+        mid = channels // 6
+        branches = []
+        for dilation in range(1, 5):
+            c = channels - 5 * mid if dilation == 1 else mid
+            conv = unit_tcn(c, c, 3, stride, dilation, norm=False)
+            branches.append(nn.Sequential(*pointwise(channels, c), conv))
+        pool = nn.MaxPool2d((3, 1), (stride, 1), (1, 0))
+        branches.append(nn.Sequential(*pointwise(channels, mid), pool))
+        branches.append(nn.Conv2d(channels, mid, 1, (stride, 1)))
+        self.branches = nn.ModuleList(branches)
+        self.transform = nn.Sequential(
+            nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, channels, 1)
+        )
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.transform(torch.cat([b(x) for b in self.branches], dim=1)))
+
+
+class PlainRefinement(nn.Module):
+    """CTR-GCN: one channel-wise refined topology."""
+
+    def __init__(self, channels: int, out: int):
+        super().__init__()
+        related = 8 if channels <= 16 else channels // 8
+        self.conv1 = nn.Conv2d(channels, related, 1)
+        self.conv2 = nn.Conv2d(channels, related, 1)
+        self.conv3 = nn.Conv2d(channels, out, 1)
+        self.conv4 = nn.Conv2d(related, out, 1)
+
+    def forward(self, x: Tensor, matrix: Tensor, alpha: Tensor) -> Tensor:
+        x1, x2, x3 = self.conv1(x).mean(-2), self.conv2(x).mean(-2), self.conv3(x)
+        relation = torch.tanh(x1.unsqueeze(-1) - x2.unsqueeze(-2))
+        topology = self.conv4(relation) * alpha + matrix[None, None]
+        return torch.einsum("ncuv,nctu->nctv", topology, x3)
+
+
+class PlainRefinedConv(nn.Module):
+    """CTR-GCN: the subsets one after the other."""
+
+    def __init__(self, channels: int, out: int, matrix: Tensor):
+        super().__init__()
+        self.matrix = nn.Parameter(matrix.clone())
+        self.alpha = nn.Parameter(torch.zeros(1))
+        self.convs = nn.ModuleList(PlainRefinement(channels, out) for _ in matrix)
+        self.norm = nn.BatchNorm2d(out)
+        self.down = residual(channels, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = 0
+        for conv, matrix in zip(self.convs, self.matrix):
+            y = y + conv(x, matrix, self.alpha)
+        return torch.relu(self.norm(y) + self.down(x))
+
+
+class PlainBranches(nn.Module):
+    """CTR-GCN: four branches, each with norms of its own."""
+
+    def __init__(self, channels: int, stride: int):
+        super().__init__()
+        c = channels // 4
+        branches = [
+            nn.Sequential(*pointwise(channels, c), unit_tcn(c, c, 5, stride, dilation))
+            for dilation in (1, 2)
+        ]
+        pool = nn.MaxPool2d((3, 1), (stride, 1), (1, 0))
+        branches.append(nn.Sequential(*pointwise(channels, c), pool, nn.BatchNorm2d(c)))
+        branches.append(unit_tcn(channels, c, 1, stride))
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(torch.cat([branch(x) for branch in self.branches], dim=1))
+
+
+class Block(nn.Module):
+    def __init__(self, spatial: nn.Module, temporal: nn.Module, skip: nn.Module | None):
+        super().__init__()
+        self.spatial, self.temporal, self.skip = spatial, temporal, skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.temporal(self.spatial(x))
+        return torch.relu(y + self.skip(x) if self.skip is not None else y)
+
+
+UNITS = {
+    "stgcnpp": (PlainGraphConv, PlainMultiScale, False),
+    "ctrgcn": (PlainRefinedConv, PlainBranches, True),
+}
+
+
+class Plain(nn.Module):
+    """The plain network of a backbone in UNITS; (N, M, T, V, C) to logits (N, K)."""
+
+    def __init__(self, backbone: str, num_class: int = 60, base_channels: int = 64):
+        super().__init__()
+        spatial, temporal, self.norm_persons = UNITS[backbone]
+        matrix = torch.as_tensor(adjacency.spatial(graph.load("ntu_rgb_d")), dtype=torch.float32)
+        self.data_norm = nn.BatchNorm1d(150 if self.norm_persons else 75)
+        table = stages(3, base_channels)
+        self.blocks = nn.Sequential(
+            *(
+                Block(
+                    spatial(channels, out, matrix),
+                    temporal(out, stride),
+                    residual(channels, out, stride) if number else None,
+                )
+                for number, (channels, out, stride) in enumerate(table)
+            )
+        )
+        self.fc = nn.Linear(table[-1][1], num_class)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        n, m, t, v, c = clips.shape
+        x = clips.permute(0, 1, 3, 4, 2)
+        x = self.data_norm(x.reshape(n if self.norm_persons else n * m, -1, t))
+        x = x.view(n, m, v, c, t).permute(0, 1, 3, 4, 2).reshape(n * m, c, t, v)
+        return self.fc(self.blocks(x).mean((2, 3)).view(n, m, -1).mean(1))

@@ -47,14 +47,15 @@ class Stream:
         frames = self.relative(frames)
         if self.motion:
             last = send(lengths.cumsum(0) - 1, frames.device)
-            frames = self.between(frames, frames.roll(-1, 0)).index_fill_(0, last, 0)
+            frames = self.between(frames, frames.roll(-1, 0))
+            frames[last] = 0
         return frames
 
     def relative(self, frames: torch.Tensor) -> torch.Tensor:
         """Each joint of frames (..., V, C) minus its origin; its score is the two joints' mean."""
         if self.kind == "joint":
             return frames
-        result = frames - take_joints(frames, self.origin)
+        result = take_joints(frames, self.origin).neg_().add_(frames)
         if self.scored:
             score = frames[..., SCORE]
             result[..., SCORE] = (score + score.index_select(-1, self.partner)) / 2

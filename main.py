@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from engine import checkpoint, config, evaluate, logs, predict_files
-from engine.build import make_model, open_data
+from engine.build import make_feeder, make_model, open_data
 from engine.distributed import Ranks, choose_devices
 from engine.predict import Recognizer
 from engine.train import Trainer
@@ -207,7 +207,8 @@ def test(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks)
     log = logs.Log(folder if ranks.leads else None, options.quiet)
     if data.class_counts is None:
         log.line(f"no training list ({settings.training_list}): the shot figures are left out")
-    result = evaluate.test(model, settings, data, devices[0], path, folder, ranks, options.quiet)
+    feeder = make_feeder(settings, data, data.test_rows, devices[0], clips=settings.test_clips)
+    result = evaluate.test(model, settings, data, feeder, path, folder, ranks, options.quiet)
     row = [path.name, *(logs.percent(result[key]) for key in logs.HEADINGS)]
     log.line(logs.table(["checkpoint", *logs.shot_headings(settings.shots)], [row]))
     log.line(

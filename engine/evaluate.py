@@ -12,7 +12,7 @@ from torch import nn
 from tqdm import tqdm
 
 from engine import logs
-from engine.build import Data, make_feeder
+from engine.build import Data
 from engine.config import Config
 from engine.distributed import Ranks
 from engine.optimizer import AMP_DTYPES
@@ -71,16 +71,15 @@ def judge(
 
 
 def test(
-    net: nn.Module, config: Config, data: Data, device: torch.device, weights: Path, folder: Path,
+    net: nn.Module, config: Config, data: Data, feeder: Any, weights: Path, folder: Path,
     ranks: Ranks, quiet: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """Score the test split with `config.test_clips` clips; write the scores and the result.
+    """Score a feeder of the test split, all clips of a sample; write the scores and the result.
 
     last.pt's files are scores-last.npz and result-last.json, all others' scores.npz, result.json.
     """
-    feeder = make_feeder(config, data, data.test_rows, device, clips=config.test_clips)
     scores = score(
-        net, feeder, config, device, ranks, show=None if quiet else f"test {weights.name}"
+        net, feeder, config, feeder.device, ranks, show=None if quiet else f"test {weights.name}"
     )
     labels = np.asarray(data.store.labels)[data.test_rows]
     result = judge(scores, labels, data.class_counts, config)

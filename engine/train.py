@@ -121,7 +121,8 @@ class Trainer:
             for clips, labels, batch in self.feeder.batches(batches[self.progress.step :]):
                 torch.manual_seed(step_seed(config.seed, epoch, batch.step, 1 + self.ranks.rank))
                 if hasattr(self.mix, "observe"):
-                    self.mix.observe(self.judged, clips, labels, batch.generator)
+                    with evaluate.autocast(config, self.device):
+                        self.mix.observe(self.judged, clips, labels, batch.generator)
                 clips, targets = self.mix(clips, labels, batch.generator)  # targets (N, K), soft
                 mine = self.ranks.share(len(clips))
                 with evaluate.autocast(config, self.device):
@@ -183,19 +184,25 @@ class Trainer:
 
     def test(self) -> None:
         """Give the ten-clip test to both checkpoints and show the results."""
-        rows = []
+        rows, clips = [], self.config.test_clips
+        if self.config.val_split is None:
+            feeder = self.val_feeder.with_clips(clips)
+        else:
+            feeder = make_feeder(
+                self.config, self.data, self.data.test_rows, self.device, clips=clips
+            )
         for name in ("best.pt", "last.pt"):
             path = self.folder / name
             self.ranks.barrier()
             checkpoint.load_weights(self.model, path)
             result = evaluate.test(
-                self.judged, self.config, self.data, self.device, path, self.folder, self.ranks,
+                self.judged, self.config, self.data, feeder, path, self.folder, self.ranks,
                 self.quiet,
             )  # fmt: skip
             rows.append([name, *(logs.percent(result[key]) for key in logs.HEADINGS)])
         table = logs.table(["checkpoint", *logs.shot_headings(self.config.shots)], rows)
         chosen = "held-out training samples" if self.config.val_split else "the test split"
-        self.log.line(f"test, {self.config.test_clips} clips a sample:\n{table}")
+        self.log.line(f"test, {clips} clips a sample:\n{table}")
         self.log.line(f"best.pt was chosen by top-1 on {chosen} (one clip); last.pt was not chosen")
         if self.data.copied.any():
             self.log.line(

@@ -105,7 +105,8 @@ class LDAM(CrossEntropy):
     Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019, eq. 10-12.
 
     C makes the largest margin `max_margin`; s is `scale`. The paper's logits are cosines of a
-    normalised classifier; the released BRL code takes plain logits, with the same scale of 30.
+    normalised classifier (`model_args.cosine`); the released BRL code takes plain logits, with the
+    same scale of 30.
     """
 
     def __init__(self, class_counts: Tensor, max_margin: float = 0.5, scale: float = 30.0) -> None:

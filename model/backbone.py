@@ -9,9 +9,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import graph as graphs
 from errors import InputError
+
+
+class CosineClassifier(nn.Linear):
+    """Logits are the cosines of features and class vectors, as LDAM's margins assume (a loss
+    scales them): Cao et al., NeurIPS 2019, section 4."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.linear(F.normalize(features), F.normalize(self.weight))
 
 
 class Backbone(nn.Module):
@@ -33,6 +42,7 @@ class Backbone(nn.Module):
         norm_persons: bool = False,
         parent_edges: bool = False,
         dropout: float = 0.0,
+        cosine: bool = False,
     ):
         super().__init__()
         self.skeleton = graphs.load(graph)
@@ -47,10 +57,14 @@ class Backbone(nn.Module):
         columns = self.skeleton.num_joints * in_channels
         self.data_norm = nn.BatchNorm1d(columns * num_person if norm_persons else columns)
         self.dropout = nn.Dropout(dropout)
+        self.cosine = cosine
 
     def finish(self, blocks: Iterable[nn.Module], channels: int) -> None:
         """Take the blocks, which end in (B, channels, T', V), and make the classifier."""
         self.blocks = nn.Sequential(*blocks)
+        if self.cosine:
+            self.fc = CosineClassifier(channels, self.num_class, bias=False)
+            return
         self.fc = nn.Linear(channels, self.num_class)
         nn.init.normal_(self.fc.weight, std=0.01)
         nn.init.zeros_(self.fc.bias)

@@ -131,9 +131,10 @@ class Model(Backbone):
         norm_persons: bool = True,
         parent_edges: bool = False,
         dropout: float = 0.0,
+        cosine: bool = False,
     ):
         super().__init__(
-            graph, num_class, num_person, in_channels, norm_persons, parent_edges, dropout
+            graph, num_class, num_person, in_channels, norm_persons, parent_edges, dropout, cosine
         )
         skeleton = tensor(adjacency.spatial(self.skeleton))
         table = stages(in_channels, base_channels, num_blocks, inflate, down)

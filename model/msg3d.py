@@ -137,9 +137,10 @@ class Model(Backbone):
         norm_persons: bool = True,
         parent_edges: bool = False,
         dropout: float = 0.0,
+        cosine: bool = False,
     ):
         super().__init__(
-            graph, num_class, num_person, in_channels, norm_persons, parent_edges, dropout
+            graph, num_class, num_person, in_channels, norm_persons, parent_edges, dropout, cosine
         )
         if normalise not in NORMALISE:
             raise InputError(f"model_args.normalise is {normalise!r}: give column or symmetric")

@@ -1,4 +1,7 @@
-"""What several tests share: where the golden vectors are, and one thread: runs repeat exactly, and tests do not wait for a busy core."""
+"""What several tests share: the golden vectors, a tiny benchmark, and one thread a test.
+
+On one thread runs repeat exactly, and tests do not wait for a busy core.
+"""
 
 from pathlib import Path
 

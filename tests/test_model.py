@@ -192,3 +192,14 @@ def test_folded_network_gives_the_same(backbone):
     assert not any(type(m) is torch.nn.BatchNorm2d for m in folded.modules())
     with torch.no_grad():
         close(folded(clips), model(clips), 1e-5)
+
+
+def test_cosine_classifier():
+    """model_args.cosine: logits are torch's cosine similarities of features and class vectors."""
+    torch.manual_seed(0)
+    model = stgcnpp.Model(num_class=5, base_channels=8, num_blocks=1, cosine=True).eval()
+    clips = torch.randn(2, 2, 8, 25, 3)
+    features, vectors = model.features(clips), model.fc.weight
+    expected = torch.cosine_similarity(features[:, None], vectors[None], dim=-1)
+    torch.testing.assert_close(model(clips), expected)
+    assert "fc.bias" not in model.state_dict()

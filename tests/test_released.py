@@ -1,4 +1,4 @@
-"""The road of a released checkpoint: pickle, store, main.py --phase test, against its own scores."""
+"""A released checkpoint end to end: pickle, store, main.py --phase test, its own scores."""
 
 import json
 import pickle

@@ -5,9 +5,11 @@ Exit codes: 0 done; 2 bad configuration or input; 75 stopped by SIGTERM, to be r
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
 
 BAD_INPUT = 2
 RESUMABLE = 75
@@ -27,6 +29,24 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {matches[0]}?)" if matches else ""
 
 
+class Parser(argparse.ArgumentParser):
+    """A command line whose mistakes are InputErrors: one line, an unknown flag with the nearest."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; --help lists what there is")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            flag = unknown[0].partition("=")[0]
+            raise InputError(f"unknown argument {flag}{nearest(flag, flags)}; --help lists all")
+        return options
+
+
 def run_command(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int:
     """Run `main(argv)` and return the exit code; an error is one line, unless --debug is given."""
     argv = sys.argv[1:] if argv is None else argv
@@ -38,9 +58,13 @@ def run_command(main: Callable[[list[str]], None], argv: list[str] | None = None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except (InputError, OSError) as error:
+    except Exception as error:
         if "--debug" in argv:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, InputError | OSError):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            reason = " ".join(str(error).split())
+            print(f"error: {type(error).__name__}: {reason} (--debug shows where)", file=sys.stderr)
         return BAD_INPUT if isinstance(error, InputError | FileNotFoundError) else 1
     return 0

@@ -2,6 +2,7 @@
 
 python main.py --config config/ntu60-xsub-lt/joint.yaml --device 0 1
 python main.py --phase test --weights work_dir/ntu60-xsub-lt/joint/best.pt
+python main.py --phase predict --weights work_dir/ntu60-xsub-lt/*/best.pt --input clip.skeleton
 """
 
 from __future__ import annotations
@@ -19,20 +20,24 @@ from engine.build import make_feeder, make_model, open_data
 from engine.distributed import Ranks, choose_devices
 from engine.predict import Recognizer
 from engine.train import Trainer
-from errors import InputError, run_command
+from errors import InputError, Parser, run_command
 
 PHASES = ("train", "test", "predict", "classifier")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="main.py",
-        description="Train, test and use skeleton action recognisers on unbalanced data.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="main.py [--phase train] --config FILE... | --phase test|predict --weights FILE...",
+        description=__doc__,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 4, 26),
         epilog="Every key of a configuration file stands, with its meaning, in engine/config.py.",
     )
     what = parser.add_argument_group("what to run")
-    what.add_argument("--phase", choices=PHASES, default="train")
+    what.add_argument(
+        "--phase", choices=PHASES, default="train", metavar="PHASE",
+        help="train (default), test, predict, or classifier (retrain that alone)",
+    )  # fmt: skip
     what.add_argument(
         "--config", nargs="+", default=[], metavar="FILE", help="YAML files, later ones on top"
     )
@@ -40,9 +45,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="overrides",
         help="override any key, also a.b=value",
     )  # fmt: skip
-    what.add_argument("--stream", choices=(*config.STREAMS, "all"), help="another stream, or all")
+    what.add_argument(
+        "--stream", choices=(*config.STREAMS, "all"), metavar="NAME",
+        help=f"{', '.join(config.STREAMS)}, or all",
+    )  # fmt: skip
     what.add_argument("--weights", nargs="+", default=[], metavar="FILE", help="checkpoint(s)")
-    what.add_argument("--seed", type=int)
+    what.add_argument("--seed", type=int, metavar="N", help="of all that is drawn (0)")
     what.add_argument(
         "--val-split", type=float, metavar="F",
         help="validate on this share of the training list instead of the test split",
@@ -51,17 +59,22 @@ def parse(argv: list[str]) -> argparse.Namespace:
     where = parser.add_argument_group("where")
     where.add_argument("--device", nargs="+", metavar="D", help="GPU indices, or cpu")
     where.add_argument("--work-dir", type=Path, metavar="DIR", help="the run's own folder")
-    where.add_argument("--tag", help="the run folder's suffix instead of the derived one")
+    where.add_argument("--tag", metavar="T", help="the run folder's suffix, not the derived one")
     where.add_argument("--resume", action="store_true", help="continue from last.pt")
     where.add_argument("--overwrite", action="store_true", help="discard what the folder holds")
 
     how = parser.add_argument_group("how")
-    how.add_argument("--amp", choices=config.CHOICES["amp"])
-    how.add_argument("--compile", action="store_true", default=None)
+    how.add_argument(
+        "--amp", choices=config.CHOICES["amp"], metavar="KIND", help="off, bf16 or fp16 autocast"
+    )
+    how.add_argument("--compile", action="store_true", default=None, help="with torch.compile")
     how.add_argument("--accumulate", type=int, metavar="B", help="batches an optimiser step")
 
     io = parser.add_argument_group("predict")
-    io.add_argument("--input", nargs="+", default=[], metavar="FILE", help="clips, or a folder")
+    io.add_argument(
+        "--input", nargs="+", default=[], metavar="FILE",
+        help="clips (.skeleton, .json, .npy, .npz) or folders of them",
+    )  # fmt: skip
     io.add_argument("--output", metavar="FILE", help="write predictions as .json or .csv")
     io.add_argument("--window", type=int, metavar="T", help="slide a window of so many frames")
     io.add_argument("--stride", type=int, metavar="T", help="frames it slides on (half of it)")

@@ -199,6 +199,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--which", choices=("best", "last"), default="best")
     parser.add_argument("--work-dir", type=Path, default=Path("work_dir"), help="root of the runs")
     parser.add_argument("--folder", type=Path, help="the folder of the streams itself")
+    parser.add_argument("--quiet", action="store_true", help="write ensemble.json, show nothing")
     parser.add_argument("--debug", action="store_true")
     options = parser.parse_args(argv)
     if options.weights and not options.streams:
@@ -212,6 +213,8 @@ def main(argv: list[str]) -> None:
     baseline = options.baseline and folder.with_name(f"{folder.name}-{options.baseline}")
     result = compare(folder, options.streams, options.weights, options.which, baseline)
     write_json(folder / "ensemble.json", result)
+    if options.quiet:
+        return
     print(table(result))
     if result["missing"]:
         print(f"not there yet: {', '.join(result['missing'])}")

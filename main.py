@@ -130,8 +130,7 @@ def train(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks
     if options.stream == "all" and ranks.leads:
         import ensemble
 
-        root = folder.parent
-        ensemble.main([f"--folder={root}"])
+        ensemble.main([f"--folder={folder.parent}", *(["--quiet"] if options.quiet else [])])
 
 
 def train_one(

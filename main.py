@@ -8,7 +8,6 @@ python main.py --phase predict --weights work_dir/ntu60-xsub-lt/*/best.pt --inpu
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 
@@ -154,8 +153,8 @@ def train_one(
         trainer.restore(last)
     ranks.barrier()
     if ranks.leads:
-        if options.overwrite and folder.is_dir():
-            shutil.rmtree(folder)
+        if options.overwrite:
+            clear_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config.write(settings, folder / "config.yaml")
     if classifier and not trainer.classifier.trains:
@@ -200,6 +199,13 @@ def check_folder(folder: Path, settings: config.Config, resume: bool, overwrite:
         raise InputError(
             f"{folder} holds this very run; --resume continues it, --overwrite discards it"
         )
+
+
+def clear_folder(folder: Path) -> None:
+    """Remove what a run writes, and nothing else that may lie beside it."""
+    for pattern in logs.RUN_FILES:
+        for path in folder.glob(pattern):
+            path.unlink()
 
 
 def test(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks) -> None:

@@ -15,6 +15,10 @@ from tensorboardX import SummaryWriter
 from files import write_text
 
 DASH = "–"
+RUN_FILES = (
+    "config.yaml", "last.pt", "best.pt", "log.txt", "metrics.jsonl", "events.out.tfevents.*",
+    "scores*.npz", "result*.json",
+)  # fmt: skip
 HEADINGS = ("top1", "mean_class", "many", "medium", "few")
 
 

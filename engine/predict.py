@@ -22,7 +22,7 @@ from engine import checkpoint, evaluate
 from engine.build import make, make_model
 from engine.config import Config
 from engine.distributed import Ranks, choose_devices
-from ensemble import Scores, fuse, fusions_of
+from engine.fusion import Scores, fuse, fusions_of
 from errors import InputError
 
 LARGEST = 2.0  # positions within [-1, 1] of an image, and somewhat out of it; pixels are larger

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ensemble
-from ensemble import Scores, fuse
+from engine.fusion import FUSIONS, Scores, fuse, fusions_of
 from errors import InputError
 
 GOLDEN_NAMES = ("joint", "bone", "kbone", "joint_motion", "bone_motion", "kbone_motion")
@@ -50,10 +50,10 @@ def test_fusions_of_the_released_script(golden):
             for seed, (own, theirs) in enumerate(zip(STREAMS, GOLDEN_NAMES))
         }
         cases = {
-            "2": ensemble.FUSIONS["2-stream"],
-            "4": ensemble.FUSIONS["4-stream"],
-            "6": ensemble.FUSIONS["6-stream"],
-            "k400_4": ensemble.fusions_of("k400")["4-stream"],
+            "2": FUSIONS["2-stream"],
+            "4": FUSIONS["4-stream"],
+            "6": FUSIONS["6-stream"],
+            "k400_4": fusions_of("k400")["4-stream"],
         }
         for key, weights in cases.items():
             fused = fuse(streams, weights).in_order_of(names)

@@ -8,7 +8,7 @@ import numpy as np
 
 import graph
 from data.store import Store
-from ensemble import Scores
+from engine.fusion import Scores
 from graph import Skeleton
 from tools.report.gather import Entry
 

@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from engine.config import STREAMS
-from ensemble import Scores, fuse, fusions_of
+from engine.fusion import Scores, fuse, fusions_of
 from errors import InputError
 from longtail import shots
 

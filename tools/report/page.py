@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ensemble import Scores
+from engine.fusion import Scores
 from longtail import published
 from tools.report.clips import Clip
 from tools.report.gather import Entry, Report, Run

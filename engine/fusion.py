@@ -1,0 +1,92 @@
+"""Scores of several streams as one: the weighted sum of their class probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from engine.config import STREAMS
+from errors import InputError
+
+# The paper's fusions: streams and their weights.
+FUSIONS: dict[str, dict[str, float]] = {
+    "2-stream": {"joint": 1, "bone": 1},
+    "4-stream": {"joint": 2, "bone": 2, "joint-motion": 1, "bone-motion": 1},
+    "6-stream": {
+        "joint": 2, "bone": 2, "skip": 2, "joint-motion": 1, "bone-motion": 1, "skip-motion": 1,
+    },
+}  # fmt: skip
+OTHER_FUSIONS = {"k400": {"4-stream": {"joint": 3, "bone": 3, "joint-motion": 1, "bone-motion": 1}}}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One stream's test: names (N,), labels (N,), class probabilities (N, K)."""
+
+    names: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+
+    @classmethod
+    def read(cls, path: Path) -> Scores:
+        """Read a scores.npz; InputError if it is damaged or has not this form."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                read = cls(file["names"], file["labels"], file["scores"])
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise InputError(
+                f"{path}: not a score file ({error}); make it anew with main.py --phase test"
+            ) from None
+        if read.scores.shape[:1] != read.names.shape or read.labels.shape != read.names.shape:
+            raise InputError(f"{path}: {len(read.names)} names, {len(read.scores)} rows of scores")
+        if len(np.unique(read.names)) != len(read.names):
+            raise InputError(f"{path}: a sample name stands in it twice")
+        return read
+
+    def in_order_of(self, names: np.ndarray) -> Scores:
+        """Return the same samples in the order of `names` (which must be the same set)."""
+        order = np.argsort(self.names)
+        rows = order[np.searchsorted(self.names, names, sorter=order)]
+        return Scores(self.names[rows], self.labels[rows], self.scores[rows])
+
+
+def fuse(streams: Mapping[str, Scores], weights: Mapping[str, float]) -> Scores:
+    """Return the weighted sum of the streams' probabilities, normalised to rows of sum 1.
+
+    Samples are joined by name. Raises InputError if two streams hold other samples, labels or
+    numbers of classes.
+    """
+    first_name, *_ = weights
+    first = streams[first_name]
+    total = np.zeros(first.scores.shape, dtype=np.float64)
+    for name, weight in weights.items():
+        stream = streams[name]
+        differing = np.setxor1d(first.names, stream.names)
+        if len(differing):
+            raise InputError(
+                f"{first_name} and {name} hold other samples ({len(differing)} differ, e.g. "
+                f"{differing[0]}): test both with the same store and protocol"
+            )
+        stream = stream.in_order_of(first.names)
+        if stream.scores.shape != first.scores.shape:
+            raise InputError(f"{first_name} and {name} have other numbers of classes")
+        if (stream.labels != first.labels).any():
+            raise InputError(f"{first_name} and {name} hold other labels for the same samples")
+        total += weight * stream.scores
+    return Scores(first.names, first.labels, (total / sum(weights.values())).astype(np.float32))
+
+
+def fusions_of(benchmark: str) -> dict[str, dict[str, float]]:
+    """Return the published fusions of a benchmark: name -> {stream: weight}."""
+    return FUSIONS | OTHER_FUSIONS.get(benchmark, {})
+
+
+def read_streams(folder: Path, which: str = "best") -> dict[str, Scores]:
+    """Return the scores of every stream that has been tested in a benchmark's work folder."""
+    suffix = "-last" if which == "last" else ""
+    paths = {stream: folder / stream / f"scores{suffix}.npz" for stream in STREAMS}
+    return {stream: Scores.read(path) for stream, path in paths.items() if path.is_file()}

@@ -44,8 +44,8 @@ def upright(joints: np.ndarray) -> np.ndarray:
     if not len(joints):
         return joints.astype(np.float32)
     centre = joints[0, 0, 1 if joints.shape[2] == 25 else -1]
-    absent = ~joints.any(axis=-1, keepdims=True)
-    joints = np.where(absent, 0, joints - centre)
+    is_there = (joints[..., 0] != 0) | (joints[..., 1] != 0) | (joints[..., 2] != 0)
+    joints = (joints - centre) * is_there[..., None]
     first = joints[0, 0]
     turn = shortest_rotation(first[SPINE[1]] - first[SPINE[0]], axis=2)
     across = turn @ (first[SHOULDERS[0]].astype(np.float64) - first[SHOULDERS[1]])

@@ -195,10 +195,10 @@ class StoreWriter:
             raise InputError(f"{name}: has no frame")
         if self.rows and columns.keys() != self.columns.keys():
             raise InputError(f"{name}: has columns {sorted(columns)}, not {sorted(self.columns)}")
+        if not np.isfinite(joints).all():
+            raise InputError(f"{name}: has a joint that is NaN or infinite")
         block = np.zeros((frames, *self.shape), "<f4")
         block[:, :persons] = joints
-        if not np.isfinite(block).all():
-            raise InputError(f"{name}: has a joint that is NaN or infinite")
         self.file.write(block.data)
         self.frames += frames
         self.seen.add(name)

@@ -32,11 +32,15 @@ class JsonFile:
     def fail(self, what: str, line: int = 1) -> NoReturn:
         raise InputError(f"{self.path}: line {line}: {what}")
 
-    def get(self, key: str, kind: type) -> Any:
-        """Return the value of `key`, which has to be of that type."""
+    def table(self) -> dict[str, Any]:
+        """Return the whole content, which has to be an object."""
         if not isinstance(self.content, dict):
             self.fail("is no JSON object")
-        value = self.content.get(key)
+        return self.content
+
+    def get(self, key: str, kind: type) -> Any:
+        """Return the value of `key`, which has to be of that type."""
+        value = self.table().get(key)
         if not isinstance(value, kind) or isinstance(value, bool):
             self.fail(f"{key!r} is missing or no {kind.__name__}")
         return value

@@ -55,7 +55,7 @@ def _list(source: Path, folder: str, part: str, class_names: dict[int, str]) -> 
     """Return the clips that a label file names, and add its class names."""
     file = JsonFile(source / f"kinetics_{folder}_label.json")
     items: list[Item] = []
-    for name, entry in sorted(file.content.items()):
+    for name, entry in sorted(file.table().items()):
         try:
             label, is_empty = int(entry["label_index"]), not entry["has_skeleton"]
             class_names[label] = str(entry["label"])
@@ -71,8 +71,9 @@ def read(item: Item, num_class: int) -> Clip:
     if is_empty:
         return Clip(path.stem, label, np.zeros((0, MAX_BODIES, NUM_JOINTS, 3)), {"split": part})
     file = JsonFile(path)
-    if file.content.get("label_index", label) != label:
-        file.fail(f"label_index {file.content['label_index']} is not {label}, as the label file's")
+    stated = file.table().get("label_index", label)
+    if stated != label:
+        file.fail(f"label_index {stated} is not {label}, as in the label file")
     if not 0 <= label < num_class:
         file.fail(f"label {label} is beyond the {num_class} classes")
     joints = _joints(file)

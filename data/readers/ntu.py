@@ -12,7 +12,7 @@ import re
 import zipfile
 from collections.abc import Container
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -66,8 +66,10 @@ def read(item: Item, num_class: int) -> Clip:
         raise InputError(f"{source}: {error}") from None
     if label >= num_class:
         raise InputError(f"{source}: label {label} is beyond the {num_class} classes")
-    joints = choose_bodies(parse(_text(path, member, source), source))
-    return Clip(_name(item), label, normalize.upright(joints), columns)
+    joints = normalize.upright(choose_bodies(parse(_text(path, member, source), source)))
+    if not joints[:, 1].any():
+        joints = joints[:, :1]  # half as much to hand over
+    return Clip(_name(item), label, joints, columns)
 
 
 def list_files(sources: list[Path]) -> list[Item]:
@@ -122,20 +124,25 @@ class Track:
     frames: np.ndarray  # (n,) int64, ascending, among the frames that have any body
     joints: np.ndarray  # (n, 25, 3) float32
 
-    @property
+    @cached_property
     def noise(self) -> np.ndarray:
         """Which frames are wider than people are, (n,) bool."""
-        width, height = np.moveaxis(np.ptp(self.joints[..., :2], axis=1), -1, 0)
+        x, y = self.joints[..., 0], self.joints[..., 1]
+        width, height = x.max(axis=1) - x.min(axis=1), y.max(axis=1) - y.min(axis=1)
         return width > MAX_SPREAD * height
 
-    @property
+    @cached_property
     def motion(self) -> float:
         """The variance of all joints in all frames, noisy frames left out if that is less."""
-        return min(_variance(self.joints), _variance(self.joints[~self.noise]))
+        variance = _variance(self.joints)
+        if self.noise.any() and not self.noise.all():
+            variance = min(variance, _variance(self.joints[~self.noise]))
+        return variance
 
 
 def _variance(joints: np.ndarray) -> float:
-    return float(joints.reshape(-1, 3).var(axis=0).sum()) if len(joints) else np.inf
+    """Return the summed variance of x, y and z over joints (n, 25, 3)."""
+    return float(sum(joints[..., axis].var() for axis in range(3)))
 
 
 def choose_bodies(bodies: Bodies) -> np.ndarray:

@@ -54,8 +54,9 @@ def read_json(path: Path) -> Clip:
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     file = JsonFile(path)
-    if file.get("label", int) != label + 1:
-        file.fail(f"label {file.content['label']} is not {label + 1}, as the file's name says")
+    stated = file.get("label", int)
+    if stated != label + 1:
+        file.fail(f"label {stated} is not {label + 1}, as the file's name says")
     joints = file.joints("skeletons", (NUM_JOINTS, 3))
     return Clip(path.stem, label, _normalised(joints), columns)
 

@@ -18,7 +18,7 @@ from errors import InputError
 NUM_JOINTS = 25
 NUM_FIELDS = 12  # of a joint's line
 EXACT_DIGITS = 15  # integers of so many digits are exact in float64, and so are
-POWERS_OF_TEN = 10.0 ** np.arange(EXACT_DIGITS + 3)
+POWERS_OF_TEN = 10.0 ** np.arange(EXACT_DIGITS + 2)
 
 
 @dataclass(frozen=True)
@@ -100,49 +100,47 @@ class _Lines:
 
 def _parse_fast(text: bytes) -> Bodies | None:
     """As `parse` for files written as usual; None, ValueError or IndexError for any other."""
+    text = text.rstrip() + b"\n"
     data = np.frombuffer(text, np.uint8)
-    ends = np.flatnonzero(data == ord("\n"))
-    starts = np.concatenate([[0], ends + 1])
-    ends = np.append(ends, len(text))
-    walk = _walk(text, starts.tolist(), ends.tolist())
+    separators = np.flatnonzero((data == ord(" ")) | (data == ord("\n")))
+    line_ends = np.flatnonzero(data[separators] == ord("\n"))  # which separators end a line
+    walk = _walk(text, separators[line_ends].tolist())
     if walk is None:
         return None
     frames, ids, first = walk
     lines = (np.array(first, np.int64)[:, None] + np.arange(NUM_JOINTS)).ravel()
-    spaces = np.flatnonzero(data == ord(" "))
-    before = np.searchsorted(spaces, starts[lines])  # spaces before each joint's line
-    if (np.searchsorted(spaces, ends[lines]) - before != NUM_FIELDS - 1).any():
+    if (np.diff(line_ends, prepend=-1)[lines] != NUM_FIELDS).any():
         return None
-    field_ends = spaces[before[:, None] + np.arange(3)]  # (lines, 3)
-    field_starts = np.concatenate([starts[lines][:, None], field_ends[:, :2] + 1], axis=1)
-    values = to_numbers(text, field_starts.ravel(), field_ends.ravel())
-    joints = values.astype(np.float32).reshape(-1, NUM_JOINTS, 3)
+    # The separators before the joint's x and after its x, y and z.
+    bounds = separators[line_ends[lines - 1][:, None] + np.arange(4)]
+    values = to_numbers(text, bounds[:, :3].ravel() + 1, bounds[:, 1:].ravel())
+    with np.errstate(over="ignore"):
+        joints = values.astype(np.float32).reshape(-1, NUM_JOINTS, 3)
     if not np.isfinite(joints).all():
         return None
     return Bodies(np.array(frames, np.int64), ids, joints)
 
 
-def _walk(
-    text: bytes, starts: list[int], ends: list[int]
-) -> tuple[list[int], list[bytes], list[int]] | None:
-    """Return frame, id and first joint's line of every body; None if the file does not add up."""
+def _walk(text: bytes, ends: list[int]) -> tuple[list[int], list[bytes], list[int]] | None:
+    """Return frame, id and first joint's line of every body; None if the file does not add up.
+
+    `ends` are the places where the lines end.
+    """
     frames, ids, first = [], [], []
     line = 1
     for frame in range(int(text[: ends[0]])):
-        bodies = int(text[starts[line] : ends[line]])
+        bodies = int(text[ends[line - 1] : ends[line]])
         if bodies < 0:
             return None
         for _ in range(bodies):
-            ids.append(text[starts[line + 1] : ends[line + 1]].split(None, 1)[0])
+            ids.append(text[ends[line] : ends[line + 1]].split(None, 1)[0])
             frames.append(frame)
-            if int(text[starts[line + 2] : ends[line + 2]]) != NUM_JOINTS:
+            if int(text[ends[line + 1] : ends[line + 2]]) != NUM_JOINTS:
                 return None
             first.append(line + 3)
             line += 2 + NUM_JOINTS
         line += 1
-    rest = text[starts[line] :] if line < len(starts) else b""
-    whole = line <= len(starts) and not rest.strip()
-    return (frames, ids, first) if whole else None
+    return (frames, ids, first) if line == len(ends) else None
 
 
 def to_numbers(text: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -153,27 +151,26 @@ def to_numbers(text: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     other form go through float(); ValueError if one is no number.
     """
     lengths = ends - starts
-    width = min(lengths.max(initial=0), EXACT_DIGITS + 2)
-    place = np.arange(width)[:, None]
-    data = np.frombuffer(text + b" " * width, np.uint8)
+    place = np.arange(min(lengths.max(initial=0), EXACT_DIGITS + 2))[:, None]
+    data = np.frombuffer(text + b" " * (len(place) + 1), np.uint8)
     characters = data[starts + place]  # (width, n)
     inside = place < lengths
     digits = characters - np.uint8(ord("0"))  # wraps round: all but digits are above 9
     is_digit = (digits < 10) & inside
     is_point = (characters == ord(".")) & inside
-    is_minus = (characters[:1] == ord("-")) & inside[:1]
+    is_negative = (data[starts] == ord("-")) & (lengths > 0)
     mantissa = np.zeros(len(starts), np.int64)
-    decimals = np.zeros(len(starts), np.uint8)
-    seen_point = np.zeros(len(starts), bool)
+    num_decimals = np.zeros(len(starts), np.uint8)
+    num_points = np.zeros(len(starts), np.uint8)
     for digit, counts, point in zip(digits, is_digit, is_point):
         mantissa = np.where(counts, mantissa * 10 + digit, mantissa)
-        decimals += counts & seen_point
-        seen_point |= point
-    values = mantissa / POWERS_OF_TEN[decimals]
-    values[is_minus.any(axis=0)] *= -1
-    num_digits, num_points = is_digit.sum(axis=0), is_point.sum(axis=0)
-    plain = (num_digits + num_points + is_minus.sum(axis=0) == lengths) & (num_points <= 1)
-    plain &= (num_digits > 0) & (num_digits <= EXACT_DIGITS)
-    for i in np.flatnonzero(~plain):
+        num_decimals += counts & (num_points > 0)
+        num_points += point
+    values = mantissa / POWERS_OF_TEN[num_decimals]
+    num_digits = is_digit.sum(axis=0, dtype=np.uint8)
+    is_plain = (num_digits > 0) & (num_digits <= EXACT_DIGITS) & (num_points <= 1)
+    is_plain &= num_digits + num_points + is_negative == lengths
+    values = np.where(is_negative, -values, values)
+    for i in np.flatnonzero(~is_plain):
         values[i] = float(text[starts[i] : ends[i]])
     return values

@@ -1,0 +1,110 @@
+"""Whatever happens to a file's bytes: a sound clip, or one clear error that names file and line."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from data.readers import Clip, kinetics_skeleton, ntu, nw_ucla, skeleton_file
+from errors import InputError
+from tools.benchmark_data import made_up, skeleton_text
+
+JOINTS = made_up(np.random.RandomState(1), 3, 2)
+SKELETON = skeleton_text(JOINTS)
+NW_UCLA = (
+    '{"label": 2, "file_name": "a02_s01_e00_v01",\n"skeletons": [\n'
+    + ",\n".join(str(frame[0, :20].round(3).tolist()) for frame in JOINTS)
+    + "]}\n"
+).encode()
+POSE = f'{{"pose": {[0.25] * 36}, "score": {[0.5] * 18}}}'
+KINETICS = (
+    '{"label_index": 3, "data": [\n'
+    + ",\n".join(f'{{"frame_index": {t}, "skeleton": [{POSE}, {POSE}]}}' for t in (1, 2))
+    + "]}\n"
+).encode()
+
+BYTES = st.one_of(
+    st.sampled_from([bytes([byte]) for byte in b'0123456789-.eE+naif \r\n\t[]{},:"\x00\xff']),
+    st.sampled_from([b"NaN", b"Infinity", b"1e999", b"-", b"99999999999999999999", b"null"]),
+    st.binary(max_size=6),
+)
+# (place, bytes removed there, bytes written there)
+SPOILS = st.lists(
+    st.tuples(st.floats(0, 1), st.sampled_from([0, 0, 1, 1, 2, 9, 200, 10**6]), BYTES),
+    min_size=1,
+    max_size=3,
+)
+FORMS: dict[str, tuple[bytes, Callable[[Path], Clip], tuple[int, ...], int]] = {
+    "S001C001P001R001A002.skeleton": (
+        SKELETON,
+        lambda path: ntu.read((str(path), None), 120),
+        (2, 25, 3),
+        1,
+    ),
+    "a02_s01_e00_v01.json": (NW_UCLA, nw_ucla.read_json, (1, 20, 3), 1),
+    "clip.json": (
+        KINETICS,
+        lambda path: kinetics_skeleton.read((path, "train", 3, False), 4),
+        (2, 18, 3),
+        3,
+    ),
+}
+
+
+def spoil(content: bytes, spoils: list[tuple[float, int, bytes]]) -> bytes:
+    for place, removed, written in spoils:
+        start = round(place * len(content))
+        content = content[:start] + written + content[start + removed :]
+    return content
+
+
+@pytest.mark.parametrize("name", FORMS)
+@settings(
+    max_examples=300,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(spoils=SPOILS)
+def test_damage_gives_a_sound_clip_or_one_clear_error(name, tmp_path, spoils) -> None:
+    content, read, shape, label = FORMS[name]
+    path = tmp_path / name
+    path.write_bytes(spoil(content, spoils))
+    try:
+        clip = read(path)
+    except InputError as error:
+        assert re.fullmatch(rf"{re.escape(str(path))}: line \d+: [^\n]+", str(error))
+        line = int(str(error).split(": line ")[1].split(":")[0])
+        assert 1 <= line <= path.read_bytes().count(b"\n") + 1
+    else:
+        assert clip.joints.shape[1:] == shape and clip.joints.dtype == np.float32
+        assert np.isfinite(clip.joints).all()
+        assert (clip.name, clip.label) == (path.stem, label)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(spoils=SPOILS)
+def test_the_fast_reading_agrees_with_the_plain_one_on_damaged_files(spoils) -> None:
+    text = spoil(SKELETON, spoils)
+    try:
+        plain = skeleton_file.parse_by_line(text, "x")
+    except InputError:
+        with pytest.raises(InputError):
+            skeleton_file.parse(text, "x")
+        return
+    bodies = skeleton_file.parse(text, "x")
+    np.testing.assert_array_equal(bodies.joints, plain.joints)
+    np.testing.assert_array_equal(bodies.frames, plain.frames)
+    assert bodies.ids == plain.ids
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_undamaged_file_is_read(name: str, tmp_path: Path) -> None:
+    content, read, shape, label = FORMS[name]
+    (tmp_path / name).write_bytes(content)
+    clip = read(tmp_path / name)
+    assert clip.joints.shape[1:] == shape and len(clip.joints) in (2, 3) and clip.label == label

@@ -1,0 +1,317 @@
+"""Measure the preparation of data at the size of the real data sets, on made-up raw files.
+
+    python -m tools.benchmark_data raw      # .skeleton files, beside a plain line-by-line reader
+    python -m tools.benchmark_data pickle   # an annotation pickle
+    python -m tools.benchmark_data scale    # as many samples as NTU RGB+D 120 has: prepare to load
+    python -m tools.benchmark_data damage   # damaged files: a clip or one clear error
+
+What is made up goes to --folder and stays there. docs/benchmarks-data.md holds what was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data import names, normalize
+from data.long_tail import make_list
+from data.readers import ntu, nw_ucla
+from data.readers.skeleton_file import NUM_JOINTS, Bodies
+from data.store import Store, StoreWriter
+from errors import InputError, run_command
+
+VARIANTS = 64  # distinct texts among the made-up files: writing them costs more than reading
+WRITTEN = b'0123456789-.eE+naif \r\n\t[]{},:"\x00\xff'  # bytes that a damage writes
+ROOT = Path(__file__).parents[1]
+
+
+def skeleton_text(joints: np.ndarray) -> bytes:
+    """Return the text of a .skeleton file of one to several bodies, joints (T, M, 25, 3) metres."""
+    random = np.random.RandomState(0)
+    rest = random.uniform(0, 1000, (NUM_JOINTS, 8))
+    lines = [str(len(joints))]
+    for frame in joints:
+        lines.append(str(len(frame)))
+        for body, person in enumerate(frame):
+            lines += [f"{72057594037931101 + body} 0 1 1 1 1 0 0.02764709 0.05745083 2", "25"]
+            for position, others in zip(person, rest):
+                numbers = *position, *others
+                lines.append(" ".join(f"{number:.7g}" for number in numbers) + " 2")
+    return ("\r\n".join(lines) + "\r\n").encode()
+
+
+def made_up(random: np.random.RandomState, frames: int, persons: int) -> np.ndarray:
+    """Return a clip (T, M, 25, 3) of people who stand at three metres and drift."""
+    stance = random.uniform([-0.2, -0.9, 2.8], [0.2, 0.9, 3.2], (persons, NUM_JOINTS, 3))
+    return stance + random.standard_normal((frames, 1, 1, 3)).cumsum(axis=0) * 0.01
+
+
+def ntu_names(number: int) -> Iterator[str]:
+    """Yield so many names as NTU RGB+D 120 gives them."""
+    for i in range(number):
+        action, i = i % 120 + 1, i // 120
+        camera, i = i % 3 + 1, i // 3
+        replication, i = i % 2 + 1, i // 2
+        subject, setup = i % 106 + 1, i // 106 % 32 + 1
+        yield f"S{setup:03d}C{camera:03d}P{subject:03d}R{replication:03d}A{action:03d}"
+
+
+def write_raw(folder: Path, number: int, frames: int) -> None:
+    """Write so many .skeleton files of about `frames` frames, unless they are there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if len(list(folder.glob("*.skeleton"))) == number:
+        return
+    random = np.random.RandomState(0)
+    texts = [
+        skeleton_text(made_up(random, random.randint(frames // 2, frames * 3 // 2 + 1), 1 + i % 2))
+        for i in range(VARIANTS)
+    ]
+    for i, name in enumerate(tqdm(ntu_names(number), total=number, desc="writing")):
+        (folder / f"{name}.skeleton").write_bytes(texts[i % VARIANTS])
+
+
+def plain_bodies(path: Path) -> Bodies:
+    """Read a .skeleton file line by line, number by number, as most repositories do."""
+    frames, ids, joints = [], [], []
+    with path.open() as file:
+        for frame in range(int(file.readline())):
+            for _ in range(int(file.readline())):
+                ids.append(file.readline().split()[0].encode())
+                frames.append(frame)
+                body = []
+                for _ in range(int(file.readline())):
+                    numbers = [float(word) for word in file.readline().split()]
+                    body.append(numbers[:3])
+                joints.append(body)
+    return Bodies(np.array(frames), ids, np.array(joints, np.float32))
+
+
+def plain_prepare(files: list[Path], out: Path) -> None:
+    """Prepare a store from files read one after the other, line by line."""
+    class_names = names.class_names("ntu120")
+    with StoreWriter(out, "ntu_rgb_d", class_names, (2, NUM_JOINTS, 3)) as writer:
+        for path in files:
+            label, columns = names.parse(path.stem)
+            joints = normalize.upright(ntu.choose_bodies(plain_bodies(path)))
+            writer.add(path.stem, label, joints, **columns)
+
+
+class Memory:
+    """The largest resident memory of a process and all below it, looked at 20 times a second."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid, self.peak, self.done = pid, 0, threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        while not self.done.wait(0.05):
+            self.peak = max(self.peak, sum(map(resident, family(self.pid))))
+
+    def __enter__(self) -> Memory:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.done.set()
+        self.thread.join()
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and all below it."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return [pid]
+    return [pid] + [member for child in children for member in family(int(child))]
+
+
+def resident(pid: int) -> int:
+    """Return the bytes a process holds in memory that are its own, not a mapped file's."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return sum(
+        int(kilobytes) * 1024 for kilobytes in re.findall(r"Rss(?:Anon|Shmem):\s+(\d+)", status)
+    )
+
+
+class Clock:
+    """Seconds that passed, and that this process and the ended ones below it worked."""
+
+    def __init__(self) -> None:
+        self.started, self.worked_before = time.perf_counter(), self._work()
+
+    @staticmethod
+    def _work() -> float:
+        return sum(os.times()[:4])
+
+    def read(self, what: str, samples: int, memory: str = "") -> float:
+        """Print the seconds for so many samples; return how many passed."""
+        passed = time.perf_counter() - self.started
+        print(
+            f"{what}: {samples} samples in {passed:.1f} s, {samples / passed:.0f} samples/s "
+            f"({self._work() - self.worked_before:.1f} s of work){memory}"
+        )
+        return passed
+
+
+def prepare(samples: int, *argv: object) -> float:
+    """Run data.prepare, print what it took, and return the seconds."""
+    clock = Clock()
+    process = subprocess.Popen([sys.executable, "-m", "data.prepare", *map(str, argv)], cwd=ROOT)
+    with Memory(process.pid) as memory:
+        code = process.wait()
+    if code:
+        raise InputError(f"data.prepare ended with code {code}")
+    at_most = f", {memory.peak / 2**20:.0f} MiB at most"
+    return clock.read(f"data.prepare {argv[0]}, {argv[-1]} workers", samples, at_most)
+
+
+def raw(args: argparse.Namespace) -> None:
+    """.skeleton files of about 100 frames, by this project and by a plain reader."""
+    folder = args.folder / "raw"
+    write_raw(folder, args.samples, args.frames)
+    files = sorted(folder.glob("*.skeleton"))[: args.plain]
+    clock = Clock()
+    plain_prepare(files, args.folder / "plain")
+    plain = clock.read("line by line, one process", len(files))
+    out = args.folder / "ntu"
+    ours = prepare(args.samples, "ntu", folder, "--out", out, "--workers", args.workers)
+    print(f"{args.samples / ours / (len(files) / plain):.1f} times as fast")
+    store, other = Store.open(out), Store.open(args.folder / "plain")
+    for row, same in enumerate(store.rows_of(other.names.tolist())):
+        if not np.array_equal(store.clip(same), other.clip(row)):
+            raise AssertionError(f"{other.names[row]} differs between the two")
+    print(f"equal in all {len(other)} samples that both have read")
+
+
+def pickled(args: argparse.Namespace) -> None:
+    """An annotation pickle of 3D poses."""
+    path = args.folder / "ntu120_3danno.pkl"
+    random = np.random.RandomState(0)
+    annotations = []
+    for i, name in enumerate(ntu_names(args.samples)):
+        frames = random.randint(args.frames // 2, args.frames * 3 // 2 + 1)
+        keypoint = made_up(random, frames, 1 + i % 2).swapaxes(0, 1).astype(np.float16)
+        label = int(name[-3:]) - 1
+        annotations.append(
+            {"frame_dir": name, "label": label, "keypoint": keypoint, "total_frames": frames}
+        )
+    args.folder.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps({"split": {}, "annotations": annotations}, protocol=4))
+    del annotations
+    out = args.folder / "pyskl"
+    prepare(args.samples, "pyskl", path, "--out", out, "--workers", args.workers)
+    print(f"the pickle has {path.stat().st_size / 2**20:.0f} MiB")
+
+
+def scale(args: argparse.Namespace) -> None:
+    """As many short samples as NTU RGB+D 120 has: prepare, open, list and load."""
+    folder = args.folder / "short"
+    write_raw(folder, args.samples, args.frames)
+    out = args.folder / "ntu120"
+    prepare(args.samples, "ntu", folder, "--out", out, "--workers", args.workers)
+    with Memory(os.getpid()) as memory:
+        start = time.perf_counter()
+        store = Store.open(out)
+        print(f"opened in {time.perf_counter() - start:.3f} s")
+        start = time.perf_counter()
+        drawn = make_list(store, "ntu120-xset", 100, n_max=100)
+        print(f"listed {len(drawn.rows)} samples in {time.perf_counter() - start:.2f} s")
+        clock = Clock()
+        frames = sum(len(np.array(store.clip(row))) for row in range(len(store)))
+        clock.read(f"loaded {frames} frames", len(store))
+    print(f"{memory.peak / 2**20:.0f} MiB at most in opening, listing and loading")
+
+
+def damaged(content: bytes, random: np.random.RandomState) -> bytes:
+    """Return a file's bytes with one to three of them, or of their stretches, spoilt."""
+    for _ in range(random.randint(1, 4)):
+        start = random.randint(len(content) + 1)
+        end = start + random.randint(1, 40)
+        written = bytes(random.choice(list(WRITTEN), 3).tolist())
+        stop, instead = [
+            (len(content), b""),  # cut off
+            (end, b""),  # a gap
+            (start + 1, written[:1]),  # another byte
+            (start, written),  # bytes too many
+            (start, content[start:end]),  # a repeat
+        ][random.choice(5, p=[0.1, 0.2, 0.4, 0.2, 0.1])]
+        content = content[:start] + instead + content[stop:]
+    return content
+
+
+def damage(args: argparse.Namespace) -> None:
+    """Damaged .skeleton and json files: each gives a sound clip or one error with file and line."""
+    random = np.random.RandomState(args.seed)
+    joints = made_up(random, 4, 2)
+    label, name = 1, "a02_s01_e00_v01"
+    skeletons = joints[:, 0, :20].round(4).tolist()
+    text = f'{{"file_name": "{name}",\n"skeletons": [' + ",\n".join(map(str, skeletons))
+    forms = {
+        "S001C001P001R001A002.skeleton": (
+            skeleton_text(joints),
+            lambda path: ntu.read((str(path), None), 120),
+            (2, NUM_JOINTS, 3),
+        ),
+        f"{name}.json": (
+            (text + f'],\n"label": {label + 1}}}').encode(),
+            nw_ucla.read_json,
+            (1, 20, 3),
+        ),
+    }
+    args.folder.mkdir(parents=True, exist_ok=True)
+    for file, (content, read, shape) in forms.items():
+        path, sound, refused = args.folder / file, 0, 0
+        for _ in tqdm(range(args.samples), desc=file):
+            path.write_bytes(damaged(content, random))
+            try:
+                clip = read(path)
+            except InputError as error:
+                if not re.fullmatch(rf"{re.escape(str(path))}: line \d+: .+", str(error)):
+                    raise AssertionError(f"an unclear error: {error!r}") from error
+                refused += 1
+            else:
+                is_sound = clip.joints.shape[1:] == shape and np.isfinite(clip.joints).all()
+                if not is_sound or clip.label != label:
+                    raise AssertionError(f"a wrong clip from {path}")
+                sound += 1
+        print(f"{file}: {args.samples} damaged, {sound} sound clips, {refused} clear errors")
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.benchmark_data", description=__doc__)
+    parts = parser.add_subparsers(required=True)
+    for name, run, samples, frames in (
+        ("raw", raw, 5_000, 100),
+        ("pickle", pickled, 20_000, 100),
+        ("scale", scale, 114_000, 6),
+        ("damage", damage, 2_000, 4),
+    ):
+        part = parts.add_parser(name, help=run.__doc__)
+        part.set_defaults(run=run)
+        part.add_argument("--samples", type=int, default=samples)
+        part.add_argument("--frames", type=int, default=frames, help="of a sample, about")
+        part.add_argument("--folder", type=Path, default=Path("work_dir/benchmark_data"))
+        part.add_argument("--workers", type=int, default=2)
+        part.add_argument("--plain", type=int, default=500, help="files for the plain reader")
+        part.add_argument("--seed", type=int, default=0)
+        part.add_argument("--debug", action="store_true", help="show where an error arose")
+    args = parser.parse_args(argv)
+    args.run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,104 @@
+"""The tables of published figures in the documentation, made from longtail/published.csv.
+
+python -m tools.zoo            # write them anew
+python -m tools.zoo --check    # exit code 2 if a page is not current
+
+A table stands in a page between `<!-- published QUERY -->` and `<!-- end -->`. The query names the
+columns of the CSV that make the rows and the columns of the table, and the value to keep of others:
+rows=method columns=benchmark,metric source="Shap-Mix paper, table 3".
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from errors import InputError, nearest, run_command
+from files import write_text
+from longtail.published import TABLE
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PLACE = re.compile(r"(<!-- published (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+Key = tuple[str, ...]
+
+
+def rows_of_table() -> list[dict[str, str]]:
+    """Return the published figures as they stand in the CSV, in its order."""
+    with TABLE.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def parse(query: str, known: Sequence[str]) -> dict[str, str]:
+    """Return {word: value} of `word=value ...`; InputError names what is no column of the CSV."""
+    words = dict(part.split("=", 1) for part in shlex.split(query) if "=" in part)
+    named = [word for word in words if word not in ("rows", "columns")]
+    for axis in ("rows", "columns"):
+        named += words.get(axis, axis).split(",")
+    for name in named:
+        if name not in known:
+            raise InputError(f"published {query}: no column {name!r}{nearest(name, known)}")
+    return words
+
+
+def pivot(query: str, figures: Sequence[Mapping[str, str]]) -> str:
+    """Return the Markdown table that a query asks for; a dash where nothing was published.
+
+    InputError if it finds no figure, or two for one cell: then it has to say which is meant.
+    """
+    words = parse(query, list(figures[0]))
+    down, across = words.pop("rows").split(","), words.pop("columns").split(",")
+    cells: dict[tuple[Key, Key], str] = {}
+    for figure in figures:
+        if any(figure[word] != value for word, value in words.items()):
+            continue
+        place = tuple(figure[c] for c in down), tuple(figure[c] for c in across)
+        if place in cells:
+            raise InputError(f"published {query}: two figures for {place}; name more columns")
+        cells[place] = figure["value"]
+    if not cells:
+        raise InputError(f"published {query}: no such figure in {TABLE.name}")
+    rows = list(dict.fromkeys(row for row, _ in cells))
+    columns = list(dict.fromkeys(column for _, column in cells))
+    lines = [
+        [*down, *(" ".join(filter(None, column)) for column in columns)],
+        ["---"] * len(down) + ["---:"] * len(columns),
+        *([*row, *(cells.get((row, column), "–") for column in columns)] for row in rows),
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def current(page: str) -> str:
+    """Return the text of a page with its tables made anew."""
+    figures = rows_of_table()
+    return PLACE.sub(lambda found: found[1] + pivot(found[2], figures) + found[3], page)
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.zoo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--docs", type=Path, default=DOCS, metavar="DIR", help="folder of pages")
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if not current")
+    parser.add_argument("--debug", action="store_true", help="errors with their traceback")
+    options = parser.parse_args(argv)
+    for path in sorted(options.docs.glob("*.md")):
+        page = path.read_text()
+        fresh = current(page)
+        if fresh == page:
+            continue
+        if options.check:
+            raise InputError(f"{path} is not current: python -m tools.zoo writes it anew")
+        write_text(path, fresh)
+        print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

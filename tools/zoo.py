@@ -18,7 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from errors import InputError, nearest, run_command
+from errors import InputError, Parser, nearest, run_command
 from files import write_text
 from longtail.published import TABLE
 
@@ -80,7 +80,7 @@ def current(page: str) -> str:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m tools.zoo",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

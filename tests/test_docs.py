@@ -1,0 +1,259 @@
+"""The documentation against the project: links, commands, keys, figures, and its examples, run."""
+
+import argparse
+import dataclasses
+import importlib
+import re
+import shlex
+import shutil
+import sys
+
+import pytest
+
+import graph
+import main
+from data import prepare
+from data.readers import READERS
+from engine import config
+from engine.build import find_class
+from errors import InputError, Parser
+from tools import zoo
+
+PROJECT = zoo.DOCS.parent
+PAGES = sorted([PROJECT / "README.md", *zoo.DOCS.glob("*.md")])
+TEXTS = {page: page.read_text() for page in PAGES}
+EVERYTHING = "\n".join(TEXTS.values())
+
+# Files that the pages tell the reader to write: {path: text}.
+EXAMPLES = {
+    name: text
+    for text, name in re.findall(
+        r"^```\w+\n(# (\S+\.(?:py|yaml))\n.*?)^```", TEXTS[zoo.DOCS / "extending.md"], re.M | re.S
+    )
+}
+COMMANDS = ("main", "ensemble", "data.prepare", "data.long_tail", "data.inspect", "data.convert",
+            "tools.compare", "tools.report", "tools.embed", "tools.export", "tools.zoo")  # fmt: skip
+OF_OTHERS = {"--nproc-per-node", "--nnodes", "--user"}  # torchrun, pip
+
+
+class Parsed(Exception):
+    """Raised instead of running a command: its parser, and what it made of the arguments."""
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """A call (module, argv) -> (parser, namespace) through the module's own `main`."""
+    for kind in (Parser, argparse.ArgumentParser):
+
+        def stop(parser, argv, original=kind.parse_args):
+            raise Parsed(parser, original(parser, argv) if argv else None)
+
+        monkeypatch.setattr(kind, "parse_args", stop)
+
+    def call(module, argv):
+        name = f"{module}.__main__" if module == "tools.report" else module
+        with pytest.raises(Parsed) as caught:
+            importlib.import_module(name).main(argv)
+        return caught.value.args
+
+    return call
+
+
+def commands():
+    """Yield (page, module, arguments) of every command of this project in the pages."""
+    for page, text in TEXTS.items():
+        text = text.replace("\\\n", " ")
+        lines = [line for line in text.splitlines() if line.startswith("    ")]
+        lines += re.findall(r"`([^`\n]*(?:\n[^`\n]*)?)`", re.sub(r"```.*?```", "", text, flags=re.S))
+        for line in lines:
+            found = re.match(
+                r"\s*(?:python|torchrun[\w -]*?) (?:-m ([\w.]+)|(\w+)\.py)( .*|$)",
+                line.replace("\n", " "),
+            )
+            if found:
+                words = shlex.split(found[3], comments=True)
+                yield page.name, found[1] or found[2], [word for word in words if word != "..."]
+
+
+ALL = list(commands())
+
+
+def test_commands_are_found():
+    assert len(ALL) > 30
+    assert {"main", "ensemble", "data.prepare", "tools.compare"} <= {name for _, name, _ in ALL}
+
+
+@pytest.mark.parametrize("page, module, argv", ALL, ids=lambda value: None)
+def test_commands_parse_and_their_configurations_load(page, module, argv, parse):
+    if f"{module}.py" in EXAMPLES or module in ("venv", "pip", "pytest"):
+        return
+    if module == "data.prepare" and argv and argv[0] == "lines":
+        return  # the reader that extending.md adds
+    if not argv or "--help" in argv:
+        importlib.import_module(module)
+        return
+    _, options = parse(module, argv)
+    overrides = getattr(options, "overrides", [])
+    if module == "main":
+        written = {path: PROJECT / path for path in options.config if path not in EXAMPLES}
+        config.load(written.values(), overrides)
+    else:
+        config.override(dataclasses.asdict(config.Config()), overrides)
+    for benchmark in filter(None, (getattr(options, key, None) for key in ("benchmark", "dataset"))):
+        if module in ("ensemble", "tools.compare"):
+            config.benchmark_folder(benchmark)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", TEXTS[page]):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_page_is_in_the_index():
+    index = TEXTS[zoo.DOCS / "README.md"]
+    for page in zoo.DOCS.glob("*.md"):
+        assert page.name == "README.md" or f"({page.name})" in index, page.name
+
+
+def test_configuration_files_exist():
+    for path in set(re.findall(r"\bconfig/[\w./-]+\.yaml\b", EVERYTHING)):
+        assert path in EXAMPLES or (PROJECT / path).is_file(), path
+
+
+def test_keys_exist():
+    inline = re.findall(r"--set ((?:[a-z_.]+=\S+\s*)+)", EVERYTHING)
+    named = re.findall(r"`([a-z]+_[a-z_]+)(?:\.\w+)?: ", EVERYTHING)
+    keys = [word.split("=")[0].split(".")[0] for text in inline for word in text.split()]
+    for key in {key for key in keys if key.isidentifier()} | set(named):
+        assert key in config.KEYS, key
+
+
+def test_flags_exist(parse):
+    known = set(OF_OTHERS)
+    for module in (*COMMANDS, *{name for _, name, _ in ALL if name.startswith(("tools.", "data."))}):
+        parser = parse(module, [])[0] if module != "data.prepare" else None
+        known |= set(parser._option_string_actions) if parser else set()
+    for name in READERS:
+        with pytest.raises(Parsed), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(argparse.ArgumentParser, "parse_known_args", options_of(known))
+            prepare.main([name])
+    for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", EVERYTHING)):
+        assert flag in known, flag
+
+
+def options_of(known):
+    """Return a stand-in of parse_known_args that gathers the options of a parser's subparsers."""
+
+    def gather(parser, argv=None, namespace=None):
+        for action in parser._actions:
+            for child in (action.choices or {}).values() if isinstance(action.choices, dict) else ():
+                known.update(child._option_string_actions)
+        raise Parsed
+
+    return gather
+
+
+def test_import_strings_exist():
+    for path in set(re.findall(r"\b(?:model|longtail|feeders)\.\w+\.[A-Z]\w+", EVERYTHING)):
+        module = path.rpartition(".")[0].replace(".", "/") + ".py"
+        if module not in EXAMPLES and "mine" not in module:
+            find_class(path, "in the documentation")
+
+
+# --- figures -------------------------------------------------------------------------------------
+
+
+def test_tables_of_figures_are_current():
+    zoo.main(["--check"])
+
+
+def test_a_changed_figure_is_noticed(tmp_path):
+    page = (zoo.DOCS / "reproducing.md").read_text()
+    (tmp_path / "page.md").write_text(page.replace(" 81.8 |", " 91.8 |", 1))
+    with pytest.raises(InputError, match="not current"):
+        zoo.main(["--docs", str(tmp_path), "--check"])
+    zoo.main(["--docs", str(tmp_path)])
+    assert (tmp_path / "page.md").read_text() == page
+
+
+FIGURES = [
+    {"method": "a", "streams": "joint", "value": "1.0"},
+    {"method": "a", "streams": "bone", "value": "2.0"},
+    {"method": "b", "streams": "joint", "value": "3.0"},
+]
+
+
+def test_pivot():
+    assert zoo.pivot("rows=method columns=streams", FIGURES) == (
+        "| method | joint | bone |\n| --- | ---: | ---: |\n| a | 1.0 | 2.0 |\n| b | 3.0 | – |\n"
+    )
+    with pytest.raises(InputError, match="two figures"):
+        zoo.pivot("rows=streams columns=streams", FIGURES)
+    with pytest.raises(InputError, match=r"no such figure"):
+        zoo.pivot("rows=method columns=streams method=c", FIGURES)
+    with pytest.raises(InputError, match=r"did you mean streams"):
+        zoo.pivot("rows=method columns=stream", FIGURES)
+
+
+# --- the pictures ----------------------------------------------------------------------------------
+
+
+def test_pictures_are_small():
+    pictures = sorted((zoo.DOCS / "images").glob("*.png"))
+    assert pictures
+    for picture in pictures:
+        assert picture.stat().st_size < 150_000, picture.name
+        assert picture.name in EVERYTHING, f"{picture.name} is shown nowhere"
+
+
+# --- the examples of extending.md --------------------------------------------------------------------
+
+
+@pytest.fixture
+def project_with_examples(tmp_path, monkeypatch):
+    """A folder with the examples' files, which packages, layouts and readers find as their own."""
+    for name, text in EXAMPLES.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    for name in ("model", "longtail", "data.readers"):
+        package = importlib.import_module(name)
+        monkeypatch.setattr(package, "__path__", [*package.__path__, tmp_path / name.replace(".", "/")])
+    for layout in graph.FOLDER.glob("*.yaml"):
+        shutil.copy(layout, tmp_path / "graph")
+    monkeypatch.setattr(graph, "FOLDER", tmp_path / "graph")
+    monkeypatch.setattr(graph, "LAYOUTS", (*graph.LAYOUTS, "hand"))
+    monkeypatch.setitem(READERS, "lines", "data.readers.lines")
+    shutil.copy(PROJECT / "config/methods/cross-entropy.yaml", tmp_path / "config/methods")
+    monkeypatch.chdir(tmp_path)
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def test_examples_run(project_with_examples, capsys):
+    assert len(EXAMPLES) == 8
+    exec(compile(EXAMPLES["make_clips.py"], "make_clips.py", "exec"), {"__name__": "__main__"})
+    own = "clips/labels.csv --layout hand --persons 1 --out data/hand --workers 1".split()
+    prepare.main(["custom", *own])
+    base = ["--device", "cpu", "--quiet", "--set", "num_epoch=1", "repeat=1"]
+    files = ["--config", "config/hand-lt/joint.yaml"]
+    main.main([*files, *base, "model=model.small.Model"])
+    main.main([*files, "config/methods/smooth.yaml", "--stream", "bone", *base])
+    weights = project_with_examples / "work_dir/hand-lt-small/joint/best.pt"
+    main.main(["--phase", "predict", "--weights", str(weights), "--input", "clips/00.npy"])
+    assert "wave" in capsys.readouterr().out
+
+
+def test_example_reader_runs(project_with_examples, capsys):
+    for part, name in (("train", "wave"), ("test", "wave"), ("train", "point")):
+        file = project_with_examples / "lines" / part / name / "01.txt"
+        file.parent.mkdir(parents=True)
+        file.write_text(" ".join(map(str, range(15))) + "\n" + " ".join(map(str, range(1, 16))))
+    (project_with_examples / "lines/train/wave/02.txt").write_text("1 2 3\n")
+    with pytest.raises(InputError, match="1 of 4 samples are unreadable"):
+        prepare.main("lines lines --layout hand --out data/lines --workers 1".split())
+    assert "3 samples, 6 frames, 2 classes" in capsys.readouterr().out

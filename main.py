@@ -20,6 +20,7 @@ from engine.distributed import Ranks, choose_devices
 from engine.predict import Recognizer
 from engine.train import Trainer
 from errors import InputError, Parser, run_command
+from model.fold import fold
 
 PHASES = ("train", "test", "predict", "classifier")
 
@@ -226,7 +227,7 @@ def test(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks)
     if data.class_counts is None:
         log.line(f"no training list ({settings.training_list}): the shot figures are left out")
     feeder = make_feeder(settings, data, data.test_rows, devices[0], clips=settings.test_clips)
-    result = evaluate.test(model, settings, data, feeder, path, folder, ranks, options.quiet)
+    result = evaluate.test(fold(model), settings, data, feeder, path, folder, ranks, options.quiet)
     row = [path.name, *(logs.percent(result[key]) for key in logs.HEADINGS)]
     log.line(logs.table(["checkpoint", *logs.shot_headings(settings.shots)], [row]))
     log.line(

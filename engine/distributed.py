@@ -23,7 +23,7 @@ class Ranks:
 
     @classmethod
     def from_environment(cls) -> Ranks:
-        """Join the group that torchrun started (NCCL with GPUs, else gloo), or be alone."""
+        """Join the group that torchrun started (NCCL between GPUs, else gloo), or be alone."""
         if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
             return cls()
         ranks = cls(
@@ -32,7 +32,8 @@ class Ranks:
             int(os.environ.get("LOCAL_RANK", 0)),
         )
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            on_gpus = torch.cuda.is_available()  # where `--device cpu` may be asked for, too
+            dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
         return ranks
 
     @property
@@ -66,6 +67,12 @@ class Ranks:
         """Return whether the flag is set on any rank."""
         return any(self.gather(flag)) if self.world > 1 else flag
 
+    def agree(self, model: nn.Module) -> None:
+        """Give every rank the first one's buffers: batch statistics depend on a rank's own rows."""
+        if self.world > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
     def close(self) -> None:
         if self.world > 1 and dist.is_initialized():
             dist.destroy_process_group()
@@ -74,12 +81,13 @@ class Ranks:
 def choose_devices(names: list[str] | None, ranks: Ranks) -> list[torch.device]:
     """Return the devices for `--device` (GPU indices or `cpu`); default GPU 0, else the CPU.
 
-    Under torchrun each rank takes one device: the local rank's entry of the list.
-    Raises InputError for a name that is neither, or a GPU that is not there.
+    Under torchrun each rank takes one device: the entry of the list that its number within the
+    machine says. Raises InputError for a name that is neither, or a GPU that is not there, or fewer
+    GPUs than ranks.
     """
     count = torch.cuda.device_count()
     if not names:
-        names = [str(i) for i in range(ranks.world if ranks.world > 1 else 1)] if count else ["cpu"]
+        names = [str(i) for i in range(ranks.local_rank + 1)] if count else ["cpu"]
     if names == ["cpu"]:
         return [torch.device("cpu")]
     for name in names:
@@ -89,7 +97,12 @@ def choose_devices(names: list[str] | None, ranks: Ranks) -> list[torch.device]:
             there = f"0 to {count - 1}" if count else "none; use --device cpu"
             raise InputError(f"--device {name}: no such GPU (there: {there})")
     if ranks.world > 1:
-        names = [names[ranks.local_rank % len(names)]]
+        if ranks.local_rank >= len(names):
+            raise InputError(
+                f"--device {' '.join(names)}: fewer GPUs than processes; "
+                f"torchrun --nproc-per-node {len(names)} has one for each"
+            )
+        names = [names[ranks.local_rank]]
     return [torch.device("cuda", int(name)) for name in names]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from files import replacing, write_json
 from longtail import shots
 
 # Clips that go through the network together: what fills the device, whatever the recipe's batch.
-CLIPS_AT_ONCE = {"cuda": 512, "cpu": 64}
+# One clip a sample or ten, the network sees one shape.
+CLIPS_AT_ONCE = {"cuda": 500, "cpu": 60}
 
 
 def autocast(config: Config, device: torch.device) -> Any:
@@ -31,15 +33,26 @@ def autocast(config: Config, device: torch.device) -> Any:
     return torch.autocast(device.type, AMP_DTYPES[config.amp])
 
 
+def only_whole(config: Config, whole: bool) -> Any:
+    """Return the context of one batch under `--compile`: compiled code if the batch is whole.
+
+    A smaller one, the last, goes through the network as it is written: the same weights and the
+    same values, no sample left out, and nothing compiled again for its shape.
+    """
+    if not config.compile or whole:
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
+
+
 @torch.inference_mode()
 def score(
     net: nn.Module, feeder: Any, config: Config, device: torch.device, ranks: Ranks | None = None,
-    *, show: str | None = None,
+    *, show: str | None = None, before_batch: Callable[[], None] | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Return class probabilities (n, K) float32 of a feeder's samples, averaged over their clips.
 
     The ranks share the samples between them and every rank returns all scores; none is computed
-    twice. `show` names the progress bar (None: no bar).
+    twice. `show` names the progress bar (None: no bar); `before_batch` may raise to stop.
     """
     ranks = ranks or Ranks()
     net.eval()
@@ -51,7 +64,10 @@ def score(
         disable=show is None or logs.progress_bar_off(False),
     ) as bar:  # fmt: skip
         for clips, _, batch in feeder.batches(Batch(rows) for rows in mine.split(samples)):
-            with autocast(config, device):
+            if before_batch is not None:
+                before_batch()
+            whole = len(batch.rows) == samples
+            with autocast(config, device), only_whole(config, whole):
                 logits = net(clips)
             probabilities = logits.float().softmax(dim=1)
             parts.append(probabilities.view(-1, feeder.clips, probabilities.shape[1]).mean(1).cpu())
@@ -72,15 +88,16 @@ def judge(
 
 def test(
     net: nn.Module, config: Config, data: Data, feeder: Any, weights: Path, folder: Path,
-    ranks: Ranks, quiet: bool = False,
+    ranks: Ranks, quiet: bool = False, before_batch: Callable[[], None] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Score a feeder of the test split, all clips of a sample; write the scores and the result.
 
     last.pt's files are scores-last.npz and result-last.json, all others' scores.npz, result.json.
     """
     scores = score(
-        net, feeder, config, feeder.device, ranks, show=None if quiet else f"test {weights.name}"
-    )
+        net, feeder, config, feeder.device, ranks, before_batch=before_batch,
+        show=None if quiet else f"test {weights.name}",
+    )  # fmt: skip
     labels = np.asarray(data.store.labels)[data.test_rows]
     result = judge(scores, labels, data.class_counts, config)
     clean = ~data.copied

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from engine.distributed import Ranks, synchronise_batch_norm
 from engine.optimizer import Stepper
 from errors import InputError, Stopped
 from feeders.skeleton import Batch
+from model.fold import fold
 
 # Steps between two looks at the loss: each look waits for the device.
 LOOK_EVERY = 50
@@ -91,13 +94,12 @@ class Trainer:
         """Train to the last epoch; SIGTERM saves and raises Stopped."""
         self.describe()
         self.log.start_metrics(self.progress.epoch)
-        previous = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stop_asked", True))
         try:
-            while self.progress.epoch < self.config.num_epoch:
-                self.train_epoch()
-                self.finish_epoch()
+            with self.heeding_sigterm():
+                while self.progress.epoch < self.config.num_epoch:
+                    self.train_epoch()
+                    self.finish_epoch()
         finally:
-            signal.signal(signal.SIGTERM, previous)
             self.log.close()
 
     def keep_as_it_is(self) -> None:
@@ -125,7 +127,8 @@ class Trainer:
                         self.mix.observe(self.judged, clips, labels, batch.generator)
                 clips, targets = self.mix(clips, labels, batch.generator)  # targets (N, K), soft
                 mine = self.ranks.share(len(clips))
-                with evaluate.autocast(config, self.device):
+                whole = len(clips) == config.batch_size
+                with evaluate.autocast(config, self.device), evaluate.only_whole(config, whole):
                     logits = self.net(clips[mine])  # (N, K)
                 extra = {}
                 if getattr(criterion, "needs_features", False):
@@ -145,24 +148,27 @@ class Trainer:
                 if self.stepper.waiting == 0 and self.should_stop(batch.step):
                     self.look(looked_at, bar)
                     self.progress.seconds += time.monotonic() - started
-                    self.save("last.pt")
-                    raise Stopped(f"{self.folder}: saved; --resume continues in epoch {epoch}")
+                    self.save_and_stop()
         self.progress.seconds += time.monotonic() - started
-        self.progress.loss /= len(batches)
 
     def finish_epoch(self) -> None:
         """Validate, log, and save last.pt; also best.pt when the top-1 accuracy rose."""
         epoch, rate = self.progress.epoch, self.stepper.rate
         net = self.judged if self.stepper.average is None else self.stepper.best_model
-        scores = evaluate.score(net, self.val_feeder, self.config, self.device, self.ranks)
+        self.ranks.agree(net)
+        scores = evaluate.score(
+            net, self.val_feeder, self.config, self.device, self.ranks,
+            before_batch=lambda: self.stop_asked and self.save_and_stop(),
+        )  # fmt: skip
         labels = self.val_feeder.labels.numpy()
         figures = evaluate.judge(scores, labels, self.data.class_counts, self.config)
         done = self.progress
+        loss = done.loss / done.step
         self.log.metrics(
             {
                 "epoch": epoch,
                 "stage": self.stages.stage(epoch),
-                "loss": done.loss,
+                "loss": loss,
                 "lr": rate,
                 "seconds": round(done.seconds, 3),
                 "samples_per_second": round(len(self.sampling) / max(done.seconds, 1e-9), 1),
@@ -172,7 +178,7 @@ class Trainer:
         shown = "  ".join(f"{name} {logs.percent(figures[name])}" for name in logs.HEADINGS)
         rose = figures["top1"] > done.best
         self.log.line(
-            f"epoch {epoch + 1}/{self.config.num_epoch}  loss {done.loss:.4f}  {shown}  "
+            f"epoch {epoch + 1}/{self.config.num_epoch}  loss {loss:.4f}  {shown}  "
             f"{len(self.sampling) / max(done.seconds, 1e-9):.0f} samples/s"
             + ("  (best so far)" if rose else "")
         )
@@ -183,7 +189,15 @@ class Trainer:
         self.save("last.pt")
 
     def test(self) -> None:
-        """Give the ten-clip test to both checkpoints and show the results."""
+        """Give the ten-clip test to both checkpoints and show the results.
+
+        SIGTERM raises Stopped; the training is whole by then, and the test is given again.
+        """
+
+        def leave() -> None:
+            if self.stop_asked:
+                raise Stopped(f"{self.folder}: trained; --resume gives the test")
+
         rows, clips = [], self.config.test_clips
         if self.config.val_split is None:
             feeder = self.val_feeder.with_clips(clips)
@@ -191,15 +205,17 @@ class Trainer:
             feeder = make_feeder(
                 self.config, self.data, self.data.test_rows, self.device, clips=clips
             )
-        for name in ("best.pt", "last.pt"):
-            path = self.folder / name
-            self.ranks.barrier()
-            checkpoint.load_weights(self.model, path)
-            result = evaluate.test(
-                self.judged, self.config, self.data, feeder, path, self.folder, self.ranks,
-                self.quiet,
-            )  # fmt: skip
-            rows.append([name, *(logs.percent(result[key]) for key in logs.HEADINGS)])
+        with self.heeding_sigterm():
+            for name in ("best.pt", "last.pt"):
+                path = self.folder / name
+                self.ranks.barrier()
+                checkpoint.load_weights(self.model, path)
+                net = fold(self.model) if self.judged is self.model else self.judged
+                result = evaluate.test(
+                    net, self.config, self.data, feeder, path, self.folder, self.ranks,
+                    self.quiet, leave,
+                )  # fmt: skip
+                rows.append([name, *(logs.percent(result[key]) for key in logs.HEADINGS)])
         table = logs.table(["checkpoint", *logs.shot_headings(self.config.shots)], rows)
         chosen = "held-out training samples" if self.config.val_split else "the test split"
         self.log.line(f"test, {clips} clips a sample:\n{table}")
@@ -268,11 +284,25 @@ class Trainer:
         bar.set_postfix(loss=f"{losses[-1]:.3f}", lr=f"{self.stepper.rate:.2g}", refresh=False)
         looked_at.clear()
 
+    @contextmanager
+    def heeding_sigterm(self) -> Iterator[None]:
+        """Note SIGTERM instead of dying of it."""
+        previous = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stop_asked", True))
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
     def should_stop(self, step: int) -> bool:
-        """Return whether SIGTERM came; several ranks must agree, so they ask now and then."""
+        """Return whether SIGTERM came; several ranks must agree, and on GPUs ask now and then."""
         if self.ranks.world == 1:
             return self.stop_asked
-        return step % LOOK_EVERY == 0 and self.ranks.any(self.stop_asked)
+        asks = self.device.type == "cpu" or step % LOOK_EVERY == 0
+        return asks and self.ranks.any(self.stop_asked)
+
+    def save_and_stop(self) -> None:
+        self.save("last.pt")
+        raise Stopped(f"{self.folder}: saved; --resume continues in epoch {self.progress.epoch}")
 
     def describe(self) -> None:
         """Log what is run, on what, before the first step."""
@@ -289,6 +319,11 @@ class Trainer:
             f"{config.model}, {size:,} parameters; {self.device}, amp {config.amp}; "
             f"store {self.feeder.where}"
         )
+        if isinstance(self.net, nn.DataParallel):
+            count = len(self.net.device_ids)
+            self.log.line(
+                f"{count} GPUs in one process; torchrun --nproc-per-node {count} is faster"
+            )
         if self.progress.epoch or self.progress.step:
             self.log.line(f"resumed at epoch {self.progress.epoch + 1}, step {self.progress.step}")
 
@@ -338,8 +373,10 @@ def wrap(
     """Return (the network to train, the network to judge) around `model`, which stays itself."""
     judged: nn.Module = model
     if config.compile:
-        mode = "reduce-overhead" if devices[0].type == "cuda" else None
-        judged = torch.compile(model, mode=mode)
+        # CUDA graphs keep a step's gradients in memory that the next step writes over.
+        graphs = devices[0].type == "cuda" and config.accumulate == 1
+        mode = "reduce-overhead" if graphs else None
+        judged = torch.compile(model, mode=mode, dynamic=False)
     if ranks.world > 1:
         ids = [devices[0]] if devices[0].type == "cuda" else None
         return nn.parallel.DistributedDataParallel(judged, device_ids=ids), judged

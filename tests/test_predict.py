@@ -160,8 +160,8 @@ def raw_clip(folder, source):
     (folder / "kinetics_val" / "a.json").write_text(
         json.dumps({"data": frames, "label": "wave", "label_index": 0})
     )
-    path = write(folder / "a.npy", np.where(poses[..., 2:], poses * [2, 2, 1] - [1, 1, 0], 0))
-    return ["kinetics-skeleton", str(folder)], path, None
+    path = write(folder / "a.npy", poses * [640, 480, 1])
+    return ["kinetics-skeleton", str(folder)], path, (480, 640)
 
 
 @pytest.mark.parametrize("source", ["ntu", "nw-ucla", "custom", "kinetics-skeleton"])
@@ -216,6 +216,12 @@ def test_windows_cover_what_their_stride_allows(length, window, stride):
     assert spans[0, 0] == 0 and spans[-1, 1] == length
     step = window // 2 if stride is None else stride
     assert (np.diff(spans[:, 0]) > 0).all() and (np.diff(spans[:, 0]) <= step).all()
+
+
+def test_windows_overlap_by_half_unless_told_otherwise():
+    assert predict.cut(50, 20)[:, 0].tolist() == [0, 10, 20, 30]
+    assert predict.cut(54, 20)[:, 0].tolist() == [0, 10, 20, 30, 34]
+    assert predict.cut(50).tolist() == [[0, 50]]
 
 
 def test_a_window_without_a_body_is_left_out(small):

@@ -15,11 +15,12 @@ from tools import export
 CPU = torch.device("cpu")
 NAMES = ["wave", "kick", "bow"]
 # Small forms of the backbones; a block each that halves the frames (MS-G3D has three).
+BLOCK = {"base_channels": 8, "num_blocks": 1, "inflate": [], "down": [1]}
 SMALL = {
-    **{
-        name: {"base_channels": 8, "num_blocks": 1, "inflate": [], "down": [1]}
-        for name in ("stgcnpp", "stgcn", "aagcn", "ctrgcn")
-    },
+    "stgcnpp": BLOCK,
+    "stgcn": BLOCK,
+    "aagcn": BLOCK,
+    "ctrgcn": BLOCK,
     "msg3d": {"base_channels": 12, "num_gcn_scales": 3, "num_g3d_scales": 2},
 }
 

@@ -48,15 +48,17 @@ def only_whole(config: Config, whole: bool) -> Any:
 def score(
     net: nn.Module, feeder: Any, config: Config, device: torch.device, ranks: Ranks | None = None,
     *, show: str | None = None, before_batch: Callable[[], None] | None = None,
+    clips_at_once: int | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Return class probabilities (n, K) float32 of a feeder's samples, averaged over their clips.
 
     The ranks share the samples between them and every rank returns all scores; none is computed
-    twice. `show` names the progress bar (None: no bar); `before_batch` may raise to stop.
+    twice. `show` names the progress bar (None: no bar); `before_batch` may raise to stop. As many
+    whole samples go through the network together as `clips_at_once` (None: CLIPS_AT_ONCE) holds.
     """
     ranks = ranks or Ranks()
     net.eval()
-    samples = max(1, CLIPS_AT_ONCE.get(device.type, 64) // feeder.clips)
+    samples = max(1, (clips_at_once or CLIPS_AT_ONCE.get(device.type, 60)) // feeder.clips)
     mine = torch.arange(len(feeder))[ranks.share(len(feeder))]
     parts = []
     with tqdm(

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,8 @@ import torch.distributed as dist
 from torch import nn
 
 import main
-from engine.distributed import Ranks, synchronise_batch_norm
+from engine.distributed import Ranks, choose_devices, synchronise_batch_norm
+from errors import InputError
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -26,16 +29,37 @@ def command(tiny, folder):
     ]  # fmt: skip
 
 
-def test_two_ranks_follow_one(tiny, tmp_path):
-    """27 steps of one global batch: the losses and the final scores agree."""
-    torch.set_num_threads(1)
-    main.main(command(tiny, tmp_path / "one"))
+def start_two_ranks(tiny, folder, *more):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    subprocess.run(
-        [*torchrun, "--master-port", "29517", "main.py", *command(tiny, tmp_path / "two")],
-        cwd=PROJECT, check=True, timeout=300, stdin=subprocess.DEVNULL,
+    return subprocess.Popen(
+        [*torchrun, "--master-port", "29517", "main.py", *command(tiny, folder), *more],
+        cwd=PROJECT, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
+
+
+def kill_a_worker(torchrun, metrics):
+    """Kill -9 the second rank once an epoch is whole; torchrun ends the other, and fails."""
+    deadline = time.monotonic() + 300
+    while not (metrics.is_file() and metrics.read_text()):
+        assert torchrun.poll() is None and time.monotonic() < deadline, torchrun.communicate()[1]
+        time.sleep(0.005)
+    children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
+    os.kill(int(children[1]), signal.SIGKILL)
+    torchrun.communicate(timeout=300)
+    assert torchrun.returncode != 0
+
+
+def test_two_ranks_follow_one_though_a_rank_is_killed(tiny, tmp_path):
+    """27 steps of one global batch, resumed after a kill: losses and final scores agree."""
+    torch.set_num_threads(1)
+    main.main(command(tiny, tmp_path / "one"))
+    metrics = tmp_path / "two" / "metrics.jsonl"
+    kill_a_worker(start_two_ranks(tiny, tmp_path / "two"), metrics)
+    assert len(metrics.read_text().splitlines()) < 3
+    resumed = start_two_ranks(tiny, tmp_path / "two", "--resume")
+    said = resumed.communicate(timeout=300)[1]
+    assert resumed.returncode == 0, said
     one, two = (
         [json.loads(line)["loss"] for line in (tmp_path / run / "metrics.jsonl").open()]
         for run in ("one", "two")
@@ -78,3 +102,34 @@ def test_synchronised_batch_norm_equals_the_whole_batch(tmp_path):
 def test_the_ranks_share_a_batch_without_loss_or_repetition(count, world):
     rows = [list(range(count))[Ranks(rank, world).share(count)] for rank in range(world)]
     assert sorted(row for part in rows for row in part) == list(range(count))
+
+
+@pytest.mark.parametrize(
+    ("names", "ranks", "chosen"),
+    [
+        (None, Ranks(), [0]),
+        (["0", "2"], Ranks(), [0, 2]),
+        (None, Ranks(5, 8, 1), [1]),  # the second machine of two with four GPUs each
+        (["3", "2"], Ranks(3, 4, 1), [2]),
+    ],
+)
+def test_a_rank_takes_the_gpu_of_its_place_in_the_machine(monkeypatch, names, ranks, chosen):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert [device.index for device in choose_devices(names, ranks)] == chosen
+
+
+@pytest.mark.parametrize(
+    ("count", "names", "ranks", "said"),
+    [
+        (0, ["0", "1"], Ranks(), "no such GPU (there: none; use --device cpu)"),
+        (2, ["0", "2"], Ranks(), "--device 2: no such GPU (there: 0 to 1)"),
+        (2, None, Ranks(2, 3, 2), "--device 2: no such GPU"),
+        (4, ["0", "1"], Ranks(2, 3, 2), "torchrun --nproc-per-node 2"),
+        (4, ["gpu"], Ranks(), "give GPU indices"),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_one_line(monkeypatch, count, names, ranks, said):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    with pytest.raises(InputError) as error:
+        choose_devices(names, ranks)
+    assert said in str(error.value) and "\n" not in str(error.value)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch._dynamo.utils import counters
 
 import main
-from engine import checkpoint
+from engine import checkpoint, evaluate
 from errors import BAD_INPUT, RESUMABLE, InputError, run_command
 from longtail import shots
 
@@ -145,6 +147,47 @@ def test_a_killed_run_resumes_to_the_same_weights(tiny, whole, tmp_path, kill):
     assert runs[0] == runs[1]
 
 
+def stopped_in(function, monkeypatch, argv):
+    """Run with SIGTERM coming as an evaluation begins."""
+    own = getattr(evaluate, function)
+
+    def interrupted(*args, **keywords):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return own(*args, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, function, interrupted)
+        assert run_command(main.main, argv) == RESUMABLE
+
+
+def test_sigterm_in_a_validation_keeps_the_epoch(tiny, whole, tmp_path, monkeypatch):
+    folder = tmp_path / "joint"
+    stopped_in("score", monkeypatch, command(tiny, folder, "--quiet"))
+    progress = checkpoint.read(folder / "last.pt")["progress"]
+    assert (progress["epoch"], progress["step"]) == (0, 6)  # all of its steps
+    main.main(command(tiny, folder, "--quiet", "--resume"))
+    assert_same_weights(folder / "last.pt", whole / "last.pt")
+    runs = [
+        [json.loads(line)["loss"] for line in (run / "metrics.jsonl").open()]
+        for run in (folder, whole)
+    ]
+    assert runs[0] == runs[1]
+
+
+def test_a_run_stopped_in_its_test_resumes_with_the_test(tiny, whole, tmp_path, monkeypatch):
+    folder = tmp_path / "joint"
+    shutil.copytree(whole, folder)
+    for path in [*folder.glob("result*"), *folder.glob("scores*")]:
+        path.unlink()  # as after a kill between the training and the test
+    argv = command(tiny, folder, "--quiet", "--resume")
+    stopped_in("test", monkeypatch, argv)
+    assert not (folder / "result.json").exists()
+    main.main(argv)
+    for name in ("result.json", "result-last.json", "metrics.jsonl"):
+        assert (folder / name).read_text() == (whole / name).read_text()
+    assert_same_weights(folder / "last.pt", whole / "last.pt")
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -235,6 +278,36 @@ def test_averaged_weights_resume_too(tiny, tmp_path):
     process.communicate()
     run(tiny, tmp_path / "cut", more=[*more, "--resume"])
     assert_same_weights(first / "last.pt", tmp_path / "cut/last.pt")
+
+
+SMALL = ["model_args.num_blocks=3", "model_args.inflate=[2]", "model_args.down=[2]"]
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_half_precision_follows_single(tiny, tmp_path, amp):
+    more = [*SMALL, "num_epoch=1", "test_clips=1"]
+    folders = [
+        run(tiny, tmp_path / precision, more=[*more, "--amp", precision])
+        for precision in ("off", amp)
+    ]
+    single, half = (json.loads((f / "metrics.jsonl").read_text())["loss"] for f in folders)
+    assert half == pytest.approx(single, rel=0.05) and half != single
+    scaler = torch.load(folders[1] / "last.pt", weights_only=True)["stepper"]["scaler"]
+    assert bool(scaler) == (amp == "fp16")
+    kept = weights(folders[1] / "last.pt").values()
+    assert all(value.dtype != torch.float16 for value in kept)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_compiled_training_compiles_one_shape_and_follows_the_plain(tiny, tmp_path):
+    """24 rows in batches of 5: the last, of 4, is trained on as well, but not compiled for."""
+    more = [*SMALL, "model_args.num_blocks=1", "batch_size=5", "num_epoch=1", "test_clips=1"]
+    plain = run(tiny, tmp_path / "plain", more=more)
+    counters["stats"].clear()
+    compiled = run(tiny, tmp_path / "compiled", more=[*more, "--compile"])
+    assert counters["stats"]["unique_graphs"] == 1
+    first, second = (json.loads((f / "metrics.jsonl").read_text()) for f in (plain, compiled))
+    assert second["loss"] == pytest.approx(first["loss"], rel=1e-3)
 
 
 def test_all_streams_end_with_their_fusion(tiny, tmp_path, capsys):

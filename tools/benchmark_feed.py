@@ -1,7 +1,7 @@
 """How fast the feeders are: samples per second of one core, beside the released pipeline.
 
-python -m tools.benchmark_feed --made-up 2000
-python -m tools.benchmark_feed --store data/ntu60 --stream skip-motion --batch-size 64
+python -m tools.benchmark feed --made-up 2000
+python -m tools.benchmark feed --store data/ntu60 --stream skip-motion --batch-size 64
 """
 
 from __future__ import annotations
@@ -84,12 +84,18 @@ def run(
 
 
 def made_up(path: Path, samples: int) -> Store:
-    """Write and open a store like NTU's: 80 to 120 frames of 25 joints, one or two persons."""
+    """Write and open a store like NTU's: 80 to 120 frames of 25 joints, one or two persons.
+
+    The samples go round 60 classes, the first half is for training (protocol `given`).
+    """
     random = np.random.default_rng(0)
-    with StoreWriter(path, "ntu_rgb_d", ["any"], (2, 25, 3)) as writer:
+    classes = [f"class{label}" for label in range(60)]
+    with StoreWriter(path, "ntu_rgb_d", classes, (2, 25, 3)) as writer:
         for i in range(samples):
             shape = (random.integers(80, 121), random.integers(1, 3), 25, 3)
-            writer.add(f"sample{i}", 0, random.standard_normal(shape, dtype=np.float32))
+            joints = random.standard_normal(shape, dtype=np.float32)
+            split = "train" if i < samples / 2 else "test"
+            writer.add(f"sample{i}", i % len(classes), joints, split=split)
     return Store.open(path)
 
 
@@ -108,7 +114,7 @@ def table(rates: list[Rate]) -> str:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.benchmark_feed", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.benchmark feed", description=__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--store", type=Path, help="a prepared store")
     source.add_argument("--made-up", type=int, metavar="N", help="N made-up NTU-like samples")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pickle
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -29,30 +28,13 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
         raise OSError(f"{path}: not saved, the former checkpoint is kept: {error}") from None
 
 
-def read_file(path: str | Path) -> dict[str, Any]:
-    """Return what a checkpoint file holds, tensors on the CPU; nothing in it is executed.
-
-    Raises InputError if the file is absent, damaged, or holds more than weights and plain values.
-    """
-    if not Path(path).is_file():
-        raise InputError(f"--weights {path}: no such file")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InputError(
-            f"{path}: holds more than weights and plain values, and is not trusted to run code"
-        ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not a checkpoint, or cut short ({error})") from None
-
-
 def read(path: str | Path) -> dict[str, Any]:
     """Return one of this project's checkpoints.
 
     Raises InputError if the file is absent, damaged, would execute code, or is foreign: those hold
     weights only and need `--config`.
     """
-    state = read_file(path)
+    state = upstream.read(path)
     if not is_own(state):
         raise InputError(
             f"{path}: a foreign checkpoint holds no configuration; name one with --config"
@@ -88,11 +70,13 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
     Raises InputError listing what is missing, left over or of another shape.
     """
-    state = read_file(path)
-    if is_own(state):
-        weights = state["model"]
-    else:
-        weights = upstream.translate(state.get("state_dict", state), model)
+    state = upstream.read(path)
+    weights = upstream.weights(state, path)
+    if not is_own(state):
+        try:
+            weights = upstream.translate(weights, model)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
     load_strictly(model, weights, str(path))
 
 

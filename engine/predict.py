@@ -24,6 +24,7 @@ from engine.config import Config
 from engine.distributed import Ranks, choose_devices
 from engine.fusion import Scores, fuse, fusions_of
 from errors import InputError
+from model import upstream
 
 LARGEST = 2.0  # positions within [-1, 1] of an image, and somewhat out of it; pixels are larger
 # How a checkpoint that does not tell was trained, by its layout.
@@ -108,7 +109,7 @@ class Member:
         overrides: Iterable[str] = (),
     ) -> Member:
         """Load a checkpoint; `config` in place of its own, which a foreign one does not have."""
-        state = checkpoint.read_file(path) if config else checkpoint.read(path)
+        state = upstream.read(path) if config else checkpoint.read(path)
         config = config or checkpoint.settings(state, path, overrides)
         if device.type == "cpu":
             config = config.replace(amp="off")

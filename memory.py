@@ -1,0 +1,30 @@
+"""Keep freed memory within the process: tensors come and go by the gigabyte in every step."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
+KEEP = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_TOP_PAD: 64 << 20}
+RETURN = {M_MMAP_MAX: 65536, M_TRIM_THRESHOLD: 128 << 10, M_TOP_PAD: 0}  # glibc's defaults
+
+
+def keep_freed(keep: bool = True) -> bool:
+    """Make malloc keep what is freed for the next tensor; return whether that could be set.
+
+    By default glibc maps every large tensor anew and unmaps it when it dies, so that the system
+    clears each of its pages again. With few cores that costs about as much as the arithmetic. The
+    process does not shrink any more; a GPU's memory is not concerned. `keep=False` goes back to
+    the default and returns what is free. No effect but on Linux with glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        libc = ctypes.CDLL(None)
+        done = [libc.mallopt(option, value) for option, value in (KEEP if keep else RETURN).items()]
+        if not keep:
+            libc.malloc_trim(0)
+    except (OSError, AttributeError):  # another C library
+        return False
+    return all(done)

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import yaml
 
+import memory
 from engine import checkpoint, config, evaluate, logs, predict_files
 from engine.build import make_feeder, make_model, open_data
 from engine.distributed import Ranks, choose_devices
@@ -95,6 +96,8 @@ def main(argv: list[str]) -> None:
         devices = choose_devices(options.device, ranks)
         if devices[0].type == "cuda":
             torch.cuda.set_device(devices[0])
+        else:
+            memory.keep_freed()
         if options.phase in ("train", "classifier"):
             train(options, devices, ranks)
         elif options.phase == "test":

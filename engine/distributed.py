@@ -24,7 +24,7 @@ class Ranks:
     @classmethod
     def from_environment(cls) -> Ranks:
         """Join the group that torchrun started (NCCL between GPUs, else gloo), or be alone."""
-        if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", 1)) == 1:
             return cls()
         ranks = cls(
             int(os.environ["RANK"]),

@@ -1,0 +1,54 @@
+"""The benchmarks of training and testing: what they report follows from what was run."""
+
+import json
+import time
+
+import pytest
+
+from errors import BAD_INPUT, run_command
+from longtail.brl import PartialMixup
+from tools import benchmark
+
+SMALL = ["--threads", "1", "--repeats", "1", "--device", "cpu"]
+
+
+def run(tiny, tmp_path, what, *more):
+    """Run one measurement of the tiny benchmark; return the JSON that it wrote."""
+    out = tmp_path / "out.json"
+    argv = [what, "--config", str(tiny / "tiny-lt/joint.yaml"), *SMALL, "--json", str(out), *more]
+    assert run_command(benchmark.main, argv) == 0
+    return json.loads(out.read_text())
+
+
+def test_a_part_that_takes_long_has_the_largest_share(tiny, tmp_path, monkeypatch):
+    apply = PartialMixup.apply
+
+    def slow(*args):
+        time.sleep(0.4)
+        return apply(*args)
+
+    monkeypatch.setattr(PartialMixup, "apply", slow)
+    result = run(tiny, tmp_path, "train", "--plain", "--steps", "2", "--amp", "bf16")
+    shares = result["shares"]
+    assert max(shares, key=shares.get) == "mixing"
+    assert all(share > 0 for share in shares.values()) and 0.5 < sum(shares.values()) <= 1
+    assert result["milliseconds_per_step"] > 400
+    seconds = result["milliseconds_per_step"] / 1000
+    assert result["clips_per_second"] * seconds == pytest.approx(result["batch_size"])
+    ratio = result["clips_per_second"] / result["plain_clips_per_second"]
+    assert result["times_plain"] == pytest.approx(ratio)
+    assert result["amp"] == "bf16" and result["batch_size"] == 4
+
+
+def test_testing_is_measured_three_ways(tiny, tmp_path, capsys):
+    result = run(tiny, tmp_path, "test", "--plain", "--samples", "2")
+    ways = ("together", "one_at_a_time", "plain_one_at_a_time")
+    assert all(result[way] > 0 for way in ways) and result["clips"] == 2
+    assert f"{result['together'] / result['one_at_a_time']:.2f} times" in capsys.readouterr().out
+
+
+def test_a_network_without_a_plain_form_is_said(tiny, tmp_path, capsys):
+    argv = ["train", "--config", str(tiny / "tiny-lt/joint.yaml"), "--plain", *SMALL]
+    argv += ["--set", "model=model.stgcn.Model"]
+    assert run_command(benchmark.main, argv) == BAD_INPUT
+    assert "--plain: there is a plain stgcnpp and ctrgcn only, no stgcn" in capsys.readouterr().err

@@ -1,0 +1,248 @@
+"""How fast the training loop is, and where a step's time goes: the trainer's own loop, timed.
+
+python -m tools.benchmark train --plain
+python -m tools.benchmark train --config config/ntu60-xsub-lt/joint.yaml --amp bf16 --compile
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import memory
+from engine import config as configs
+from engine.config import Config
+from engine.distributed import Ranks, choose_devices
+from engine.train import Progress, Trainer
+from errors import InputError, run_command
+from feeders.skeleton import Batch
+from files import write_json
+from tools.benchmark_feed import made_up
+from tools.benchmark_models import in_turns, peak_mib, synchronise
+from tools.plain import UNITS
+
+PARTS = ("feeding", "mixing", "forward", "backward", "optimiser")
+SAMPLES = 1200  # of the made-up store
+
+
+@dataclass(frozen=True)
+class Result:
+    """The loop of one configuration; the plain network's rate is of the same run, in turns."""
+
+    machine: str
+    model: str
+    amp: str
+    compile: bool
+    batch_size: int
+    frames: str  # where the feeder has them
+    milliseconds_per_step: float  # median
+    clips_per_second: float
+    shares: dict[str, float]  # of a step's time, by part; the rest is the loss and the loop
+    peak_mib: float | None  # memory that a step adds
+    plain_clips_per_second: float | None = None
+    times_plain: float | None = None
+
+
+class Measured(Trainer):
+    """The trainer, its epochs cut to `steps` whole batches."""
+
+    steps = 1
+
+    @functools.cached_property
+    def whole_batches(self) -> list[Batch]:
+        batches = super().order(0)
+        return [batch for batch in batches if len(batch.rows) == self.config.batch_size]
+
+    def order(self, epoch: int) -> list[Batch]:
+        chosen = self.whole_batches[: self.steps]
+        return [Batch(batch.rows, batch.step, batch.seed) for batch in chosen]  # draw again
+
+    def run_steps(self) -> None:
+        self.progress = Progress()
+        self.train_epoch()
+
+
+class Timed:
+    """Another object whose calls a clock counts as `part`."""
+
+    def __init__(self, clock: Clock, part: str, target: Any) -> None:
+        self.clock, self.part, self.target = clock, part, target
+
+    def __call__(self, *args: Any, **keywords: Any) -> Any:
+        with self.clock.counting(self.part):
+            return self.target(*args, **keywords)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.target, name)
+
+
+class Clock:
+    """Seconds within the parts of a trainer's loop; the device is waited for at each border."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.device = trainer.device
+        stepper = trainer.stepper
+        trainer.feeder.batches = self.feeding(trainer.feeder.batches)
+        trainer.mix = Timed(self, "mixing", trainer.mix)
+        trainer.net = Timed(self, "forward", trainer.net)
+        stepper.step = self.timed("backward", stepper.step)
+        stepper.optimizer.step = self.timed("optimiser", stepper.optimizer.step)
+
+    @contextmanager
+    def counting(self, part: str) -> Iterator[None]:
+        synchronise(self.device)
+        start = time.perf_counter()
+        yield
+        synchronise(self.device)
+        self.seconds[part] += time.perf_counter() - start
+
+    def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*args: Any, **keywords: Any) -> Any:
+            with self.counting(part):
+                return function(*args, **keywords)
+
+        return call
+
+    def feeding(self, batches: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+        def iterate(*args: Any) -> Iterator[Any]:
+            iterator = batches(*args)
+            while True:
+                with self.counting("feeding"):
+                    batch = next(iterator, None)
+                if batch is None:
+                    return
+                yield batch
+
+        return iterate
+
+    def shares(self, seconds: float) -> dict[str, float]:
+        """Return each part's share of `seconds`; the optimiser's step is taken out of backward."""
+        own = {**self.seconds, "backward": self.seconds["backward"] - self.seconds["optimiser"]}
+        return {part: own[part] / seconds for part in PARTS}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `train` and `test` have in common."""
+    parser.add_argument("--config", nargs="+", default=[], metavar="FILE", help="default: the "
+                        "recipe on made-up data")  # fmt: skip
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--amp", choices=configs.CHOICES["amp"])
+    parser.add_argument("--plain", action="store_true", help="in turns with the plain network")
+    parser.add_argument("--system-malloc", action="store_true", help="do not keep freed memory")
+    parser.add_argument("--device", nargs=1, metavar="D", help="a GPU's index, or cpu")
+    parser.add_argument("--threads", type=int, help="of torch on the CPU")
+    parser.add_argument("--repeats", type=int, default=5, help="turns, after one to warm up")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="processor time: for a machine that is not idle"
+    )
+    parser.add_argument("--json", type=Path, help="write the result to this file too")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def prepare(options: argparse.Namespace, folder: Path) -> tuple[Config, torch.device]:
+    """Return the configuration that the options name, on a made-up store in `folder` if none."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    overrides = options.set
+    if not options.config:
+        made_up(folder / "store", SAMPLES)
+        overrides = [f"store={folder}/store", "protocol=given", *overrides]
+    settings = configs.resolve(
+        options.config, overrides, amp=options.amp, compile=getattr(options, "compile", None)
+    )
+    return settings, choose_devices(options.device, Ranks())[0]
+
+
+def plainly(settings: Config) -> Config:
+    """Return the same run with the plain network: float32, nothing fused or compiled."""
+    backbone = settings.model.split(".")[-2]
+    if backbone not in UNITS:
+        raise InputError(f"--plain: there is a plain {' and '.join(UNITS)} only, no {backbone}")
+    kept = {"num_class", "base_channels"} & settings.model_args.keys()
+    model_args = {"backbone": backbone, **{key: settings.model_args[key] for key in kept}}
+    return settings.replace(
+        model="tools.plain.Plain", model_args=model_args, amp="off", compile=False
+    )
+
+
+def machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    return f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def measure(
+    settings: Config, options: argparse.Namespace, device: torch.device, folder: Path
+) -> Result:
+    """Time the loop as it is, in turns with the plain network's; then again with a clock in it."""
+    runs = [settings, plainly(settings)] if options.plain else [settings]
+    trainers = [Measured(run, folder / "run", [device], Ranks(), quiet=True) for run in runs]
+    own = trainers[0]
+    for trainer in trainers[1:]:
+        trainer.model.to(memory_format=torch.contiguous_format)  # as the field has it
+    peak = peak_mib(own.run_steps, device)
+    if not options.system_malloc:
+        memory.keep_freed()
+    for trainer in trainers:
+        trainer.steps = options.steps
+    turns = [trainer.run_steps for trainer in trainers]
+    seconds = in_turns(turns, options.repeats, device, options.cpu_time)
+    rates = [options.steps * settings.batch_size / each for each in seconds]
+    clock = Clock(own)
+    start = time.perf_counter()
+    own.run_steps()
+    shares = clock.shares(time.perf_counter() - start)
+    plain = (rates[1], rates[0] / rates[1]) if options.plain else ()
+    return Result(
+        machine(device), settings.model, settings.amp, settings.compile, settings.batch_size,
+        own.feeder.where, 1000 * seconds[0] / options.steps, rates[0], shares, peak, *plain,
+    )  # fmt: skip
+
+
+def report(result: Result) -> str:
+    shares = ", ".join(f"{part} {share:.1%}" for part, share in result.shares.items())
+    peak = "unknown" if result.peak_mib is None else f"{result.peak_mib:.0f} MiB"
+    lines = [
+        f"{result.model}, batch {result.batch_size}, amp {result.amp}, "
+        f"{'compiled' if result.compile else 'not compiled'}; {result.machine}",
+        f"{result.milliseconds_per_step:.1f} ms a step, {result.clips_per_second:.2f} clips/s; "
+        f"a step adds {peak}; frames {result.frames}",
+        f"of a step: {shares}, the rest {1 - sum(result.shares.values()):.1%}",
+    ]
+    if result.times_plain is not None:
+        lines.append(
+            f"{result.times_plain:.2f} times the plain network's "
+            f"{result.plain_clips_per_second:.2f} clips/s in the same run"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.benchmark train", description=__doc__)
+    add_arguments(parser)
+    parser.add_argument("--compile", action="store_true", default=None)
+    parser.add_argument("--steps", type=int, default=2, help="of each turn")
+    options = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        settings, device = prepare(options, Path(folder))
+        result = measure(settings, options, device, Path(folder))
+    print(report(result))
+    if options.json:
+        write_json(options.json, asdict(result))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

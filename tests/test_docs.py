@@ -32,8 +32,14 @@ EXAMPLES = {
     )
 }
 COMMANDS = ("main", "ensemble", "data.prepare", "data.long_tail", "data.inspect", "data.convert",
-            "tools.compare", "tools.report", "tools.embed", "tools.export", "tools.zoo")  # fmt: skip
-OF_OTHERS = {"--nproc-per-node", "--nnodes", "--user"}  # torchrun, pip
+            "tools.compare", "tools.report", "tools.embed", "tools.export", "tools.zoo",
+            "tools.benchmark_train", "tools.benchmark_test", "tools.benchmark_feed",
+            "tools.benchmark_models", "tools.benchmark_predict")  # fmt: skip
+OF_OTHERS = {
+    *("--nproc-per-node", "--nnodes", "--node-rank", "--master-addr", "--master-port"),  # torchrun
+    *("--nodes", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task"),  # Slurm
+    *("--time", "--signal", "--requeue", "--user"),  # Slurm, pip
+}
 
 
 class Parsed(Exception):

@@ -1,0 +1,72 @@
+"""Say what a checkpoint is, and convert it to this project's names.
+
+python -m tools.weights j.pth
+python -m tools.weights ntu60-ctrgcn.pt --out ctrgcn.pt
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+import model as models
+from errors import run_command
+from files import replacing
+from model import upstream
+
+
+def describe(path: Path) -> list[tuple[str, str]]:
+    """Return what there is to say of a checkpoint, line by line; InputError if it is none."""
+    checkpoint = upstream.read(path)
+    state = upstream.weights(checkpoint, path)
+    found = upstream.describe(state)
+    arguments = {**found.model_args, **upstream.saved_args(checkpoint)}
+    return [
+        ("form", found.form),
+        ("backbone", f"model.{found.backbone}.Model"),
+        ("classes", str(found.num_class)),
+        ("joints", f"{found.num_joints} ({models.layout_of(found.num_joints)}?)"),
+        ("channels", str(found.in_channels)),
+        ("persons", str(found.num_person or "any")),
+        ("tensors", str(len(state))),
+        *((key, str(value)) for key, value in arguments.items()),
+    ]
+
+
+def convert(path: Path, out: Path, graph: str | None, num_person: int | None) -> None:
+    """Write the weights under this project's names, with the model_args that rebuild the model."""
+    checkpoint = upstream.read(path)
+    model = models.from_checkpoint(path, graph=graph, num_person=num_person)
+    found = upstream.describe(upstream.weights(checkpoint, path))
+    arguments = {
+        **found.model_args,
+        **upstream.saved_args(checkpoint),
+        "graph": graph or models.layout_of(found.num_joints),
+        "num_class": model.num_class,
+        "num_person": model.num_person,
+        "in_channels": model.in_channels,
+    }
+    with replacing(out) as file:
+        torch.save({"model_args": arguments, "state_dict": model.state_dict()}, file)
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.weights", description=__doc__)
+    parser.add_argument("file", type=Path, help="a checkpoint of any known form")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write it under our names")
+    parser.add_argument("--graph", help="its layout, if not the known one with as many joints")
+    parser.add_argument("--num-person", type=int, help="its persons, if the weights fit any number")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    options = parser.parse_args(argv)
+    for what, value in describe(options.file):
+        print(f"{what:<16} {value}")
+    if options.out:
+        convert(options.file, options.out, options.graph, options.num_person)
+        print(f"{'written':<16} {options.out}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

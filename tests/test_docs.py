@@ -17,7 +17,7 @@ from data.readers import READERS
 from engine import config
 from engine.build import find_class
 from errors import InputError, Parser
-from tools import zoo
+from tools import benchmark, zoo
 
 PROJECT = zoo.DOCS.parent
 PAGES = sorted([PROJECT / "README.md", *zoo.DOCS.glob("*.md")])
@@ -31,15 +31,16 @@ EXAMPLES = {
         r"^```\w+\n(# (\S+\.(?:py|yaml))\n.*?)^```", TEXTS[zoo.DOCS / "extending.md"], re.M | re.S
     )
 }
-COMMANDS = ("main", "ensemble", "data.prepare", "data.long_tail", "data.inspect", "data.convert",
-            "tools.compare", "tools.report", "tools.embed", "tools.export", "tools.zoo",
-            "tools.benchmark_train", "tools.benchmark_test", "tools.benchmark_feed",
-            "tools.benchmark_models", "tools.benchmark_predict")  # fmt: skip
-OF_OTHERS = {
-    *("--nproc-per-node", "--nnodes", "--node-rank", "--master-addr", "--master-port"),  # torchrun
-    *("--nodes", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task"),  # Slurm
-    *("--time", "--signal", "--requeue", "--user"),  # Slurm, pip
-}
+COMMANDS = (
+    "main", "ensemble", "data.prepare", "data.long_tail", "data.inspect", "data.convert",
+    "tools.compare", "tools.report", "tools.embed", "tools.export", "tools.zoo",
+)  # fmt: skip
+OF_OTHERS = {  # torchrun, Slurm, pip
+    "--nproc-per-node", "--nnodes", "--node-rank", "--master-addr", "--master-port",
+    "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--cpus-per-task", "--gpus-per-node",
+    "--ntasks-per-node", "--nodes", "--ntasks", "--gres", "--signal", "--requeue", "--time",
+    "--user",
+}  # fmt: skip
 
 
 class Parsed(Exception):
@@ -70,7 +71,9 @@ def commands():
     for page, text in TEXTS.items():
         text = text.replace("\\\n", " ")
         lines = [line for line in text.splitlines() if line.startswith("    ")]
-        lines += re.findall(r"`([^`\n]*(?:\n[^`\n]*)?)`", re.sub(r"```.*?```", "", text, flags=re.S))
+        lines += re.findall(
+            r"`([^`\n]*(?:\n[^`\n]*)?)`", re.sub(r"```.*?```", "", text, flags=re.S)
+        )
         for line in lines:
             found = re.match(
                 r"\s*(?:python|torchrun[\w -]*?) (?:-m ([\w.]+)|(\w+)\.py)( .*|$)",
@@ -105,7 +108,9 @@ def test_commands_parse_and_their_configurations_load(page, module, argv, parse)
         config.load(written.values(), overrides)
     else:
         config.override(dataclasses.asdict(config.Config()), overrides)
-    for benchmark in filter(None, (getattr(options, key, None) for key in ("benchmark", "dataset"))):
+    for benchmark in filter(
+        None, (getattr(options, key, None) for key in ("benchmark", "dataset"))
+    ):
         if module in ("ensemble", "tools.compare"):
             config.benchmark_folder(benchmark)
 
@@ -138,7 +143,11 @@ def test_keys_exist():
 
 def test_flags_exist(parse):
     known = set(OF_OTHERS)
-    for module in (*COMMANDS, *{name for _, name, _ in ALL if name.startswith(("tools.", "data."))}):
+    for module in (
+        *COMMANDS,
+        *{name for _, name, _ in ALL if name.startswith(("tools.", "data."))},
+        *benchmark.WHAT.values(),
+    ):
         parser = parse(module, [])[0] if module != "data.prepare" else None
         known |= set(parser._option_string_actions) if parser else set()
     for name in READERS:
@@ -154,7 +163,9 @@ def options_of(known):
 
     def gather(parser, argv=None, namespace=None):
         for action in parser._actions:
-            for child in (action.choices or {}).values() if isinstance(action.choices, dict) else ():
+            for child in (
+                (action.choices or {}).values() if isinstance(action.choices, dict) else ()
+            ):
                 known.update(child._option_string_actions)
         raise Parsed
 
@@ -168,7 +179,7 @@ def test_import_strings_exist():
             find_class(path, "in the documentation")
 
 
-# --- figures -------------------------------------------------------------------------------------
+# --- figures ---
 
 
 def test_tables_of_figures_are_current():
@@ -203,7 +214,7 @@ def test_pivot():
         zoo.pivot("rows=method columns=stream", FIGURES)
 
 
-# --- the pictures ----------------------------------------------------------------------------------
+# --- the pictures ---
 
 
 def test_pictures_are_small():
@@ -214,7 +225,7 @@ def test_pictures_are_small():
         assert picture.name in EVERYTHING, f"{picture.name} is shown nowhere"
 
 
-# --- the examples of extending.md --------------------------------------------------------------------
+# --- the examples of extending.md ---
 
 
 @pytest.fixture
@@ -226,7 +237,9 @@ def project_with_examples(tmp_path, monkeypatch):
         path.write_text(text)
     for name in ("model", "longtail", "data.readers"):
         package = importlib.import_module(name)
-        monkeypatch.setattr(package, "__path__", [*package.__path__, tmp_path / name.replace(".", "/")])
+        monkeypatch.setattr(
+            package, "__path__", [*package.__path__, str(tmp_path / name.replace(".", "/"))]
+        )
     for layout in graph.FOLDER.glob("*.yaml"):
         shutil.copy(layout, tmp_path / "graph")
     monkeypatch.setattr(graph, "FOLDER", tmp_path / "graph")
@@ -243,7 +256,17 @@ def project_with_examples(tmp_path, monkeypatch):
 def test_examples_run(project_with_examples, capsys):
     assert len(EXAMPLES) == 8
     exec(compile(EXAMPLES["make_clips.py"], "make_clips.py", "exec"), {"__name__": "__main__"})
-    own = "clips/labels.csv --layout hand --persons 1 --out data/hand --workers 1".split()
+    own = [
+        "clips/labels.csv",
+        "--layout",
+        "hand",
+        "--persons",
+        "1",
+        "--out",
+        "data/hand",
+        "--workers",
+        "1",
+    ]
     prepare.main(["custom", *own])
     base = ["--device", "cpu", "--quiet", "--set", "num_epoch=1", "repeat=1"]
     files = ["--config", "config/hand-lt/joint.yaml"]
@@ -261,5 +284,7 @@ def test_example_reader_runs(project_with_examples, capsys):
         file.write_text(" ".join(map(str, range(15))) + "\n" + " ".join(map(str, range(1, 16))))
     (project_with_examples / "lines/train/wave/02.txt").write_text("1 2 3\n")
     with pytest.raises(InputError, match="1 of 4 samples are unreadable"):
-        prepare.main("lines lines --layout hand --out data/lines --workers 1".split())
+        prepare.main(
+            ["lines", "lines", "--layout", "hand", "--out", "data/lines", "--workers", "1"]
+        )
     assert "3 samples, 6 frames, 2 classes" in capsys.readouterr().out

@@ -1,7 +1,12 @@
 """Raw files come out as clips, damaged ones are named, and a store is whole or absent."""
 
 import json
+import os
 import pickle
+import signal
+import subprocess
+import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -147,6 +152,34 @@ def test_nothing_usable_is_one_line_and_no_store(tmp_path: Path, capsys) -> None
     for source in (raw, tmp_path / "absent", tmp_path / "absent.zip"):
         assert run("ntu", source, "--out", tmp_path / "ntu") == 2
         assert str(source) in capsys.readouterr().err
+
+
+def test_a_kill_in_the_middle_leaves_no_store_and_no_processes(raw: Path, tmp_path: Path) -> None:
+    text = next(raw.rglob("*.skeleton")).read_bytes()
+    for i in range(3000):
+        (raw / f"S001C001P{i % 900:03d}R{i // 900:03d}A050.skeleton").write_bytes(text)
+    argv = ["-m", "data.prepare", "ntu", str(raw), "--out", str(tmp_path / "ntu"), "--workers", "2"]
+    root = Path(__file__).resolve().parents[1]
+    with subprocess.Popen([sys.executable, *argv], cwd=root, start_new_session=True) as process:
+        while not any(file.stat().st_size > 1000 for file in tmp_path.glob(".ntu.*/joints.npy")):
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+    with pytest.raises(InputError, match="no prepared store"):
+        Store.open(tmp_path / "ntu")
+    deadline = time.monotonic() + 30  # the workers see that their parent is gone, and end
+    while _session(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _session(process.pid)
+    for path in raw.glob("*A050.skeleton"):
+        path.unlink()
+    assert run("ntu", raw, "--out", tmp_path / "ntu") == 0  # and nothing is in the way
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ntu", "raw"]
+
+
+def _session(leader: int) -> list[str]:
+    """Return the processes that still run of the session that a process had begun."""
+    found = subprocess.run(["ps", "-o", "pid=", "--sid", str(leader)], capture_output=True)
+    return found.stdout.split()
 
 
 def test_the_fast_reading_equals_the_plain_one() -> None:

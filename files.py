@@ -30,6 +30,11 @@ def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         temporary.unlink(missing_ok=True)
 
 
+def leftovers(folder: Path) -> list[Path]:
+    """Return the temporary files in `folder` that a killed process did not come to rename."""
+    return list(folder.glob(".*.tmp"))
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename within `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY)

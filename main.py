@@ -21,6 +21,7 @@ from engine.distributed import Ranks, choose_devices
 from engine.predict import Recognizer
 from engine.train import Trainer
 from errors import InputError, Parser, run_command
+from files import leftovers
 from model.fold import fold
 
 PHASES = ("train", "test", "predict", "classifier")
@@ -160,6 +161,8 @@ def train_one(
         if options.overwrite:
             clear_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        for path in leftovers(folder):
+            path.unlink()
         config.write(settings, folder / "config.yaml")
     if classifier and not trainer.classifier.trains:
         trainer.keep_as_it_is()
@@ -185,7 +188,7 @@ def check_folder(folder: Path, settings: config.Config, resume: bool, overwrite:
     or anything but a run: nothing is lost unasked.
     """
     written = folder / "config.yaml"
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir() or not set(folder.iterdir()) - set(leftovers(folder)):
         return
     if not written.is_file():
         raise InputError(f"{folder} is not empty and holds no run; name another --work-dir")

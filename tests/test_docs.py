@@ -108,11 +108,9 @@ def test_commands_parse_and_their_configurations_load(page, module, argv, parse)
         config.load(written.values(), overrides)
     else:
         config.override(dataclasses.asdict(config.Config()), overrides)
-    for benchmark in filter(
-        None, (getattr(options, key, None) for key in ("benchmark", "dataset"))
-    ):
+    for name in filter(None, (getattr(options, key, None) for key in ("benchmark", "dataset"))):
         if module in ("ensemble", "tools.compare"):
-            config.benchmark_folder(benchmark)
+            config.benchmark_folder(name)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -64,6 +64,16 @@ def test_twenty_kills_change_nothing(tiny, tmp_path):
             assert np.array_equal(ours, theirs)
 
 
+def test_a_kill_while_the_first_file_is_written_is_no_foreign_folder(tiny, tmp_path):
+    """What a killed process had not renamed yet is cleared away, and the run begins."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".config.yaml.123.tmp").write_text("store: cut sho")
+    main.main([*command(tiny, folder), "num_epoch=1"])
+    assert (folder / "result-last.json").is_file()
+    assert not list(folder.glob(".*.tmp"))
+
+
 def _save_to_a_full_disk(path):
     """Files of this process may not grow beyond 4 kB, as on a disk with no more room."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

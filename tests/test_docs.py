@@ -245,10 +245,10 @@ def project_with_examples(tmp_path, monkeypatch):
     monkeypatch.setitem(READERS, "lines", "data.readers.lines")
     shutil.copy(PROJECT / "config/methods/cross-entropy.yaml", tmp_path / "config/methods")
     monkeypatch.chdir(tmp_path)
-    before = set(sys.modules)
     yield tmp_path
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 def test_examples_run(project_with_examples, capsys):

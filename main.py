@@ -234,6 +234,8 @@ def test(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks)
         log.line(f"no training list ({settings.training_list}): the shot figures are left out")
     feeder = make_feeder(settings, data, data.test_rows, devices[0], clips=settings.test_clips)
     result = evaluate.test(fold(model), settings, data, feeder, path, folder, ranks, options.quiet)
+    if options.config and ranks.leads and not (folder / "config.yaml").is_file():
+        config.write(settings, folder / "config.yaml")  # ensemble.py and tools.report ask it
     row = [path.name, *(logs.percent(result[key]) for key in logs.HEADINGS)]
     log.line(logs.table(["checkpoint", *logs.shot_headings(settings.shots)], [row]))
     log.line(

@@ -8,6 +8,7 @@ import pytest
 
 import main
 from data import prepare
+from engine import config
 
 STREAMS = {
     "joint": "result", "bone": "result_b", "skip": "result_k", "joint-motion": "result_jm",
@@ -48,6 +49,7 @@ def test_ten_clip_scores(golden, benchmark, tmp_path, stream):
     released = np.stack(pickle.loads((golden / f"e2e/{STREAMS[stream]}.pkl").read_bytes()))
     np.testing.assert_allclose(ours, released, atol=1e-4)
     assert np.abs(released).max() > 0.01  # far above the tolerance
+    assert config.load([tmp_path / "config.yaml"]).stream == stream  # for the fusion and the report
     result = json.loads((tmp_path / "result.json").read_text())
     metrics = json.loads((golden / "e2e/metrics.json").read_text())[STREAMS[stream][7:] or "j"]
     assert result["top1"] == pytest.approx(100 * metrics["top1_acc"])

@@ -25,6 +25,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+import memory
 from data.readers import READERS, Clip, Raw
 from data.store import StoreWriter
 from errors import InputError, run_command
@@ -126,6 +127,7 @@ def _start_worker(read: Callable[[Any], Clip]) -> None:
     """Keep what reads an item, and end with the parent, even if that is killed."""
     global _worker_read
     _worker_read = read
+    memory.keep_freed()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -18,7 +18,7 @@ from errors import InputError
 NUM_JOINTS = 25
 NUM_FIELDS = 12  # of a joint's line
 EXACT_DIGITS = 15  # integers of so many digits are exact in float64, and so are
-POWERS_OF_TEN = 10.0 ** np.arange(EXACT_DIGITS + 2)
+POWERS_OF_TEN = 10.0 ** np.arange(EXACT_DIGITS + 1)
 
 
 @dataclass(frozen=True)
@@ -151,25 +151,25 @@ def to_numbers(text: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     other form go through float(); ValueError if one is no number.
     """
     lengths = ends - starts
-    place = np.arange(min(lengths.max(initial=0), EXACT_DIGITS + 2))[:, None]
-    data = np.frombuffer(text + b" " * (len(place) + 1), np.uint8)
-    characters = data[starts + place]  # (width, n)
-    inside = place < lengths
+    width = min(int(lengths.max(initial=0)), EXACT_DIGITS)
+    data = np.frombuffer(b" " * width + text + b" ", np.uint8)
+    powers = np.arange(width)[::-1]  # of ten, of each of the last characters of a span
+    characters = data[ends + np.arange(width)[:, None]]  # (width, n)
+    inside = powers[:, None] < lengths
     digits = characters - np.uint8(ord("0"))  # wraps round: all but digits are above 9
     is_digit = (digits < 10) & inside
     is_point = (characters == ord(".")) & inside
-    is_negative = (data[starts] == ord("-")) & (lengths > 0)
-    mantissa = np.zeros(len(starts), np.int64)
-    num_decimals = np.zeros(len(starts), np.uint8)
-    num_points = np.zeros(len(starts), np.uint8)
-    for digit, counts, point in zip(digits, is_digit, is_point):
-        mantissa = np.where(counts, mantissa * 10 + digit, mantissa)
-        num_decimals += counts & (num_points > 0)
-        num_points += point
-    values = mantissa / POWERS_OF_TEN[num_decimals]
-    num_digits = is_digit.sum(axis=0, dtype=np.uint8)
-    is_plain = (num_digits > 0) & (num_digits <= EXACT_DIGITS) & (num_points <= 1)
+    is_negative = (data[starts + width] == ord("-")) & (lengths > 0)
+    num_digits, num_points = (
+        is_true.sum(axis=0, dtype=np.uint8) for is_true in (is_digit, is_point)
+    )
+    is_plain = (num_digits > 0) & (num_points <= 1)
     is_plain &= num_digits + num_points + is_negative == lengths
+    # With the point as a digit 0, what is before it stands one place too high.
+    mantissa = POWERS_OF_TEN[powers] @ np.where(is_digit, digits, 0)
+    decimal = POWERS_OF_TEN[np.where(num_points == 1, powers @ is_point, 0)]
+    before = np.where(num_points == 1, np.floor(mantissa / (10 * decimal)), 0)
+    values = (mantissa - 9 * before * decimal) / decimal
     values = np.where(is_negative, -values, values)
     for i in np.flatnonzero(~is_plain):
         values[i] = float(text[starts[i] : ends[i]])

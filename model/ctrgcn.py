@@ -14,17 +14,38 @@ from model.fold import Shift, affine, scale_outputs
 from model.layers import Block, Branches, add_relu, shortcut
 
 
-def refine(shared: Tensor, relation: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return the topologies (B, K, C, V V) of every channel (eq. 2 and 3).
+def pointwise(conv: nn.Module, x: Tensor) -> Tensor:
+    """Return a 1x1 convolution of x (B, C, ...) with channels outermost, (C', B, ...): one product.
 
-    The shared (K, V V), plus a 1x1 convolution, weight (K, C, R) and bias (K, C), of the relation
-    (B, K, R, V V).
+    A topology of every channel needs the frames of a channel together.
     """
-    return torch.matmul(weight, relation) + (bias[..., None] + shared[:, None])
+    rows = x.transpose(0, 1)
+    out = torch.addmm(conv.bias[:, None], conv.weight.flatten(1), rows.flatten(1))
+    return out.unflatten(1, rows.shape[1:])
+
+
+def refine(shared: Tensor, relation: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return the topologies (K, C B, V, V) of every channel (eq. 2 and 3).
+
+    The shared (K, V, V), plus a 1x1 convolution, weight (K, C, R) and bias (K, C), of the relation
+    (K, R, B, V, V).
+    """
+    topology = torch.bmm(weight, relation.flatten(2)).unflatten(2, relation.shape[2:])
+    topology += (bias[..., None, None] + shared[:, None])[:, :, None]
+    return topology.flatten(1, 2)
+
+
+def aggregate(features: Tensor, *parts: Tensor) -> Tensor:
+    """Sum features (K, C B, T, V) over subsets and joints on refined topologies: (C B, T, V)."""
+    first, *others = zip(features, refine(*parts))
+    sums = torch.bmm(*first)
+    for subset, topology in others:  # each is added where the sum is: no K results to add up
+        sums = sums.baddbmm_(subset, topology)
+    return sums
 
 
 class Aggregate(torch.autograd.Function):
-    """Sum features over subsets and joints on refined topologies, (B, K, C, T, V) to (B, C, T, V).
+    """`aggregate` for training.
 
     The topologies, V times the size of a frame for every channel, are made again for backward
     instead of kept: that costs R products an entry, where keeping them is most of the memory.
@@ -40,27 +61,17 @@ class Aggregate(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         features, shared, relation, weight, bias = ctx.saved_tensors
         topology = refine(shared, relation, weight, bias)
-        B, K, C, T, V = features.shape
-        grad = grad[:, None].expand(-1, K, -1, -1, -1).reshape(B * K * C, T, V)
-        topology = topology.view(B * K * C, V, V)
-        grad_features = torch.bmm(grad, topology.transpose(1, 2)).view(features.shape)
-        grad_topology = torch.bmm(features.view(B * K * C, T, V).transpose(1, 2), grad)
-        grad_topology = grad_topology.view(B, K, C, V * V)
+        grad_features = torch.matmul(grad, topology.transpose(2, 3))
+        grad_topology = torch.matmul(features.transpose(2, 3), grad)
+        grad_topology = grad_topology.view(*bias.shape, *relation.shape[2:])  # (K, C, B, V, V)
+        columns = grad_topology.flatten(2)
         return (
             grad_features,
-            grad_topology.sum((0, 2)),
-            torch.matmul(weight.transpose(1, 2), grad_topology),
-            torch.matmul(grad_topology, relation.transpose(2, 3)).sum(0),
-            grad_topology.sum((0, 3)),
+            grad_topology.sum((1, 2)),
+            torch.bmm(weight.transpose(1, 2), columns).view(relation.shape),
+            torch.bmm(columns, relation.flatten(2).transpose(1, 2)),
+            columns.sum(2),
         )
-
-
-def aggregate(features: Tensor, *parts: Tensor) -> Tensor:
-    """What `Aggregate` computes, for inference and export."""
-    B, K, C, T, V = features.shape
-    topology = refine(*parts).view(B * K * C, V, V)
-    sums = torch.bmm(features.reshape(B * K * C, T, V), topology)
-    return sums.view(B, K, C, T, V).sum(1)
 
 
 class RefinedGraphConv(nn.Module):
@@ -87,22 +98,18 @@ class RefinedGraphConv(nn.Module):
 
     def topology(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return what `refine` makes the topologies of; an entry is (source, target)."""
-        related = self.relate(x.mean(2)).unflatten(1, (2, self.subsets, -1))
-        source, target = related.unbind(1)  # (B, K, R, V)
-        relation = torch.tanh(source[..., None] - target[..., None, :]).flatten(3)
-        weight, bias = self.alpha * self.expand, self.alpha * self.expand_bias
-        return self.adjacency.flatten(1), relation, weight, bias
+        related = pointwise(self.relate, x.mean(2)).unflatten(0, (2, self.subsets, -1))
+        source, target = related.unbind()  # (K, R, B, V)
+        relation = torch.tanh(source[..., None] - target[..., None, :])
+        return self.adjacency, relation, self.alpha * self.expand, self.alpha * self.expand_bias
 
     def forward(self, x: Tensor) -> Tensor:
-        B, C, T, V = x.shape
-        # the convolution as one product that leaves T and V innermost, as the topologies need them
-        weight = self.conv.weight.view(1, -1, C).expand(B, -1, -1)
-        rows = x.flatten(2)
-        features = torch.baddbmm(self.conv.bias[:, None], weight, rows)
-        features = features.view(B, self.subsets, -1, T, V)
+        B, _, T, V = x.shape
+        features = pointwise(self.conv, x).view(self.subsets, -1, T, V)  # (K, C B, T, V)
         parts = [part.to(features.dtype) for part in self.topology(x)]
         run = Aggregate.apply if torch.is_grad_enabled() else aggregate
-        out = run(features, *parts).contiguous(memory_format=torch.channels_last)
+        out = run(features, *parts).view(-1, B, T, V).transpose(0, 1)
+        out = out.contiguous(memory_format=torch.channels_last)
         return add_relu(self.norm(out), self.residual(x))
 
     def fold(self) -> None:

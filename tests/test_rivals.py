@@ -196,6 +196,21 @@ def test_shap_mix_pastes_a_segment_of_some_parts():
     assert any(resized)
 
 
+@pytest.mark.parametrize(
+    ("frames", "shortest", "longest"), [(64, 28, 44), (52, 24, 36), (100, 44, 68), (16, 8, 12)]
+)
+def test_shap_mix_segment_is_a_share_of_the_clip(frames, shortest, longest):
+    """28 to 44 of 64 frames, and the nearest multiples of four to those shares of other lengths."""
+    mix, (clips, labels) = shap_mix(mixup=0.0), batch(2, frames)
+    lengths = set()
+    for seed in range(100):
+        mixed = mix(clips, labels, torch.Generator().manual_seed(seed))[0][2:]
+        lengths.add(int((mixed != clips).any(-1).any(-1).any(1)[0].sum()))
+    assert lengths == set(range(shortest, longest + 1, 4))
+    with pytest.raises(ValueError, match="segment"):
+        shap_mix(segment=(28, 44))
+
+
 def test_shap_mix_plain_mixup_half():
     mix, (clips, labels) = shap_mix(mixup=1.0), batch(4)
     both, targets = mix(clips, labels, torch.Generator().manual_seed(0))

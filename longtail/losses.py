@@ -166,14 +166,15 @@ class KPS(CrossEntropy):
     a_j grows with the count. With ' for the class at the mirrored place in the order by count:
     m_k = max_margin a'_k / max a, so that the rarest class has the largest margin, and
     b_k = clamp(a'_k, 1, limit / s), the gradient adjustment, which acts in the second stage; in the
-    first b_k = 1. `scale` s is 30 with the paper's cosine classifier, 1 in the released BRL code.
+    first b_k = 1. The paper's logits are cosines of a normalised classifier (`model_args.cosine`);
+    the released BRL code takes plain logits, with a scale s of 1.
     """
 
     def __init__(
         self,
         class_counts: Tensor,
         max_margin: float = 0.5,
-        scale: float = 1.0,
+        scale: float = 30.0,
         base: float = 50.0,
         limit: float = 50.0,
         adjust: bool = True,

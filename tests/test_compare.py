@@ -65,6 +65,14 @@ def test_every_method_builds_on_a_benchmark_and_is_pure(method):
         assert "Reverse" not in settings.sampling
 
 
+@pytest.mark.parametrize("method", ["ldam", "ldam-drw", "kps"])
+def test_margins_are_for_cosines(method):
+    small = ["model_args.base_channels=6", "model_args.num_blocks=2"]
+    settings = config.load([NW_UCLA / "joint.yaml", *compare.method_files(method)], small)
+    logits = build.make_model(settings)(100 * torch.randn(4, 1, 16, 20, 3))
+    assert logits.abs().max() <= 1 + 1e-6 and settings.loss_args["scale"] == 30
+
+
 def test_the_released_values_keep_the_rest_of_the_recipe():
     paper = config.load([NW_UCLA / "joint.yaml"])
     released = config.load([NW_UCLA / "joint.yaml", config.CONFIG_ROOT / "released.yaml"])

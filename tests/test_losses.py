@@ -27,6 +27,7 @@ LOSSES = {
     "LDAM": LDAM(COUNTS),
     "LDAM, scale 1": LDAM(COUNTS, scale=1.0),
     "KPS": KPS(COUNTS),
+    "KPS, scale 1": KPS(COUNTS, scale=1.0),
     "KPS, first stage": KPS(COUNTS).first_stage,
     "Gumbel": Gumbel(COUNTS),
     "Gumbel, softmax": Gumbel(COUNTS, softmax=True),
@@ -73,7 +74,7 @@ def released(name, counts):
         "TwostageCBLoss_fresh20": (5, plain, EffectiveNumber(counts, beta=0.999), {}),
         "TwostageLDAMLoss": (5, LDAM(counts), EffectiveNumber(counts, beta=0.999999), {}),
         "TwostageBalancedSoftmax": (5, LogitAdjustment(counts), None, {}),
-        "KPSLoss": (5, KPS(counts), None, {}),
+        "KPSLoss": (5, KPS(counts, scale=1.0), None, {}),
         "GumbelCE": (4, Gumbel(counts, softmax=True), None, deferred),
         "TwostageEQL_seeded": (
             5,
@@ -144,10 +145,11 @@ def test_costs_against_numpy():
         z[k] -= margins[k]
         return softmax_nll(30 * z, k)
 
-    def kps(z, k, second):
+    def kps(z, k, scale, second):
         z = slopes * z
         z[k] -= slopes[::-1][k] * 0.5 / slopes.max()
-        return softmax_nll(z * (np.clip(slopes[::-1][k], 1, 50) if second else 1), k)
+        stretch = np.clip(slopes[::-1][k] * scale, scale, 50) if second else scale
+        return softmax_nll(z * stretch, k)
 
     def gumbel(z, k):
         q = np.exp(-np.exp(-np.clip(z, -4, 10)))
@@ -163,8 +165,9 @@ def test_costs_against_numpy():
         "balanced softmax": lambda z, k: -np.log(n[k] * np.exp(z[k]) / (n * np.exp(z)).sum()),
         "logit adjustment": lambda z, k: softmax_nll(z + 1.5 * np.log(n / n.sum()), k),
         "LDAM": ldam,
-        "KPS": lambda z, k: kps(z, k, True),
-        "KPS, first stage": lambda z, k: kps(z, k, False),
+        "KPS": lambda z, k: kps(z, k, 30, True),
+        "KPS, scale 1": lambda z, k: kps(z, k, 1, True),
+        "KPS, first stage": lambda z, k: kps(z, k, 30, False),
         "Gumbel": gumbel,
     }
     for name, form in forms.items():
@@ -259,7 +262,7 @@ def test_invariances_that_the_papers_state():
         "logit adjustment, tau 0": LogitAdjustment(COUNTS, tau=0.0),
         "equalization, gamma 0": Equalization(COUNTS, gamma=0.0),
         "equalization, no tail": Equalization(equal, gamma=1.0),
-        "KPS, equal counts, margin 0": KPS(equal, max_margin=0.0),
+        "KPS, equal counts, margin 0": KPS(equal, max_margin=0.0, scale=1.0),
     }
     for name, loss in same.items():
         assert torch.allclose(loss(logits, targets), plain, atol=1e-6), name

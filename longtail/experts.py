@@ -54,7 +54,7 @@ class Model(nn.Module):
 
 
 class Diversity(LDAM):
-    """sum_e [LDAM(z_e) - diversity T^2 KL(p_mean(T) || p_e(T))] over experts e: eq. 2-4.
+    """sum_e [LDAM(z_e) - diversity T^2 KL(p_mean(T) || p_e(T))] over experts e.
 
     p(T) is the softmax of s z_k / T_k, with the temperature T_k = psi_k + 1 - max psi, psi_k =
     reweighting K n_k / n + 1 - reweighting: tail classes are told apart more sharply; T^2 stands

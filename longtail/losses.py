@@ -70,7 +70,7 @@ class CrossEntropy(nn.Module):
 
 
 class Focal(CrossEntropy):
-    """c_ik = -(1 - p_ik)^gamma log p_ik: Lin et al., "Focal Loss", ICCV 2017, eq. 4, on a softmax.
+    """c_ik = -(1 - p_ik)^gamma log p_ik: Lin et al., "Focal Loss", ICCV 2017, on a softmax.
 
     gamma 0 is cross entropy; the paper and the released BRL code have 2.
     """
@@ -86,9 +86,9 @@ class Focal(CrossEntropy):
 
 class LogitAdjustment(CrossEntropy):
     """Cross entropy of z_k + tau log(n_k / n): Menon et al., "Long-Tail Learning via Logit
-    Adjustment", ICLR 2021, eq. 10.
+    Adjustment", ICLR 2021.
 
-    tau 1 is the balanced softmax of Ren et al., NeurIPS 2020, eq. 4; tau 0 and equal counts are
+    tau 1 is the balanced softmax of Ren et al., NeurIPS 2020; tau 0 and equal counts are
     cross entropy. (Post hoc, at test time: `longtail.classifiers.PostHocAdjustment`.)
     """
 
@@ -102,7 +102,7 @@ class LogitAdjustment(CrossEntropy):
 
 class LDAM(CrossEntropy):
     """Cross entropy of s (z_j - [j = k] m_k) with margins m_k = C n_k^(-1/4): Cao et al., "Learning
-    Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019, eq. 10-12.
+    Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019.
 
     C makes the largest margin `max_margin`; s is `scale`. The paper's logits are cosines of a
     normalised classifier (`model_args.cosine`); the released BRL code takes plain logits, with the
@@ -121,7 +121,7 @@ class LDAM(CrossEntropy):
 
 class Equalization(CrossEntropy):
     """Softmax equalization loss: Tan et al., "Equalization Loss for Long-Tailed Object
-    Recognition", CVPR 2020, eq. 8-9:
+    Recognition", CVPR 2020:
 
         c_ik = -log(e^{z_k} / sum_j w_j e^{z_j}),   w_j = 1 - beta_j T(j) [j != k],
 
@@ -198,7 +198,7 @@ class KPS(CrossEntropy):
 
 class Gumbel(CrossEntropy):
     """Gumbel cross entropy: Alexandridis et al., "Long-Tailed Instance Segmentation Using Gumbel
-    Optimized Loss", ECCV 2022, eq. 4-6: with q_k = exp(-exp(-z_k)) in place of the sigmoid
+    Optimized Loss", ECCV 2022: with q_k = exp(-exp(-z_k)) in place of the sigmoid
 
         c_ik = -log q_ik - sum_{j != k} log(1 - q_ij),
 
@@ -220,7 +220,7 @@ class Gumbel(CrossEntropy):
 
 class InfluenceBalanced(CrossEntropy):
     """Influence-balanced loss: Park et al., "Influence-Balanced Loss for Imbalanced Visual
-    Classification", ICCV 2021, eq. 8-10:
+    Classification", ICCV 2021:
 
         c_ik = w_k (-log p_ik) alpha / (|p_i - e_k|_1 |h_i|_1 + epsilon),   averaged over the batch,
 

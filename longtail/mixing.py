@@ -31,7 +31,7 @@ class Plain:
 class Mixup:
     """Mixup: lam x_i + (1 - lam) x_j, lam ~ Beta(alpha, alpha) for a batch, j a permutation of it:
     Zhang et al., "mixup", ICLR 2018. With a finite kappa it is Remix (Chou et al., "Remix:
-    Rebalanced Mixup", ECCV workshops 2020, eq. 4-6), which gives the label to the rarer class:
+    Rebalanced Mixup", ECCV workshops 2020), which gives the label to the rarer class:
 
         share of y_i = 0      if n_i >= kappa n_j and lam < tau,
                        1      if n_j >= kappa n_i and 1 - lam < tau,

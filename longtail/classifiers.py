@@ -84,8 +84,8 @@ class MaxNorm(Retraining):
 
 
 class TauNormalisation:
-    """w_k <- w_k / |w_k|^tau, without a bias: Kang et al., ICLR 2020, section 4. Nothing is trained;
-    tau 0 only drops the bias, tau 1 makes all class vectors as long."""
+    """w_k <- w_k / |w_k|^tau, without a bias: Kang et al., ICLR 2020, section 4. Nothing is
+    trained; tau 0 only drops the bias, tau 1 makes all class vectors as long."""
 
     trains = False
 

@@ -81,7 +81,9 @@ class Focal(CrossEntropy):
 
     def costs(self, logits: Tensor) -> Tensor:
         nll = super().costs(logits)
-        return (-torch.expm1(-nll)) ** self.gamma * nll  # -expm1(-nll) = 1 - p, also where p is 1
+        doubt = -torch.expm1(-nll)  # 1 - p, exact also where p is nearly 1
+        # Where p is 1, a power below 1 has no finite slope.
+        return doubt.clamp_min(torch.finfo(doubt.dtype).tiny) ** self.gamma * nll
 
 
 class LogitAdjustment(CrossEntropy):

@@ -51,7 +51,10 @@ def test_every_method_builds_on_a_benchmark_and_is_pure(method):
     clips = torch.randn(16, 1, 52, 20, 3)
     if hasattr(mix, "begin_epoch"):
         mix.begin_epoch(0)
-    clips, targets = mix(clips, labels[rows], torch.Generator().manual_seed(0))
+    shown, before = labels[rows], (clips.clone(), labels[rows])
+    mixed, targets = mix(clips, shown, torch.Generator().manual_seed(0))
+    assert torch.equal(clips, before[0]) and torch.equal(shown, before[1])
+    clips = mixed
     for epoch in (0, settings.num_epoch - 1):
         shape = (len(clips), 3, 10) if method == "ride" else (len(clips), 10)
         logits = torch.randn(shape, requires_grad=True)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from longtail.experts import Diversity
 from longtail.losses import (
     KPS,
     LDAM,
@@ -22,6 +23,7 @@ COUNTS = torch.tensor([60, 40, 25, 10, 4, 1])
 LOSSES = {
     "cross entropy": CrossEntropy(COUNTS),
     "focal": Focal(COUNTS),
+    "focal, gamma 1/2": Focal(COUNTS, gamma=0.5),
     "balanced softmax": LogitAdjustment(COUNTS),
     "logit adjustment": LogitAdjustment(COUNTS, tau=1.5),
     "LDAM": LDAM(COUNTS),
@@ -116,13 +118,15 @@ def test_released_equalization_with_given_draws(losses, split):
     np.testing.assert_array_equal(tail, losses[f"{split}|TwostageEQL|tail_flag"])
     forced = torch.from_numpy(losses[f"{split}|TwostageEQL_forced|rand"])
     for name, draws in (("forced", forced), ("rand0", torch.zeros_like(logits))):
-        leaf = logits.clone().requires_grad_()
-        value = loss.costs(leaf, draws).gather(1, label[:, None]).mean()
-        value.backward()
-        expected = losses[f"{split}|TwostageEQL_{name}|loss"][2]  # epoch 19
-        assert value.item() == pytest.approx(expected, rel=2e-6)
-        grad = losses[f"{split}|TwostageEQL_{name}|grad"][2]
-        np.testing.assert_allclose(leaf.grad, grad, rtol=1e-3, atol=1e-7)
+        vectors = f"{split}|TwostageEQL_{name}"
+        for k, epoch in enumerate(losses[f"{vectors}|epochs"].tolist()):
+            leaf = logits.clone().requires_grad_()
+            costs = CrossEntropy(counts).costs(leaf) if epoch < 19 else loss.costs(leaf, draws)
+            value = costs.gather(1, label[:, None]).mean()
+            value.backward()
+            assert value.item() == pytest.approx(losses[f"{vectors}|loss"][k], rel=2e-6)
+            grad = losses[f"{vectors}|grad"][k]
+            np.testing.assert_allclose(leaf.grad, grad, rtol=1e-3, atol=1e-7)
 
 
 def softmax_nll(logits, k):
@@ -226,16 +230,52 @@ def test_gradients_of_influence_balanced():
     assert torch.autograd.gradcheck(lambda z, h: loss(z, targets, features=h), (logits, features))
 
 
-@pytest.mark.parametrize("name", [*LOSSES, "influence balanced"])
+def test_gradients_of_the_experts_loss():
+    """Against central differences of the loss with the experts' mean held where it is."""
+    draws = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 6, dtype=torch.float64, generator=draws, requires_grad=True)
+    targets = torch.rand(2, 6, dtype=torch.float64, generator=draws).softmax(1)
+    loss = Diversity(COUNTS, scale=2.0, diversity=0.3).double()
+    (grad,) = torch.autograd.grad(loss(logits, targets), logits)
+
+    mean = (2 * logits.detach().mean(1, keepdim=True) / loss.temperature).softmax(-1)
+
+    def with_fixed_mean(z):
+        own = (2 * z / loss.temperature).log_softmax(-1)
+        divergence = (mean * (mean.log() - own)).sum() / len(z)
+        margins = sum(LDAM(COUNTS, scale=2.0).double()(z[:, e], targets) for e in range(3))
+        return margins - 0.3 * loss.temperature.mean() ** 2 * divergence
+
+    for place in np.ndindex(2, 3, 6):
+        step = torch.zeros_like(logits)
+        step[place] = 1e-5
+        ends = [with_fixed_mean(logits.detach() + sign * step) for sign in (1, -1)]
+        assert grad[place].item() == pytest.approx((ends[0] - ends[1]).item() / 2e-5, abs=1e-8)
+
+
+def test_gradients_of_equalization_with_draws():
+    draws = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 6, dtype=torch.float64, generator=draws, requires_grad=True)
+    uniform = torch.rand(4, 6, generator=draws)
+    loss = Equalization(COUNTS, gamma=0.5)
+    assert torch.autograd.gradcheck(lambda z: loss.costs(z, uniform), logits)
+
+
+@pytest.mark.parametrize("name", [*LOSSES, "influence balanced", "experts"])
 def test_finite_where_float16_logits_are_large(name):
     signs = torch.tensor([[1.0, -1, 1, -1, 1, -1], [-1, -1, -1, -1, -1, 1], [0, 0, 0, 0, 0, 1]])
     logits = (100 * signs).half().float().requires_grad_()  # the loop hands them on as float32
+    weights = InverseFrequency(COUNTS)(0)
     for label in range(6):
         targets = torch.eye(6)[[label] * 3]
-        if name == "influence balanced":
-            loss = InfluenceBalanced(COUNTS)(logits, targets, features=torch.ones(3, 2))
-        else:
-            loss = LOSSES[name].float()(logits, targets, InverseFrequency(COUNTS)(0))
+        with torch.autocast("cpu", torch.float16):
+            if name == "influence balanced":
+                loss = InfluenceBalanced(COUNTS)(logits, targets, features=torch.ones(3, 2))
+            elif name == "experts":
+                experts = torch.stack([logits, -logits, logits.flip(1)], 1)
+                loss = Diversity(COUNTS)(experts, targets, weights)
+            else:
+                loss = LOSSES[name].float()(logits, targets, weights)
         (grad,) = torch.autograd.grad(loss, logits)
         assert loss.isfinite() and grad.isfinite().all()
 
@@ -247,6 +287,8 @@ def test_finite_with_a_class_without_samples():
         leaf = logits.clone().requires_grad_()
         kind(counts)(leaf, targets, InverseFrequency(counts)(0)).backward()
         assert leaf.grad.isfinite().all()
+    slopes = KPS(counts).slopes  # an empty class is as one of the rarest
+    assert torch.equal(slopes[[0, 2]], KPS(counts[[0, 2]]).slopes) and slopes[1] == slopes[2]
 
 
 def test_invariances_that_the_papers_state():

@@ -268,11 +268,12 @@ def test_claims_of_other_machines_live_by_their_signs(tmp_path):
     assert compare.take(folder) is None
     dead_claim(folder, host="elsewhere", age=compare.DEAD_AFTER + 60)
     assert compare.take(folder) is not None
-    half = tmp_path / ".bone.claim.0"
-    half.write_text("{")
-    assert compare.take(tmp_path / "bone") is None
-    os.utime(half, (0, 0))
-    assert compare.take(tmp_path / "bone") is not None
+    for stream, text in (("bone", "{"), ("skip", '{"pid": 1}')):  # cut short, of another version
+        claim = tmp_path / f".{stream}.claim.0"
+        claim.write_text(text)
+        assert compare.take(tmp_path / stream) is None
+        os.utime(claim, (0, 0))
+        assert compare.take(tmp_path / stream) is not None
 
 
 def hold(folder, command):

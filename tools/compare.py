@@ -169,13 +169,14 @@ def is_alive(path: Path) -> bool:
     try:
         silent_for = time.time() - path.stat().st_mtime
         owner = json.loads(path.read_text())
+        host, processes = owner["host"], owner["processes"]
     except FileNotFoundError:
         return True  # given back this moment: leave the run to the next look
-    except json.JSONDecodeError:
-        return silent_for < DEAD_AFTER  # being written, or cut short by a kill
-    if owner["host"] != socket.gethostname():
+    except (json.JSONDecodeError, KeyError):
+        return silent_for < DEAD_AFTER  # being written, cut short by a kill, or of another version
+    if host != socket.gethostname():
         return silent_for < DEAD_AFTER
-    return any(lives(pid, birth) for pid, birth in owner["processes"])
+    return any(lives(pid, birth) for pid, birth in processes)
 
 
 def lives(pid: int, birth: str) -> bool:

@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import torch
-import yaml
 
 import memory
 from engine import checkpoint, config, evaluate, logs, predict_files
@@ -194,10 +193,7 @@ def check_folder(folder: Path, settings: config.Config, resume: bool, overwrite:
         raise InputError(f"{folder} is not empty and holds no run; name another --work-dir")
     if overwrite:
         return
-    former = yaml.safe_load(written.read_text())
-    now = yaml.safe_load(settings.to_yaml())
-    changed = sorted(key for key in {*former, *now} if former.get(key) != now.get(key))
-    if changed:
+    if changed := config.departures(settings, written):
         raise InputError(
             f"{folder} holds a run with other values of {', '.join(changed)}; "
             "--tag NAME keeps both, --overwrite discards it"

@@ -285,6 +285,16 @@ def resolve(
     return config.replace(benchmark=benchmark, tag=tag)
 
 
+def departures(config: Config, written: Path) -> list[str]:
+    """Return the keys, sorted, of which a written config.yaml has other values than `config`.
+
+    A key that it does not say, because it was written before there was one, has its default.
+    """
+    former = dataclasses.asdict(Config()) | yaml.safe_load(written.read_text())
+    now = yaml.safe_load(config.to_yaml())
+    return sorted(key for key in {*former, *now} if former.get(key) != now.get(key))
+
+
 def write(config: Config, path: Path) -> None:
     """Write every resolved value, as `--config` reads it back."""
     write_text(path, config.to_yaml())

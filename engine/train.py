@@ -122,12 +122,12 @@ class Trainer:
         with self.bar(batches) as bar:
             for clips, labels, batch in self.feeder.batches(batches[self.progress.step :]):
                 torch.manual_seed(step_seed(config.seed, epoch, batch.step, 1 + self.ranks.rank))
+                whole = len(clips) == config.batch_size  # some mixings double it
                 if hasattr(self.mix, "observe"):
-                    with evaluate.autocast(config, self.device):
+                    with evaluate.autocast(config, self.device), evaluate.only_whole(config, whole):
                         self.mix.observe(self.judged, clips, labels, batch.generator)
                 clips, targets = self.mix(clips, labels, batch.generator)  # targets (N, K), soft
                 mine = self.ranks.share(len(clips))
-                whole = len(clips) == config.batch_size
                 with evaluate.autocast(config, self.device), evaluate.only_whole(config, whole):
                     logits = self.net(clips[mine])  # (N, K)
                 extra = {}

@@ -16,7 +16,7 @@ from longtail.losses import log_prior
 
 class Retraining:
     """cRT: the classifier is drawn anew and trained under class-balanced sampling: Kang et al.,
-    "Decoupling Representation and Classifier for Long-Tailed Recognition", ICLR 2020, section 4.1.
+    "Decoupling Representation and Classifier for Long-Tailed Recognition", ICLR 2020, section 4.
 
     fresh False goes on from the classifier that is there.
     """
@@ -39,7 +39,7 @@ class Retraining:
 
 class LearnableScaling(Retraining):
     """LWS: the class vectors keep their directions and learn their lengths, w_k = f_k v_k: Kang et
-    al., ICLR 2020, section 4.3.
+    al., ICLR 2020, section 4.
 
     The gradient of w_k becomes <g, v_k> v_k: gradient descent on f_k, momentum and weight decay
     included, with no parameter more. The bias stays.
@@ -60,7 +60,7 @@ class LearnableScaling(Retraining):
 class MaxNorm(Retraining):
     """The classifier is trained further, each class vector within a ball: w_k <- w_k min(1, r /
     |w_k|) after each step: Alshammari et al., "Long-Tailed Recognition via Weight Balancing", CVPR
-    2022, eq. 6, which joins it with the class-balanced loss and a strong weight decay.
+    2022, which joins it with the class-balanced loss and a strong weight decay.
 
     radius None is the mean length at the start.
     """
@@ -84,8 +84,8 @@ class MaxNorm(Retraining):
 
 
 class TauNormalisation:
-    """w_k <- w_k / |w_k|^tau, without a bias: Kang et al., ICLR 2020, eq. 4. Nothing is trained;
-    tau 0 only drops the bias, tau 1 makes all class vectors as long."""
+    """w_k <- w_k / |w_k|^tau, without a bias: Kang et al., ICLR 2020, section 4. Nothing is
+    trained; tau 0 only drops the bias, tau 1 makes all class vectors as long."""
 
     trains = False
 
@@ -102,7 +102,7 @@ class TauNormalisation:
 
 class PostHocAdjustment:
     """z_k - tau log(n_k / n), as a shift of the bias, for a model trained with plain cross entropy:
-    Menon et al., "Long-Tail Learning via Logit Adjustment", ICLR 2021, eq. 9."""
+    Menon et al., "Long-Tail Learning via Logit Adjustment", ICLR 2021."""
 
     trains = False
 

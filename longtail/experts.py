@@ -54,12 +54,12 @@ class Model(nn.Module):
 
 
 class Diversity(LDAM):
-    """sum_e [LDAM(z_e) - diversity T^2 KL(p_mean(T) || p_e(T))] over experts e: eq. 2-4.
+    """sum_e [LDAM(z_e) - diversity T^2 KL(p_mean(T) || p_e(T))] over experts e.
 
-    p(T) is the softmax of s z_k / T_k, with the temperature T_k = psi_k + 1 - max psi, psi_k =
-    reweighting K n_k / n + 1 - reweighting: tail classes are told apart more sharply; T^2 stands
-    for the square of their mean. As in the authors' code the experts are compared with their mean,
-    which is a constant there, and not pair by pair.
+    p(T) is the softmax of s z_k / T_k, temperatures T_k = 1 - reweighting K (n_max - n_k) / n, so
+    that tail classes are told apart more sharply; T^2 stands for the square of their mean. As in
+    the authors' code the experts are compared with their mean, not pair by pair. (The gradients
+    that go through the mean add up to zero and are left out.)
     """
 
     def __init__(
@@ -71,8 +71,9 @@ class Diversity(LDAM):
         reweighting: float = 0.05,
     ) -> None:
         super().__init__(class_counts, max_margin, scale)
-        psi = reweighting * class_counts.double() / class_counts.double().mean() + 1 - reweighting
-        self.register_buffer("temperature", (psi + 1 - psi.max()).float())
+        counts = class_counts.double()
+        lack = (counts.max() - counts) / counts.mean()
+        self.register_buffer("temperature", (1 - reweighting * lack).float())
         self.diversity = diversity
 
     def forward(self, logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:

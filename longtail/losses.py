@@ -70,7 +70,7 @@ class CrossEntropy(nn.Module):
 
 
 class Focal(CrossEntropy):
-    """c_ik = -(1 - p_ik)^gamma log p_ik: Lin et al., "Focal Loss", ICCV 2017, eq. 4, on a softmax.
+    """c_ik = -(1 - p_ik)^gamma log p_ik: Lin et al., "Focal Loss", ICCV 2017, on a softmax.
 
     gamma 0 is cross entropy; the paper and the released BRL code have 2.
     """
@@ -81,14 +81,16 @@ class Focal(CrossEntropy):
 
     def costs(self, logits: Tensor) -> Tensor:
         nll = super().costs(logits)
-        return (-torch.expm1(-nll)) ** self.gamma * nll  # -expm1(-nll) = 1 - p, also where p is 1
+        doubt = -torch.expm1(-nll)  # 1 - p, exact also where p is nearly 1
+        # Where p is 1, a power below 1 has no finite slope.
+        return doubt.clamp_min(torch.finfo(doubt.dtype).tiny) ** self.gamma * nll
 
 
 class LogitAdjustment(CrossEntropy):
     """Cross entropy of z_k + tau log(n_k / n): Menon et al., "Long-Tail Learning via Logit
-    Adjustment", ICLR 2021, eq. 10.
+    Adjustment", ICLR 2021.
 
-    tau 1 is the balanced softmax of Ren et al., NeurIPS 2020, eq. 4; tau 0 and equal counts are
+    tau 1 is the balanced softmax of Ren et al., NeurIPS 2020; tau 0 and equal counts are
     cross entropy. (Post hoc, at test time: `longtail.classifiers.PostHocAdjustment`.)
     """
 
@@ -102,7 +104,7 @@ class LogitAdjustment(CrossEntropy):
 
 class LDAM(CrossEntropy):
     """Cross entropy of s (z_j - [j = k] m_k) with margins m_k = C n_k^(-1/4): Cao et al., "Learning
-    Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019, eq. 10-12.
+    Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019.
 
     C makes the largest margin `max_margin`; s is `scale`. The paper's logits are cosines of a
     normalised classifier (`model_args.cosine`); the released BRL code takes plain logits, with the
@@ -121,7 +123,7 @@ class LDAM(CrossEntropy):
 
 class Equalization(CrossEntropy):
     """Softmax equalization loss: Tan et al., "Equalization Loss for Long-Tailed Object
-    Recognition", CVPR 2020, eq. 8-9:
+    Recognition", CVPR 2020:
 
         c_ik = -log(e^{z_k} / sum_j w_j e^{z_j}),   w_j = 1 - beta_j T(j) [j != k],
 
@@ -166,14 +168,15 @@ class KPS(CrossEntropy):
     a_j grows with the count. With ' for the class at the mirrored place in the order by count:
     m_k = max_margin a'_k / max a, so that the rarest class has the largest margin, and
     b_k = clamp(a'_k, 1, limit / s), the gradient adjustment, which acts in the second stage; in the
-    first b_k = 1. `scale` s is 30 with the paper's cosine classifier, 1 in the released BRL code.
+    first b_k = 1. The paper's logits are cosines of a normalised classifier (`model_args.cosine`);
+    the released BRL code takes plain logits, with a scale s of 1.
     """
 
     def __init__(
         self,
         class_counts: Tensor,
         max_margin: float = 0.5,
-        scale: float = 1.0,
+        scale: float = 30.0,
         base: float = 50.0,
         limit: float = 50.0,
         adjust: bool = True,
@@ -197,7 +200,7 @@ class KPS(CrossEntropy):
 
 class Gumbel(CrossEntropy):
     """Gumbel cross entropy: Alexandridis et al., "Long-Tailed Instance Segmentation Using Gumbel
-    Optimized Loss", ECCV 2022, eq. 4-6: with q_k = exp(-exp(-z_k)) in place of the sigmoid
+    Optimized Loss", ECCV 2022: with q_k = exp(-exp(-z_k)) in place of the sigmoid
 
         c_ik = -log q_ik - sum_{j != k} log(1 - q_ij),
 
@@ -219,7 +222,7 @@ class Gumbel(CrossEntropy):
 
 class InfluenceBalanced(CrossEntropy):
     """Influence-balanced loss: Park et al., "Influence-Balanced Loss for Imbalanced Visual
-    Classification", ICCV 2021, eq. 8-10:
+    Classification", ICCV 2021:
 
         c_ik = w_k (-log p_ik) alpha / (|p_i - e_k|_1 |h_i|_1 + epsilon),   averaged over the batch,
 

@@ -31,7 +31,7 @@ class Plain:
 class Mixup:
     """Mixup: lam x_i + (1 - lam) x_j, lam ~ Beta(alpha, alpha) for a batch, j a permutation of it:
     Zhang et al., "mixup", ICLR 2018. With a finite kappa it is Remix (Chou et al., "Remix:
-    Rebalanced Mixup", ECCV workshops 2020, eq. 4-6), which gives the label to the rarer class:
+    Rebalanced Mixup", ECCV workshops 2020), which gives the label to the rarer class:
 
         share of y_i = 0      if n_i >= kappa n_j and lam < tau,
                        1      if n_j >= kappa n_i and 1 - lam < tau,
@@ -93,9 +93,10 @@ class ShapMix:
     R a random coalition of the other parts (empty in the first `warm_up` epochs); absent parts are
     the mean clip's. A batch comes back twice, clean and mixed: (2N, ...), and targets whose rows
     sum to 2, so that the losses of both halves add up, as the paper's do. With probability `mixup`
-    the mixed half is plain mixup, lam ~ U(0, 1). Else a segment of `segment` frames (in steps of 4)
-    is pasted from sample j on some parts; the donor's segment is as long or longer and is resized
-    in time. If j's class is the rarer, S ~ softmax(V[y_j] / temperature) is pasted; else S ~
+    the mixed half is plain mixup, lam ~ U(0, 1). Else a segment of the clip is pasted from sample j
+    on some parts; its length, in steps of 4 frames, lies between the shares `segment` of the clip
+    (28 to 44 of 64 frames); the donor's segment is as long or longer and is resized in time. If j's
+    class is the rarer, S ~ softmax(V[y_j] / temperature) is pasted; else S ~
     softmax(V[y_i] / temperature) is kept, and all other parts are pasted. lam is the pasted share
     of (T, V). In the first `warm_up` epochs S is uniform.
 
@@ -112,10 +113,12 @@ class ShapMix:
         memory: float = 0.9,
         temperature: float = 0.2,
         warm_up: int = 5,
-        segment: tuple[int, int] = (28, 44),
+        segment: tuple[float, float] = (7 / 16, 11 / 16),
     ) -> None:
         if len(skeleton.parts) != 5:
             raise ValueError(f"layout {skeleton.name} names no five body parts")
+        if not 0 < segment[0] <= segment[1] <= 1:
+            raise ValueError(f"segment must be two rising shares of the clip, not {segment}")
         joints = torch.arange(skeleton.num_joints)
         self.parts = torch.stack([torch.isin(joints, torch.tensor(p)) for p in skeleton.parts])
         self.subsets = [s for size in (2, 3) for s in combinations(range(5), size)]
@@ -179,11 +182,12 @@ class ShapMix:
         plain, lam = torch.rand(2, generator=generator).tolist()
         uniform = torch.rand(count, generator=generator)
         unit = min(4, frames)
-        low, high = (min(length // unit, frames // unit) for length in self.segment)
+        units = frames // unit
+        low, high = (max(1, round(share * units)) for share in self.segment)
         length = between(low, high, generator)
-        start = between(0, frames // unit - length, generator)
-        donor_length = between(length, frames // unit, generator)
-        donor_start = between(0, frames // unit - donor_length, generator)
+        start = between(0, units - length, generator)
+        donor_length = between(length, units, generator)
+        donor_start = between(0, units - donor_length, generator)
 
         partners = partners.to(clips.device)
         donors = labels[partners]

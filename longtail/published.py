@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 TABLE = Path(__file__).with_name("published.csv")
+METHOD_FILES = Path(__file__).resolve().parents[1] / "config" / "methods"
 BFL = "BRL with class-balanced loss (BFL)"
 # The name a paper gives to what config/methods/<key>.yaml does.
 METHODS = {
@@ -83,8 +84,14 @@ def method_of(run: Mapping[str, Any]) -> str | None:
         weights = str(run.get("class_weights"))
         return {"ActionAwareWeights": "BRL", "EffectiveNumber": BFL}.get(weights.split(".")[-1])
     tag = str(run.get("tag", ""))
-    named = [key for key in METHODS if tag == key or tag.startswith(f"{key}-")]
-    return METHODS[max(named, key=len)] if named else None
+    known = METHODS.keys() | {path.stem for path in METHOD_FILES.glob("*.yaml")}
+    named = [key for key in known if tag == key or tag.startswith(f"{key}-")]
+    return METHODS.get(max(named, key=len)) if named else None
+
+
+def backbone_of(run: Mapping[str, Any]) -> str:
+    """Return the import string of a run's backbone: of experts, the network they are copies of."""
+    return str(run.get("model_args", {}).get("backbone", run.get("model", "")))
 
 
 def of_run(run: Mapping[str, Any], streams: str, metric: str = "top1") -> float | None:
@@ -95,6 +102,4 @@ def of_run(run: Mapping[str, Any], streams: str, metric: str = "top1") -> float 
     method, benchmark = method_of(run), str(run.get("benchmark", ""))
     if method is None or (run.get("training_list") is None and benchmark != "k400"):
         return None
-    return lookup(
-        benchmark, run.get("imbalance"), streams, method, str(run.get("model", "")), metric
-    )
+    return lookup(benchmark, run.get("imbalance"), streams, method, backbone_of(run), metric)

@@ -31,7 +31,7 @@ class InverseFrequency:
 
 class EffectiveNumber:
     """w_y = (1 - beta) / (1 - beta^n_y), scaled to sum K: Cui et al., "Class-Balanced Loss Based on
-    Effective Number of Samples", CVPR 2019, eq. 5.
+    Effective Number of Samples", CVPR 2019.
 
     beta 0 weighs all classes alike, beta -> 1 by inverse frequency. LDAM-DRW has 0.9999; the
     released BRL code 0.999 for the class-balanced loss and 0.999999 for LDAM.

@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from longtail.brl import (
     ActionAwareWeights,
     PartialMixup,
     ReverseSampling,
+    formula_counts,
     shrinking_walk,
 )
 from longtail.losses import CrossEntropy
@@ -69,6 +71,7 @@ def test_released_mixup(mixup, case):
     expected = clips.clone()
     expected[rows] = torch.from_numpy(mixup[f"{case}|changed_keypoint"])
     assert torch.equal(mixed, expected)
+    assert np.array_equal(clips, mixup[f"{data}_in"][:size])  # the released code mixes in place
     share = float(mixup[f"{case}|mix_alpha"]) if len(rows) else 1.0
     one_hot = np.eye(split["num_classes"])
     np.testing.assert_allclose(targets[0], share * one_hot[vectors["label_a"]], atol=1e-7)
@@ -200,6 +203,18 @@ def test_action_aware_weights_against_golden(golden):
         )
 
 
+def test_lists_of_the_released_imbalance_have_the_counts_of_the_formula(shared):
+    """So config/released.yaml needs no formula for them."""
+    names = (Path(__file__).parents[1] / "data/lists/nw-ucla_10.txt").read_text().split()
+    read = torch.tensor([int(name[1:3]) for name in names]).bincount()
+    counts = read[read > 0]  # actions 1 to 12 without 7 and 10
+    assert torch.equal(formula_counts(counts, 10), counts.double()) and len(counts) == 10
+    for path in (shared / "reference/lists").glob("*_exp_100.txt"):
+        counts = torch.tensor([int(n[-3:]) for n in path.read_text().split()]).bincount()[1:]
+        assert torch.equal(formula_counts(counts, 100), counts.double())
+        assert not torch.equal(formula_counts(counts, 10), counts.double())
+
+
 def test_action_aware_weights_of_the_paper():
     weights = ActionAwareWeights(COUNTS60)(0)
     assert weights[0] == pytest.approx(0.0410, abs=5e-5)
@@ -211,8 +226,10 @@ def test_action_aware_weights_of_the_paper():
     assert without.sum() == pytest.approx(3)
 
 
-@pytest.mark.parametrize("name", ["TwostageAALoss", "TwostageAALoss_fresh20"])
-@pytest.mark.parametrize("split", ["xsub_train_60", "xset_train_120", "train_10"])
+@pytest.mark.parametrize(
+    "name", ["TwostageAALoss", "TwostageAALoss_every_epoch", "TwostageAALoss_fresh20"]
+)
+@pytest.mark.parametrize("split", ["xsub_train_60", "xsub_train_120", "xset_train_120", "train_10"])
 def test_released_action_aware_loss(golden, split, name):
     losses = np.load(golden / "losses.npz")
     counts = torch.from_numpy(losses[f"{split}|num_class_list"])

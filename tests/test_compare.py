@@ -4,6 +4,8 @@ import csv
 import json
 import multiprocessing
 import os
+import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import pytest
 import torch
 
 import graph
+import main
 from engine import build, config
 from errors import InputError
 from longtail import published
@@ -48,7 +51,10 @@ def test_every_method_builds_on_a_benchmark_and_is_pure(method):
     clips = torch.randn(16, 1, 52, 20, 3)
     if hasattr(mix, "begin_epoch"):
         mix.begin_epoch(0)
-    clips, targets = mix(clips, labels[rows], torch.Generator().manual_seed(0))
+    shown, before = labels[rows], (clips.clone(), labels[rows])
+    mixed, targets = mix(clips, shown, torch.Generator().manual_seed(0))
+    assert torch.equal(clips, before[0]) and torch.equal(shown, before[1])
+    clips = mixed
     for epoch in (0, settings.num_epoch - 1):
         shape = (len(clips), 3, 10) if method == "ride" else (len(clips), 10)
         logits = torch.randn(shape, requires_grad=True)
@@ -63,6 +69,14 @@ def test_every_method_builds_on_a_benchmark_and_is_pure(method):
         assert len(brl) <= 2  # at most the loss with its weights, or one other part, is its own
         assert "ActionAware" not in str(settings.class_weights)
         assert "Reverse" not in settings.sampling
+
+
+@pytest.mark.parametrize("method", ["ldam", "ldam-drw", "kps"])
+def test_margins_are_for_cosines(method):
+    small = ["model_args.base_channels=6", "model_args.num_blocks=2"]
+    settings = config.load([NW_UCLA / "joint.yaml", *compare.method_files(method)], small)
+    logits = build.make_model(settings)(100 * torch.randn(4, 1, 16, 20, 3))
+    assert logits.abs().max() <= 1 + 1e-6 and settings.loss_args["scale"] == 30
 
 
 def test_the_released_values_keep_the_rest_of_the_recipe():
@@ -113,8 +127,29 @@ def test_published_of_a_run():
     assert published.method_of(with_cb) == published.BFL
 
 
-def test_methods_with_a_published_name_exist():
+def test_every_published_method_that_is_here_has_its_name():
     assert set(published.METHODS) - {"brl", "released"} <= set(METHODS)
+    with published.TABLE.open() as file:
+        names = {row["method"] for row in csv.DictReader(file)}
+    not_here = {"BCL", "PaCo", "FSA", "GLMC", "PoseConv3D"}
+    assert names - set(published.METHODS.values()) == not_here
+    run = {"benchmark": "ntu60-xsub-lt", "training_list": "list", "imbalance": 100}
+    run["model"] = "model.ctrgcn.Model"
+    for method in set(published.METHODS) - {"brl", "released", "brl-class-balanced"}:
+        assert published.of_run(run | {"tag": f"{method}-ctrgcn-seed1"}, "joint") is not None
+    for method in set(METHODS) - set(published.METHODS):  # class-balanced-drw is not class-balanced
+        assert published.method_of(run | {"tag": f"{method}-ctrgcn"}) is None
+
+
+def test_published_figures_are_beside_the_backbone_of_each_method(tmp_path):
+    """RIDE's experts are copies of a backbone; Shap-Mix's recipe names its own."""
+    overrides = ("model_args.backbone=model.ctrgcn.Model",)
+    sweep = compare.Sweep(config.CONFIG_ROOT / "ntu60-xsub-lt", root=tmp_path, overrides=overrides)
+    table = compare.tabulate(sweep, [sweep.plan("ride", 0)], "last")[0]
+    assert next(csv.DictReader(table.splitlines()))["published_top1"] == "76.6"
+    plain = compare.Sweep(config.CONFIG_ROOT / "ntu60-xsub-lt", root=tmp_path)
+    table = compare.tabulate(plain, [plain.plan("shap-mix-recipe", 0)], "last")[0]
+    assert next(csv.DictReader(table.splitlines()))["published_top1"] == "80.8"
 
 
 # --- plans ---
@@ -134,6 +169,48 @@ def test_plan_and_plain_commands():
     assert weights == "work_dir/nw-ucla-lt-balanced-softmax-seed1/joint/last.pt"
     with pytest.raises(InputError, match="ldam-drw"):
         compare.method_files("ldam-dwr")
+
+
+def test_dry_run_prints_commands_that_make_each_run_once(tmp_path, capsys):
+    argv = ["--benchmark", "nw-ucla-lt", "--methods", "brl,cross-entropy,crt", "--seeds", "0", "0"]
+    values = ["num_epoch=3", "schedule_args={warm_up: 1, gamma: 0.1}"]
+    argv += ["--work-dir", str(tmp_path / "a folder"), "--device", "cpu", "--dry-run"]
+    compare.main([*argv, "--set", *values])
+    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 3
+    assert lines[0][:2] == ["python", "main.py"]
+    told = main.parse(lines[0][2:])
+    assert told.overrides == values and told.resume and told.device == ["cpu"]
+    assert told.work_dir == tmp_path / "a folder" / "nw-ucla-lt" / "joint"
+    # crt starts from the cross-entropy run: both are claimed, by calls of this tool.
+    for method, words in zip(("cross-entropy", "crt"), lines[1:]):
+        assert words[:3] == ["python", "-m", "tools.compare"]
+        assert words[words.index("--methods") + 1] == method
+        compare.main([*words[3:], "--dry-run"])
+    planned = capsys.readouterr().out.splitlines()
+    assert shlex.split(planned[1]) == lines[2]
+    run = compare.Sweep(NW_UCLA, root=tmp_path / "a folder", overrides=tuple(values)).plan("brl", 0)
+    write_result(run, 50.0, 20.0)
+    compare.main([*argv, "--set", *values])
+    assert "--methods" in capsys.readouterr().out.splitlines()[0]  # brl is there
+
+
+def test_results_of_other_values_are_refused(tmp_path):
+    sweep = compare.Sweep(NW_UCLA, root=tmp_path, overrides=("num_epoch=3",))
+    run = sweep.plan("cross-entropy", 0)
+    write_result(run, 50.0, 20.0)
+    config.write(run.settings, run.folder / "config.yaml")
+    run.check()
+    sweep.plan("crt", 0).check()
+    for other in (
+        compare.Sweep(NW_UCLA, root=tmp_path).plan(m, 0) for m in ("cross-entropy", "crt")
+    ):
+        with pytest.raises(InputError, match="other values of num_epoch; another --work-dir"):
+            other.check()
+    # A run from before a key was there had what is its default now.
+    path = run.folder / "config.yaml"
+    path.write_text(path.read_text().replace("sync_bn: false\n", ""))
+    run.check()
 
 
 # --- claims ---
@@ -167,7 +244,7 @@ def dead_claim(folder, host=None, age=0.0, pid=None):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     path = folder.parent / f".{folder.name}.claim.0"
-    owner = {"pid": pid or process.pid, "born": "1", "host": host or socket.gethostname()}
+    owner = {"host": host or socket.gethostname(), "processes": [(pid or process.pid, "1")]}
     path.write_text(json.dumps(owner))
     os.utime(path, (time.time() - age,) * 2)
     return path
@@ -191,11 +268,74 @@ def test_claims_of_other_machines_live_by_their_signs(tmp_path):
     assert compare.take(folder) is None
     dead_claim(folder, host="elsewhere", age=compare.DEAD_AFTER + 60)
     assert compare.take(folder) is not None
-    half = tmp_path / ".bone.claim.0"
-    half.write_text("{")
-    assert compare.take(tmp_path / "bone") is None
-    os.utime(half, (0, 0))
-    assert compare.take(tmp_path / "bone") is not None
+    for stream, text in (("bone", "{"), ("skip", '{"pid": 1}')):  # cut short, of another version
+        claim = tmp_path / f".{stream}.claim.0"
+        claim.write_text(text)
+        assert compare.take(tmp_path / stream) is None
+        os.utime(claim, (0, 0))
+        assert compare.take(tmp_path / stream) is not None
+
+
+def hold(folder, command):
+    """Make a run as a process of a sweep does."""
+    signal.signal(signal.SIGTERM, compare.stop)
+    with compare.claim(folder) as claimed:
+        compare.supervise(command, claimed)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that holds tmp_path/joint, and the long-running process that it has started."""
+    context = multiprocessing.get_context("fork")
+    starter = context.Process(target=hold, args=(tmp_path / "joint", ["sleep", "60"]))
+    starter.start()
+    path, processes, deadline = tmp_path / ".joint.claim.0", [], time.time() + 10
+    while len(processes) < 2 and time.time() < deadline:
+        time.sleep(0.01)
+        if path.is_file() and (text := path.read_text()):
+            processes = json.loads(text)["processes"]
+    started = processes[1]
+    yield starter, started
+    if compare.lives(*started):
+        os.kill(started[0], signal.SIGKILL)
+    starter.kill()
+    starter.join()
+
+
+def await_end(started):
+    deadline = time.time() + 10
+    while compare.lives(*started) and time.time() < deadline:
+        time.sleep(0.01)
+    assert not compare.lives(*started)
+
+
+def test_a_run_whose_starter_was_killed_is_not_made_twice(tmp_path, holder):
+    starter, started = holder
+    starter.kill()
+    starter.join()
+    assert compare.lives(*started) and compare.take(tmp_path / "joint") is None
+    os.kill(started[0], signal.SIGKILL)
+    await_end(started)
+    assert compare.take(tmp_path / "joint").name == ".joint.claim.1"
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_sweep_ends_its_run_and_leaves_no_claim(tmp_path, holder, sign):
+    starter, started = holder
+    os.kill(starter.pid, sign)
+    starter.join(timeout=10)
+    assert starter.exitcode not in (None, 0)
+    await_end(started)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_ended_but_was_not_asked_for_does_not_live():
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    birth = compare.born(process.pid)
+    assert compare.lives(process.pid, birth) and birth
+    process.stdin.close()
+    await_end((process.pid, birth))
+    process.wait()
 
 
 def test_a_long_run_shows_signs_of_life(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import importlib
+import inspect
 import re
 import shlex
 import shutil
@@ -18,6 +19,7 @@ from engine import config
 from engine.build import find_class
 from errors import InputError, Parser
 from tools import benchmark, zoo
+from tools.compare import Sweep
 
 PROJECT = zoo.DOCS.parent
 PAGES = sorted([PROJECT / "README.md", *zoo.DOCS.glob("*.md")])
@@ -39,7 +41,7 @@ OF_OTHERS = {  # torchrun, Slurm, pip
     "--nproc-per-node", "--nnodes", "--node-rank", "--master-addr", "--master-port",
     "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--cpus-per-task", "--gpus-per-node",
     "--ntasks-per-node", "--nodes", "--ntasks", "--gres", "--signal", "--requeue", "--time",
-    "--user",
+    "--user", "--array", "--wrap",
 }  # fmt: skip
 
 
@@ -80,7 +82,7 @@ def commands():
                 line.replace("\n", " "),
             )
             if found:
-                words = shlex.split(found[3], comments=True)
+                words = shlex.split(found[3].partition(" > ")[0], comments=True)
                 yield page.name, found[1] or found[2], [word for word in words if word != "..."]
 
 
@@ -108,6 +110,14 @@ def test_commands_parse_and_their_configurations_load(page, module, argv, parse)
         config.load(written.values(), overrides)
     else:
         config.override(dataclasses.asdict(config.Config()), overrides)
+    if module == "tools.compare":
+        sweep = Sweep(config.benchmark_folder(options.benchmark), overrides=tuple(overrides))
+        for method in options.methods.split(","):
+            if f"config/methods/{method}.yaml" in EXAMPLES:
+                continue
+            settings = sweep.plan(method, 0).settings
+            taken = inspect.signature(find_class(settings.model, "model"))
+            taken.bind(**settings.model_args)
     for name in filter(None, (getattr(options, key, None) for key in ("benchmark", "dataset"))):
         if module in ("ensemble", "tools.compare"):
             config.benchmark_folder(name)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from longtail.experts import Diversity
 from longtail.losses import (
     KPS,
     LDAM,
@@ -22,11 +23,13 @@ COUNTS = torch.tensor([60, 40, 25, 10, 4, 1])
 LOSSES = {
     "cross entropy": CrossEntropy(COUNTS),
     "focal": Focal(COUNTS),
+    "focal, gamma 1/2": Focal(COUNTS, gamma=0.5),
     "balanced softmax": LogitAdjustment(COUNTS),
     "logit adjustment": LogitAdjustment(COUNTS, tau=1.5),
     "LDAM": LDAM(COUNTS),
     "LDAM, scale 1": LDAM(COUNTS, scale=1.0),
     "KPS": KPS(COUNTS),
+    "KPS, scale 1": KPS(COUNTS, scale=1.0),
     "KPS, first stage": KPS(COUNTS).first_stage,
     "Gumbel": Gumbel(COUNTS),
     "Gumbel, softmax": Gumbel(COUNTS, softmax=True),
@@ -73,7 +76,7 @@ def released(name, counts):
         "TwostageCBLoss_fresh20": (5, plain, EffectiveNumber(counts, beta=0.999), {}),
         "TwostageLDAMLoss": (5, LDAM(counts), EffectiveNumber(counts, beta=0.999999), {}),
         "TwostageBalancedSoftmax": (5, LogitAdjustment(counts), None, {}),
-        "KPSLoss": (5, KPS(counts), None, {}),
+        "KPSLoss": (5, KPS(counts, scale=1.0), None, {}),
         "GumbelCE": (4, Gumbel(counts, softmax=True), None, deferred),
         "TwostageEQL_seeded": (
             5,
@@ -115,13 +118,15 @@ def test_released_equalization_with_given_draws(losses, split):
     np.testing.assert_array_equal(tail, losses[f"{split}|TwostageEQL|tail_flag"])
     forced = torch.from_numpy(losses[f"{split}|TwostageEQL_forced|rand"])
     for name, draws in (("forced", forced), ("rand0", torch.zeros_like(logits))):
-        leaf = logits.clone().requires_grad_()
-        value = loss.costs(leaf, draws).gather(1, label[:, None]).mean()
-        value.backward()
-        expected = losses[f"{split}|TwostageEQL_{name}|loss"][2]  # epoch 19
-        assert value.item() == pytest.approx(expected, rel=2e-6)
-        grad = losses[f"{split}|TwostageEQL_{name}|grad"][2]
-        np.testing.assert_allclose(leaf.grad, grad, rtol=1e-3, atol=1e-7)
+        vectors = f"{split}|TwostageEQL_{name}"
+        for k, epoch in enumerate(losses[f"{vectors}|epochs"].tolist()):
+            leaf = logits.clone().requires_grad_()
+            costs = CrossEntropy(counts).costs(leaf) if epoch < 19 else loss.costs(leaf, draws)
+            value = costs.gather(1, label[:, None]).mean()
+            value.backward()
+            assert value.item() == pytest.approx(losses[f"{vectors}|loss"][k], rel=2e-6)
+            grad = losses[f"{vectors}|grad"][k]
+            np.testing.assert_allclose(leaf.grad, grad, rtol=1e-3, atol=1e-7)
 
 
 def softmax_nll(logits, k):
@@ -144,10 +149,11 @@ def test_costs_against_numpy():
         z[k] -= margins[k]
         return softmax_nll(30 * z, k)
 
-    def kps(z, k, second):
+    def kps(z, k, scale, second):
         z = slopes * z
         z[k] -= slopes[::-1][k] * 0.5 / slopes.max()
-        return softmax_nll(z * (np.clip(slopes[::-1][k], 1, 50) if second else 1), k)
+        stretch = np.clip(slopes[::-1][k] * scale, scale, 50) if second else scale
+        return softmax_nll(z * stretch, k)
 
     def gumbel(z, k):
         q = np.exp(-np.exp(-np.clip(z, -4, 10)))
@@ -163,8 +169,9 @@ def test_costs_against_numpy():
         "balanced softmax": lambda z, k: -np.log(n[k] * np.exp(z[k]) / (n * np.exp(z)).sum()),
         "logit adjustment": lambda z, k: softmax_nll(z + 1.5 * np.log(n / n.sum()), k),
         "LDAM": ldam,
-        "KPS": lambda z, k: kps(z, k, True),
-        "KPS, first stage": lambda z, k: kps(z, k, False),
+        "KPS": lambda z, k: kps(z, k, 30, True),
+        "KPS, scale 1": lambda z, k: kps(z, k, 1, True),
+        "KPS, first stage": lambda z, k: kps(z, k, 30, False),
         "Gumbel": gumbel,
     }
     for name, form in forms.items():
@@ -223,16 +230,52 @@ def test_gradients_of_influence_balanced():
     assert torch.autograd.gradcheck(lambda z, h: loss(z, targets, features=h), (logits, features))
 
 
-@pytest.mark.parametrize("name", [*LOSSES, "influence balanced"])
+def test_gradients_of_the_experts_loss():
+    """Against central differences of the loss with the experts' mean held where it is."""
+    draws = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 6, dtype=torch.float64, generator=draws, requires_grad=True)
+    targets = torch.rand(2, 6, dtype=torch.float64, generator=draws).softmax(1)
+    loss = Diversity(COUNTS, scale=2.0, diversity=0.3).double()
+    (grad,) = torch.autograd.grad(loss(logits, targets), logits)
+
+    mean = (2 * logits.detach().mean(1, keepdim=True) / loss.temperature).softmax(-1)
+
+    def with_fixed_mean(z):
+        own = (2 * z / loss.temperature).log_softmax(-1)
+        divergence = (mean * (mean.log() - own)).sum() / len(z)
+        margins = sum(LDAM(COUNTS, scale=2.0).double()(z[:, e], targets) for e in range(3))
+        return margins - 0.3 * loss.temperature.mean() ** 2 * divergence
+
+    for place in np.ndindex(2, 3, 6):
+        step = torch.zeros_like(logits)
+        step[place] = 1e-5
+        ends = [with_fixed_mean(logits.detach() + sign * step) for sign in (1, -1)]
+        assert grad[place].item() == pytest.approx((ends[0] - ends[1]).item() / 2e-5, abs=1e-8)
+
+
+def test_gradients_of_equalization_with_draws():
+    draws = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 6, dtype=torch.float64, generator=draws, requires_grad=True)
+    uniform = torch.rand(4, 6, generator=draws)
+    loss = Equalization(COUNTS, gamma=0.5)
+    assert torch.autograd.gradcheck(lambda z: loss.costs(z, uniform), logits)
+
+
+@pytest.mark.parametrize("name", [*LOSSES, "influence balanced", "experts"])
 def test_finite_where_float16_logits_are_large(name):
     signs = torch.tensor([[1.0, -1, 1, -1, 1, -1], [-1, -1, -1, -1, -1, 1], [0, 0, 0, 0, 0, 1]])
     logits = (100 * signs).half().float().requires_grad_()  # the loop hands them on as float32
+    weights = InverseFrequency(COUNTS)(0)
     for label in range(6):
         targets = torch.eye(6)[[label] * 3]
-        if name == "influence balanced":
-            loss = InfluenceBalanced(COUNTS)(logits, targets, features=torch.ones(3, 2))
-        else:
-            loss = LOSSES[name].float()(logits, targets, InverseFrequency(COUNTS)(0))
+        with torch.autocast("cpu", torch.float16):
+            if name == "influence balanced":
+                loss = InfluenceBalanced(COUNTS)(logits, targets, features=torch.ones(3, 2))
+            elif name == "experts":
+                experts = torch.stack([logits, -logits, logits.flip(1)], 1)
+                loss = Diversity(COUNTS)(experts, targets, weights)
+            else:
+                loss = LOSSES[name].float()(logits, targets, weights)
         (grad,) = torch.autograd.grad(loss, logits)
         assert loss.isfinite() and grad.isfinite().all()
 
@@ -244,6 +287,8 @@ def test_finite_with_a_class_without_samples():
         leaf = logits.clone().requires_grad_()
         kind(counts)(leaf, targets, InverseFrequency(counts)(0)).backward()
         assert leaf.grad.isfinite().all()
+    slopes = KPS(counts).slopes  # an empty class is as one of the rarest
+    assert torch.equal(slopes[[0, 2]], KPS(counts[[0, 2]]).slopes) and slopes[1] == slopes[2]
 
 
 def test_invariances_that_the_papers_state():
@@ -259,7 +304,7 @@ def test_invariances_that_the_papers_state():
         "logit adjustment, tau 0": LogitAdjustment(COUNTS, tau=0.0),
         "equalization, gamma 0": Equalization(COUNTS, gamma=0.0),
         "equalization, no tail": Equalization(equal, gamma=1.0),
-        "KPS, equal counts, margin 0": KPS(equal, max_margin=0.0),
+        "KPS, equal counts, margin 0": KPS(equal, max_margin=0.0, scale=1.0),
     }
     for name, loss in same.items():
         assert torch.allclose(loss(logits, targets), plain, atol=1e-6), name

@@ -108,6 +108,7 @@ def test_mixup_draws_beta_shares_and_repeats():
         shares.append(value)
     shares = np.array(shares)
     mixed = shares[(shares < 1)]  # the identity permutation leaves the sample as it is
+    assert len(mixed) / 4000 == pytest.approx(0.5, abs=0.04)
     assert mixed.mean() == pytest.approx(0.5, abs=0.03)
     assert mixed.var() == pytest.approx(1 / 8, abs=0.01)  # of Beta(1/2, 1/2)
     first, second = (mix(*batch(6), torch.Generator().manual_seed(7)) for _ in range(2))
@@ -123,6 +124,8 @@ def test_remix_gives_the_label_to_the_rarer_class(lam):
     tail_to_head = 1 if 1 - lam < 0.5 else lam
     expected = [head_to_tail, tail_to_head, lam, lam]
     np.testing.assert_allclose(mix.shares(own, other, lam), expected, atol=1e-7)
+    tenfold = Mixup(COUNTS, kappa=10.0).shares(torch.tensor([1, 4]), torch.tensor([4, 1]), lam)
+    np.testing.assert_allclose(tenfold, [head_to_tail, tail_to_head], atol=1e-7)  # 40 and 4
 
 
 def test_body_part_cutmix_has_a_fixed_share():
@@ -196,6 +199,21 @@ def test_shap_mix_pastes_a_segment_of_some_parts():
     assert any(resized)
 
 
+@pytest.mark.parametrize(
+    ("frames", "shortest", "longest"), [(64, 28, 44), (52, 24, 36), (100, 44, 68), (16, 8, 12)]
+)
+def test_shap_mix_segment_is_a_share_of_the_clip(frames, shortest, longest):
+    """28 to 44 of 64 frames, and the nearest multiples of four to those shares of other lengths."""
+    mix, (clips, labels) = shap_mix(mixup=0.0), batch(2, frames)
+    lengths = set()
+    for seed in range(100):
+        mixed = mix(clips, labels, torch.Generator().manual_seed(seed))[0][2:]
+        lengths.add(int((mixed != clips).any(-1).any(-1).any(1)[0].sum()))
+    assert lengths == set(range(shortest, longest + 1, 4))
+    with pytest.raises(ValueError, match="segment"):
+        shap_mix(segment=(28, 44))
+
+
 def test_shap_mix_plain_mixup_half():
     mix, (clips, labels) = shap_mix(mixup=1.0), batch(4)
     both, targets = mix(clips, labels, torch.Generator().manual_seed(0))
@@ -264,6 +282,7 @@ def test_shap_mix_saliency_against_a_loop():
                 table[label, subset] = keep * table[label, subset] + (1 - keep) * gain
             model.train()
         np.testing.assert_allclose(mix.saliency, table, atol=1e-6)
+    assert torch.equal(clips, batch(9)[0])  # what is observed is left as it is
     assert all(torch.equal(v, statistics[k]) for k, v in model.state_dict().items())
     resumed = shap_mix()
     resumed.load_state_dict(copy.deepcopy(mix.state_dict()))

@@ -236,6 +236,20 @@ def test_a_method_is_one_file_on_top(tiny, tmp_path, method):
     assert len(metrics) == 2 and np.isfinite([m["loss"] for m in metrics]).all()
 
 
+def test_whole_batches_are_told_before_they_are_mixed(tiny, tmp_path, monkeypatch):
+    """Shap-Mix doubles a batch; a whole one is to run compiled nonetheless."""
+    seen, only_whole = [], evaluate.only_whole
+    monkeypatch.setattr(
+        evaluate,
+        "only_whole",
+        lambda config, whole: seen.append(whole) or only_whole(config, whole),
+    )
+    monkeypatch.setattr(evaluate, "score", lambda net, feeder, *_, **__: np.eye(4)[feeder.labels])
+    more = [*SMALL, "num_epoch=1", "batch_size=10"]  # 16 draws
+    run(tiny, tmp_path / "run", "shap-mix.yaml", more=more)
+    assert seen == [True, True, False, False]  # the saliency and the step, of 10 and of 6
+
+
 def test_a_classifier_is_retrained_on_a_frozen_backbone(tiny, whole, tmp_path):
     run(
         tiny, tmp_path / "crt", "crt.yaml",

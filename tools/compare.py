@@ -5,7 +5,8 @@ python -m tools.compare --benchmark nw-ucla-lt --methods brl,ldam-drw --seeds 0 
 
 A method is a file of config/methods, config/released.yaml (`released`), or `brl`: the benchmark as
 it is. Several processes, also of several machines that share the folder, may work on one sweep: a
-run is claimed by a file that is made in one step, and a claim whose process is gone is taken over.
+run is claimed by a file that is made in one step, and a claim whose processes are gone is taken
+over. With --dry-run the lines printed are commands of their own, to be spread by other means.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ import yaml
 
 from engine import config, logs
 from errors import InputError, Stopped, nearest, run_command
-from files import write_text
+from files import write_json, write_text
 from longtail import published
 
 MAIN = Path(__file__).resolve().parents[1] / "main.py"
@@ -49,8 +50,20 @@ class Run:
     method: str
     seed: int
     folder: Path
+    settings: config.Config = field(compare=False)
     arguments: tuple[str, ...]
     needs: Run | None = None
+
+    def check(self) -> None:
+        """Raise InputError if the folder, or the needed run's, holds a run with other values."""
+        if self.needs is not None:
+            self.needs.check()
+        written = self.folder / "config.yaml"
+        if written.is_file() and (changed := config.departures(self.settings, written)):
+            raise InputError(
+                f"{self.folder} holds a run with other values of {', '.join(changed)}; "
+                "another --work-dir keeps both"
+            )
 
     def result(self, which: str = "last") -> dict[str, Any] | None:
         """Return the result of the last or best checkpoint, or None while the run is not whole."""
@@ -94,12 +107,13 @@ class Sweep:
         if settings.classifier is not None:
             needs = self.plan(Path(yaml.safe_load(files[-1].read_text())["base"]).stem, seed)
             arguments += ["--phase", "classifier", "--weights", str(needs.folder / "last.pt")]
-        return Run(method, seed, folder, tuple(arguments), needs)
+        return Run(method, seed, folder, settings, tuple(arguments), needs)
 
-    def command(self, run: Run) -> str:
+    def command(self, run: Run, shared: bool = False) -> str:
         """Return one plain command that makes a run. One that starts from another's weights is a
-        call of this tool, which makes or awaits that one first."""
-        if run.needs is None:
+        call of this tool, which makes or awaits that one first; so is a `shared` run, one that
+        others start from: as it is claimed, none of them makes it a second time."""
+        if run.needs is None and not shared:
             return shlex.join(["python", "main.py", *run.arguments, "--resume"])
         words = ["python", "-m", "tools.compare", "--benchmark", self.benchmark.name]
         words += ["--methods", run.method, "--seeds", str(run.seed), "--stream", self.stream]
@@ -114,6 +128,8 @@ def shown(path: Path) -> str:
 
 # A claim is the file .<stream>.claim.<n> beside the run's folder. Taking over a dead claim n means
 # to make n + 1, and only its maker removes a claim: so of several takers one wins, at any timing.
+# It names the process that made it and the main.py that it started, and lives while one of them
+# does: a main.py whose starter was killed keeps its run.
 
 
 @contextmanager
@@ -135,41 +151,53 @@ def take(folder: Path) -> Path | None:
     if former and is_alive(folder.parent / f"{stem}{former[-1]}"):
         return None
     path = folder.parent / f"{stem}{former[-1] + 1 if former else 0}"
-    owner = {"pid": os.getpid(), "born": born(os.getpid()), "host": socket.gethostname()}
     try:
         with path.open("x") as file:
-            json.dump(owner, file)
+            json.dump(owners(os.getpid()), file)
     except FileExistsError:
         return None
     return path
 
 
+def owners(*pids: int) -> dict[str, Any]:
+    """Return what a claim says: its machine, and (number, birth) of its processes."""
+    return {"host": socket.gethostname(), "processes": [(pid, born(pid)) for pid in pids]}
+
+
 def is_alive(path: Path) -> bool:
-    """Return whether a claim's process lives: this machine knows, else its last sign of life."""
+    """Return whether a process of a claim lives: this machine knows, else its last sign of life."""
     try:
         silent_for = time.time() - path.stat().st_mtime
         owner = json.loads(path.read_text())
+        host, processes = owner["host"], owner["processes"]
     except FileNotFoundError:
         return True  # given back this moment: leave the run to the next look
-    except json.JSONDecodeError:
-        return silent_for < DEAD_AFTER  # being written, or cut short by a kill
-    if owner["host"] != socket.gethostname():
+    except (json.JSONDecodeError, KeyError):
+        return silent_for < DEAD_AFTER  # being written, cut short by a kill, or of another version
+    if host != socket.gethostname():
         return silent_for < DEAD_AFTER
+    return any(lives(pid, birth) for pid, birth in processes)
+
+
+def lives(pid: int, birth: str) -> bool:
+    """Return whether the process of this number is there, and is the one that was born then."""
     try:
-        os.kill(owner["pid"], 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         pass
-    return owner["born"] == born(owner["pid"])
+    return birth == born(pid)
 
 
 def born(pid: int) -> str:
-    """Return when a process began, to tell it from a later one of its number ('' if unknown)."""
+    """Return when a process began, to tell it from a later one of its number ('' if unknown, or
+    if it has ended and only its entry is left)."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
+    return "" if state == "Z" else rest[18]
 
 
 def execute(run: Run) -> str:
@@ -196,6 +224,7 @@ def supervise(command: Sequence[str], claimed: Path) -> int:
     """Run a command to its end, with signs of life at its claim; it ends with this process."""
     process = subprocess.Popen(command)
     try:
+        write_json(claimed, owners(os.getpid(), process.pid))
         while True:
             try:
                 return process.wait(timeout=HEARTBEAT)
@@ -239,12 +268,14 @@ def tabulate(sweep: Sweep, runs: Sequence[Run], which: str) -> tuple[str, str]:
         "| --- | ---: |" + " ---: |" * (len(heads) + 1),
     ]
     for method in dict.fromkeys(run.method for run in runs):
-        done = {r.seed: r.result(which) for r in runs if r.method == method}
+        own = [run for run in runs if run.method == method]
+        done = {run.seed: run.result(which) for run in own}
         done = {seed: result for seed, result in done.items() if result is not None}
         summary = summarise(list(done.values()))
+        backbone = published.backbone_of(vars(own[0].settings))
         others = [
             published.lookup(
-                settings.benchmark, settings.imbalance, sweep.stream, method, settings.model, metric
+                settings.benchmark, settings.imbalance, sweep.stream, method, backbone, metric
             )
             for metric in METRICS
         ]
@@ -298,8 +329,13 @@ def main(argv: list[str]) -> None:
     )
     methods = [name.strip() for name in options.methods.split(",") if name.strip()]
     runs = [sweep.plan(method, seed) for seed in options.seeds for method in methods]
+    for run in runs:
+        run.check()
     if options.dry_run:
-        print("\n".join(sweep.command(run) for run in runs if run.result() is None))
+        needed = {run.needs for run in runs}
+        for run in dict.fromkeys(runs):
+            if run.result() is None:
+                print(sweep.command(run, shared=run in needed))
         return
     signal.signal(signal.SIGTERM, stop)
     states = {run: execute(run) for run in runs}
@@ -317,6 +353,7 @@ def main(argv: list[str]) -> None:
 
 
 def stop(*_: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break off the saving
     raise Stopped("the run under way was saved; the same call continues")
 
 

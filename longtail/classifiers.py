@@ -102,7 +102,7 @@ class TauNormalisation:
 
 class PostHocAdjustment:
     """z_k - tau log(n_k / n), as a shift of the bias, for a model trained with plain cross entropy:
-    Menon et al., "Long-Tail Learning via Logit Adjustment", ICLR 2021."""
+    Menon et al., "Long-Tail Learning via Logit Adjustment", ICLR 2021, eq. 9."""
 
     trains = False
 

@@ -70,7 +70,7 @@ class CrossEntropy(nn.Module):
 
 
 class Focal(CrossEntropy):
-    """c_ik = -(1 - p_ik)^gamma log p_ik: Lin et al., "Focal Loss", ICCV 2017, on a softmax.
+    """c_ik = -(1 - p_ik)^gamma log p_ik: Lin et al., "Focal Loss", ICCV 2017, eq. 4, on a softmax.
 
     gamma 0 is cross entropy; the paper and the released BRL code have 2.
     """
@@ -88,7 +88,7 @@ class Focal(CrossEntropy):
 
 class LogitAdjustment(CrossEntropy):
     """Cross entropy of z_k + tau log(n_k / n): Menon et al., "Long-Tail Learning via Logit
-    Adjustment", ICLR 2021.
+    Adjustment", ICLR 2021, eq. 10.
 
     tau 1 is the balanced softmax of Ren et al., NeurIPS 2020; tau 0 and equal counts are
     cross entropy. (Post hoc, at test time: `longtail.classifiers.PostHocAdjustment`.)

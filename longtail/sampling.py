@@ -56,7 +56,7 @@ class InstanceSampling:
 
 class PowerSampling(InstanceSampling):
     """Class c has a share n_c^power of an epoch as long as instance sampling's: Kang et al.,
-    "Decoupling Representation and Classifier", ICLR 2020, section 3.
+    "Decoupling Representation and Classifier", ICLR 2020, eq. 1.
 
     power 1 is instance sampling, 0.5 square-root, 0 class-balanced.
     """
@@ -78,7 +78,7 @@ class PowerSampling(InstanceSampling):
 
 
 class ProgressiveSampling(PowerSampling):
-    """From instance to class-balanced sampling, Kang et al., ICLR 2020, section 3: shares
+    """From instance to class-balanced sampling, Kang et al., ICLR 2020, eq. 2: shares
     (1 - t) p_instance + t p_balanced, where t is the share of training that is done."""
 
     def __init__(self, labels: Tensor, class_counts: Tensor, repeat: int = 1) -> None:

@@ -5,7 +5,7 @@
     python -m tools.benchmark_data scale    # as many samples as NTU RGB+D 120 has: prepare to load
     python -m tools.benchmark_data damage   # damaged files: a clip or one clear error
 
-What is made up goes to --folder and stays there. docs/benchmarks-data.md holds what was measured.
+What is made up goes to --folder and stays there. docs/benchmarks.md holds what was measured.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from data import names, normalize
 from data.long_tail import make_list
-from data.readers import ntu, nw_ucla
+from data.readers import Clip, ntu, nw_ucla
 from data.readers.skeleton_file import NUM_JOINTS, Bodies
 from data.store import Store, StoreWriter
 from errors import InputError, run_command
@@ -253,6 +253,16 @@ def damaged(content: bytes, random: np.random.RandomState) -> bytes:
     return content
 
 
+def is_sound(clip: Clip, shape: tuple[int, int, int]) -> bool:
+    """Whether a clip fits a store of `shape` (M, V, C), which has room for M persons at most."""
+    _, persons, *rest = clip.joints.shape
+    return (
+        1 <= persons <= shape[0]
+        and tuple(rest) == shape[1:]
+        and bool(np.isfinite(clip.joints).all())
+    )
+
+
 def damage(args: argparse.Namespace) -> None:
     """Damaged .skeleton and json files: each gives a sound clip or one error with file and line."""
     random = np.random.RandomState(args.seed)
@@ -284,8 +294,7 @@ def damage(args: argparse.Namespace) -> None:
                     raise AssertionError(f"an unclear error: {error!r}") from error
                 refused += 1
             else:
-                is_sound = clip.joints.shape[1:] == shape and np.isfinite(clip.joints).all()
-                if not is_sound or clip.label != label:
+                if not is_sound(clip, shape) or clip.label != label:
                     raise AssertionError(f"a wrong clip from {path}")
                 sound += 1
         print(f"{file}: {args.samples} damaged, {sound} sound clips, {refused} clear errors")

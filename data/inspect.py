@@ -8,7 +8,6 @@ and, for a sample, an animated GIF.
 
 from __future__ import annotations
 
-import argparse
 import io
 import sys
 from pathlib import Path
@@ -25,7 +24,7 @@ from matplotlib.collections import LineCollection
 import graph
 from data import long_tail
 from data.store import Store
-from errors import InputError, run_command
+from errors import InputError, Parser, run_command
 from files import replacing
 from graph import Skeleton
 
@@ -166,9 +165,7 @@ def _save(figure: plt.Figure, path: Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m data.inspect", description="Look at a prepared store."
-    )
+    parser = Parser(prog="python -m data.inspect", description="Look at a prepared store.")
     parser.add_argument("store", type=Path)
     parser.add_argument("--protocol", help="only what this benchmark trains on")
     parser.add_argument("--training-list", help="only the samples of this list")

@@ -8,7 +8,6 @@ of K keeps int(n_max * IF^(-c/(K-1))) samples.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from data import names as sample_names
 from data import protocols
 from data.names import Samples, digest
 from data.store import Store
-from errors import InputError, run_command
+from errors import InputError, Parser, run_command
 from files import write_text
 
 BRL_REPOSITORY = "https://github.com/firework8/BRL"
@@ -185,7 +184,7 @@ def _require_order(store: Store | Samples, protocol: str) -> None:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data.long_tail", description="Draw a long-tailed training list."
     )
     parser.add_argument("benchmark", help=f"one of {', '.join(protocols.PROTOCOLS)}")

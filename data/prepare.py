@@ -28,7 +28,7 @@ from tqdm import tqdm
 import memory
 from data.readers import READERS, Clip, Raw
 from data.store import StoreWriter
-from errors import InputError, run_command
+from errors import InputError, Parser, run_command
 
 BATCH = 16  # items a worker takes at a time
 AHEAD = 4  # batches under way per worker: what bounds the memory
@@ -163,7 +163,7 @@ def main(argv: list[str]) -> None:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m data.prepare", description=__doc__)
+    parser = Parser(prog="python -m data.prepare", description=__doc__)
     names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     for name, module in READERS.items():
         reader = importlib.import_module(module)

@@ -29,7 +29,7 @@ from data.long_tail import make_list
 from data.readers import Clip, ntu, nw_ucla
 from data.readers.skeleton_file import NUM_JOINTS, Bodies
 from data.store import Store, StoreWriter
-from errors import InputError, run_command
+from errors import InputError, Parser, run_command
 
 VARIANTS = 64  # distinct texts among the made-up files: writing them costs more than reading
 WRITTEN = b'0123456789-.eE+naif \r\n\t[]{},:"\x00\xff'  # bytes that a damage writes
@@ -301,7 +301,7 @@ def damage(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.benchmark_data", description=__doc__)
+    parser = Parser(prog="python -m tools.benchmark_data", description=__doc__)
     parts = parser.add_subparsers(required=True)
     for name, run, samples, frames in (
         ("raw", raw, 5_000, 100),

@@ -182,15 +182,15 @@ def main(argv: list[str]) -> None:
         rows = long_tail.training_rows(
             store, args.protocol, args.training_list, args.imbalance
         ).rows
+    sample = store.rows_of([args.sample])[0] if args.sample else None
     out = args.out or Path("work_dir") / "inspect" / store.path.name
     print(describe(store, rows))
     draw_classes(store, rows, out / "classes.png")
     draw_sheet(store, rows, out / "skeletons.png")
     written = ["classes.png", "skeletons.png"]
-    if args.sample:
-        (row,) = store.rows_of([args.sample])
+    if sample is not None:
         written.append(f"{Path(args.sample).name}.gif")
-        draw_sample(store, row, out / written[-1])
+        draw_sample(store, sample, out / written[-1])
     print(f"written to {out}: {', '.join(written)}")
 
 

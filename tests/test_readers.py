@@ -403,15 +403,49 @@ def test_bad_custom_data_is_named(own: Path, capsys) -> None:
     nan[2] = np.nan
     for content, words in [
         (np.ones((4, 6, 3)), "a.npy: has the shape (4, 1, 6, 3)"),
-        (np.ones((4, 5)), "a.npy: has the shape (4, 5)"),
-        (nan, "a.npy: frame 2 has a joint that is NaN"),
-        (np.array(["x"]), "a.npy: cannot be read"),
+        (np.ones((4, 5)), "a.npy: has shape (4, 5)"),
+        (nan, "a.npy: 1 of 4 frames have a joint that is NaN or infinite, the first is frame 2"),
+        (np.array(["x"]), "a.npy: not an array of numbers"),
         (np.array([{}]), "a.npy: cannot be read"),
     ]:
+def test_spaces_and_a_byte_order_mark_change_nothing(own: Path) -> None:
+    argv = ["custom", own / "labels.csv", "--layout", own / "stick.yaml", "--out", own / "s"]
+    table = "\ufefffile, label, split\nclips/a.npy, wave, train \nclips/c.json ,wave,test\n"
+    (own / "labels.csv").write_text(table)
+    assert run(*argv) == 0
+    store = Store.open(own / "s")
+    assert store.class_names == ["wave"] and store.names.tolist() == ["clips/a", "clips/c"]
+    assert store.columns["split"].tolist() == ["train", "test"]
+
+
+def test_what_cannot_be_meant_is_refused(own: Path, capsys) -> None:
+    """Options that would make a store of wrong numbers, or one that no network is fed with."""
+    np.save(own / "clips/a.npy", np.ones((3, 17, 3)))
+    np.savez(own / "clips/b.npz", joints=np.ones((3, 17, 3)), layout="openpose")
+    table = own / "labels.csv"
+    table.write_text("file,label\nclips/a.npy,1\n")
+    argv = ["custom", table, "--out", own / "s", "--layout"]
+    for more, words in [
+        (["coco", "--normalise", "upright"], "coco is of 2D poses"),
+        (["coco", "--normalise", "centred"], "coco is of 2D poses"),
+        (["coco", "--image-size", 0, 640], "--image-size: [0, 640]"),
+        (["coco", "--normalise", "none", "--persons", 0], "--persons: 0"),
+        (["coco", "--normalise", "none", "--channels", 5], "--channels"),
+        ([own / "stick.yaml", "--normalise", "upright"], "--normalise upright: needs"),
+        (["coco", "--normalise", "none", "--chanels", 3], "did you mean --channels?"),
+    ]:
+        fails(capsys, words, *argv, *more)
+    table.write_text("file,label\nclips/b.npz,1\n")
+    fails(capsys, "b.npz: has layout openpose, not coco", *argv, "coco", "--normalise", "none")
+    np.savez(own / "clips/b.npz", np.ones((3, 17, 3)), np.ones(4))
+    fails(capsys, "b.npz: holds ['arr_0', 'arr_1']", *argv, "coco", "--normalise", "none")
+    assert not (own / "s").exists()
+
+
         np.save(own / "clips/a.npy", content)
         fails(capsys, words, *argv)
     (own / "clips/a.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00{'descr'")
-    fails(capsys, "a.npy: cannot be read", *argv)
+    fails(capsys, "a.npy: cannot be read as a clip", *argv)
     (own / "clips/c.json").write_text("[[[1, 2, 3]],\n[[1, 2]]]")
     fails(capsys, "c.json: line 2: frame 1", *argv)
     for text, words in [
@@ -424,3 +458,7 @@ def test_bad_custom_data_is_named(own: Path, capsys) -> None:
     ]:
         table.write_text(text)
         fails(capsys, words, *argv)
+        ("file;label\nclips/a.npy;wave\n", "line 1: the head is file;label"),
+        ("file,label\nclips/a.npy,wave,train\n", "line 2: has more fields than the head"),
+        ("file,label\na.npy,wave\nb.npy,wave\n./a.npy,bow\n", "line 4: ./a.npy comes twice"),
+        ("file,label,split\na.npy,a,val\nb.npy,a,test\n", "split has both val and test"),

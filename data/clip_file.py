@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from data.readers import UNREADABLE
 from data.readers.json_file import JsonFile
 from data.readers.ntu import choose_bodies
 from data.readers.skeleton_file import parse
 from errors import InputError
+from files import UNREADABLE
 
 SUFFIXES = (".skeleton", ".json", ".npy", ".npz")
 

@@ -18,10 +18,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from data import names, normalize
-from data.readers import UNREADABLE, Clip, Raw
+from data.readers import Clip, Raw
 from data.readers.skeleton_file import NUM_JOINTS, Bodies, parse
 from errors import InputError
 
+from files import UNREADABLE
 MIN_FRAMES = 12  # a shorter track beside others is noise
 MAX_SPREAD = 0.8  # a frame wider than so many times its height is noise
 MAX_NOISE = 0.69754  # a track with so large a share of noisy frames is noise

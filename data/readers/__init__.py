@@ -49,3 +49,4 @@ class Raw:
     class_names: list[str]
     shape: tuple[int, int, int]  # (M, V, C) of the store
     meta: dict[str, Any]  # what meta.json is to tell beside: normalisation, image size
+    missing: list[str] = field(default_factory=list)  # samples that are left out unread, as told

@@ -69,8 +69,10 @@ def split(store: Store | Samples, protocol: str) -> tuple[np.ndarray, np.ndarray
     """
     rule = get(protocol)
     if rule.column not in store.columns:
+        own = "; it brings a split of its own: protocol=given" if "split" in store.columns else ""
         raise InputError(
-            f"{store.path}: its samples have no {rule.column!r}, which protocol {protocol!r} needs"
+            f"{store.path}: its samples have no {rule.column!r}, which protocol {protocol!r} "
+            f"needs{own}"
         )
     values = store.columns[rule.column]
     trains = np.isin(values, rule.train)

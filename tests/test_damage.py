@@ -10,8 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.readers import Clip, kinetics_skeleton, ntu, nw_ucla, skeleton_file
-from errors import InputError, run_command
-from tools import benchmark_data
+from errors import InputError
 from tools.benchmark_data import is_sound, made_up, skeleton_text
 
 JOINTS = made_up(np.random.RandomState(1), 3, 2)
@@ -108,27 +107,3 @@ def test_the_undamaged_file_is_read(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     clip = read(tmp_path / name)
     assert clip.joints.shape[1:] == shape and len(clip.joints) in (2, 3) and clip.label == label
-
-
-def test_a_clip_may_have_fewer_persons_than_the_store_has_room_for() -> None:
-    """A body that is damaged away leaves one; whatever else has another shape is unsound."""
-    for shape, expected in [
-        ((3, 1, 25, 3), True),
-        ((3, 2, 25, 3), True),
-        ((3, 0, 25, 3), False),
-        ((3, 3, 25, 3), False),
-        ((3, 2, 24, 3), False),
-        ((3, 2, 25, 2), False),
-    ]:
-        assert is_sound(Clip("x", 0, np.ones(shape, np.float32)), (2, 25, 3)) is expected, shape
-    assert not is_sound(Clip("x", 0, np.full((3, 2, 25, 3), np.nan)), (2, 25, 3))
-
-
-def test_the_benchmark_of_damage_counts_every_file(tmp_path: Path, capsys) -> None:
-    argv = ["damage", "--samples", "150", "--folder", str(tmp_path)]
-    assert run_command(benchmark_data.main, argv) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2
-    for line in lines:
-        damaged, sound, refused = map(int, re.findall(r"(\d+) (?:damaged|sound|clear)", line))
-        assert damaged == 150 == sound + refused and sound and refused

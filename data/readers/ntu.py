@@ -162,8 +162,9 @@ class Track:
 
 
 def _variance(joints: np.ndarray) -> float:
-    """Return the summed variance of x, y and z over joints (n, 25, 3)."""
-    return float(sum(joints[..., axis].var() for axis in range(3)))
+    """Return the summed variance of x, y and z over joints (n, 25, 3); inf if they are damaged."""
+    with np.errstate(over="ignore"):
+        return float(sum(joints[..., axis].var() for axis in range(3)))
 
 
 def choose_bodies(bodies: Bodies) -> np.ndarray:

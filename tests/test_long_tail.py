@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from data import long_tail, protocols
 from data.names import digest, parse, samples
@@ -121,6 +122,14 @@ def demo(tmp_path: Path) -> Store:
             label, columns = parse(name)
             writer.add(name, label, np.ones((1, 1, 1, 3)), **columns)
     return Store.open(tmp_path / "demo")
+
+
+def test_every_benchmark_has_a_protocol_under_its_own_name() -> None:
+    for folder in (ROOT / "config").glob("*/base.yaml"):
+        protocol = yaml.safe_load(folder.read_text()).get("protocol", "given")  # k400's heir
+        assert protocols.get(folder.parent.name) is protocols.get(protocol)
+    with pytest.raises(InputError, match="did you mean ntu120-xset"):
+        protocols.get("ntu120/xst")
 
 
 def test_training_rows_follow_the_list(demo: Store, tmp_path: Path) -> None:

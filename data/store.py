@@ -36,7 +36,9 @@ COMMANDS = {
     "ntu60": "ntu FOLDER_OR_ZIP...",
     "ntu120": "ntu FOLDER_OR_ZIP...",
     "nw-ucla": "nw-ucla FOLDER_OR_NPZ",
-    "k400": "pyskl k400_hrnet.pkl",
+    "ntu60-hrnet": "pyskl ntu60_hrnet.pkl",
+    "ntu120-hrnet": "pyskl ntu120_hrnet.pkl",
+    "k400": "pyskl k400_hrnet.pkl --kpfiles FOLDER",
     "kinetics-skeleton": "kinetics-skeleton FOLDER",
 }
 

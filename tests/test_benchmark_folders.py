@@ -24,7 +24,9 @@ SMALL = (
 )
 
 
-def write(path: Path, layout: str, classes: list[str], shape, rows) -> Path:
+def write(
+    path: Path, layout: str, classes: list[str], shape: tuple[int, int, int], rows: list[tuple]
+) -> Path:
     """Write a store of random clips; `rows` are (name, label, columns)."""
     random = np.random.default_rng(0)
     with StoreWriter(path, layout, classes, shape) as writer:
@@ -90,17 +92,8 @@ def test_an_epoch_and_its_test(folder, stream, counts, stores, tmp_path) -> None
         num_class = 16 if folder == "demo-lt" else 120 if "120" in folder else 60
         counts = long_tail.counts(2, 2, num_class).tolist()
     config = ROOT / "config" / folder / f"{stream}.yaml"
-    argv = [
-        "--config",
-        config,
-        "--device",
-        "cpu",
-        "--work-dir",
-        tmp_path / "run",
-        "--quiet",
-        "--set",
-    ]
-    assert run_command(main.main, [*map(str, argv), *overrides]) == 0
+    argv = ["--config", config, "--device", "cpu", "--work-dir", tmp_path / "run", "--quiet"]
+    assert run_command(main.main, [*map(str, argv), "--set", *overrides]) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     if isinstance(counts, dict):
         counts = [counts.get(label, 0) for label in range(400)]

@@ -60,6 +60,8 @@ def test_pages_of_a_mapped_file_are_told_from_memory_of_ones_own(tmp_path: Path)
 def test_the_benchmarks_of_preparation_end(argv, told, tmp_path: Path, capsys) -> None:
     """The project's command runs as a process of its own; a plain reader agrees with it."""
     argv = [*argv, "--frames", "8", "--workers", "1", "--folder", str(tmp_path)]
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "S999C001P001R001A001.skeleton").touch()  # of an earlier call
     assert run_command(benchmark_data.main, argv) == 0
     out = capsys.readouterr().out
     assert told in out and " MiB at most" in out

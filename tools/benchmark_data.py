@@ -71,10 +71,13 @@ def ntu_names(number: int) -> Iterator[str]:
 
 
 def write_raw(folder: Path, number: int, frames: int) -> None:
-    """Write so many .skeleton files of about `frames` frames, unless they are there."""
+    """Write just so many .skeleton files of about `frames` frames, unless they are there."""
     folder.mkdir(parents=True, exist_ok=True)
-    if len(list(folder.glob("*.skeleton"))) == number:
+    found, wanted = {path.stem for path in folder.glob("*.skeleton")}, set(ntu_names(number))
+    if found == wanted:
         return
+    for name in found - wanted:
+        (folder / f"{name}.skeleton").unlink()
     random = np.random.RandomState(0)
     texts = [
         skeleton_text(made_up(random, random.randint(frames // 2, frames * 3 // 2 + 1), 1 + i % 2))

@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 
 BAD_INPUT = 2
 RESUMABLE = 75
+# What the system says of a path that leads to nothing, or to something else than was asked for.
+NOT_SUCH_A_FILE = FileNotFoundError | FileExistsError | IsADirectoryError | NotADirectoryError
 
 
 class InputError(ValueError):
@@ -41,10 +43,20 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         options, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            flags = [flag for action in self._actions for flag in action.option_strings]
             flag = unknown[0].partition("=")[0]
-            raise InputError(f"unknown argument {flag}{nearest(flag, flags)}; --help lists all")
+            hint = nearest(flag, _flags(self))
+            raise InputError(f"unknown argument {flag}{hint}; --help lists all")
         return options
+
+
+def _flags(parser: argparse.ArgumentParser) -> list[str]:
+    """Return the flags of a parser and of its subcommands."""
+    flags = []
+    for action in parser._actions:
+        flags += action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            flags += [flag for command in action.choices.values() for flag in _flags(command)]
+    return flags
 
 
 def run_command(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int:
@@ -66,5 +78,5 @@ def run_command(main: Callable[[list[str]], None], argv: list[str] | None = None
         else:
             reason = " ".join(str(error).split())
             print(f"error: {type(error).__name__}: {reason} (--debug shows where)", file=sys.stderr)
-        return BAD_INPUT if isinstance(error, InputError | FileNotFoundError) else 1
+        return BAD_INPUT if isinstance(error, InputError | NOT_SUCH_A_FILE) else 1
     return 0

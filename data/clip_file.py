@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from data.readers import UNREADABLE
 from data.readers.json_file import JsonFile
 from data.readers.ntu import choose_bodies
 from data.readers.skeleton_file import parse
 from errors import InputError
+from files import UNREADABLE
 
 SUFFIXES = (".skeleton", ".json", ".npy", ".npz")
 
@@ -30,7 +30,7 @@ def read(path: str | Path) -> ClipFile:
     """Return the clip of a file; InputError names the file if it cannot be read as one.
 
     .json is a list [T][V][C] or [T][M][V][C], or has one under `skeletons` (NW-UCLA's files) or
-    `joints`; .npz has it under `joints` or as its first array, and may tell `layout` and
+    `joints`; .npz has it under `joints` or as its one array, and may tell `layout` and
     `image_size` (height, width).
     """
     path = Path(path)
@@ -97,9 +97,10 @@ def _npy(path: Path) -> ClipFile:
 
 def _npz(path: Path) -> ClipFile:
     with np.load(path, allow_pickle=False) as file:
-        if not file.files:
-            raise InputError(f"{path}: holds no array")
-        joints = as_clip(file["joints" if "joints" in file.files else file.files[0]], str(path))
+        arrays = [key for key in file.files if key not in ("layout", "image_size")]
+        if "joints" not in arrays and len(arrays) != 1:
+            raise InputError(f"{path}: holds {arrays}, not 'joints' or one array")
+        joints = as_clip(file["joints" if "joints" in arrays else arrays[0]], str(path))
         layout = str(file["layout"]) if "layout" in file.files else None
         size = file["image_size"].tolist() if "image_size" in file.files else None
     if size is not None and (len(size) != 2 or min(size) <= 0):

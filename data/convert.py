@@ -6,7 +6,6 @@ python -m data.convert --from body-25 --to openpose FOLDER --image-size 1080 192
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 
 import graph
 from data import clip_file, normalize
-from errors import InputError, run_command
+from errors import InputError, Parser, run_command
 from files import replacing
 
 # What an estimator's joints are called; of joints that no layout has, the name does not matter.
@@ -136,7 +135,7 @@ def read_openpose(folder: Path, persons: int = 2) -> np.ndarray:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data.convert",
         description="Bring the joints of a pose estimator to a layout of this project.",
     )

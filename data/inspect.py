@@ -8,7 +8,6 @@ and, for a sample, an animated GIF.
 
 from __future__ import annotations
 
-import argparse
 import io
 import sys
 from pathlib import Path
@@ -25,7 +24,7 @@ from matplotlib.collections import LineCollection
 import graph
 from data import long_tail
 from data.store import Store
-from errors import InputError, run_command
+from errors import InputError, Parser, run_command
 from files import replacing
 from graph import Skeleton
 
@@ -166,9 +165,7 @@ def _save(figure: plt.Figure, path: Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m data.inspect", description="Look at a prepared store."
-    )
+    parser = Parser(prog="python -m data.inspect", description="Look at a prepared store.")
     parser.add_argument("store", type=Path)
     parser.add_argument("--protocol", help="only what this benchmark trains on")
     parser.add_argument("--training-list", help="only the samples of this list")
@@ -185,15 +182,15 @@ def main(argv: list[str]) -> None:
         rows = long_tail.training_rows(
             store, args.protocol, args.training_list, args.imbalance
         ).rows
+    sample = store.rows_of([args.sample])[0] if args.sample else None
     out = args.out or Path("work_dir") / "inspect" / store.path.name
     print(describe(store, rows))
     draw_classes(store, rows, out / "classes.png")
     draw_sheet(store, rows, out / "skeletons.png")
     written = ["classes.png", "skeletons.png"]
-    if args.sample:
-        (row,) = store.rows_of([args.sample])
+    if sample is not None:
         written.append(f"{Path(args.sample).name}.gif")
-        draw_sample(store, row, out / written[-1])
+        draw_sample(store, sample, out / written[-1])
     print(f"written to {out}: {', '.join(written)}")
 
 

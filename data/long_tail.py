@@ -8,7 +8,6 @@ of K keeps int(n_max * IF^(-c/(K-1))) samples.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from data import names as sample_names
 from data import protocols
 from data.names import Samples, digest
 from data.store import Store
-from errors import InputError, run_command
+from errors import InputError, Parser, run_command
 from files import write_text
 
 BRL_REPOSITORY = "https://github.com/firework8/BRL"
@@ -54,16 +53,24 @@ def counts(n_max: int, imbalance: float, num_class: int, profile: str = "exp") -
     """Return how many samples each class keeps, (K,) int64, in label order.
 
     exp: int(n_max * IF^(-c/(K-1))). step: n_max in the first half, int(n_max / IF) in the second.
+    InputError if that leaves a class without samples.
     """
-    if imbalance < 1:
-        raise InputError(f"imbalance: {imbalance:g} is below 1 (the largest class over the least)")
+    if not 1 <= imbalance < np.inf:
+        raise InputError(f"imbalance: {imbalance:g}, but largest over least class is from 1 on")
     if profile == "step":
         tail = np.arange(num_class) >= num_class // 2
-        return np.where(tail, int(n_max / imbalance), n_max)
-    if profile != "exp":
+        kept = np.where(tail, int(n_max / imbalance), n_max)
+    elif profile == "exp":
+        share = [imbalance ** -(c / max(num_class - 1, 1)) for c in range(num_class)]
+        kept = np.array([int(n_max * s) for s in share], np.int64)
+    else:
         raise InputError(f"profile: {profile!r} is neither exp nor step")
-    share = [imbalance ** -(c / max(num_class - 1, 1)) for c in range(num_class)]
-    return np.array([int(n_max * s) for s in share], np.int64)
+    if kept.min() < 1:
+        raise InputError(
+            f"imbalance: {imbalance:g} leaves class {kept.argmin()} no sample where the largest "
+            f"has {n_max}; lower --imbalance or raise --n-max"
+        )
+    return kept
 
 
 def draw(labels: np.ndarray, kept: np.ndarray) -> np.ndarray:
@@ -159,7 +166,11 @@ def make_list(
     train, _ = protocols.split(store, protocol)
     labels = store.labels[train]
     available = np.bincount(labels, minlength=rule.num_class or 0)
-    kept = counts(n_max or rule.n_max or available.min(), imbalance, len(available), profile)
+    if not available.all():
+        raise InputError(f"{store.path}: class {available.argmin()} has no training samples")
+    if n_max is None:
+        n_max = rule.n_max or int(available.min())
+    kept = counts(n_max, imbalance, len(available), profile)
     short = np.flatnonzero(available < kept)
     if len(short):
         c = short[0]
@@ -185,7 +196,7 @@ def _require_order(store: Store | Samples, protocol: str) -> None:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data.long_tail", description="Draw a long-tailed training list."
     )
     parser.add_argument("benchmark", help=f"one of {', '.join(protocols.PROTOCOLS)}")

@@ -12,6 +12,7 @@ import argparse
 import importlib
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections import deque
@@ -28,7 +29,7 @@ from tqdm import tqdm
 import memory
 from data.readers import READERS, Clip, Raw
 from data.store import StoreWriter
-from errors import InputError, run_command
+from errors import InputError, Parser, run_command
 
 BATCH = 16  # items a worker takes at a time
 AHEAD = 4  # batches under way per worker: what bounds the memory
@@ -40,6 +41,7 @@ class Summary:
 
     samples: int = 0
     frames: int = 0
+    classes: int = 0  # that have a sample
     nobody: list[str] = field(default_factory=list)  # names of samples without a body
     unreadable: list[str] = field(default_factory=list)  # one reason a file, which it names
 
@@ -60,8 +62,13 @@ def prepare(raw: Raw, out: Path, workers: int, **meta: Any) -> Summary:
                     summary.unreadable.append(str(error))
         if not writer.rows:
             raise InputError(_nothing(summary, out))
-        writer.meta["left_out"] = {"nobody": summary.nobody, "unreadable": summary.unreadable}
+        writer.meta["left_out"] = {
+            "missing": raw.missing,
+            "nobody": summary.nobody,
+            "unreadable": summary.unreadable,
+        }
         summary.samples, summary.frames = len(writer.rows), writer.frames
+        summary.classes = len({label for _, label, _ in writer.rows})
     return summary
 
 
@@ -124,9 +131,10 @@ def _read(read: Callable[[Any], Clip], batch: list[Any]) -> list[Clip | str]:
 
 
 def _start_worker(read: Callable[[Any], Clip]) -> None:
-    """Keep what reads an item, and end with the parent, even if that is killed."""
+    """Keep what reads an item, and end with the parent, whether interrupted or killed."""
     global _worker_read
     _worker_read = read
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     memory.keep_freed()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -149,8 +157,10 @@ def main(argv: list[str]) -> None:
     summary = prepare(raw, out, args.workers, data_set=args.name, source=sources)
     print(
         f"{out}: {summary.samples} samples, {summary.frames} frames, "
-        f"{len(raw.class_names)} classes, layout {raw.layout}"
+        f"{summary.classes} of {len(raw.class_names)} classes, layout {raw.layout}"
     )
+    if raw.missing:
+        print(f"left out, as --missing says: {len(raw.missing)}")
     if summary.nobody:
         print(f"left out, nobody in them: {len(summary.nobody)} (named in {out}/meta.json)")
     for reason in summary.unreadable:
@@ -163,7 +173,7 @@ def main(argv: list[str]) -> None:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m data.prepare", description=__doc__)
+    parser = Parser(prog="python -m data.prepare", description=__doc__)
     names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     for name, module in READERS.items():
         reader = importlib.import_module(module)

@@ -46,8 +46,12 @@ PROTOCOLS = {
 }
 
 
+# Benchmarks that are called otherwise than their protocol.
+OTHERWISE = {"demo": "demo-xsub", "k400": "given", "kinetics-skeleton": "given"}
+
+
 def get(name: str) -> Protocol:
-    """Return the protocol of that name; `ntu120/xset` and `ntu120-xset-lt` are `ntu120-xset`."""
+    """Return the protocol of that name, or of the benchmark of that name (see `resolve`)."""
     name = resolve(name)
     if name not in PROTOCOLS:
         raise InputError(
@@ -58,8 +62,9 @@ def get(name: str) -> Protocol:
 
 
 def resolve(name: str) -> str:
-    """Return the plain form of a benchmark's name."""
-    return name.replace("/", "-").removesuffix("-lt")
+    """Return the protocol's name: `ntu120-xset` of `ntu120/xset` and of `ntu120-xset-lt`."""
+    name = name.replace("/", "-").removesuffix("-lt")
+    return OTHERWISE.get(name, name)
 
 
 def split(store: Store | Samples, protocol: str) -> tuple[np.ndarray, np.ndarray]:
@@ -69,8 +74,10 @@ def split(store: Store | Samples, protocol: str) -> tuple[np.ndarray, np.ndarray
     """
     rule = get(protocol)
     if rule.column not in store.columns:
+        own = "; it brings a split of its own: protocol=given" if "split" in store.columns else ""
         raise InputError(
-            f"{store.path}: its samples have no {rule.column!r}, which protocol {protocol!r} needs"
+            f"{store.path}: its samples have no {rule.column!r}, which protocol {protocol!r} "
+            f"needs{own}"
         )
     values = store.columns[rule.column]
     trains = np.isin(values, rule.train)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import zipfile
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
+import graph
 from errors import InputError, nearest
-from files import sync_folder, write_json
+from files import UNREADABLE, sync_folder, write_json
 
 FORMAT = 1
 LAYOUT_FILE = "layout.yaml"
@@ -35,7 +36,9 @@ COMMANDS = {
     "ntu60": "ntu FOLDER_OR_ZIP...",
     "ntu120": "ntu FOLDER_OR_ZIP...",
     "nw-ucla": "nw-ucla FOLDER_OR_NPZ",
-    "k400": "pyskl k400_hrnet.pkl",
+    "ntu60-hrnet": "pyskl ntu60_hrnet.pkl",
+    "ntu120-hrnet": "pyskl ntu120_hrnet.pkl",
+    "k400": "pyskl k400_hrnet.pkl --kpfiles FOLDER",
     "kinetics-skeleton": "kinetics-skeleton FOLDER",
 }
 
@@ -70,9 +73,10 @@ class Store:
             joints = np.load(path / "joints.npy", mmap_mode="r", allow_pickle=False)
             store = cls(path, joints, *(index.pop(key) for key in INDEX), index, meta)
             store._check()
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except UNREADABLE as error:
+            reason = " ".join(str(error).split())
             raise InputError(
-                f"{path}: the store is damaged ({error}); remove the folder and prepare it again"
+                f"{path}: the store is damaged ({reason}); remove the folder and prepare it again"
             ) from error
         return store
 
@@ -145,8 +149,10 @@ class StoreWriter:
         `meta` is whatever else meta.json is to tell.
         """
         self.path = Path(path)
+        if self.path.is_symlink():  # the store stays on the disk that the link leads to
+            self.path = self.path.resolve()
         self.shape = shape
-        is_file = Path(layout).suffix in (".yaml", ".yml")
+        is_file = Path(layout).suffix in graph.SUFFIXES
         self.meta = {
             "format": FORMAT,
             "layout": LAYOUT_FILE if is_file else layout,
@@ -199,7 +205,8 @@ class StoreWriter:
             raise InputError(f"{name}: has a joint that is NaN or infinite")
         block = np.zeros((frames, *self.shape), "<f4")
         block[:, :persons] = joints
-        self.file.write(block.data)
+        with _naming(self.path):
+            self.file.write(block.data)
         self.frames += frames
         self.seen.add(name)
         self.rows.append((name, int(label), frames))
@@ -247,11 +254,21 @@ class StoreWriter:
         trace: TracebackType | None,
     ) -> None:
         try:
-            if kind is None:
-                self.close()
+            with _naming(self.path), self.file:
+                if kind is None:
+                    self.close()
         finally:
-            self.file.close()
             shutil.rmtree(self.partial, ignore_errors=True)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let an error of writing (a full disk) name the store: the system does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def _sync_and_close(file: Any) -> None:

@@ -105,6 +105,11 @@ class Feeder(Dataset):
                 f"so its {stream} stream cannot be flipped; set feeder_args.flip to 0, or mend "
                 "parent or flip in the layout"
             )
+        if train and mirror and store.meta.get("normalisation") == "pixels":
+            raise InputError(
+                f"feeder_args.mirror: {store.path} holds pixels, without a common axis to mirror "
+                "about; prepare it without --pixels, or set feeder_args.mirror to false"
+            )
         self.sampled_motion = sampled_motion and bool(self.stream.motion)
         rows = np.asarray(rows, np.int64)
         self.names: list[str] = store.names[rows].tolist()

@@ -13,6 +13,7 @@ from errors import InputError, nearest
 
 FOLDER = Path(__file__).parent
 LAYOUTS = tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+SUFFIXES = (".yaml", ".yml")  # of layout files
 PARTS = ("left arm", "right arm", "left leg", "right leg", "torso")
 
 
@@ -38,10 +39,10 @@ class Skeleton:
 def load(layout: str | Path) -> Skeleton:
     """Return the layout of that name, or that of a YAML file; InputError if it makes no sense."""
     path = FOLDER / f"{layout}.yaml" if str(layout) in LAYOUTS else Path(layout)
-    if not path.is_file():
+    if not path.is_file() or path.suffix not in SUFFIXES:
         raise InputError(
-            f"graph {str(layout)!r} is no known layout{nearest(str(layout), LAYOUTS)} and no file: "
-            f"give one of {', '.join(LAYOUTS)}, or a layout file like graph/ntu_rgb_d.yaml"
+            f"graph {str(layout)!r} is no known layout{nearest(str(layout), LAYOUTS)} and no YAML "
+            f"file: give one of {', '.join(LAYOUTS)}, or a layout file like graph/ntu_rgb_d.yaml"
         )
     try:
         table = yaml.safe_load(path.read_text())
@@ -81,8 +82,10 @@ def _skeleton(table: Any, stem: str) -> Skeleton:
         upper=_joints("upper", table["upper"], count, distinct=True),
         centre=_joints("centre", [table["centre"]], count)[0],
         parts=_parts(table.get("parts"), count),
-        confidence=bool(table.get("confidence", False)),
+        confidence=table.get("confidence", False),
     )
+    if not isinstance(skeleton.confidence, bool):
+        raise ValueError(f"confidence must be true or false, not {skeleton.confidence!r}")
     if any(skeleton.flip[skeleton.flip[v]] != v for v in range(count)):
         raise ValueError("flip must exchange joints in pairs: flip[flip[v]] == v for each joint v")
     _check_hierarchy(skeleton.parent)

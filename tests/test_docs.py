@@ -295,4 +295,4 @@ def test_example_reader_runs(project_with_examples, capsys):
         prepare.main(
             ["lines", "lines", "--layout", "hand", "--out", "data/lines", "--workers", "1"]
         )
-    assert "3 samples, 6 frames, 2 classes" in capsys.readouterr().out
+    assert "3 samples, 6 frames, 2 of 2 classes" in capsys.readouterr().out

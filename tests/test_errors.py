@@ -28,6 +28,7 @@ def test_a_mistake_on_the_command_line_is_told_in_one_line(argv, told, capsys):
     [
         (InputError("a.yaml: no"), BAD_INPUT, "error: a.yaml: no\n"),
         (FileNotFoundError("b"), BAD_INPUT, "error: b\n"),
+        (IsADirectoryError("b"), BAD_INPUT, "error: b\n"),
         (PermissionError("c"), 1, "error: c\n"),
         (KeyError("two\nlines"), 1, "error: KeyError: 'two\\nlines' (--debug shows where)\n"),
         (RuntimeError("two\nlines"), 1, "error: RuntimeError: two lines (--debug shows where)\n"),

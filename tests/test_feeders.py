@@ -554,6 +554,15 @@ def test_what_does_not_fit_is_named(settings, message):
         Feeder(**{"store": make_store(random_clips([9])), "rows": [0], **settings})
 
 
+def test_pixels_are_not_mirrored_about_their_corner():
+    store = make_store(random_clips([9], joints=17), "coco")
+    Feeder(store, [0], train=True, mirror=True)
+    store.meta["normalisation"] = "pixels"
+    Feeder(store, [0], mirror=True)  # in testing nothing is mirrored
+    with pytest.raises(InputError, match=r"feeder_args\.mirror: made-up holds pixels"):
+        Feeder(store, [0], train=True, mirror=True)
+
+
 def test_a_lopsided_layout_cannot_be_flipped():
     skeleton = graph.load("nw_ucla")
     lopsided = type(skeleton)(**{**vars(skeleton), "parent": (1, 4, *skeleton.parent[2:])})

@@ -93,6 +93,7 @@ def test_own_layout(tmp_path):
         ({"parents": [0]}, "did you mean parent?"),
         ({"parts": {"left arm": [0]}}, "parts must have exactly"),
         ({"joints": ["head"]}, "name 3 joints"),
+        ({"confidence": "no"}, "confidence must be true or false, not 'no'"),
     ],
 )
 def test_a_wrong_layout_is_one_clear_line(tmp_path, changes, named):
@@ -115,3 +116,7 @@ def test_no_yaml(tmp_path):
     file.write_text("edges: [[1, 0\n")
     with pytest.raises(InputError, match="no YAML"):
         graph.load(file)
+    other = tmp_path / "own.txt"  # a store would take it for a name
+    other.write_text(yaml.safe_dump(a_layout()))
+    with pytest.raises(InputError, match="no YAML"):
+        graph.load(other)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from data import long_tail, protocols
 from data.names import digest, parse, samples
@@ -97,7 +98,16 @@ def test_counts_of_both_profiles() -> None:
     assert long_tail.counts(100, 10, 10).tolist() == [100, 77, 59, 46, 35, 27, 21, 16, 12, 10]
     assert long_tail.counts(600, 100, 5, "step").tolist() == [600, 600, 6, 6, 6]
     assert long_tail.counts(50, 1, 3).tolist() == [50, 50, 50]
-    for arguments in [(10, 0.5, 3), (10, 2, 3, "sqrt")]:
+    for arguments in [
+        (10, 0.5, 3),
+        (10, np.nan, 3),
+        (10, np.inf, 3),
+        (10, 2, 3, "sqrt"),
+        (10, 11, 3),  # the last class would keep int(10 / 11) samples
+        (10, 11, 3, "step"),
+        (0, 2, 3),
+        (-5, 2, 3),
+    ]:
         with pytest.raises(InputError):
             long_tail.counts(*arguments)
 
@@ -112,6 +122,14 @@ def demo(tmp_path: Path) -> Store:
             label, columns = parse(name)
             writer.add(name, label, np.ones((1, 1, 1, 3)), **columns)
     return Store.open(tmp_path / "demo")
+
+
+def test_every_benchmark_has_a_protocol_under_its_own_name() -> None:
+    for folder in (ROOT / "config").glob("*/base.yaml"):
+        protocol = yaml.safe_load(folder.read_text()).get("protocol", "given")  # k400's heir
+        assert protocols.get(folder.parent.name) is protocols.get(protocol)
+    with pytest.raises(InputError, match="did you mean ntu120-xset"):
+        protocols.get("ntu120/xst")
 
 
 def test_training_rows_follow_the_list(demo: Store, tmp_path: Path) -> None:
@@ -152,6 +170,10 @@ def test_bad_requests_are_one_line(demo: Store, tmp_path: Path, capsys) -> None:
         (["nw-ucla", "--names", str(tmp_path / "no.txt")], "no.txt"),
         (["given", "--names", str(demo.path)], "'split'"),
         (["demo-xsub", "--names", str(demo.path), "--n-max", "41"], "--n-max"),
+        (["demo-xsub", "--names", str(demo.path), "--n-max", "0"], "raise --n-max"),
+        (["demo-xsub", "--names", str(demo.path), "--imbalance", "nan"], "imbalance: nan"),
+        (["demo-xsub", "--names", str(demo.path), "--imbalanc", "4"], "did you mean --imbalance?"),
+        (["demo-xsub", "--names", str(demo.path), "--profile", "stp"], "'stp'"),
     ]:
         assert run_command(long_tail.main, [*argv, *out]) == 2
         err = capsys.readouterr().err

@@ -99,14 +99,43 @@ def test_zips_workers_and_repeats_give_the_same_store(raw: Path, tmp_path: Path)
         assert len(contents) == 1
 
 
+def test_what_an_archive_brings_beside_the_samples(raw: Path, tmp_path: Path, capsys) -> None:
+    archive = tmp_path / "n.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in raw.rglob("*.skeleton"):
+            file.write(path, f"nturgb+d_skeletons/{path.name}")
+            file.writestr(f"__MACOSX/nturgb+d_skeletons/._{path.name}", b"\x00\x05\x16\x07")
+    assert run("ntu", archive, "--out", tmp_path / "ntu") == 0
+    assert len(Store.open(tmp_path / "ntu")) == 4
+    assert run("ntu", archive, raw, "--out", tmp_path / "twice") == 2
+    err = capsys.readouterr().err
+    name = "S001C001P001R001A003"
+    member, file = f"n.zip:nturgb+d_skeletons/{name}.skeleton", f"{raw}/nested/{name}.skeleton"
+    assert f"{name} comes twice" in err and member in err and file in err
+    assert err.count("\n") == 1 and not (tmp_path / "twice").exists()
+
+    content = bytearray(archive.read_bytes())
+    content[6] |= 1  # "encrypted", in the head of the first member and in the list of members
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    archive = tmp_path / "locked.zip"
+    archive.write_bytes(content)
+    assert run("ntu", archive, "--out", tmp_path / "ntu") == 2
+    (line, _) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"unreadable: {archive}:nturgb+d_skeletons/S0") and "encrypted" in line
+    assert len(Store.open(tmp_path / "ntu")) == 3
+
+
 def test_what_is_left_out_is_named(raw: Path, tmp_path: Path, capsys) -> None:
     nobody = raw / "S009C001P001R001A001.skeleton"
     nobody.write_bytes(b"3\n0\n0\n0\n")
     missing = tmp_path / "missing.txt"
     missing.write_text("2 samples with missing skeletons\nS001C001P001R001A003\n")
     assert run("ntu", raw, "--missing", missing, "--out", tmp_path / "ntu") == 0
-    assert "nobody in them: 1" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "3 samples, 66 frames, 3 of 120 classes" in out
+    assert "as --missing says: 1" in out and "nobody in them: 1" in out
     store = Store.open(tmp_path / "ntu")
+    assert store.meta["left_out"]["missing"] == ["S001C001P001R001A003"]
     assert len(store) == 3 and "S001C001P001R001A003" not in store.names
     assert store.meta["left_out"]["nobody"] == ["S009C001P001R001A001"]
 
@@ -148,6 +177,10 @@ def test_nothing_usable_is_one_line_and_no_store(tmp_path: Path, capsys) -> None
     path.write_bytes(b"1\n0\n")
     assert run("ntu", raw, "--out", tmp_path / "ntu") == 2
     assert "1 without a body" in capsys.readouterr().err
+    missing = tmp_path / "missing.txt"
+    missing.write_text(path.stem)
+    assert run("ntu", raw, "--missing", missing, "--out", tmp_path / "ntu") == 2
+    assert "named by --missing" in capsys.readouterr().err
     path.unlink()
     for source in (raw, tmp_path / "absent", tmp_path / "absent.zip"):
         assert run("ntu", source, "--out", tmp_path / "ntu") == 2
@@ -194,6 +227,19 @@ def test_the_fast_reading_equals_the_plain_one() -> None:
         np.testing.assert_array_equal(fast.frames, plain.frames)
         np.testing.assert_array_equal(fast.joints, plain.joints)
         assert fast.ids == plain.ids and len(fast.ids) == 5 + 18 + 1
+
+
+@pytest.mark.parametrize("count", [b"-3", b"+2", b"2_5", b"1 1", b"9" * 5000, b"1.0", b"", b"x"])
+def test_a_count_is_digits_alone(count: bytes) -> None:
+    """Python's int() reads some of these; as frames, -3 would make a clip that nobody is in."""
+    text = skeleton_text(one_body(person(0, 2)))
+    for place in (0, 1, 3):  # the lines that count frames, bodies and joints
+        lines = text.split(b"\n")
+        lines[place] = count
+        with pytest.raises(InputError, match=f"x: line {place + 1}: the number of .*"):
+            skeleton_file.parse(b"\n".join(lines), "x")
+    with pytest.raises(InputError, match="line 1"):
+        skeleton_file.parse(count + b"\n", "x")
 
 
 def test_numbers_are_those_of_float_to_the_last_bit() -> None:
@@ -276,6 +322,35 @@ def test_nw_ucla_from_both_forms(shared: Path, tmp_path: Path) -> None:
         assert other.labels[row] == store.labels[same]
         np.testing.assert_array_equal(other.clip(row), store.clip(same))
         assert not other.clip(row)[0, 0, 1].any()
+
+
+def test_an_npz_of_nw_ucla_that_does_not_add_up(tmp_path: Path, capsys) -> None:
+    names = np.array(["a01_s01_e00_v01", "a02_s01_e00_v01"])
+    frames = np.random.default_rng(0).normal(size=(5, 20, 3))
+    frames[:2] = 0  # nobody is in the first clip
+    whole = {
+        "frames": frames,
+        "offsets": np.array([0, 2, 5]),
+        "names": names,
+        "labels": np.arange(2),
+        "list_index": np.arange(2),
+    }
+    path, out = tmp_path / "u.npz", tmp_path / "s"
+    np.savez(path, **whole)
+    assert run("nw-ucla", path, "--out", out) == 0
+    store = Store.open(out)
+    assert store.names.tolist() == names[1:].tolist() and store.lengths.tolist() == [3]
+    assert store.meta["left_out"]["nobody"] == names[:1].tolist()
+    for damage, words in [
+        ({"labels": np.arange(1)}, "differ in length"),
+        ({"list_index": np.arange(3)}, "differ in length"),
+        ({"offsets": np.array([0, 2])}, "differ in length"),
+        ({"offsets": np.array([0, 6, 5])}, "do not fit"),
+        ({"names": np.array(["x", names[1]])}, "'x' is no sample name"),
+    ]:
+        np.savez(path, **{**whole, **damage})
+        assert run("nw-ucla", path, "--out", out) == 2
+        assert f"{path}: " in (err := capsys.readouterr().err) and words in err
 
 
 def test_damaged_json_names_file_and_line(tmp_path: Path, capsys) -> None:

@@ -12,7 +12,7 @@ import graph
 from data import normalize, prepare, protocols
 from data.readers import pyskl
 from data.store import Store
-from errors import run_command
+from errors import InputError, run_command
 from feeders.skeleton import Feeder
 
 RANDOM = np.random.RandomState(5)
@@ -108,8 +108,16 @@ def test_kinetics_keypoints_in_files_of_their_own(golden: Path, tmp_path: Path, 
     assert Store.open(tmp_path / "s").names.tolist() == ["b", "a", "c"]
     (folder / "k_1.pkl").write_bytes(pickle.dumps({"a": keypoints["a"]}))
     argv = ["pyskl", source, "--kpfiles", folder, "--out", tmp_path / "s"]
-    fails(capsys, "c: has no 'keypoint'", *argv)
+    fails(capsys, f"c: {folder}/k_1.pkl: does not hold it", *argv)
     assert Store.open(tmp_path / "s").names.tolist() == ["b", "a"]
+    for content in (b"\x80\x04", pickle.dumps([1]), pickle.dumps({"a": 1, "c": 1})):
+        (folder / "k_1.pkl").write_bytes(content)  # what another file holds is there all the same
+        assert run(*argv) == 2
+        err = capsys.readouterr().err
+        assert f"a: {folder}/k_1.pkl: " in err and f"c: {folder}/k_1.pkl: " in err
+        assert Store.open(tmp_path / "s").names.tolist() == ["b"]
+    (folder / "k_1.pkl").unlink()
+    fails(capsys, "has no file 'k_1.pkl' (1 of the 2", *argv)
 
 
 def hrnet(name: str, label: int = 0, persons: int = 1, frames: int = 7) -> dict:
@@ -150,8 +158,10 @@ def test_damaged_annotations_are_named(golden: Path, tmp_path: Path, capsys) -> 
     no_size = hrnet("S001C001P001R001A005", 4)
     del no_size["img_shape"]
     beyond = hrnet("S001C001P001R001A006", 61)
+    flat = {**hrnet("S001C001P001R001A007", 6), "img_shape": (0, 1920)}
     bad = {"A002: a joint is NaN": nan, "A003: ": odd, "A004: keypoint is of int64": ints}
     bad |= {"A005: has no 'img_shape'": no_size, "label 120": {**beyond, "label": 120}}
+    bad |= {"A006: label 61 is not 5, as the name says": beyond, "A007: img_shape is 0 by": flat}
     source = dump(tmp_path / "a.pkl", [good, *bad.values()], {})
     for words in bad:
         fails(capsys, words, "pyskl", source, "--out", tmp_path / "s")
@@ -160,6 +170,7 @@ def test_damaged_annotations_are_named(golden: Path, tmp_path: Path, capsys) -> 
         ([], "no annotation pickle"),
         ({"split": {}, "annotations": []}, "holds no annotations"),
         ({"split": {"a": []}, "annotations": [{**good, "frame_dir": "x"}]}, "not train and val"),
+        ({"split": {"train": "ab", "val": "b"}, "annotations": [hrnet("b")]}, "b is both in train"),
     ]:
         source.write_bytes(pickle.dumps(content))
         fails(capsys, words, "pyskl", source, "--out", tmp_path / "t")
@@ -225,6 +236,13 @@ def test_ctrgcn_names_come_back(tmp_path: Path, capsys) -> None:
     fails(capsys, "do not fit", *argv)
     available.write_text("hello")
     fails(capsys, "no sample name", *argv)
+
+
+def test_a_store_with_a_split_of_its_own_says_so(tmp_path: Path) -> None:
+    ctrgcn(tmp_path / "NTU60_CS.npz")
+    assert run("ctrgcn", tmp_path / "NTU60_CS.npz", "--out", tmp_path / "s") == 0
+    with pytest.raises(InputError, match=r"no 'subject'.*protocol=given"):
+        protocols.split(Store.open(tmp_path / "s"), "ntu60-xsub")
 
 
 def test_damaged_ctrgcn_files_are_one_line(tmp_path: Path, capsys) -> None:
@@ -308,6 +326,16 @@ def test_kinetics_skeleton_as_st_gcn_reads_it(tmp_path: Path) -> None:
             np.testing.assert_allclose(person, expected, atol=1e-6)
 
 
+def test_kinetics_classes_may_have_gaps(tmp_path: Path) -> None:
+    """Part of the data set: its labels stay, the classes in between are there without a sample."""
+    frames = [kinetics_frame(1, [RANDOM.uniform(0.1, 1, (18, 3))])]
+    kinetics(tmp_path, {"a": ("train", 1, frames), "b": ("val", 4, frames)})
+    assert run("kinetics-skeleton", tmp_path, "--out", tmp_path / "s") == 0
+    store = Store.open(tmp_path / "s")
+    assert store.labels.tolist() == [1, 4]
+    assert store.class_names == ["class 0", "action 1", "class 2", "class 3", "action 4"]
+
+
 def test_damaged_kinetics_files_name_file_and_line(tmp_path: Path, capsys) -> None:
     person = RANDOM.uniform(0.1, 1, (18, 3))
     good = [kinetics_frame(0, [person])]
@@ -380,6 +408,40 @@ def test_custom_clips(own: Path) -> None:
         assert not store.clip(row)[:, clip.shape[1] :].any()
 
 
+def test_spaces_and_a_byte_order_mark_change_nothing(own: Path) -> None:
+    argv = ["custom", own / "labels.csv", "--layout", own / "stick.yaml", "--out", own / "s"]
+    table = "\ufefffile, label, split\nclips/a.npy, wave, train \nclips/c.json ,wave,test\n"
+    (own / "labels.csv").write_text(table)
+    assert run(*argv) == 0
+    store = Store.open(own / "s")
+    assert store.class_names == ["wave"] and store.names.tolist() == ["clips/a", "clips/c"]
+    assert store.columns["split"].tolist() == ["train", "test"]
+
+
+def test_what_cannot_be_meant_is_refused(own: Path, capsys) -> None:
+    """Options that would make a store of wrong numbers, or one that no network is fed with."""
+    np.save(own / "clips/a.npy", np.ones((3, 17, 3)))
+    np.savez(own / "clips/b.npz", joints=np.ones((3, 17, 3)), layout="openpose")
+    table = own / "labels.csv"
+    table.write_text("file,label\nclips/a.npy,1\n")
+    argv = ["custom", table, "--out", own / "s", "--layout"]
+    for more, words in [
+        (["coco", "--normalise", "upright"], "coco is of 2D poses"),
+        (["coco", "--normalise", "centred"], "coco is of 2D poses"),
+        (["coco", "--image-size", 0, 640], "--image-size: [0, 640]"),
+        (["coco", "--normalise", "none", "--persons", 0], "--persons: 0"),
+        (["coco", "--normalise", "none", "--channels", 5], "--channels"),
+        ([own / "stick.yaml", "--normalise", "upright"], "--normalise upright: needs"),
+        (["coco", "--normalise", "none", "--chanels", 3], "did you mean --channels?"),
+    ]:
+        fails(capsys, words, *argv, *more)
+    table.write_text("file,label\nclips/b.npz,1\n")
+    fails(capsys, "b.npz: has layout openpose, not coco", *argv, "coco", "--normalise", "none")
+    np.savez(own / "clips/b.npz", np.ones((3, 17, 3)), np.ones(4))
+    fails(capsys, "b.npz: holds ['arr_0', 'arr_1']", *argv, "coco", "--normalise", "none")
+    assert not (own / "s").exists()
+
+
 def test_custom_2d_poses_are_scaled_by_their_image(own: Path, capsys) -> None:
     poses = RANDOM.uniform(1, 400, (3, 17, 3))
     np.save(own / "clips/a.npy", poses)
@@ -403,20 +465,24 @@ def test_bad_custom_data_is_named(own: Path, capsys) -> None:
     nan[2] = np.nan
     for content, words in [
         (np.ones((4, 6, 3)), "a.npy: has the shape (4, 1, 6, 3)"),
-        (np.ones((4, 5)), "a.npy: has the shape (4, 5)"),
-        (nan, "a.npy: frame 2 has a joint that is NaN"),
-        (np.array(["x"]), "a.npy: cannot be read"),
+        (np.ones((4, 5)), "a.npy: has shape (4, 5)"),
+        (nan, "a.npy: 1 of 4 frames have a joint that is NaN or infinite, the first is frame 2"),
+        (np.array(["x"]), "a.npy: not an array of numbers"),
         (np.array([{}]), "a.npy: cannot be read"),
     ]:
         np.save(own / "clips/a.npy", content)
         fails(capsys, words, *argv)
     (own / "clips/a.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00{'descr'")
-    fails(capsys, "a.npy: cannot be read", *argv)
+    fails(capsys, "a.npy: cannot be read as a clip", *argv)
     (own / "clips/c.json").write_text("[[[1, 2, 3]],\n[[1, 2]]]")
     fails(capsys, "c.json: line 2: frame 1", *argv)
     for text, words in [
         ("clips/a.npy,wave\n", "line 1: the head is"),
+        ("file;label\nclips/a.npy;wave\n", "line 1: the head is file;label"),
         ("file,label,split\nclips/a.npy,wave,training\n", "line 2: split 'training'"),
+        ("file,label\nclips/a.npy,wave,train\n", "line 2: has more fields than the head"),
+        ("file,label\na.npy,wave\nb.npy,wave\n./a.npy,bow\n", "line 4: ./a.npy comes twice"),
+        ("file,label,split\na.npy,a,val\nb.npy,a,test\n", "split has both val and test"),
         ("file,label\nclips/a.npy\n", "line 2: has no file or no label"),
         ("file,label\n", "names no files"),
         ("file,label\nclips/none.npy,1\n", "none.npy: there is no such file"),

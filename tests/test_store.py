@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -96,6 +98,31 @@ def test_an_error_leaves_nothing_and_keeps_the_older_store(tmp_path: Path) -> No
         StoreWriter(tmp_path / "raw", "ntu_rgb_d", CLASSES, SHAPE)
 
 
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk; both fail in writing."""
+    write(tmp_path / "s", [clip(0, 4)], [0])
+    for frames in (10, 2000):  # left to the buffer, which is emptied at the end; too many for it
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+        try:
+            with pytest.raises(OSError, match=re.escape(f"'{tmp_path / 's'}'")):
+                write(tmp_path / "s", [clip(1, frames)], [0])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
+    np.testing.assert_array_equal(Store.open(tmp_path / "s").clip(0), clip(0, 4))
+
+
+def test_a_store_behind_a_link_stays_there(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "s").symlink_to(tmp_path / "disk" / "stored")
+    for frames in (4, 7):  # a first store, and another in its place
+        assert write(tmp_path / "s", [clip(0, frames)], [0]).lengths.tolist() == [frames]
+        assert (tmp_path / "s").is_symlink() and len(Store.open(tmp_path / "disk" / "stored")) == 1
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["disk", "s"]
+    assert [entry.name for entry in (tmp_path / "disk").iterdir()] == ["stored"]
+
+
 def test_a_killed_writer_leaves_no_store_and_the_next_one_cleans_up(tmp_path: Path) -> None:
     code = (
         "import sys, time, numpy as np\n"
@@ -127,7 +154,12 @@ def test_a_damaged_store_is_one_clear_error(tmp_path: Path) -> None:
     damages = {
         "meta.json": [b"{", json.dumps({**meta, "class_names": ["wave"]}).encode()],
         "index.npz": [whole["index.npz"][:200], b""],
-        "joints.npy": [whole["joints.npy"][:-300], whole["joints.npy"][:20], b""],
+        "joints.npy": [
+            whole["joints.npy"][:-300],
+            whole["joints.npy"][:20],
+            b"",
+            whole["joints.npy"].replace(b"{", b"(", 1),  # a head that is not even tokens
+        ],
     }
     for name, contents in damages.items():
         for content in contents:

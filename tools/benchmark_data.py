@@ -1,11 +1,11 @@
 """Measure the preparation of data at the size of the real data sets, on made-up raw files.
 
     python -m tools.benchmark_data raw      # .skeleton files, beside a plain line-by-line reader
-    python -m tools.benchmark_data pickle   # an annotation pickle
+    python -m tools.benchmark_data pickle   # an annotation pickle, beside a joint-by-joint one
     python -m tools.benchmark_data scale    # as many samples as NTU RGB+D 120 has: prepare to load
     python -m tools.benchmark_data damage   # damaged files: a clip or one clear error
 
-What is made up goes to --folder and stays there. docs/benchmarks-data.md holds what was measured.
+What is made up goes to --folder and stays there. docs/benchmarks.md holds what was measured.
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from data import names, normalize
 from data.long_tail import make_list
-from data.readers import ntu, nw_ucla
+from data.readers import Clip, ntu, nw_ucla
 from data.readers.skeleton_file import NUM_JOINTS, Bodies
 from data.store import Store, StoreWriter
-from errors import InputError, run_command
+from errors import InputError, Parser, run_command
+from feeders.skeleton import Feeder
 
 VARIANTS = 64  # distinct texts among the made-up files: writing them costs more than reading
 WRITTEN = b'0123456789-.eE+naif \r\n\t[]{},:"\x00\xff'  # bytes that a damage writes
+FED_AT_ONCE = 16  # the recipe's batch
 ROOT = Path(__file__).parents[1]
 
 
@@ -62,16 +65,19 @@ def ntu_names(number: int) -> Iterator[str]:
     for i in range(number):
         action, i = i % 120 + 1, i // 120
         camera, i = i % 3 + 1, i // 3
-        replication, i = i % 2 + 1, i // 2
-        subject, setup = i % 106 + 1, i // 106 % 32 + 1
+        setup, i = i % 32 + 1, i // 32
+        subject, replication = i % 106 + 1, i // 106 + 1
         yield f"S{setup:03d}C{camera:03d}P{subject:03d}R{replication:03d}A{action:03d}"
 
 
 def write_raw(folder: Path, number: int, frames: int) -> None:
-    """Write so many .skeleton files of about `frames` frames, unless they are there."""
+    """Write just so many .skeleton files of about `frames` frames, unless they are there."""
     folder.mkdir(parents=True, exist_ok=True)
-    if len(list(folder.glob("*.skeleton"))) == number:
+    found, wanted = {path.stem for path in folder.glob("*.skeleton")}, set(ntu_names(number))
+    if found == wanted:
         return
+    for name in found - wanted:
+        (folder / f"{name}.skeleton").unlink()
     random = np.random.RandomState(0)
     texts = [
         skeleton_text(made_up(random, random.randint(frames // 2, frames * 3 // 2 + 1), 1 + i % 2))
@@ -107,16 +113,71 @@ def plain_prepare(files: list[Path], out: Path) -> None:
             writer.add(path.stem, label, joints, **columns)
 
 
+def plain_upright(keypoint: np.ndarray) -> np.ndarray:
+    """Turn (M, T, V, 3) upright, frame by frame and joint by joint; returns (T', M, V, 3).
+
+    The same as `normalize.upright`, but for the rounding of two rotations one after the other.
+    """
+    seen = [
+        [t for t in range(keypoint.shape[1]) if (abs(body[t]) > 1e-8).any()] for body in keypoint
+    ]
+    if len(keypoint) == 2 and len(seen[1]) > len(seen[0]):
+        keypoint, seen = keypoint[::-1], seen[::-1]
+    frames = [[list(body[t]) for body in keypoint] for t in seen[0]]
+    origin = frames[0][0][1]
+    for frame in frames:
+        for body in frame:
+            for v, joint in enumerate(body):
+                body[v] = joint - origin if joint.any() else joint
+    for (start, end), axis in ((normalize.SPINE, 2), (normalize.SHOULDERS[::-1], 0)):
+        turn = normalize.shortest_rotation(frames[0][0][end] - frames[0][0][start], axis)
+        for frame in frames:
+            for body in frame:
+                for v, joint in enumerate(body):
+                    body[v] = turn @ joint
+    return np.array(frames, np.float32)
+
+
+def plain_pickle(path: Path, out: Path, number: int) -> float:
+    """Prepare a store of some annotations of a pickle, read whole; return seconds per sample."""
+    start = time.perf_counter()
+    annotations = pickle.loads(path.read_bytes())["annotations"]  # made by this very file
+    seconds = (time.perf_counter() - start) / len(annotations)
+    start = time.perf_counter()
+    class_names = names.class_names("ntu120")
+    with StoreWriter(out, "ntu_rgb_d", class_names, (2, NUM_JOINTS, 3)) as writer:
+        for annotation in annotations[:number]:
+            name = annotation["frame_dir"]
+            writer.add(
+                name, annotation["label"], plain_upright(annotation["keypoint"]),
+                **names.parse(name)[1],
+            )  # fmt: skip
+    return seconds + (time.perf_counter() - start) / len(annotations[:number])
+
+
+def compare(ours: Path, plain: Path, tolerance: float = 0) -> None:
+    """Print that two stores agree in the samples of `plain`; AssertionError if they do not."""
+    store, other = Store.open(ours), Store.open(plain)
+    for row, same in enumerate(store.rows_of(other.names.tolist())):
+        np.testing.assert_allclose(
+            store.clip(same), other.clip(row), rtol=0, atol=tolerance, err_msg=other.names[row]
+        )
+    print(f"equal{f' within {tolerance:g}' * (tolerance > 0)} in the {len(other)} samples of both")
+
+
 class Memory:
-    """The largest resident memory of a process and all below it, looked at 20 times a second."""
+    """The largest memory of a process and all below it, looked at 20 times a second, in bytes."""
 
     def __init__(self, pid: int) -> None:
-        self.pid, self.peak, self.done = pid, 0, threading.Event()
+        self.pid, self.done = pid, threading.Event()
+        self.peak = 0  # their own
+        self.mapped = 0  # resident pages of files: programs, and a store as far as it was read
         self.thread = threading.Thread(target=self._watch, daemon=True)
 
     def _watch(self) -> None:
         while not self.done.wait(0.05):
-            self.peak = max(self.peak, sum(map(resident, family(self.pid))))
+            own, mapped = zip(*map(resident, family(self.pid)))
+            self.peak, self.mapped = max(self.peak, sum(own)), max(self.mapped, sum(mapped))
 
     def __enter__(self) -> Memory:
         self.thread.start()
@@ -136,15 +197,17 @@ def family(pid: int) -> list[int]:
     return [pid] + [member for child in children for member in family(int(child))]
 
 
-def resident(pid: int) -> int:
-    """Return the bytes a process holds in memory that are its own, not a mapped file's."""
+def resident(pid: int) -> tuple[int, int]:
+    """Return the bytes of a process in memory: its own, and those of mapped files.
+
+    The latter are copies of what is on the disk, which the system drops when it needs the memory.
+    """
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
-        return 0
-    return sum(
-        int(kilobytes) * 1024 for kilobytes in re.findall(r"Rss(?:Anon|Shmem):\s+(\d+)", status)
-    )
+        return 0, 0
+    rss = {kind: int(n) * 1024 for kind, n in re.findall(r"Rss(\w+):\s+(\d+)", status)}
+    return rss.get("Anon", 0) + rss.get("Shmem", 0), rss.get("File", 0)
 
 
 class Clock:
@@ -190,15 +253,11 @@ def raw(args: argparse.Namespace) -> None:
     out = args.folder / "ntu"
     ours = prepare(args.samples, "ntu", folder, "--out", out, "--workers", args.workers)
     print(f"{args.samples / ours / (len(files) / plain):.1f} times as fast")
-    store, other = Store.open(out), Store.open(args.folder / "plain")
-    for row, same in enumerate(store.rows_of(other.names.tolist())):
-        if not np.array_equal(store.clip(same), other.clip(row)):
-            raise AssertionError(f"{other.names[row]} differs between the two")
-    print(f"equal in all {len(other)} samples that both have read")
+    compare(out, args.folder / "plain")
 
 
 def pickled(args: argparse.Namespace) -> None:
-    """An annotation pickle of 3D poses."""
+    """An annotation pickle of 3D poses, by this project and by a plain reader."""
     path = args.folder / "ntu120_3danno.pkl"
     random = np.random.RandomState(0)
     annotations = []
@@ -212,13 +271,20 @@ def pickled(args: argparse.Namespace) -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     path.write_bytes(pickle.dumps({"split": {}, "annotations": annotations}, protocol=4))
     del annotations
-    out = args.folder / "pyskl"
-    prepare(args.samples, "pyskl", path, "--out", out, "--workers", args.workers)
     print(f"the pickle has {path.stat().st_size / 2**20:.0f} MiB")
+    plain = plain_pickle(path, args.folder / "plain-pickle", args.plain)
+    print(
+        f"joint by joint, one process: {1 / plain:.0f} samples/s (of {args.plain}, and their share "
+        "of reading the whole pickle)"
+    )
+    out = args.folder / "pyskl"
+    ours = prepare(args.samples, "pyskl", path, "--out", out, "--workers", args.workers)
+    print(f"{args.samples / ours * plain:.1f} times as fast")
+    compare(out, args.folder / "plain-pickle", tolerance=1e-6)
 
 
 def scale(args: argparse.Namespace) -> None:
-    """As many short samples as NTU RGB+D 120 has: prepare, open, list and load."""
+    """As many short samples as NTU RGB+D 120 has: prepare, open, list, load and feed."""
     folder = args.folder / "short"
     write_raw(folder, args.samples, args.frames)
     out = args.folder / "ntu120"
@@ -228,12 +294,22 @@ def scale(args: argparse.Namespace) -> None:
         store = Store.open(out)
         print(f"opened in {time.perf_counter() - start:.3f} s")
         start = time.perf_counter()
-        drawn = make_list(store, "ntu120-xset", 100, n_max=100)
+        drawn = make_list(store, "ntu120-xset", args.imbalance, n_max=args.n_max)
         print(f"listed {len(drawn.rows)} samples in {time.perf_counter() - start:.2f} s")
         clock = Clock()
         frames = sum(len(np.array(store.clip(row))) for row in range(len(store)))
-        clock.read(f"loaded {frames} frames", len(store))
-    print(f"{memory.peak / 2**20:.0f} MiB at most in opening, listing and loading")
+        clock.read(f"read {frames} frames of the store", len(store))
+        clock = Clock()
+        feeder = Feeder(store, np.arange(len(store)), train=True, resident=True)
+        clock.read(f"loaded {feeder.where}", len(store))
+        clock = Clock()
+        batches = torch.arange(len(store)).split(FED_AT_ONCE)
+        fed = sum(len(clips) for clips, _, _ in feeder.batches(batches))
+        clock.read("fed one epoch", fed)
+    print(
+        f"{memory.peak / 2**20:.0f} MiB at most in opening, listing, loading and feeding, "
+        f"not counting up to {memory.mapped / 2**20:.0f} MiB of mapped files (programs, the store)"
+    )
 
 
 def damaged(content: bytes, random: np.random.RandomState) -> bytes:
@@ -251,6 +327,16 @@ def damaged(content: bytes, random: np.random.RandomState) -> bytes:
         ][random.choice(5, p=[0.1, 0.2, 0.4, 0.2, 0.1])]
         content = content[:start] + instead + content[stop:]
     return content
+
+
+def is_sound(clip: Clip, shape: tuple[int, int, int]) -> bool:
+    """Whether a clip fits a store of `shape` (M, V, C), which has room for M persons at most."""
+    _, persons, *rest = clip.joints.shape
+    return (
+        1 <= persons <= shape[0]
+        and tuple(rest) == shape[1:]
+        and bool(np.isfinite(clip.joints).all())
+    )
 
 
 def damage(args: argparse.Namespace) -> None:
@@ -284,15 +370,14 @@ def damage(args: argparse.Namespace) -> None:
                     raise AssertionError(f"an unclear error: {error!r}") from error
                 refused += 1
             else:
-                is_sound = clip.joints.shape[1:] == shape and np.isfinite(clip.joints).all()
-                if not is_sound or clip.label != label:
+                if not is_sound(clip, shape) or clip.label != label:
                     raise AssertionError(f"a wrong clip from {path}")
                 sound += 1
         print(f"{file}: {args.samples} damaged, {sound} sound clips, {refused} clear errors")
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.benchmark_data", description=__doc__)
+    parser = Parser(prog="python -m tools.benchmark_data", description=__doc__)
     parts = parser.add_subparsers(required=True)
     for name, run, samples, frames in (
         ("raw", raw, 5_000, 100),
@@ -306,7 +391,9 @@ def main(argv: list[str]) -> None:
         part.add_argument("--frames", type=int, default=frames, help="of a sample, about")
         part.add_argument("--folder", type=Path, default=Path("work_dir/benchmark_data"))
         part.add_argument("--workers", type=int, default=2)
-        part.add_argument("--plain", type=int, default=500, help="files for the plain reader")
+        part.add_argument("--plain", type=int, default=500, help="samples for the plain reader")
+        part.add_argument("--imbalance", type=float, default=100, help="of the list in scale")
+        part.add_argument("--n-max", type=int, help="of the list in scale (the benchmark's)")
         part.add_argument("--seed", type=int, default=0)
         part.add_argument("--debug", action="store_true", help="show where an error arose")
     args = parser.parse_args(argv)

@@ -6,8 +6,6 @@ finds out what there is to read.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,21 +22,6 @@ READERS = {
     "custom": "data.readers.custom",
     "demo": "data.readers.demo",
 }
-
-# What NumPy and zipfile raise on files that are missing or damaged.
-UNREADABLE = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    EOFError,
-    SyntaxError,
-    OverflowError,
-    MemoryError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True)
@@ -66,3 +49,4 @@ class Raw:
     class_names: list[str]
     shape: tuple[int, int, int]  # (M, V, C) of the store
     meta: dict[str, Any]  # what meta.json is to tell beside: normalisation, image size
+    missing: list[str] = field(default_factory=list)  # samples that are left out unread, as told

@@ -37,15 +37,16 @@ def reader(args: argparse.Namespace) -> Raw:
     class_names: dict[int, str] = {}
     for folder, part in PARTS.items():
         items += _list(args.source, folder, part, class_names)
+    every_class = [
+        class_names.get(label, numbered)
+        for label, numbered in enumerate(names.numbered(list(class_names)))
+    ]
     return Raw(
         items=items,
         total=len(items),
-        read=partial(read, num_class=len(class_names)),
+        read=partial(read, num_class=len(every_class)),
         layout="openpose",
-        class_names=[
-            class_names.get(i, numbered)
-            for i, numbered in enumerate(names.numbered(list(class_names)))
-        ],
+        class_names=every_class,
         shape=(MAX_BODIES, NUM_JOINTS, 3),
         meta={"normalisation": "st-gcn"},
     )

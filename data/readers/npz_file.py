@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.readers import UNREADABLE
 from errors import InputError
+from files import UNREADABLE
 
 
 def load(path: Path, keys: Iterable[str]) -> dict[str, np.ndarray]:

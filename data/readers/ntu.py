@@ -13,14 +13,16 @@ import zipfile
 from collections.abc import Container
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from data import names, normalize
-from data.readers import UNREADABLE, Clip, Raw
+from data.readers import Clip, Raw
 from data.readers.skeleton_file import NUM_JOINTS, Bodies, parse
 from errors import InputError
+from files import UNREADABLE
 
 MIN_FRAMES = 12  # a shorter track beside others is noise
 MAX_SPREAD = 0.8  # a frame wider than so many times its height is noise
@@ -42,9 +44,11 @@ def reader(args: argparse.Namespace) -> Raw:
 
 def raw(sources: list[Path], class_names: list[str], missing: Container[str] = ()) -> Raw:
     """Return what is to be read: all .skeleton files of the sources but the missing samples."""
-    files = [item for item in list_files(sources) if _name(item) not in missing]
+    found = list_files(sources)
+    files = [item for item in found if _name(item) not in missing]
     if not files:
-        raise InputError(f"{', '.join(map(str, sources))}: no .skeleton files")
+        which = "all .skeleton files are named by --missing" if found else "no .skeleton files"
+        raise InputError(f"{', '.join(map(str, sources))}: {which}")
     return Raw(
         items=files,
         total=len(files),
@@ -53,13 +57,14 @@ def raw(sources: list[Path], class_names: list[str], missing: Container[str] = (
         class_names=class_names,
         shape=(MAX_BODIES, NUM_JOINTS, 3),
         meta={"normalisation": "upright"},
+        missing=[_name(item) for item in found if _name(item) in missing],
     )
 
 
 def read(item: Item, num_class: int) -> Clip:
     """Return the clip of one file; InputError names it, and the line that cannot be read."""
     path, member = item
-    source = path if member is None else f"{path}:{member}"
+    source = _source(item)
     try:
         label, columns = names.parse(_name(item))
     except InputError as error:
@@ -73,7 +78,11 @@ def read(item: Item, num_class: int) -> Clip:
 
 
 def list_files(sources: list[Path]) -> list[Item]:
-    """Return every .skeleton file of the folders and zip files, sorted by sample name."""
+    """Return every .skeleton file of the folders and zip files, sorted by sample name.
+
+    Names that begin with a dot (what macOS adds to an archive) are passed over. InputError if a
+    source cannot be read, or a sample comes twice.
+    """
     files: list[Item] = []
     for source in sources:
         if source.is_dir():
@@ -87,7 +96,14 @@ def list_files(sources: list[Path]) -> list[Item]:
             except UNREADABLE as error:
                 raise InputError(f"{source}: neither a folder nor a zip file ({error})") from error
             files += [(str(source), name) for name in members if name.endswith(".skeleton")]
-    return sorted(files, key=_name)
+    files = sorted((item for item in files if not _name(item).startswith(".")), key=_name)
+    for item, following in pairwise(files):
+        if _name(item) == _name(following):
+            raise InputError(
+                f"{_name(item)} comes twice, as {_source(item)} and as {_source(following)}; "
+                "name the one or the other"
+            )
+    return files
 
 
 def read_missing(path: Path) -> set[str]:
@@ -103,6 +119,11 @@ def read_missing(path: Path) -> set[str]:
 
 def _name(item: Item) -> str:
     return PurePosixPath(item[1] or item[0]).stem
+
+
+def _source(item: Item) -> str:
+    path, member = item
+    return path if member is None else f"{path}:{member}"
 
 
 @cache
@@ -141,8 +162,9 @@ class Track:
 
 
 def _variance(joints: np.ndarray) -> float:
-    """Return the summed variance of x, y and z over joints (n, 25, 3)."""
-    return float(sum(joints[..., axis].var() for axis in range(3)))
+    """Return the summed variance of x, y and z over joints (n, 25, 3); inf if they are damaged."""
+    with np.errstate(over="ignore"):
+        return float(sum(joints[..., axis].var() for axis in range(3)))
 
 
 def choose_bodies(bodies: Bodies) -> np.ndarray:

@@ -67,15 +67,18 @@ def read_arrays(item: tuple[str, int, int, np.ndarray, Path]) -> Clip:
     if not np.isfinite(joints).all():
         frame = int(np.flatnonzero(~np.isfinite(joints).all(axis=(1, 2)))[0])
         raise InputError(f"{path}: {name}: frame {frame} has a joint that is NaN or infinite")
-    expected, columns = names.parse(name)
+    try:
+        expected, columns = names.parse(name)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     if label != expected:
         raise InputError(f"{path}: {name}: label {label} is not {expected}, as the name says")
     return Clip(name, label, _normalised(joints), {**columns, "list_index": list_index})
 
 
 def _normalised(joints: np.ndarray) -> np.ndarray:
-    """(T, 20, 3) -> (T, 1, 20, 3), centred; no frames stay none."""
-    return normalize.centred(joints[:, None]) if len(joints) else joints[:, None]
+    """(T, 20, 3) -> (T, 1, 20, 3), centred; no frames if nobody is in them."""
+    return normalize.centred(joints[:, None]) if joints.any() else joints[:0, None]
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
@@ -83,9 +86,11 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     frames, offsets = arrays["frames"], arrays["offsets"]
     if frames.ndim != 3 or frames.shape[1:] != (NUM_JOINTS, 3) or frames.dtype.kind != "f":
         raise InputError(f"{path}: frames are {frames.dtype} {frames.shape}, not (F, 20, 3)")
-    whole = len(offsets) == len(arrays["names"]) + 1 and (np.diff(offsets) >= 0).all()
-    if not whole or offsets[0] != 0 or offsets[-1] != len(frames):
-        raise InputError(f"{path}: offsets, names and frames do not fit one another")
+    shapes = {arrays[key].shape for key in ("names", "labels", "list_index")}
+    if shapes != {(len(offsets) - 1,)}:
+        raise InputError(f"{path}: names, labels, list_index and offsets differ in length")
+    if (np.diff(offsets) < 0).any() or offsets[0] != 0 or offsets[-1] != len(frames):
+        raise InputError(f"{path}: offsets and frames do not fit one another")
     return arrays
 
 

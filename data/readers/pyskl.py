@@ -28,6 +28,7 @@ CROWD = 10  # with more persons in a frame the best-scoring come first, in all f
 LAYOUTS = {(25, 3): "ntu_rgb_d", (20, 3): "nw_ucla", (17, 2): "coco", (18, 2): "openpose"}
 NUM_JOINTS = {layout: joints for (joints, _), layout in LAYOUTS.items()}
 NUM_KINETICS = 400
+UNREADABLE = "unreadable"  # stands in an annotation for the keypoints, with the reason
 
 Annotation = dict[str, Any]
 
@@ -48,7 +49,9 @@ class Read:
         try:
             joints = self._normalised(annotation)
             label = int(annotation["label"])
-            columns = names.parse(name)[1] if part is None else {"split": part}
+            expected, columns = (label, {"split": part}) if part is not None else names.parse(name)
+            if label != expected:
+                raise ValueError(f"label {label} is not {expected}, as the name says")
         except KeyError as error:
             raise InputError(f"{self.path}: {name}: has no {error}") from None
         except (TypeError, ValueError, IndexError) as error:
@@ -56,6 +59,8 @@ class Read:
         return Clip(name, label, joints, columns)
 
     def _normalised(self, annotation: Annotation) -> np.ndarray:
+        if UNREADABLE in annotation and "keypoint" not in annotation:
+            raise ValueError(annotation[UNREADABLE])
         joints = _joints(annotation, self.threshold)
         is_image = "keypoint_score" in annotation or "frame_inds" in annotation
         layout = LAYOUTS.get((joints.shape[2], 2 if is_image else joints.shape[3]))
@@ -63,16 +68,19 @@ class Read:
             raise ValueError(f"joints {joints.shape} are not of layout {self.layout}")
         if not np.isfinite(joints).all():
             raise ValueError("a joint is NaN or infinite")
-        if not is_image:
-            if joints.shape[1] > MAX_BODIES:
-                raise ValueError(f"{joints.shape[1]} persons, but 3D poses are of one or two")
-            return normalize.upright(joints)
-        joints = joints[:, :MAX_BODIES].astype(np.float32)
+        if not is_image and joints.shape[1] > MAX_BODIES:
+            raise ValueError(f"{joints.shape[1]} persons, but 3D poses are of one or two")
+        joints = joints[:, :MAX_BODIES]
         if not joints.any():
             return joints[:0]
+        if not is_image:
+            return normalize.upright(joints)
+        joints = joints.astype(np.float32)
         if self.in_pixels:
             return joints
         height, width = annotation["img_shape"]
+        if height <= 0 or width <= 0:
+            raise ValueError(f"img_shape is {height} by {width}")
         return normalize.to_image(joints, height, width)
 
 
@@ -102,7 +110,7 @@ def reader(args: argparse.Namespace) -> Raw:
         normalisation = "pixels" if args.pixels else "image"
     else:
         normalisation = "upright"
-    is_apart = "raw_file" in annotations[0] and "keypoint" not in annotations[0]
+    is_apart = any("keypoint" not in a and "raw_file" in a for a in annotations)
     items = _with_keypoints(annotations, args) if is_apart else _emptying(annotations)
     return Raw(
         items=((item, parts.get(str(item["frame_dir"]), "") if parts else None) for item in items),
@@ -118,7 +126,8 @@ def reader(args: argparse.Namespace) -> Raw:
 def _load(path: Path) -> tuple[list[Annotation], dict[str, list[str]]]:
     content = unpickle.load(path)
     try:
-        annotations, splits = list(content["annotations"]), dict(content["split"])
+        annotations = list(content["annotations"])
+        splits = {key: [str(name) for name in part] for key, part in dict(content["split"]).items()}
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise InputError(f"{path}: is no annotation pickle ({error!r})") from None
     if not annotations or not all(isinstance(annotation, dict) for annotation in annotations):
@@ -146,6 +155,8 @@ def _parts(splits: dict[str, list[str]], path: Path) -> dict[str, str]:
     test = next((key for key in ("val", "test") if key in splits), None)
     if "train" not in splits or test is None:
         raise InputError(f"{path}: its split has {sorted(splits)}, not train and val")
+    if both := sorted(set(splits["train"]) & set(splits[test])):
+        raise InputError(f"{path}: split: {both[0]} is both in train and in {test} ({len(both)})")
     return dict.fromkeys(splits[test], "test") | dict.fromkeys(splits["train"], "train")
 
 
@@ -159,19 +170,41 @@ def _emptying(annotations: list[Annotation]) -> Iterator[Annotation]:
 def _with_keypoints(
     annotations: list[Annotation], args: argparse.Namespace
 ) -> Iterator[Annotation]:
-    """Yield annotations whose keypoints lie in other files, of which one is in memory at a time."""
+    """Yield annotations whose keypoints lie in other files, of which one is in memory at a time.
+
+    In place of keypoints that cannot be read there is the reason. InputError if a file is missing.
+    """
     if args.kpfiles is None:
         raise InputError(
             f"{args.source}: holds no keypoints; give the folder of its keypoint files: --kpfiles"
         )
 
     def by_file(annotation: Annotation) -> str:
-        return Path(str(annotation["raw_file"])).name
+        return Path(str(annotation.get("raw_file", ""))).name
 
+    wanted = {by_file(annotation) for annotation in annotations if "keypoint" not in annotation}
+    absent = sorted(name for name in wanted if not (args.kpfiles / name).is_file())
+    if absent:
+        raise InputError(
+            f"--kpfiles {args.kpfiles}: has no file {absent[0]!r} ({len(absent)} of the "
+            f"{len(wanted)} that {args.source} names are missing)"
+        )
     for name, members in groupby(sorted(annotations, key=by_file), by_file):
-        keypoints = unpickle.load(args.kpfiles / name)
+        keypoints, reason = _keypoints(args.kpfiles / name)
         for annotation in members:
-            yield {**annotation, **keypoints.pop(annotation["frame_dir"], {})}
+            found = keypoints.pop(str(annotation["frame_dir"]), None)
+            yield annotation | (found if isinstance(found, dict) else {UNREADABLE: reason})
+
+
+def _keypoints(path: Path) -> tuple[dict[str, Any], str]:
+    """Return what a file of keypoints holds, by frame_dir, and why a clip is not among it."""
+    try:
+        content = unpickle.load(path)
+    except InputError as error:
+        return {}, str(error)
+    if not isinstance(content, dict):
+        return {}, f"{path}: is no file of keypoints by frame_dir"
+    return content, f"{path}: does not hold it"
 
 
 def _joints(annotation: Annotation, threshold: float) -> np.ndarray:

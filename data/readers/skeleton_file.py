@@ -73,10 +73,11 @@ class _Lines:
         return fields
 
     def count(self, what: str) -> int:
-        fields = self.fields(what, 1)
-        if len(fields) > 1 or not fields[0].isdigit():
+        line = b" ".join(self.fields(what, 1))
+        try:
+            return to_count(line)
+        except ValueError:
             self.fail(f"{what} is not a whole number")
-        return int(fields[0])
 
     def joint(self) -> list[float]:
         fields = self.fields("a joint", NUM_FIELDS)
@@ -128,19 +129,24 @@ def _walk(text: bytes, ends: list[int]) -> tuple[list[int], list[bytes], list[in
     """
     frames, ids, first = [], [], []
     line = 1
-    for frame in range(int(text[: ends[0]])):
-        bodies = int(text[ends[line - 1] : ends[line]])
-        if bodies < 0:
-            return None
-        for _ in range(bodies):
+    for frame in range(to_count(text[: ends[0]])):
+        for _ in range(to_count(text[ends[line - 1] : ends[line]])):
             ids.append(text[ends[line] : ends[line + 1]].split(None, 1)[0])
             frames.append(frame)
-            if int(text[ends[line + 1] : ends[line + 2]]) != NUM_JOINTS:
+            if to_count(text[ends[line + 1] : ends[line + 2]]) != NUM_JOINTS:
                 return None
             first.append(line + 3)
             line += 2 + NUM_JOINTS
         line += 1
     return (frames, ids, first) if line == len(ends) else None
+
+
+def to_count(text: bytes) -> int:
+    """Return a number of things; ValueError if the text is not digits alone, or has too many."""
+    digits = text.strip()
+    if not digits.isdigit():
+        raise ValueError
+    return int(digits)
 
 
 def to_numbers(text: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:

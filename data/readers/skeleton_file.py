@@ -156,24 +156,25 @@ def to_numbers(text: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     in float64, so the quotient is the correctly rounded value (Clinger, PLDI 1990). Spans of any
     other form go through float(); ValueError if one is no number.
     """
-    lengths = ends - starts
+    lengths = np.minimum(ends - starts, EXACT_DIGITS + 2).astype(np.uint8)
     width = min(int(lengths.max(initial=0)), EXACT_DIGITS)
     data = np.frombuffer(b" " * width + text + b" ", np.uint8)
-    powers = np.arange(width)[::-1]  # of ten, of each of the last characters of a span
-    characters = data[ends + np.arange(width)[:, None]]  # (width, n)
-    inside = powers[:, None] < lengths
+    # The last characters of every span, (width, n); each stands at a power of ten.
+    powers = np.arange(width, dtype=np.uint8)[::-1, None]
+    characters = data[ends + np.arange(width)[:, None]]
+    inside = powers < lengths
     digits = characters - np.uint8(ord("0"))  # wraps round: all but digits are above 9
     is_digit = (digits < 10) & inside
     is_point = (characters == ord(".")) & inside
     is_negative = (data[starts + width] == ord("-")) & (lengths > 0)
-    num_digits, num_points = (
-        is_true.sum(axis=0, dtype=np.uint8) for is_true in (is_digit, is_point)
+    num_digits, num_points, num_decimals = (
+        each.sum(axis=0, dtype=np.uint8) for each in (is_digit, is_point, is_point * powers)
     )
     is_plain = (num_digits > 0) & (num_points <= 1)
     is_plain &= num_digits + num_points + is_negative == lengths
     # With the point as a digit 0, what is before it stands one place too high.
-    mantissa = POWERS_OF_TEN[powers] @ np.where(is_digit, digits, 0)
-    decimal = POWERS_OF_TEN[np.where(num_points == 1, powers @ is_point, 0)]
+    mantissa = POWERS_OF_TEN[powers[:, 0]] @ (digits * is_digit)
+    decimal = POWERS_OF_TEN[np.minimum(num_decimals, EXACT_DIGITS)]
     before = np.where(num_points == 1, np.floor(mantissa / (10 * decimal)), 0)
     values = (mantissa - 9 * before * decimal) / decimal
     values = np.where(is_negative, -values, values)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from feeders.source import send
 from longtail.sampling import InstanceSampling
 from longtail.weights import scaled
 
@@ -107,7 +108,7 @@ class PartialMixup:
         self._follow(clips.device)
         source, mixed = torch.arange(len(clips)), torch.zeros(len(clips), dtype=torch.bool)
         source[rows], mixed[rows] = partners, True
-        source, mixed = source.to(clips.device), mixed.to(clips.device)
+        source, mixed = send(source, clips.device), send(mixed, clips.device)
         both = torch.where(
             self.own[:, None], clips[..., self.order, :], clips[source][..., self.order, :]
         )

@@ -45,6 +45,18 @@ class Ranks:
         """Return this rank's rows of a global batch of `count`."""
         return slice(self.rank, count, self.world)
 
+    def join(self, part: torch.Tensor, count: int) -> torch.Tensor:
+        """Return the `count` rows of the global batch, of which `part` (n, ...) is `share`.
+
+        Every rank takes the loss of the whole batch, however that divides and weighs its rows; the
+        gradient of `part` is the sum over the ranks, of which DistributedDataParallel makes a mean.
+        """
+        if self.world == 1:
+            return part
+        rows = part.new_zeros(count, *part.shape[1:])
+        rows[self.share(count)] = part
+        return _Sum.apply(rows)
+
     def barrier(self) -> None:
         if self.world > 1:
             dist.barrier()
@@ -107,7 +119,7 @@ def choose_devices(names: list[str] | None, ranks: Ranks) -> list[torch.device]:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum of a tensor over the ranks, of which every rank's loss depends on every part."""
+    """The sum of a tensor over the ranks; every rank's loss depends on every part of it."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:

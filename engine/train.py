@@ -122,20 +122,20 @@ class Trainer:
         with self.bar(batches) as bar:
             for clips, labels, batch in self.feeder.batches(batches[self.progress.step :]):
                 torch.manual_seed(step_seed(config.seed, epoch, batch.step, 1 + self.ranks.rank))
-                if hasattr(self.mix, "observe"):
+                whole = len(batch.rows) == config.batch_size
+                with evaluate.only_whole(config, whole):
+                    if hasattr(self.mix, "observe"):
+                        with evaluate.autocast(config, self.device):
+                            self.mix.observe(self.judged, clips, labels, batch.generator)
+                    clips, targets = self.mix(clips, labels, batch.generator)  # (N, K), soft
                     with evaluate.autocast(config, self.device):
-                        self.mix.observe(self.judged, clips, labels, batch.generator)
-                clips, targets = self.mix(clips, labels, batch.generator)  # targets (N, K), soft
-                mine = self.ranks.share(len(clips))
-                whole = len(clips) == config.batch_size
-                with evaluate.autocast(config, self.device), evaluate.only_whole(config, whole):
-                    logits = self.net(clips[mine])  # (N, K)
+                        logits = self.net(clips[self.ranks.share(len(clips))])
+                logits = self.ranks.join(logits.float(), len(clips))  # (N, K)
                 extra = {}
                 if getattr(criterion, "needs_features", False):
-                    extra["features"] = self.features.pop().float()  # (N, D)
-                loss = criterion(logits.float(), targets[..., mine, :], weights, **extra)
-                share = self.ranks.world * mass(targets[..., mine, :], weights)
-                loss = loss * (share / mass(targets, weights))
+                    features = self.features.pop().float()
+                    extra["features"] = self.ranks.join(features, len(clips))  # (N, D)
+                loss = criterion(logits, targets, weights, **extra)
                 last = batch.step + 1 == len(batches)
                 self.stepper.step(loss, epoch + batch.step / len(batches), last)
                 if self.classifier is not None:
@@ -356,15 +356,6 @@ class Trainer:
         if "mixing" in state:
             self.mix.load_state_dict(state["mixing"])
         self.progress = Progress(**state["progress"])
-
-
-def mass(targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Return the weight that a batch's loss is divided by, sum_ik w_k t_ik.
-
-    Each rank's loss is a mean over its own rows; by their shares of the whole batch's weight they
-    add up to the mean over the global batch, whatever the ranks are.
-    """
-    return (targets * weights).sum()
 
 
 def wrap(

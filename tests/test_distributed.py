@@ -1,6 +1,7 @@
 """Two processes on the CPU against one: the same losses, scores and files."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from torch import nn
 import main
 from engine.distributed import Ranks, choose_devices, synchronise_batch_norm
 from errors import InputError
+from longtail import experts, losses
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -133,3 +135,34 @@ def test_a_gpu_that_is_not_there_is_one_line(monkeypatch, count, names, ranks, s
     with pytest.raises(InputError) as error:
         choose_devices(names, ranks)
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def _gradient_of_half(rank, folder, world=2):
+    """On each rank: the gradient of a network under DDP, against that of the whole batch."""
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world)
+    ranks, counts, weights = Ranks(rank, world), torch.tensor([9, 3, 1]), torch.tensor([0.2, 1, 2])
+    random = torch.Generator().manual_seed(0)
+    inputs = torch.randn(7, 5, generator=random)  # uneven shares: 4 and 3 rows
+    soft = torch.rand(7, 3, generator=random).softmax(1)
+    sets = torch.stack([0.7 * soft, 0.3 * soft.flip(1)])  # the released form: (P, N, K)
+    for loss, targets, outputs in (
+        (losses.CrossEntropy(counts), soft, (3,)),
+        (losses.CrossEntropy(counts), sets, (3,)),
+        (losses.InfluenceBalanced(counts), soft, (3,)),
+        (experts.Diversity(counts), soft, (2, 3)),
+    ):
+        extra = {"features": inputs} if getattr(loss, "needs_features", False) else {}
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(5, math.prod(outputs)), nn.Unflatten(1, outputs))
+        loss(net(inputs), targets, weights, **extra).backward()
+        expected = net[0].weight.grad.clone()
+        net.zero_grad()
+        wrapped = nn.parallel.DistributedDataParallel(net)
+        logits = wrapped(inputs[ranks.share(7)])
+        loss(ranks.join(logits, 7), targets, weights, **extra).backward()
+        torch.testing.assert_close(net[0].weight.grad, expected)
+    dist.destroy_process_group()
+
+
+def test_every_loss_is_that_of_the_global_batch(tmp_path):
+    torch.multiprocessing.spawn(_gradient_of_half, (str(tmp_path),), nprocs=2)

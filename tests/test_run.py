@@ -1,5 +1,6 @@
 """Whole runs through main.py on a tiny benchmark: files, resuming, and mistakes."""
 
+import functools
 import json
 import os
 import shutil
@@ -308,6 +309,16 @@ def test_compiled_training_compiles_one_shape_and_follows_the_plain(tiny, tmp_pa
     assert counters["stats"]["unique_graphs"] == 1
     first, second = (json.loads((f / "metrics.jsonl").read_text()) for f in (plain, compiled))
     assert second["loss"] == pytest.approx(first["loss"], rel=1e-3)
+
+
+def test_a_mixed_batch_twice_as_long_is_compiled_too(tiny, tmp_path, monkeypatch):
+    """Shap-Mix: the training pass of 2 N clips, and the passes that measure the saliency."""
+    capture_only = functools.partial(torch.compile, backend="eager")
+    monkeypatch.setattr(torch, "compile", lambda model, mode, **more: capture_only(model, **more))
+    more = [*SMALL, "feeder_args.flip=0.0", "model_args.num_blocks=1", "batch_size=8"]
+    counters["stats"].clear()
+    run(tiny, tmp_path / "run", "shap-mix.yaml", more=[*more, "num_epoch=1", "--compile"])
+    assert counters["stats"]["unique_graphs"] == 2
 
 
 def test_all_streams_end_with_their_fusion(tiny, tmp_path, capsys):

@@ -92,8 +92,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> None:
     options = parse(argv)
-    ranks = Ranks.from_environment()
-    try:
+    with Ranks.from_environment() as ranks:
         devices = choose_devices(options.device, ranks)
         if devices[0].type == "cuda":
             torch.cuda.set_device(devices[0])
@@ -105,8 +104,6 @@ def main(argv: list[str]) -> None:
             test(options, devices, ranks)
         else:
             predict(options, devices[0])
-    finally:
-        ranks.close()
 
 
 def resolve(options: argparse.Namespace, stream: str | None) -> config.Config:
@@ -156,7 +153,10 @@ def train_one(
     last = folder / "last.pt"
     if options.resume and last.is_file():
         trainer.restore(last)
-    ranks.barrier()
+    if len(set(ranks.gather((folder.name, trainer.progress.epoch, trainer.progress.step)))) > 1:
+        raise InputError(
+            f"{folder} is not the same for all ranks: all machines must see it at the same path"
+        )
     if ranks.leads:
         if options.overwrite:
             clear_folder(folder)

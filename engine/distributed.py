@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from errors import InputError
+from errors import InputError, Stopped
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,16 @@ class Ranks:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
 
-    def close(self) -> None:
-        if self.world > 1 and dist.is_initialized():
+    def __enter__(self) -> Ranks:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Leave the group; a rank that fails by itself does not wait for the others, as NCCL would.
+
+        They wait for it in turn, until whoever started the ranks ends them.
+        """
+        together = kind is None or issubclass(kind, Stopped)
+        if self.world > 1 and (together or not torch.cuda.is_available()):
             dist.destroy_process_group()
 
 

@@ -158,7 +158,7 @@ class Trainer:
         self.ranks.agree(net)
         scores = evaluate.score(
             net, self.val_feeder, self.config, self.device, self.ranks,
-            before_batch=lambda: self.stop_asked and self.save_and_stop(),
+            before_batch=lambda: self.stops_alone() and self.save_and_stop(),
         )  # fmt: skip
         labels = self.val_feeder.labels.numpy()
         figures = evaluate.judge(scores, labels, self.data.class_counts, self.config)
@@ -194,8 +194,8 @@ class Trainer:
         SIGTERM raises Stopped; the training is whole by then, and the test is given again.
         """
 
-        def leave() -> None:
-            if self.stop_asked:
+        def leave_if(stops: bool) -> None:
+            if stops:
                 raise Stopped(f"{self.folder}: trained; --resume gives the test")
 
         rows, clips = [], self.config.test_clips
@@ -208,12 +208,12 @@ class Trainer:
         with self.heeding_sigterm():
             for name in ("best.pt", "last.pt"):
                 path = self.folder / name
-                self.ranks.barrier()
+                leave_if(self.ranks.any(self.stop_asked))  # all ranks come here: it is saved, too
                 checkpoint.load_weights(self.model, path)
                 net = fold(self.model) if self.judged is self.model else self.judged
                 result = evaluate.test(
                     net, self.config, self.data, feeder, path, self.folder, self.ranks,
-                    self.quiet, leave,
+                    self.quiet, lambda: leave_if(self.stops_alone()),
                 )  # fmt: skip
                 rows.append([name, *(logs.percent(result[key]) for key in logs.HEADINGS)])
         table = logs.table(["checkpoint", *logs.shot_headings(self.config.shots)], rows)
@@ -294,14 +294,25 @@ class Trainer:
             signal.signal(signal.SIGTERM, previous)
 
     def should_stop(self, step: int) -> bool:
-        """Return whether SIGTERM came; several ranks must agree, and on GPUs ask now and then."""
+        """Return whether SIGTERM came; several ranks must agree, and on GPUs ask now and then.
+
+        To be asked after each step of the optimiser, `step` the last of its batches.
+        """
         if self.ranks.world == 1:
             return self.stop_asked
-        asks = self.device.type == "cpu" or step % LOOK_EVERY == 0
+        asks = self.device.type == "cpu" or step // self.config.accumulate % LOOK_EVERY == 0
         return asks and self.ranks.any(self.stop_asked)
+
+    def stops_alone(self) -> bool:
+        """Return whether SIGTERM came to the only rank; several go on to where they can agree.
+
+        In an evaluation one rank may have no batch left while another has.
+        """
+        return self.ranks.world == 1 and self.stop_asked
 
     def save_and_stop(self) -> None:
         self.save("last.pt")
+        self.ranks.barrier()  # a rank that ends may take the others with it, also one that saves
         raise Stopped(f"{self.folder}: saved; --resume continues in epoch {self.progress.epoch}")
 
     def describe(self) -> None:

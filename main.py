@@ -8,6 +8,7 @@ python main.py --phase predict --weights work_dir/ntu60-xsub-lt/*/best.pt --inpu
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from pathlib import Path
 
@@ -115,6 +116,11 @@ def resolve(options: argparse.Namespace, stream: str | None) -> config.Config:
     )  # fmt: skip
 
 
+def overrides(options: argparse.Namespace) -> list[str]:
+    """Return what the command line lays over a checkpoint's own configuration."""
+    return [*options.overrides, *([f"amp={options.amp}"] if options.amp else [])]
+
+
 def train(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks) -> None:
     """Train one stream, or all six one after another and fuse them."""
     if not options.config:
@@ -128,6 +134,7 @@ def train(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks
         if len(streams) > 1 and options.resume and is_finished(folder, settings):
             continue
         train_one(settings, folder, options, devices, ranks)
+        release()
     if options.stream == "all" and ranks.leads:
         import ensemble
 
@@ -169,6 +176,14 @@ def train_one(
     else:
         trainer.run()
     trainer.test()
+
+
+def release() -> None:
+    """Free what a run held: its frames, and its compiled network, are no use to the next one."""
+    gc.collect()
+    torch.compiler.reset()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def is_finished(folder: Path, settings: config.Config) -> bool:
@@ -224,8 +239,9 @@ def test(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks)
         settings = resolve(options, options.stream)
         folder = options.work_dir or config.run_folder(settings)
     else:
-        settings = checkpoint.settings(checkpoint.read(path), path, options.overrides)
+        settings = checkpoint.settings(checkpoint.read(path), path, overrides(options))
         folder = options.work_dir or path.parent
+    evaluate.set_tf32(settings)
     data = open_data(settings, training=False)
     model = make_model(settings).to(devices[0])
     checkpoint.load_weights(model, path)
@@ -250,7 +266,7 @@ def predict(options: argparse.Namespace, device: torch.device) -> None:
     if not options.weights or not options.input:
         raise InputError("--phase predict needs --weights FILE... and --input FILE_OR_FOLDER...")
     settings = resolve(options, options.stream) if options.config else None
-    recognizer = Recognizer.load(options.weights, device, settings, options.overrides)
+    recognizer = Recognizer.load(options.weights, device, settings, overrides(options))
     predict_files.run(
         recognizer, options.input, options.output, options.quiet,
         window=options.window, stride=options.stride, image_size=options.image_size,

@@ -60,8 +60,7 @@ class Trainer:
         """Build everything and write nothing. `weights` start the network; with `classifier` all
         of it but what `config.classifier` trains is frozen."""
         torch.manual_seed(step_seed(config.seed))
-        if config.tf32:
-            torch.set_float32_matmul_precision("high")
+        evaluate.set_tf32(config)
         self.config, self.folder, self.device, self.ranks = config, folder, devices[0], ranks
         self.quiet = quiet or not ranks.leads
         self.data: Data = open_data(config)
@@ -361,12 +360,31 @@ class Trainer:
 
     def restore(self, path: Path) -> None:
         """Continue from last.pt; what it holds is set as it was when it was saved."""
-        state = checkpoint.read(path)
+        try:
+            state = checkpoint.read(path)
+            if "stepper" not in state:
+                raise InputError(f"{path} is a best.pt, which has the weights only")
+        except InputError as error:
+            raise InputError(
+                f"{error}; --overwrite begins anew, --weights FILE with weights"
+            ) from None
         checkpoint.load_strictly(self.model, state["model"], str(path))
         self.stepper.load_state_dict(state["stepper"])
         if "mixing" in state:
             self.mix.load_state_dict(state["mixing"])
         self.progress = Progress(**state["progress"])
+
+
+class Replica(nn.Module):
+    """The network for DataParallel, whose threads are told that there is autocast, not to what."""
+
+    def __init__(self, model: nn.Module, config: Config) -> None:
+        super().__init__()
+        self.model, self.config = model, config
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        with evaluate.autocast(self.config, clips.device):
+            return self.model(clips)
 
 
 def wrap(
@@ -376,7 +394,7 @@ def wrap(
     judged: nn.Module = model
     if config.compile:
         # CUDA graphs keep a step's gradients in memory that the next step writes over.
-        graphs = devices[0].type == "cuda" and config.accumulate == 1
+        graphs = config.cuda_graphs and devices[0].type == "cuda" and config.accumulate == 1
         mode = "reduce-overhead" if graphs else None
         judged = torch.compile(model, mode=mode, dynamic=False)
     if ranks.world > 1:
@@ -385,5 +403,5 @@ def wrap(
     if len(devices) > 1:
         if config.compile:
             raise InputError("--compile with several devices: start it with torchrun instead")
-        judged = nn.DataParallel(model, device_ids=[d.index for d in devices])
+        judged = nn.DataParallel(Replica(model, config), device_ids=[d.index for d in devices])
     return judged, judged

@@ -39,7 +39,7 @@ OF_OTHERS = {  # torchrun, Slurm, pip
     "--nproc-per-node", "--nnodes", "--node-rank", "--master-addr", "--master-port",
     "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--cpus-per-task", "--gpus-per-node",
     "--ntasks-per-node", "--nodes", "--ntasks", "--gres", "--signal", "--requeue", "--time",
-    "--user",
+    "--user", "--wait",
 }  # fmt: skip
 
 

@@ -8,7 +8,6 @@ python main.py --phase predict --weights work_dir/ntu60-xsub-lt/*/best.pt --inpu
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import yaml
 import memory
 from engine import checkpoint, config, evaluate, logs, predict_files
 from engine.build import make_feeder, make_model, open_data
-from engine.distributed import Ranks, choose_devices
+from engine.distributed import Ranks, choose_devices, release
 from engine.predict import Recognizer
 from engine.train import Trainer
 from errors import InputError, Parser, run_command
@@ -176,14 +175,6 @@ def train_one(
     else:
         trainer.run()
     trainer.test()
-
-
-def release() -> None:
-    """Free what a run held: its frames, and its compiled network, are no use to the next one."""
-    gc.collect()
-    torch.compiler.reset()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def is_finished(folder: Path, settings: config.Config) -> bool:

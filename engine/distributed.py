@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -124,6 +125,14 @@ def choose_devices(names: list[str] | None, ranks: Ranks) -> list[torch.device]:
             )
         names = [names[ranks.local_rank]]
     return [torch.device("cuda", int(name)) for name in names]
+
+
+def release() -> None:
+    """Free what a run held: its frames, and its compiled network, are no use to the next one."""
+    gc.collect()
+    torch.compiler.reset()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 class _Sum(torch.autograd.Function):

@@ -16,7 +16,7 @@ import torch
 import memory
 from engine import checkpoint, config, evaluate, logs, predict_files
 from engine.build import make_feeder, make_model, open_data
-from engine.distributed import Ranks, choose_devices
+from engine.distributed import Ranks, choose_devices, release
 from engine.predict import Recognizer
 from engine.train import Trainer
 from errors import InputError, Parser, run_command
@@ -91,8 +91,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> None:
     options = parse(argv)
-    ranks = Ranks.from_environment()
-    try:
+    with Ranks.from_environment() as ranks:
         devices = choose_devices(options.device, ranks)
         if devices[0].type == "cuda":
             torch.cuda.set_device(devices[0])
@@ -104,8 +103,6 @@ def main(argv: list[str]) -> None:
             test(options, devices, ranks)
         else:
             predict(options, devices[0])
-    finally:
-        ranks.close()
 
 
 def resolve(options: argparse.Namespace, stream: str | None) -> config.Config:
@@ -115,6 +112,11 @@ def resolve(options: argparse.Namespace, stream: str | None) -> config.Config:
         val_split=options.val_split, amp=options.amp, compile=options.compile,
         accumulate=options.accumulate,
     )  # fmt: skip
+
+
+def overrides(options: argparse.Namespace) -> list[str]:
+    """Return what the command line lays over a checkpoint's own configuration."""
+    return [*options.overrides, *([f"amp={options.amp}"] if options.amp else [])]
 
 
 def train(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks) -> None:
@@ -130,6 +132,7 @@ def train(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks
         if len(streams) > 1 and options.resume and is_finished(folder, settings):
             continue
         train_one(settings, folder, options, devices, ranks)
+        release()
     if options.stream == "all" and ranks.leads:
         import ensemble
 
@@ -155,7 +158,10 @@ def train_one(
     last = folder / "last.pt"
     if options.resume and last.is_file():
         trainer.restore(last)
-    ranks.barrier()
+    if len(set(ranks.gather((folder.name, trainer.progress.epoch, trainer.progress.step)))) > 1:
+        raise InputError(
+            f"{folder} is not the same for all ranks: all machines must see it at the same path"
+        )
     if ranks.leads:
         if options.overwrite:
             clear_folder(folder)
@@ -220,8 +226,9 @@ def test(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks)
         settings = resolve(options, options.stream)
         folder = options.work_dir or config.run_folder(settings)
     else:
-        settings = checkpoint.settings(checkpoint.read(path), path, options.overrides)
+        settings = checkpoint.settings(checkpoint.read(path), path, overrides(options))
         folder = options.work_dir or path.parent
+    evaluate.set_tf32(settings)
     data = open_data(settings, training=False)
     model = make_model(settings).to(devices[0])
     checkpoint.load_weights(model, path)
@@ -246,7 +253,7 @@ def predict(options: argparse.Namespace, device: torch.device) -> None:
     if not options.weights or not options.input:
         raise InputError("--phase predict needs --weights FILE... and --input FILE_OR_FOLDER...")
     settings = resolve(options, options.stream) if options.config else None
-    recognizer = Recognizer.load(options.weights, device, settings, options.overrides)
+    recognizer = Recognizer.load(options.weights, device, settings, overrides(options))
     predict_files.run(
         recognizer, options.input, options.output, options.quiet,
         window=options.window, stride=options.stride, image_size=options.image_size,

@@ -1,9 +1,13 @@
-"""Keep freed memory within the process: tensors come and go by the gigabyte in every step."""
+"""Memory: keep what is freed within the process, and send tensors without waiting."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the preparation of data does without torch
+    import torch
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
 KEEP = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_TOP_PAD: 64 << 20}
@@ -28,3 +32,10 @@ def keep_freed(keep: bool = True) -> bool:
     except (OSError, AttributeError):  # another C library
         return False
     return all(done)
+
+
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a CPU tensor on the device, without waiting for what the device does now."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from errors import InputError
+from errors import InputError, Stopped
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,18 @@ class Ranks:
         """Return this rank's rows of a global batch of `count`."""
         return slice(self.rank, count, self.world)
 
+    def join(self, part: torch.Tensor, count: int) -> torch.Tensor:
+        """Return the `count` rows of the global batch, of which `part` (n, ...) is `share`.
+
+        Every rank takes the loss of the whole batch, however that divides and weighs its rows; the
+        gradient of `part` is the sum over the ranks, of which DistributedDataParallel makes a mean.
+        """
+        if self.world == 1:
+            return part
+        rows = part.new_zeros(count, *part.shape[1:])
+        rows[self.share(count)] = part
+        return _Sum.apply(rows)
+
     def barrier(self) -> None:
         if self.world > 1:
             dist.barrier()
@@ -73,8 +86,16 @@ class Ranks:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
 
-    def close(self) -> None:
-        if self.world > 1 and dist.is_initialized():
+    def __enter__(self) -> Ranks:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Leave the group; a rank that fails by itself does not wait for the others, as NCCL would.
+
+        They wait for it in turn, until whoever started the ranks ends them.
+        """
+        together = kind is None or issubclass(kind, Stopped)
+        if self.world > 1 and (together or not torch.cuda.is_available()):
             dist.destroy_process_group()
 
 
@@ -106,8 +127,16 @@ def choose_devices(names: list[str] | None, ranks: Ranks) -> list[torch.device]:
     return [torch.device("cuda", int(name)) for name in names]
 
 
+def release() -> None:
+    """Free what a run held: its frames, and its compiled network, are no use to the next one."""
+    gc.collect()
+    torch.compiler.reset()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 class _Sum(torch.autograd.Function):
-    """The sum of a tensor over the ranks, of which every rank's loss depends on every part."""
+    """The sum of a tensor over the ranks; every rank's loss depends on every part of it."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:

@@ -33,6 +33,12 @@ def autocast(config: Config, device: torch.device) -> Any:
     return torch.autocast(device.type, AMP_DTYPES[config.amp])
 
 
+def set_tf32(config: Config) -> None:
+    """Let GPUs multiply float32 matrices, and convolve, in TF32, or in float32 alone."""
+    torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = config.tf32  # torch's own default is True
+
+
 def only_whole(config: Config, whole: bool) -> Any:
     """Return the context of one batch under `--compile`: compiled code if the batch is whole.
 

@@ -60,8 +60,7 @@ class Trainer:
         """Build everything and write nothing. `weights` start the network; with `classifier` all
         of it but what `config.classifier` trains is frozen."""
         torch.manual_seed(step_seed(config.seed))
-        if config.tf32:
-            torch.set_float32_matmul_precision("high")
+        evaluate.set_tf32(config)
         self.config, self.folder, self.device, self.ranks = config, folder, devices[0], ranks
         self.quiet = quiet or not ranks.leads
         self.data: Data = open_data(config)
@@ -122,20 +121,20 @@ class Trainer:
         with self.bar(batches) as bar:
             for clips, labels, batch in self.feeder.batches(batches[self.progress.step :]):
                 torch.manual_seed(step_seed(config.seed, epoch, batch.step, 1 + self.ranks.rank))
-                whole = len(clips) == config.batch_size  # some mixings double it
-                if hasattr(self.mix, "observe"):
-                    with evaluate.autocast(config, self.device), evaluate.only_whole(config, whole):
-                        self.mix.observe(self.judged, clips, labels, batch.generator)
-                clips, targets = self.mix(clips, labels, batch.generator)  # targets (N, K), soft
-                mine = self.ranks.share(len(clips))
-                with evaluate.autocast(config, self.device), evaluate.only_whole(config, whole):
-                    logits = self.net(clips[mine])  # (N, K)
+                whole = len(batch.rows) == config.batch_size
+                with evaluate.only_whole(config, whole):
+                    if hasattr(self.mix, "observe"):
+                        with evaluate.autocast(config, self.device):
+                            self.mix.observe(self.judged, clips, labels, batch.generator)
+                    clips, targets = self.mix(clips, labels, batch.generator)  # (N, K), soft
+                    with evaluate.autocast(config, self.device):
+                        logits = self.net(clips[self.ranks.share(len(clips))])
+                logits = self.ranks.join(logits.float(), len(clips))  # (N, K)
                 extra = {}
                 if getattr(criterion, "needs_features", False):
-                    extra["features"] = self.features.pop().float()  # (N, D)
-                loss = criterion(logits.float(), targets[..., mine, :], weights, **extra)
-                share = self.ranks.world * mass(targets[..., mine, :], weights)
-                loss = loss * (share / mass(targets, weights))
+                    features = self.features.pop().float()
+                    extra["features"] = self.ranks.join(features, len(clips))  # (N, D)
+                loss = criterion(logits, targets, weights, **extra)
                 last = batch.step + 1 == len(batches)
                 self.stepper.step(loss, epoch + batch.step / len(batches), last)
                 if self.classifier is not None:
@@ -158,7 +157,7 @@ class Trainer:
         self.ranks.agree(net)
         scores = evaluate.score(
             net, self.val_feeder, self.config, self.device, self.ranks,
-            before_batch=lambda: self.stop_asked and self.save_and_stop(),
+            before_batch=lambda: self.stops_alone() and self.save_and_stop(),
         )  # fmt: skip
         labels = self.val_feeder.labels.numpy()
         figures = evaluate.judge(scores, labels, self.data.class_counts, self.config)
@@ -194,8 +193,8 @@ class Trainer:
         SIGTERM raises Stopped; the training is whole by then, and the test is given again.
         """
 
-        def leave() -> None:
-            if self.stop_asked:
+        def leave_if(stops: bool) -> None:
+            if stops:
                 raise Stopped(f"{self.folder}: trained; --resume gives the test")
 
         rows, clips = [], self.config.test_clips
@@ -208,12 +207,12 @@ class Trainer:
         with self.heeding_sigterm():
             for name in ("best.pt", "last.pt"):
                 path = self.folder / name
-                self.ranks.barrier()
+                leave_if(self.ranks.any(self.stop_asked))  # all ranks come here: it is saved, too
                 checkpoint.load_weights(self.model, path)
                 net = fold(self.model) if self.judged is self.model else self.judged
                 result = evaluate.test(
                     net, self.config, self.data, feeder, path, self.folder, self.ranks,
-                    self.quiet, leave,
+                    self.quiet, lambda: leave_if(self.stops_alone()),
                 )  # fmt: skip
                 rows.append([name, *(logs.percent(result[key]) for key in logs.HEADINGS)])
         table = logs.table(["checkpoint", *logs.shot_headings(self.config.shots)], rows)
@@ -294,14 +293,25 @@ class Trainer:
             signal.signal(signal.SIGTERM, previous)
 
     def should_stop(self, step: int) -> bool:
-        """Return whether SIGTERM came; several ranks must agree, and on GPUs ask now and then."""
+        """Return whether SIGTERM came; several ranks must agree, and on GPUs ask now and then.
+
+        To be asked after each step of the optimiser, `step` the last of its batches.
+        """
         if self.ranks.world == 1:
             return self.stop_asked
-        asks = self.device.type == "cpu" or step % LOOK_EVERY == 0
+        asks = self.device.type == "cpu" or step // self.config.accumulate % LOOK_EVERY == 0
         return asks and self.ranks.any(self.stop_asked)
+
+    def stops_alone(self) -> bool:
+        """Return whether SIGTERM came to the only rank; several go on to where they can agree.
+
+        In an evaluation one rank may have no batch left while another has.
+        """
+        return self.ranks.world == 1 and self.stop_asked
 
     def save_and_stop(self) -> None:
         self.save("last.pt")
+        self.ranks.barrier()  # a rank that ends may take the others with it, also one that saves
         raise Stopped(f"{self.folder}: saved; --resume continues in epoch {self.progress.epoch}")
 
     def describe(self) -> None:
@@ -350,7 +360,14 @@ class Trainer:
 
     def restore(self, path: Path) -> None:
         """Continue from last.pt; what it holds is set as it was when it was saved."""
-        state = checkpoint.read(path)
+        try:
+            state = checkpoint.read(path)
+            if "stepper" not in state:
+                raise InputError(f"{path} is a best.pt, which has the weights only")
+        except InputError as error:
+            raise InputError(
+                f"{error}; --overwrite begins anew, --weights FILE with weights"
+            ) from None
         checkpoint.load_strictly(self.model, state["model"], str(path))
         self.stepper.load_state_dict(state["stepper"])
         if "mixing" in state:
@@ -358,13 +375,16 @@ class Trainer:
         self.progress = Progress(**state["progress"])
 
 
-def mass(targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Return the weight that a batch's loss is divided by, sum_ik w_k t_ik.
+class Replica(nn.Module):
+    """The network for DataParallel, whose threads are told that there is autocast, not to what."""
 
-    Each rank's loss is a mean over its own rows; by their shares of the whole batch's weight they
-    add up to the mean over the global batch, whatever the ranks are.
-    """
-    return (targets * weights).sum()
+    def __init__(self, model: nn.Module, config: Config) -> None:
+        super().__init__()
+        self.model, self.config = model, config
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        with evaluate.autocast(self.config, clips.device):
+            return self.model(clips)
 
 
 def wrap(
@@ -374,7 +394,7 @@ def wrap(
     judged: nn.Module = model
     if config.compile:
         # CUDA graphs keep a step's gradients in memory that the next step writes over.
-        graphs = devices[0].type == "cuda" and config.accumulate == 1
+        graphs = config.cuda_graphs and devices[0].type == "cuda" and config.accumulate == 1
         mode = "reduce-overhead" if graphs else None
         judged = torch.compile(model, mode=mode, dynamic=False)
     if ranks.world > 1:
@@ -383,5 +403,5 @@ def wrap(
     if len(devices) > 1:
         if config.compile:
             raise InputError("--compile with several devices: start it with torchrun instead")
-        judged = nn.DataParallel(model, device_ids=[d.index for d in devices])
+        judged = nn.DataParallel(Replica(model, config), device_ids=[d.index for d in devices])
     return judged, judged

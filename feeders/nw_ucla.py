@@ -13,7 +13,8 @@ import graph
 from errors import InputError
 from feeders import augment, skeleton
 from feeders.frames import linspace, sorted_draw
-from feeders.source import Clips, gather, send
+from feeders.source import Clips, gather
+from memory import send
 
 TRIES = 4  # values drawn for each frame: what falls on a member of the urn already drawn is lost
 

@@ -26,8 +26,9 @@ import graph
 from errors import InputError
 from feeders import augment
 from feeders.frames import Table, sample, uniform_sample
-from feeders.source import Clips, Source, gather, send
+from feeders.source import Clips, Source, gather
 from feeders.streams import Stream
+from memory import send
 
 
 @dataclass

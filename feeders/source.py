@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from memory import send
+
 CLIPS_AT_ONCE = 1024  # of a store on its way to the device: some 50 MB of NTU
 
 THREADS = 2  # that read ahead where the frames are memory-mapped,
@@ -152,13 +154,6 @@ def _as_tensor(array: np.ndarray) -> torch.Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(array)
-
-
-def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a CPU tensor on the device, without waiting for what the device does now."""
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
 
 
 def fits(nbytes: int, device: torch.device) -> bool:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 
 from errors import InputError, nearest
-from feeders.source import send, take_joints
+from feeders.source import take_joints
 from graph import Skeleton
+from memory import send
 
 NAMES = ("joint", "bone", "skip", "joint-motion", "bone-motion", "skip-motion")
 SCORE = 2  # the channel of 2D data that holds a confidence

@@ -21,6 +21,7 @@ from torch.nn.functional import one_hot
 
 from longtail.sampling import InstanceSampling
 from longtail.weights import scaled
+from memory import send
 
 
 def formula_counts(class_counts: Tensor, imbalance: float | None) -> Tensor:
@@ -107,7 +108,7 @@ class PartialMixup:
         self._follow(clips.device)
         source, mixed = torch.arange(len(clips)), torch.zeros(len(clips), dtype=torch.bool)
         source[rows], mixed[rows] = partners, True
-        source, mixed = source.to(clips.device), mixed.to(clips.device)
+        source, mixed = send(source, clips.device), send(mixed, clips.device)
         both = torch.where(
             self.own[:, None], clips[..., self.order, :], clips[source][..., self.order, :]
         )

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from memory import send
+
 
 class Plain:
     """No mixing: the clips as they are, one-hot targets (N, K)."""
@@ -64,7 +66,7 @@ class Mixup:
         self, clips: Tensor, labels: Tensor, partners: Tensor, lam: float
     ) -> tuple[Tensor, Tensor]:
         """Mix each row with its partner (CPU indices) at the share lam."""
-        partners = partners.to(clips.device)
+        partners = send(partners, clips.device)
         share = self.shares(labels, labels[partners], lam)[:, None]
         own, other = (one_hot(y, len(self.counts)).float() for y in (labels, labels[partners]))
         return lam * clips + (1 - lam) * clips[partners], share * own + (1 - share) * other
@@ -144,7 +146,7 @@ class ShapMix:
         self.seen += len(clips)
         self.mean_clip = self.mean_clip + (clips - self.mean_clip).sum(0) / self.seen
         subset, coalition = self.draw_coalition(generator)
-        part_of = self.parts[coalition].any(0)  # (V,)
+        part_of = send(self.parts[coalition].any(0), clips.device)  # (V,)
         without = torch.where(part_of[:, None], clips, self.mean_clip)
         with_subset = torch.where(self.masks[subset][:, None], clips, without)
         training = model.training
@@ -189,19 +191,19 @@ class ShapMix:
         donor_length = between(length, units, generator)
         donor_start = between(0, units - donor_length, generator)
 
-        partners = partners.to(clips.device)
+        partners = send(partners, clips.device)
         donors = labels[partners]
         if plain < self.mixup:
-            mixed, share = (1 - lam) * clips + lam * clips[partners], torch.tensor(lam)
-            share = share.expand(count).to(clips.device)
+            mixed = (1 - lam) * clips + lam * clips[partners]
+            share = torch.full((count,), lam, device=clips.device)
         else:
-            pasted = self.masks[self.choose(labels, donors, uniform.to(clips.device))]  # (N, V)
+            pasted = self.masks[self.choose(labels, donors, send(uniform, clips.device))]  # (N, V)
             place = torch.arange(length * unit)
             source = torch.arange(frames)
             source[start * unit + place] = donor_start * unit + place * donor_length // length
-            inside = torch.isin(torch.arange(frames), start * unit + place).to(clips.device)
+            inside = send(torch.isin(torch.arange(frames), start * unit + place), clips.device)
             paste = (inside[:, None] & pasted[:, None])[:, None, :, :, None]  # (N, 1, T, V, 1)
-            mixed = torch.where(paste, clips[partners][:, :, source.to(clips.device)], clips)
+            mixed = torch.where(paste, clips[partners][:, :, send(source, clips.device)], clips)
             share = length * unit * pasted.sum(1) / pasted.shape[1] / frames
         own, other = (one_hot(y, len(self.counts)).float() for y in (labels, donors))
         targets = (1 - share)[:, None] * own + share[:, None] * other
@@ -227,7 +229,7 @@ class ShapMix:
 
     def _follow(self, device: torch.device) -> None:
         """Keep the constants and the table where the clips are."""
-        names = ("parts", "masks", "complement", "counts", "saliency", "mean_clip")
+        names = ("masks", "complement", "counts", "saliency", "mean_clip")
         for name in names:
             setattr(self, name, getattr(self, name).to(device))
 

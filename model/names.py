@@ -57,7 +57,9 @@ def subsets(ours: str, *theirs: str, count: int) -> Entry:
     return Entry(
         ours,
         theirs,
-        arrange=lambda weight: weight.unflatten(0, (count, -1)).flatten(2).transpose(0, 1),
+        arrange=lambda weight: (
+            weight.unflatten(0, (count, -1)).flatten(2).transpose(0, 1).flatten(1)
+        ),
         restore=lambda weight: weight.flatten(1).unflatten(1, (count, -1)).transpose(0, 1),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -31,7 +32,9 @@ def read(path: str | Path) -> Any:
                 "alone, torch.save(model.state_dict(), ...)"
             ) from None
         raise InputError(f"{path} is no checkpoint that torch.load can read") from None
-    except (RuntimeError, EOFError, KeyError, ValueError, AttributeError, IndexError) as error:
+    except PermissionError:
+        raise
+    except Exception as error:  # whatever torch's readers make of damaged bytes
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} is truncated or no checkpoint: {line}") from None
 
@@ -93,10 +96,14 @@ def join(state: State, entries: list[Entry], model: nn.Module) -> State:
         try:
             value = parts[0] if parts[0].ndim == 0 else torch.cat(parts)
             value = entry.arrange(value) if entry.arrange else value
-            value = value.reshape(expected.shape)
-        except RuntimeError:
-            misshaped += [f"{key} {tuple(state[key].shape)}" for key in entry.theirs]
+        except (RuntimeError, IndexError):
+            value = None
+        if value is None or not fits(value, expected):
+            plain = len(entry.theirs) == 1 and entry.arrange is None
+            wanted = f", not {tuple(expected.shape)}" if plain else ""
+            misshaped += [f"{key} {tuple(state[key].shape)}{wanted}" for key in entry.theirs]
             continue
+        value = value.reshape(expected.shape)
         if entry.ours in ours:
             result[entry.ours] = value
         elif not torch.allclose(value.float(), expected.float(), atol=1e-5):
@@ -109,6 +116,21 @@ def join(state: State, entries: list[Entry], model: nn.Module) -> State:
         listed = "; ".join(f"{what}: {', '.join(keys)}" for what, keys in problems.items() if keys)
         raise InputError(f"the weights do not fit {type(model).__module__}: {listed}")
     return result
+
+
+def fits(value: Tensor, expected: Tensor) -> bool:
+    """Return whether `value` has the shape of `expected`; axes of length 1 may be more or fewer,
+    and the first two axes (subsets, and what each has) may be one."""
+    if value.ndim == expected.ndim:
+        return value.shape == expected.shape
+    joined = (expected.shape[:2].numel(), *expected.shape[2:])
+    return long_axes(value.shape) == long_axes(expected.shape) or (
+        value.shape[:1] == joined[:1] and long_axes(value.shape) == long_axes(joined)
+    )
+
+
+def long_axes(shape: Iterable[int]) -> list[int]:
+    return [length for length in shape if length != 1]
 
 
 def split(tensors: State, entries: list[Entry], shapes: dict[str, torch.Size]) -> State:
@@ -145,6 +167,10 @@ def describe(state: State) -> Description:
         return _describe(state, form)
     except (KeyError, StopIteration) as error:
         raise InputError(f"weights of {form.backbone} ({form.name}) lack {error}") from None
+    except (TypeError, IndexError, ZeroDivisionError):
+        raise InputError(
+            f"weights of {form.backbone} ({form.name}): a tensor of the first block is misshapen"
+        ) from None
 
 
 def _describe(state: State, form: Form) -> Description:

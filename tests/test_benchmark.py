@@ -2,9 +2,11 @@
 
 import json
 import time
+from collections import Counter
 
 import pytest
 
+from engine.optimizer import Stepper
 from errors import BAD_INPUT, run_command
 from longtail.brl import PartialMixup
 from tools import benchmark
@@ -28,7 +30,7 @@ def test_a_part_that_takes_long_has_the_largest_share(tiny, tmp_path, monkeypatc
         return apply(*args)
 
     monkeypatch.setattr(PartialMixup, "apply", slow)
-    result = run(tiny, tmp_path, "train", "--plain", "--steps", "2", "--amp", "bf16")
+    (result,) = run(tiny, tmp_path, "train", "--plain", "--steps", "2", "--amp", "bf16")
     shares = result["shares"]
     assert max(shares, key=shares.get) == "mixing"
     assert all(share > 0 for share in shares.values()) and 0.5 < sum(shares.values()) <= 1
@@ -38,6 +40,25 @@ def test_a_part_that_takes_long_has_the_largest_share(tiny, tmp_path, monkeypatc
     ratio = result["clips_per_second"] / result["plain_clips_per_second"]
     assert result["times_plain"] == pytest.approx(ratio)
     assert result["amp"] == "bf16" and result["batch_size"] == 4
+
+
+def test_each_batch_and_amp_is_measured_over_the_steps_asked_for(tiny, tmp_path, monkeypatch):
+    """Also where an epoch has fewer: six batches of four, or three of eight."""
+    own, taken = Stepper.step, Counter()
+
+    def counted(stepper, *args):
+        taken[stepper.config.batch_size, stepper.config.amp] += 1
+        return own(stepper, *args)
+
+    monkeypatch.setattr(Stepper, "step", counted)
+    grid = ["--batch-size", "4", "8", "--amp", "off", "bf16", "--steps", "10"]
+    results = run(tiny, tmp_path, "train", *grid)
+    assert [(each["batch_size"], each["amp"]) for each in results] == list(taken)
+    for each in results:
+        assert taken[each["batch_size"], each["amp"]] == 32  # two alone, then three turns
+        assert each["run_steps"] == 3 * 24 / each["batch_size"]
+        minutes = each["run_steps"] * each["milliseconds_per_step"] / 60_000
+        assert each["run_minutes"] == pytest.approx(minutes)
 
 
 def test_testing_is_measured_three_ways(tiny, tmp_path, capsys):

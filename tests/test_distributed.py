@@ -1,6 +1,8 @@
 """Two processes on the CPU against one: the same losses, scores and files."""
 
 import json
+import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,10 +17,20 @@ import torch.distributed as dist
 from torch import nn
 
 import main
+from engine import checkpoint, evaluate
+from engine.config import Config
 from engine.distributed import Ranks, choose_devices, synchronise_batch_norm
-from errors import InputError
+from engine.train import LOOK_EVERY, Trainer
+from errors import BAD_INPUT, RESUMABLE, InputError, run_command
+from longtail import experts, losses
 
 PROJECT = Path(__file__).resolve().parents[1]
+
+
+def on_two_ranks(function, arguments):
+    """Call function(rank, *arguments) in two processes; an error of either is raised here."""
+    multiprocessing.set_forkserver_preload(["main", "engine.train"])
+    torch.multiprocessing.start_processes(function, arguments, 2, start_method="forkserver")
 
 
 def command(tiny, folder):
@@ -94,7 +106,7 @@ def _normalise_half(rank, folder):
 
 
 def test_synchronised_batch_norm_equals_the_whole_batch(tmp_path):
-    torch.multiprocessing.spawn(_normalise_half, (str(tmp_path),), nprocs=2)
+    on_two_ranks(_normalise_half, (str(tmp_path),))
 
 
 @pytest.mark.parametrize("count", [1, 7, 16])
@@ -133,3 +145,94 @@ def test_a_gpu_that_is_not_there_is_one_line(monkeypatch, count, names, ranks, s
     with pytest.raises(InputError) as error:
         choose_devices(names, ranks)
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def _gradient_of_half(rank, folder, world=2):
+    """On each rank: the gradient of a network under DDP, against that of the whole batch."""
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world)
+    ranks, counts, weights = Ranks(rank, world), torch.tensor([9, 3, 1]), torch.tensor([0.2, 1, 2])
+    random = torch.Generator().manual_seed(0)
+    inputs = torch.randn(7, 5, generator=random)  # uneven shares: 4 and 3 rows
+    soft = torch.rand(7, 3, generator=random).softmax(1)
+    sets = torch.stack([0.7 * soft, 0.3 * soft.flip(1)])  # the released form: (P, N, K)
+    for loss, targets, outputs in (
+        (losses.CrossEntropy(counts), soft, (3,)),
+        (losses.CrossEntropy(counts), sets, (3,)),
+        (losses.InfluenceBalanced(counts), soft, (3,)),
+        (experts.Diversity(counts), soft, (2, 3)),
+    ):
+        extra = {"features": inputs} if getattr(loss, "needs_features", False) else {}
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(5, math.prod(outputs)), nn.Unflatten(1, outputs))
+        loss(net(inputs), targets, weights, **extra).backward()
+        expected = net[0].weight.grad.clone()
+        net.zero_grad()
+        wrapped = nn.parallel.DistributedDataParallel(net)
+        logits = wrapped(inputs[ranks.share(7)])
+        loss(ranks.join(logits, 7), targets, weights, **extra).backward()
+        torch.testing.assert_close(net[0].weight.grad, expected)
+    dist.destroy_process_group()
+
+
+def test_every_loss_is_that_of_the_global_batch(tmp_path):
+    on_two_ranks(_gradient_of_half, (str(tmp_path),))
+
+
+class _Asked:
+    """A second rank that SIGTERM reached, as the first one sees it."""
+
+    world = 2
+
+    def any(self, flag):
+        return True
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 3, 4])
+def test_ranks_on_gpus_ask_for_sigterm_whatever_is_accumulated(accumulate):
+    trainer = Trainer.__new__(Trainer)
+    trainer.config, trainer.ranks = Config(accumulate=accumulate), _Asked()
+    trainer.device, trainer.stop_asked = torch.device("cuda"), False
+    ends = range(accumulate - 1, 1000 * accumulate, accumulate)  # steps after which one asks
+    asked = [number for number, step in enumerate(ends) if trainer.should_stop(step)]
+    assert asked == list(range(0, 1000, LOOK_EVERY))
+
+
+def stop_in_evaluation(rank, tiny, folder, function):
+    """Rank 1 of two gets SIGTERM as an evaluation begins; both end as resumable."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost",
+                   "MASTER_PORT": "29518"}  # fmt: skip
+    torch.set_num_threads(1)
+    own = getattr(evaluate, function)
+
+    def interrupted(*args, **keywords):
+        if rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return own(*args, **keywords)
+
+    setattr(evaluate, function, interrupted)
+    assert run_command(main.main, [*command(tiny, folder), "num_epoch=2"]) == RESUMABLE
+
+
+@pytest.mark.parametrize("function", ["score", "test"])
+def test_sigterm_to_one_rank_in_an_evaluation_ends_both(tiny, tmp_path, function):
+    folder = tmp_path / "run"
+    on_two_ranks(stop_in_evaluation, (tiny, folder, function))
+    progress = checkpoint.read(folder / "last.pt")["progress"]
+    assert (progress["epoch"], progress["step"]) == {"score": (1, 1), "test": (2, 0)}[function]
+
+
+def resume_apart(rank, tiny, folders):
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost",
+                   "MASTER_PORT": "29519"}  # fmt: skip
+    torch.set_num_threads(1)
+    argv = [*command(tiny, folders[rank]), "num_epoch=2", "--resume"]
+    assert run_command(main.main, argv) == BAD_INPUT
+
+
+def test_ranks_that_see_other_folders_do_not_train_on(tiny, tmp_path):
+    """The second machine has no last.pt: its rank would begin where the first one goes on."""
+    first = tmp_path / "first" / "joint"
+    main.main([*command(tiny, first), "num_epoch=2"])
+    folders = (first, tmp_path / "second" / "joint")
+    on_two_ranks(resume_apart, (tiny, folders))
+    assert not folders[1].exists()

@@ -41,7 +41,7 @@ OF_OTHERS = {  # torchrun, Slurm, pip
     "--nproc-per-node", "--nnodes", "--node-rank", "--master-addr", "--master-port",
     "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--cpus-per-task", "--gpus-per-node",
     "--ntasks-per-node", "--nodes", "--ntasks", "--gres", "--signal", "--requeue", "--time",
-    "--user", "--array", "--wrap",
+    "--user", "--wait", "--array", "--wrap",
 }  # fmt: skip
 
 

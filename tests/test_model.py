@@ -203,3 +203,51 @@ def test_cosine_classifier():
     expected = torch.cosine_similarity(features[:, None], vectors[None], dim=-1)
     torch.testing.assert_close(model(clips), expected)
     assert "fc.bias" not in model.state_dict()
+
+
+@pytest.mark.parametrize("layout", ["ntu_rgb_d", "nw_ucla", "coco", "openpose"])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_any_layout_and_length_each_clip_by_itself(backbone, layout):
+    """One frame, odd and even lengths: a clip's logits are the same alone and in a batch."""
+    model = trained(backbone, graph=layout)
+    for frames in (1, 2, 7):
+        clips = torch.randn(3, 2, frames, model.skeleton.num_joints, 3)
+        with torch.no_grad():
+            close(model(clips)[1:2], model(clips[1:2]), 1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_compiles_without_graph_breaks(backbone, training):
+    """fullgraph refuses any break, under autocast too; the values are those of the network."""
+    torch.compiler.reset()
+    model = trained(backbone).train(training)
+    compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=False)
+    clips = torch.randn(3, 2, 8, 25, 3)
+    close(compiled(clips), model(clips), 1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        compiled(clips).float().sum().backward()
+    assert all(weight.grad is not None for weight in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_half_precision_gives_nearly_the_same(backbone, dtype):
+    model = trained(backbone, base_channels=24)
+    clips = torch.randn(3, 2, 8, 25, 3)
+    with torch.autocast("cpu", dtype):
+        logits = model(clips)
+    close(logits.float(), model(clips), 0.05)
+    logits.float().sum().backward()
+    assert all(weight.grad.isfinite().all() for weight in model.parameters())
+
+
+def test_refined_topologies_are_not_kept_for_backward():
+    """Of a CTR-GCN block no tensor with C V V values a clip and subset is saved, but made again."""
+    model, kept = tiny("ctrgcn", base_channels=16).train(), []
+    clips = torch.randn(2, 2, 4, 25, 3)
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor.numel()) or tensor, lambda tensor: tensor
+    ):
+        model(clips).sum().backward()
+    assert kept and max(kept) < len(clips) * 2 * 3 * 16 * 25 * 25

@@ -1,11 +1,13 @@
 """Whole runs through main.py on a tiny benchmark: files, resuming, and mistakes."""
 
+import functools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,10 +16,14 @@ import pytest
 import torch
 import yaml
 from torch._dynamo.utils import counters
+from torch.utils._pytree import tree_flatten
 
 import main
 from engine import checkpoint, evaluate
-from errors import BAD_INPUT, RESUMABLE, InputError, run_command
+from engine.config import Config
+from engine.optimizer import Stepper
+from engine.train import Replica
+from errors import BAD_INPUT, RESUMABLE, InputError, Stopped, run_command
 from longtail import shots
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -322,6 +328,122 @@ def test_compiled_training_compiles_one_shape_and_follows_the_plain(tiny, tmp_pa
     assert counters["stats"]["unique_graphs"] == 1
     first, second = (json.loads((f / "metrics.jsonl").read_text()) for f in (plain, compiled))
     assert second["loss"] == pytest.approx(first["loss"], rel=1e-3)
+
+
+def test_a_mixed_batch_twice_as_long_is_compiled_too(tiny, tmp_path, monkeypatch):
+    """Shap-Mix: the training pass of 2 N clips, and the passes that measure the saliency."""
+    capture_only = functools.partial(torch.compile, backend="eager")
+    monkeypatch.setattr(torch, "compile", lambda model, mode, **more: capture_only(model, **more))
+    more = [*SMALL, "feeder_args.flip=0.0", "model_args.num_blocks=1", "batch_size=8"]
+    counters["stats"].clear()
+    run(tiny, tmp_path / "run", "shap-mix.yaml", more=[*more, "num_epoch=1", "--compile"])
+    assert counters["stats"]["unique_graphs"] == 2
+
+
+def test_testing_takes_amp_from_the_command_line(whole, tmp_path):
+    argv = ["--phase", "test", "--weights", str(whole / "last.pt"), "--quiet"]
+    main.main([*argv, "--work-dir", str(tmp_path), "--amp", "bf16"])
+    single, half = (np.load(f / "scores-last.npz")["scores"] for f in (whole, tmp_path))
+    assert not np.array_equal(half, single)
+    np.testing.assert_allclose(half, single, atol=0.02)
+
+
+METHOD_ARGUMENTS = {
+    "everything": ["ema=0.9", "clip_grad=1.0", "accumulate=2", "amp=fp16", "schedule=step"],
+    "shap-mix": ["feeder_args.flip=0.0", "mixing_args={warm_up: 0}"],
+    "progressive": ["sampling=longtail.sampling.ProgressiveSampling"],
+}
+
+
+@pytest.mark.parametrize("method", METHOD_ARGUMENTS)
+def test_sigterm_in_the_middle_of_an_epoch_changes_nothing(tiny, tmp_path, monkeypatch, method):
+    """Every tensor and number of last.pt, the averaged weights, scaler and saliency included."""
+    files = ["shap-mix.yaml"] if method == "shap-mix" else []
+    more = [*SMALL, "test_clips=1", *METHOD_ARGUMENTS[method]]
+    run(tiny, tmp_path / "whole", *files, more=more)
+    own, stopped = Stepper.step, []
+
+    def interrupted(stepper, loss, epoch, last):
+        if epoch > 1.2 and not stopped:
+            stopped.append(epoch)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return own(stepper, loss, epoch, last)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Stepper, "step", interrupted)
+        run(tiny, tmp_path / "cut", *files, more=more)
+    progress = checkpoint.read(tmp_path / "cut/last.pt")["progress"]
+    assert progress["epoch"] == 1 and progress["step"] > 1
+    run(tiny, tmp_path / "cut", *files, more=[*more, "--resume"])
+    states = [checkpoint.read(tmp_path / f / "last.pt") for f in ("whole", "cut")]
+    for state in states:
+        del state["progress"]["seconds"]
+    (first, form), (second, form_again) = map(tree_flatten, states)
+    assert form == form_again
+    for one, other in zip(first, second):
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def test_all_streams_go_on_where_one_was_stopped(tiny, tmp_path, monkeypatch):
+    more = [*SMALL, "num_epoch=1", "test_clips=1", "--stream", "all"]
+    own, streams = Stepper.step, []
+
+    def interrupted(stepper, *args):
+        streams.append(stepper.config.stream)
+        if streams.count("skip") == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return own(stepper, *args)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Stepper, "step", interrupted)
+        run(tiny, tmp_path / "all", more=more)
+    results = {path: path.read_bytes() for path in tmp_path.glob("all/*/last.pt")}
+    assert {path.parent.name for path in results} == {"joint", "bone", "skip"}
+    del results[tmp_path / "all/skip/last.pt"]
+    for path in results:
+        os.utime(path, (1, 1))
+    run(tiny, tmp_path / "all", more=[*more, "--resume"])
+    assert all(path.stat().st_mtime == 1 for path in results)  # not trained again
+    assert json.loads((tmp_path / "all/ensemble.json").read_text())["missing"] == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:5000]), "truncated or no checkpoint"),
+        (lambda path: path.write_bytes(b""), "truncated or no checkpoint"),
+        (lambda path: shutil.copy(path.with_name("best.pt"), path), "is a best.pt"),
+    ],
+)
+def test_what_cannot_be_resumed_is_said_and_kept(tiny, whole, tmp_path, capsys, spoil, said):
+    folder = tmp_path / "joint"
+    shutil.copytree(whole, folder)
+    spoil(folder / "last.pt")
+    before = (folder / "last.pt").read_bytes()
+    assert run_command(main.main, command(tiny, folder, "--quiet", "--resume")) == BAD_INPUT
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and said in lines[0] and "--overwrite" in lines[0]
+    assert (folder / "last.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_tf32_is_for_products_and_convolutions(tf32, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", not tf32)
+    before = torch.get_float32_matmul_precision()
+    evaluate.set_tf32(Config(tf32=tf32))
+    assert torch.backends.cudnn.allow_tf32 == tf32
+    assert torch.get_float32_matmul_precision() == ("high" if tf32 else "highest")
+    torch.set_float32_matmul_precision(before)
+
+
+def test_a_replica_knows_to_what_its_network_is_cast():
+    """As DataParallel calls it: from a thread, where autocast is on and has its own default."""
+    net, kinds = Replica(torch.nn.Linear(3, 2), Config(amp="bf16")), []
+    thread = threading.Thread(target=lambda: kinds.append(net(torch.zeros(1, 3)).dtype))
+    with torch.autocast("cpu", torch.float16):
+        thread.start()
+        thread.join()
+    assert kinds == [torch.bfloat16]
 
 
 def test_all_streams_end_with_their_fusion(tiny, tmp_path, capsys):

@@ -1,11 +1,15 @@
 """tools.weights: says what a released checkpoint is, and converts it without changing a value."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
 
 import model as models
-from errors import run_command
+from engine import checkpoint
+from errors import InputError, run_command
+from model import stgcnpp, upstream
 from tools import weights
 
 RELEASED = {
@@ -34,3 +38,38 @@ def test_what_is_no_checkpoint_gets_one_line(tmp_path, capsys, content):
     path.write_bytes(content)
     assert run_command(weights.main, [str(path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_bytes_are_one_clear_error(tmp_path, zipped):
+    file, path = io.BytesIO(), tmp_path / "x.pt"
+    state = {"fc.weight": torch.randn(3, 4), "count": torch.tensor(3)}
+    torch.save({"state_dict": state}, file, _use_new_zipfile_serialization=zipped)
+    random, whole = np.random.default_rng(0), np.frombuffer(file.getvalue(), np.uint8)
+    for trial in range(300):
+        content = whole[: random.integers(len(whole))].copy() if trial % 3 == 0 else whole.copy()
+        places = random.integers(max(len(content), 1), size=random.integers(1, 5))
+        content[places[: len(content)]] = random.integers(256)
+        path.write_bytes(content.tobytes())
+        try:
+            upstream.weights(upstream.read(path), path)
+        except InputError as error:
+            assert "\n" not in str(error)
+
+
+def test_as_many_values_in_another_shape_are_refused(golden):
+    """What is laid out otherwise would load, and mean something else."""
+    weights = upstream.weights(upstream.read(golden / "model_stgcnpp_b16.pth"))
+    model = models.from_checkpoint(golden / "model_stgcnpp_b16.pth")
+    for key, value in weights.items():
+        if value.ndim > 1 and len(value) != value.shape[1]:
+            with pytest.raises(InputError, match=f"of another shape: .*{key} "):
+                upstream.translate({**weights, key: value.transpose(0, 1)}, model)
+
+
+def test_another_number_of_classes_is_told_with_both_shapes(golden):
+    model = stgcnpp.Model(num_class=10, base_channels=16)
+    before = model.fc.weight.clone()
+    with pytest.raises(InputError, match=r"fc_cls.weight \(60, 64\), not \(10, 64\)"):
+        checkpoint.load_weights(model, golden / "model_stgcnpp_b16.pth")
+    assert torch.equal(model.fc.weight, before)

@@ -18,6 +18,7 @@ from engine.build import make_model
 from engine.config import Config
 from engine.predict import Member, Recognizer, Takes
 from errors import run_command
+from files import write_json
 
 CPU = torch.device("cpu")
 
@@ -47,10 +48,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--model", default="model.stgcnpp.Model")
     parser.add_argument("--frames", type=int, default=100, help="of the raw clip")
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--json", type=Path, help="write the medians to this file too")
     parser.add_argument("--debug", action="store_true", help="errors with their traceback")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     print(f"{options.model}, {platform.machine()}, torch {torch.__version__}, 1 thread")
+    results = []
     for clips in (1, 10):
         seconds = latencies(recognizer(options.model, clips), options.frames, options.repeats)
         wall, busy = 1000 * np.median(seconds, axis=0)
@@ -59,6 +62,9 @@ def main(argv: list[str]) -> None:
             f"{clips:2d} test clips: median {wall:.0f} ms (fastest {fastest:.0f}), "
             f"of which the core worked {busy:.0f} ms"
         )
+        results.append({"clips": clips, "milliseconds": wall, "core_milliseconds": busy})
+    if options.json:
+        write_json(options.json, {"model": options.model, "results": results})
 
 
 if __name__ == "__main__":

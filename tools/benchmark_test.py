@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import memory
+from engine import config as configs
 from engine import evaluate
 from engine.build import make_feeder, make_model, open_data
 from engine.config import Config
@@ -79,10 +80,11 @@ def report(result: Result) -> str:
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.benchmark test", description=__doc__)
     add_arguments(parser)
+    parser.add_argument("--amp", choices=configs.CHOICES["amp"])
     parser.add_argument("--samples", type=int, default=12)
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        settings, device = prepare(options, Path(folder))
+        settings, device = prepare(options, Path(folder), amp=options.amp)
         result = measure(settings, options, device)
     print(report(result))
     if options.json:

@@ -2,12 +2,17 @@
 
 python -m tools.benchmark train --plain
 python -m tools.benchmark train --config config/ntu60-xsub-lt/joint.yaml --amp bf16 --compile
+python -m tools.benchmark train --backbone stgcn ctrgcn --batch-size 16 128 --amp off bf16
+
+Of several backbones, batches or amps each is measured with each, one after another.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import itertools
+import math
 import platform
 import sys
 import tempfile
@@ -23,17 +28,17 @@ import torch
 import memory
 from engine import config as configs
 from engine.config import Config
-from engine.distributed import Ranks, choose_devices
+from engine.distributed import Ranks, choose_devices, release
 from engine.train import Progress, Trainer
 from errors import InputError, run_command
 from feeders.skeleton import Batch
 from files import write_json
 from tools.benchmark_feed import made_up
-from tools.benchmark_models import in_turns, peak_mib, synchronise
+from tools.benchmark_models import BACKBONES, in_turns, peak_mib, synchronise
 from tools.plain import UNITS
 
 PARTS = ("feeding", "mixing", "forward", "backward", "optimiser")
-SAMPLES = 1200  # of the made-up store
+SAMPLES = 1200  # of the made-up store; half of them train
 
 
 @dataclass(frozen=True)
@@ -44,18 +49,22 @@ class Result:
     model: str
     amp: str
     compile: bool
+    cuda_graphs: bool  # where it is compiled, on a GPU
     batch_size: int
     frames: str  # where the feeder has them
     milliseconds_per_step: float  # median
     clips_per_second: float
     shares: dict[str, float]  # of a step's time, by part; the rest is the loss and the loop
     peak_mib: float | None  # memory that a step adds
+    steps: int  # that a turn took
+    run_steps: int  # of a whole training run on this data, and at this pace its
+    run_minutes: float
     plain_clips_per_second: float | None = None
     times_plain: float | None = None
 
 
 class Measured(Trainer):
-    """The trainer, its epochs cut to `steps` whole batches."""
+    """The trainer, its epochs made of `steps` whole batches, over and over if there are fewer."""
 
     steps = 1
 
@@ -65,8 +74,8 @@ class Measured(Trainer):
         return [batch for batch in batches if len(batch.rows) == self.config.batch_size]
 
     def order(self, epoch: int) -> list[Batch]:
-        chosen = self.whole_batches[: self.steps]
-        return [Batch(batch.rows, batch.step, batch.seed) for batch in chosen]  # draw again
+        chosen = itertools.islice(itertools.cycle(self.whole_batches), self.steps)
+        return [Batch(each.rows, step, each.seed) for step, each in enumerate(chosen)]  # draw again
 
     def run_steps(self) -> None:
         self.progress = Progress()
@@ -139,7 +148,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", nargs="+", default=[], metavar="FILE", help="default: the "
                         "recipe on made-up data")  # fmt: skip
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--amp", choices=configs.CHOICES["amp"])
     parser.add_argument("--plain", action="store_true", help="in turns with the plain network")
     parser.add_argument("--system-malloc", action="store_true", help="do not keep freed memory")
     parser.add_argument("--device", nargs=1, metavar="D", help="a GPU's index, or cpu")
@@ -152,17 +160,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
 
 
-def prepare(options: argparse.Namespace, folder: Path) -> tuple[Config, torch.device]:
-    """Return the configuration that the options name, on a made-up store in `folder` if none."""
+def prepare(
+    options: argparse.Namespace, folder: Path, samples: int = SAMPLES, **values: Any
+) -> tuple[Config, torch.device]:
+    """Return the configuration that options and values name, on a made-up store if none."""
     if options.threads:
         torch.set_num_threads(options.threads)
     overrides = options.set
     if not options.config:
-        made_up(folder / "store", SAMPLES)
+        if not (folder / "store").exists():
+            made_up(folder / "store", samples)
         overrides = [f"store={folder}/store", "protocol=given", *overrides]
-    settings = configs.resolve(
-        options.config, overrides, amp=options.amp, compile=getattr(options, "compile", None)
-    )
+    settings = configs.resolve(options.config, overrides, **values)
     return settings, choose_devices(options.device, Ranks())[0]
 
 
@@ -206,9 +215,12 @@ def measure(
     own.run_steps()
     shares = clock.shares(time.perf_counter() - start)
     plain = (rates[1], rates[0] / rates[1]) if options.plain else ()
+    run_steps = settings.num_epoch * math.ceil(len(own.sampling) / settings.batch_size)
+    step = seconds[0] / options.steps
     return Result(
-        machine(device), settings.model, settings.amp, settings.compile, settings.batch_size,
-        own.feeder.where, 1000 * seconds[0] / options.steps, rates[0], shares, peak, *plain,
+        machine(device), settings.model, settings.amp, settings.compile, settings.cuda_graphs,
+        settings.batch_size, own.feeder.where, 1000 * step, rates[0], shares, peak, options.steps,
+        run_steps, run_steps * step / 60, *plain,
     )  # fmt: skip
 
 
@@ -217,10 +229,13 @@ def report(result: Result) -> str:
     peak = "unknown" if result.peak_mib is None else f"{result.peak_mib:.0f} MiB"
     lines = [
         f"{result.model}, batch {result.batch_size}, amp {result.amp}, "
-        f"{'compiled' if result.compile else 'not compiled'}; {result.machine}",
+        f"{'compiled' if result.compile else 'not compiled'}"
+        f"{'' if result.cuda_graphs else ', no CUDA graphs'}; {result.machine}",
         f"{result.milliseconds_per_step:.1f} ms a step, {result.clips_per_second:.2f} clips/s; "
         f"a step adds {peak}; frames {result.frames}",
         f"of a step: {shares}, the rest {1 - sum(result.shares.values()):.1%}",
+        f"at this pace the {result.run_steps:,} steps of a whole run take "
+        f"{result.run_minutes:.1f} minutes",
     ]
     if result.times_plain is not None:
         lines.append(
@@ -233,15 +248,28 @@ def report(result: Result) -> str:
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.benchmark train", description=__doc__)
     add_arguments(parser)
+    parser.add_argument("--backbone", nargs="+", choices=BACKBONES, help="default: the config's")
+    parser.add_argument("--batch-size", nargs="+", type=int, metavar="N")
+    parser.add_argument("--amp", nargs="+", choices=configs.CHOICES["amp"])
     parser.add_argument("--compile", action="store_true", default=None)
     parser.add_argument("--steps", type=int, default=2, help="of each turn")
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="made up, half of them train")
     options = parser.parse_args(argv)
+    models = [f"model.{name}.Model" for name in options.backbone or ()] or [None]
+    results = []
     with tempfile.TemporaryDirectory() as folder:
-        settings, device = prepare(options, Path(folder))
-        result = measure(settings, options, device, Path(folder))
-    print(report(result))
+        for model, batch_size, amp in itertools.product(
+            models, options.batch_size or [None], options.amp or [None]
+        ):
+            settings, device = prepare(
+                options, Path(folder), options.samples, model=model, batch_size=batch_size,
+                amp=amp, compile=options.compile,
+            )  # fmt: skip
+            results.append(measure(settings, options, device, Path(folder)))
+            print(report(results[-1]), flush=True)
+            release()
     if options.json:
-        write_json(options.json, asdict(result))
+        write_json(options.json, [asdict(result) for result in results])
 
 
 if __name__ == "__main__":

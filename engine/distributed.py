@@ -158,6 +158,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return super().forward(x)
+        given, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))
         over = [axis for axis in range(x.ndim) if axis != 1]
         per_channel = [1, -1] + [1] * (x.ndim - 2)
         count = x.new_full((1,), x.numel() / x.shape[1])
@@ -171,7 +172,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
             self.num_batches_tracked.add_(1)
         scale = (variance + self.eps).rsqrt() * self.weight
-        return centred * scale.view(per_channel) + self.bias.view(per_channel)
+        return (centred * scale.view(per_channel) + self.bias.view(per_channel)).to(given)
 
 
 def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:

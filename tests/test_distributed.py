@@ -102,6 +102,15 @@ def _normalise_half(rank, folder):
     torch.testing.assert_close(mine.grad, expected.grad[part])
     torch.testing.assert_close(ours[0].running_mean, norm.running_mean)
     torch.testing.assert_close(ours[0].running_var, norm.running_var)
+
+    # of bfloat16 too, whose own sums and counts would be off by a percent
+    half = torch.randn(400, 3, 4, 5, generator=torch.Generator().manual_seed(0)).bfloat16()
+    whole, ours = nn.BatchNorm2d(3), nn.Sequential(nn.BatchNorm2d(3))
+    ours = synchronise_batch_norm(ours, torch.device("cpu"))
+    assert ours(half[rank::2]).dtype == torch.bfloat16
+    whole(half.float())
+    torch.testing.assert_close(ours[0].running_mean, whole.running_mean)
+    torch.testing.assert_close(ours[0].running_var, whole.running_var)
     dist.destroy_process_group()
 
 

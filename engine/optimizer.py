@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from typing import Any
@@ -47,6 +48,28 @@ def fused(config: Config, device: torch.device) -> dict[str, bool]:
     return {"fused": True} if device.type == "cuda" and "fused" in taken and not said else {}
 
 
+class Average:
+    """A copy of a network with the exponential moving average of its weights and batch statistics.
+
+    After the first step it is the network as it then is. torch's AveragedModel would wait for the
+    GPU in every step.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model, self.decay, self.steps = copy.deepcopy(model), decay, 0
+        both = [net.state_dict().values() for net in (self.model, model)]
+        self.averaged = [[x for x in tensors if x.is_floating_point()] for tensors in both]
+        self.counters = [[x for x in tensors if not x.is_floating_point()] for tensors in both]
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Take one step of the network into the average."""
+        torch._foreach_lerp_(*self.averaged, 1 - self.decay if self.steps else 1.0)
+        if self.counters[0]:
+            torch._foreach_copy_(*self.counters)
+        self.steps += 1
+
+
 class Stepper:
     """Backward, clipping, optimiser and averaged weights: everything after the loss.
 
@@ -60,19 +83,13 @@ class Stepper:
             config, "optimizer", trained, lr=config.rate, **fused(config, device)
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
-        self.average: torch.optim.swa_utils.AveragedModel | None = None
-        if config.ema is not None:
-            self.average = torch.optim.swa_utils.AveragedModel(
-                model,
-                multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema),
-                use_buffers=True,
-            )
+        self.average = None if config.ema is None else Average(model, config.ema)
         self.waiting = 0
 
     @property
     def best_model(self) -> nn.Module:
         """The weights to judge and keep: the averaged ones where there are."""
-        return self.model if self.average is None else self.average.module
+        return self.model if self.average is None else self.average.model
 
     def step(self, loss: torch.Tensor, epoch: float, last: bool = False) -> None:
         """Take the gradient of one batch; step the optimiser when enough are together.
@@ -92,7 +109,7 @@ class Stepper:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
-            self.average.update_parameters(self.model)
+            self.average.follow()
         self.waiting = 0
 
     @property
@@ -102,13 +119,13 @@ class Stepper:
     def state_dict(self) -> dict[str, Any]:
         state = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
         if self.average is not None:
-            state |= {"raw": self.model.state_dict(), "averaged": int(self.average.n_averaged)}
+            state |= {"raw": self.model.state_dict(), "averaged": self.average.steps}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
-            self.average.module.load_state_dict(self.model.state_dict())
-            self.average.n_averaged.fill_(state["averaged"])
+            self.average.model.load_state_dict(self.model.state_dict())
+            self.average.steps = state["averaged"]
             self.model.load_state_dict(state["raw"])

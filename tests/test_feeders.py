@@ -596,3 +596,17 @@ def test_feeding_is_fast_enough():
     feeder = Feeder(make_store(random_clips([100] * 200)), np.arange(200), train=True)
     rates = [benchmark_feed.run(feeder, 16, torch.Generator(), 0.2)[1] for _ in range(5)]
     assert max(rates) > 10 * benchmark_feed.RELEASED["train"]
+
+
+@pytest.mark.parametrize(
+    ("device", "free", "gigabytes", "kept"),
+    [
+        ("cuda", 10, 4.9, True),
+        ("cuda", 10, 5.1, False),
+        ("cpu", None, 1.0, True),
+        ("cpu", None, 1.1, False),
+    ],
+)
+def test_frames_stay_on_the_device_where_there_is_room(monkeypatch, device, free, gigabytes, kept):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free * 10**9, 80 * 10**9))
+    assert source.fits(int(gigabytes * 10**9), torch.device(device)) == kept

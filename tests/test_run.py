@@ -19,7 +19,7 @@ from torch._dynamo.utils import counters
 from torch.utils._pytree import tree_flatten
 
 import main
-from engine import checkpoint, evaluate
+from engine import checkpoint, evaluate, logs
 from engine.config import Config
 from engine.optimizer import Stepper
 from engine.train import Replica
@@ -424,6 +424,35 @@ def test_what_cannot_be_resumed_is_said_and_kept(tiny, whole, tmp_path, capsys, 
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and said in lines[0] and "--overwrite" in lines[0]
     assert (folder / "last.pt").read_bytes() == before
+
+
+def test_the_best_checkpoint_is_that_of_the_first_highest_epoch(tiny, tmp_path, monkeypatch):
+    figures = iter([50.0, 75.0, 75.0])
+    own = evaluate.judge
+    monkeypatch.setattr(evaluate, "test", lambda *_: dict.fromkeys(logs.HEADINGS))
+    monkeypatch.setattr(evaluate, "judge", lambda *args: own(*args) | {"top1": next(figures)})
+    folder = run(tiny, tmp_path / "run", more=[*SMALL, "num_epoch=3"])
+    assert checkpoint.read(folder / "best.pt")["progress"]["epoch"] == 2
+    assert checkpoint.read(folder / "last.pt")["progress"]["epoch"] == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda state: state["model"].update(more=torch.zeros(1)), "unknown more"),
+        (lambda state: state["model"].pop("fc.bias"), "missing fc.bias"),
+        (lambda state: state["config"].update(model="antigravity.Model"), "from outside model/"),
+        (lambda state: state["config"].update(feeder="os.system"), "from outside feeders/"),
+    ],
+)
+def test_a_checkpoint_that_was_tampered_with_is_refused(whole, tmp_path, capsys, change, said):
+    state = checkpoint.read(whole / "best.pt")
+    change(state)
+    checkpoint.save(tmp_path / "best.pt", state)
+    argv = ["--phase", "test", "--weights", str(tmp_path / "best.pt")]
+    assert run_command(main.main, argv) == BAD_INPUT
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "scores.npz").exists()
 
 
 @pytest.mark.parametrize("tf32", [True, False])

@@ -1,0 +1,87 @@
+"""What comes after the loss, against arithmetic by hand: steps, clipping, averages, the rate."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from engine.config import Config
+from engine.optimizer import Stepper, rate_factor
+
+CPU = torch.device("cpu")
+PLAIN = {"optimizer_args": {}, "schedule": "constant", "batch_size": 16, "lr": 0.5}
+
+
+def batches(count):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(count, 8, 3, generator=generator, dtype=torch.float64)
+
+
+def loss_of(net, batch):
+    return net(batch).square().mean()
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Linear(3, 2).double()
+
+
+def test_accumulated_batches_make_the_step_of_their_mean():
+    """The rate grows with what is accumulated; an epoch's last batches do not wait for more."""
+    net, data = network(), batches(3)
+    stepper = Stepper(Config(accumulate=2, **PLAIN), net, CPU)
+    expected = copy.deepcopy(net)
+    for part in (data[:2], data[2:]):  # the last batch is alone, and counts half
+        loss = sum(loss_of(expected, batch) for batch in part) / 2
+        gradients = torch.autograd.grad(loss, list(expected.parameters()))
+        with torch.no_grad():
+            for weight, gradient in zip(expected.parameters(), gradients):
+                weight -= 2 * PLAIN["lr"] * gradient
+    for number, batch in enumerate(data):
+        stepper.step(loss_of(net, batch), 0.0, last=number == 2)
+        assert stepper.waiting == (1 if number == 0 else 0)
+    torch.testing.assert_close(net.state_dict(), expected.state_dict())
+
+
+@pytest.mark.parametrize("amp", ["off", "fp16"])
+def test_the_gradient_is_clipped_at_its_own_scale(amp):
+    """A step of plain gradient descent is then rate * clip_grad long, whatever fp16 scales by."""
+    net = network().float()
+    before = torch.cat([weight.detach().flatten() for weight in net.parameters()])
+    stepper = Stepper(Config(clip_grad=0.01, amp=amp, **PLAIN), net, CPU)
+    stepper.step(loss_of(net, batches(1)[0].float()), 0.0)
+    after = torch.cat([weight.detach().flatten() for weight in net.parameters()])
+    assert (after - before).norm().item() == pytest.approx(0.5 * 0.01, rel=1e-3)
+
+
+def test_averaged_weights_follow_by_their_decay():
+    net = nn.Sequential(network(), nn.BatchNorm1d(2).double())
+    stepper, average = Stepper(Config(ema=0.9, **PLAIN), net, CPU), {}
+    for batch in batches(4):
+        stepper.step(loss_of(net, batch), 0.0)
+        for name, value in net.state_dict().items():
+            old = average.get(name, value)
+            average[name] = 0.9 * old + 0.1 * value if value.is_floating_point() else value.clone()
+    torch.testing.assert_close(dict(stepper.best_model.state_dict()), average)
+
+
+@pytest.mark.parametrize(
+    ("settings", "epoch", "expected"),
+    [
+        ({"schedule": "cosine"}, 0, 1),
+        ({"schedule": "cosine"}, 6, math.cos(math.pi / 8) ** 2),
+        ({"schedule": "cosine"}, 24, 0),
+        ({"schedule": "cosine", "schedule_args": {"warm_up": 4}}, 1, 0.25),
+        ({"schedule": "cosine", "schedule_args": {"warm_up": 4}}, 4, 1),
+        ({"schedule": "cosine", "schedule_args": {"warm_up": 4}}, 14, 0.5),
+        ({"schedule": "cosine", "schedule_args": {"warm_up": 4}}, 24, 0),
+        ({"schedule": "step", "schedule_args": {"milestones": [10, 20]}}, 9.99, 1),
+        ({"schedule": "step", "schedule_args": {"milestones": [10, 20]}}, 10, 0.1),
+        ({"schedule": "step", "schedule_args": {"milestones": [10, 20], "gamma": 0.5}}, 21, 0.25),
+        ({"schedule": "constant"}, 23, 1),
+    ],
+)
+def test_the_rate_over_the_epochs(settings, epoch, expected):
+    assert rate_factor(Config(**settings), epoch) == pytest.approx(expected, abs=1e-12)

@@ -23,6 +23,7 @@ from engine.distributed import Ranks, choose_devices, synchronise_batch_norm
 from engine.train import LOOK_EVERY, Trainer
 from errors import BAD_INPUT, RESUMABLE, InputError, run_command
 from longtail import experts, losses
+from longtail.sampling import InstanceSampling
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -245,3 +246,14 @@ def test_ranks_that_see_other_folders_do_not_train_on(tiny, tmp_path):
     folders = (first, tmp_path / "second" / "joint")
     on_two_ranks(resume_apart, (tiny, folders))
     assert not folders[1].exists()
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(9, [9]), (10, [8, 2]), (17, [8, 9]), (1, [1])])
+def test_no_rank_is_left_without_rows(count, sizes):
+    """A last batch of fewer rows than ranks joins the one before; none of them is lost."""
+    trainer = Trainer.__new__(Trainer)
+    trainer.config, trainer.ranks = Config(batch_size=8), Ranks(0, 2)
+    trainer.sampling = InstanceSampling(torch.zeros(count).long(), torch.tensor([count]))
+    batches = trainer.order(0)
+    assert [len(batch.rows) for batch in batches] == sizes
+    assert sorted(torch.cat([batch.rows for batch in batches]).tolist()) == list(range(count))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,14 @@ from torch._dynamo.utils import counters
 from torch.utils._pytree import tree_flatten
 
 import main
+from data.store import Store
 from engine import checkpoint, evaluate, logs
 from engine.config import Config
+from engine.distributed import release
 from engine.optimizer import Stepper
 from engine.train import Replica
 from errors import BAD_INPUT, RESUMABLE, InputError, Stopped, run_command
+from feeders.skeleton import Feeder
 from longtail import shots
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -481,3 +485,13 @@ def test_all_streams_end_with_their_fusion(tiny, tmp_path, capsys):
     assert {"joint", "skip-motion", "2-stream", "4-stream", "6-stream"} <= set(written["rows"])
     assert written["missing"] == []
     assert capsys.readouterr().out == ""  # --quiet
+
+
+def test_a_stream_leaves_no_frames_behind(tiny):
+    """They hang on the feeder in a circle, which would stay until the collector happens to come."""
+    store = Store.open(tiny / "store")
+    frames = Feeder(store, np.arange(len(store)), train=True).source.kept.frames
+    held = weakref.ref(frames)
+    del frames
+    release()
+    assert held() is None

@@ -61,6 +61,12 @@ def test_each_batch_and_amp_is_measured_over_the_steps_asked_for(tiny, tmp_path,
         assert each["run_minutes"] == pytest.approx(minutes)
 
 
+def test_a_batch_that_no_epoch_fills_is_said(tiny, capsys):
+    argv = ["train", "--config", str(tiny / "tiny-lt/joint.yaml"), *SMALL, "--batch-size", "25"]
+    assert run_command(benchmark.main, argv) == BAD_INPUT
+    assert "batch_size 25: an epoch has 24 samples" in capsys.readouterr().err
+
+
 def test_testing_is_measured_three_ways(tiny, tmp_path, capsys):
     result = run(tiny, tmp_path, "test", "--plain", "--samples", "2")
     ways = ("together", "one_at_a_time", "plain_one_at_a_time")

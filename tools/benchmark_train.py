@@ -71,7 +71,13 @@ class Measured(Trainer):
     @functools.cached_property
     def whole_batches(self) -> list[Batch]:
         batches = super().order(0)
-        return [batch for batch in batches if len(batch.rows) == self.config.batch_size]
+        whole = [batch for batch in batches if len(batch.rows) == self.config.batch_size]
+        if not whole:
+            raise InputError(
+                f"batch_size {self.config.batch_size}: an epoch has {len(self.sampling)} samples; "
+                "--samples makes up more"
+            )
+        return whole
 
     def order(self, epoch: int) -> list[Batch]:
         chosen = itertools.islice(itertools.cycle(self.whole_batches), self.steps)

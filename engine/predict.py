@@ -6,6 +6,7 @@ frames, and the mean of the probabilities over test clips; several checkpoints a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from engine.distributed import Ranks, choose_devices
 from engine.fusion import Scores, fuse, fusions_of
 from errors import InputError
 from model import upstream
+from model.fold import fold
 
 LARGEST = 2.0  # positions within [-1, 1] of an image, and somewhat out of it; pixels are larger
 # How a checkpoint that does not tell was trained, by its layout.
@@ -113,7 +115,7 @@ class Member:
         config = config or checkpoint.settings(state, path, overrides)
         if device.type == "cpu":
             config = config.replace(amp="off")
-        model = make_model(config).to(device)
+        model = make_model(config).to(device, memory_format=torch.channels_last)
         checkpoint.load_weights(model, path)
         return cls(path, config, model, Takes.of(config, state))
 
@@ -125,7 +127,13 @@ class Member:
             frames=config.frames, clips=config.test_clips, skeleton=self.takes.skeleton,
             device=device,
         )  # fmt: skip
-        return Scores(store.names, store.labels, evaluate.score(self.model, feeder, config, device))
+        scores = evaluate.score(self.folded, feeder, config, device)
+        return Scores(store.names, store.labels, scores)
+
+    @functools.cached_property
+    def folded(self) -> nn.Module:
+        """The network as it is fastest."""
+        return fold(self.model)
 
 
 @dataclass(frozen=True)

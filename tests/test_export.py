@@ -54,8 +54,9 @@ def test_onnx_gives_the_same_logits_and_describes_itself(backbone, clips, tmp_pa
     assert notes["normalisation"] == "nw-ucla"
 
 
-def test_a_torch_program_gives_the_same_logits_and_describes_itself(clips, tmp_path):
-    weights, out = small(tmp_path), tmp_path / "net.pt2"
+@pytest.mark.parametrize("backbone", SMALL)
+def test_a_torch_program_gives_the_same_logits_and_describes_itself(backbone, clips, tmp_path):
+    weights, out = small(tmp_path, backbone), tmp_path / "net.pt2"
     assert run_command(export.main, [str(weights), "--format", "torch", "--out", str(out)]) == 0
     notes = {"notes.json": ""}
     program = torch.export.load(out, extra_files=notes)

@@ -194,6 +194,27 @@ def test_folded_network_gives_the_same(backbone):
         close(folded(clips), model(clips), 1e-5)
 
 
+@pytest.mark.parametrize("norm_persons", [True, False])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_absent_persons_are_computed_once(backbone, norm_persons):
+    """In inference mode: one absent body for each person of the batch, and the same logits."""
+    model = trained(backbone, norm_persons=norm_persons)
+    clips = torch.randn(5, 2, 9, 25, 3)
+    clips[1:4, 1] = clips[2, 0] = clips[4] = 0  # 2 has nobody at all, as 4
+    clips[0, 0, 1:] = clips[0, 0, :, 1:] = 0  # a person of one joint in one frame is there
+    bodies = []
+    model.blocks.register_forward_pre_hook(lambda _, inputs: bodies.append(len(inputs[0])))
+    expected = model(clips)
+    with torch.inference_mode():
+        close(model(clips), expected, 1e-5)
+        close(model(clips[:1]), expected[:1], 1e-5)
+        close(fold(model)(clips), expected, 1e-5)
+    assert bodies == [10, 4 + 2, 2, 4 + 2]
+    with torch.inference_mode():
+        model.train()(clips)  # batch statistics are of all bodies
+    assert bodies[-1] == 10
+
+
 def test_cosine_classifier():
     """model_args.cosine: logits are torch's cosine similarities of features and class vectors."""
     torch.manual_seed(0)

@@ -104,9 +104,13 @@ def synchronise(device: torch.device) -> None:
 
 
 def peak_mib(step: Callable[[], None], device: torch.device) -> float | None:
-    """Return by how many MiB a step's memory exceeds what was held before; None if not known."""
+    """Return by how many MiB a step's memory exceeds what was held before; None if not known.
+
+    On a CPU that is the system's view, with malloc as it is by default: it is left so.
+    """
     step()
     gc.collect()
+    memory.keep_freed(False)  # else memory that other networks have freed would hide the step's
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -137,8 +141,6 @@ def measure(backbone: str, options: argparse.Namespace, device: torch.device) ->
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         nets[0].eval()(clips_of(1, INFER_FRAMES, device))
     clips = clips_of(batch, TRAIN_FRAMES, device)
-    if not options.system_malloc:
-        memory.keep_freed(False)
     peak = peak_mib(training(nets[0].train(), clips, amp), device)
     if not options.system_malloc:
         memory.keep_freed()

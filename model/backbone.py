@@ -80,8 +80,8 @@ class Backbone(nn.Module):
         That asks the device which they are, so neither training nor compiled code does it.
         """
         bodies = self.normalise(clips)  # (N M, C, T, V)
-        sparing = torch.is_inference_mode_enabled() and not torch.compiler.is_compiling()
-        if sparing and not self.training:
+        asks = not self.training and not torch.compiler.is_compiling()
+        if asks and torch.is_inference_mode_enabled():
             rows, places = distinct_bodies(clips)
             bodies = self.blocks(bodies[rows]).mean((2, 3))[places]
         else:
@@ -124,7 +124,7 @@ class Backbone(nn.Module):
 
 
 def distinct_bodies(clips: Tensor) -> tuple[Tensor, Tensor]:
-    """Return which bodies (U,) of clips (N, M, T, V, C) to compute, and where each of N M finds its.
+    """Return which bodies (U,) of clips (N, M, T, V, C) to compute, and whose each of N M is.
 
     An absent body, all zeros, is like that of the first clip in which this person is absent: the
     data batch norm may have statistics for each person.

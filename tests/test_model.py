@@ -1,6 +1,9 @@
 """Backbones against what the released implementations computed from the same weights."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ import model as models
 from errors import InputError
 from model import aagcn, ctrgcn, msg3d, stgcn, stgcnpp, upstream
 from model.fold import fold
+from model.layers import temporal_conv
 
 BACKBONES = {
     "stgcn": stgcn,
@@ -272,3 +276,36 @@ def test_refined_topologies_are_not_kept_for_backward():
     ):
         model(clips).sum().backward()
     assert kept and max(kept) < len(clips) * 2 * 3 * 16 * 25 * 25
+
+
+def test_strided_pointwise_convolutions_are_torchs():
+    """The values and gradients of nn.Conv2d with a stride."""
+    torch.manual_seed(0)
+    ours = temporal_conv(5, 4, stride=3)
+    theirs = torch.nn.Conv2d(5, 4, 1, stride=(3, 1))
+    theirs.load_state_dict(ours.state_dict())
+    clips = torch.randn(2, 5, 8, 7)
+    torch.testing.assert_close(ours(clips), theirs(clips))
+    for conv in (ours, theirs):
+        conv(clips).square().sum().backward()
+    torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
+
+
+CRASHES = """
+import torch
+from model.layers import temporal_conv
+
+conv = temporal_conv(8, 8, stride=2).to(memory_format=torch.channels_last)
+clips = torch.randn(4, 8, 8, 17).to(memory_format=torch.channels_last).requires_grad_()
+for _ in range(100):
+    with torch.autocast("cpu", torch.bfloat16):
+        out = conv(clips)
+    out.float().sum().backward()
+    [torch.empty(n) for n in range(1, 300, 7)]
+"""
+
+
+def test_narrow_strided_convolutions_survive_bf16():
+    """In a process of its own: what oneDNN makes of a stride ends it."""
+    ended = subprocess.run([sys.executable, "-c", CRASHES], cwd=Path(__file__).parents[1])
+    assert ended.returncode == 0

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from model.fold import Affine, Shift, affine, scale_outputs
 
-
 SAFE = 16  # channels from which oneDNN keeps to its memory, see StridedPointwise
 
 

@@ -53,9 +53,10 @@ def read(path: str | Path) -> list[str]:
     """Read names, one a line; InputError if there is no such file, no name, or one comes twice."""
     path = Path(path)
     try:
-        names = path.read_text().split()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as a list of names ({error})") from error
+    names = [line.strip() for line in lines if line.strip()]  # a user's names may have spaces
     if not names:
         raise InputError(f"{path}: holds no names")
     if len(set(names)) < len(names):

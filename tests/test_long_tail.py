@@ -163,6 +163,22 @@ def test_training_rows_follow_the_list(demo: Store, tmp_path: Path) -> None:
             long_tail.training_rows(demo, "demo-xsub", str(path), 4)
 
 
+def test_names_with_spaces_are_drawn_and_read(tmp_path: Path) -> None:
+    path, out = tmp_path / "my store", tmp_path / "my list.txt"
+    with StoreWriter(path, "ntu_rgb_d", ["bow", "wave"], (1, 25, 3)) as store:
+        for take in range(12):
+            part = "train" if take < 8 else "test"
+            store.add(f"line 1/take {take}", take % 2, np.ones((4, 1, 25, 3)), split=part)
+    argv = ["given", "--names", str(path), "--imbalance", "2", "--out", str(out)]
+    assert run_command(long_tail.main, argv) == 0
+    as_windows_has_it = tmp_path / "windows.txt"
+    as_windows_has_it.write_bytes(b"\xef\xbb\xbf" + out.read_bytes().replace(b"\n", b"\r\n"))
+    for file in (out, as_windows_has_it):
+        drawn = long_tail.training_rows(Store.open(path), "given", str(file), 2)
+        names = Store.open(path).names[drawn.rows]
+        assert names.tolist() == out.read_text().splitlines() and len(names) == 6
+
+
 def test_bad_requests_are_one_line(demo: Store, tmp_path: Path, capsys) -> None:
     out = ["--out", str(tmp_path / "list.txt")]
     for argv, words in [

@@ -5,7 +5,6 @@ python ensemble.py --dataset ntu120/xset
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ import yaml
 from engine import logs
 from engine.config import STREAMS, benchmark_folder
 from engine.fusion import Scores, fuse, fusions_of, read_streams
-from errors import InputError, run_command
+from errors import InputError, Parser, run_command
 from files import write_json
 from longtail import published, shots
 
@@ -107,7 +106,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ensemble.py", description="Fuse the streams of a benchmark by their probabilities."
     )
     parser.add_argument("--dataset", help="benchmark, e.g. ntu120/xset")

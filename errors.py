@@ -35,6 +35,7 @@ class Parser(argparse.ArgumentParser):
     """A command line whose mistakes are InputErrors: one line, an unknown flag with the nearest."""
 
     def __init__(self, **settings: Any) -> None:
+        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:

@@ -177,7 +177,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     for name, module in READERS.items():
         reader = importlib.import_module(module)
-        options = names.add_parser(name, help=reader.__doc__.splitlines()[0])
+        about = reader.__doc__
+        options = names.add_parser(name, help=about.splitlines()[0], description=about)
         reader.arguments(options)
         options.add_argument("--out", type=Path, help=f"folder to write (data/{name})")
         options.add_argument("--workers", type=int, default=_cores(), help="processes that read")

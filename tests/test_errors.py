@@ -1,5 +1,7 @@
 """Every command ends in an exit code and, where something is wrong, in one line."""
 
+from importlib import import_module
+
 import pytest
 
 import main
@@ -21,6 +23,32 @@ def test_a_mistake_on_the_command_line_is_told_in_one_line(argv, told, capsys):
     assert run_command(main.main, [*argv, "--device", "cpu"]) == BAD_INPUT
     out, err = capsys.readouterr()
     assert out == "" and told in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    (
+        "ensemble", "data.prepare", "data.long_tail", "data.inspect", "data.convert",
+        "tools.compare", "tools.embed", "tools.export", "tools.report.__main__", "tools.weights",
+        "tools.zoo", "tools.benchmark",
+    ),
+)  # fmt: skip
+def test_every_command_tells_a_mistake_in_one_line(command, capsys):
+    run = import_module(command).main
+    for argv in (["--debgu"], ["a", "--debgu"], ["--no-such-flag", "b"]):
+        assert run_command(run, argv) == BAD_INPUT
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ("data.prepare", "tools.weights", "tools.benchmark"))
+def test_the_help_keeps_the_examples_on_lines_of_their_own(command, capsys):
+    module = import_module(command)
+    with pytest.raises(SystemExit):
+        module.main(["--help"])
+    shown = capsys.readouterr().out.splitlines()
+    examples = [line for line in module.__doc__.splitlines() if line.strip().startswith("python")]
+    assert examples and set(examples) <= set(shown)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,10 @@ python -m tools.benchmark train --help
 
 from __future__ import annotations
 
-import argparse
 import sys
 from importlib import import_module
 
-from errors import run_command
+from errors import Parser, run_command
 
 WHAT = {
     "train": "tools.benchmark_train",
@@ -24,7 +23,7 @@ def main(argv: list[str]) -> None:
     if argv and argv[0] in WHAT:
         import_module(WHAT[argv[0]]).main(argv[1:])
         return
-    parser = argparse.ArgumentParser(prog="python -m tools.benchmark", description=__doc__)
+    parser = Parser(prog="python -m tools.benchmark", description=__doc__)
     parser.add_argument("what", choices=WHAT)
     parser.parse_args(argv)
 

@@ -6,7 +6,6 @@ python -m tools.benchmark feed --store data/ntu60 --stream skip-motion --batch-s
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 
 from data.store import Store, StoreWriter
-from errors import run_command
+from errors import Parser, run_command
 from feeders.skeleton import Feeder
 from feeders.streams import NAMES
 from files import write_json
@@ -114,7 +113,7 @@ def table(rates: list[Rate]) -> str:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.benchmark feed", description=__doc__)
+    parser = Parser(prog="python -m tools.benchmark feed", description=__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--store", type=Path, help="a prepared store")
     source.add_argument("--made-up", type=int, metavar="N", help="N made-up NTU-like samples")

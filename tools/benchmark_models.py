@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import memory
-from errors import run_command
+from errors import Parser, run_command
 from files import write_json
 from model.fold import fold
 from tools.plain import UNITS, Plain
@@ -180,7 +180,7 @@ def row(result: Result) -> str:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.benchmark models", description=__doc__)
+    parser = Parser(prog="python -m tools.benchmark models", description=__doc__)
     parser.add_argument("--backbone", nargs="+", choices=BACKBONES, default=BACKBONES)
     parser.add_argument("--plain", action="store_true", help="in turns with the plain networks")
     parser.add_argument("--amp", choices=AMP, default="no", help="autocast, not the plain ones")

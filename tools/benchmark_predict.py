@@ -5,7 +5,6 @@ python -m tools.benchmark_predict
 
 from __future__ import annotations
 
-import argparse
 import platform
 import sys
 import time
@@ -17,7 +16,7 @@ import torch
 from engine.build import make_model
 from engine.config import Config
 from engine.predict import Member, Recognizer, Takes
-from errors import run_command
+from errors import Parser, run_command
 from files import write_json
 
 CPU = torch.device("cpu")
@@ -44,7 +43,7 @@ def latencies(network: Recognizer, frames: int, repeats: int) -> np.ndarray:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.benchmark_predict", description=__doc__)
+    parser = Parser(prog="python -m tools.benchmark predict", description=__doc__)
     parser.add_argument("--model", default="model.stgcnpp.Model")
     parser.add_argument("--frames", type=int, default=100, help="of the raw clip")
     parser.add_argument("--repeats", type=int, default=20)

@@ -20,7 +20,7 @@ from engine import config as configs
 from engine import evaluate
 from engine.build import make_feeder, make_model, open_data
 from engine.config import Config
-from errors import run_command
+from errors import Parser, run_command
 from files import write_json
 from model.fold import fold
 from tools.benchmark_models import in_turns
@@ -78,7 +78,7 @@ def report(result: Result) -> str:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.benchmark test", description=__doc__)
+    parser = Parser(prog="python -m tools.benchmark test", description=__doc__)
     add_arguments(parser)
     parser.add_argument("--amp", choices=configs.CHOICES["amp"])
     parser.add_argument("--samples", type=int, default=12)

@@ -30,7 +30,7 @@ from engine import config as configs
 from engine.config import Config
 from engine.distributed import Ranks, choose_devices, release
 from engine.train import Progress, Trainer
-from errors import InputError, run_command
+from errors import InputError, Parser, run_command
 from feeders.skeleton import Batch
 from files import write_json
 from tools.benchmark_feed import made_up
@@ -252,7 +252,7 @@ def report(result: Result) -> str:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.benchmark train", description=__doc__)
+    parser = Parser(prog="python -m tools.benchmark train", description=__doc__)
     add_arguments(parser)
     parser.add_argument("--backbone", nargs="+", choices=BACKBONES, help="default: the config's")
     parser.add_argument("--batch-size", nargs="+", type=int, metavar="N")

@@ -11,7 +11,6 @@ over. With --dry-run the lines printed are commands of their own, to be spread b
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import json
@@ -32,7 +31,7 @@ from typing import Any
 import yaml
 
 from engine import config, logs
-from errors import InputError, Stopped, nearest, run_command
+from errors import InputError, Parser, Stopped, nearest, run_command
 from files import write_json, write_text
 from longtail import published
 
@@ -300,11 +299,7 @@ def spread(figure: tuple[float, float | None] | None) -> str:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="python -m tools.compare", description=__doc__)
     add = parser.add_argument
     add("--benchmark", required=True, help="e.g. nw-ucla-lt or ntu120/xset")
     add("--methods", required=True, help="names with commas between")

@@ -26,7 +26,7 @@ from engine import checkpoint, config
 from engine.build import Data, make_feeder, make_model, open_data
 from engine.distributed import Ranks, choose_devices
 from engine.evaluate import CLIPS_AT_ONCE
-from errors import InputError, run_command
+from errors import InputError, Parser, run_command
 from feeders.skeleton import Batch
 from files import replacing
 from longtail import shots
@@ -152,10 +152,7 @@ def explain(
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.embed", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = Parser(prog="python -m tools.embed", description=__doc__)
     add = parser.add_argument
     add("weights", type=Path, help="a checkpoint of this project")
     add("--split", choices=("test", "train"), default="test")
@@ -168,7 +165,6 @@ def main(argv: list[str]) -> None:
     add("--debug", action="store_true", help="show a traceback on an error")
     args = parser.parse_args(argv)
     args.out = args.out or args.weights.parent / "embed"
-    args.out.mkdir(parents=True, exist_ok=True)
     settings = checkpoint.settings(checkpoint.read(args.weights), args.weights, args.set)
     data = open_data(settings, training=False)
     model = make_model(settings).to(choose_devices(args.device, Ranks())[0])

@@ -5,7 +5,6 @@ python -m tools.export work_dir/ntu60-xsub-lt/joint/best.pt --format onnx
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import io
 import json
@@ -22,7 +21,7 @@ from torch import nn
 
 from engine import config
 from engine.predict import Member, Takes
-from errors import InputError, run_command
+from errors import InputError, Parser, run_command
 from files import replacing
 
 TOLERANCE = 1e-4  # largest difference from the network's logits, relative to the largest logit
@@ -148,7 +147,7 @@ def quiet_exporters() -> Iterator[None]:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m tools.export",
         description="Export a checkpoint's network, with free batch and frames, and check it.",
     )

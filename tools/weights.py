@@ -6,14 +6,13 @@ python -m tools.weights ntu60-ctrgcn.pt --out ctrgcn.pt
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 import torch
 
 import model as models
-from errors import run_command
+from errors import Parser, run_command
 from files import replacing
 from model import upstream
 
@@ -54,7 +53,7 @@ def convert(path: Path, out: Path, graph: str | None, num_person: int | None) ->
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.weights", description=__doc__)
+    parser = Parser(prog="python -m tools.weights", description=__doc__)
     parser.add_argument("file", type=Path, help="a checkpoint of any known form")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write it under our names")
     parser.add_argument("--graph", help="its layout, if not the known one with as many joints")

@@ -10,7 +10,6 @@ rows=method columns=benchmark,metric source="Shap-Mix paper, table 3".
 
 from __future__ import annotations
 
-import argparse
 import csv
 import re
 import shlex
@@ -80,11 +79,7 @@ def current(page: str) -> str:
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(
-        prog="python -m tools.zoo",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="python -m tools.zoo", description=__doc__)
     parser.add_argument("--docs", type=Path, default=DOCS, metavar="DIR", help="folder of pages")
     parser.add_argument("--check", action="store_true", help="write nothing, fail if not current")
     parser.add_argument("--debug", action="store_true", help="errors with their traceback")

@@ -9,7 +9,7 @@ from pathlib import Path
 import graph
 from data import names, protocols
 from data.store import Store
-from errors import InputError, run_command
+from errors import InputError, Parser, run_command
 from files import write_text
 from tools.report import clips, page
 from tools.report.gather import Report, gather
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tools.report", description=__doc__)
+    parser = Parser(prog="python -m tools.report", description=__doc__)
     add = parser.add_argument
     add(
         "folders",

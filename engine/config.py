@@ -6,6 +6,8 @@ Command line > YAML > its parents (`base:`) > the defaults below, which are NTU6
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -108,6 +110,10 @@ class Config:
 
 
 KEYS = {f.name: f for f in dataclasses.fields(Config)}
+LEAST_ONE = (
+    "num_epoch", "batch_size", "accumulate", "lr_batch", "frames", "test_clips", "repeat",
+    "imbalance",
+)  # fmt: skip
 _TYPES = typing.get_type_hints(Config)
 
 
@@ -128,13 +134,19 @@ def from_mapping(values: Mapping[str, Any], where: str = "configuration") -> Con
     """Build a Config from plain values, checking names, types and choices."""
     _check_names(values, where)
     config = Config(**{key: _typed(key, value, where) for key, value in values.items()})
-    for key in ("num_epoch", "batch_size", "accumulate", "frames", "test_clips", "repeat"):
+    for key in LEAST_ONE:
         if getattr(config, key) < 1:
             raise InputError(f"{where}: {key} must be at least 1, not {getattr(config, key)}")
+    if config.seed < 0:
+        raise InputError(f"{where}: seed must be at least 0, not {config.seed}")
+    for key in ("lr", "clip_grad"):
+        if not 0 < (1.0 if getattr(config, key) is None else getattr(config, key)) < math.inf:
+            raise InputError(f"{where}: {key} must be more than 0, not {getattr(config, key)}")
     if len(config.shots) != 2 or not config.shots[0] >= config.shots[1] >= 0:
         raise InputError(f"{where}: shots must be [many, few], falling, not {config.shots}")
-    if config.val_split is not None and not 0 < config.val_split < 1:
-        raise InputError(f"{where}: val_split must lie between 0 and 1, not {config.val_split}")
+    for key in ("val_split", "ema"):
+        if getattr(config, key) is not None and not 0 < getattr(config, key) < 1:
+            raise InputError(f"{where}: {key} must lie between 0 and 1, not {getattr(config, key)}")
     return config
 
 
@@ -210,6 +222,7 @@ def _check_names(values: Mapping[str, Any], where: str) -> None:
 
 def _typed(key: str, value: Any, where: str) -> Any:
     """Return `value` as the key's type; YAML reads 1e-3 as text, so numbers are parsed again."""
+    value = _numbers(value) if isinstance(value, dict | list) else value
     wanted = _TYPES[key]
     kinds = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
     if value is None and type(None) in kinds:
@@ -235,6 +248,16 @@ def _typed(key: str, value: Any, where: str) -> Any:
         return "off"
     name = {"str": "text", "dict": "a mapping"}.get(kind.__name__, kind.__name__)
     raise InputError(f"{where}: {key} must be {name}, not {value!r}")
+
+
+def _numbers(value: Any) -> Any:
+    """Return `value` with every 1e-3 within its lists and mappings as a number."""
+    if isinstance(value, dict):
+        return {key: _numbers(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_numbers(inner) for inner in value]
+    is_number = isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value)
+    return float(value) if is_number else value
 
 
 def benchmark_folder(name: str) -> Path:

@@ -36,7 +36,12 @@ def test_set_reaches_inner_keys_and_replaces_whole_mappings():
     resolved = config.load([], ["model_args.base_channels=16", "model_args.dropout=0.5"])
     assert resolved.model_args == {"base_channels": 16, "dropout": 0.5}
     resolved = config.load([], ["optimizer_args={weight_decay: 1e-2}"])
-    assert set(resolved.optimizer_args) == {"weight_decay"}
+    assert resolved.optimizer_args == {"weight_decay": 0.01}
+    resolved = config.load(
+        [], ["loss_args={a: [1e-2, 1.5E+3, 1e, x1e3]}", "schedule_args.gamma=1e-1"]
+    )
+    assert resolved.loss_args == {"a": [0.01, 1500.0, "1e", "x1e3"]}
+    assert resolved.schedule_args == {"gamma": 0.1}
 
 
 def test_the_rate_is_linear_in_the_batch_of_a_step():
@@ -52,6 +57,14 @@ def test_the_rate_is_linear_in_the_batch_of_a_step():
         ("amp: bf61", "did you mean bf16"),
         ("shots: [20, 100]", "shots"),
         ("batch_size: 0", "batch_size must be at least 1"),
+        ("lr_batch: 0", "lr_batch must be at least 1"),
+        ("imbalance: 0", "imbalance must be at least 1"),
+        ("seed: -1", "seed must be at least 0"),
+        ("lr: -0.1", "lr must be more than 0"),
+        ("lr: .nan", "lr must be more than 0"),
+        ("clip_grad: 0", "clip_grad must be more than 0"),
+        ("ema: 2", "ema must lie between 0 and 1"),
+        ("val_split: 1", "val_split must lie between 0 and 1"),
         ("lr: [", "line"),
         ("base: joint.yaml", "leads back"),
         ("base: nowhere.yaml", "no such file"),

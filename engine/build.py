@@ -61,7 +61,7 @@ def make(config: Config, key: str, *args: Any, **extra: Any) -> Any:
         return factory(*args, **keywords)
     except InputError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise InputError(f"{key}={path} with {key}_args={keywords}: {error}") from error
 
 

@@ -17,16 +17,23 @@ from errors import InputError
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def check_schedule(config: Config) -> None:
+    """Raise InputError for schedule_args that are not known, or that are no numbers."""
+    kinds = {"warm_up": "a number", "milestones": "a list of numbers", "gamma": "a number"}
+    for key, value in config.schedule_args.items():
+        if key not in kinds:
+            raise InputError(f"schedule_args.{key}: known are {', '.join(sorted(kinds))}")
+        numbers = value if kinds[key] == "a list of numbers" else [value]
+        if not isinstance(numbers, list) or not all(isinstance(n, int | float) for n in numbers):
+            raise InputError(f"schedule_args.{key} must be {kinds[key]}, not {value!r}")
+
+
 def rate_factor(config: Config, epoch: float) -> float:
     """Return the learning rate at a time in epochs, as a share of `config.rate`.
 
     cosine: (1 + cos(pi t)) / 2 with t the share of the run behind us, so 0 at the end;
     step: gamma to the number of milestones (epochs) passed; `warm_up` epochs rise linearly to 1.
     """
-    known = {"warm_up", "milestones", "gamma"}
-    unknown = set(config.schedule_args) - known
-    if unknown:
-        raise InputError(f"schedule_args.{min(unknown)}: known are {', '.join(sorted(known))}")
     warm_up = float(config.schedule_args.get("warm_up", 0))
     if epoch < warm_up:
         return epoch / warm_up
@@ -77,6 +84,7 @@ class Stepper:
     """
 
     def __init__(self, config: Config, model: nn.Module, device: torch.device) -> None:
+        check_schedule(config)
         self.config, self.model = config, model
         trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer: torch.optim.Optimizer = make(

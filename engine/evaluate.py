@@ -17,6 +17,7 @@ from engine.build import Data
 from engine.config import Config
 from engine.distributed import Ranks
 from engine.optimizer import AMP_DTYPES
+from errors import InputError
 from feeders.skeleton import Batch
 from files import replacing, write_json
 from longtail import shots
@@ -83,7 +84,15 @@ def score(
     gathered = ranks.gather((mine, torch.cat(parts) if parts else None))
     rows = torch.cat([rows for rows, part in gathered if part is not None])
     scores = torch.cat([part for _, part in gathered if part is not None])
-    return scores[rows.argsort()].numpy()
+    scores = scores[rows.argsort()].numpy()
+    broken = np.flatnonzero(~np.isfinite(scores).all(axis=1))
+    if len(broken):
+        raise InputError(
+            f"the network's output is not finite for {len(broken)} of {len(scores)} samples (e.g. "
+            f"{feeder.names[broken[0]]}): its weights have diverged, so lower lr or set clip_grad"
+            f"{', or --amp off' if config.amp != 'off' else ''}"
+        )
+    return scores
 
 
 def judge(

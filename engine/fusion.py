@@ -43,6 +43,8 @@ class Scores:
             ) from None
         if read.scores.shape[:1] != read.names.shape or read.labels.shape != read.names.shape:
             raise InputError(f"{path}: {len(read.names)} names, {len(read.scores)} rows of scores")
+        if not np.isfinite(read.scores).all():
+            raise InputError(f"{path}: scores that are not finite; train again")
         if len(np.unique(read.names)) != len(read.names):
             raise InputError(f"{path}: a sample name stands in it twice")
         return read

@@ -113,3 +113,11 @@ def test_a_damaged_score_file_is_named(tmp_path):
     path.write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(InputError, match="not a score file"):
         ensemble.compare(tmp_path / "demo-lt")
+
+
+def test_scores_that_are_not_finite_are_refused(tmp_path):
+    path = tmp_path / "demo-lt" / "joint" / "scores.npz"
+    path.parent.mkdir(parents=True)
+    np.savez(path, names=["a", "b"], labels=[0, 1], scores=[[np.nan, np.nan], [0.5, 0.5]])
+    with pytest.raises(InputError, match=r"joint/scores\.npz: scores that are not finite"):
+        ensemble.compare(tmp_path / "demo-lt")

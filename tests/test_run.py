@@ -211,6 +211,9 @@ def test_a_run_stopped_in_its_test_resumes_with_the_test(tiny, whole, tmp_path, 
         (["--set", "store=data/nowhere"], "python -m data.prepare"),
         (["--set", "training_list=nowhere.txt"], "nowhere.txt"),
         (["--weights", "nowhere.pt"], "nowhere.pt"),
+        (["--set", "model_args.base_channels=0"], "model_args="),
+        (["--set", "schedule_args.gama=1"], "schedule_args.gama: known are gamma"),
+        (["--set", "schedule_args.milestones=1"], "schedule_args.milestones must be a list"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(tiny, tmp_path, capsys, more, said):
@@ -224,6 +227,28 @@ def test_a_mistake_is_one_line_and_leaves_nothing(tiny, tmp_path, capsys, more, 
 def test_a_loss_that_is_not_finite_names_the_samples(tiny, tmp_path):
     with pytest.raises(InputError, match=r"the loss is (nan|inf) in epoch 1, step \d+; samples S0"):
         main.main(command(tiny, tmp_path / "run", "--quiet", "--set", "lr=1e30"))
+
+
+def test_outputs_that_are_not_finite_are_no_accuracy(tiny, whole, tmp_path, monkeypatch):
+    """A comparison with NaN is false, so such scores would count as right."""
+    state = checkpoint.read(whole / "last.pt")
+    state["model"]["fc.bias"][0] = np.nan
+    checkpoint.save(tmp_path / "broken.pt", {k: v for k, v in state.items() if k != "format"})
+    argv = ["--phase", "test", "--weights", str(tmp_path / "broken.pt"), "--device", "cpu"]
+    with pytest.raises(InputError, match=r"not finite for 12 of 12 samples \(e\.g\. S001"):
+        main.main(argv)
+    assert not (tmp_path / "result.json").exists()
+    step = Stepper.step
+
+    def diverge(stepper, *args):
+        step(stepper, *args)
+        stepper.model.fc.bias.data.fill_(np.inf)
+
+    monkeypatch.setattr(Stepper, "step", diverge)  # and no loss is taken after the only step
+    settings = ["--set", "num_epoch=1", "batch_size=1000"]
+    with pytest.raises(InputError, match="not finite"):
+        main.main(command(tiny, tmp_path / "run", "--quiet", *settings))
+    assert not (tmp_path / "run/best.pt").exists()
 
 
 METHODS = PROJECT / "config/methods"

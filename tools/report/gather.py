@@ -210,8 +210,6 @@ def check_comparable(runs: list[Run]) -> None:
     labels = dict(zip(first.scores.names.tolist(), first.scores.labels.tolist()))
     for run in tested:
         names, scores = run.scores.names.tolist(), run.scores.scores
-        if not np.isfinite(scores).all():
-            raise InputError(f"{run.path}/scores.npz: scores that are not finite; train again")
         if scores.shape[1] != K:
             raise InputError(
                 f"{first.path} has {K} classes, {run.path} {scores.shape[1]}; report them apart"

@@ -119,10 +119,21 @@ def overrides(options: argparse.Namespace) -> list[str]:
     return [*options.overrides, *([f"amp={options.amp}"] if options.amp else [])]
 
 
+def refuse_without_config(options: argparse.Namespace, *flags: str) -> None:
+    """Raise InputError for a flag that a checkpoint's own configuration would pass over."""
+    for flag in flags:
+        if getattr(options, flag) is not None:
+            raise InputError(
+                f"--{flag}: the checkpoint says its own; leave it out, or say all by --config"
+            )
+
+
 def train(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks) -> None:
     """Train one stream, or all six one after another and fuse them."""
     if not options.config:
         raise InputError("--config is missing: name a file, e.g. config/demo-lt/joint.yaml")
+    if len(options.weights) > 1 or (options.weights and options.stream == "all"):
+        raise InputError("--weights: a run starts from one FILE, that of its own --stream")
     streams = config.STREAMS if options.stream == "all" else (options.stream,)
     for stream in streams:
         settings = resolve(options, stream)
@@ -144,7 +155,6 @@ def train_one(
     devices: list[torch.device], ranks: Ranks,
 ) -> None:  # fmt: skip
     """Train and test one stream. Whatever is wrong is found before the folder is touched."""
-    check_folder(folder, settings, options.resume, options.overwrite)
     weights = options.weights[0] if options.weights else None
     classifier = options.phase == "classifier"
     if classifier and (weights is None or settings.classifier is None):
@@ -152,6 +162,12 @@ def train_one(
             "--phase classifier needs --weights of a trained network and a method with the key "
             "classifier, e.g. config/methods/crt.yaml on top"
         )
+    if settings.classifier is not None and not classifier:
+        raise InputError(
+            f"classifier: {settings.classifier} goes on a trained network; add --phase classifier "
+            "--weights FILE"
+        )
+    check_folder(folder, settings, options.resume, options.overwrite)
     trainer = Trainer(
         settings, folder, devices, ranks, options.quiet, weights=weights, classifier=classifier
     )
@@ -226,6 +242,7 @@ def test(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks)
         settings = resolve(options, options.stream)
         folder = options.work_dir or config.run_folder(settings)
     else:
+        refuse_without_config(options, "stream", "tag")
         settings = checkpoint.settings(checkpoint.read(path), path, overrides(options))
         folder = options.work_dir or path.parent
     evaluate.set_tf32(settings)
@@ -252,6 +269,8 @@ def predict(options: argparse.Namespace, device: torch.device) -> None:
     """Name the actions in clips from files."""
     if not options.weights or not options.input:
         raise InputError("--phase predict needs --weights FILE... and --input FILE_OR_FOLDER...")
+    if not options.config:
+        refuse_without_config(options, "stream")
     settings = resolve(options, options.stream) if options.config else None
     recognizer = Recognizer.load(options.weights, device, settings, overrides(options))
     predict_files.run(

@@ -30,8 +30,8 @@ def find_class(path: str, key: str) -> Callable[..., Any]:
     except ModuleNotFoundError as error:
         missing = error.name or module_name
         if missing.split(".")[0] == module_name.split(".")[0]:
-            root = missing.split(".")[0]
-            raise InputError(f"{key}={path}: {missing} is not installed here ({root})") from None
+            lacks = "does not exist" if "." in missing else "is not installed"
+            raise InputError(f"{key}={path}: {missing} {lacks}") from None
         raise InputError(f"{key}={path}: it needs {missing}, which is not installed") from None
     if not hasattr(module, name):
         hint = nearest(name, vars(module))
@@ -109,6 +109,8 @@ def open_data(config: Config, training: bool = True) -> Data:
     train_rows, val_rows = listed.rows, test_rows
     if config.val_split is not None:
         train_rows, val_rows = hold_out(listed.rows, store.labels, config.val_split, config.seed)
+        if not len(val_rows):
+            raise InputError(f"val_split: {config.val_split} holds out no sample; raise it")
     class_counts = torch.bincount(torch.as_tensor(store.labels[train_rows]), minlength=num_class)
     return Data(
         store, skeleton, test_rows, train_rows, val_rows, class_counts,

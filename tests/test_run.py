@@ -206,11 +206,15 @@ def test_a_run_stopped_in_its_test_resumes_with_the_test(tiny, whole, tmp_path, 
         (["--set", "model_args.num_person=1"], "model_args.num_person"),
         (["--set", "model_args.base_chanels=8"], "did you mean base_channels"),
         (["--set", "num_epok=3"], "did you mean num_epoch"),
-        (["--set", "model=model.stgcnp.Model"], "model=model.stgcnp.Model"),
+        (["--set", "model=model.stgcnp.Model"], "model=model.stgcnp.Model: model.stgcnp does not"),
         (["--set", "optimizer=apex.optimizers.FusedSGD"], "apex is not installed"),
         (["--set", "store=data/nowhere"], "python -m data.prepare"),
         (["--set", "training_list=nowhere.txt"], "nowhere.txt"),
         (["--weights", "nowhere.pt"], "nowhere.pt"),
+        (["--weights", "a.pt", "b.pt"], "starts from one FILE"),
+        (["--weights", "a.pt", "--stream", "all"], "starts from one FILE"),
+        (["--set", "classifier=longtail.classifiers.Retraining"], "add --phase classifier"),
+        (["--val-split", "0.01"], "val_split: 0.01 holds out no sample"),
         (["--set", "model_args.base_channels=0"], "model_args="),
         (["--set", "schedule_args.gama=1"], "schedule_args.gama: known are gamma"),
         (["--set", "schedule_args.milestones=1"], "schedule_args.milestones must be a list"),
@@ -249,6 +253,17 @@ def test_outputs_that_are_not_finite_are_no_accuracy(tiny, whole, tmp_path, monk
     with pytest.raises(InputError, match="not finite"):
         main.main(command(tiny, tmp_path / "run", "--quiet", *settings))
     assert not (tmp_path / "run/best.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("phase", "flag"), [("test", "tag"), ("test", "stream"), ("predict", "stream")]
+)
+def test_a_checkpoint_says_its_own_stream_and_folder(whole, capsys, phase, flag):
+    before = (whole / "result-last.json").stat().st_mtime_ns
+    argv = ["--phase", phase, "--weights", str(whole / "last.pt"), f"--{flag}", "bone"]
+    assert run_command(main.main, [*argv, "--input", "a.npy", "--device", "cpu"]) == BAD_INPUT
+    assert f"--{flag}: the checkpoint says its own" in capsys.readouterr().err
+    assert (whole / "result-last.json").stat().st_mtime_ns == before
 
 
 METHODS = PROJECT / "config/methods"

@@ -6,6 +6,7 @@ python ensemble.py --dataset ntu120/xset
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,6 +57,10 @@ def compare(
         weights = weights or [1.0] * len(chosen)
         if len(weights) != len(chosen):
             raise InputError(f"{len(chosen)} --streams, but {len(weights)} --weights")
+        if not all(0 < weight < math.inf for weight in weights):
+            raise InputError(f"--weights: {weights}, but each must be more than 0")
+        if len(set(chosen)) < len(chosen):
+            raise InputError(f"--streams: {' '.join(chosen)} names one twice")
         fusions = {"+".join(chosen): dict(zip(chosen, weights))}
     else:
         fusions = {
@@ -65,6 +70,8 @@ def compare(
         }
     singles = {name: {name: 1.0} for name in (chosen or streams)}
     others = {} if baseline is None else read_streams(baseline, which)
+    if baseline is not None and not others:
+        raise InputError(f"--baseline: {baseline} has no scores")
     limits = tuple(run.get("shots", (100, 20)))
     counts = run.get("class_counts")
 

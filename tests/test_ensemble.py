@@ -105,6 +105,13 @@ def test_chosen_streams_and_weights(tmp_path):
         ensemble.compare(tmp_path / "demo-lt", ["joint", "bone"])
     with pytest.raises(InputError, match="2 --streams, but 1"):
         ensemble.compare(tmp_path / "demo-lt", ["joint", "skip"], [3])
+    for weights in ([0, 0], [1, -1], [1, float("nan")]):
+        with pytest.raises(InputError, match="more than 0"):
+            ensemble.compare(tmp_path / "demo-lt", ["joint", "skip"], weights)
+    with pytest.raises(InputError, match="joint joint names one twice"):
+        ensemble.compare(tmp_path / "demo-lt", ["joint", "joint"], [1, 2])
+    with pytest.raises(InputError, match=r"--baseline: .*demo-lt-none has no scores"):
+        ensemble.compare(tmp_path / "demo-lt", baseline=tmp_path / "demo-lt-none")
 
 
 def test_a_damaged_score_file_is_named(tmp_path):

@@ -155,3 +155,13 @@ def test_command_explains_a_sample_of_any_stream(run, tmp_path):
     assert (tmp_path / f"relevance-{name}.pdf").is_file()
     with pytest.raises(InputError, match="S999"):
         embed.main([str(weights), "--explain", "S999", "--out", str(tmp_path)])
+
+
+def test_a_mistake_leaves_nothing(run, tmp_path):
+    for argv, said in (
+        ([str(tmp_path / "nowhere/best.pt")], "no such checkpoint"),
+        ([str(run[2]), "--samples", "1", "--out", str(tmp_path / "nowhere")], "--samples: 1"),
+    ):
+        with pytest.raises(InputError, match=said):
+            embed.main([*argv, "--no-tsne"])
+        assert not (tmp_path / "nowhere").exists()

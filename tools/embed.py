@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from torch import nn
 from tqdm import tqdm
 
-from engine import checkpoint, config
+from engine import checkpoint, config, logs
 from engine.build import Data, make_feeder, make_model, open_data
 from engine.distributed import Ranks, choose_devices
 from engine.evaluate import CLIPS_AT_ONCE
@@ -43,11 +43,14 @@ def features(model: nn.Module, feeder: Any, device: torch.device) -> tuple[np.nd
     """
     rows = torch.arange(len(feeder)).split(max(1, CLIPS_AT_ONCE[device.type] // feeder.clips))
     parts, classes = [], []
-    for batch_clips, _, _ in tqdm(feeder.batches(map(Batch, rows)), total=len(rows), leave=False):
+    bar = tqdm(total=len(rows), leave=False, disable=logs.progress_bar_off(False))
+    for batch_clips, _, _ in feeder.batches(map(Batch, rows)):
         found = model.features(batch_clips)  # (N S, D)
         odds = model.classify(found).float().softmax(1)
         parts.append(found.float().unflatten(0, (-1, feeder.clips)).mean(1).cpu())
         classes.append(odds.unflatten(0, (-1, feeder.clips)).mean(1).argmax(1).cpu())
+        bar.update()
+    bar.close()
     return torch.cat(parts).numpy(), torch.cat(classes).numpy()
 
 
@@ -164,6 +167,8 @@ def main(argv: list[str]) -> None:
     add("--device", nargs="+", help="a GPU's index, or cpu")
     add("--debug", action="store_true", help="show a traceback on an error")
     args = parser.parse_args(argv)
+    if args.samples is not None and args.samples < 2:
+        raise InputError(f"--samples: {args.samples}, but a picture takes 2 or more")
     args.out = args.out or args.weights.parent / "embed"
     settings = checkpoint.settings(checkpoint.read(args.weights), args.weights, args.set)
     data = open_data(settings, training=False)

@@ -34,14 +34,14 @@ def read(path: str | Path) -> ClipFile:
     `image_size` (height, width).
     """
     path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file or folder")
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path}: not one of {', '.join(SUFFIXES)}")
     try:
         return _READERS[path.suffix](path)
     except InputError:
         raise
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file") from None
     except UNREADABLE as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: cannot be read as a clip ({reason})") from error

@@ -8,6 +8,7 @@ of K keeps int(n_max * IF^(-c/(K-1))) samples.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,8 +137,8 @@ def _training_list(store: Store | Samples, rows: np.ndarray) -> TrainingList:
 def _way_to(path: Path, protocol: str, store: Path, imbalance: float) -> str:
     """Say in one line where a missing list comes from."""
     command = (
-        f"python -m data.long_tail {protocol} --names {store} "
-        f"--imbalance {imbalance:g} --out {path}"
+        f"python -m data.long_tail {protocol} --names {shlex.quote(str(store))} "
+        f"--imbalance {imbalance:g} --out {shlex.quote(str(path))}"
     )
     if protocol.startswith("ntu60"):
         return (

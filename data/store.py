@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -64,7 +65,7 @@ class Store:
             source = COMMANDS.get(path.name, "NAME SOURCE...")
             raise InputError(
                 f"{path}: no prepared store here; make it with "
-                f"`python -m data.prepare {source} --out {path}`"
+                f"`python -m data.prepare {source} --out {shlex.quote(str(path))}`"
             )
         try:
             meta = json.loads((path / "meta.json").read_text())

@@ -171,6 +171,8 @@ def test_names_with_spaces_are_drawn_and_read(tmp_path: Path) -> None:
             store.add(f"line 1/take {take}", take % 2, np.ones((4, 1, 25, 3)), split=part)
     argv = ["given", "--names", str(path), "--imbalance", "2", "--out", str(out)]
     assert run_command(long_tail.main, argv) == 0
+    with pytest.raises(InputError, match=r"--names '[^']*my store' --imbalance 2 --out 'no list'"):
+        long_tail.training_rows(Store.open(path), "given", "no list", 2)
     as_windows_has_it = tmp_path / "windows.txt"
     as_windows_has_it.write_bytes(b"\xef\xbb\xbf" + out.read_bytes().replace(b"\n", b"\r\n"))
     for file in (out, as_windows_has_it):

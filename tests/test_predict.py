@@ -385,6 +385,7 @@ def test_the_command_ends_with_the_promised_exit_codes(small, tmp_path, capsys):
     for argv, told in [
         (["--input", tmp_path / "empty"], "no .skeleton, .json, .npy, .npz file"),
         (["--input", tmp_path / "none.npy"], "no such file"),
+        (["--input", tmp_path / "nowhere"], "no such file or folder"),
         (["--input", good, "--output", tmp_path / "out.txt"], "must end in .json or .csv"),
         ([], "--input"),
     ]:

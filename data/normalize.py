@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from errors import InputError
+
 SPINE = (0, 1)  # NTU RGB+D's base and middle of the spine: this vector is turned onto z
 SHOULDERS = (8, 4)  # right and left shoulder: from left to right is turned onto x
 NOTHING = 1e-6  # vectors and angles below this have no direction
@@ -73,7 +75,10 @@ def to_image(joints: np.ndarray, height: float, width: float) -> np.ndarray:
     """Scale pixel positions (T, M, V, 2 or 3) to [-1, 1] over the image.
 
     A score in the third channel stays as it is, and an absent body (all zero) stays zero.
+    InputError if the size is none.
     """
+    if not (0 < height < np.inf and 0 < width < np.inf):
+        raise InputError(f"--image-size: {height:g} {width:g}, but height and width are pixels")
     half = np.array([width / 2, height / 2], np.float32)
     is_there = joints.any(axis=(2, 3), keepdims=True)
     position = np.where(is_there, (joints[..., :2] - half) / half, 0)

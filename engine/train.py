@@ -312,7 +312,8 @@ class Trainer:
     def save_and_stop(self) -> None:
         self.save("last.pt")
         self.ranks.barrier()  # a rank that ends may take the others with it, also one that saves
-        raise Stopped(f"{self.folder}: saved; --resume continues in epoch {self.progress.epoch}")
+        epoch = self.progress.epoch + 1  # as the log counts
+        raise Stopped(f"{self.folder}: saved; --resume continues in epoch {epoch}")
 
     def describe(self) -> None:
         """Log what is run, on what, before the first step."""

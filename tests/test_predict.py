@@ -461,6 +461,12 @@ def test_what_cannot_be_converted_is_told(joints, form, layout, told):
         convert.convert(joints, form, layout)
 
 
+@pytest.mark.parametrize("size", [(0, 400), (400, -1), (np.nan, 400)])
+def test_an_image_has_a_size(size):
+    with pytest.raises(InputError, match=r"--image-size: .* but height and width are pixels"):
+        convert.convert(np.ones((2, 17, 3)), "coco-17", "coco", size)
+
+
 def test_the_converter_reads_openposes_folder_and_predict_its_file(tmp_path):
     folder = tmp_path / "json"
     folder.mkdir()

@@ -170,9 +170,10 @@ def stopped_in(function, monkeypatch, argv):
         assert run_command(main.main, argv) == RESUMABLE
 
 
-def test_sigterm_in_a_validation_keeps_the_epoch(tiny, whole, tmp_path, monkeypatch):
+def test_sigterm_in_a_validation_keeps_the_epoch(tiny, whole, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "joint"
     stopped_in("score", monkeypatch, command(tiny, folder, "--quiet"))
+    assert "--resume continues in epoch 1\n" in capsys.readouterr().err
     progress = checkpoint.read(folder / "last.pt")["progress"]
     assert (progress["epoch"], progress["step"]) == (0, 6)  # all of its steps
     main.main(command(tiny, folder, "--quiet", "--resume"))

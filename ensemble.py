@@ -27,9 +27,11 @@ def describe_run(folder: Path, stream: str) -> dict[str, Any]:
     run: dict[str, Any] = {}
     for path in (folder / stream / "config.yaml", folder / stream / "result.json"):
         if path.is_file():
-            run |= yaml.safe_load(path.read_text()) if path.suffix == ".yaml" else json.loads(
-                path.read_text()
-            )  # fmt: skip
+            load = yaml.safe_load if path.suffix == ".yaml" else json.loads
+            try:
+                run |= load(path.read_text())
+            except (yaml.YAMLError, ValueError, TypeError):
+                raise InputError(f"{path}: is damaged; test again: main.py --phase test") from None
     return run
 
 

@@ -204,7 +204,10 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     parents = values.pop("base", [])
     _check_names(values, str(path))
     layer: dict[str, Any] = {}
-    for parent in [parents] if isinstance(parents, str) else parents:
+    parents = [parents] if isinstance(parents, str) else parents
+    if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+        raise InputError(f"{path}: base must name a file, or a list of files, not {parents!r}")
+    for parent in parents:
         layer = merge(layer, _read(path.parent / parent, (*seen, path.resolve())))
     return merge(layer, values)
 
@@ -314,7 +317,10 @@ def departures(config: Config, written: Path) -> list[str]:
 
     A key that it does not say, because it was written before there was one, has its default.
     """
-    former = dataclasses.asdict(Config()) | yaml.safe_load(written.read_text())
+    try:
+        former = dataclasses.asdict(Config()) | yaml.safe_load(written.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError):
+        raise InputError(f"{written}: is damaged; --overwrite discards the run") from None
     now = yaml.safe_load(config.to_yaml())
     return sorted(key for key in {*former, *now} if former.get(key) != now.get(key))
 

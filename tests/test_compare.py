@@ -396,3 +396,9 @@ def test_a_sweep_runs_what_is_missing_and_resumes(tiny, tmp_path, capfd):
     (broken.folder / "notes.txt").touch()  # not a run: main.py refuses it
     assert compare.execute(broken) == "exit code 2"
     assert "holds no run" in capfd.readouterr().err
+
+
+def test_no_method_is_a_mistake(tmp_path):
+    with pytest.raises(InputError, match="--methods: names none"):
+        compare.main(["--benchmark", "demo", "--methods", " ,", "--work-dir", str(tmp_path / "w")])
+    assert not (tmp_path / "w").exists()

@@ -68,6 +68,8 @@ def test_the_rate_is_linear_in_the_batch_of_a_step():
         ("lr: [", "line"),
         ("base: joint.yaml", "leads back"),
         ("base: nowhere.yaml", "no such file"),
+        ("base: 3", "joint.yaml: base must name a file"),
+        ("base: [a.yaml, 3]", "base must name a file"),
         ("- 1", "key: value"),
     ],
 )
@@ -75,6 +77,12 @@ def test_a_mistake_is_named_with_its_file_or_key(tmp_path, text, said):
     with pytest.raises(InputError, match=said) as caught:
         config.load([write(tmp_path / "joint.yaml", text)])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "- 1", "lr: ["])
+def test_a_damaged_run_is_named(tmp_path, text):
+    with pytest.raises(InputError, match=r"config\.yaml: is damaged"):
+        config.departures(config.Config(), write(tmp_path / "config.yaml", text))
 
 
 def test_every_resolved_value_survives_its_own_yaml(tmp_path):

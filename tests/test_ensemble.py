@@ -122,6 +122,14 @@ def test_a_damaged_score_file_is_named(tmp_path):
         ensemble.compare(tmp_path / "demo-lt")
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "result.json"])
+def test_a_damaged_result_is_named(tmp_path, name):
+    write(tmp_path / "demo-lt", "joint", made_up(1))
+    (tmp_path / "demo-lt/joint" / name).write_text("")
+    with pytest.raises(InputError, match=f"joint/{name}: is damaged"):
+        ensemble.compare(tmp_path / "demo-lt")
+
+
 def test_scores_that_are_not_finite_are_refused(tmp_path):
     path = tmp_path / "demo-lt" / "joint" / "scores.npz"
     path.parent.mkdir(parents=True)

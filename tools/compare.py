@@ -323,6 +323,8 @@ def main(argv: list[str]) -> None:
         (*passed, *(["--quiet"] if options.quiet else [])),
     )
     methods = [name.strip() for name in options.methods.split(",") if name.strip()]
+    if not methods:
+        raise InputError("--methods: names none; e.g. --methods brl,cross-entropy")
     runs = [sweep.plan(method, seed) for seed in options.seeds for method in methods]
     for run in runs:
         run.check()

@@ -1,6 +1,7 @@
 """Kills at twenty moments of a run, and a disk that is full: nothing is lost but the work since."""
 
 import multiprocessing
+import os
 import resource
 import time
 
@@ -95,6 +96,21 @@ def test_a_full_disk_keeps_the_former_checkpoint(tmp_path):
     assert process.exitcode == 3
     assert torch.equal(checkpoint.read(path)["model"]["weight"], torch.zeros(2))
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """Synced whole, renamed, and the folder synced: a crash leaves the one or the other."""
+    path, synced, own = tmp_path / "last.pt", [], os.fsync
+
+    def fsync(descriptor):
+        own(descriptor)
+        status = os.fstat(descriptor)
+        synced.append((status.st_ino, status.st_size if not synced else None, path.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    checkpoint.save(path, {"model": {"weight": torch.zeros(1000)}})
+    status = path.stat()
+    assert synced == [(status.st_ino, status.st_size, False), (tmp_path.stat().st_ino, None, True)]
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x04cos\nsystem\n(S'true'\ntR."])

@@ -1,5 +1,6 @@
 """The store gives back what was written, refuses what is damaged, and is whole or absent."""
 
+import io
 import json
 import os
 import re
@@ -78,6 +79,8 @@ def test_a_clip_that_does_not_fit_is_refused_by_name(tmp_path: Path, joints, lab
             writer.add("bad", label, joints)
         with pytest.raises(InputError, match=r"good.*twice"):
             writer.add("good", 0, clip(0, 2))
+        with pytest.raises(InputError, match=r"more.*columns \['subject'\], not \[\]"):
+            writer.add("more", 0, clip(0, 2), subject=1)
     assert Store.open(tmp_path / "s").names.tolist() == ["good"]
 
 
@@ -146,14 +149,55 @@ def test_a_killed_writer_leaves_no_store_and_the_next_one_cleans_up(tmp_path: Pa
     assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
 
 
+def test_a_writer_that_lives_keeps_what_it_has_written(tmp_path: Path) -> None:
+    """Only what a dead process left is cleared away: another may be at work."""
+    at_work = tmp_path / f".s.{os.getppid()}.partial"
+    at_work.mkdir()
+    write(tmp_path / "s", [clip(0, 4)], [0])
+    assert at_work.is_dir()
+
+
+def test_all_is_on_the_disk_before_the_store_appears(tmp_path: Path, monkeypatch) -> None:
+    """Each file is synced at its full size, then the folder renamed, then its parent synced."""
+    synced, own = [], os.fsync
+
+    def fsync(descriptor: int) -> None:
+        own(descriptor)
+        status = os.fstat(descriptor)
+        synced.append((status.st_ino, status.st_size, (tmp_path / "s").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write(tmp_path / "s", [clip(0, 4)], [0])
+    for file in (tmp_path / "s").iterdir():
+        assert (file.stat().st_ino, file.stat().st_size, False) in synced
+    assert synced[-1][::2] == (tmp_path.stat().st_ino, True)
+
+
 def test_a_damaged_store_is_one_clear_error(tmp_path: Path) -> None:
     path = tmp_path / "s"
     write(path, [clip(0, 4), clip(1, 6)], [0, 1])
     whole = {file.name: file.read_bytes() for file in path.iterdir()}
     meta = json.loads(whole["meta.json"])
+
+    def index(**changes: list[int]) -> bytes:
+        file = io.BytesIO()
+        np.savez(file, **{**np.load(path / "index.npz"), **changes})
+        return file.getvalue()
+
     damages = {
-        "meta.json": [b"{", json.dumps({**meta, "class_names": ["wave"]}).encode()],
-        "index.npz": [whole["index.npz"][:200], b""],
+        "meta.json": [
+            b"{",
+            json.dumps({**meta, "class_names": ["wave"]}).encode(),
+            json.dumps({**meta, "format": 2}).encode(),
+        ],
+        "index.npz": [
+            whole["index.npz"][:200],
+            b"",
+            index(starts=[0, 5]),
+            index(lengths=[4, 5]),
+            index(labels=[0, 1, 1]),
+            index(subject=[10]),
+        ],
         "joints.npy": [
             whole["joints.npy"][:-300],
             whole["joints.npy"][:20],
@@ -175,10 +219,12 @@ def test_copies_are_the_clips_whose_every_bit_is_equal(tmp_path: Path) -> None:
     one, other = clip(0, 5), clip(1, 5)
     nearly = one.copy()
     nearly[0, 0, 0, 0] = np.nextafter(nearly[0, 0, 0, 0], np.float32(9))
-    clips = [one, other, one.copy(), nearly, one[:4], clip(7, 5)]
-    store = write(tmp_path / "s", clips, [0] * 6)
-    mask = copies(store, np.array([2, 3, 4, 5, 1]), np.array([0, 1]))
-    assert mask.tolist() == [True, False, False, False, True]
+    zero, negative = other * 1, other * 1
+    zero[0, 0, 0, 0], negative[0, 0, 0, 0] = 0.0, -0.0  # equal as numbers
+    clips = [one, other, one.copy(), nearly, one[:4], clip(7, 5), zero, negative]
+    store = write(tmp_path / "s", clips, [0] * 8)
+    mask = copies(store, np.array([2, 3, 4, 5, 1, 7]), np.array([0, 1, 6]))
+    assert mask.tolist() == [True, False, False, False, True, False]
     assert copies(store, np.array([0]), np.array([], np.int64)).tolist() == [False]
 
 

@@ -4,6 +4,7 @@ import ast
 import json
 import pickle
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -500,6 +501,34 @@ def test_with_clips_shares_the_frames():
     rows = torch.tensor([1, 0])
     assert ten.source is feeder.source and feeder.clips == 1
     assert torch.equal(ten.batch(rows), expected.batch(rows))
+
+
+def test_absent_persons_come_after_those_of_the_store():
+    store = make_store(random_clips([9], persons=1))
+    stored, padded = (Feeder(store, [0], persons=m).batch(torch.tensor([0])) for m in (1, 3))
+    assert torch.equal(padded[:, :1], stored) and not padded[:, 1:].any()
+
+
+def test_all_clips_of_a_sample_are_augmented_alike():
+    store, rows = make_store(random_clips([90, 40])), torch.tensor([0, 1])
+    one, two = (Feeder(store, [0, 1], train=True, clips=clips) for clips in (1, 2))
+    draws = two.draw(rows, torch.Generator().manual_seed(0))
+    draws = replace(draws, flip=torch.tensor([True, False]))
+    together = two.make(rows, draws).unflatten(0, (2, 2))
+    for clip in (0, 1):
+        alone = one.make(rows, replace(draws, frames=draws.frames[:, clip : clip + 1]))
+        torch.testing.assert_close(together[:, clip], alone, rtol=0, atol=0)
+
+
+def test_data_without_depth_turns_in_its_plane():
+    """Of x and y alone every length stays, whatever is drawn for the other two axes."""
+    feeder = Feeder(make_store(random_clips([64], channels=2)), [0], train=True)
+    rows, none = torch.tensor([0]), torch.tensor([False])
+    angles, frames = torch.tensor([[0.3, -0.2, 0.1]]), torch.rand(1, 1, 67)
+    found = feeder.make(rows, Draws(torch.zeros(1, 3), angles, none, frames))
+    still = feeder.make(rows, Draws(torch.zeros(1, 3), 0 * angles, none, frames))
+    turned = torch.view_as_complex(still) * complex(np.cos(0.1), -np.sin(0.1))
+    torch.testing.assert_close(found, torch.view_as_real(turned))
 
 
 # --- plain PyTorch ---

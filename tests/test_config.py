@@ -44,6 +44,22 @@ def test_set_reaches_inner_keys_and_replaces_whole_mappings():
     assert resolved.schedule_args == {"gamma": 0.1}
 
 
+def test_off_is_a_kind_of_amp_and_a_number_is_no_switch():
+    assert config.load([], ["amp=off"]).amp == "off"  # which YAML reads as false
+    with pytest.raises(InputError, match="amp"):
+        config.load([], ["amp=on"])
+    with pytest.raises(InputError, match="num_epoch must be int, not True"):
+        config.load([], ["num_epoch=true"])
+
+
+def test_a_run_from_before_a_key_has_its_default(tmp_path):
+    resolved = config.load([], ["lr=0.1"])
+    lines = [line for line in resolved.to_yaml().splitlines() if not line.startswith("tf32:")]
+    former = write(tmp_path / "config.yaml", "\n".join(lines))
+    assert config.departures(resolved, former) == []
+    assert config.departures(resolved.replace(tf32=False, lr=0.2), former) == ["lr", "tf32"]
+
+
 def test_the_rate_is_linear_in_the_batch_of_a_step():
     resolved = config.load([], ["batch_size=64", "accumulate=2"])
     assert resolved.rate == pytest.approx(0.0125 * 64 * 2 / 16)

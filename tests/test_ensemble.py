@@ -114,12 +114,44 @@ def test_chosen_streams_and_weights(tmp_path):
         ensemble.compare(tmp_path / "demo-lt", baseline=tmp_path / "demo-lt-none")
 
 
+def test_tag_baseline_and_last_choose_other_files(tmp_path):
+    """Every row is of the scores that its name says: of eight samples another number is right."""
+    labels, names = np.arange(8) % 2, np.array([f"clip{i}" for i in range(8)])
+    right = {
+        ("demo-lt", ""): 1, ("demo-lt-mine", ""): 2, ("demo-lt-mine-plain", ""): 3,
+        ("demo-lt", "-last"): 4, ("demo-lt-mine", "-last"): 5, ("demo-lt-mine-plain", "-last"): 6,
+    }  # fmt: skip
+    for (folder, suffix), number in right.items():
+        path = tmp_path / folder / "joint" / f"scores{suffix}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        guesses = np.where(np.arange(8) < number, labels, 1 - labels)
+        np.savez(path, names=names, labels=labels, scores=np.eye(2, dtype=np.float32)[guesses])
+    argv = ["--dataset", "demo", "--tag", "mine", "--work-dir", str(tmp_path), "--quiet"]
+    for suffix, more in (("", []), ("-last", ["--which", "last"])):
+        ensemble.main([*argv, "--baseline", "plain", *more])
+        rows = json.loads((tmp_path / "demo-lt-mine/ensemble.json").read_text())["rows"]
+        assert {name: row["top1"] * 8 / 100 for name, row in rows.items()} == {
+            "demo-lt-mine-plain joint": right["demo-lt-mine-plain", suffix],
+            "joint": right["demo-lt-mine", suffix],
+        }
+
+
 def test_a_damaged_score_file_is_named(tmp_path):
     path = tmp_path / "demo-lt" / "joint" / "scores.npz"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(InputError, match="not a score file"):
         ensemble.compare(tmp_path / "demo-lt")
+    whole = vars(made_up(0))
+    twice = np.where(np.arange(40) == 7, "clip000", whole["names"])
+    for wrong, said in (
+        ({"scores": whole["scores"][1:]}, "40 names, 39 rows"),
+        ({"labels": whole["labels"][1:]}, "40 names"),
+        ({"names": twice}, "a sample name stands in it twice"),
+    ):
+        np.savez(path, **{**whole, **wrong})
+        with pytest.raises(InputError, match=said):
+            ensemble.compare(tmp_path / "demo-lt")
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "result.json"])

@@ -219,6 +219,32 @@ def test_absent_persons_are_computed_once(backbone, norm_persons):
     assert bodies[-1] == 10
 
 
+def test_dropout_is_of_the_features():
+    model, features = tiny(dropout=0.5), torch.randn(4, 24)
+    torch.manual_seed(0)
+    dropped = torch.nn.functional.dropout(features, 0.5)
+    torch.manual_seed(0)
+    torch.testing.assert_close(model.train().classify(features), model.fc(dropped))
+    torch.testing.assert_close(model.eval().classify(features), model.fc(features))
+
+
+def test_networks_start_as_the_released_ones():
+    """Nearly equal logits; convolutions of x as torch draws them; graphs that do nothing yet."""
+    torch.manual_seed(0)
+    for backbone in BACKBONES:
+        model = tiny(backbone, base_channels=48, num_class=60)
+        assert model.fc.weight.std().item() == pytest.approx(0.01, rel=0.1)
+        assert not model.fc.bias.any()
+    for backbone in ("stgcn", "stgcnpp"):
+        conv = tiny(backbone, base_channels=48).blocks[1].graph.conv
+        drawn = torch.nn.Conv2d(48, 3 * 96, 1).weight
+        assert conv.weight.abs().max().item() == pytest.approx(drawn.abs().max().item(), rel=0.01)
+    x = torch.randn(2, 12, 5, 25)
+    for backbone, more in (("ctrgcn", {}), ("aagcn", {"attention": False})):
+        block = tiny(backbone, inflate=[], down=[], **more).blocks[1].graph
+        torch.testing.assert_close(block(x), x.relu(), rtol=0, atol=1e-3)
+
+
 def test_cosine_classifier():
     """model_args.cosine: logits are torch's cosine similarities of features and class vectors."""
     torch.manual_seed(0)

@@ -356,6 +356,35 @@ def test_a_bad_file_is_named_and_the_others_are_done(small, tmp_path, capsys):
     assert sum(written["predictions"][0]["probabilities"]) == pytest.approx(1, abs=1e-5)
 
 
+def test_json_tells_each_window_and_what_it_is_made_of(small, tmp_path):
+    path, recognizer = write(tmp_path / "a.npy", walk(30)), Recognizer.load(small, device="cpu")
+    (prediction,) = predict_files.run(
+        recognizer, [path], tmp_path / "out.json", quiet=True, window=20
+    )
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written["checkpoints"] == [
+        {"weights": str(weights), "stream": stream, "weight": 1}
+        for weights, stream in zip(small, ("joint", "bone"))
+    ]
+    (told,) = written["predictions"]
+    assert [(w["first_frame"], w["last_frame"]) for w in told["windows"]] == [(0, 19), (10, 29)]
+    for each, expected in zip(
+        [told, *told["windows"]], [prediction.probabilities, *prediction.windows]
+    ):
+        np.testing.assert_allclose(each["probabilities"], expected, atol=1e-6)
+        assert each["class"] == recognizer.names[expected.argmax()]
+
+
+def test_half_precision_is_for_gpus(small):
+    """A network trained with it predicts on the CPU in float32, which is faster there."""
+    clip = walk()
+    half, single = (
+        Recognizer.load(small[0], device="cpu", overrides=more)(clip).probabilities
+        for more in (["amp=bf16"], [])
+    )
+    np.testing.assert_array_equal(half, single)
+
+
 def test_csv_has_a_row_a_file_and_a_row_a_window(small, tmp_path):
     path = write(tmp_path / "a.npy", walk(30))
     recognizer = Recognizer.load(small, device="cpu")

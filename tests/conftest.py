@@ -39,8 +39,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     random = np.random.default_rng(0)
     names = []
     with StoreWriter(
-        root / "store", "ntu_rgb_d", ["wave", "kick", "bow", "sit"], (2, 25, 3)
-    ) as out:
+        root / "store", "ntu_rgb_d", ["wave", "kick", "bow", "sit"], (2, 25, 3),
+        normalisation="centred", centre=20,
+    ) as out:  # fmt: skip
         for subject in (1, 2):
             for take in range(12):
                 label = take % 4

@@ -20,15 +20,18 @@ from torch._dynamo.utils import counters
 from torch.utils._pytree import tree_flatten
 
 import main
-from data.store import Store
-from engine import checkpoint, evaluate, logs
+from data import long_tail
+from data.names import digest
+from data.store import Store, StoreWriter
+from engine import build, checkpoint, evaluate, logs, train
 from engine.config import Config
-from engine.distributed import release
+from engine.distributed import Ranks, release
 from engine.optimizer import Stepper
-from engine.train import Replica
+from engine.train import Replica, Trainer
 from errors import BAD_INPUT, RESUMABLE, InputError, Stopped, run_command
 from feeders.skeleton import Feeder
 from longtail import shots
+from longtail.mixing import ShapMix
 
 PROJECT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
@@ -82,7 +85,10 @@ def test_a_run_writes_what_it_promises(tiny, whole):
         "many", "medium", "few",
     }  # fmt: skip
     assert yaml.safe_load((whole / "config.yaml").read_text())["benchmark"] == "tiny-lt"
-    assert checkpoint.read(whole / "best.pt")["config"]["num_epoch"] == 3
+    best = checkpoint.read(whole / "best.pt")
+    assert best["config"]["num_epoch"] == 3 and "stepper" not in best
+    assert best["class_names"] == ["wave", "kick", "bow", "sit"]  # and how clips are made:
+    assert (best["layout"], best["normalisation"], best["centre"]) == ("ntu_rgb_d", "centred", 20)
 
 
 def test_the_scores_are_probabilities_and_the_result_follows_from_them(whole):
@@ -99,6 +105,62 @@ def test_the_scores_are_probabilities_and_the_result_follows_from_them(whole):
     assert result["weights"] == "best.pt" and result["stream"] == "joint"
     expected = shots.accuracy(scores, labels, [3, 3, 1, 1], (3, 1))
     assert result["medium"] == expected["medium"] and result["many"] is result["few"] is None
+
+
+@pytest.fixture
+def untested(monkeypatch):
+    """Runs without their evaluations."""
+    monkeypatch.setattr(evaluate, "score", lambda net, feeder, *_, **__: np.eye(4)[feeder.labels])
+    monkeypatch.setattr(evaluate, "test", lambda *_: dict.fromkeys(logs.HEADINGS))
+
+
+def test_the_loss_is_the_mean_of_the_steps_and_the_rate_falls_with_each(
+    tiny, tmp_path, monkeypatch, untested
+):
+    own, steps = Stepper.step, []
+
+    def noted(stepper, loss, *args):
+        own(stepper, loss, *args)
+        steps.append((loss.item(), stepper.rate))
+
+    monkeypatch.setattr(Stepper, "step", noted)
+    monkeypatch.setattr(train, "LOOK_EVERY", 4)  # of the six steps of an epoch
+    folder = run(tiny, tmp_path / "run", more=SMALL)
+    losses, rates = np.array(steps).T
+    expected = 0.0125 * 4 / 16 * (1 + np.cos(np.pi * np.arange(12) / 12)) / 2
+    np.testing.assert_allclose(rates, expected)
+    epochs = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    np.testing.assert_allclose([m["loss"] for m in epochs], losses.reshape(2, 6).mean(1), rtol=1e-6)
+    assert [m["lr"] for m in epochs] == rates[5::6].tolist()
+
+
+class Drawn:
+    """A sampling that notes how far the training is."""
+
+    def __init__(self):
+        self.progress = []
+
+    def epoch(self, generator, progress):
+        self.progress.append(progress)
+        return torch.randperm(20, generator=generator)
+
+
+def test_every_epoch_has_an_order_and_draws_of_its_own():
+    """Another seed has others; the same one has the same again."""
+    orders, seeds = {}, {}
+    for seed in (0, 1, 0, 1):
+        trainer = Trainer.__new__(Trainer)
+        trainer.config, trainer.ranks = Config(batch_size=8, num_epoch=4, seed=seed), Ranks()
+        trainer.sampling = Drawn()
+        for epoch in range(4):
+            batches = trainer.order(epoch)
+            assert [(len(b.rows), b.step) for b in batches] == [(8, 0), (8, 1), (4, 2)]
+            rows = tuple(torch.cat([b.rows for b in batches]).tolist())
+            assert orders.setdefault((seed, epoch), rows) == rows
+            for b in batches:
+                assert seeds.setdefault((seed, epoch, b.step), b.seed) == b.seed
+        assert trainer.sampling.progress == [0, 0.25, 0.5, 0.75]
+    assert len(set(orders.values())) == 8 and len(set(seeds.values())) == 24
 
 
 def test_it_learns(whole):
@@ -131,6 +193,47 @@ def test_a_finished_folder_is_neither_lost_nor_mixed_up(tiny, whole):
     with pytest.raises(InputError, match="other values of lr"):
         main.main(command(tiny, whole, "--resume", "--set", "lr=1"))
     assert (whole / "last.pt").is_file()
+
+
+def test_overwriting_discards_the_run_and_nothing_else(tiny, whole, tmp_path, untested):
+    folder = tmp_path / "joint"
+    shutil.copytree(whole, folder)
+    (folder / "notes.txt").touch()
+    run(tiny, folder, more=[*SMALL, "num_epoch=1", "--overwrite"])
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
+    assert "epoch 3/3" not in (folder / "log.txt").read_text()
+    assert len(list(folder.glob("events*"))) == 1 and not (folder / "scores.npz").exists()
+    assert (folder / "notes.txt").exists()
+
+
+def test_a_folder_without_a_run_is_left_alone(tiny, tmp_path):
+    (tmp_path / "notes.txt").touch()
+    for more in ([], ["--overwrite"], ["--resume"]):
+        with pytest.raises(InputError, match="holds no run; name another --work-dir"):
+            main.main(command(tiny, tmp_path, *more))
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_flags_are_keys(tiny):
+    argv = "--seed 3 --val-split 0.25 --amp bf16 --compile --accumulate 4 --stream bone --tag mine"
+    options = main.parse([*command(tiny, "run"), *argv.split(), "--set", "seed=5", "lr=1"])
+    settings = main.resolve(options, options.stream)
+    flags = ("seed", "val_split", "amp", "compile", "accumulate", "stream", "tag", "lr")
+    assert [getattr(settings, f) for f in flags] == [3, 0.25, "bf16", True, 4, "bone", "mine", 1]
+
+
+def test_epochs_that_are_run_again_are_told_once(tmp_path):
+    """A kill between the metrics and last.pt, and one in the middle of a line."""
+    log = logs.Log(tmp_path, quiet=True)
+    for epoch in range(3):
+        log.metrics({"epoch": epoch, "loss": 0.5})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "lo')
+    log.start_metrics(2)
+    log.metrics({"epoch": 2, "loss": 0.25})
+    log.close()
+    kept = [(m["epoch"], m["loss"]) for m in logs.read_metrics(tmp_path)]
+    assert kept == [(0, 0.5), (1, 0.5), (2, 0.25)]
 
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
@@ -301,6 +404,14 @@ def test_whole_batches_are_told_before_they_are_mixed(tiny, tmp_path, monkeypatc
     assert seen == [True, False]  # saliency and step together, of 10 and of 6
 
 
+def test_shap_mix_hears_of_every_epoch(tiny, tmp_path, monkeypatch, untested):
+    heard = []
+    monkeypatch.setattr(ShapMix, "begin_epoch", lambda mix, epoch: heard.append(epoch))
+    more = [*SMALL, "model_args.num_blocks=1", "batch_size=24"]
+    run(tiny, tmp_path / "run", "shap-mix.yaml", more=more)
+    assert heard == [0, 1]
+
+
 def test_a_classifier_is_retrained_on_a_frozen_backbone(tiny, whole, tmp_path):
     run(
         tiny, tmp_path / "crt", "crt.yaml",
@@ -320,11 +431,71 @@ def test_tau_normalisation_needs_no_training(tiny, whole, tmp_path):
     torch.testing.assert_close(lengths, torch.ones(4))
 
 
-def test_validation_on_held_out_samples_leaves_every_class_one(tiny, tmp_path):
+def test_max_norm_holds_after_the_last_step(tiny, whole, tmp_path, untested):
+    more = ["--phase", "classifier", "--weights", str(whole / "last.pt"), "lr=10"]
+    run(tiny, tmp_path / "run", "max-norm.yaml", more=more)
+    limit = weights(whole / "last.pt")["fc.weight"].norm(dim=1).mean()
+    lengths = weights(tmp_path / "run/last.pt")["fc.weight"].norm(dim=1)
+    assert lengths.max() <= limit * (1 + 1e-6) and lengths.max() > 0.99 * limit
+
+
+def test_validation_on_held_out_samples_leaves_every_class_one(tiny, tmp_path, monkeypatch):
+    own, scored = evaluate.score, []
+    monkeypatch.setattr(
+        evaluate,
+        "score",
+        lambda net, feeder, *args, **more: (
+            scored.append(feeder.names) or own(net, feeder, *args, **more)
+        ),
+    )
     folder = run(tiny, tmp_path / "run", more=["val_split=0.4"])
+    listed = (tiny / "list.txt").read_text().split()
+    assert len(scored[0]) == 2 and set(scored[0]) < set(listed)  # of classes of three
+    assert scored[1] == scored[0] and not set(scored[-1]) & set(listed)
     result = json.loads((folder / "result.json").read_text())
     assert result["class_counts"] == [2, 2, 1, 1] and result["samples"] == 12
     assert "held-out" in (folder / "log.txt").read_text()
+
+
+def test_what_is_held_out_is_drawn_by_the_seed():
+    labels = np.repeat([0, 1, 2], [10, 5, 1])
+    rows = np.arange(100, 116)
+    held = set()
+    for seed in range(20):
+        train_rows, val_rows = build.hold_out(rows, np.r_[np.full(100, 9), labels], 0.3, seed)
+        assert sorted([*train_rows, *val_rows]) == rows.tolist()
+        assert train_rows.tolist() == sorted(train_rows)  # the list's order stays
+        assert np.bincount(labels[val_rows - 100], minlength=3).tolist() == [3, 2, 0]
+        held |= set(val_rows.tolist())
+    assert held == set(range(100, 115))
+
+
+def test_copies_of_any_training_sample_are_left_out_of_the_clean_figure(tmp_path, monkeypatch):
+    """Of the protocol's whole training split: also of a sample that the list leaves out."""
+    clips = np.random.default_rng(0).normal(size=(3, 4, 2, 25, 3))
+    with StoreWriter(tmp_path / "store", "ntu_rgb_d", ["a", "b"], (2, 25, 3)) as out:
+        for number, (subject, clip) in enumerate([(1, 0), (1, 1), (2, 1), (2, 2), (2, 0), (2, 2)]):
+            name = f"S001C001P{subject:03d}R{number:03d}A001"
+            out.add(name, number % 2, clips[clip], subject=subject)
+    names = ["S001C001P001R000A001"]
+    (tmp_path / "list.txt").write_text(names[0])
+    monkeypatch.setitem(long_tail.PUBLISHED, digest(names), "of this test")
+    config = Config(
+        store=str(tmp_path / "store"), protocol="demo-xsub", frames=4,
+        training_list=str(tmp_path / "list.txt"), model_args={"num_class": 2},
+    )  # fmt: skip
+    data = build.open_data(config)
+    assert data.copied.tolist() == [True, False, True, False]
+    feeder = build.make_feeder(config, data, data.test_rows, torch.device("cpu"))
+    scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.3, 0.7]], "f4")  # labels 0 1 0 1
+    monkeypatch.setattr(evaluate, "score", lambda *_, **__: scores)
+    result = evaluate.test(None, config, data, feeder, Path("best.pt"), tmp_path, Ranks(), True)
+    assert (result["top1"], result["top1_clean"]) == (50, 50)
+    assert (result["samples"], result["samples_clean"]) == (4, 2)
+    scores[3] = 0.9, 0.1
+    result = evaluate.test(None, config, data, feeder, Path("best.pt"), tmp_path, Ranks(), True)
+    assert (result["top1"], result["top1_clean"]) == (25, 0)
+    assert result["published_list"] == digest(names)
 
 
 def test_averaged_weights_resume_too(tiny, tmp_path):
@@ -394,10 +565,13 @@ def test_testing_takes_amp_from_the_command_line(whole, tmp_path):
 
 
 METHOD_ARGUMENTS = {
-    "everything": ["ema=0.9", "clip_grad=1.0", "accumulate=2", "amp=fp16", "schedule=step"],
+    "everything": [
+        "ema=0.9", "clip_grad=1.0", "accumulate=2", "amp=fp16", "schedule=step",
+        "model_args.dropout=0.5",
+    ],
     "shap-mix": ["feeder_args.flip=0.0", "mixing_args={warm_up: 0}"],
     "progressive": ["sampling=longtail.sampling.ProgressiveSampling"],
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("method", METHOD_ARGUMENTS)

@@ -503,6 +503,14 @@ def test_with_clips_shares_the_frames():
     assert torch.equal(ten.batch(rows), expected.batch(rows))
 
 
+def test_a_part_of_each_clip_is_taken_in_testing_too():
+    (clip,) = random_clips([200])
+    found = Feeder(make_store([clip]), [0], clips=2, p_interval=(0.5, 0.5)).batch(torch.tensor([0]))
+    chosen = choice.uniform_sample(200, 64, 2, (0.5, 0.5))
+    assert chosen[0].max() - chosen[0].min() < 100
+    np.testing.assert_array_equal(found, clip[chosen].swapaxes(1, 2))
+
+
 def test_absent_persons_come_after_those_of_the_store():
     store = make_store(random_clips([9], persons=1))
     stored, padded = (Feeder(store, [0], persons=m).batch(torch.tensor([0])) for m in (1, 3))

@@ -39,12 +39,23 @@ def test_to_image_equals_the_released_class(golden: Path) -> None:
             np.testing.assert_array_equal(scaled[..., 2:], score)
 
 
+def test_in_an_image_absent_bodies_stay_zero_and_joints_in_its_corner_do_not() -> None:
+    poses = np.full((2, 2, 3, 3), 100.0)
+    poses[0, 0, 1, :2] = 0
+    poses[1, 1] = 0
+    scaled = normalize.to_image(poses, height=200, width=400)
+    np.testing.assert_array_equal(scaled[0, 0, 1], [-1, -1, 100])
+    np.testing.assert_array_equal(scaled[0, 1], [[-0.5, 0, 100]] * 3)
+    assert not scaled[1, 1].any()
+
+
 def test_upright_puts_the_spine_on_z_and_keeps_shapes() -> None:
     random = np.random.RandomState(3)
     clip = random.standard_normal((6, 2, 25, 3))
     clip[2, 0] = 0  # no first body: the frame goes
     clip[4, 1] = 0  # no second body: stays zero
     clip[5, 0, 7] = 0  # a lost joint: stays zero
+    clip[1, 0, 9, :2] = 0  # one that lies on an axis is not lost
     joints = normalize.upright(clip)
     assert joints.shape == (5, 2, 25, 3)
     assert not joints[0, 0, 1].any() and not joints[3, 1].any() and not joints[4, 0, 7].any()
@@ -76,3 +87,12 @@ def test_centred_moves_joint_1_of_the_first_frame_to_the_origin() -> None:
     joints = normalize.centred(clip)
     assert not joints[0, 0, 1].any()
     np.testing.assert_array_equal(joints[2] - joints[0], clip[2] - clip[0])
+
+
+def test_a_clip_centred_on_a_joint_of_its_own_keeps_lost_joints_at_zero() -> None:
+    clip = np.random.RandomState(0).standard_normal((4, 2, 5, 3))
+    clip[2, 0, 3] = clip[3, 1] = 0
+    joints = normalize.normalise(clip, "centred", centre=2)
+    lost = (clip == 0).all(axis=-1)
+    assert not joints[lost].any()
+    np.testing.assert_array_equal(joints[~lost], (clip - clip[0, 0, 2])[~lost])

@@ -67,7 +67,10 @@ def test_progressive_sampling_goes_from_instance_to_balanced():
     halfway = (COUNTS / 140 + 1 / 6) / 2 * 280
     np.testing.assert_allclose(sampling.draws(0.5), halfway, atol=1)
     np.testing.assert_allclose(sampling.draws(1.0), 280 / 6, atol=1)
-    assert all(len(sampling.epoch(None, t)) == len(sampling) for t in (0.0, 0.3, 0.9))
+    for t in (0.0, 0.3, 0.9):
+        shown = LABELS[sampling.epoch(None, t)].bincount(minlength=6)
+        assert shown.sum() == len(sampling)
+        np.testing.assert_allclose(shown, (1 - t) * 2 * COUNTS + t * 280 / 6, atol=1)
 
 
 def test_repeat_factor_sampling():
@@ -283,6 +286,9 @@ def test_shap_mix_saliency_against_a_loop():
             model.train()
         np.testing.assert_allclose(mix.saliency, table, atol=1e-6)
     assert torch.equal(clips, batch(9)[0])  # what is observed is left as it is
+    shap_mix().observe(model.eval(), clips, labels, None)
+    assert not model.training  # as a backbone that is frozen
+    model.train()
     assert all(torch.equal(v, statistics[k]) for k, v in model.state_dict().items())
     resumed = shap_mix()
     resumed.load_state_dict(copy.deepcopy(mix.state_dict()))

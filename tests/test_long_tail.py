@@ -181,6 +181,20 @@ def test_names_with_spaces_are_drawn_and_read(tmp_path: Path) -> None:
         assert names.tolist() == out.read_text().splitlines() and len(names) == 6
 
 
+def test_the_head_is_as_long_as_all_classes_allow(tmp_path: Path) -> None:
+    """Where a benchmark says no length: the least of what the classes have to train on."""
+    names = [
+        f"S001C001P{subject:03d}R{i:03d}A{action:03d}"
+        for action, available in ((1, 6), (2, 5), (3, 4))
+        for subject, number in ((1, available), (2, 9))
+        for i in range(number)
+    ]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    drawn = long_tail.make_list(samples(tmp_path / "names.txt"), "demo-xsub", 2)
+    labels = [parse(names[row])[0] for row in drawn.rows]
+    assert np.bincount(labels).tolist() == [4, 2, 2]  # 4, 4 / sqrt 2, 4 / 2
+
+
 def test_bad_requests_are_one_line(demo: Store, tmp_path: Path, capsys) -> None:
     out = ["--out", str(tmp_path / "list.txt")]
     for argv, words in [

@@ -291,8 +291,32 @@ def test_the_choice_of_bodies() -> None:
     chosen = bodies((0, lively), (0, still), (30, later))
     np.testing.assert_allclose(chosen[30:, 0], later, **close)
     np.testing.assert_allclose(chosen[:30, 1], still, **close)
+    # One frame in common, and it is another body.
+    chosen = bodies((0, still), (29, lively))
+    np.testing.assert_allclose(chosen[:30, 0], still, **close)
+    np.testing.assert_allclose(chosen[29:, 1], lively, **close)
     # Frames without anybody are dropped, also between tracks.
     assert len(bodies((2, still), (40, lively))) == 60
+
+
+def test_noise_is_told_by_width_and_by_its_share_of_the_frames() -> None:
+    actor = person(0, 100, 0.01)
+
+    def wide(frames: int, width: float) -> np.ndarray:
+        """A body one metre high, so wide in the first frames of 100 and half a metre after."""
+        joints = np.zeros((100, 25, 3))
+        joints[:, 1, 1], joints[:, 2, 0] = 1, 0.5
+        joints[:frames, 2, 0] = width
+        return joints
+
+    for frames, width, persons in ((100, 0.79, 2), (69, 0.81, 2), (70, 0.81, 1)):
+        chosen = bodies((0, actor), (0, wide(frames, width)))
+        assert chosen.any(axis=(0, 2, 3)).sum() == persons
+    # What moves in its noisy frames alone does not lead.
+    jumpy = wide(30, 0.81)
+    jumpy[:30:2] += 5
+    assert jumpy.var(axis=(0, 1)).sum() > actor.var(axis=(0, 1)).sum()
+    np.testing.assert_allclose(bodies((0, jumpy), (0, actor))[:, 0], actor, rtol=1e-5, atol=1e-6)
 
 
 def write_json(path: Path, joints: np.ndarray, label: int) -> None:

@@ -103,6 +103,7 @@ def _normalise_half(rank, folder):
     torch.testing.assert_close(mine.grad, expected.grad[part])
     torch.testing.assert_close(ours[0].running_mean, norm.running_mean)
     torch.testing.assert_close(ours[0].running_var, norm.running_var)
+    assert ours[0].num_batches_tracked == 1
 
     # of bfloat16 too, whose own sums and counts would be off by a percent
     half = torch.randn(400, 3, 4, 5, generator=torch.Generator().manual_seed(0)).bfloat16()
@@ -112,10 +113,17 @@ def _normalise_half(rank, folder):
     whole(half.float())
     torch.testing.assert_close(ours[0].running_mean, whole.running_mean)
     torch.testing.assert_close(ours[0].running_var, whole.running_var)
+
+    # without it the first rank's statistics are every rank's before they are used
+    ranks, norm = Ranks(rank, 2), nn.BatchNorm1d(3)
+    norm.running_mean.fill_(rank + 1)
+    ranks.agree(norm)
+    assert norm.running_mean.tolist() == [1, 1, 1]
+    assert ranks.mean(torch.tensor([1.0, 2 * rank])).tolist() == [1, 1]
     dist.destroy_process_group()
 
 
-def test_synchronised_batch_norm_equals_the_whole_batch(tmp_path):
+def test_two_ranks_have_the_same_batch_statistics(tmp_path):
     on_two_ranks(_normalise_half, (str(tmp_path),))
 
 

@@ -92,7 +92,8 @@ def test_the_command_fuses_what_is_there_and_names_what_is_missing(tmp_path, cap
     total = streams["joint"].scores + streams["bone"].scores
     expected = 100 * (total.argmax(1) == streams["joint"].labels).mean()
     assert written["rows"]["2-stream"]["top1"] == pytest.approx(expected)
-    assert written["rows"]["2-stream"]["few"] is None
+    assert written["rows"]["2-stream"]["few"] is None  # all classes have nine samples
+    assert written["rows"]["2-stream"]["many"] == written["rows"]["2-stream"]["mean_class"]
     assert "2-stream" in said and "skip-motion" in said
 
 
@@ -101,6 +102,8 @@ def test_chosen_streams_and_weights(tmp_path):
         write(tmp_path / "demo-lt", name, made_up(i))
     result = ensemble.compare(tmp_path / "demo-lt", ["joint", "skip"], [3, 1])
     assert result["rows"]["joint+skip"]["weights"] == {"joint": 3, "skip": 1}
+    equally = ensemble.compare(tmp_path / "demo-lt", ["joint", "skip"])
+    assert equally["rows"]["joint+skip"]["weights"] == {"joint": 1, "skip": 1}
     with pytest.raises(InputError, match="bone"):
         ensemble.compare(tmp_path / "demo-lt", ["joint", "bone"])
     with pytest.raises(InputError, match="2 --streams, but 1"):

@@ -55,6 +55,22 @@ def test_decompress_equals_the_released_class(golden: Path) -> None:
         np.testing.assert_array_equal(joints, expected)
 
 
+def test_persons_at_the_threshold_stay_and_at_the_limit_are_no_crowd() -> None:
+    poses = RANDOM.uniform(1, 2, (4, 17, 3)).astype(np.float32)
+    poses[..., 2] *= np.array([1, 4, 2, 3])[:, None]  # the best is the second
+    annotation = {
+        "frame_dir": "a", "label": 0, "frame_inds": np.array([0, 0, 0, 1]), "keypoint": poses,
+        "box_score": np.array([0.49, 0.5, 0.51, 0.9]),
+    }  # fmt: skip
+    read = pyskl.Read(Path("k.pkl"), "coco", threshold=0.5, in_pixels=True)
+    joints = read((annotation, "train")).joints
+    np.testing.assert_array_equal(joints[0], poses[1:3])
+    np.testing.assert_array_equal(joints[1], [poses[3], 0 * poses[3]])
+    three, two = (pyskl.decompress(annotation["frame_inds"], poses, crowd) for crowd in (3, 2))
+    np.testing.assert_array_equal(three[0], poses[:3])
+    np.testing.assert_array_equal(two[0], poses[[1, 2]])
+
+
 def test_kinetics_clips_are_those_of_the_released_pipelines(golden: Path, tmp_path: Path) -> None:
     """Without a threshold and in pixels, as the released configurations feed them."""
     vectors = np.load(golden / "tf_k400.npz")

@@ -24,7 +24,7 @@ from data import long_tail
 from data.names import digest
 from data.store import Store, StoreWriter
 from engine import build, checkpoint, evaluate, logs, train
-from engine.config import Config
+from engine.config import Config, load
 from engine.distributed import Ranks, release
 from engine.optimizer import Stepper
 from engine.train import Replica, Trainer
@@ -161,6 +161,19 @@ def test_every_epoch_has_an_order_and_draws_of_its_own():
                 assert seeds.setdefault((seed, epoch, b.step), b.seed) == b.seed
         assert trainer.sampling.progress == [0, 0.25, 0.5, 0.75]
     assert len(set(orders.values())) == 8 and len(set(seeds.values())) == 24
+
+
+def test_a_seed_draws_the_weights(tiny, tmp_path):
+    first, again, other = (
+        Trainer(
+            load([tiny / "tiny-lt/joint.yaml"], seed=seed), tmp_path / "run",
+            [torch.device("cpu")], Ranks(), quiet=True,
+        ).model.state_dict()
+        for seed in (3, 3, 4)
+    )  # fmt: skip
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["fc.weight"], other["fc.weight"])
+    assert not (tmp_path / "run").exists()  # nothing is written until it runs
 
 
 def test_it_learns(whole):
@@ -457,7 +470,7 @@ def test_validation_on_held_out_samples_leaves_every_class_one(tiny, tmp_path, m
     assert "held-out" in (folder / "log.txt").read_text()
 
 
-def test_what_is_held_out_is_drawn_by_the_seed():
+def test_what_is_held_out_is_drawn_by_the_seed(tiny):
     labels = np.repeat([0, 1, 2], [10, 5, 1])
     rows = np.arange(100, 116)
     held = set()
@@ -468,6 +481,9 @@ def test_what_is_held_out_is_drawn_by_the_seed():
         assert np.bincount(labels[val_rows - 100], minlength=3).tolist() == [3, 2, 0]
         held |= set(val_rows.tolist())
     assert held == set(range(100, 115))
+    file = tiny / "tiny-lt/joint.yaml"
+    configs = [load([file], ["val_split=0.4"], seed=seed) for seed in range(10)]
+    assert len({tuple(build.open_data(config).val_rows) for config in configs}) > 3
 
 
 def test_copies_of_any_training_sample_are_left_out_of_the_clean_figure(tmp_path, monkeypatch):

@@ -65,6 +65,8 @@ def test_the_help_keeps_the_examples_on_lines_of_their_own(command, capsys):
     ],
 )
 def test_the_exit_code_says_what_kind_of_end_it_was(error, code, told, capsys):
+    assert (BAD_INPUT, RESUMABLE) == (2, 75)  # schedulers rely on them
+
     def fail(argv):
         raise error
 

@@ -249,6 +249,16 @@ def test_any_length_any_rank_and_place_of_the_body(small, frames):
         )
 
 
+def test_persons_that_are_seen_longest_keep_their_places():
+    clip = np.zeros((9, 4, 2, 3))
+    for person, frames in enumerate((6, 1, 9, 6)):  # of the first and the last, the first
+        clip[:frames, person] = person + 1
+    np.testing.assert_array_equal(predict.with_persons(clip, 2), clip[:, [0, 2]])
+    np.testing.assert_array_equal(predict.with_persons(clip, 3), clip[:, [0, 2, 3]])
+    padded = predict.with_persons(clip, 6)
+    assert (padded[:, :4] == clip).all() and not padded[:, 4:].any() and padded.shape[1] == 6
+
+
 # --- mistakes: one clear line each ---
 
 

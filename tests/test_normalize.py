@@ -41,10 +41,10 @@ def test_to_image_equals_the_released_class(golden: Path) -> None:
 
 def test_in_an_image_absent_bodies_stay_zero_and_joints_in_its_corner_do_not() -> None:
     poses = np.full((2, 2, 3, 3), 100.0)
-    poses[0, 0, 1, :2] = 0
+    poses[0, 0, 1] = 0  # not found: score 0
     poses[1, 1] = 0
     scaled = normalize.to_image(poses, height=200, width=400)
-    np.testing.assert_array_equal(scaled[0, 0, 1], [-1, -1, 100])
+    np.testing.assert_array_equal(scaled[0, 0, 1], [-1, -1, 0])
     np.testing.assert_array_equal(scaled[0, 1], [[-0.5, 0, 100]] * 3)
     assert not scaled[1, 1].any()
 

@@ -11,6 +11,7 @@ import torch
 
 import model as models
 from errors import InputError
+from graph import adjacency, load
 from model import aagcn, ctrgcn, msg3d, stgcn, stgcnpp, upstream
 from model.fold import fold
 from model.layers import temporal_conv
@@ -239,6 +240,10 @@ def test_networks_start_as_the_released_ones():
         conv = tiny(backbone, base_channels=48).blocks[1].graph.conv
         drawn = torch.nn.Conv2d(48, 3 * 96, 1).weight
         assert conv.weight.abs().max().item() == pytest.approx(drawn.abs().max().item(), rel=0.01)
+    spatial = torch.from_numpy(adjacency.spatial(load("ntu_rgb_d"))).float()
+    for adaptive in ("init", "offset", "importance"):
+        graph = tiny(adaptive=adaptive).blocks[0].graph
+        torch.testing.assert_close(graph.matrix(), spatial, rtol=0, atol=2e-6)
     x = torch.randn(2, 12, 5, 25)
     for backbone, more in (("ctrgcn", {}), ("aagcn", {"attention": False})):
         block = tiny(backbone, inflate=[], down=[], **more).blocks[1].graph

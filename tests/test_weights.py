@@ -67,6 +67,16 @@ def test_as_many_values_in_another_shape_are_refused(golden):
                 upstream.translate({**weights, key: value.transpose(0, 1)}, model)
 
 
+def test_weights_of_another_graph_are_refused(golden):
+    """A fixed adjacency beside learnt edges tells on which joints they were trained."""
+    for name, key in (("stgcn_b16", "gcn.1.gcn.A"), ("stgcnpp_b16_offset_post", "gcn.0.gcn.A")):
+        weights = upstream.weights(upstream.read(golden / f"model_{name}.pth"))
+        model = models.from_checkpoint(golden / f"model_{name}.pth")
+        weights[f"backbone.{key}"] = weights[f"backbone.{key}"].roll(1, -1)
+        with pytest.raises(InputError, match=f"{key} is not the adjacency of ntu_rgb_d"):
+            upstream.translate(weights, model)
+
+
 def test_another_number_of_classes_is_told_with_both_shapes(golden):
     model = stgcnpp.Model(num_class=10, base_channels=16)
     before = model.fc.weight.clone()

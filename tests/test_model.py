@@ -207,6 +207,7 @@ def test_absent_persons_are_computed_once(backbone, norm_persons):
     clips = torch.randn(5, 2, 9, 25, 3)
     clips[1:4, 1] = clips[2, 0] = clips[4] = 0  # 2 has nobody at all, as 4
     clips[0, 0, 1:] = clips[0, 0, :, 1:] = 0  # a person of one joint in one frame is there
+    clips[3, 0, :-1] = 0  # and one who comes in the last
     bodies = []
     model.blocks.register_forward_pre_hook(lambda _, inputs: bodies.append(len(inputs[0])))
     expected = model(clips)

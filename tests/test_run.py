@@ -188,6 +188,8 @@ def test_testing_needs_the_checkpoint_only(whole, tmp_path, monkeypatch):
     main.main(["--phase", "test", "--weights", str(whole / "best.pt"), "--quiet"])
     assert (whole / "result.json").read_text() == before
     assert np.array_equal(np.load(whole / "scores.npz")["scores"], scores)
+    assert "12 samples, top-5" in (said := (whole / "log.txt").read_text())
+    assert "without the 0 copies of training samples" in said
 
 
 def test_testing_without_the_list_leaves_the_shots_out(whole, tmp_path):

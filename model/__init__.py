@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import graph as graphs
 from errors import InputError
@@ -24,25 +25,43 @@ def from_checkpoint(
     """
     checkpoint = upstream.read(path)
     state = upstream.weights(checkpoint, path)
-    found = upstream.describe(state)
-    layout = graph or layout_of(found.num_joints)
-    joints = graphs.load(layout).num_joints
+    backbone = upstream.describe(state).backbone
+    args = arguments(checkpoint, path, graph, num_class, num_person)
+    model = import_module(f"model.{backbone}").Model(**args)
+    model.load_state_dict(upstream.translate(state, model))
+    return model.eval()
+
+
+def arguments(
+    checkpoint: Any,
+    path: str | Path,
+    graph: str | Path | None = None,
+    num_class: int | None = None,
+    num_person: int | None = None,
+) -> dict[str, Any]:
+    """Return the arguments of the network that a checkpoint, as it was read, needs.
+
+    What the weights do not tell, the layout and how many persons, is what a checkpoint of this
+    project says, else the known layout with as many joints, and two.
+    """
+    found = upstream.describe(upstream.weights(checkpoint, path))
+    saved = upstream.saved_args(checkpoint)
+    layout = graph or saved.get("graph") or layout_of(found.num_joints)
     for what, given, there in (
-        ("joints", joints, found.num_joints),
+        ("joints", graphs.load(layout).num_joints, found.num_joints),
         ("classes (num_class)", num_class, found.num_class),
         ("persons (num_person)", num_person, found.num_person),
     ):
         if None not in (given, there) and given != there:
             raise InputError(f"{path} is for {there} {what}, not {given}")
-    model = import_module(f"model.{found.backbone}").Model(
-        graph=layout,
-        num_class=found.num_class,
-        num_person=num_person or found.num_person or 2,
-        in_channels=found.in_channels,
-        **{**found.model_args, **upstream.saved_args(checkpoint)},
-    )
-    model.load_state_dict(upstream.translate(state, model))
-    return model.eval()
+    return {
+        **found.model_args,
+        **saved,
+        "graph": layout,
+        "num_class": found.num_class,
+        "num_person": num_person or found.num_person or saved.get("num_person", 2),
+        "in_channels": found.in_channels,
+    }
 
 
 def layout_of(num_joints: int) -> str:

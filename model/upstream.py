@@ -40,16 +40,22 @@ def read(path: str | Path) -> Any:
 
 
 def weights(checkpoint: Any, path: str | Path = "the checkpoint") -> State:
-    """Return the state dict within what was read, without the `module.` that DataParallel adds."""
-    state = checkpoint
+    """Return the state dict within what was read, without the names of what wrapped the network."""
+    found = checkpoint
     for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not state:
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict):
         raise InputError(f"{path} holds no state dict")
-    state = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    if state and all(str(key).startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
+    state = {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
+    if not state:
+        keys = ", ".join(map(str, list(found)[:6])) or "nothing"
+        raise InputError(f"{path} holds no state dict where one is looked for; it has {keys}")
+    if any(key.startswith("module.") for key in state):
+        state.pop("n_averaged", None)  # of torch's AveragedModel
+    for wrapper in ("module.", "_orig_mod.", "module."):  # of DataParallel and torch.compile
+        if all(key.startswith(wrapper) for key in state):
+            state = {key.removeprefix(wrapper): value for key, value in state.items()}
     return state
 
 
@@ -88,10 +94,10 @@ def join(state: State, entries: list[Entry], model: nn.Module) -> State:
     missing, misshaped, result = [], [], {}
     for entry in entries:
         absent = [key for key in entry.theirs if key not in state]
+        parts = [left.pop(key, state[key]) for key in entry.theirs if key in state]
         if absent:
             missing += absent
             continue
-        parts = [left.pop(key, state[key]) for key in entry.theirs]
         expected = ours.get(entry.ours, constants.get(entry.ours))
         try:
             value = parts[0] if parts[0].ndim == 0 else torch.cat(parts)
@@ -106,7 +112,7 @@ def join(state: State, entries: list[Entry], model: nn.Module) -> State:
         value = value.reshape(expected.shape)
         if entry.ours in ours:
             result[entry.ours] = value
-        elif not torch.allclose(value.float(), expected.float(), atol=1e-5):
+        elif not torch.allclose(value.float(), expected, rtol=0, atol=rounding(value)):
             raise InputError(
                 f"{entry.theirs[0]} is not the adjacency of {model.skeleton.name}: "
                 "set model_args.graph to the layout that the weights were trained on"
@@ -116,6 +122,11 @@ def join(state: State, entries: list[Entry], model: nn.Module) -> State:
         listed = "; ".join(f"{what}: {', '.join(keys)}" for what, keys in problems.items() if keys)
         raise InputError(f"the weights do not fit {type(model).__module__}: {listed}")
     return result
+
+
+def rounding(value: Tensor) -> float:
+    """Return by how much an adjacency may be off, its entries at most 1."""
+    return max(1e-5, torch.finfo(value.dtype).eps if value.is_floating_point() else 0)
 
 
 def fits(value: Tensor, expected: Tensor) -> bool:
@@ -211,10 +222,9 @@ def _describe(state: State, form: Form) -> Description:
 
 def saved_args(checkpoint: Any) -> dict[str, Any]:
     """Return the model_args in this project's own checkpoints; weights do not tell them all."""
-    known = {"graph", "num_class", "num_person", "in_channels"}
     for holder in (checkpoint, checkpoint.get("config")):
         if isinstance(holder, dict) and isinstance(holder.get("model_args"), dict):
-            return {key: value for key, value in holder["model_args"].items() if key not in known}
+            return holder["model_args"]
     return {}
 
 

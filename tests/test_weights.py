@@ -1,15 +1,19 @@
 """tools.weights: says what a released checkpoint is, and converts it without changing a value."""
 
+import dataclasses
 import io
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
+import graph as graphs
 import model as models
 from engine import checkpoint
+from engine.config import Config
 from errors import InputError, run_command
-from model import stgcnpp, upstream
+from model import aagcn, msg3d, stgcn, stgcnpp, upstream
 from tools import weights
 
 RELEASED = {
@@ -83,3 +87,72 @@ def test_another_number_of_classes_is_told_with_both_shapes(golden):
     with pytest.raises(InputError, match=r"fc_cls.weight \(60, 64\), not \(10, 64\)"):
         checkpoint.load_weights(model, golden / "model_stgcnpp_b16.pth")
     assert torch.equal(model.fc.weight, before)
+
+
+def test_what_wrapped_a_network_is_not_in_its_names():
+    net = stgcnpp.Model(num_class=5, base_channels=8, num_blocks=1)
+    expected = net.state_dict()
+    for wrapped in (
+        torch.nn.DataParallel(net),
+        torch.compile(net),
+        torch.compile(torch.nn.DataParallel(net)),
+        torch.nn.DataParallel(torch.compile(net)),
+        torch.optim.swa_utils.AveragedModel(torch.nn.DataParallel(net)),
+    ):
+        state = upstream.weights(wrapped.state_dict())
+        assert state.keys() == expected.keys()
+
+
+def test_a_file_without_weights_says_what_it_has(tmp_path):
+    torch.save({"optimizer": {"state": {}}, "epoch": 3, 7: None}, tmp_path / "x.pt")
+    with pytest.raises(InputError, match="it has optimizer, epoch, 7"):
+        models.from_checkpoint(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_weights_of_half_precision_are_taken(golden, tmp_path, name):
+    """Their adjacency, where the file has one, is rounded like all else."""
+    state = upstream.weights(upstream.read(golden / f"model_{name}.pth"))
+    for dtype in (torch.float16, torch.bfloat16):
+        half = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+        torch.save(half, tmp_path / "half.pt")
+        ours = models.from_checkpoint(tmp_path / "half.pt").state_dict()
+        for key, value in models.from_checkpoint(golden / f"model_{name}.pth").state_dict().items():
+            wanted = value.to(dtype).to(value.dtype) if value.is_floating_point() else value
+            assert torch.equal(ours[key], wanted), key
+
+
+def test_what_there_is_of_an_incomplete_tensor_is_not_left_over(golden):
+    model = models.from_checkpoint(golden / "model_aagcn_b16.pth")
+    state = upstream.weights(upstream.read(golden / "model_aagcn_b16.pth"))
+    del state["backbone.gcn.0.gcn.conv_d.2.weight"]
+    with pytest.raises(InputError, match=r"missing: backbone.gcn.0.gcn.conv_d.2.weight$"):
+        upstream.translate(state, model)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "args"),
+    [
+        (stgcn, {}),
+        (msg3d, {"num_gcn_scales": 3, "num_g3d_scales": 2}),
+        (aagcn, {"similarity": "softmax", "attention": False}),
+    ],
+)
+def test_a_checkpoint_knows_its_own_layout_and_persons(tmp_path, capsys, backbone, args):
+    """Of as many joints as a known layout has, but linked otherwise: the weights do not tell."""
+    table = yaml.safe_load((graphs.FOLDER / "ntu_rgb_d.yaml").read_text())
+    table["edges"][0] = [0, 5]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(table))
+    args = {"graph": str(tmp_path / "mine.yaml"), "num_person": 1, "num_class": 5,
+            "norm_persons": False, "base_channels": 12, **args}  # fmt: skip
+    net = backbone.Model(**args).eval()
+    config = dataclasses.asdict(Config(model=f"{backbone.__name__}.Model", model_args=args))
+    state = {"config": config, "model": net.state_dict()}
+    checkpoint.save(tmp_path / "own.pt", state)
+    out = tmp_path / "converted.pt"
+    assert run_command(weights.main, [str(tmp_path / "own.pt"), "--out", str(out)]) == 0
+    assert "mine.yaml" in capsys.readouterr().out
+    clips = torch.randn(2, 1, 8, 25, 3)
+    with torch.no_grad():
+        for path in (tmp_path / "own.pt", out):
+            assert torch.equal(models.from_checkpoint(path)(clips), net(clips))

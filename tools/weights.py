@@ -17,37 +17,29 @@ from files import replacing
 from model import upstream
 
 
-def describe(path: Path) -> list[tuple[str, str]]:
+def describe(path: Path, graph: str | None, num_person: int | None) -> list[tuple[str, str]]:
     """Return what there is to say of a checkpoint, line by line; InputError if it is none."""
     checkpoint = upstream.read(path)
     state = upstream.weights(checkpoint, path)
     found = upstream.describe(state)
-    arguments = {**found.model_args, **upstream.saved_args(checkpoint)}
+    arguments = models.arguments(checkpoint, path, graph, num_person=num_person)
+    said = ("graph", "num_class", "num_person", "in_channels")
     return [
         ("form", found.form),
         ("backbone", f"model.{found.backbone}.Model"),
         ("classes", str(found.num_class)),
-        ("joints", f"{found.num_joints} ({models.layout_of(found.num_joints)}?)"),
+        ("joints", f"{found.num_joints} ({arguments['graph']}?)"),
         ("channels", str(found.in_channels)),
         ("persons", str(found.num_person or "any")),
         ("tensors", str(len(state))),
-        *((key, str(value)) for key, value in arguments.items()),
+        *((key, str(value)) for key, value in arguments.items() if key not in said),
     ]
 
 
 def convert(path: Path, out: Path, graph: str | None, num_person: int | None) -> None:
     """Write the weights under this project's names, with the model_args that rebuild the model."""
-    checkpoint = upstream.read(path)
-    model = models.from_checkpoint(path, graph=graph, num_person=num_person)
-    found = upstream.describe(upstream.weights(checkpoint, path))
-    arguments = {
-        **found.model_args,
-        **upstream.saved_args(checkpoint),
-        "graph": graph or models.layout_of(found.num_joints),
-        "num_class": model.num_class,
-        "num_person": model.num_person,
-        "in_channels": model.in_channels,
-    }
+    arguments = models.arguments(upstream.read(path), path, graph, num_person=num_person)
+    model = models.from_checkpoint(path, graph, num_person=num_person)
     with replacing(out) as file:
         torch.save({"model_args": arguments, "state_dict": model.state_dict()}, file)
 
@@ -60,7 +52,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--num-person", type=int, help="its persons, if the weights fit any number")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     options = parser.parse_args(argv)
-    for what, value in describe(options.file):
+    for what, value in describe(options.file, options.graph, options.num_person):
         print(f"{what:<16} {value}")
     if options.out:
         convert(options.file, options.out, options.graph, options.num_person)

@@ -47,7 +47,10 @@ def make(config: Config, key: str, *args: Any, **extra: Any) -> Any:
     """
     path = getattr(config, key)
     factory = find_class(path, key)
-    keywords = {**getattr(config, f"{key}_args"), **extra}
+    keywords = getattr(config, f"{key}_args")
+    for name in keywords.keys() & extra.keys():
+        raise InputError(f"{key}_args.{name}: this argument comes from a key of its own")
+    keywords = {**keywords, **extra}
     taken = inspect.signature(factory).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
         for name in keywords:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -42,20 +43,23 @@ def read(path: str | Path) -> dict[str, Any]:
     return state
 
 
-# What a checkpoint may name for itself: a file from elsewhere must not choose what is imported.
-TRUSTED_ROOMS = {"model": "model.", "feeder": "feeders."}
+# RIDE's network, which imports the backbone that its arguments name.
+EXPERTS = "longtail.experts.Model"
 
 
 def settings(state: dict[str, Any], path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Return the configuration inside a checkpoint, with overrides on top.
 
-    Raises InputError if it names a model or feeder from outside this project: --config vouches.
+    A file from elsewhere must not choose what is imported: InputError if it names another model or
+    feeder than a class of this project's; --config vouches for it.
     """
     own = config.from_mapping(state["config"], str(path))
-    for key, room in TRUSTED_ROOMS.items():
-        if not getattr(own, key).startswith(room):
+    model = own.model_args.get("backbone", "") if own.model == EXPERTS else own.model
+    for key, named, room in (("model", model, "model"), ("feeder", own.feeder, "feeders")):
+        # a class in a module of the room: nothing else that can be found there may be called
+        if named and not re.fullmatch(rf"{room}\.[a-z]\w*\.[A-Z]\w*", str(named)):
             raise InputError(
-                f"{path}: its {key} is {getattr(own, key)}, from outside {room[:-1]}/; "
+                f"{path}: its {key} is {named}, from outside {room}/; "
                 "give --config to say that you trust it"
             )
     return config.from_mapping(config.override(dataclasses.asdict(own), overrides))

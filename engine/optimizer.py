@@ -99,12 +99,13 @@ class Stepper:
         """The weights to judge and keep: the averaged ones where there are."""
         return self.model if self.average is None else self.average.model
 
-    def step(self, loss: torch.Tensor, epoch: float, last: bool = False) -> None:
+    def step(self, loss: torch.Tensor, epoch: float, last: bool = False, share: float = 1) -> None:
         """Take the gradient of one batch; step the optimiser when enough are together.
 
-        `epoch` is the time in epochs (2.5: half-way through the third), `last` the epoch's last.
+        `epoch` is the time in epochs (2.5: half-way through the third), `last` the epoch's last;
+        `share` what the batch is of all samples of its step.
         """
-        self.scaler.scale(loss / self.config.accumulate).backward()
+        self.scaler.scale(loss * share).backward()
         self.waiting += 1
         if self.waiting < self.config.accumulate and not last:
             return

@@ -117,6 +117,8 @@ class Trainer:
             self.mix.begin_epoch(epoch)
         self.set_mode()
         batches = self.order(epoch)
+        sizes = torch.tensor([len(batch.rows) for batch in batches])
+        step_sizes = [int(each.sum()) for each in sizes.split(config.accumulate)]
         started, looked_at = time.monotonic(), []
         with self.bar(batches) as bar:
             for clips, labels, batch in self.feeder.batches(batches[self.progress.step :]):
@@ -136,7 +138,9 @@ class Trainer:
                     extra["features"] = self.ranks.join(features, len(clips))  # (N, D)
                 loss = criterion(logits, targets, weights, **extra)
                 last = batch.step + 1 == len(batches)
-                self.stepper.step(loss, epoch + batch.step / len(batches), last)
+                step = batch.step // config.accumulate  # of the optimiser
+                share = len(batch.rows) / step_sizes[step]
+                self.stepper.step(loss, epoch + step / len(step_sizes), last, share)
                 if self.classifier is not None:
                     self.classifier.after_step(self.model)
 

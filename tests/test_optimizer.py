@@ -7,8 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from engine import config
 from engine.config import Config
+from engine.distributed import Ranks
 from engine.optimizer import Stepper, rate_factor
+from engine.train import Trainer
+from feeders.frames import Table
+from longtail.sampling import InstanceSampling
 
 CPU = torch.device("cpu")
 PLAIN = {"optimizer_args": {}, "schedule": "constant", "batch_size": 16, "lr": 0.5}
@@ -28,21 +33,57 @@ def network():
     return nn.Linear(3, 2).double()
 
 
-def test_accumulated_batches_make_the_step_of_their_mean():
+def test_accumulated_batches_make_one_step():
     """The rate grows with what is accumulated; an epoch's last batches do not wait for more."""
     net, data = network(), batches(3)
     stepper = Stepper(Config(accumulate=2, **PLAIN), net, CPU)
     expected = copy.deepcopy(net)
-    for part in (data[:2], data[2:]):  # the last batch is alone, and counts half
-        loss = sum(loss_of(expected, batch) for batch in part) / 2
+    for part in (data[:2], data[2:]):
+        loss = sum(loss_of(expected, batch) for batch in part) / len(part)
         gradients = torch.autograd.grad(loss, list(expected.parameters()))
         with torch.no_grad():
             for weight, gradient in zip(expected.parameters(), gradients):
                 weight -= 2 * PLAIN["lr"] * gradient
     for number, batch in enumerate(data):
-        stepper.step(loss_of(net, batch), 0.0, last=number == 2)
+        stepper.step(loss_of(net, batch), 0.0, number == 2, 1 if number == 2 else 0.5)
         assert stepper.waiting == (1 if number == 0 else 0)
     torch.testing.assert_close(net.state_dict(), expected.state_dict())
+
+
+class Flat(nn.Module):
+    """Logits from a clip's mean over persons and frames: no batch norm, which sees a batch."""
+
+    def __init__(self, num_class, **others):
+        super().__init__()
+        self.fc = nn.Linear(75, num_class)
+
+    def forward(self, clips):
+        return self.fc(clips.mean((1, 2)).flatten(1))
+
+
+@pytest.mark.parametrize("batch_size", [2, 3])
+def test_an_epoch_of_accumulated_batches_is_one_of_large_batches(tiny, tmp_path, batch_size):
+    """10 draws in steps of 6 and 4: of 2 as 2 2 2 and 2 2, of 3 as 3 3 and 3 1."""
+    settings = [
+        "model=tests.test_optimizer.Flat", "sampling=tests.test_optimizer.Ten",
+        "mixing=longtail.mixing.Plain", "class_weights=null",
+    ]  # fmt: skip
+    weights = []
+    for size, accumulate in ((6, 1), (batch_size, 6 // batch_size)):
+        own = config.load(
+            [tiny / "tiny-lt/joint.yaml"], settings, batch_size=size, accumulate=accumulate
+        )
+        trainer = Trainer(own, tmp_path, [CPU], Ranks(), quiet=True)
+        trainer.feeder.train = False  # the same frames, whatever batch a clip is in
+        trainer.feeder.table = Table(trainer.feeder.source.lengths, trainer.feeder.test_frames)
+        trainer.train_epoch()
+        weights.append(trainer.model.state_dict())
+    torch.testing.assert_close(*weights)
+
+
+class Ten(InstanceSampling):
+    def draws(self, progress):
+        return torch.tensor([4, 3, 2, 1])
 
 
 @pytest.mark.parametrize("amp", ["off", "fp16"])

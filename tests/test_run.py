@@ -337,6 +337,9 @@ def test_a_run_stopped_in_its_test_resumes_with_the_test(tiny, whole, tmp_path, 
         (["--set", "model_args.base_channels=0"], "model_args="),
         (["--set", "schedule_args.gama=1"], "schedule_args.gama: known are gamma"),
         (["--set", "schedule_args.milestones=1"], "schedule_args.milestones must be a list"),
+        (["--set", "schedule_args={warm_up: two}"], "schedule_args.warm_up must be a number"),
+        (["--set", "optimizer_args.lr=1"], "optimizer_args.lr"),
+        (["--set", "feeder_args.stream=bone"], "feeder_args.stream"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(tiny, tmp_path, capsys, more, said):
@@ -403,6 +406,9 @@ def test_a_method_is_one_file_on_top(tiny, tmp_path, method):
     run(tiny, tmp_path / "run", f"{method}.yaml", more=settings)
     metrics = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert len(metrics) == 2 and np.isfinite([m["loss"] for m in metrics]).all()
+    before = (tmp_path / "run/result.json").read_text()
+    main.main(["--phase", "test", "--weights", str(tmp_path / "run/best.pt"), "--quiet"])
+    assert (tmp_path / "run/result.json").read_text() == before
 
 
 def test_whole_batches_are_told_before_they_are_mixed(tiny, tmp_path, monkeypatch):
@@ -600,11 +606,11 @@ def test_sigterm_in_the_middle_of_an_epoch_changes_nothing(tiny, tmp_path, monke
     run(tiny, tmp_path / "whole", *files, more=more)
     own, stopped = Stepper.step, []
 
-    def interrupted(stepper, loss, epoch, last):
+    def interrupted(stepper, loss, epoch, *args):
         if epoch > 1.2 and not stopped:
             stopped.append(epoch)
             os.kill(os.getpid(), signal.SIGTERM)
-        return own(stepper, loss, epoch, last)
+        return own(stepper, loss, epoch, *args)
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(Stepper, "step", interrupted)
@@ -680,6 +686,18 @@ def test_the_best_checkpoint_is_that_of_the_first_highest_epoch(tiny, tmp_path, 
         (lambda state: state["model"].pop("fc.bias"), "missing fc.bias"),
         (lambda state: state["config"].update(model="antigravity.Model"), "from outside model/"),
         (lambda state: state["config"].update(feeder="os.system"), "from outside feeders/"),
+        (
+            lambda state: state["config"].update(
+                model="model.__init__.import_module", model_args={"name": "antigravity"}
+            ),
+            "from outside model/",
+        ),
+        (
+            lambda state: state["config"].update(
+                model="longtail.experts.Model", model_args={"backbone": "os.system"}
+            ),
+            "from outside model/",
+        ),
     ],
 )
 def test_a_checkpoint_that_was_tampered_with_is_refused(whole, tmp_path, capsys, change, said):

@@ -126,6 +126,7 @@ class Trainer:
                 whole = len(batch.rows) == config.batch_size
                 with evaluate.only_whole(config, whole):
                     if hasattr(self.mix, "observe"):
+                        self.ranks.agree(self.model)  # all must mix alike
                         with evaluate.autocast(config, self.device):
                             self.mix.observe(self.judged, clips, labels, batch.generator)
                     clips, targets = self.mix(clips, labels, batch.generator)  # (N, K), soft

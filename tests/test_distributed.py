@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import nn
 
 import main
-from engine import checkpoint, evaluate
+from engine import checkpoint, config, evaluate
 from engine.config import Config
 from engine.distributed import Ranks, choose_devices, synchronise_batch_norm
 from engine.train import LOOK_EVERY, Trainer
@@ -26,6 +26,7 @@ from longtail import experts, losses
 from longtail.sampling import InstanceSampling
 
 PROJECT = Path(__file__).resolve().parents[1]
+SMALL = ["model_args.num_blocks=2", "model_args.inflate=[]", "model_args.down=[2]"]
 
 
 def on_two_ranks(function, arguments):
@@ -194,6 +195,26 @@ def _gradient_of_half(rank, folder, world=2):
 
 def test_every_loss_is_that_of_the_global_batch(tmp_path):
     on_two_ranks(_gradient_of_half, (str(tmp_path),))
+
+
+def _follow_saliency(rank, tiny, folder):
+    """On each of two ranks: an epoch of Shap-Mix, which measures with the network itself."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost",
+                   "MASTER_PORT": "29520"}  # fmt: skip
+    torch.set_num_threads(1)
+    own = config.load(
+        [tiny / "tiny-lt/joint.yaml"],
+        ["mixing=longtail.mixing.ShapMix", "mixing_args={warm_up: 0}", "batch_size=8", *SMALL],
+    )
+    with Ranks.from_environment() as ranks:
+        trainer = Trainer(own, folder, [torch.device("cpu")], ranks, quiet=True)
+        trainer.train_epoch()
+        first, second = ranks.gather(trainer.mix.saliency)
+        assert first.any() and torch.equal(first, second)
+
+
+def test_every_rank_mixes_the_same_batch(tiny, tmp_path):
+    on_two_ranks(_follow_saliency, (tiny, tmp_path))
 
 
 class _Asked:

@@ -48,11 +48,16 @@ def rate_factor(config: Config, epoch: float) -> float:
 def fused(config: Config, device: torch.device) -> dict[str, bool]:
     """Return {"fused": True} for an optimiser that can update all weights in one kernel of a GPU.
 
-    That also keeps the scaler of fp16 from waiting for the device. What the user says goes first.
+    That also keeps the scaler of fp16 from waiting for the device. SGD is not fused then: if the
+    scaler skips its first step, as it often does, torch's fused one keeps as its momentum whatever
+    was in memory. What the user says goes first.
     """
-    taken = inspect.signature(find_class(config.optimizer, "optimizer")).parameters
+    factory = find_class(config.optimizer, "optimizer")
     said = {"fused", "foreach"} & config.optimizer_args.keys()
-    return {"fused": True} if device.type == "cuda" and "fused" in taken and not said else {}
+    if device.type != "cuda" or "fused" not in inspect.signature(factory).parameters or said:
+        return {}
+    sgd = isinstance(factory, type) and issubclass(factory, torch.optim.SGD)
+    return {} if sgd and config.amp == "fp16" else {"fused": True}
 
 
 class Average:

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from engine import config
+from engine.build import find_class
 from engine.config import Config
 from engine.distributed import Ranks
-from engine.optimizer import Stepper, rate_factor
+from engine.optimizer import Stepper, fused, rate_factor
 from engine.train import Trainer
 from feeders.frames import Table
 from longtail.sampling import InstanceSampling
@@ -48,6 +49,24 @@ def test_accumulated_batches_make_one_step():
         stepper.step(loss_of(net, batch), 0.0, number == 2, 1 if number == 2 else 0.5)
         assert stepper.waiting == (1 if number == 0 else 0)
     torch.testing.assert_close(net.state_dict(), expected.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "amp", "together"),
+    [("SGD", "off", True), ("SGD", "bf16", True), ("SGD", "fp16", False), ("AdamW", "fp16", True)],
+)
+def test_a_first_step_that_the_scaler_skips_leaves_no_trace(name, amp, together):
+    """torch's fused SGD would keep uninitialised memory as its momentum."""
+    config = Config(optimizer=f"torch.optim.{name}", amp=amp, optimizer_args={})
+    chosen = fused(config, torch.device("cuda"))
+    assert chosen == ({"fused": True} if together else {})
+    assert fused(config, CPU) == {}
+    weight, momentum = nn.Parameter(torch.ones(3)), {"momentum": 0.9} if name == "SGD" else {}
+    optimizer = find_class(config.optimizer, "optimizer")([weight], lr=0.1, **momentum, **chosen)
+    scaler = torch.amp.GradScaler("cpu", enabled=amp == "fp16")
+    scaler.scale(weight.sum() * (torch.inf if amp == "fp16" else 0)).backward()
+    scaler.step(optimizer)
+    assert not any(value.any() for value in optimizer.state[weight].values() if value is not None)
 
 
 class Flat(nn.Module):

@@ -18,28 +18,26 @@ SAFE = 16  # channels from which oneDNN keeps to its memory, see StridedPointwis
 
 
 class StridedPointwise(nn.Conv2d):
-    """1x1 convolution of every `step`-th frame, for few channels.
+    """1x1 convolution with a stride over frames, for few channels.
 
-    As a convolution with a stride it is faster, but then oneDNN (torch 2.13, bf16 on a CPU) leaves
-    the bounds of its memory where it takes the gradient of the weight.
+    In training it takes the frames first. That is slower, but oneDNN (torch 2.13, bf16 on a CPU)
+    leaves the bounds of its memory where it takes the gradient of the weight with a stride.
     """
 
-    def __init__(self, channels: int, out: int, step: int):
-        super().__init__(channels, out, 1)
-        self.step = step
-
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x[:, :, :: self.step])
+        if not self.training:
+            return super().forward(x)
+        return F.conv2d(x[:, :, :: self.stride[0]], self.weight, self.bias)
 
 
 def temporal_conv(
     channels: int, out: int, kernel: int = 1, stride: int = 1, dilation: int = 1
 ) -> nn.Conv2d:
     """Return a convolution over `kernel` frames that keeps T (but for the stride)."""
-    if kernel == 1 and stride > 1 and channels < SAFE:
-        return StridedPointwise(channels, out, stride)
     padding = dilation * (kernel - 1) // 2
-    return nn.Conv2d(channels, out, (kernel, 1), (stride, 1), (padding, 0), (dilation, 1))
+    narrow = kernel == 1 and stride > 1 and channels < SAFE
+    factory = StridedPointwise if narrow else nn.Conv2d
+    return factory(channels, out, (kernel, 1), (stride, 1), (padding, 0), (dilation, 1))
 
 
 class ConvNorm(nn.Module):

@@ -453,7 +453,7 @@ def test_tau_normalisation_needs_no_training(tiny, whole, tmp_path):
 
 
 def test_max_norm_holds_after_the_last_step(tiny, whole, tmp_path, untested):
-    more = ["--phase", "classifier", "--weights", str(whole / "last.pt"), "lr=10"]
+    more = ["lr=10", "--phase", "classifier", "--weights", str(whole / "last.pt")]
     run(tiny, tmp_path / "run", "max-norm.yaml", more=more)
     limit = weights(whole / "last.pt")["fc.weight"].norm(dim=1).mean()
     lengths = weights(tmp_path / "run/last.pt")["fc.weight"].norm(dim=1)

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # the preparation of data does without torch
     import torch
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4  # malloc.h
 KEEP = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_TOP_PAD: 64 << 20}
-RETURN = {M_MMAP_MAX: 65536, M_TRIM_THRESHOLD: 128 << 10, M_TOP_PAD: 0}  # glibc's defaults
+RETURN = {  # where glibc begins
+    M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 128 << 10, M_TRIM_THRESHOLD: 128 << 10, M_TOP_PAD: 0,
+}  # fmt: skip
 
 
 def keep_freed(keep: bool = True) -> bool:
@@ -19,8 +21,8 @@ def keep_freed(keep: bool = True) -> bool:
 
     By default glibc maps every large tensor anew and unmaps it when it dies, so that the system
     clears each of its pages again. With few cores that costs about as much as the arithmetic. The
-    process does not shrink any more; a GPU's memory is not concerned. `keep=False` goes back to
-    the default and returns what is free. No effect but on Linux with glibc.
+    process does not shrink any more; a GPU's memory is not concerned. `keep=False` returns what is
+    free, and from then on every large tensor that dies. No effect but on Linux with glibc.
     """
     if not sys.platform.startswith("linux"):
         return False

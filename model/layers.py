@@ -70,6 +70,12 @@ def add_relu(x: Tensor, residual: Tensor) -> Tensor:
     return F.relu(x.add_(residual), inplace=True)
 
 
+def product_dtype(x: Tensor) -> torch.dtype:
+    """Return the type in which a matrix product of x is computed: autocast's where it is on."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
 def gather(x: Tensor, adjacency: Tensor) -> Tensor:
     """Return the K neighbourhood sums of every joint: out[k C + c, w] = sum_v A[k, v, w] x[c, v].
 
@@ -79,6 +85,8 @@ def gather(x: Tensor, adjacency: Tensor) -> Tensor:
     frames = x.permute(0, 2, 3, 1)  # (B, T, V, C), in memory order
     batch, length, joints, channels = frames.shape
     subsets, _, targets = adjacency.shape[-3:]
+    # cast here: autocast would cast, and so make, each of the copies that expand stands for
+    adjacency = adjacency.to(product_dtype(x))
     matrix = adjacency.movedim(-1, -3).reshape(-1, 1, targets * subsets, joints)
     matrix = matrix.expand(batch, length, -1, -1)
     matrix = matrix.reshape(batch * length, targets * subsets, joints)  # a view if graphs agree

@@ -10,7 +10,7 @@ from errors import InputError
 from graph import adjacency
 from model.backbone import Backbone, tensor
 from model.fold import affine, scale_outputs
-from model.layers import Branches, GraphConv, add_relu, gather, shortcut
+from model.layers import Branches, GraphConv, add_relu, gather, product_dtype, shortcut
 
 WINDOWS = (3, 5)  # frames of the two G3D pathways
 NORMALISE = {"column": adjacency.by_column, "symmetric": adjacency.symmetric}
@@ -66,9 +66,8 @@ class WindowConv(nn.Module):
         mixed = windows(F.conv2d(x, weight[..., None, None]), self.size, self.stride)
         B, _, T, _ = mixed.shape
         rows = mixed.permute(0, 2, 3, 1).reshape(B * T, sources * subsets, -1)
-        columns = (
-            matrix.permute(2, 1, 0).reshape(1, targets, sources * subsets).expand(B * T, -1, -1)
-        )
+        columns = matrix.to(product_dtype(x)).permute(2, 1, 0)
+        columns = columns.reshape(1, targets, sources * subsets).expand(B * T, -1, -1)
         out = torch.baddbmm(self.conv.bias, columns, rows)
         return out.view(B, T, targets, -1).permute(0, 3, 1, 2)
 

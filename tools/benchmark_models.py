@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import argparse
 import gc
+import multiprocessing
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,14 +106,21 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def peak_mib(step: Callable[[], None], device: torch.device) -> float | None:
-    """Return by how many MiB a step's memory exceeds what was held before; None if not known.
+def alone(function: Callable[..., Any], *args: Any) -> Any:
+    """Return function(*args), called in a process of its own.
 
-    On a CPU that is the system's view, with malloc as it is by default: it is left so.
+    Memory that others have freed there before would hide what it takes.
     """
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as pool:
+        return pool.submit(function, *args).result()
+
+
+def peak_mib(step: Callable[[], None], device: torch.device) -> float | None:
+    """Return by how many MiB a step's memory exceeds what was held before; None if not known."""
+    memory.keep_freed(False)
     step()
     gc.collect()
-    memory.keep_freed(False)  # else memory that other networks have freed would hide the step's
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -131,9 +141,23 @@ def resident(entry: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{entry}:"))
 
 
+def network(backbone: str) -> nn.Module:
+    return import_module(f"model.{backbone}").Model()
+
+
+def training_peak(backbone: str, options: argparse.Namespace, device: torch.device) -> float | None:
+    """Return what a training step of the network adds, in MiB."""
+    step = training(
+        network(backbone).to(device).train(),
+        clips_of(options.batch_size, TRAIN_FRAMES, device),
+        AMP[options.amp],
+    )
+    return peak_mib(step, device)
+
+
 def measure(backbone: str, options: argparse.Namespace, device: torch.device) -> Result:
     amp = AMP[options.amp]
-    nets = [import_module(f"model.{backbone}").Model()]
+    nets = [network(backbone)]
     if options.plain and backbone in UNITS:
         nets.append(Plain(backbone))
     nets = [net.to(device) for net in nets]
@@ -141,7 +165,7 @@ def measure(backbone: str, options: argparse.Namespace, device: torch.device) ->
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         nets[0].eval()(clips_of(1, INFER_FRAMES, device))
     clips = clips_of(batch, TRAIN_FRAMES, device)
-    peak = peak_mib(training(nets[0].train(), clips, amp), device)
+    peak = alone(training_peak, backbone, options, device)
     if not options.system_malloc:
         memory.keep_freed()
     # the plain networks run as the field runs them: float32, nothing folded, nothing compiled

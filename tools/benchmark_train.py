@@ -34,7 +34,7 @@ from errors import InputError, Parser, run_command
 from feeders.skeleton import Batch
 from files import write_json
 from tools.benchmark_feed import made_up
-from tools.benchmark_models import BACKBONES, in_turns, peak_mib, synchronise
+from tools.benchmark_models import BACKBONES, alone, in_turns, peak_mib, synchronise
 from tools.plain import UNITS
 
 PARTS = ("feeding", "mixing", "forward", "backward", "optimiser")
@@ -199,6 +199,12 @@ def machine(device: torch.device) -> str:
     return f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
+def training_peak(settings: Config, device: torch.device, folder: Path) -> float | None:
+    """Return what a training step adds, in MiB."""
+    trainer = Measured(settings, folder / "run", [device], Ranks(), quiet=True)
+    return peak_mib(trainer.run_steps, device)
+
+
 def measure(
     settings: Config, options: argparse.Namespace, device: torch.device, folder: Path
 ) -> Result:
@@ -208,7 +214,7 @@ def measure(
     own = trainers[0]
     for trainer in trainers[1:]:
         trainer.model.to(memory_format=torch.contiguous_format)  # as the field has it
-    peak = peak_mib(own.run_steps, device)
+    peak = alone(training_peak, settings, device, folder)
     if not options.system_malloc:
         memory.keep_freed()
     for trainer in trainers:

@@ -24,20 +24,18 @@ def pointwise(conv: nn.Module, x: Tensor) -> Tensor:
     return out.unflatten(1, rows.shape[1:])
 
 
-def refine(shared: Tensor, relation: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return the topologies (K, C B, V, V) of every channel (eq. 2 and 3).
+def refine(relations: Tensor, weights: Tensor) -> Tensor:
+    """Return the topologies (K, C B, V, V) of every channel, sums of the relations (K, R, B, V, V).
 
-    The shared (K, V, V), plus a 1x1 convolution, weight (K, C, R) and bias (K, C), of the relation
-    (K, R, B, V, V).
+    What a relation weighs in each channel: (K, C, R).
     """
-    topology = torch.bmm(weight, relation.flatten(2)).unflatten(2, relation.shape[2:])
-    topology += (bias[..., None, None] + shared[:, None])[:, :, None]
-    return topology.flatten(1, 2)
+    rows = torch.bmm(weights, relations.flatten(2))
+    return rows.unflatten(2, relations.shape[2:]).flatten(1, 2)
 
 
-def aggregate(features: Tensor, *parts: Tensor) -> Tensor:
+def aggregate(features: Tensor, relations: Tensor, weights: Tensor) -> Tensor:
     """Sum features (K, C B, T, V) over subsets and joints on refined topologies: (C B, T, V)."""
-    first, *others = zip(features, refine(*parts))
+    first, *others = zip(features, refine(relations, weights))
     sums = torch.bmm(*first)
     for subset, topology in others:  # each is added where the sum is: no K results to add up
         sums = sums.baddbmm_(subset, topology)
@@ -52,26 +50,24 @@ class Aggregate(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, features: Tensor, *parts: Tensor) -> Tensor:
-        ctx.save_for_backward(features, *parts)
-        return aggregate(features, *parts)
+    def forward(ctx, features: Tensor, relations: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(features, relations, weights)
+        return aggregate(features, relations, weights)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        features, shared, relation, weight, bias = ctx.saved_tensors
-        topology = refine(shared, relation, weight, bias)
-        grad_features = torch.matmul(grad, topology.transpose(2, 3))
-        grad_topology = torch.matmul(features.transpose(2, 3), grad)
-        grad_topology = grad_topology.view(*bias.shape, *relation.shape[2:])  # (K, C, B, V, V)
-        columns = grad_topology.flatten(2)
-        return (
-            grad_features,
-            grad_topology.sum((1, 2)),
-            torch.bmm(weight.transpose(1, 2), columns).view(relation.shape),
-            torch.bmm(columns, relation.flatten(2).transpose(1, 2)),
-            columns.sum(2),
-        )
+        features, relations, weights = ctx.saved_tensors
+        topologies = refine(relations, weights)
+        grad_features = torch.empty_like(features)
+        grad_topologies = torch.empty_like(topologies)
+        for subset in range(len(features)):  # one by one: a product of all would copy grad K times
+            torch.bmm(grad, topologies[subset].transpose(1, 2), out=grad_features[subset])
+            torch.bmm(features[subset].transpose(1, 2), grad, out=grad_topologies[subset])
+        columns = grad_topologies.view(*weights.shape[:2], -1)  # (K, C, B V V)
+        grad_relations = torch.bmm(weights.transpose(1, 2), columns).view(relations.shape)
+        grad_weights = torch.bmm(columns, relations.flatten(2).transpose(1, 2))
+        return grad_features, grad_relations, grad_weights
 
 
 class RefinedGraphConv(nn.Module):
@@ -96,19 +92,26 @@ class RefinedGraphConv(nn.Module):
             nn.init.zeros_(layer.bias)
         nn.init.constant_(self.norm.weight, 1e-6)  # a block starts as its residual
 
-    def topology(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return what `refine` makes the topologies of; an entry is (source, target)."""
+    def topology(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return relations (K, R + 2, B, V, V) and what they weigh in each channel (K, C, R + 2).
+
+        An entry is (source, target). Beside the R relations of eq. 2 stand ones, which weigh as
+        much as the bias, and the shared topology, which weighs 1: so eq. 3 is one product.
+        """
         related = pointwise(self.relate, x.mean(2)).unflatten(0, (2, self.subsets, -1))
         source, target = related.unbind()  # (K, R, B, V)
-        relation = torch.tanh(source[..., None] - target[..., None, :])
-        return self.adjacency, relation, self.alpha * self.expand, self.alpha * self.expand_bias
+        relations = torch.tanh(source[..., None] - target[..., None, :])
+        shared = self.adjacency[:, None, None].to(relations.dtype).expand_as(relations[:, :1])
+        relations = torch.cat([relations, torch.ones_like(shared), shared], dim=1)
+        refined = self.alpha * torch.cat([self.expand, self.expand_bias[..., None]], dim=2)
+        weights = torch.cat([refined, torch.ones_like(refined[..., :1])], dim=2)
+        return relations, weights.to(relations.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         B, _, T, V = x.shape
         features = pointwise(self.conv, x).view(self.subsets, -1, T, V)  # (K, C B, T, V)
-        parts = [part.to(features.dtype) for part in self.topology(x)]
         run = Aggregate.apply if torch.is_grad_enabled() else aggregate
-        out = run(features, *parts).view(-1, B, T, V).transpose(0, 1)
+        out = run(features, *self.topology(x)).view(-1, B, T, V).transpose(0, 1)
         out = out.contiguous(memory_format=torch.channels_last)
         return add_relu(self.norm(out), self.residual(x))
 

@@ -10,7 +10,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,10 +110,22 @@ class Config:
 
 
 KEYS = {f.name: f for f in dataclasses.fields(Config)}
-LEAST_ONE = (
-    "num_epoch", "batch_size", "accumulate", "lr_batch", "frames", "test_clips", "repeat",
-    "imbalance",
-)  # fmt: skip
+_ABOVE_0 = (lambda value: 0 < value < math.inf, "more than 0")
+_SHARE = (lambda value: 0 < value < 1, "between 0 and 1")
+# What a value must be, where it is not null.
+LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(
+        ("num_epoch", "batch_size", "accumulate", "lr_batch", "frames", "test_clips", "repeat",
+         "imbalance"),
+        (lambda value: value >= 1, "at least 1"),
+    ),
+    "seed": (lambda value: value >= 0, "at least 0"),
+    "lr": _ABOVE_0,
+    "clip_grad": _ABOVE_0,
+    "val_split": _SHARE,
+    "ema": _SHARE,
+    "shots": (lambda value: len(value) == 2 and value[0] >= value[1] >= 0, "[many, few], falling"),
+}  # fmt: skip
 _TYPES = typing.get_type_hints(Config)
 
 
@@ -134,19 +146,10 @@ def from_mapping(values: Mapping[str, Any], where: str = "configuration") -> Con
     """Build a Config from plain values, checking names, types and choices."""
     _check_names(values, where)
     config = Config(**{key: _typed(key, value, where) for key, value in values.items()})
-    for key in LEAST_ONE:
-        if getattr(config, key) < 1:
-            raise InputError(f"{where}: {key} must be at least 1, not {getattr(config, key)}")
-    if config.seed < 0:
-        raise InputError(f"{where}: seed must be at least 0, not {config.seed}")
-    for key in ("lr", "clip_grad"):
-        if not 0 < (1.0 if getattr(config, key) is None else getattr(config, key)) < math.inf:
-            raise InputError(f"{where}: {key} must be more than 0, not {getattr(config, key)}")
-    if len(config.shots) != 2 or not config.shots[0] >= config.shots[1] >= 0:
-        raise InputError(f"{where}: shots must be [many, few], falling, not {config.shots}")
-    for key in ("val_split", "ema"):
-        if getattr(config, key) is not None and not 0 < getattr(config, key) < 1:
-            raise InputError(f"{where}: {key} must lie between 0 and 1, not {getattr(config, key)}")
+    for key, (holds, rule) in LIMITS.items():
+        value = getattr(config, key)
+        if value is not None and not holds(value):
+            raise InputError(f"{where}: {key} must be {rule}, not {value}")
     return config
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -110,50 +111,64 @@ class Trainer:
 
     def train_epoch(self) -> None:
         """Step through the batches of one epoch, from where the run was."""
-        epoch, config = self.progress.epoch, self.config
+        epoch = self.progress.epoch
         criterion = self.stages.criterion(epoch)
         weights = self.stages.class_weights(epoch).to(self.device)  # (K,), ones in stage 1
         if hasattr(self.mix, "begin_epoch"):
             self.mix.begin_epoch(epoch)
         self.set_mode()
         batches = self.order(epoch)
-        sizes = torch.tensor([len(batch.rows) for batch in batches])
-        step_sizes = [int(each.sum()) for each in sizes.split(config.accumulate)]
         started, looked_at = time.monotonic(), []
         with self.bar(batches) as bar:
             for clips, labels, batch in self.feeder.batches(batches[self.progress.step :]):
-                torch.manual_seed(step_seed(config.seed, epoch, batch.step, 1 + self.ranks.rank))
-                whole = len(batch.rows) == config.batch_size
-                with evaluate.only_whole(config, whole):
-                    if hasattr(self.mix, "observe"):
-                        self.ranks.agree(self.model)  # all must mix alike
-                        with evaluate.autocast(config, self.device):
-                            self.mix.observe(self.judged, clips, labels, batch.generator)
-                    clips, targets = self.mix(clips, labels, batch.generator)  # (N, K), soft
-                    with evaluate.autocast(config, self.device):
-                        logits = self.net(clips[self.ranks.share(len(clips))])
-                logits = self.ranks.join(logits.float(), len(clips))  # (N, K)
-                extra = {}
-                if getattr(criterion, "needs_features", False):
-                    features = self.features.pop().float()
-                    extra["features"] = self.ranks.join(features, len(clips))  # (N, D)
-                loss = criterion(logits, targets, weights, **extra)
-                last = batch.step + 1 == len(batches)
-                step = batch.step // config.accumulate  # of the optimiser
-                share = len(batch.rows) / step_sizes[step]
-                self.stepper.step(loss, epoch + step / len(step_sizes), last, share)
-                if self.classifier is not None:
-                    self.classifier.after_step(self.model)
-
+                loss = self.loss(clips, labels, batch, criterion, weights)
+                self.step(loss, batch, batches)
                 self.progress.step += 1
                 looked_at.append((batch, loss.detach()))
-                if last or len(looked_at) == LOOK_EVERY:
+                if self.progress.step == len(batches) or len(looked_at) == LOOK_EVERY:
                     self.look(looked_at, bar)
                 if self.stepper.waiting == 0 and self.should_stop(batch.step):
                     self.look(looked_at, bar)
                     self.progress.seconds += time.monotonic() - started
                     self.save_and_stop()
         self.progress.seconds += time.monotonic() - started
+
+    def loss(
+        self, clips: torch.Tensor, labels: torch.Tensor, batch: Batch, criterion: nn.Module,
+        weights: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        """Mix a batch, take this rank's share of it through the network; the loss is of all."""
+        config, count = self.config, len(batch.rows)
+        rank = 1 + self.ranks.rank
+        torch.manual_seed(step_seed(config.seed, self.progress.epoch, batch.step, rank))
+        with evaluate.only_whole(config, count == config.batch_size):
+            if hasattr(self.mix, "observe"):
+                self.ranks.agree(self.model)  # all must mix alike
+                with evaluate.autocast(config, self.device):
+                    self.mix.observe(self.judged, clips, labels, batch.generator)
+            clips, targets = self.mix(clips, labels, batch.generator)  # (N, K), soft
+            with evaluate.autocast(config, self.device):
+                logits = self.net(clips[self.ranks.share(len(clips))])
+        logits = self.ranks.join(logits.float(), len(clips))  # (N, K)
+        extra = {}
+        if getattr(criterion, "needs_features", False):
+            features = self.features.pop().float()
+            extra["features"] = self.ranks.join(features, len(clips))  # (N, D)
+        return criterion(logits, targets, weights, **extra)
+
+    def step(self, loss: torch.Tensor, batch: Batch, batches: list[Batch]) -> None:
+        """Hand a batch's loss to the optimiser, which steps once for `accumulate` of them.
+
+        They count by their samples: an epoch's last batches, too, are one large one.
+        """
+        accumulate = self.config.accumulate
+        number = batch.step // accumulate  # of the optimiser's step
+        together = batches[number * accumulate : (number + 1) * accumulate]
+        share = len(batch.rows) / sum(len(each.rows) for each in together)
+        epoch = self.progress.epoch + number / math.ceil(len(batches) / accumulate)
+        self.stepper.step(loss, epoch, batch.step + 1 == len(batches), share)
+        if self.classifier is not None:
+            self.classifier.after_step(self.model)
 
     def finish_epoch(self) -> None:
         """Validate, log, and save last.pt; also best.pt when the top-1 accuracy rose."""

@@ -89,7 +89,7 @@ class Config:
     # Execution
     amp: str = "off"  # off | bf16 | fp16
     compile: bool = False
-    cuda_graphs: bool = True  # of the compiled network on a GPU; never with accumulate
+    cuda_graphs: bool = True  # of the compiled network on one GPU; never with accumulate
     tf32: bool = True  # matrix products of float32 in TF32 on GPUs that have it
     sync_bn: bool = False  # batch statistics over all ranks of a distributed run
     seed: int = 0

@@ -408,15 +408,25 @@ class Replica(nn.Module):
             return self.model(clips)
 
 
+def takes_cuda_graphs(config: Config, device: torch.device, ranks: Ranks) -> bool:
+    """Return whether the compiled network is captured in CUDA graphs, if the configuration agrees.
+
+    Not where batches accumulate: graphs keep a step's gradients in memory that the next step writes
+    over. Nor with DistributedDataParallel: validation after training then crashed at random
+    (https://github.com/pytorch/pytorch/issues/128218).
+    """
+    return (
+        config.cuda_graphs and device.type == "cuda" and config.accumulate == 1 and ranks.world == 1
+    )
+
+
 def wrap(
     model: nn.Module, config: Config, devices: list[torch.device], ranks: Ranks
 ) -> tuple[nn.Module, nn.Module]:
     """Return (the network to train, the network to judge) around `model`, which stays itself."""
     judged: nn.Module = model
     if config.compile:
-        # CUDA graphs keep a step's gradients in memory that the next step writes over.
-        graphs = config.cuda_graphs and devices[0].type == "cuda" and config.accumulate == 1
-        mode = "reduce-overhead" if graphs else None
+        mode = "reduce-overhead" if takes_cuda_graphs(config, devices[0], ranks) else None
         judged = torch.compile(model, mode=mode, dynamic=False)
     if ranks.world > 1:
         ids = [devices[0]] if devices[0].type == "cuda" else None

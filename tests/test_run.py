@@ -27,7 +27,7 @@ from engine import build, checkpoint, evaluate, logs, train
 from engine.config import Config, load
 from engine.distributed import Ranks, release
 from engine.optimizer import Stepper
-from engine.train import Replica, Trainer
+from engine.train import Replica, Trainer, takes_cuda_graphs
 from errors import BAD_INPUT, RESUMABLE, InputError, Stopped, run_command
 from feeders.skeleton import Feeder
 from longtail import shots
@@ -568,6 +568,15 @@ def test_compiled_training_compiles_one_shape_and_follows_the_plain(tiny, tmp_pa
     assert counters["stats"]["unique_graphs"] == 1
     first, second = (json.loads((f / "metrics.jsonl").read_text()) for f in (plain, compiled))
     assert second["loss"] == pytest.approx(first["loss"], rel=1e-3)
+
+
+def test_cuda_graphs_are_for_one_gpu_whose_steps_do_not_add_up():
+    gpu, alone = torch.device("cuda"), Ranks()
+    assert takes_cuda_graphs(Config(), gpu, alone)
+    assert not takes_cuda_graphs(Config(), torch.device("cpu"), alone)
+    assert not takes_cuda_graphs(Config(accumulate=2), gpu, alone)
+    assert not takes_cuda_graphs(Config(cuda_graphs=False), gpu, alone)
+    assert not takes_cuda_graphs(Config(), gpu, Ranks(0, 2))
 
 
 def test_a_mixed_batch_twice_as_long_is_compiled_too(tiny, tmp_path, monkeypatch):

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+import main
 from data.store import StoreWriter
+from engine import evaluate, logs
+from tests.tiny_runs import command
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -68,3 +71,19 @@ model_args: {{graph: ntu_rgb_d, num_class: 4, num_person: 2, base_channels: 8}}
 """
     )
     return root
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, tmp_path_factory):
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole") / "joint"
+    torch.set_num_threads(1)
+    main.main(command(tiny, folder, "--quiet"))
+    return folder
+
+
+@pytest.fixture
+def untested(monkeypatch):
+    """Runs without their evaluations."""
+    monkeypatch.setattr(evaluate, "score", lambda net, feeder, *_, **__: np.eye(4)[feeder.labels])
+    monkeypatch.setattr(evaluate, "test", lambda *_: dict.fromkeys(logs.HEADINGS))

@@ -1,0 +1,92 @@
+"""Half precision, TF32, compiled code: other arithmetic, the same results."""
+
+import functools
+import json
+import shutil
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+import main
+from engine import evaluate
+from engine.config import Config
+from engine.distributed import Ranks
+from engine.train import Replica, takes_cuda_graphs
+from tests.tiny_runs import SMALL, run, weights
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_half_precision_follows_single(tiny, tmp_path, amp):
+    more = [*SMALL, "num_epoch=1", "test_clips=1"]
+    folders = [
+        run(tiny, tmp_path / precision, more=[*more, "--amp", precision])
+        for precision in ("off", amp)
+    ]
+    single, half = (json.loads((f / "metrics.jsonl").read_text())["loss"] for f in folders)
+    assert half == pytest.approx(single, rel=0.05) and half != single
+    scaler = torch.load(folders[1] / "last.pt", weights_only=True)["stepper"]["scaler"]
+    assert bool(scaler) == (amp == "fp16")
+    kept = weights(folders[1] / "last.pt").values()
+    assert all(value.dtype != torch.float16 for value in kept)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_compiled_training_compiles_one_shape_and_follows_the_plain(tiny, tmp_path):
+    """24 rows in batches of 5: the last, of 4, is trained on as well, but not compiled for."""
+    more = [*SMALL, "model_args.num_blocks=1", "batch_size=5", "num_epoch=1", "test_clips=1"]
+    plain = run(tiny, tmp_path / "plain", more=more)
+    counters["stats"].clear()
+    compiled = run(tiny, tmp_path / "compiled", more=[*more, "--compile"])
+    assert counters["stats"]["unique_graphs"] == 1
+    first, second = (json.loads((f / "metrics.jsonl").read_text()) for f in (plain, compiled))
+    assert second["loss"] == pytest.approx(first["loss"], rel=1e-3)
+
+
+def test_cuda_graphs_are_for_one_gpu_whose_steps_do_not_add_up():
+    gpu, alone = torch.device("cuda"), Ranks()
+    assert takes_cuda_graphs(Config(), gpu, alone)
+    assert not takes_cuda_graphs(Config(), torch.device("cpu"), alone)
+    assert not takes_cuda_graphs(Config(accumulate=2), gpu, alone)
+    assert not takes_cuda_graphs(Config(cuda_graphs=False), gpu, alone)
+    assert not takes_cuda_graphs(Config(), gpu, Ranks(0, 2))
+
+
+def test_a_mixed_batch_twice_as_long_is_compiled_too(tiny, tmp_path, monkeypatch):
+    """Shap-Mix: the training pass of 2 N clips, and the passes that measure the saliency."""
+    capture_only = functools.partial(torch.compile, backend="eager")
+    monkeypatch.setattr(torch, "compile", lambda model, mode, **more: capture_only(model, **more))
+    more = [*SMALL, "feeder_args.flip=0.0", "model_args.num_blocks=1", "batch_size=8"]
+    counters["stats"].clear()
+    run(tiny, tmp_path / "run", "shap-mix.yaml", more=[*more, "num_epoch=1", "--compile"])
+    assert counters["stats"]["unique_graphs"] == 2
+
+
+def test_testing_takes_amp_from_the_command_line(whole, tmp_path):
+    argv = ["--phase", "test", "--weights", str(whole / "last.pt"), "--quiet"]
+    main.main([*argv, "--work-dir", str(tmp_path), "--amp", "bf16"])
+    single, half = (np.load(f / "scores-last.npz")["scores"] for f in (whole, tmp_path))
+    assert not np.array_equal(half, single)
+    np.testing.assert_allclose(half, single, atol=0.02)
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_tf32_is_for_products_and_convolutions(tf32, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", not tf32)
+    before = torch.get_float32_matmul_precision()
+    evaluate.set_tf32(Config(tf32=tf32))
+    assert torch.backends.cudnn.allow_tf32 == tf32
+    assert torch.get_float32_matmul_precision() == ("high" if tf32 else "highest")
+    torch.set_float32_matmul_precision(before)
+
+
+def test_a_replica_knows_to_what_its_network_is_cast():
+    """As DataParallel calls it: from a thread, where autocast is on and has its own default."""
+    net, kinds = Replica(torch.nn.Linear(3, 2), Config(amp="bf16")), []
+    thread = threading.Thread(target=lambda: kinds.append(net(torch.zeros(1, 3)).dtype))
+    with torch.autocast("cpu", torch.float16):
+        thread.start()
+        thread.join()
+    assert kinds == [torch.bfloat16]

@@ -1,0 +1,161 @@
+"""Mistakes: one line that names what is wrong, and nothing lost."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import main
+from engine import checkpoint
+from engine.optimizer import Stepper
+from errors import BAD_INPUT, InputError, run_command
+from tests.tiny_runs import SMALL, command, run
+
+
+def test_a_finished_folder_is_neither_lost_nor_mixed_up(tiny, whole):
+    with pytest.raises(InputError, match="--resume continues it, --overwrite"):
+        main.main(command(tiny, whole))
+    with pytest.raises(InputError, match="other values of lr"):
+        main.main(command(tiny, whole, "--resume", "--set", "lr=1"))
+    assert (whole / "last.pt").is_file()
+
+
+def test_overwriting_discards_the_run_and_nothing_else(tiny, whole, tmp_path, untested):
+    folder = tmp_path / "joint"
+    shutil.copytree(whole, folder)
+    (folder / "notes.txt").touch()
+    run(tiny, folder, more=[*SMALL, "num_epoch=1", "--overwrite"])
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
+    assert "epoch 3/3" not in (folder / "log.txt").read_text()
+    assert len(list(folder.glob("events*"))) == 1 and not (folder / "scores.npz").exists()
+    assert (folder / "notes.txt").exists()
+
+
+def test_a_folder_without_a_run_is_left_alone(tiny, tmp_path):
+    (tmp_path / "notes.txt").touch()
+    for more in ([], ["--overwrite"], ["--resume"]):
+        with pytest.raises(InputError, match="holds no run; name another --work-dir"):
+            main.main(command(tiny, tmp_path, *more))
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--set", "model_args.num_class=3"], "model_args.num_class"),
+        (["--set", "model_args.graph=coco"], "25 joints (ntu_rgb_d), but model_args.graph=coco"),
+        (["--set", "model_args.num_person=1"], "model_args.num_person"),
+        (["--set", "model_args.base_chanels=8"], "did you mean base_channels"),
+        (["--set", "num_epok=3"], "did you mean num_epoch"),
+        (["--set", "model=model.stgcnp.Model"], "model=model.stgcnp.Model: model.stgcnp does not"),
+        (["--set", "optimizer=apex.optimizers.FusedSGD"], "apex is not installed"),
+        (["--set", "store=data/nowhere"], "python -m data.prepare"),
+        (["--set", "training_list=nowhere.txt"], "nowhere.txt"),
+        (["--weights", "nowhere.pt"], "nowhere.pt"),
+        (["--weights", "a.pt", "b.pt"], "starts from one FILE"),
+        (["--weights", "a.pt", "--stream", "all"], "starts from one FILE"),
+        (["--set", "classifier=longtail.classifiers.Retraining"], "add --phase classifier"),
+        (["--val-split", "0.01"], "val_split: 0.01 holds out no sample"),
+        (["--set", "model_args.base_channels=0"], "model_args="),
+        (["--set", "schedule_args.gama=1"], "schedule_args.gama: known are gamma"),
+        (["--set", "schedule_args.milestones=1"], "schedule_args.milestones must be a list"),
+        (["--set", "schedule_args={warm_up: two}"], "schedule_args.warm_up must be a number"),
+        (["--set", "optimizer_args.lr=1"], "optimizer_args.lr"),
+        (["--set", "feeder_args.stream=bone"], "feeder_args.stream"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(tiny, tmp_path, capsys, more, said):
+    folder = tmp_path / "run"
+    assert run_command(main.main, command(tiny, folder, *more)) == BAD_INPUT
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and said in lines[0]
+    assert not folder.exists()
+
+
+def test_a_loss_that_is_not_finite_names_the_samples(tiny, tmp_path):
+    with pytest.raises(InputError, match=r"the loss is (nan|inf) in epoch 1, step \d+; samples S0"):
+        main.main(command(tiny, tmp_path / "run", "--quiet", "--set", "lr=1e30"))
+
+
+def test_outputs_that_are_not_finite_are_no_accuracy(tiny, whole, tmp_path, monkeypatch):
+    """A comparison with NaN is false, so such scores would count as right."""
+    state = checkpoint.read(whole / "last.pt")
+    state["model"]["fc.bias"][0] = np.nan
+    checkpoint.save(tmp_path / "broken.pt", {k: v for k, v in state.items() if k != "format"})
+    argv = ["--phase", "test", "--weights", str(tmp_path / "broken.pt"), "--device", "cpu"]
+    with pytest.raises(InputError, match=r"not finite for 12 of 12 samples \(e\.g\. S001"):
+        main.main(argv)
+    assert not (tmp_path / "result.json").exists()
+    step = Stepper.step
+
+    def diverge(stepper, *args):
+        step(stepper, *args)
+        stepper.model.fc.bias.data.fill_(np.inf)
+
+    monkeypatch.setattr(Stepper, "step", diverge)  # and no loss is taken after the only step
+    settings = ["--set", "num_epoch=1", "batch_size=1000"]
+    with pytest.raises(InputError, match="not finite"):
+        main.main(command(tiny, tmp_path / "run", "--quiet", *settings))
+    assert not (tmp_path / "run/best.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("phase", "flag"), [("test", "tag"), ("test", "stream"), ("predict", "stream")]
+)
+def test_a_checkpoint_says_its_own_stream_and_folder(whole, capsys, phase, flag):
+    before = (whole / "result-last.json").stat().st_mtime_ns
+    argv = ["--phase", phase, "--weights", str(whole / "last.pt"), f"--{flag}", "bone"]
+    assert run_command(main.main, [*argv, "--input", "a.npy", "--device", "cpu"]) == BAD_INPUT
+    assert f"--{flag}: the checkpoint says its own" in capsys.readouterr().err
+    assert (whole / "result-last.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:5000]), "truncated or no checkpoint"),
+        (lambda path: path.write_bytes(b""), "truncated or no checkpoint"),
+        (lambda path: shutil.copy(path.with_name("best.pt"), path), "is a best.pt"),
+    ],
+)
+def test_what_cannot_be_resumed_is_said_and_kept(tiny, whole, tmp_path, capsys, spoil, said):
+    folder = tmp_path / "joint"
+    shutil.copytree(whole, folder)
+    spoil(folder / "last.pt")
+    before = (folder / "last.pt").read_bytes()
+    assert run_command(main.main, command(tiny, folder, "--quiet", "--resume")) == BAD_INPUT
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and said in lines[0] and "--overwrite" in lines[0]
+    assert (folder / "last.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda state: state["model"].update(more=torch.zeros(1)), "unknown more"),
+        (lambda state: state["model"].pop("fc.bias"), "missing fc.bias"),
+        (lambda state: state["config"].update(model="antigravity.Model"), "from outside model/"),
+        (lambda state: state["config"].update(feeder="os.system"), "from outside feeders/"),
+        (
+            lambda state: state["config"].update(
+                model="model.__init__.import_module", model_args={"name": "antigravity"}
+            ),
+            "from outside model/",
+        ),
+        (
+            lambda state: state["config"].update(
+                model="longtail.experts.Model", model_args={"backbone": "os.system"}
+            ),
+            "from outside model/",
+        ),
+    ],
+)
+def test_a_checkpoint_that_was_tampered_with_is_refused(whole, tmp_path, capsys, change, said):
+    state = checkpoint.read(whole / "best.pt")
+    change(state)
+    checkpoint.save(tmp_path / "best.pt", state)
+    argv = ["--phase", "test", "--weights", str(tmp_path / "best.pt")]
+    assert run_command(main.main, argv) == BAD_INPUT
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "scores.npz").exists()

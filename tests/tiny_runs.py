@@ -1,0 +1,46 @@
+"""How tests run main.py on the tiny benchmark."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+import main
+
+PROJECT = Path(__file__).resolve().parents[1]
+METHODS = PROJECT / "config/methods"
+SMALL = ["model_args.num_blocks=3", "model_args.inflate=[2]", "model_args.down=[2]"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
+
+
+def command(tiny, folder, *more):
+    return ["--config", str(tiny / "tiny-lt/joint.yaml"), "--device", "cpu",
+            "--work-dir", str(folder), *more]  # fmt: skip
+
+
+def start(tiny, folder, *more):
+    return subprocess.Popen(
+        [sys.executable, str(PROJECT / "main.py"), *command(tiny, folder, *more)],
+        env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["model"]
+
+
+def assert_same_weights(first, second):
+    first, second = weights(first), weights(second)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def run(tiny, folder, *files, more=()):
+    argv = command(tiny, folder, "--quiet", "--set", "num_epoch=2", *more)
+    argv[2:2] = [str(METHODS / file) for file in files]
+    main.main(argv)
+    return folder

@@ -269,9 +269,9 @@ def predict(options: argparse.Namespace, device: torch.device) -> None:
     """Name the actions in clips from files."""
     if not options.weights or not options.input:
         raise InputError("--phase predict needs --weights FILE... and --input FILE_OR_FOLDER...")
-    if not options.config:
-        refuse_without_config(options, "stream")
     settings = resolve(options, options.stream) if options.config else None
+    if settings is None:
+        refuse_without_config(options, "stream")
     recognizer = Recognizer.load(options.weights, device, settings, overrides(options))
     predict_files.run(
         recognizer, options.input, options.output, options.quiet,

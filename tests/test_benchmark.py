@@ -67,9 +67,9 @@ def test_a_batch_that_no_epoch_fills_is_said(tiny, capsys):
     assert "batch_size 25: an epoch has 24 samples" in capsys.readouterr().err
 
 
-def test_testing_is_measured_three_ways(tiny, tmp_path, capsys):
+def test_testing_is_measured_four_ways(tiny, tmp_path, capsys):
     result = run(tiny, tmp_path, "test", "--plain", "--samples", "2")
-    ways = ("together", "one_at_a_time", "plain_one_at_a_time")
+    ways = ("together", "absent_too", "one_at_a_time", "plain_one_at_a_time")
     assert all(result[way] > 0 for way in ways) and result["clips"] == 2
     assert f"{result['together'] / result['one_at_a_time']:.2f} times" in capsys.readouterr().out
 

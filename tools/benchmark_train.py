@@ -29,7 +29,7 @@ import memory
 from engine import config as configs
 from engine.config import Config
 from engine.distributed import Ranks, choose_devices, release
-from engine.train import Progress, Trainer
+from engine.train import Progress, Trainer, takes_cuda_graphs
 from errors import InputError, Parser, run_command
 from feeders.skeleton import Batch
 from files import write_json
@@ -49,7 +49,7 @@ class Result:
     model: str
     amp: str
     compile: bool
-    cuda_graphs: bool  # where it is compiled, on a GPU
+    cuda_graphs: bool
     batch_size: int
     frames: str  # where the feeder has them
     milliseconds_per_step: float  # median
@@ -229,8 +229,9 @@ def measure(
     plain = (rates[1], rates[0] / rates[1]) if options.plain else ()
     run_steps = settings.num_epoch * math.ceil(len(own.sampling) / settings.batch_size)
     step = seconds[0] / options.steps
+    graphs = settings.compile and takes_cuda_graphs(settings, device, Ranks())
     return Result(
-        machine(device), settings.model, settings.amp, settings.compile, settings.cuda_graphs,
+        machine(device), settings.model, settings.amp, settings.compile, graphs,
         settings.batch_size, own.feeder.where, 1000 * step, rates[0], shares, peak, options.steps,
         run_steps, run_steps * step / 60, *plain,
     )  # fmt: skip
@@ -242,7 +243,7 @@ def report(result: Result) -> str:
     lines = [
         f"{result.model}, batch {result.batch_size}, amp {result.amp}, "
         f"{'compiled' if result.compile else 'not compiled'}"
-        f"{'' if result.cuda_graphs else ', no CUDA graphs'}; {result.machine}",
+        f"{', CUDA graphs' if result.cuda_graphs else ''}; {result.machine}",
         f"{result.milliseconds_per_step:.1f} ms a step, {result.clips_per_second:.2f} clips/s; "
         f"a step adds {peak}; frames {result.frames}",
         f"of a step: {shares}, the rest {1 - sum(result.shares.values()):.1%}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from data import long_tail, protocols
 from data.store import Store, copies
 from engine.config import Config
 from errors import InputError, nearest
+from feeders.augment import Augmentation
+from feeders.frames import CHOICES
 from longtail.schedule import Stages
 
 
@@ -159,14 +161,37 @@ def make_model(config: Config) -> nn.Module:
 
 
 def make_feeder(
-    config: Config, data: Data, rows: np.ndarray, device: torch.device, *, clips: int = 1,
-    train: bool = False,
+    config: Config, data: Data, rows: np.ndarray, device: torch.device, **how: Any
+) -> Any:
+    """Build the feeder of some rows of a run's data; `how` as for `feeder_of`."""
+    return feeder_of(config, data.store, data.skeleton, rows, device, **how)
+
+
+def feeder_of(
+    config: Config, store: Store, skeleton: graph.Skeleton, rows: np.ndarray, device: torch.device,
+    *, clips: int = 1, train: bool = False, views: int = 1,
 ) -> Any:  # fmt: skip
-    """Build the feeder of some rows: training clips, or `clips` fixed ones of each sample."""
+    """Build the feeder of some rows: training clips, or `clips` fixed ones per sample.
+
+    `feeder_args` are flat: those of the frame choice and of the augmentation make these policies,
+    the rest goes to the feeder.
+    """
+    args = dict(config.feeder_args)
+    name = args.pop("choice", "uniform")
+    if name not in CHOICES:
+        raise InputError(f"feeder_args.choice: {name} is not one of {', '.join(CHOICES)}")
+    policies = {"choice": _policy(CHOICES[name], args), "augmentation": _policy(Augmentation, args)}
     return make(
-        config, "feeder", data.store, rows, stream=config.stream, frames=config.frames,
-        clips=clips, train=train, skeleton=data.skeleton, device=device,
+        config.replace(feeder_args=args), "feeder", store, rows, stream=config.stream,
+        frames=config.frames, clips=clips, train=train, views=views, skeleton=skeleton,
+        device=device, **policies,
     )  # fmt: skip
+
+
+def _policy(kind: Callable[..., Any], args: dict[str, Any]) -> Any:
+    """Build a dataclass from those of `args` that are its fields, and take them out of `args`."""
+    own = {field.name: args.pop(field.name) for field in fields(kind) if field.name in args}
+    return kind(**own)
 
 
 def make_stages(config: Config, class_counts: torch.Tensor, device: torch.device) -> Stages:

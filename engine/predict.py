@@ -20,7 +20,7 @@ import graph
 from data import clip_file, names, normalize
 from data.store import Store
 from engine import checkpoint, evaluate
-from engine.build import make, make_model
+from engine.build import feeder_of, make_model
 from engine.config import Config
 from engine.distributed import Ranks, choose_devices
 from engine.fusion import Scores, fuse, fusions_of
@@ -122,11 +122,10 @@ class Member:
     def score(self, store: Store, device: torch.device) -> Scores:
         """Return the class probabilities of every clip of a store, as in testing."""
         config = self.config
-        feeder = make(
-            config, "feeder", store, np.arange(len(store)), stream=config.stream,
-            frames=config.frames, clips=config.test_clips, skeleton=self.takes.skeleton,
-            device=device,
-        )  # fmt: skip
+        rows = np.arange(len(store))
+        feeder = feeder_of(
+            config, store, self.takes.skeleton, rows, device, clips=config.test_clips
+        )
         scores = evaluate.score(self.folded, feeder, config, device)
         return Scores(store.names, store.labels, scores)
 

@@ -5,6 +5,9 @@ Angles in radians, matrices act on the left of a coordinate (column) vector.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 
 from feeders.source import take_joints
@@ -15,6 +18,26 @@ TURNED = torch.diag_embed(1 - torch.eye(3))
 CROSSED = torch.zeros(3, 3, 3)  # the Levi-Civita symbol
 CROSSED[[0, 1, 2], [1, 2, 0], [2, 0, 1]] = 1
 CROSSED[[0, 1, 2], [2, 0, 1], [1, 2, 0]] = -1
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What training does to a clip: each range is symmetric and uniform; 0 switches it off.
+
+    scale stretches each axis by 1 + up to this much; rotate turns the body by up to this many
+    radians about x, y and z (one number, or one per axis); flip is the probability that left and
+    right joints are exchanged; mirror (2D data) then negates x, too.
+    """
+
+    scale: float = 0.1
+    rotate: float | Sequence[float] = 0.3
+    flip: float = 0.5
+    mirror: bool = False
+
+    @property
+    def largest_angles(self) -> torch.Tensor:
+        """The largest angle about each axis, (3,) in radians."""
+        return torch.as_tensor(self.rotate, dtype=torch.float32).expand(3)
 
 
 def rotation(angles: torch.Tensor) -> torch.Tensor:
@@ -62,3 +85,19 @@ def exchange(clips: torch.Tensor, flipped: torch.Tensor, flip: torch.Tensor) -> 
     """Exchange the left and right joints of clips (N, ..., V, C) where `flipped` (N,)."""
     flipped = flipped.view(-1, *[1] * (clips.dim() - 1))
     return torch.where(flipped, take_joints(clips, flip), clips)
+
+
+def box(frames: torch.Tensor, owner: torch.Tensor, clips: int) -> torch.Tensor:
+    """Scale each axis of frames (F, M, V, C) to [-1, 1] over all frames of a clip.
+
+    `owner` (F,) is the clip that a frame belongs to. An axis without extent becomes -1.
+    """
+    place = owner[:, None].expand(-1, frames.shape[-1])
+    low, high = (
+        frames.new_zeros(clips, frames.shape[-1]).scatter_reduce(
+            0, place, extreme, reduce, include_self=False
+        )
+        for extreme, reduce in ((frames.amin((1, 2)), "amin"), (frames.amax((1, 2)), "amax"))
+    )  # each (N, C)
+    extent = torch.where(high > low, high - low, 1)
+    return (frames - low[owner, None, None]) / extent[owner, None, None] * 2 - 1

@@ -1,18 +1,80 @@
 """Which frames of a clip the network sees: indices into a clip's own frames, never the frames.
 
-In testing the choice depends on the clip's length alone, so there is one row of indices for each
-distinct length; in training it is drawn for the whole batch.
+`Uniform` (the default) and `Even` (NW-UCLA) are the two policies. In testing the choice depends on
+the clip's length alone, so a `Table` holds one row of indices per distinct length; in training it
+is drawn for the whole batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 
+from errors import InputError
+
 TEST_SEED = 255
 NUM_PICKS = 100  # NW-UCLA: how often each frame lies in the urn that training draws from
+TRIES = 4  # values drawn per frame of that urn: a member that was drawn before does not count
+
+
+class FrameChoice(Protocol):
+    """A policy: S clips of T frames from a clip of any length."""
+
+    def test(self, length: int, frames: int, clips: int) -> np.ndarray:
+        """Return the (S, T) frames that a clip of `length` frames is tested on."""
+
+    def num_draws(self, frames: int) -> int:
+        """Return how many uniform values `train` takes per clip of T frames."""
+
+    def train(self, lengths: torch.Tensor, drawn: torch.Tensor, frames: int) -> torch.Tensor:
+        """Return (N, S, T) for clips of `lengths` (N,); drawn (N, S, num_draws) in [0, 1)."""
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Frames spread evenly with random jitter over a share of the clip within `p_interval`."""
+
+    p_interval: tuple[float, float] = (1, 1)
+
+    def __post_init__(self) -> None:
+        low, high = self.p_interval
+        if not 0 < low <= high <= 1:
+            raise InputError(f"feeder_args.p_interval: {low} to {high}, not within 0 to 1")
+
+    def test(self, length: int, frames: int, clips: int) -> np.ndarray:
+        return uniform_sample(length, frames, clips, self.p_interval)
+
+    def num_draws(self, frames: int) -> int:
+        return frames + 3
+
+    def train(self, lengths: torch.Tensor, drawn: torch.Tensor, frames: int) -> torch.Tensor:
+        return sample(lengths, drawn, self.p_interval)
+
+
+@dataclass(frozen=True)
+class Even:
+    """NW-UCLA's frames: equal steps over the clip in testing, a sorted draw in training."""
+
+    def test(self, length: int, frames: int, clips: int) -> np.ndarray:
+        if clips != 1:
+            raise InputError(
+                f"test_clips: {clips}, but all clips of a sample would be the same with "
+                "feeder_args.choice=even (NW-UCLA's protocol); set test_clips to 1"
+            )
+        return linspace(length, frames)
+
+    def num_draws(self, frames: int) -> int:
+        return TRIES * frames
+
+    def train(self, lengths: torch.Tensor, drawn: torch.Tensor, frames: int) -> torch.Tensor:
+        return torch.cat([sorted_draw(lengths, one, frames) for one in drawn.unbind(1)], dim=1)
+
+
+CHOICES: dict[str, Callable[..., FrameChoice]] = {"uniform": Uniform, "even": Even}
 
 
 def uniform_sample(

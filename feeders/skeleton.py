@@ -25,7 +25,8 @@ from torch.utils.data import Dataset
 import graph
 from errors import InputError
 from feeders import augment
-from feeders.frames import Table, sample, uniform_sample
+from feeders.augment import Augmentation
+from feeders.frames import FrameChoice, Table, Uniform
 from feeders.source import Clips, Source, gather
 from feeders.streams import Stream
 from memory import send
@@ -47,12 +48,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Draws:
-    """What chance decides for a training batch; all else follows from it."""
+    """The random values of a training batch; everything else follows from them."""
 
     scale: torch.Tensor  # (N, 3) each axis is stretched by 1 + scale
     angles: torch.Tensor  # (N, 3) rotation about x, y and z, in radians
     flip: torch.Tensor  # (N,) bool: left and right exchanged
-    frames: torch.Tensor  # (N, S, T + 3) uniform in [0, 1), see frames.sample
+    frames: torch.Tensor  # (N, S, D) uniform in [0, 1), what the frame choice takes
 
 
 class Feeder(Dataset):
@@ -70,29 +71,30 @@ class Feeder(Dataset):
         frames: int = 64,
         clips: int = 1,
         train: bool = False,
+        *,
+        choice: FrameChoice | None = None,
+        augmentation: Augmentation | None = None,
+        box: bool = False,
+        sampled_motion: bool = False,
+        views: int = 1,
+        persons: int | None = None,
         skeleton: graph.Skeleton | None = None,
         device: str | torch.device = "cpu",
         resident: bool | None = None,
-        persons: int | None = None,
-        scale: float = 0.1,
-        rotate: float = 0.3,
-        flip: float = 0.5,
-        mirror: bool = False,
-        p_interval: tuple[float, float] = (1, 1),
-        sampled_motion: bool = False,
     ) -> None:
         """`frames` T of a clip, `clips` S of a sample, `persons` M of the network (None: stored).
 
+        Two policies say what is fed: the `choice` of frames (default: `frames.Uniform()`), and, in
+        training, the `augmentation` (default: `Augmentation()`), of which `views` independent draws
+        are made per sample. With `box` each clip is scaled, after its rotation, axis by axis to
+        [-1, 1] over all its frames (NW-UCLA). `sampled_motion` takes a motion stream between the
+        chosen frames, all clips of a sample in a row, as the released k400 recipe does.
         `resident` keeps the frames on the device (None: if there is room, see source.fits).
-        In training each axis is stretched by 1 + up to `scale`, the body turned by up to `rotate`
-        radians about each axis, and left and right exchanged with probability `flip`, where
-        `mirror` (2D data) negates x too. A clip comes from a share of the sample's frames that
-        lies in `p_interval`. `sampled_motion` takes a motion stream between the frames that were
-        chosen, all clips of a sample in a row, as the released k400 recipe does.
         """
-        self.frames, self.clips, self.train = frames, clips, train
-        self.scale, self.rotate, self.flip, self.mirror = scale, rotate, flip, mirror
-        self.p_interval = p_interval
+        self.frames, self.clips, self.train, self.views = frames, clips, train, views
+        self.choice = choice or Uniform()
+        self.augmentation = augmentation or Augmentation()
+        self.box = box
         self.device = torch.device(device)
         self.skeleton = skeleton or graph.load(store.layout)
         self.extra_persons = self._check(store, rows, persons)
@@ -100,23 +102,15 @@ class Feeder(Dataset):
         self.planar = self.skeleton.confidence or self.channels == 2  # x, y and perhaps a score
         self.stream = Stream(stream, self.skeleton, self.channels, self.device)
         self.flip_order = torch.tensor(self.skeleton.flip, device=self.device)
-        if train and flip and not self.stream.commutes_with(self.flip_order):
-            raise InputError(
-                f"feeder_args.flip: layout {self.skeleton.name} has other parents left than right, "
-                f"so its {stream} stream cannot be flipped; set feeder_args.flip to 0, or mend "
-                "parent or flip in the layout"
-            )
-        if train and mirror and store.meta.get("normalisation") == "pixels":
-            raise InputError(
-                f"feeder_args.mirror: {store.path} holds pixels, without a common axis to mirror "
-                "about; prepare it without --pixels, or set feeder_args.mirror to false"
-            )
         self.sampled_motion = sampled_motion and bool(self.stream.motion)
+        if train:
+            self._check_augmentation(store)
         rows = np.asarray(rows, np.int64)
         self.names: list[str] = store.names[rows].tolist()
         self.labels = torch.from_numpy(store.labels[rows])
-        self.source = Source(store, rows, self.prepare, self.device, resident)
-        self.table = None if train else Table(self.source.lengths, self.test_frames)
+        whole = self.stream.relative_of_clips if self.sampled_motion else self.stream
+        self.source = Source(store, rows, None if box else whole, self.device, resident)
+        self.table = None if train else self._table()
 
     def _check(self, store: Any, rows: np.ndarray, persons: int | None) -> int:
         """Return how many absent persons to add; InputError if store and network do not fit."""
@@ -130,19 +124,42 @@ class Feeder(Dataset):
             raise InputError(f"{store.path}: {channels} channels, where 2 or 3 can be fed")
         if persons is not None and persons < stored:
             raise InputError(
-                f"model_args.num_person: {persons}, but {store.path} has {stored} persons a clip"
+                f"model_args.num_person: {persons}, but {store.path} has {stored} persons per clip"
             )
         if len(rows) == 0:
             raise InputError(
                 f"{store.path}: this split has no samples; see protocol, training_list"
             )
-        low, high = self.p_interval
-        if not 0 < low <= high <= 1:
-            raise InputError(f"feeder_args.p_interval: {low} to {high}, not within 0 to 1")
         for key, value in ("frames", self.frames), ("test_clips", self.clips):
             if value < 1:
                 raise InputError(f"{key}: {value}; at least 1 is needed")
         return 0 if persons is None else persons - stored
+
+    def _check_augmentation(self, store: Any) -> None:
+        """Raise InputError for an augmentation that the data do not allow or that has no effect."""
+        wanted = self.augmentation
+        if wanted.flip and not self.stream.commutes_with(self.flip_order):
+            raise InputError(
+                f"feeder_args.flip: layout {self.skeleton.name} has other parents left than right, "
+                f"so its {self.stream.name} stream cannot be flipped; set feeder_args.flip to 0, "
+                "or mend parent or flip in the layout"
+            )
+        if wanted.mirror and store.meta.get("normalisation") == "pixels":
+            raise InputError(
+                f"feeder_args.mirror: {store.path} holds pixels, without a common axis to mirror "
+                "about; prepare it without --pixels, or set feeder_args.mirror to false"
+            )
+        for key in ("scale", "mirror"):
+            if self.box and getattr(wanted, key):
+                raise InputError(
+                    f"feeder_args.{key}: feeder_args.box scales every clip to [-1, 1] afterwards; "
+                    f"set {key} to {'0' if key == 'scale' else 'false'}"
+                )
+
+    def _table(self) -> Table:
+        return Table(
+            self.source.lengths, lambda length: self.choice.test(length, self.frames, self.clips)
+        )
 
     @property
     def where(self) -> str:
@@ -153,7 +170,7 @@ class Feeder(Dataset):
         """Return a test feeder of the same frames, not loaded again, with `clips` per sample."""
         other = copy.copy(self)
         other.clips = clips
-        other.table = Table(self.source.lengths, other.test_frames)
+        other.table = other._table()
         return other
 
     # --- batches ---
@@ -163,19 +180,23 @@ class Feeder(Dataset):
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, Batch | torch.Tensor]]:
         """Yield (clips (N * S, M, T, V, C), labels (N,), the batch itself), on the device.
 
-        A batch is a Batch, or rows (N,) for which `generator` draws. All draws are made here, in
-        the order of the batches, whether or not threads read ahead.
+        With several views: clips (views * N * S, ...), the first views of all samples first. A
+        batch is a Batch, or rows (N,) for which `generator` draws. All draws are made here, in the
+        order of the batches, whether or not threads read ahead.
         """
         plans = (self._plan(batch, generator) for batch in batches)
         for (rows, draws, batch), read in self.source.read_ahead(plans):
-            yield self.make(rows, draws, read), self.targets(rows), batch
+            labels = self.targets(rows[: len(rows) // self.views])
+            yield self.make(rows, draws, read), labels, batch
 
     def _plan(
         self, batch: Batch | torch.Tensor, generator: torch.Generator | None
     ) -> tuple[torch.Tensor, Draws | None, Batch | torch.Tensor]:
+        rows = batch
         if isinstance(batch, Batch):
-            return batch.rows, self.draw(batch.rows, batch.generator), batch
-        return batch, self.draw(batch, generator), batch
+            rows, generator = batch.rows, batch.generator
+        rows = rows.repeat(self.views)
+        return rows, self.draw(rows, generator), batch
 
     def batch(self, rows: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """Return the clips (N * S, M, T, V, C) float32 of rows (N,), those of a sample together."""
@@ -185,28 +206,20 @@ class Feeder(Dataset):
         """Return the labels (N,) of `rows` on the device."""
         return send(self.labels[rows], self.device)
 
-    # --- what a protocol defines ---
-
-    def prepare(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Return the frames (F, M, V, C) of whole clips as they are kept: the stream is taken."""
-        return self.stream.relative(frames) if self.sampled_motion else self.stream(frames, lengths)
-
-    def test_frames(self, length: int) -> np.ndarray:
-        """Return the (S, T) frames that a clip of `length` frames is tested on."""
-        return uniform_sample(length, self.frames, self.clips, self.p_interval)
+    # --- one batch ---
 
     def draw(self, rows: torch.Tensor, generator: torch.Generator | None = None) -> Draws | None:
         """Draw for a training batch, on the CPU, so that every device sees the same epoch."""
         if not self.train:
             return None
-        jitter = self.frames + 3
-        drawn = torch.rand(len(rows), 7 + self.clips * jitter, generator=generator)
-        scale, angles, flip, frames = drawn.split([3, 3, 1, self.clips * jitter], dim=1)
+        count = self.choice.num_draws(self.frames)
+        drawn = torch.rand(len(rows), 7 + self.clips * count, generator=generator)
+        scale, angles, flip, frames = drawn.split([3, 3, 1, self.clips * count], dim=1)
         return Draws(
-            scale=(2 * scale - 1) * self.scale,
-            angles=(2 * angles - 1) * self.rotate,
-            flip=flip[:, 0] < self.flip,
-            frames=frames.unflatten(1, (self.clips, jitter)),
+            scale=(2 * scale - 1) * self.augmentation.scale,
+            angles=(2 * angles - 1) * self.augmentation.largest_angles,
+            flip=flip[:, 0] < self.augmentation.flip,
+            frames=frames.unflatten(1, (self.clips, count)),
         )
 
     def make(
@@ -215,20 +228,28 @@ class Feeder(Dataset):
         """Return the batch that rows and draws determine; `read` where it was read ahead."""
         clips = self.source.finish(read or self.source.read(rows))
         if draws is None:
-            return self.pad_persons(self.choose(clips, self.table[rows]))
-        chosen = sample(clips.lengths, draws.frames, self.p_interval)
+            chosen = self.table[rows]  # (N, S, T)
+        else:
+            chosen = self.choice.train(clips.lengths, draws.frames, self.frames)
+        if self.box:
+            clips = self.boxed(clips.packed(), draws)
         batch = self.choose(clips, chosen)
-        if self.flip:
-            flipped = send(draws.flip.repeat_interleave(self.clips), self.device)
-            batch = augment.exchange(batch, flipped, self.flip_order)
-        if self.scale or self.rotate or self.mirror:
-            mirrored = draws.flip if self.mirror else None
-            matrices = augment.matrices(draws.scale, draws.angles, mirrored, self.planar)
-            matrices = matrices[:, : self.channels, : self.channels].repeat_interleave(
-                self.clips, 0
-            )
-            batch = augment.transform(batch, send(matrices, self.device))
-        return self.pad_persons(batch)
+        if draws is not None:
+            batch = self.augmented(batch, draws)
+        return pad(batch, (0, 0) * 3 + (0, self.extra_persons)) if self.extra_persons else batch
+
+    def boxed(self, clips: Clips, draws: Draws | None) -> Clips:
+        """Return whole clips rotated, scaled into their boxes, and as the stream, in that order.
+
+        A rotation acts on row vectors here, as the field has it: column vectors by the transpose.
+        """
+        frames, count = clips.frames, len(clips.lengths)
+        owner = send(torch.arange(count).repeat_interleave(clips.lengths), self.device)  # (F,)
+        if draws is not None:
+            matrices = augment.rotation(draws.angles).mT[:, : self.channels, : self.channels]
+            frames = augment.transform(frames, send(matrices, self.device)[owner])
+        frames = self.stream(augment.box(frames, owner, count), clips.lengths)
+        return Clips(frames, clips.starts, clips.lengths)
 
     def choose(self, clips: Clips, chosen: torch.Tensor) -> torch.Tensor:
         """Return (N * S, M, T, V, C), the frames `chosen` (N, S, T); here a motion may be taken."""
@@ -239,9 +260,20 @@ class Feeder(Dataset):
             batch.unflatten(0, chosen.shape[:2])[:, -1, :, -1] = 0  # nothing follows
         return batch
 
-    def pad_persons(self, batch: torch.Tensor) -> torch.Tensor:
-        """Add absent persons, zeros, up to as many as the network takes."""
-        return pad(batch, (0, 0) * 3 + (0, self.extra_persons)) if self.extra_persons else batch
+    def augmented(self, batch: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Flip, stretch, rotate and mirror (N * S, M, T, V, C); a boxed clip is rotated already."""
+        wanted = self.augmentation
+        if wanted.flip:
+            flipped = send(draws.flip.repeat_interleave(self.clips), self.device)
+            batch = augment.exchange(batch, flipped, self.flip_order)
+        if not self.box and (wanted.scale or wanted.rotate or wanted.mirror):
+            mirrored = draws.flip if wanted.mirror else None
+            matrices = augment.matrices(draws.scale, draws.angles, mirrored, self.planar)
+            matrices = matrices[:, : self.channels, : self.channels].repeat_interleave(
+                self.clips, 0
+            )
+            batch = augment.transform(batch, send(matrices, self.device))
+        return batch
 
     # --- a Dataset of single samples ---
 

@@ -20,6 +20,7 @@ CLIPS_AT_ONCE = 1024  # of a store on its way to the device: some 50 MB of NTU
 THREADS = 2  # that read ahead where the frames are memory-mapped,
 AHEAD = 4  # so many batches
 
+# Frames (F, M, V, C) of whole clips and the clips' lengths (N,) to frames of the same shape.
 Prepare = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -62,7 +63,7 @@ def take_joints(frames: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
 
 
 class Source:
-    """The clips of some rows of a store, as `prepare` (a stream) leaves them.
+    """The clips of some rows of a store, as `prepare` (a stream; None: raw) leaves them.
 
     Resident: prepared once and kept on the device. Otherwise each `read` takes whole clips from
     the memory map and `finish` prepares them on the device; the values are the same.
@@ -72,7 +73,7 @@ class Source:
         self,
         store: Any,
         rows: np.ndarray,
-        prepare: Prepare,
+        prepare: Prepare | None,
         device: torch.device,
         resident: bool | None = None,
     ) -> None:
@@ -118,7 +119,9 @@ class Source:
         """Return what `read` gave on the device and prepared."""
         if self.kept is not None:
             return clips
-        frames = self.prepare(send(clips.frames, self.device), clips.lengths)
+        frames = send(clips.frames, self.device)
+        if self.prepare is not None:
+            frames = self.prepare(frames, clips.lengths)
         return Clips(frames, clips.starts, clips.lengths)
 
     def read_ahead(self, plans: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, Clips]]:

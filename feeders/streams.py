@@ -29,6 +29,7 @@ class Stream:
             raise InputError(
                 f"stream: {name!r} is none of {', '.join(NAMES)}{nearest(name, NAMES)}"
             )
+        self.name = name
         self.kind, _, self.motion = name.partition("-")
         self.scored = skeleton.confidence and channels == SCORE + 1
         joint, parent = torch.arange(skeleton.num_joints), torch.tensor(skeleton.parent)
@@ -61,6 +62,10 @@ class Stream:
             score = frames[..., SCORE]
             result[..., SCORE] = (score + score.index_select(-1, self.partner)) / 2
         return result
+
+    def relative_of_clips(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """`relative`, called as the stream is: the motion is taken later, between chosen frames."""
+        return self.relative(frames)
 
     def between(self, this: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
         """The motion from `this` to `following` (..., V, C); its score is the two frames' mean."""

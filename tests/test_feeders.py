@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import pickle
 import random
 from dataclasses import replace
@@ -15,14 +16,23 @@ from torch.utils.data import DataLoader
 import graph
 from data.store import Store
 from errors import InputError, run_command
-from feeders import augment, nw_ucla, source
+from feeders import augment, source
 from feeders import frames as choice
+from feeders.augment import Augmentation
+from feeders.frames import Even, Uniform
 from feeders.skeleton import Batch, Draws, Feeder
 from feeders.streams import NAMES, Stream
 from tools import benchmark_feed
 
 SHORT = {"j": "joint", "b": "bone", "k": "skip"}
 SHORT |= {f"{key}m": f"{name}-motion" for key, name in SHORT.items()}
+# NW-UCLA's protocol, by values
+NW_UCLA = {
+    "frames": 52,
+    "choice": Even(),
+    "box": True,
+    "augmentation": Augmentation(scale=0, rotate=(math.pi / 3, math.pi / 3, 0), flip=0),
+}
 ALMOST_ONE = 1 - 2**-24  # the largest value that torch.rand can give
 
 
@@ -216,7 +226,7 @@ def test_2d_flip_equals_the_released(golden):
         return scored.swapaxes(0, 1).astype("f4")  # (T, M, V, 3)
 
     store = make_store([stored("flip_in")], "coco")
-    feeder = Feeder(store, [0], frames=30, train=True, mirror=True, scale=0, rotate=0)
+    feeder = Feeder(store, [0], frames=30, train=True, augmentation=Augmentation(0, 0, mirror=True))
     draws = Draws(torch.zeros(1, 3), torch.zeros(1, 3), torch.tensor([True]), torch.zeros(1, 1, 33))
     found = feeder.make(torch.tensor([0]), draws)[0]
     np.testing.assert_allclose(found.swapaxes(0, 1), stored("flip1"), rtol=0, atol=1e-6)
@@ -379,14 +389,14 @@ def test_nw_ucla_follows_the_field(resident):
     clips = random_clips([30, 1, 80, 9], persons=1, joints=20)
     store = make_store(clips, "nw_ucla")
     rows = torch.tensor([2, 0, 1, 2])
-    test = nw_ucla.Feeder(store, np.arange(4), resident=resident)
+    test = Feeder(store, np.arange(4), resident=resident, **NW_UCLA)
     for row, found in zip(rows.tolist(), test.batch(rows)):
         chosen = np.floor(np.linspace(0, len(clips[row]) - 1, 52)).astype(int)
         expected = field_feeder(clips[row], np.zeros(3), chosen)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
-    train = nw_ucla.Feeder(store, np.arange(4), train=True, resident=resident)
+    train = Feeder(store, np.arange(4), train=True, resident=resident, **NW_UCLA)
     draws = train.draw(rows, torch.Generator().manual_seed(0))
-    chosen = choice.sorted_draw(test.source.lengths[rows], draws.frames, 52)[:, 0].numpy()
+    chosen = choice.sorted_draw(test.source.lengths[rows], draws.frames[:, 0], 52)[:, 0].numpy()
     for i, (row, found) in enumerate(zip(rows.tolist(), train.make(rows, draws))):
         expected = field_feeder(clips[row], draws.angles[i].numpy(), chosen[i])
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
@@ -395,7 +405,7 @@ def test_nw_ucla_follows_the_field(resident):
 
 def test_nw_ucla_turns_about_x_and_y_by_up_to_60_degrees():
     store = make_store(random_clips([9], persons=1, joints=20), "nw_ucla")
-    feeder = nw_ucla.Feeder(store, [0], train=True)
+    feeder = Feeder(store, [0], train=True, **NW_UCLA)
     rows = torch.zeros(2000, dtype=torch.int64)
     angles = feeder.draw(rows, torch.Generator().manual_seed(0)).angles.rad2deg()
     assert not angles[:, 2].any()
@@ -409,7 +419,7 @@ def test_nw_ucla_takes_the_stream_after_the_box():
     store = make_store([clip], "nw_ucla")
     rows = torch.tensor([0])
     joints, bones, motion = (
-        nw_ucla.Feeder(store, [0], stream, frames=7).batch(rows)[0]
+        Feeder(store, [0], stream, **NW_UCLA | {"frames": 7}).batch(rows)[0]
         for stream in ("joint", "bone", "joint-motion")
     )
     assert (joints[..., 1] == -1).all()
@@ -422,11 +432,11 @@ def test_nw_ucla_takes_the_stream_after_the_box():
 # --- batches, wherever the frames lie ---
 
 FEEDERS = [
-    ("ntu_rgb_d", Feeder, {}),
-    ("ntu_rgb_d", Feeder, {"train": True, "p_interval": (0.5, 1)}),
-    ("coco", Feeder, {"train": True, "mirror": True, "sampled_motion": True}),
-    ("openpose", Feeder, {"clips": 3, "persons": 4}),
-    ("nw_ucla", nw_ucla.Feeder, {"train": True}),
+    ("ntu_rgb_d", {}),
+    ("ntu_rgb_d", {"train": True, "choice": Uniform((0.5, 1)), "views": 2}),
+    ("coco", {"train": True, "augmentation": Augmentation(mirror=True), "sampled_motion": True}),
+    ("openpose", {"clips": 3, "persons": 4}),
+    ("nw_ucla", {"train": True, **NW_UCLA}),
 ]
 
 
@@ -437,13 +447,13 @@ def few_at_once(monkeypatch):
 
 
 @pytest.mark.parametrize("stream", NAMES)
-@pytest.mark.parametrize(("layout", "kind", "settings"), FEEDERS)
-def test_mapped_batches_equal_resident_ones(tmp_path, few_at_once, layout, kind, settings, stream):
+@pytest.mark.parametrize(("layout", "settings"), FEEDERS)
+def test_mapped_batches_equal_resident_ones(tmp_path, few_at_once, layout, settings, stream):
     lengths = np.random.default_rng(1).integers(1, 150, 12)
     clips = random_clips(lengths, joints=graph.load(layout).num_joints)
     rows = np.array([7, 3, 3, 0, 11, 5, 9, 1])
     feeders = [
-        kind(make_store(clips, layout, path), rows, stream, resident=resident, **settings)
+        Feeder(make_store(clips, layout, path), rows, stream, resident=resident, **settings)
         for path, resident in ((tmp_path, False), (None, True))
     ]
     assert [feeder.where.split(" ")[0] for feeder in feeders] == ["memory-mapped,", "on"]
@@ -486,7 +496,9 @@ def test_draws_depend_on_the_generator_alone(tmp_path):
 
 
 def test_training_draws_have_the_stated_range():
-    feeder = Feeder(make_store(random_clips([90])), [0], train=True, flip=0.25)
+    feeder = Feeder(
+        make_store(random_clips([90])), [0], train=True, augmentation=Augmentation(flip=0.25)
+    )
     draws = feeder.draw(torch.zeros(4000, dtype=torch.int64), torch.Generator().manual_seed(0))
     for values, bound in ((draws.scale, 0.1), (draws.angles, 0.3)):
         assert 0.99 * bound < values.max() <= bound and -bound <= values.min() < -0.99 * bound
@@ -505,7 +517,9 @@ def test_with_clips_shares_the_frames():
 
 def test_a_part_of_each_clip_is_taken_in_testing_too():
     (clip,) = random_clips([200])
-    found = Feeder(make_store([clip]), [0], clips=2, p_interval=(0.5, 0.5)).batch(torch.tensor([0]))
+    found = Feeder(make_store([clip]), [0], clips=2, choice=Uniform((0.5, 0.5))).batch(
+        torch.tensor([0])
+    )
     chosen = choice.uniform_sample(200, 64, 2, (0.5, 0.5))
     assert chosen[0].max() - chosen[0].min() < 100
     np.testing.assert_array_equal(found, clip[chosen].swapaxes(1, 2))
@@ -540,6 +554,20 @@ def test_data_without_depth_turns_in_its_plane():
 
 
 # --- plain PyTorch ---
+
+
+@pytest.mark.parametrize("settings", [{}, NW_UCLA])
+def test_views_are_independent_augmentations_of_the_same_samples(settings):
+    layout = "nw_ucla" if settings else "ntu_rgb_d"
+    store = make_store(random_clips([90, 40], joints=graph.load(layout).num_joints), layout)
+    two = Feeder(store, [0, 1], train=True, views=2, **settings)
+    one = Feeder(store, [0, 1], train=True, **settings)
+    clips, labels, _ = next(two.batches([torch.tensor([1, 0])], torch.Generator().manual_seed(3)))
+    assert labels.tolist() == [1, 0]
+    repeated = torch.tensor([1, 0, 1, 0])
+    expected = one.batch(repeated, torch.Generator().manual_seed(3))
+    assert torch.equal(clips, expected)
+    assert not torch.equal(clips[:2], clips[2:])
 
 
 @pytest.mark.parametrize("resident", [True, False])
@@ -581,7 +609,8 @@ def test_single_samples():
         ({"skeleton": graph.load("coco")}, "25 joints .ntu_rgb_d., but model_args.graph=coco"),
         ({"persons": 1}, "model_args.num_person: 1, .* 2 persons"),
         ({"frames": 0}, "frames: 0"),
-        ({"p_interval": (0.5, 1.5)}, "feeder_args.p_interval: 0.5 to 1.5"),
+        ({"clips": 10, "choice": Even()}, "test_clips: 10.*set test_clips to 1"),
+        ({"train": True, "box": True}, "feeder_args.scale: .*set scale to 0"),
         ({"rows": []}, "made-up: this split has no samples"),
         ({"clips": 0}, "test_clips: 0"),
     ],
@@ -591,13 +620,18 @@ def test_what_does_not_fit_is_named(settings, message):
         Feeder(**{"store": make_store(random_clips([9])), "rows": [0], **settings})
 
 
+def test_a_share_beyond_the_clip_is_refused():
+    with pytest.raises(InputError, match=r"feeder_args\.p_interval: 0.5 to 1.5"):
+        Uniform((0.5, 1.5))
+
+
 def test_pixels_are_not_mirrored_about_their_corner():
     store = make_store(random_clips([9], joints=17), "coco")
-    Feeder(store, [0], train=True, mirror=True)
+    Feeder(store, [0], train=True, augmentation=Augmentation(mirror=True))
     store.meta["normalisation"] = "pixels"
-    Feeder(store, [0], mirror=True)  # in testing nothing is mirrored
+    Feeder(store, [0], augmentation=Augmentation(mirror=True))  # in testing nothing is mirrored
     with pytest.raises(InputError, match=r"feeder_args\.mirror: made-up holds pixels"):
-        Feeder(store, [0], train=True, mirror=True)
+        Feeder(store, [0], train=True, augmentation=Augmentation(mirror=True))
 
 
 def test_a_lopsided_layout_cannot_be_flipped():
@@ -608,7 +642,7 @@ def test_a_lopsided_layout_cannot_be_flipped():
         Feeder(store, [0], "bone", train=True, skeleton=lopsided)
     Feeder(store, [0], "joint", train=True, skeleton=lopsided)
     with pytest.raises(InputError, match="test_clips: 10"):
-        nw_ucla.Feeder(store, [0], clips=10)
+        Feeder(store, [0], clips=10, **NW_UCLA)
 
 
 # --- speed ---

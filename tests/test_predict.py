@@ -13,7 +13,7 @@ import graph
 from data import clip_file, convert, prepare
 from data.store import Store
 from engine import checkpoint, evaluate, predict, predict_files
-from engine.build import make, make_model
+from engine.build import feeder_of, make_model
 from engine.config import Config
 from engine.predict import Recognizer
 from errors import InputError
@@ -174,16 +174,17 @@ def test_a_raw_file_is_scored_as_its_prepared_clip_in_testing(source, tmp_path, 
     args = {"graph": store.layout, "num_class": 4, "base_channels": 8, "num_blocks": 1}
     config = Config(
         frames=16, test_clips=1 if is_ucla else 2, stream="bone",
-        feeder=f"feeders.{'nw_ucla' if is_ucla else 'skeleton'}.Feeder",
+        feeder_args={"choice": "even", "box": True} if is_ucla else {},
         model_args={**args, "num_person": store.joints.shape[1]},
     )  # fmt: skip
     told = {key: store.meta.get(key) for key in ("normalisation", "centre")}
     assert told["normalisation"]
     weights = save(tmp_path / "best.pt", config, names=list("abcd"), **told)
     recognizer = Recognizer.load(weights, device="cpu")
-    feeder = make(
-        config, "feeder", store, np.array([0]), stream="bone", frames=16, clips=config.test_clips
-    )
+    feeder = feeder_of(
+        config, store, graph.load(store.layout), np.array([0]), torch.device("cpu"),
+        clips=config.test_clips,
+    )  # fmt: skip
     model = recognizer.members[0].model
     (tested,) = evaluate.score(model, feeder, config, torch.device("cpu"))
     (predicted,) = predict_files.run(recognizer, [path], quiet=True, image_size=image_size)

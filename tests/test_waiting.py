@@ -12,10 +12,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import graph
 from data.store import Store
-from feeders import nw_ucla, skeleton
+from feeders import skeleton
+from feeders.augment import Augmentation
+from feeders.frames import Even
 from longtail import brl, experts, losses, mixing
 
 META = torch.device("meta")
+NW_UCLA = {"choice": Even(), "box": True, "augmentation": Augmentation(scale=0, flip=0)}
 NTU = graph.load("ntu_rgb_d")
 COUNTS = torch.tensor([9, 5, 2, 1])
 
@@ -62,13 +65,15 @@ def test_mixing_waits_for_nothing(name):
 
 @pytest.mark.parametrize("resident", [True, False])
 @pytest.mark.parametrize("stream", ["joint", "skip-motion"])
-@pytest.mark.parametrize("feeder", [skeleton.Feeder, nw_ucla.Feeder])
-def test_feeding_waits_for_nothing(tiny, monkeypatch, feeder, stream, resident):
+@pytest.mark.parametrize("settings", [{}, NW_UCLA])
+def test_feeding_waits_for_nothing(tiny, monkeypatch, settings, stream, resident):
     # asked once, while the feeder is built
     monkeypatch.setattr(skeleton.Stream, "commutes_with", lambda stream, flip: True)
     store = Store.open(tiny / "store")
     rows = np.arange(len(store))
-    fed = feeder(store, rows, stream, 8, train=True, device=META, resident=resident)
+    fed = skeleton.Feeder(
+        store, rows, stream, 8, train=True, device=META, resident=resident, **settings
+    )
     batches = torch.arange(len(store)).split(5)
     generator = torch.Generator().manual_seed(0)
     with NoWaiting():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -49,14 +48,17 @@ class Ranks:
     def join(self, part: torch.Tensor, count: int) -> torch.Tensor:
         """Return the `count` rows of the global batch, of which `part` (n, ...) is `share`.
 
-        Every rank takes the loss of the whole batch, however that divides and weighs its rows; the
-        gradient of `part` is the sum over the ranks, of which DistributedDataParallel makes a mean.
+        Every rank takes the loss of the whole batch, however that divides and weighs its rows. The
+        gradient of `part` is `world` times that loss's: DistributedDataParallel takes the mean of
+        the ranks' gradients, where the sum is wanted.
         """
         if self.world == 1:
             return part
         rows = part.new_zeros(count, *part.shape[1:])
-        rows[self.share(count)] = part
-        return _Sum.apply(rows)
+        rows[self.share(count)] = part.detach()
+        dist.all_reduce(rows)
+        rows[self.share(count)] = part + (self.world - 1) * (part - part.detach())
+        return rows
 
     def barrier(self) -> None:
         if self.world > 1:
@@ -82,9 +84,17 @@ class Ranks:
 
     def agree(self, model: nn.Module) -> None:
         """Give every rank the first one's buffers: batch statistics depend on a rank's own rows."""
-        if self.world > 1:
-            for buffer in model.buffers():
-                dist.broadcast(buffer, src=0)
+        if self.world == 1:
+            return
+        by_type: dict[torch.dtype, list[torch.Tensor]] = {}
+        for buffer in model.buffers():
+            by_type.setdefault(buffer.dtype, []).append(buffer)
+        for buffers in by_type.values():  # one message each
+            flat = torch.cat([buffer.flatten() for buffer in buffers])
+            dist.broadcast(flat, src=0)
+            parts = flat.split([buffer.numel() for buffer in buffers])
+            for buffer, part in zip(buffers, parts):
+                buffer.copy_(part.view_as(buffer))
 
     def __enter__(self) -> Ranks:
         return self
@@ -135,51 +145,10 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-class _Sum(torch.autograd.Function):
-    """The sum of a tensor over the ranks; every rank's loss depends on every part of it."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        total = x.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        return _Sum.forward(ctx, grad.contiguous())
-
-
-class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm with the statistics of all ranks' batches; torch's own one needs GPUs."""
-
-    def _check_input_dim(self, x: torch.Tensor) -> None:
-        pass
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training:
-            return super().forward(x)
-        given, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))
-        over = [axis for axis in range(x.ndim) if axis != 1]
-        per_channel = [1, -1] + [1] * (x.ndim - 2)
-        count = x.new_full((1,), x.numel() / x.shape[1])
-        count, total = _Sum.apply(torch.cat([count, x.sum(over)])).split([1, x.shape[1]])
-        mean = total / count
-        centred = x - mean.view(per_channel)
-        variance = _Sum.apply(centred.square().sum(over)) / count
-        with torch.no_grad():
-            unbiased = variance * count / (count - 1)
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
-            self.num_batches_tracked.add_(1)
-        scale = (variance + self.eps).rsqrt() * self.weight
-        return (centred * scale.view(per_channel) + self.bias.view(per_channel)).to(given)
-
-
-def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Let the batch norms of `model` share their statistics between the ranks."""
-    if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.__class__ = SyncBatchNorm  # parameters, buffers and names stay as they are
-    return model
+def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
+    """Let the batch norms of `model` share their statistics between the ranks (GPUs only)."""
+    if device.type != "cuda":
+        raise InputError(
+            "sync_bn: torch synchronizes batch norm between GPUs only; set it to false"
+        )
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from engine import checkpoint, evaluate, logs
 from engine.build import Data, make, make_feeder, make_model, make_stages, open_data
 from engine.config import Config
-from engine.distributed import Ranks, synchronise_batch_norm
+from engine.distributed import Ranks, synchronize_batch_norm
 from engine.optimizer import Stepper
 from errors import InputError, Stopped
 from feeders.skeleton import Batch
@@ -73,7 +73,7 @@ class Trainer:
         self.stages = make_stages(config, counts, self.device)
         self.model = make_model(config).to(self.device, memory_format=torch.channels_last)
         if config.sync_bn and ranks.world > 1:
-            self.model = synchronise_batch_norm(self.model, self.device)
+            self.model = synchronize_batch_norm(self.model, self.device)
         if weights is not None:
             checkpoint.load_weights(self.model, weights)
         self.classifier = make(config, "classifier", counts) if classifier else None

@@ -1,14 +1,68 @@
-"""ST-GCN++ in double precision: float32 rounding alone parts two training runs within 20 steps."""
+"""ST-GCN++ in double precision: float32 rounding alone parts two training runs within 20 steps.
 
-from torch import Tensor
+Under several processes its batch norms take the statistics of all of them, so that two ranks can
+be compared with one; torch's own SyncBatchNorm needs GPUs.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from model import stgcnpp
+
+
+class Sum(torch.autograd.Function):
+    """The sum of a tensor over the processes; every loss depends on every part of it."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return Sum.forward(ctx, grad.contiguous())
+
+
+class SyncBatchNorm(nn.BatchNorm2d):
+    """Batch norm with the statistics of the batches of all processes."""
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        pass
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        over = [axis for axis in range(x.ndim) if axis != 1]
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        count = x.new_full((1,), x.numel() / x.shape[1])
+        count, total = Sum.apply(torch.cat([count, x.sum(over)])).split([1, x.shape[1]])
+        mean = total / count
+        centered = x - mean.view(shape)
+        variance = Sum.apply(centered.square().sum(over)) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            self.num_batches_tracked.add_(1)
+        scale = (variance + self.eps).rsqrt() * self.weight
+        return centered * scale.view(shape) + self.bias.view(shape)
+
+
+def synchronize(model: nn.Module) -> nn.Module:
+    """Give every batch norm of `model` the class above; parameters and buffers stay."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.__class__ = SyncBatchNorm
+    return model
 
 
 class Model(stgcnpp.Model):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.double()
+        if dist.is_initialized():
+            synchronize(self)
 
     def forward(self, clips: Tensor) -> Tensor:
         return super().forward(clips.double())

@@ -19,11 +19,12 @@ from torch import nn
 import main
 from engine import checkpoint, config, evaluate
 from engine.config import Config
-from engine.distributed import Ranks, choose_devices, synchronise_batch_norm
+from engine.distributed import Ranks, choose_devices, synchronize_batch_norm
 from engine.train import LOOK_EVERY, Trainer
 from errors import BAD_INPUT, RESUMABLE, InputError, run_command
 from longtail import experts, losses
 from longtail.sampling import InstanceSampling
+from tests.double import synchronize
 
 PROJECT = Path(__file__).resolve().parents[1]
 SMALL = ["model_args.num_blocks=2", "model_args.inflate=[]", "model_args.down=[2]"]
@@ -38,7 +39,7 @@ def on_two_ranks(function, arguments):
 def command(tiny, folder):
     return [
         "--config", str(tiny / "tiny-lt/joint.yaml"), "--device", "cpu", "--work-dir", str(folder),
-        "--quiet", "--set", "model=tests.double.Model", "sync_bn=true", "batch_size=8",
+        "--quiet", "--set", "model=tests.double.Model", "batch_size=8",
         "repeat=6", "num_epoch=3",
     ]  # fmt: skip
 
@@ -93,7 +94,7 @@ def _normalise_half(rank, folder):
     nn.init.uniform_(norm.weight, 0.5, 1.5)
     ours = nn.BatchNorm2d(3).double()
     ours.load_state_dict(norm.state_dict())
-    ours = synchronise_batch_norm(nn.Sequential(ours), torch.device("cpu"))
+    ours = synchronize(nn.Sequential(ours))
 
     expected = whole.clone().requires_grad_()
     (norm(expected) ** 3).sum().backward()
@@ -106,26 +107,27 @@ def _normalise_half(rank, folder):
     torch.testing.assert_close(ours[0].running_var, norm.running_var)
     assert ours[0].num_batches_tracked == 1
 
-    # of bfloat16 too, whose own sums and counts would be off by a percent
-    half = torch.randn(400, 3, 4, 5, generator=torch.Generator().manual_seed(0)).bfloat16()
-    whole, ours = nn.BatchNorm2d(3), nn.Sequential(nn.BatchNorm2d(3))
-    ours = synchronise_batch_norm(ours, torch.device("cpu"))
-    assert ours(half[rank::2]).dtype == torch.bfloat16
-    whole(half.float())
-    torch.testing.assert_close(ours[0].running_mean, whole.running_mean)
-    torch.testing.assert_close(ours[0].running_var, whole.running_var)
-
     # without it the first rank's statistics are every rank's before they are used
     ranks, norm = Ranks(rank, 2), nn.BatchNorm1d(3)
     norm.running_mean.fill_(rank + 1)
+    norm.running_var.copy_(torch.tensor([1.0, 2, 3]) if rank == 0 else torch.zeros(3))
+    norm.num_batches_tracked.fill_(5 + rank)
     ranks.agree(norm)
-    assert norm.running_mean.tolist() == [1, 1, 1]
+    assert norm.running_mean.tolist() == [1, 1, 1] and norm.running_var.tolist() == [1, 2, 3]
+    assert norm.num_batches_tracked == 5
     assert ranks.mean(torch.tensor([1.0, 2 * rank])).tolist() == [1, 1]
     dist.destroy_process_group()
 
 
 def test_two_ranks_have_the_same_batch_statistics(tmp_path):
     on_two_ranks(_normalise_half, (str(tmp_path),))
+
+
+def test_batch_norm_is_synchronized_between_gpus_only():
+    with pytest.raises(InputError, match=r"sync_bn: .* between GPUs only"):
+        synchronize_batch_norm(nn.BatchNorm1d(3), torch.device("cpu"))
+    net = synchronize_batch_norm(nn.Sequential(nn.BatchNorm1d(3)), torch.device("cuda"))
+    assert isinstance(net[0], nn.SyncBatchNorm)
 
 
 @pytest.mark.parametrize("count", [1, 7, 16])

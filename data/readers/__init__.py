@@ -19,6 +19,10 @@ READERS = {
     "ctrgcn": "data.readers.ctrgcn",
     "nw-ucla": "data.readers.nw_ucla",
     "kinetics-skeleton": "data.readers.kinetics_skeleton",
+    "utd-mhad": "data.readers.utd_mhad",
+    "msr-action3d": "data.readers.msr_action3d",
+    "utkinect": "data.readers.utkinect",
+    "kinder-gator": "data.readers.kinder_gator",
     "custom": "data.readers.custom",
     "demo": "data.readers.demo",
 }

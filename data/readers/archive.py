@@ -1,0 +1,71 @@
+"""The files of a data set, in an unpacked folder or in the zip or tar archive that it came as."""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+from dataclasses import dataclass
+from lzma import LZMAError
+from pathlib import Path, PurePosixPath
+
+from errors import InputError
+from files import UNREADABLE
+
+DAMAGED = (*UNREADABLE, tarfile.TarError, LZMAError)
+
+
+@dataclass(frozen=True)
+class File:
+    """One file; a member of an archive is held in memory, any other is read when it is needed."""
+
+    path: str  # as errors name it: of a member, the archive:member
+    name: str  # without folders
+    content: bytes | None = None
+
+    def read(self) -> bytes:
+        if self.content is not None:
+            return self.content
+        try:
+            return Path(self.path).read_bytes()
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read ({error})") from error
+
+
+def list_files(source: Path, suffix: str) -> list[File]:
+    """Return the files of a folder or archive whose names end in `suffix`, sorted by name.
+
+    Names that begin with a dot (what macOS adds to an archive) are skipped. InputError if the
+    source cannot be read or has no such file.
+    """
+    if source.is_dir():
+        files = [File(str(path), path.name) for path in source.rglob(f"*{suffix}")]
+    else:
+        files = [
+            File(f"{source}:{member}", PurePosixPath(member.replace("\\", "/")).name, content)
+            for member, content in _members(source, suffix)
+        ]
+    files = sorted((f for f in files if not f.name.startswith(".")), key=lambda f: f.name)
+    if not files:
+        raise InputError(f"{source}: no files *{suffix} in it")
+    return files
+
+
+def _members(source: Path, suffix: str) -> list[tuple[str, bytes]]:
+    """Return name and content of the members of an archive that end in `suffix`."""
+    if not source.exists():
+        raise InputError(f"{source}: there is no such file or folder")
+    try:
+        if zipfile.is_zipfile(source):
+            with zipfile.ZipFile(source) as archive:
+                names = [name for name in archive.namelist() if name.endswith(suffix)]
+                return [(name, archive.read(name)) for name in names]
+        with tarfile.open(source) as archive:
+            return [
+                (member.name, archive.extractfile(member).read())
+                for member in archive
+                if member.isfile() and member.name.endswith(suffix)
+            ]
+    except DAMAGED as error:
+        raise InputError(
+            f"{source}: neither a folder nor a zip or tar archive that can be read ({error})"
+        ) from error

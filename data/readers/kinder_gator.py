@@ -1,0 +1,63 @@
+"""Kinder-Gator (Aloba et al., Eurographics 2018): one CSV per clip, of ten adults and ten children.
+
+`POSE-p<person>_<place>-<action>-<time>.csv` has a head line, then per frame a time stamp, 20 times
+x y z, the person and the action.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from functools import cache
+from pathlib import Path
+
+from data import names
+from data.readers import Clip, Raw, kinect
+from data.readers.archive import File, list_files
+
+NAME = re.compile(r"POSE-(p(\d+)_\d+-(.+?)-*)-\d+\.csv")
+ARM, LEG = ("Shoulder", "Elbow", "Wrist", "Hand"), ("Hip", "Knee", "Ankle", "Foot")
+JOINTS = (
+    "HipCenter", "Spine", "ShoulderCenter", "Head",
+    *(f"{part}{side}" for limb in (ARM, LEG) for side in ("Left", "Right") for part in limb),
+)  # fmt: skip
+HEAD = ["Timestamp", *(f"{joint}{axis}" for joint in JOINTS for axis in "XYZ")]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, help="folder, zip or tar archive of the POSE-*.csv")
+
+
+def reader(args: argparse.Namespace) -> Raw:
+    return kinect.raw("kinder-gator", list_files(args.source, ".csv"), read)
+
+
+def read(file: File) -> Clip:
+    """Return the clip of one CSV; InputError names it and the line."""
+    match = NAME.fullmatch(file.name)
+    if not match:
+        kinect.fail(file, "is not named POSE-p<person>_<place>-<action>-<time>.csv")
+    label = _labels().get(_letters(match[3]))
+    if label is None:
+        kinect.fail(file, f"{match[3]!r} is not an action of Kinder-Gator")
+    head, *lines = kinect.text_lines(file) or [""]
+    if head.split(",")[: len(HEAD)] != HEAD:
+        kinect.fail(file, f"line 1: the head is not {','.join(HEAD[:3])},... with 20 joints")
+    told = {tuple(line.rstrip(",").rsplit(",", 2)[1:]) for line in lines}
+    if {(person, _letters(action)) for person, action in told} - {(match[2], _letters(match[3]))}:
+        kinect.fail(file, "tells another person or action than its name")
+    joints = [",".join(line.split(",", len(HEAD))[1 : len(HEAD)]) for line in lines]
+    joints = kinect.numbers(file, joints, len(HEAD) - 1, separator=",", first=2)
+    joints = joints.reshape(-1, kinect.NUM_JOINTS, 3)
+    return kinect.clip(file, match[1], label, int(match[2]), joints)
+
+
+def _letters(action: str) -> str:
+    """Return an action's letters: names differ in punctuation between files."""
+    return re.sub("[^a-z]", "", action.lower())
+
+
+@cache
+def _labels() -> dict[str, int]:
+    """Return the label of every action, by its letters."""
+    return {_letters(name): c for c, name in enumerate(names.class_names("kinder-gator"))}

@@ -1,0 +1,81 @@
+"""What the readers of small Kinect v1 data sets share: one body of 20 joints, layout `nw_ucla`.
+
+Joints are in meters and are stored relative to the layout's center joint where the clip begins, as
+NW-UCLA's are; a joint that was not seen stays zero. Frames in which nobody is seen are dropped, as
+NTU RGB+D's recipe does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+import graph
+from data import names, normalize
+from data.readers import Clip, Raw
+from data.readers.archive import File
+from errors import InputError
+
+LAYOUT = "nw_ucla"
+NUM_JOINTS = 20
+NORMALIZATION = "centred"
+
+
+def raw(data_set: str, items: Sequence[Any], read: Callable[[Any], Clip], **meta: Any) -> Raw:
+    """Return what is to be read of a data set with class names of its own (data/class_names/)."""
+    centre = graph.load(LAYOUT).centre
+    return Raw(
+        items=items,
+        total=len(items),
+        read=read,
+        layout=LAYOUT,
+        class_names=names.class_names(data_set),
+        shape=(1, NUM_JOINTS, 3),
+        meta={"normalisation": NORMALIZATION, "centre": centre, **meta},
+    )
+
+
+def clip(file: File, name: str, label: int, subject: int, joints: np.ndarray) -> Clip:
+    """Return the sample of joints (T, 20, 3) in the layout's order; InputError names the file."""
+    finite = np.isfinite(joints).all(axis=(1, 2))
+    if not finite.all():
+        fail(file, f"frame {finite.argmin()} has a joint that is NaN or infinite")
+    joints = joints[joints.any(axis=(1, 2)), None].astype(np.float32)  # (T', 1, 20, 3)
+    if len(joints):
+        joints = normalize.normalise(joints, NORMALIZATION, graph.load(LAYOUT).centre)
+    return Clip(name, label, joints, {"subject": subject})
+
+
+def numbers(file: File, lines: Sequence[str], width: int, separator: str | None = None,
+            first: int = 1) -> np.ndarray:  # fmt: skip
+    """Return lines of `width` numbers each, (L, width) float64; InputError names file and line.
+
+    `first` is the number of the first line in its file.
+    """
+    rows = [line.split(separator) for line in lines]
+    for number, row in enumerate(rows, start=first):
+        if len(row) != width:
+            fail(file, f"line {number}: has {len(row)} fields, not {width}")
+    try:
+        return np.array(rows, np.float64).reshape(-1, width)
+    except ValueError as error:
+        for number, row in enumerate(rows, start=first):
+            try:
+                np.array(row, np.float64)
+            except ValueError as error:
+                fail(file, f"line {number}: {error}")
+        raise AssertionError("every line is of numbers") from error
+
+
+def text_lines(file: File) -> list[str]:
+    """Return the lines of a text file without the empty ones at its end."""
+    try:
+        return file.read().decode("utf-8-sig").rstrip().splitlines()
+    except UnicodeDecodeError:
+        fail(file, "is not UTF-8 text")
+
+
+def fail(file: File, what: str) -> NoReturn:
+    raise InputError(f"{file.path}: {what}")

@@ -1,0 +1,61 @@
+"""UTD-MHAD (Chen et al., ICIP 2015): one MATLAB file per clip, a folder or an archive of them.
+
+`a<class>_s<subject>_t<trial>_skeleton.mat` holds `d_skel`, (20, 3, T). Needs scipy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+
+from data.readers import Clip, Raw, kinect
+from data.readers.archive import File, list_files
+from errors import InputError
+from files import UNREADABLE
+
+SUFFIX = "_skeleton.mat"
+NAME = re.compile(r"(a([1-9]\d?)_s([1-9]\d*)_t\d+)_skeleton\.mat")
+NUM_CLASSES = 27
+# Place v of the layout is this joint of the file: its first four run from the head downward.
+JOINTS = (3, 2, 1, 0, *range(4, 20))
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", type=Path, help=f"folder, zip or tar archive of the *{SUFFIX} files"
+    )
+
+
+def reader(args: argparse.Namespace) -> Raw:
+    if importlib.util.find_spec("scipy") is None:
+        raise InputError("utd-mhad: MATLAB files are read by scipy: pip install scipy")
+    return kinect.raw("utd-mhad", list_files(args.source, SUFFIX), read)
+
+
+def read(file: File) -> Clip:
+    """Return the clip of one MATLAB file; InputError names it."""
+    match = NAME.fullmatch(file.name)
+    if not match or int(match[2]) > NUM_CLASSES:
+        kinect.fail(file, f"is not named a<1..{NUM_CLASSES}>_s<subject>_t<trial>{SUFFIX}")
+    joints = _array(file).transpose(2, 0, 1)[:, JOINTS]  # (T, 20, 3)
+    return kinect.clip(file, match[1], int(match[2]) - 1, int(match[3]), joints)
+
+
+def _array(file: File) -> np.ndarray:
+    from scipy.io import loadmat  # optional, and only this data set needs it
+    from scipy.io.matlab import MatReadError
+
+    content = file.read()
+    try:
+        joints = loadmat(io.BytesIO(content), variable_names=["d_skel"]).get("d_skel")
+    except (*UNREADABLE, MatReadError, NotImplementedError, IndexError) as error:
+        kinect.fail(file, f"cannot be read as a MATLAB file ({error})")
+    if joints is None or joints.dtype.kind != "f" or joints.shape[:2] != (20, 3):
+        found = "missing" if joints is None else f"{joints.dtype} {joints.shape}"
+        kinect.fail(file, f"d_skel is {found}, not floats (20, 3, T)")
+    return joints.reshape(*joints.shape[:2], -1)  # MATLAB drops the last axis of a single frame

@@ -1,0 +1,76 @@
+"""UTKinect-Action3D (Xia et al., CVPRW 2012): recordings of ten actions each, and their ranges.
+
+`joints_s<subject>_e<take>.txt` has a line per frame: its number, then 20 times x y z.
+`actionLabel.txt` has a line `name: first last` of frame numbers per action; where there is an
+`actionLabel_modified.txt`, which corrects seven ranges, that one is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from data import names
+from data.readers import Clip, Raw, kinect
+from data.readers.archive import File, list_files
+from errors import InputError
+
+RECORDING = re.compile(r"s(\d+)_e\d+")
+RANGE = re.compile(r"(\w+)\s*:\s*(\d+|NaN)\s+(\d+|NaN)")
+LABELS = ("actionLabel_modified.txt", "actionLabel.txt")  # the first that there is
+
+# A recording's file, the sample's name, its label, the first and last frame number.
+Item = tuple[File, str, int, int, int]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", type=Path,
+        help="folder, zip or tar archive of the joints_*.txt files and actionLabel.txt",
+    )  # fmt: skip
+
+
+def reader(args: argparse.Namespace) -> Raw:
+    files = {file.name: file for file in list_files(args.source, ".txt")}
+    table = next((files[name] for name in LABELS if name in files), None)
+    if table is None:
+        raise InputError(f"{args.source}: lacks {LABELS[1]}, which says where the actions are")
+    items = []
+    for recording, action, label, first, last in _ranges(table):
+        name = f"joints_{recording}.txt"
+        if name not in files:
+            raise InputError(f"{args.source}: lacks {name}, which {table.name} is about")
+        items.append((files[name], f"{recording}_{action}", label, first, last))
+    return kinect.raw("utkinect", items, read, ranges=table.name)
+
+
+def read(item: Item) -> Clip:
+    """Return one action of a recording, all frames in its range; InputError names file and line."""
+    file, name, label, first, last = item
+    rows = kinect.numbers(file, kinect.text_lines(file), width=1 + 3 * kinect.NUM_JOINTS)
+    rows = rows[(first <= rows[:, 0]) & (rows[:, 0] <= last)]
+    subject = int(RECORDING.match(name)[1])
+    joints = rows[:, 1:].reshape(len(rows), kinect.NUM_JOINTS, 3)
+    return kinect.clip(file, name, label, subject, joints)
+
+
+def _ranges(table: File) -> list[tuple[str, str, int, int, int]]:
+    """Return recording, action, label, first and last frame number of every action.
+
+    A range without numbers (NaN) is from 0 to -1: no frames.
+    """
+    labels = {name.replace(" ", ""): c for c, name in enumerate(names.class_names("utkinect"))}
+    ranges, recording = [], None
+    for number, line in enumerate(kinect.text_lines(table), start=1):
+        line = line.strip()
+        if RECORDING.fullmatch(line):
+            recording = line
+        elif line:
+            match = RANGE.fullmatch(line)
+            if not match or recording is None or match[1].lower() not in labels:
+                kinect.fail(table, f"line {number}: {line!r} is not `action: first last`")
+            has_numbers = "NaN" not in match.groups()
+            first, last = map(int, match.groups()[1:]) if has_numbers else (0, -1)
+            ranges.append((recording, match[1], labels[match[1].lower()], first, last))
+    return ranges

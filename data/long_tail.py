@@ -1,13 +1,16 @@
-"""Long-tailed training lists: drawn by the field's rule, or read and recognised by their digest.
+"""Long-tailed training lists: drawn by the field's rule, or read and recognized by their digest.
 
     python -m data.long_tail BENCHMARK --names FILE_OR_STORE --imbalance 100 --out FILE
 
 The rule is that of LDAM (Cao et al., arXiv 1906.07413) as BRL (arXiv 2308.14024) uses it: class c
-of K keeps int(n_max * IF^(-c/(K-1))) samples.
+of K keeps int(n_max * IF^(-c/(K-1))) samples. NTU RGB+D 60's lists come with the project, because
+the order that they were drawn from is not known (data/lists/NOTICE).
 """
 
 from __future__ import annotations
 
+import lzma
+import re
 import shlex
 import sys
 from dataclasses import dataclass
@@ -22,7 +25,14 @@ from data.store import Store
 from errors import InputError, Parser, run_command
 from files import write_text
 
-BRL_REPOSITORY = "https://github.com/firework8/BRL"
+LISTS = Path(__file__).parent / "lists"
+# Lists of imbalance 10 that come with the project. Of a larger imbalance each class keeps the first
+# of the same samples: all are shuffled before any is left out.
+SHIPPED = {
+    "ntu60-xsub": "ntu60-xsub_10.txt.xz",
+    "ntu60-xview": "ntu60-xview_10.txt.xz",
+    "nw-ucla": "nw-ucla_10.txt",
+}
 
 # sha256 of the lists that BRL published -> benchmark and imbalance.
 PUBLISHED = {
@@ -48,16 +58,21 @@ class TrainingList:
     rows: np.ndarray  # (n,) int64
     digest: str  # sha256 of its names
     published: str | None  # what the digest is known as
+    made: str = ""  # how the file came to be, if it was missing
 
 
-def counts(n_max: int, imbalance: float, num_class: int, profile: str = "exp") -> np.ndarray:
-    """Return how many samples each class keeps, (K,) int64, in label order.
+def counts(
+    n_max: int, imbalance: float, num_class: int, profile: str = "exp", least: int = 0
+) -> np.ndarray:
+    """Return how many samples each class keeps, (K,) int64, most frequent class first.
 
     exp: int(n_max * IF^(-c/(K-1))). step: n_max in the first half, int(n_max / IF) in the second.
-    InputError if that leaves a class without samples.
+    No class has less than `least`. InputError if that leaves a class without samples.
     """
     if not 1 <= imbalance < np.inf:
-        raise InputError(f"imbalance: {imbalance:g}, but largest over least class is from 1 on")
+        raise InputError(
+            f"imbalance: {imbalance:g}, but largest over smallest class must be at least 1"
+        )
     if profile == "step":
         tail = np.arange(num_class) >= num_class // 2
         kept = np.where(tail, int(n_max / imbalance), n_max)
@@ -66,6 +81,8 @@ def counts(n_max: int, imbalance: float, num_class: int, profile: str = "exp") -
         kept = np.array([int(n_max * s) for s in share], np.int64)
     else:
         raise InputError(f"profile: {profile!r} is neither exp nor step")
+    if n_max >= least:
+        kept = np.maximum(kept, least)
     if kept.min() < 1:
         raise InputError(
             f"imbalance: {imbalance:g} leaves class {kept.argmin()} no sample where the largest "
@@ -74,12 +91,14 @@ def counts(n_max: int, imbalance: float, num_class: int, profile: str = "exp") -
     return kept
 
 
-def draw(labels: np.ndarray, kept: np.ndarray) -> np.ndarray:
+def draw(
+    labels: np.ndarray, kept: np.ndarray, random: np.random.RandomState | None = None
+) -> np.ndarray:
     """Return positions in a training list whose labels are (n,): kept[c] of each class c.
 
-    Class by class in label order, each shuffled by one generator of seed 0 that serves them all.
+    Class by class in label order, each shuffled by one generator that serves them all (seed 0).
     """
-    random = np.random.RandomState(0)
+    random = random or np.random.RandomState(0)
     drawn = []
     for label, number in enumerate(kept):
         members = np.flatnonzero(labels == label)
@@ -99,53 +118,137 @@ def read_list(path: str | Path, store: Store) -> np.ndarray:
     InputError names the file if it cannot be read, a name comes twice or is not in the store.
     """
     try:
-        return store.rows_of(sample_names.read(path))
+        names = sample_names.read(path)
     except InputError as error:
         message = str(error)
         raise InputError(message if str(path) in message else f"{path}: {message}") from None
+    return _rows_of(store, names, path)
+
+
+def _rows_of(samples: Store | Samples, names: list[str], source: str | Path) -> np.ndarray:
+    """Return the rows of a list's names; InputError says how many are absent, and why."""
+    rows = {name: row for row, name in enumerate(samples.names.tolist())}
+    absent = [name for name in names if name not in rows]
+    if absent:
+        left_out = getattr(samples, "meta", {}).get("left_out", {})
+        reasons = {name: _why_absent(name, left_out) for name in absent}
+        known = sum(reason is not None for reason in reasons.values())
+        reason = reasons[absent[0]] or "not among the samples that were prepared"
+        raise InputError(
+            f"{source}: {len(absent)} of {len(names)} names are not in {samples.path}; the first "
+            f"is {absent[0]!r}: {reason} ({known} of the {len(absent)} are in left_out of "
+            "meta.json)"
+        )
+    return np.array([rows[name] for name in names], np.int64)
+
+
+def _why_absent(name: str, left_out: dict[str, list[str]]) -> str | None:
+    """Return why data.prepare left a sample out, None if it tells nothing of it."""
+    if name in left_out.get("nobody", ()):
+        return "nobody is seen in it"
+    if name in left_out.get("missing", ()):
+        return "excluded by --missing"
+    whole = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
+    reasons = (reason for reason in left_out.get("unreadable", ()) if whole.search(reason))
+    return next((f"unreadable, {reason}" for reason in reasons), None)
+
+
+def list_path(training_list: str, imbalance: float, fold: str | None, seed: int) -> Path:
+    """Return the file that a `training_list` names: its {imbalance}, {fold} and {seed} filled in.
+
+    {fold} is nothing without a fold, `-fold2of5` for 2/5.
+    """
+    part = f"-fold{fold.replace('/', 'of')}" if fold else ""
+    values = {"imbalance": f"{imbalance:g}", "fold": part, "seed": str(seed)}
+    for key, value in values.items():
+        training_list = training_list.replace(f"{{{key}}}", value)
+    return Path(training_list)
 
 
 def training_rows(
-    store: Store, protocol: str, training_list: str | None, imbalance: float
+    store: Store,
+    protocol: str,
+    training_list: str | None,
+    imbalance: float,
+    fold: str | None = None,
+    seed: int = 0,
+    make: bool = False,
 ) -> TrainingList:
     """Return the training samples of a run: those of a list, or the whole training split (None).
 
-    `{imbalance}` in `training_list` stands for the number. InputError if the list is missing (it
-    says how to get it) or holds a sample that the protocol does not train on.
+    `training_list` is a file, or a template of files (`list_path`). With `make` a missing file of a
+    template with {imbalance} is written: drawn by the rule, with {seed} in the template shuffled by
+    the seed. InputError if the list is missing (it says how to get it) or holds a sample that the
+    protocol does not train on.
     """
-    train, _ = protocols.split(store, protocol)
+    train, _ = protocols.split(store, protocol, fold)
     if training_list is None:
         return _training_list(store, train)
-    path = Path(training_list.replace("{imbalance}", f"{imbalance:g}"))
+    path = list_path(training_list, imbalance, fold, seed)
+    shuffle = seed if "{seed}" in training_list else None
+    made = ""
     if not path.is_file():
-        raise InputError(_way_to(path, protocols.resolve(protocol), store.path, imbalance))
+        if not make or "{imbalance}" not in training_list:
+            raise InputError(_way_to(path, protocol, store.path, imbalance, fold, shuffle))
+        made = _make_missing(path, store, protocol, imbalance, fold, shuffle)
     rows = read_list(path, store)
     foreign = rows[~np.isin(rows, train)]
     if len(foreign):
+        part = f" in fold {fold}" if fold else ""
         raise InputError(
-            f"{path}: {store.names[foreign[0]]} is no training sample of {protocol} "
+            f"{path}: {store.names[foreign[0]]} is not a training sample of {protocol}{part} "
             f"({len(foreign)} such names)"
         )
-    return _training_list(store, rows)
+    return _training_list(store, rows, made)
 
 
-def _training_list(store: Store | Samples, rows: np.ndarray) -> TrainingList:
+def _training_list(store: Store | Samples, rows: np.ndarray, made: str = "") -> TrainingList:
     drawn = store.names[rows].tolist()
-    return TrainingList(rows, digest(drawn), published(drawn))
+    return TrainingList(rows, digest(drawn), published(drawn), made)
 
 
-def _way_to(path: Path, protocol: str, store: Path, imbalance: float) -> str:
+def _way_to(
+    path: Path, protocol: str, store: Path, imbalance: float, fold: str | None, shuffle: int | None
+) -> str:
     """Say in one line where a missing list comes from."""
     command = (
-        f"python -m data.long_tail {protocol} --names {shlex.quote(str(store))} "
+        f"python -m data.long_tail {protocols.resolve(protocol)} --names {shlex.quote(str(store))} "
         f"--imbalance {imbalance:g} --out {shlex.quote(str(path))}"
     )
-    if protocol.startswith("ntu60"):
-        return (
-            f"training_list: {path} is missing; NTU60's lists are published at {BRL_REPOSITORY} "
-            f"(put it there, or set training_list), or draw another: `{command} --own-order`"
-        )
+    command += f" --fold {fold}" if fold else ""
+    command += f" --shuffle-classes {shuffle}" if shuffle is not None else ""
     return f"training_list: {path} is missing; make it with `{command}`"
+
+
+def _make_missing(
+    path: Path, store: Store, protocol: str, imbalance: float, fold: str | None, shuffle: int | None
+) -> str:
+    """Write a missing list and say so; InputError if it should be a published one and is not."""
+    drawn = make_list(store, protocol, imbalance, fold=fold, shuffle_classes=shuffle)
+    known = f"{protocols.resolve(protocol)} {imbalance:g}"
+    is_plain = fold is None and shuffle is None
+    if is_plain and known in PUBLISHED.values() and drawn.published != known:
+        raise InputError(
+            f"training_list: {path} is missing, and what the rule draws from {store.path} is not "
+            f"the published list of {known} (sha256 {drawn.digest[:16]}): the store lacks training "
+            "samples; prepare all of them, or draw the list with data.long_tail and set "
+            "training_list to its file"
+        )
+    write_text(path, "\n".join(store.names[drawn.rows].tolist()))
+    return f"{path} was missing and has been made: {describe(drawn, store, imbalance)}"
+
+
+def describe(drawn: TrainingList, samples: Store | Samples, imbalance: float) -> str:
+    """Say what a list holds, the imbalance that came out, and whether it is a published one."""
+    per_class = np.bincount(samples.labels[drawn.rows])
+    per_class = per_class[per_class > 0]
+    largest, smallest = per_class.max(), per_class.min()
+    known = f"the published list of {drawn.published}" if drawn.published else "no published list"
+    asked = "" if largest == imbalance * smallest else f", {imbalance:g} requested"
+    return (
+        f"{len(drawn.rows)} samples of {len(per_class)} classes ({largest} to {smallest}: "
+        f"imbalance {largest / smallest:.3g}{asked}); {known}, sha256 {drawn.digest[:16]}"
+    )
 
 
 def make_list(
@@ -155,71 +258,164 @@ def make_list(
     profile: str = "exp",
     n_max: int | None = None,
     own_order: bool = False,
+    fold: str | None = None,
+    shuffle_classes: int | None = None,
 ) -> TrainingList:
-    """Draw the training list of a benchmark.
+    """Return the training list of a benchmark, drawn by the rule (`class_sizes`).
 
-    InputError if the order that the published list was drawn from is not known (`own_order` then
-    draws by name) or a class has fewer samples than the list asks for.
+    With `shuffle_classes`, a seed, the order of the classes is drawn as well. A list that comes
+    with the project is not drawn, unless by `own_order`. InputError if a class has fewer samples
+    than the list asks for.
     """
-    rule = protocols.get(protocol)
-    if not own_order:
-        _require_order(store, protocols.resolve(protocol))
-    train, _ = protocols.split(store, protocol)
+    rule, name = protocols.get(protocol), protocols.resolve(protocol)
+    is_own = own_order or fold is not None or shuffle_classes is not None
+    if name in SHIPPED and not is_own and "list_index" not in store.columns:
+        names = shipped_part(name, counts(n_max or rule.n_max, imbalance, rule.num_class, profile))
+        return _training_list(store, _rows_of(store, names, f"the published list of {name}"))
+    train, _ = protocols.split(store, protocol, fold)
     labels = store.labels[train]
     available = np.bincount(labels, minlength=rule.num_class or 0)
-    if not available.all():
-        raise InputError(f"{store.path}: class {available.argmin()} has no training samples")
-    if n_max is None:
-        n_max = rule.n_max or int(available.min())
-    kept = counts(n_max, imbalance, len(available), profile)
-    short = np.flatnonzero(available < kept)
-    if len(short):
-        c = short[0]
-        raise InputError(
-            f"{store.path}: class {c} has {available[c]} training samples, the list asks for "
-            f"{kept[c]}; lower --n-max"
-        )
-    return _training_list(store, train[draw(labels, kept)])
+    random = np.random.RandomState(shuffle_classes or 0)
+    order = random.permutation(len(available)) if shuffle_classes is not None else None
+    if n_max is None and fold is None:
+        n_max = rule.n_max
+    try:
+        kept = class_sizes(available, imbalance, profile, n_max, rule.natural, order)
+    except ClassTooSmall as error:
+        known = getattr(store, "class_names", [])
+        called = f" ({known[error.label]})" if error.label < len(known) else ""
+        raise InputError(f"{store.path}: class {error.label}{called} {error}") from None
+    return _training_list(store, train[draw(labels, kept, random)])
 
 
-def _require_order(store: Store | Samples, protocol: str) -> None:
-    """Raise InputError where the order of the official list cannot be told from the samples."""
-    if protocol.startswith("ntu60"):
-        raise InputError(
-            f"{protocol}: the published lists were drawn from an order that is not recoverable; "
-            f"take them from {BRL_REPOSITORY}, or give --own-order for a list drawn by name"
+class ClassTooSmall(InputError):
+    """A class has fewer training samples than a list asks for."""
+
+    def __init__(self, label: int, reason: str) -> None:
+        super().__init__(reason)
+        self.label = label
+
+
+def class_sizes(
+    available: np.ndarray,
+    imbalance: float,
+    profile: str = "exp",
+    n_max: int | None = None,
+    natural: bool = False,
+    order: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return how many of its `available` (K,) training samples each class keeps, (K,) int64.
+
+    The classes take the numbers of `counts` in `order`, by default that of the labels. Without
+    `n_max` the largest has what the smallest class allows, and no class has less than 1. Where the
+    classes differ in size by nature they are ranked by it; then the largest has what it has, the
+    others what they have if that is less, and classes without samples stay out. ClassTooSmall if a
+    class has fewer.
+    """
+    if natural:
+        order = np.argsort(-available, kind="stable") if order is None else order
+        order = order[available[order] > 0]
+        largest = int(available.max())
+    else:
+        order = np.arange(len(available)) if order is None else order
+        largest = int(available.min())
+        if not largest:
+            raise ClassTooSmall(int(available.argmin()), "has no training samples")
+    least = 1 if natural or n_max is None else 0
+    wanted = np.zeros_like(available)
+    wanted[order] = counts(
+        largest if n_max is None else n_max, imbalance, len(order), profile, least
+    )
+    short = np.flatnonzero(available < wanted)
+    if len(short) and not natural:
+        label = int(short[0])
+        raise ClassTooSmall(
+            label,
+            f"has {available[label]} training samples, the list asks for {wanted[label]}; lower "
+            "--n-max",
         )
-    if protocol == "nw-ucla" and "list_index" not in store.columns:
+    return np.minimum(wanted, available)
+
+
+def shipped(protocol: str) -> Samples:
+    """Return the samples of the list that comes with the project, class by class."""
+    path = LISTS / SHIPPED[protocol]
+    content = path.read_bytes()
+    names = (lzma.decompress(content) if path.suffix == ".xz" else content).decode().split()
+    labels = [sample_names.parse(name)[0] for name in names]
+    return Samples(path, np.array(names), np.array(labels, np.int64), {})
+
+
+def shipped_part(protocol: str, kept: np.ndarray) -> list[str]:
+    """Return the first kept[c] names of each class c of a list that comes with the project.
+
+    InputError if a class of it has fewer.
+    """
+    whole = shipped(protocol)
+    has = np.bincount(whole.labels, minlength=len(kept))
+    if (has < kept).any():
+        label = int((has < kept).argmax())
         raise InputError(
-            f"{store.path}: does not hold the order of the official list; use "
-            "data/lists/nw-ucla_10.txt, or give --own-order for a list drawn by name"
+            f"{protocol}: the published lists have up to {has[label]} samples of class {label}, "
+            f"not {kept[label]}; use --imbalance 10 or more, or --own-order to draw one by name"
         )
+    place = np.arange(len(whole.labels)) - (np.cumsum(has) - has)[whole.labels]
+    return whole.names[place < kept[whole.labels]].tolist()
 
 
 def main(argv: list[str]) -> None:
     parser = Parser(
-        prog="python -m data.long_tail", description="Draw a long-tailed training list."
+        prog="python -m data.long_tail", description="Write a long-tailed training list."
     )
     parser.add_argument("benchmark", help=f"one of {', '.join(protocols.PROTOCOLS)}")
-    parser.add_argument("--names", required=True, type=Path, help="a store, or a file of names")
-    parser.add_argument("--imbalance", type=float, default=100, help="largest over least class")
+    parser.add_argument(
+        "--names", type=Path,
+        help=f"a store, or a file of names; not needed for {', '.join(SHIPPED)}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--imbalance", type=float, default=100, help="largest over smallest class (default: 100)"
+    )
     parser.add_argument("--out", required=True, type=Path, help="the file to write")
-    parser.add_argument("--profile", choices=("exp", "step"), default="exp")
+    parser.add_argument(
+        "--profile", choices=("exp", "step"), default="exp",
+        help="exp: sizes fall exponentially (default); step: half of the classes are small",
+    )  # fmt: skip
     parser.add_argument("--n-max", type=int, help="samples of the largest class")
-    parser.add_argument("--own-order", action="store_true", help="draw by name where need be")
+    parser.add_argument("--fold", metavar="K/N", help="the K-th of N folds over persons")
+    parser.add_argument(
+        "--shuffle-classes", type=int, metavar="SEED",
+        help="draw which classes are rare, and the samples, by this seed",
+    )  # fmt: skip
+    parser.add_argument(
+        "--own-order", action="store_true",
+        help="draw by name where the published list comes with the project",
+    )  # fmt: skip
     parser.add_argument("--debug", action="store_true", help="show where an error arose")
     args = parser.parse_args(argv)
-    store = Store.open(args.names) if args.names.is_dir() else sample_names.samples(args.names)
+    if args.shuffle_classes is not None and not 0 <= args.shuffle_classes < 2**32:
+        raise InputError(f"--shuffle-classes: {args.shuffle_classes}, but a seed is at least 0")
+    is_own = args.own_order or args.fold is not None or args.shuffle_classes is not None
+    samples = _samples(args.names, args.benchmark, is_own)
     drawn = make_list(
-        store, args.benchmark, args.imbalance, args.profile, args.n_max, args.own_order
-    )
-    write_text(args.out, "\n".join(store.names[drawn.rows].tolist()))
-    per_class = np.bincount(store.labels[drawn.rows])
-    known = f"the published list of {drawn.published}" if drawn.published else "no published list"
-    print(
-        f"{args.out}: {len(drawn.rows)} samples of {len(per_class)} classes "
-        f"({per_class.max()} to {per_class.min()}); {known}, sha256 {drawn.digest[:16]}"
-    )
+        samples, args.benchmark, args.imbalance, args.profile, args.n_max, args.own_order,
+        args.fold, args.shuffle_classes,
+    )  # fmt: skip
+    write_text(args.out, "\n".join(samples.names[drawn.rows].tolist()))
+    print(f"{args.out}: {describe(drawn, samples, args.imbalance)}")
+
+
+def _samples(path: Path | None, benchmark: str, is_own: bool) -> Store | Samples:
+    """Return the samples to draw from: of a store or a file of names, else of a shipped list.
+
+    `is_own` says that the list asked for is not one that comes with the project.
+    """
+    if path is not None:
+        return Store.open(path) if path.is_dir() else sample_names.samples(path)
+    protocols.get(benchmark)  # an unknown benchmark is reported first
+    name = protocols.resolve(benchmark)
+    if name not in SHIPPED or is_own:
+        raise InputError("--names: name the store to draw from, or a file of names")
+    return shipped(name)
 
 
 if __name__ == "__main__":

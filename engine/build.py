@@ -81,18 +81,20 @@ class Data:
     val_rows: np.ndarray  # the test rows, or those held out by val_split
     class_counts: torch.Tensor | None  # (K,) int64
     published_list: str | None  # digest of a published list, else None
+    list_made: str  # how the training list was made, if its file was missing
     copied: np.ndarray  # (test,) bool: equals a sample of the protocol's whole training split
 
 
 def open_data(config: Config, training: bool = True) -> Data:
     """Open the store, check it against model and protocol, and read the training list.
 
-    Without `training`, a list that cannot be read only leaves the class counts empty.
+    For training a missing list is made if the rule can draw it (`long_tail.training_rows`). Without
+    `training`, a list that cannot be read only leaves the class counts empty.
     """
     store = Store.open(config.store)
     skeleton = graph.load(config.model_args.get("graph", "ntu_rgb_d"))
     _check_shape(config, store, skeleton)
-    train_split, test_rows = protocols.split(store, config.protocol)
+    train_split, test_rows = protocols.split(store, config.protocol, config.fold)
     num_class = config.model_args.get("num_class", 60)
     highest = int(store.labels[np.concatenate([train_split, test_rows])].max(initial=-1))
     if highest >= num_class:
@@ -102,13 +104,14 @@ def open_data(config: Config, training: bool = True) -> Data:
         )
     try:
         listed = long_tail.training_rows(
-            store, config.protocol, config.training_list, config.imbalance
-        )
+            store, config.protocol, config.training_list, config.imbalance, config.fold,
+            config.seed, make=training,
+        )  # fmt: skip
     except InputError:
         if training:
             raise
         return Data(
-            store, skeleton, test_rows, None, test_rows, None, None,
+            store, skeleton, test_rows, None, test_rows, None, None, "",
             copies(store, test_rows, train_split),
         )  # fmt: skip
     train_rows, val_rows = listed.rows, test_rows
@@ -119,7 +122,7 @@ def open_data(config: Config, training: bool = True) -> Data:
     class_counts = torch.bincount(torch.as_tensor(store.labels[train_rows]), minlength=num_class)
     return Data(
         store, skeleton, test_rows, train_rows, val_rows, class_counts,
-        listed.digest if listed.published else None,
+        listed.digest if listed.published else None, listed.made,
         copies(store, test_rows, train_split),
     )  # fmt: skip
 

@@ -41,8 +41,10 @@ class Config:
     # Data
     store: str = "data/ntu"  # folder of the prepared store (python -m data.prepare)
     protocol: str = "ntu60-xsub"  # which samples train and which test
-    training_list: str | None = None  # file of names; null: the whole training split
-    imbalance: int = 100  # imbalance factor of the list, fills {imbalance} in training_list
+    fold: str | None = None  # k/n: test on the k-th n-th of the persons, train on all others
+    # File of names, {imbalance}, {fold} and {seed} filled in; null: the whole training split
+    training_list: str | None = None
+    imbalance: int = 100  # imbalance factor of the list
     val_split: float | None = (
         None  # validate on this share of the training list, not on the test set
     )
@@ -284,6 +286,8 @@ def make_tag(files: list[Path], config: Config) -> str:
     parts = [file.stem for file in files[1:]]
     if config.imbalance != own.imbalance:
         parts.append(f"if{config.imbalance}")
+    if config.fold != own.fold:
+        parts.append(f"fold{config.fold}".replace("/", "of"))
     if config.model != own.model:
         parts.append(config.model.split(".")[-2] if "." in config.model else config.model)
     if config.seed != own.seed:

@@ -338,12 +338,15 @@ class Trainer:
     def describe(self) -> None:
         """Log what is run, on what, before the first step."""
         config, data = self.config, self.data
-        counts = data.class_counts
+        counts = data.class_counts[data.class_counts > 0]
+        largest, smallest = int(counts.max()), int(counts.min())
         listed = "a published list" if data.published_list else "not a published list"
+        if data.list_made:
+            self.log.line(data.list_made)
         self.log.line(
             f"{config.benchmark} {config.stream}: {len(data.train_rows)} training samples of "
-            f"{int((counts > 0).sum())} classes ({listed}; largest {int(counts.max())}, smallest "
-            f"{int(counts.min())}), {len(data.test_rows)} test samples"
+            f"{len(counts)} classes ({listed}; {largest} to {smallest}: imbalance "
+            f"{largest / smallest:.3g}), {len(data.test_rows)} test samples"
         )
         size = sum(p.numel() for p in self.model.parameters())
         self.log.line(

@@ -148,8 +148,9 @@ def _why_absent(name: str, left_out: dict[str, list[str]]) -> str | None:
         return "nobody is seen in it"
     if name in left_out.get("missing", ()):
         return "excluded by --missing"
-    whole = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
-    reasons = (reason for reason in left_out.get("unreadable", ()) if whole.search(reason))
+    # A reason begins with the sample's name, or with its file: folder/NAME.npy, NAME_skeleton.mat.
+    subject = re.compile(rf"(?:^|[/\\:]){re.escape(name)}(?:[._]\w+)*:")
+    reasons = (reason for reason in left_out.get("unreadable", ()) if subject.search(reason))
     return next((f"unreadable, {reason}" for reason in reasons), None)
 
 
@@ -243,7 +244,9 @@ def describe(drawn: TrainingList, samples: Store | Samples, imbalance: float) ->
     per_class = np.bincount(samples.labels[drawn.rows])
     per_class = per_class[per_class > 0]
     largest, smallest = per_class.max(), per_class.min()
-    known = f"the published list of {drawn.published}" if drawn.published else "no published list"
+    known = (
+        f"the published list of {drawn.published}" if drawn.published else "not a published list"
+    )
     asked = "" if largest == imbalance * smallest else f", {imbalance:g} requested"
     return (
         f"{len(drawn.rows)} samples of {len(per_class)} classes ({largest} to {smallest}: "

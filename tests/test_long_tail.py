@@ -67,13 +67,44 @@ def test_ntu60_lists_are_recognised(shared: Path, protocol, imbalance) -> None:
     np.testing.assert_array_equal(per_class, long_tail.counts(600, imbalance, 60))
 
 
-def test_ntu60_needs_own_order_to_be_drawn(ntu120: Path, tmp_path: Path, capsys) -> None:
+@pytest.mark.parametrize("protocol, imbalance", NTU60)
+def test_ntu60_lists_come_with_the_project(tmp_path: Path, protocol, imbalance, capsys) -> None:
+    out = tmp_path / "list.txt"
+    argv = [f"ntu60/{protocol}", "--imbalance", str(imbalance), "--out", str(out)]
+    assert run_command(long_tail.main, argv) == 0
+    expected, number = NTU60[protocol, imbalance]
+    assert hashlib.sha256(out.read_bytes()).hexdigest().startswith(expected)
+    assert len(out.read_text().split("\n")) == number
+    assert f"the published list of ntu60-{protocol} {imbalance}" in capsys.readouterr().out
+
+
+def test_other_ntu60_lists(tmp_path: Path, capsys) -> None:
+    """Another imbalance is part of the published draw, below 10 there is none."""
+    out = tmp_path / "list.txt"
+    argv = ["ntu60/xsub", "--out", str(out), "--imbalance"]
+    assert run_command(long_tail.main, [*argv, "20"]) == 0
+    assert "not a published list" in capsys.readouterr().out
+    names = out.read_text().split()
+    labels = [parse(name)[0] for name in names]
+    np.testing.assert_array_equal(np.bincount(labels), long_tail.counts(600, 20, 60))
+    assert labels == sorted(labels)
+    assert set(names) < set(long_tail.shipped("ntu60-xsub").names.tolist())
+    out.unlink()
+    for more, words in [
+        (["5"], "--imbalance 10 or more"),
+        (["100", "--own-order"], "--names"),
+        (["100", "--fold", "1/4"], "--names"),
+    ]:
+        assert run_command(long_tail.main, [*argv, *more]) == 2
+        assert words in capsys.readouterr().err and not out.exists()
+
+
+def test_ntu60_by_own_order_is_drawn_by_name(ntu120: Path, tmp_path: Path, capsys) -> None:
     argv = ["ntu60/xsub", "--names", str(ntu120), "--out", str(tmp_path / "list.txt")]
-    assert run_command(long_tail.main, argv) == 2
-    assert "firework8/BRL" in capsys.readouterr().err
-    assert not (tmp_path / "list.txt").exists()
+    assert run_command(long_tail.main, argv) == 0
+    assert "the published list of ntu60-xsub 100" in capsys.readouterr().out
     assert run_command(long_tail.main, [*argv, "--own-order"]) == 0
-    assert "no published list" in capsys.readouterr().out
+    assert "not a published list" in capsys.readouterr().out
     labels = [parse(name)[0] for name in (tmp_path / "list.txt").read_text().split()]
     np.testing.assert_array_equal(np.bincount(labels), long_tail.counts(600, 100, 60))
 
@@ -82,15 +113,17 @@ def test_nw_ucla_names_are_those_of_the_recipe(shared: Path, tmp_path: Path) -> 
     arrays = np.load(shared / "data/nw_ucla.npz")
     order = np.argsort(arrays["list_index"])
     (tmp_path / "official.txt").write_text("\n".join(arrays["names"][order]))
-    drawn = long_tail.make_list(samples(tmp_path / "official.txt"), "nw-ucla", 10)
+    official = samples(tmp_path / "official.txt")
+    drawn = long_tail.make_list(official, "nw-ucla", 10)
     expected = (shared / "data/nw_ucla_lt_10.txt").read_text()
     assert "\n".join(arrays["names"][order][drawn.rows]) == expected
     assert (ROOT / "data/lists/nw-ucla_10.txt").read_text() == expected
-    by_name = samples(tmp_path / "official.txt")
-    by_name.columns.pop("list_index")
-    with pytest.raises(InputError, match=r"nw-ucla_10\.txt"):
-        long_tail.make_list(by_name, "nw-ucla", 10)
-    other = long_tail.make_list(by_name, "nw-ucla", 10, own_order=True)
+    of_20 = long_tail.make_list(official, "nw-ucla", 20)
+    official.columns.pop("list_index")  # as the json files have it: the shipped list serves
+    for imbalance, list_drawn in ((10, drawn), (20, of_20)):
+        shipped = long_tail.make_list(official, "nw-ucla", imbalance)
+        assert shipped.rows.tolist() == list_drawn.rows.tolist()
+    other = long_tail.make_list(official, "nw-ucla", 10, own_order=True)
     assert other.digest != drawn.digest and len(other.rows) == len(drawn.rows) == 403
 
 
@@ -153,9 +186,9 @@ def test_training_rows_follow_the_list(demo: Store, tmp_path: Path) -> None:
 
     path = tmp_path / "leak.txt"
     for content, words in [
-        (f"{names[0]}\n{demo.names[test[0]]}", "is no training sample"),
+        (f"{names[0]}\n{demo.names[test[0]]}", "is not a training sample"),
         (f"{names[0]}\n{names[0]}", "twice"),
-        (f"{names[0]}\nS009C001P001R001A001", "holds no sample"),
+        (f"{names[0]}\nS009C001P001R001A001", "1 of 2 names are not in"),
         ("", "no names"),
     ]:
         path.write_text(content)
@@ -206,10 +239,16 @@ def test_bad_requests_are_one_line(demo: Store, tmp_path: Path, capsys) -> None:
         (["demo-xsub", "--names", str(demo.path), "--imbalance", "nan"], "imbalance: nan"),
         (["demo-xsub", "--names", str(demo.path), "--imbalanc", "4"], "did you mean --imbalance?"),
         (["demo-xsub", "--names", str(demo.path), "--profile", "stp"], "'stp'"),
+        (["demo-xsub", "--names", str(demo.path), "--shuffle-classes", "-1"], "--shuffle-classes"),
+        (["demo-xsub", "--names", str(demo.path), "--fold", "1/3"], "from 2 to 2 persons"),
+        (["demo-xsub", "--names", str(demo.path), "--fold", "3/2"], "3/2"),
+        (["demo-xsub", "--names", str(demo.path), "--fold", "0.5"], "0.5"),
     ]:
         assert run_command(long_tail.main, [*argv, *out]) == 2
         err = capsys.readouterr().err
         assert words in err and err.count("\n") == 1
+    assert run_command(long_tail.main, ["utd-mhad", *out]) == 2
+    assert "--names" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"a07_s01_e00_v01"):
         parse("a07_s01_e00_v01")
 
@@ -228,3 +267,184 @@ def test_the_ntu_protocols_part_as_published(ntu120: Path) -> None:
 def test_the_module_runs_as_a_command() -> None:
     command = [sys.executable, "-m", "data.long_tail", "--help"]
     assert b"--own-order" in subprocess.run(command, cwd=ROOT, capture_output=True).stdout
+
+
+def own_data(path: Path, per_class: dict[str, int], **left_out: list[str]) -> Store:
+    """A store with a given split: so many training clips per class, and two for testing."""
+    classes = sorted(per_class)
+    with StoreWriter(path, "nw_ucla", classes, (1, 20, 3), left_out=left_out) as writer:
+        for label, name in enumerate(classes):
+            for i in range(per_class[name] + 2):
+                split = "train" if i < per_class[name] else "test"
+                joints = np.ones((2, 1, 20, 3))
+                writer.add(f"{name} {i}", label, joints, split=split, subject=i % 4)
+    return Store.open(path)
+
+
+@pytest.mark.parametrize(
+    ("available", "imbalance", "expected", "words"),
+    [
+        # The larger class is the head, whatever its name: 18 and int(18 / 3).
+        ({"bow": 6, "wave": 18}, 3, {"bow": 6, "wave": 18}, "imbalance 3)"),
+        # int(18 / 10) = 1: the imbalance that comes out is told.
+        ({"bow": 6, "wave": 18}, 10, {"bow": 1, "wave": 18}, "imbalance 18, 10 requested)"),
+        ({"bow": 6, "wave": 18}, 100, {"bow": 1, "wave": 18}, "imbalance 18, 100 requested)"),
+        # By rank 18, 11 = int(18 / 4 ** (1 / 3)), 7, 4; d and c have less than theirs.
+        ({"a": 12, "b": 18, "c": 3, "d": 6}, 4, {"a": 11, "b": 18, "c": 3, "d": 6}, "imbalance 6,"),
+        # Equal counts are ranked by label.
+        ({"a": 5, "b": 8, "c": 8}, 4, {"a": 2, "b": 8, "c": 4}, "imbalance 4)"),
+        ({"a": 8, "b": 0, "c": 4}, 2, {"a": 8, "b": 0, "c": 4}, "2 classes (8 to 4: imbalance 2)"),
+    ],
+)
+def test_classes_of_own_data_are_ranked_by_count(
+    available, imbalance, expected, words, tmp_path: Path, capsys
+) -> None:
+    store = own_data(tmp_path / "own", available)
+    out = tmp_path / "list.txt"
+    argv = ["given", "--names", store.path, "--imbalance", imbalance, "--out", out]
+    assert run_command(long_tail.main, [*map(str, argv)]) == 0
+    assert words in capsys.readouterr().out
+    names = out.read_text().splitlines()
+    assert {c: sum(name.startswith(c) for name in names) for c in available} == expected
+
+
+def test_list_with_names_that_the_store_lacks(tmp_path: Path) -> None:
+    store = own_data(
+        tmp_path / "own", {"bow": 3, "wave": 3}, nobody=["bow 8"], missing=["bow 9"],
+        unreadable=["raw/wave 7.npy: frame 3 has a joint that is NaN or infinite"],
+    )  # fmt: skip
+    path = tmp_path / "list.txt"
+    for names, words in [
+        (
+            ["bow 1", "bow 8", "jump 1"],
+            "2 of 3 names .* first is 'bow 8': nobody is seen .*1 of the 2",
+        ),
+        (["wave 7", "wave 1"], "1 of 2 names .* 'wave 7': unreadable, raw/wave 7.npy: frame 3 .*"),
+        (["bow 9"], "1 of 1 names .* 'bow 9': excluded by --missing"),
+        (
+            ["wave", "bow 0", "bow 8"],
+            "2 of 3 .* 'wave': not among the samples .*1 of the 2 are in left",
+        ),
+    ]:
+        path.write_text("\n".join(names))
+        with pytest.raises(InputError, match=f"^{path}: {words}") as raised:
+            long_tail.training_rows(store, "given", str(path), 1)
+        assert "did you mean" not in str(raised.value)
+
+
+def small_set(path: Path, persons: int = 7, takes: int = 3) -> Store:
+    with StoreWriter(path, "nw_ucla", [*"abcde"], (1, 20, 3)) as writer:
+        for person in range(1, persons + 1):
+            for label in range(5):
+                for take in range(takes):
+                    name = f"a{label}_s{person}_t{take}"
+                    writer.add(name, label, np.ones((2, 1, 20, 3)), subject=person)
+    return Store.open(path)
+
+
+@pytest.mark.parametrize("folds", [2, 3, 7])
+def test_folds_share_no_person(tmp_path: Path, folds: int) -> None:
+    store = small_set(tmp_path / "store")
+    subjects = store.columns["subject"]
+    tested = []
+    for k in range(1, folds + 1):
+        train, test = protocols.split(store, "utkinect", f"{k}/{folds}")
+        assert not set(subjects[train]) & set(subjects[test])
+        assert len(train) + len(test) == len(store)
+        drawn = long_tail.make_list(store, "demo-xsub", 3, fold=f"{k}/{folds}")
+        assert not set(subjects[drawn.rows]) & set(subjects[test])
+        tested += np.unique(subjects[test]).tolist()
+    assert sorted(tested) == [1, 2, 3, 4, 5, 6, 7]  # everybody once
+
+
+def test_folds_of_own_data_keep_what_takes_no_part_out(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "own", "nw_ucla", ["a"], (1, 20, 3)) as writer:
+        for i, part in enumerate(["train", "test", "", "train", "test", ""]):
+            writer.add(f"clip {i}", 0, np.ones((2, 1, 20, 3)), split=part, subject=f"p{i % 3}")
+    train, test = protocols.split(Store.open(tmp_path / "own"), "given", "1/2")
+    assert test.tolist() == [0, 3] and train.tolist() == [1, 4]
+    with pytest.raises(InputError, match="no 'subject', which fold 1/2 needs"):
+        protocols.split(samples_without_subject(tmp_path), "given", "1/2")
+
+
+def samples_without_subject(tmp_path: Path) -> Store:
+    with StoreWriter(tmp_path / "none", "nw_ucla", ["a"], (1, 20, 3)) as writer:
+        writer.add("clip", 0, np.ones((2, 1, 20, 3)), split="train")
+    return Store.open(tmp_path / "none")
+
+
+def test_shuffled_classes(tmp_path: Path) -> None:
+    """Seeds draw which class is rare, and which of its samples stay; the sizes are the rule's."""
+    store = small_set(tmp_path / "store")
+    lists = [
+        long_tail.make_list(store, "demo-xsub", 6, shuffle_classes=seed) for seed in (0, 0, 1, 2, 3)
+    ]
+    assert lists[0].digest == lists[1].digest
+    assert len({drawn.digest for drawn in lists}) == 4
+    sizes = [tuple(np.bincount(store.labels[drawn.rows])) for drawn in lists]
+    assert len(set(sizes)) > 2
+    # 4 odd persons with 3 takes of each class: 12, 12 / 6^(1/4) = 7.7, ...
+    assert {tuple(sorted(size)) for size in sizes} == {(2, 3, 4, 7, 12)}
+    in_order = long_tail.make_list(store, "demo-xsub", 6)
+    assert np.bincount(store.labels[in_order.rows]).tolist() == [12, 7, 4, 3, 2]
+    other = long_tail.make_list(store, "demo-xsub", 1.5, shuffle_classes=5)
+    same_size = long_tail.make_list(store, "demo-xsub", 1.5, shuffle_classes=6)
+    a, b = (set(drawn.rows[store.labels[drawn.rows] == 0].tolist()) for drawn in (other, same_size))
+    assert a - b and b - a  # other samples as well
+
+
+def test_no_class_of_a_small_set_is_emptied(tmp_path: Path) -> None:
+    """9 / 10 is no sample: each class keeps one, and the imbalance that comes out is told."""
+    assert long_tail.class_sizes(np.array([15, 9, 12]), 10).tolist() == [9, 2, 1]
+    with pytest.raises(InputError, match="raise --n-max"):
+        long_tail.class_sizes(np.array([15, 9, 12]), 10, n_max=9)
+    order = np.array([2, 0, 1])
+    assert long_tail.class_sizes(np.array([15, 9, 12]), 10, order=order).tolist() == [2, 1, 9]
+
+
+def test_missing_lists_are_made_for_training_alone(tmp_path: Path, monkeypatch) -> None:
+    store = small_set(tmp_path / "store")
+    template = str(tmp_path / "lists" / "set{fold}_{imbalance}_by{seed}.txt")
+
+    def rows(**options) -> long_tail.TrainingList:
+        return long_tail.training_rows(store, "demo-xsub", template, 6, **options)
+
+    path = tmp_path / "lists" / "set-fold2of3_6_by4.txt"
+    with pytest.raises(InputError, match=rf"{path} is .* --fold 2/3 --shuffle-classes 4"):
+        rows(fold="2/3", seed=4)
+    made = rows(fold="2/3", seed=4, make=True)
+    expected = long_tail.make_list(store, "demo-xsub", 6, fold="2/3", shuffle_classes=4)
+    assert made.rows.tolist() == expected.rows.tolist()
+    assert path.read_text().split() == store.names[made.rows].tolist()
+    assert str(path) in made.made and made.digest[:16] in made.made
+    assert rows(fold="2/3", seed=4).made == ""  # it is there now
+    with pytest.raises(InputError, match="in fold 1/3"):  # another fold's list
+        long_tail.training_rows(store, "demo-xsub", str(path), 6, fold="1/3")
+    with pytest.raises(InputError, match="is missing"):  # a file of one's own is never made
+        long_tail.training_rows(store, "demo-xsub", str(tmp_path / "my.txt"), 6, make=True)
+
+    plain = str(tmp_path / "plain_{imbalance}.txt")
+    by_rule = long_tail.make_list(store, "demo-xsub", 6)
+    monkeypatch.setitem(long_tail.PUBLISHED, "0" * 64, "demo-xsub 6")
+    with pytest.raises(InputError, match="is not the published list of demo-xsub 6"):
+        long_tail.training_rows(store, "demo-xsub", plain, 6, make=True)
+    assert not (tmp_path / "plain_6.txt").exists()
+    monkeypatch.setitem(long_tail.PUBLISHED, by_rule.digest, "demo-xsub 6")
+    known = long_tail.training_rows(store, "demo-xsub", plain, 6, make=True)
+    assert known.published == "demo-xsub 6" and "published list of demo-xsub 6" in known.made
+
+
+def test_ntu60_trains_as_soon_as_the_store_is_there(tmp_path: Path) -> None:
+    names = long_tail.shipped_part("ntu60-xview", long_tail.counts(600, 100, 60))
+    with StoreWriter(tmp_path / "ntu", "ntu_rgb_d", [*map(str, range(60))], (1, 1, 3)) as writer:
+        for name in [*names, "S001C001P001R001A001"]:  # and one sample to test on
+            label, columns = parse(name)
+            writer.add(name, label, np.ones((1, 1, 1, 3)), **columns)
+    store, template = Store.open(tmp_path / "ntu"), str(tmp_path / "ntu60-xview_{imbalance}.txt")
+    listed = long_tail.training_rows(store, "ntu60-xview", template, 100, make=True)
+    assert listed.digest.startswith("e4777be86c39a357") and len(listed.rows) == 7892
+    content = (tmp_path / "ntu60-xview_100.txt").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == listed.digest
+    with pytest.raises(InputError, match=r"published list of ntu60-xview: 1258 of 9150 names are"):
+        long_tail.training_rows(store, "ntu60-xview", template, 50, make=True)
+    assert not (tmp_path / "ntu60-xview_50.txt").exists()

@@ -13,6 +13,7 @@ from data.store import StoreWriter
 from errors import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
+SMALL_SETS = ("utd-mhad-lt", "msr-action3d-lt", "utkinect-lt", "kinder-gator-lt")
 NTU = ("ntu60-xsub-lt", "ntu60-xview-lt", "ntu120-xsub-lt", "ntu120-xset-lt")
 SMALL = (
     "num_epoch=1",
@@ -54,7 +55,20 @@ def stores(tmp_path_factory) -> dict[str, Path]:
         for i, label in enumerate(np.repeat([0, 7, 399], [12, 8, 4]).tolist())
     ]
     named = class_names("kinetics400")
-    return {
+    persons = (1, 2, 5, 6, 103, 106, 577, 565)  # half of them train, of each set
+    small = {name.removesuffix("-lt"): class_names(name.removesuffix("-lt")) for name in SMALL_SETS}
+    small_sets = {
+        name: write(
+            root / name, "nw_ucla", classes, (1, 20, 3),
+            [
+                (f"a{c}_s{person}", c, {"subject": person})
+                for person in persons[4 * (name == "kinder-gator") :][:4]
+                for c in range(len(classes))
+            ],
+        )
+        for name, classes in small.items()
+    }  # fmt: skip
+    return small_sets | {
         "ntu": write(root / "ntu", "ntu_rgb_d", class_names("ntu120"), (2, 25, 3), told(ntu)),
         "demo": write(root / "demo", "ntu_rgb_d", [*"abcdefghijklmnop"], (2, 25, 3), told(demo)),
         "nw-ucla": write(root / "ucla", "nw_ucla", class_names("nw-ucla"), (1, 20, 3), told(ucla)),
@@ -76,6 +90,10 @@ def told(names: list[str]) -> list[tuple]:
         ),
         ("demo-lt", "bone-motion", None),
         ("nw-ucla-lt", "joint", [100, 77, 59, 46, 35, 27, 21, 16, 12, 10]),
+        ("utd-mhad-lt", "joint", [2] + 26 * [1]),
+        ("msr-action3d-lt", "skip-motion", [2] + 19 * [1]),
+        ("utkinect-lt", "bone", [2] + 9 * [1]),
+        ("kinder-gator-lt", "bone-motion", [2] + 57 * [1]),
         ("k400", "skip", {0: 9, 7: 6, 399: 3}),
         ("kinetics-skeleton", "skip-motion", {0: 9, 7: 6, 399: 3}),
     ],
@@ -91,6 +109,9 @@ def test_an_epoch_and_its_test(folder, stream, counts, stores, tmp_path) -> None
         overrides += [f"training_list={lists}", "imbalance=2"]
         num_class = 16 if folder == "demo-lt" else 120 if "120" in folder else 60
         counts = long_tail.counts(2, 2, num_class).tolist()
+    if folder in SMALL_SETS:  # the list is made at the start of training
+        overrides.append(f"training_list={tmp_path}/list{{fold}}_{{imbalance}}.txt")
+        overrides += ["imbalance=2", "test_clips=2"]
     config = ROOT / "config" / folder / f"{stream}.yaml"
     argv = ["--config", config, "--device", "cpu", "--work-dir", tmp_path / "run", "--quiet"]
     assert run_command(main.main, [*map(str, argv), "--set", *overrides]) == 0
@@ -102,3 +123,26 @@ def test_an_epoch_and_its_test(folder, stream, counts, stores, tmp_path) -> None
     scores = np.load(tmp_path / "run" / "scores.npz")["scores"]
     assert scores.shape == (result["samples"], len(counts)) and np.isfinite(scores).all()
     np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
+
+
+def test_a_fold_of_a_small_set(stores, tmp_path, monkeypatch) -> None:
+    """The run tests on the fold's persons, under its own tag, and says how it came by its list."""
+    monkeypatch.chdir(tmp_path)
+    config = ROOT / "config/utkinect-lt/joint.yaml"
+    lists = f"training_list={tmp_path}/list{{fold}}_{{imbalance}}_by{{seed}}.txt"
+    overrides = [*SMALL, f"store={stores['utkinect']}", "model_args.num_blocks=1", lists]
+    overrides += ["imbalance=3", "fold=2/4", "seed=1"]
+    assert (
+        run_command(main.main, ["--config", str(config), "--device", "cpu", "--set", *overrides])
+        == 0
+    )
+    run = tmp_path / "work_dir" / "utkinect-lt-if3-fold2of4-seed1" / "joint"
+    result = json.loads((run / "result.json").read_text())
+    assert sorted(result["class_counts"]) == [1] * 6 + [2] * 3 + [3]  # int(3 / 3^(c/9))
+    names = np.load(run / "scores.npz")["names"]
+    assert {name.rsplit("_s")[1] for name in names} == {"2"}  # the second of 1, 2, 5, 6
+    trained = (tmp_path / "list-fold2of4_3_by1.txt").read_text().split()
+    assert {name.rsplit("_s")[1] for name in trained} == {"1", "5", "6"}
+    log = (run / "log.txt").read_text()
+    assert "list-fold2of4_3_by1.txt was missing and has been made" in log
+    assert "(not a published list; 3 to 1: imbalance 3)" in log

@@ -66,6 +66,7 @@ def _members(source: Path, suffix: str) -> list[tuple[str, bytes]]:
                 if member.isfile() and member.name.endswith(suffix)
             ]
     except DAMAGED as error:
+        reason = " ".join(str(error).split())  # tarfile tells every form it tried on a line
         raise InputError(
-            f"{source}: neither a folder nor a zip or tar archive that can be read ({error})"
+            f"{source}: neither a folder nor a zip or tar archive that can be read ({reason})"
         ) from error

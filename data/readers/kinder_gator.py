@@ -15,7 +15,7 @@ from data import names
 from data.readers import Clip, Raw, kinect
 from data.readers.archive import File, list_files
 
-NAME = re.compile(r"POSE-(p(\d+)_\d+-(.+?)-*)-\d+\.csv")
+NAME = re.compile(r"POSE-(p(\d+)_\d+-(.+?))-*-\d+\.csv")
 ARM, LEG = ("Shoulder", "Elbow", "Wrist", "Hand"), ("Hip", "Knee", "Ankle", "Foot")
 JOINTS = (
     "HipCenter", "Spine", "ShoulderCenter", "Head",
@@ -43,11 +43,11 @@ def read(file: File) -> Clip:
     head, *lines = kinect.text_lines(file) or [""]
     if head.split(",")[: len(HEAD)] != HEAD:
         kinect.fail(file, f"line 1: the head is not {','.join(HEAD[:3])},... with 20 joints")
-    told = {tuple(line.rstrip(",").rsplit(",", 2)[1:]) for line in lines}
-    if {(person, _letters(action)) for person, action in told} - {(match[2], _letters(match[3]))}:
-        kinect.fail(file, "tells another person or action than its name")
-    joints = [",".join(line.split(",", len(HEAD))[1 : len(HEAD)]) for line in lines]
-    joints = kinect.numbers(file, joints, len(HEAD) - 1, separator=",", first=2)
+    rows = [line.rstrip(",").split(",") for line in lines]
+    joints = kinect.numbers(file, [row[1:-2] for row in rows], len(HEAD) - 1, first=2)
+    told = {(person, _letters(action)) for *_, person, action in rows}
+    if told - {(match[2], _letters(match[3]))}:
+        kinect.fail(file, "tells another person or action than its name does")
     joints = joints.reshape(-1, kinect.NUM_JOINTS, 3)
     return kinect.clip(file, match[1], label, int(match[2]), joints)
 

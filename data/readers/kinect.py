@@ -48,13 +48,11 @@ def clip(file: File, name: str, label: int, subject: int, joints: np.ndarray) ->
     return Clip(name, label, joints, {"subject": subject})
 
 
-def numbers(file: File, lines: Sequence[str], width: int, separator: str | None = None,
-            first: int = 1) -> np.ndarray:  # fmt: skip
+def numbers(file: File, rows: list[list[str]], width: int, first: int = 1) -> np.ndarray:
     """Return lines of `width` numbers each, (L, width) float64; InputError names file and line.
 
-    `first` is the number of the first line in its file.
+    `rows` are the fields of each line, `first` is the number of the first one in the file.
     """
-    rows = [line.split(separator) for line in lines]
     for number, row in enumerate(rows, start=first):
         if len(row) != width:
             fail(file, f"line {number}: has {len(row)} fields, not {width}")

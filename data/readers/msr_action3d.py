@@ -35,7 +35,7 @@ def read(file: File) -> Clip:
     match = NAME.fullmatch(file.name)
     if not match or not 1 <= int(match[2]) <= NUM_CLASSES:
         kinect.fail(file, f"is not named a<01..{NUM_CLASSES}>_s<subject>_e<trial>{SUFFIX}")
-    rows = kinect.numbers(file, kinect.text_lines(file), width=4)
+    rows = kinect.numbers(file, [line.split() for line in kinect.text_lines(file)], width=4)
     if len(rows) % kinect.NUM_JOINTS:
         kinect.fail(file, f"ends within a frame: {len(rows)} lines, {kinect.NUM_JOINTS} per frame")
     joints = rows.reshape(-1, kinect.NUM_JOINTS, 4)[:, JOINTS, :3]

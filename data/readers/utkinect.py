@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import argparse
 import re
+from functools import lru_cache
 from pathlib import Path
+
+import numpy as np
 
 from data import names
 from data.readers import Clip, Raw, kinect
@@ -48,11 +51,18 @@ def reader(args: argparse.Namespace) -> Raw:
 def read(item: Item) -> Clip:
     """Return one action of a recording, all frames in its range; InputError names file and line."""
     file, name, label, first, last = item
-    rows = kinect.numbers(file, kinect.text_lines(file), width=1 + 3 * kinect.NUM_JOINTS)
+    rows = _recording(file)
     rows = rows[(first <= rows[:, 0]) & (rows[:, 0] <= last)]
     subject = int(RECORDING.match(name)[1])
     joints = rows[:, 1:].reshape(len(rows), kinect.NUM_JOINTS, 3)
     return kinect.clip(file, name, label, subject, joints)
+
+
+@lru_cache(maxsize=1)  # the actions of a recording come one after the other
+def _recording(file: File) -> np.ndarray:
+    """Return number and coordinates of each frame of a recording, (L, 61) float64."""
+    lines = [line.split() for line in kinect.text_lines(file)]
+    return kinect.numbers(file, lines, width=1 + 3 * kinect.NUM_JOINTS)
 
 
 def _ranges(table: File) -> list[tuple[str, str, int, int, int]]:

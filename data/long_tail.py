@@ -51,6 +51,10 @@ PUBLISHED = {
 }
 
 
+# Kinds of `left_out` in a store's meta.json.
+WHY_LEFT_OUT = {"nobody": "nobody is seen in it", "missing": "excluded by --missing"}
+
+
 @dataclass(frozen=True)
 class TrainingList:
     """The rows to train on, in the list's order, and which list it is."""
@@ -144,14 +148,15 @@ def _rows_of(samples: Store | Samples, names: list[str], source: str | Path) -> 
 
 def _why_absent(name: str, left_out: dict[str, list[str]]) -> str | None:
     """Return why data.prepare left a sample out, None if it tells nothing of it."""
-    if name in left_out.get("nobody", ()):
-        return "nobody is seen in it"
-    if name in left_out.get("missing", ()):
-        return "excluded by --missing"
     # A reason begins with the sample's name, or with its file: folder/NAME.npy, NAME_skeleton.mat.
     subject = re.compile(rf"(?:^|[/\\:]){re.escape(name)}(?:[._]\w+)*:")
-    reasons = (reason for reason in left_out.get("unreadable", ()) if subject.search(reason))
-    return next((f"unreadable, {reason}" for reason in reasons), None)
+    for kind, entries in left_out.items():
+        if kind == "unreadable":
+            if reason := next(filter(subject.search, entries), None):
+                return f"unreadable, {reason}"
+        elif name in entries:
+            return WHY_LEFT_OUT.get(kind, f"left out as {kind!r}")
+    return None
 
 
 def list_path(training_list: str, imbalance: float, fold: str | None, seed: int) -> Path:

@@ -135,13 +135,12 @@ def _rows_of(samples: Store | Samples, names: list[str], source: str | Path) -> 
     absent = [name for name in names if name not in rows]
     if absent:
         left_out = getattr(samples, "meta", {}).get("left_out", {})
-        reasons = {name: _why_absent(name, left_out) for name in absent}
-        known = sum(reason is not None for reason in reasons.values())
-        reason = reasons[absent[0]] or "not among the samples that were prepared"
+        reasons = [_why_absent(name, left_out) for name in absent]
+        known = sum(reason is not None for reason in reasons)
+        told = f"; left_out of its meta.json has {known} of them" if left_out else ""
         raise InputError(
-            f"{source}: {len(absent)} of {len(names)} names are not in {samples.path}; the first "
-            f"is {absent[0]!r}: {reason} ({known} of the {len(absent)} are in left_out of "
-            "meta.json)"
+            f"{source}: {len(absent)} of {len(names)} names are not in {samples.path}{told}; the "
+            f"first is {absent[0]!r}: {reasons[0] or 'not among the samples that were prepared'}"
         )
     return np.array([rows[name] for name in names], np.int64)
 
@@ -160,15 +159,15 @@ def _why_absent(name: str, left_out: dict[str, list[str]]) -> str | None:
 
 
 def list_path(training_list: str, imbalance: float, fold: str | None, seed: int) -> Path:
-    """Return the file that a `training_list` names: its {imbalance}, {fold} and {seed} filled in.
+    """Return the file that a `training_list` names.
 
-    {fold} is nothing without a fold, `-fold2of5` for 2/5.
+    With {imbalance} in it, it is a template, in which {seed} may stand as well; each fold has a
+    file of its own then: NAME-fold2of5.txt for 2/5. Any other file is itself.
     """
-    part = f"-fold{fold.replace('/', 'of')}" if fold else ""
-    values = {"imbalance": f"{imbalance:g}", "fold": part, "seed": str(seed)}
-    for key, value in values.items():
-        training_list = training_list.replace(f"{{{key}}}", value)
-    return Path(training_list)
+    if "{imbalance}" not in training_list:
+        return Path(training_list)
+    path = Path(training_list.replace("{imbalance}", f"{imbalance:g}").replace("{seed}", str(seed)))
+    return path.with_stem(f"{path.stem}-fold{fold.replace('/', 'of')}") if fold else path
 
 
 def training_rows(
@@ -183,18 +182,18 @@ def training_rows(
     """Return the training samples of a run: those of a list, or the whole training split (None).
 
     `training_list` is a file, or a template of files (`list_path`). With `make` a missing file of a
-    template with {imbalance} is written: drawn by the rule, with {seed} in the template shuffled by
-    the seed. InputError if the list is missing (it says how to get it) or holds a sample that the
-    protocol does not train on.
+    template is written: drawn by the rule, with {seed} in it shuffled by the seed. InputError if
+    the list is missing (it says how to get it) or has a sample that the protocol does not train on.
     """
     train, _ = protocols.split(store, protocol, fold)
     if training_list is None:
         return _training_list(store, train)
     path = list_path(training_list, imbalance, fold, seed)
-    shuffle = seed if "{seed}" in training_list else None
+    is_template = "{imbalance}" in training_list
+    shuffle = seed if is_template and "{seed}" in training_list else None
     made = ""
     if not path.is_file():
-        if not make or "{imbalance}" not in training_list:
+        if not make or not is_template:
             raise InputError(_way_to(path, protocol, store.path, imbalance, fold, shuffle))
         made = _make_missing(path, store, protocol, imbalance, fold, shuffle)
     rows = read_list(path, store)
@@ -278,7 +277,8 @@ def make_list(
     rule, name = protocols.get(protocol), protocols.resolve(protocol)
     is_own = own_order or fold is not None or shuffle_classes is not None
     if name in SHIPPED and not is_own and "list_index" not in store.columns:
-        names = shipped_part(name, counts(n_max or rule.n_max, imbalance, rule.num_class, profile))
+        largest = rule.n_max if n_max is None else n_max
+        names = shipped_part(name, counts(largest, imbalance, rule.num_class, profile))
         return _training_list(store, _rows_of(store, names, f"the published list of {name}"))
     train, _ = protocols.split(store, protocol, fold)
     labels = store.labels[train]

@@ -42,7 +42,7 @@ class Config:
     store: str = "data/ntu"  # folder of the prepared store (python -m data.prepare)
     protocol: str = "ntu60-xsub"  # which samples train and which test
     fold: str | None = None  # k/n: test on the k-th n-th of the persons, train on all others
-    # File of names, {imbalance}, {fold} and {seed} filled in; null: the whole training split
+    # File of names, {imbalance} and {seed} filled in; null: the whole training split
     training_list: str | None = None
     imbalance: int = 100  # imbalance factor of the list
     val_split: float | None = (

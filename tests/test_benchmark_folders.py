@@ -110,7 +110,7 @@ def test_an_epoch_and_its_test(folder, stream, counts, stores, tmp_path) -> None
         num_class = 16 if folder == "demo-lt" else 120 if "120" in folder else 60
         counts = long_tail.counts(2, 2, num_class).tolist()
     if folder in SMALL_SETS:  # the list is made at the start of training
-        overrides.append(f"training_list={tmp_path}/list{{fold}}_{{imbalance}}.txt")
+        overrides.append(f"training_list={tmp_path}/list_{{imbalance}}.txt")
         overrides += ["imbalance=2", "test_clips=2"]
     config = ROOT / "config" / folder / f"{stream}.yaml"
     argv = ["--config", config, "--device", "cpu", "--work-dir", tmp_path / "run", "--quiet"]
@@ -129,7 +129,7 @@ def test_a_fold_of_a_small_set(stores, tmp_path, monkeypatch) -> None:
     """The run tests on the fold's persons, under its own tag, and says how it came by its list."""
     monkeypatch.chdir(tmp_path)
     config = ROOT / "config/utkinect-lt/joint.yaml"
-    lists = f"training_list={tmp_path}/list{{fold}}_{{imbalance}}_by{{seed}}.txt"
+    lists = f"training_list={tmp_path}/list_{{imbalance}}_by{{seed}}.txt"
     overrides = [*SMALL, f"store={stores['utkinect']}", "model_args.num_blocks=1", lists]
     overrides += ["imbalance=3", "fold=2/4", "seed=1"]
     assert (
@@ -141,8 +141,8 @@ def test_a_fold_of_a_small_set(stores, tmp_path, monkeypatch) -> None:
     assert sorted(result["class_counts"]) == [1] * 6 + [2] * 3 + [3]  # int(3 / 3^(c/9))
     names = np.load(run / "scores.npz")["names"]
     assert {name.rsplit("_s")[1] for name in names} == {"2"}  # the second of 1, 2, 5, 6
-    trained = (tmp_path / "list-fold2of4_3_by1.txt").read_text().split()
+    trained = (tmp_path / "list_3_by1-fold2of4.txt").read_text().split()
     assert {name.rsplit("_s")[1] for name in trained} == {"1", "5", "6"}
     log = (run / "log.txt").read_text()
-    assert "list-fold2of4_3_by1.txt was missing and has been made" in log
+    assert "list_3_by1-fold2of4.txt was missing and has been made" in log
     assert "(not a published list; 3 to 1: imbalance 3)" in log

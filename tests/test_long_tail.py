@@ -317,13 +317,13 @@ def test_list_with_names_that_the_store_lacks(tmp_path: Path) -> None:
     for names, words in [
         (
             ["bow 1", "bow 8", "jump 1"],
-            "2 of 3 names .* first is 'bow 8': nobody is seen .*1 of the 2",
+            "2 of 3 names .* has 1 of them; the first is 'bow 8': nobody is seen",
         ),
         (["wave 7", "wave 1"], "1 of 2 names .* 'wave 7': unreadable, raw/wave 7.npy: frame 3 .*"),
         (["bow 9"], "1 of 1 names .* 'bow 9': excluded by --missing"),
         (
             ["wave", "bow 0", "bow 8"],
-            "2 of 3 .* 'wave': not among the samples .*1 of the 2 are in left",
+            "2 of 3 .*left_out .* has 1 of them.* 'wave': not among the samples",
         ),
     ]:
         path.write_text("\n".join(names))
@@ -404,12 +404,12 @@ def test_no_class_of_a_small_set_is_emptied(tmp_path: Path) -> None:
 
 def test_missing_lists_are_made_for_training_alone(tmp_path: Path, monkeypatch) -> None:
     store = small_set(tmp_path / "store")
-    template = str(tmp_path / "lists" / "set{fold}_{imbalance}_by{seed}.txt")
+    template = str(tmp_path / "lists" / "set_{imbalance}_by{seed}.txt")
 
     def rows(**options) -> long_tail.TrainingList:
         return long_tail.training_rows(store, "demo-xsub", template, 6, **options)
 
-    path = tmp_path / "lists" / "set-fold2of3_6_by4.txt"
+    path = tmp_path / "lists" / "set_6_by4-fold2of3.txt"
     with pytest.raises(InputError, match=rf"{path} is .* --fold 2/3 --shuffle-classes 4"):
         rows(fold="2/3", seed=4)
     made = rows(fold="2/3", seed=4, make=True)

@@ -83,6 +83,7 @@ class Data:
     published_list: str | None  # digest of a published list, else None
     list_made: str  # how the training list was made, if its file was missing
     copied: np.ndarray  # (test,) bool: equals a sample of the protocol's whole training split
+    list_digest: str | None = None  # of the list that was read, published or not
 
 
 def open_data(config: Config, training: bool = True) -> Data:
@@ -123,7 +124,7 @@ def open_data(config: Config, training: bool = True) -> Data:
     return Data(
         store, skeleton, test_rows, train_rows, val_rows, class_counts,
         listed.digest if listed.published else None, listed.made,
-        copies(store, test_rows, train_split),
+        copies(store, test_rows, train_split), listed.digest,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ import yaml
 
 from errors import InputError, nearest
 from files import write_text
+from longtail.shots import SHOTS
 
 CONFIG_ROOT = Path(__file__).resolve().parents[1] / "config"
 STREAMS = ("joint", "bone", "skip", "joint-motion", "bone-motion", "skip-motion")
@@ -87,7 +88,7 @@ class Config:
     weights_from: str = "second_stage"
     classifier: str | None = None  # --phase classifier: what becomes of model.fc
     classifier_args: dict = field(default_factory=dict)
-    shots: list = field(default_factory=lambda: [100, 20])  # many above, few below
+    shots: list = field(default_factory=lambda: list(SHOTS))  # many above, few below
     # Execution
     amp: str = "off"  # off | bf16 | fp16
     compile: bool = False
@@ -96,6 +97,7 @@ class Config:
     sync_bn: bool = False  # batch statistics over all ranks of a distributed run
     seed: int = 0
     # Where the run belongs: filled from the config folder and the command line
+    method: str = ""  # whose recipe these values are: brl, or a file of config/methods
     benchmark: str = ""
     tag: str = ""
 

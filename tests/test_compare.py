@@ -395,7 +395,7 @@ def test_a_sweep_runs_what_is_missing_and_resumes(tiny, tmp_path, capfd):
     broken.folder.mkdir(parents=True)
     (broken.folder / "notes.txt").touch()  # not a run: main.py refuses it
     assert compare.execute(broken) == "exit code 2"
-    assert "holds no run" in capfd.readouterr().err
+    assert "does not contain a run" in capfd.readouterr().err
 
 
 def test_no_method_is_a_mistake(tmp_path):

@@ -106,7 +106,7 @@ def test_a_run_that_still_trains_shows_its_curves(tmp_path, capsys):
 def test_bad_folders_are_named(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         gather([tmp_path / "absent"])
-    with pytest.raises(InputError, match="holds no run"):
+    with pytest.raises(InputError, match="does not contain a run"):
         gather([tmp_path])
     folder = fake_runs.run_folder(tmp_path / "a" / "joint", samples=120)
     (folder / "scores.npz").write_bytes(b"PK half a file")

@@ -359,7 +359,8 @@ def check_same_data(state: dict[str, Any], data: Data, path: Path) -> None:
 
 def check_class_names(state: dict[str, Any], store: Store, num_class: int, path: Path) -> None:
     """Raise InputError if the K classes of a checkpoint of this project are not the store's."""
-    for k, (own, its) in enumerate(zip(state["class_names"][:num_class], store.class_names)):
+    names = (state.get("class_names") or ())[:num_class]
+    for k, (own, its) in enumerate(zip(names, store.class_names)):
         if own != its:
             raise InputError(
                 f"{path}: was trained with class {k} = {own!r}, but in {store.path} it is {its!r}; "

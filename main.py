@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -175,9 +174,8 @@ def train_one(
     trainer = Trainer(
         settings, folder, devices, ranks, options.quiet, weights=weights, classifier=classifier
     )
-    with run.lock() if ranks.leads else nullcontext():
-        if ranks.leads:  # another process may have been here since
-            run.check(settings, options.resume, options.overwrite)
+    with run.lock(ranks):
+        run.check(settings, options.resume, options.overwrite)  # others may have been here since
         if options.resume and run.checkpoint(LAST).is_file():
             trainer.restore(run.checkpoint(LAST))
         if len(set(ranks.gather((folder.name, trainer.progress.epoch, trainer.progress.step)))) > 1:
@@ -219,7 +217,7 @@ def test(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks)
     if own:
         check_class_names(state, data.store, settings.model_args.get("num_class", 60), path)
         data, said = remembered(state, data)
-    with run.lock() if ranks.leads else nullcontext():
+    with run.lock(ranks):
         log = logs.Log(run if ranks.leads else None, options.quiet)
         if run.path != home.path:
             log.line(f"results go to {run}")

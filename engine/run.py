@@ -31,6 +31,7 @@ from filelock import FileLock, Timeout
 from data import long_tail
 from engine import config
 from engine.config import Config
+from engine.distributed import Ranks
 from errors import InputError
 from files import leftovers, replacing, write_json
 
@@ -218,22 +219,29 @@ class RunFolder:
         return self.path / ".lock"
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the folder for this process; InputError at once if another process holds it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._lock_file)
-        try:
-            lock.acquire(timeout=LOCK_PATIENCE)
-        except Timeout:
+    def lock(self, ranks: Ranks | None = None) -> Iterator[None]:
+        """Hold the folder for this process, of several ranks for all of them.
+
+        Raises InputError, on every rank, if another process holds it.
+        """
+        ranks, lock, busy = ranks or Ranks(), FileLock(self._lock_file), False
+        if ranks.leads:
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=LOCK_PATIENCE)
+            except Timeout:
+                busy = True
+        if ranks.any(busy):
             raise InputError(
                 f"{self}: another process is working in this folder; wait for its end, or name "
                 "another --work-dir or --tag"
-            ) from None
+            )
         try:
             yield
         finally:
-            self._lock_file.unlink(missing_ok=True)  # who waits for this very file opens a new one
-            lock.release()
+            if ranks.leads:
+                self._lock_file.unlink(missing_ok=True)  # a process that waits for it opens another
+                lock.release()
 
     @property
     def is_locked(self) -> bool:
@@ -380,7 +388,8 @@ def remembered(state: dict[str, Any], data: Data) -> tuple[Data, str | None]:
     same = not gone and counts.tolist() == data.class_counts.tolist()
     if same and trained_on in (None, data.list_digest):
         return data, None
-    published = trained_on if trained_on in long_tail.PUBLISHED else None
+    whole = state["config"].get("val_split") is None  # else some of it was held out
+    published = trained_on if whole and trained_on in long_tail.PUBLISHED else None
     line = "is missing" if gone else "is not the one of the training"
     return dataclasses.replace(
         data, class_counts=counts, list_digest=trained_on, published_list=published

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from data import long_tail
 from engine import checkpoint, evaluate, logs, recipe
 from engine.build import Data, make, make_feeder, make_model, make_stages, open_data
 from engine.config import Config
@@ -346,7 +347,9 @@ class Trainer:
         config, data = self.config, self.data
         counts = data.class_counts[data.class_counts > 0]
         largest, smallest = int(counts.max()), int(counts.min())
-        listed = "a published list" if data.published_list else "not a published list"
+        listed = "not a published list"
+        if data.published_list:
+            listed = f"the published list of {long_tail.PUBLISHED[data.published_list]}"
         if data.list_made:
             self.log.line(data.list_made)
         self.log.line(

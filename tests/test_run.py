@@ -180,12 +180,16 @@ def test_validation_on_held_out_samples_leaves_every_class_one(tiny, tmp_path, m
             scored.append(feeder.names) or own(net, feeder, *args, **more)
         ),
     )
-    folder = run(tiny, tmp_path / "run", more=["val_split=0.4"])
     listed = (tiny / "list.txt").read_text().split()
+    monkeypatch.setitem(long_tail.PUBLISHED, digest(listed), "of this test")
+    folder = run(tiny, tmp_path / "run", more=["val_split=0.4"])
     assert len(scored[0]) == 2 and set(scored[0]) < set(listed)  # of classes of three
     assert scored[1] == scored[0] and not set(scored[-1]) & set(listed)
     result = json.loads((folder / "result.json").read_text())
     assert result["class_counts"] == [2, 2, 1, 1] and result["samples"] == 12
+    assert result["published_list"] is None  # which is not what was trained on
+    main.main(["--phase", "test", "--weights", str(folder / "last.pt"), "--quiet"])
+    assert json.loads((folder / "result-last.json").read_text())["published_list"] is None
     assert "held-out" in (folder / "log.txt").read_text()
 
 

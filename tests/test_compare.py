@@ -194,6 +194,10 @@ def test_departures_are_by_value_and_named():
     small = config.resolve([NTU60 / "joint.yaml"], ["model_args.base_channels=8"])
     assert recipe.departures(small) == ["model_args"]
     assert recipe.departures(small.replace(benchmark="mine")) is None
+    ride = config.resolve([NTU60 / "joint.yaml", method("ride")])
+    assert recipe.departures(ride.replace(model="model.ctrgcn.Model")) == ["model"]
+    other = ride.replace(model_args=ride.model_args | {"backbone": "model.ctrgcn.Model"})
+    assert recipe.departures(other) == []  # which the experts are copies of
     said = recipe.describe(settings, "other.pt")
     assert said.startswith("departs from the recipe of focal on ntu60-xsub-lt: loss_args, start fr")
     assert recipe.describe(config.resolve([NTU60 / "joint.yaml"])) is None

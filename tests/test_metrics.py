@@ -26,12 +26,13 @@ def test_macro_f1_and_log_loss_are_those_of_scikit_learn(seed):
 def test_calibration_error_by_hand():
     """Four samples in three of the 15 bins, one of them at its bin's upper edge.
 
-    (8/15, 9/15]: 0.55 wrong and 0.6 right, 50 % of them right at a confidence of 57.5 %; 0.8 (in
-    (11/15, 12/15]) right; 1.0 wrong. So (2 * 7.5 + 1 * 20 + 1 * 100) / 4 = 33.75 %.
+    (8/15, 9/15]: 0.55 wrong and 0.6 right, 50 % of them right at a confidence of 57.5 %; then 0.62
+    right and 0.69 wrong, a bin each. So (2 * 7.5 + 1 * 38 + 1 * 69) / 4 = 30.5 %. Ten bins would
+    put the last two together: (2 * 7.5 + 2 * 15.5) / 4.
     """
-    top = np.array([0.55, 0.6, 0.8, 1.0])
+    top = np.array([0.55, 0.6, 0.62, 0.69])
     scores = np.stack([top, 1 - top], axis=1)
-    assert calibration(scores, [1, 0, 0, 1])["ece"] == pytest.approx(33.75)
+    assert calibration(scores, [1, 0, 0, 1])["ece"] == pytest.approx(30.5)
     # a bin lower or higher would give another figure: 0.6 alone is 40 % away, 0.55 55 %
     assert calibration(scores[:2], [1, 0])["ece"] == pytest.approx(7.5)
 
@@ -40,7 +41,7 @@ def test_calibration_of_the_top_label_of_many_classes():
     """Against the definition, bin by bin in a loop."""
     random = np.random.default_rng(0)
     scores = random.dirichlet(np.ones(5) * 0.5, 400)
-    labels = random.integers(5, size=400)
+    labels = np.where(random.random(400) < 0.6, scores.argmax(1), random.integers(5, size=400))
     confidence, right = scores.max(1), scores.argmax(1) == labels
     expected = 0.0
     for i in range(15):

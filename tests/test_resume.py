@@ -16,6 +16,7 @@ from data.names import digest
 from data.store import Store
 from engine import checkpoint
 from engine import run as run_folder
+from engine.build import Data
 from errors import run_command
 
 KILLS = 20
@@ -212,3 +213,25 @@ def test_classes_that_changed_are_not_resumed(stopped, capsys):
     checkpoint.save(folder / "last.pt", {k: v for k, v in state.items() if k != "format"})
     assert run_command(main.main, argv) == 2
     assert "was trained with class 2 = 'leap'" in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_a_digest_is_compared_by_its_counts(stopped, capsys):
+    """From before there was one; so is a list of the same names whose labels have changed."""
+    argv, _, folder = stopped
+    for changed in ({"list_digest": None}, {}):
+        state = checkpoint.read(folder / "last.pt") | changed
+        state["class_counts"] = torch.tensor([4, 2, 1, 1])
+        checkpoint.save(folder / "last.pt", {k: v for k, v in state.items() if k != "format"})
+        assert run_command(main.main, argv) == 2
+        assert "8 samples then, 8 now; class 0 (wave) 4 then, 3 now; 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("val_split", "claims"), [(None, True), (0.1, False)])
+def test_what_a_checkpoint_remembers_of_a_list_that_is_gone(val_split, claims):
+    key = next(iter(long_tail.PUBLISHED))
+    counts = torch.tensor([5, 3])
+    state = {"list_digest": key, "class_counts": counts, "config": {"val_split": val_split}}
+    gone = Data(None, None, None, None, None, None, None, None)
+    data, said = run_folder.remembered(state, gone)
+    assert data.class_counts.tolist() == [5, 3] and data.list_digest == key
+    assert data.published_list == (key if claims else None) and "is missing" in said

@@ -265,3 +265,21 @@ def test_a_stream_leaves_no_frames_behind(tiny):
     del frames
     release()
     assert held() is None
+
+
+def test_a_run_says_how_it_departs_from_the_recipe(tiny, tmp_path, monkeypatch):
+    """In log and result: values that are not the method's, weights that it did not begin with."""
+    monkeypatch.setattr("engine.recipe.CONFIG_ROOT", tiny)
+    plain = run(tiny, tmp_path / "plain", more=["num_epoch=3", "method=brl"])
+    assert json.loads((plain / "result.json").read_text())["departures"] == []
+    assert "departs" not in (plain / "log.txt").read_text()
+    weights = ["--weights", str(plain / "last.pt")]
+    other = run(tiny, tmp_path / "other", more=["lr=0.1", "method=brl", *weights])
+    for name in ("result.json", "result-last.json"):
+        result = json.loads((other / name).read_text())
+        assert result["departures"] == ["lr", "num_epoch"]
+        assert result["started_from"] == "last.pt"
+    said = "departs from the recipe of brl on tiny-lt: lr, num_epoch, start from last.pt; no publ"
+    assert said in (other / "log.txt").read_text()
+    main.main(["--phase", "test", "--weights", str(other / "best.pt"), "--quiet"])
+    assert (other / "log.txt").read_text().count(said) == 2

@@ -18,7 +18,7 @@ from engine import checkpoint, config, evaluate, logs, predict_files, recipe
 from engine.build import make_feeder, make_model, open_data
 from engine.distributed import Ranks, choose_devices, release
 from engine.predict import Recognizer
-from engine.run import LAST, RunFolder, check_class_names, remembered
+from engine.run import LAST, RunFolder, check_class_names, folder_for_test, remembered
 from engine.train import Trainer
 from errors import InputError, Parser, run_command
 from longtail import shots
@@ -195,7 +195,7 @@ def test(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks)
     """Test one checkpoint; its own configuration serves unless --config names another.
 
     The results go to the run that the checkpoint belongs to. A test of other weights or with other
-    values than the run's goes beside it (RunFolder.for_test), or to --work-dir.
+    values than the run's goes to a folder in that (folder_for_test), or to --work-dir.
     """
     if len(options.weights) != 1:
         raise InputError("--phase test needs one --weights FILE")
@@ -209,7 +209,7 @@ def test(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks)
         refuse_without_config(options, "stream", "tag")
         settings = checkpoint.settings(checkpoint.read(path), path, overrides(options))
         trained, home = checkpoint.settings(state, path), RunFolder(path.parent)
-    run = choose_folder(home, settings, path, options.work_dir, trained)
+    run = folder_for_test(home, settings, path, trained, options.work_dir)
     evaluate.set_tf32(settings)
     data, said = open_data(settings, training=False), None
     model = make_model(settings).to(devices[0])
@@ -238,27 +238,8 @@ def test(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks)
             f"{result['samples'] - result['samples_clean']} copies of training samples top-1 is "
             f"{logs.percent(result['top1_clean'])}"
         )
-        if line := recipe.describe(settings, result["started_from"]):
+        if line := recipe.describe(settings, result["departures"], result["started_from"]):
             log.line(line)
-
-
-def choose_folder(
-    home: RunFolder, settings: config.Config, weights: Path, work_dir: Path | None,
-    trained: config.Config | None,
-) -> RunFolder:  # fmt: skip
-    """Return the folder of a test: --work-dir, the run's own, or a folder beside its results.
-
-    Raises InputError if --work-dir contains a run or a test of other weights or values.
-    """
-    if work_dir is None:
-        return home.for_test(settings, weights, trained)
-    run = RunFolder(work_dir)
-    if others := run.differences(settings, weights):
-        raise InputError(
-            f"--work-dir {run} contains another run or test (it differs in "
-            f"{', '.join(others)}); name a new folder"
-        )
-    return run
 
 
 def predict(options: argparse.Namespace, device: torch.device) -> None:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from engine import logs, recipe
 from engine.build import Data
-from engine.config import Config
+from engine.config import Config, from_mapping
 from engine.distributed import Ranks
 from engine.optimizer import AMP_DTYPES
 from engine.run import BEST, LAST, RunFolder, digest
@@ -119,6 +119,7 @@ def test(
     )  # fmt: skip
     labels = np.asarray(data.store.labels)[data.test_rows]
     result = judge(scores, labels, data.class_counts, config)
+    trained = from_mapping(state["config"], str(weights)) if "config" in state else config
     clean = ~data.copied
     counts = data.class_counts
     result |= shots.calibration(scores, labels) | {
@@ -134,8 +135,8 @@ def test(
         "stream": config.stream,
         "tag": config.tag,
         "seed": config.seed,
-        "method": config.method,
-        "departures": recipe.departures(config),
+        "method": trained.method,
+        "departures": recipe.departures_of_test(config, trained),
         "published_list": data.published_list,
     }
     if ranks.leads:

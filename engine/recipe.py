@@ -53,11 +53,21 @@ def _changed(run: Config, recipe: Config, plain: Config) -> list[str]:
     return sorted(key for key in its if key not in free and mine[key] != its[key])
 
 
-def describe(run: Config, started_from: str | None = None) -> str | None:
-    """Return a line on how a run departs from its recipe; None if it does not."""
-    changed = departures(run) or []
+def departures_of_test(tested: Config, trained: Config) -> list[str] | None:
+    """Return the keys in which the training or the test departs from the recipe of the training."""
+    own = tested.replace(method=trained.method, benchmark=trained.benchmark)
+    both = [departures(trained), departures(own)]
+    return None if None in both else sorted({*both[0], *both[1]})
+
+
+def describe(run: Config, changed: list[str] | None, started_from: str | None) -> str | None:
+    """Return a line on how a run departs from its recipe in the keys `changed`; None if not.
+
+    A run of a classifier method has to start from a trained network; any other should not.
+    """
+    changed = list(changed or ())
     if started_from is not None and run.classifier is None:
-        changed = [*changed, f"start from {started_from}"]
+        changed.append(f"start from {started_from}")
     if not changed:
         return None
     return (

@@ -256,57 +256,9 @@ class RunFolder:
         lock.release()
         return False
 
-    # --- tests that are not the run's own ---
-
-    def holds(self, weights: Path) -> bool:
-        """Return whether a checkpoint is the run's own, or what was tested here, by its content.
-
-        A folder without a checkpoint or a result can take any.
-        """
-        own = [path for path in map(self.checkpoint, (BEST, LAST)) if path.is_file()]
-        if own:
-            return any(weights.samefile(path) for path in own) or digest(weights) in map(
-                digest, own
-            )
-        results = [r for r in map(self.result, (BEST, LAST)) if r is not None]
-        return not results or digest(weights) in [r.get("weights_digest") for r in results]
-
-    def differences(
-        self, settings: Config, weights: Path, trained: Config | None = None
-    ) -> list[str]:
-        """Return in what a test departs from this run, as parts of a file name."""
-        values = vars(settings)
-        changed = [f"{key}-{_short(values[key])}" for key in self.changed_keys(settings, trained)]
-        return ([] if self.holds(weights) else [_short(weights.stem)]) + changed
-
-    def for_test(self, settings: Config, weights: Path, trained: Config | None = None) -> RunFolder:
-        """Return the folder for a test: this one, or test-<what differs> for another than its own.
-
-        Raises InputError if that one already contains a third one.
-        """
-        parts = self.differences(settings, weights, trained)
-        if not parts:
-            return self
-        beside = RunFolder(self.path / f"test-{'-'.join(parts)}"[:200])
-        own = self.holds(weights)  # then the values alone are what the folder is for
-        if beside.changed_keys(settings) or not (own or beside.holds(weights)):
-            raise InputError(
-                f"{beside} contains the test of other weights or values; name a --work-dir"
-            )
-        return beside
-
 
 def _damaged(path: Path) -> InputError:
     return InputError(f"{path}: is damaged; test again: main.py --phase test")
-
-
-def _short(value: Any) -> str:
-    """Return a value as a part of a file name; what it leaves out, a digest stands for."""
-    text = str(value)
-    if re.fullmatch(r"[\w.-]{1,40}", text):
-        return text
-    name = re.sub(r"[^\w.]+", "_", Path(text).name if isinstance(value, str) else "")[:40]
-    return f"{name}_{hashlib.sha256(text.encode()).hexdigest()[:8]}".lstrip("_")
 
 
 def digest(path: Path) -> str:
@@ -324,6 +276,68 @@ def code_version() -> str:
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             found.update(file.relative_to(ROOT).as_posix().encode() + file.read_bytes())
     return found.hexdigest()[:16]
+
+
+# --- where a test goes ---
+
+
+def folder_for_test(
+    home: RunFolder, settings: Config, weights: Path, trained: Config | None = None,
+    work_dir: Path | None = None,
+) -> RunFolder:  # fmt: skip
+    """Return the folder for a test: `work_dir`, the run's own, or test-<what differs> in that.
+
+    `home` is the folder of the run that the weights belong to, `trained` the configuration in the
+    checkpoint. Raises InputError if the folder contains a run or a test of other weights or values.
+    """
+    if work_dir is not None:
+        run = RunFolder(work_dir)
+        if others := differences(run, settings, weights):
+            raise InputError(
+                f"--work-dir {run} contains another run or test (it differs in "
+                f"{', '.join(others)}); name a new folder"
+            )
+        return run
+    parts = differences(home, settings, weights, trained)
+    if not parts:
+        return home
+    beside = RunFolder(home.path / f"test-{'-'.join(parts)}"[:200])
+    known = holds(home, weights) or holds(beside, weights)  # the run's may change as it goes on
+    if beside.changed_keys(settings) or not known:
+        raise InputError(
+            f"{beside} contains the test of other weights or values; name a --work-dir"
+        )
+    return beside
+
+
+def differences(
+    run: RunFolder, settings: Config, weights: Path, trained: Config | None = None
+) -> list[str]:
+    """Return in what a test departs from a run, as parts of a file name."""
+    values = vars(settings)
+    changed = [f"{key}-{_short(values[key])}" for key in run.changed_keys(settings, trained)]
+    return ([] if holds(run, weights) else [_short(weights.stem)]) + changed
+
+
+def holds(run: RunFolder, weights: Path) -> bool:
+    """Return whether a checkpoint is the run's own, or what was tested there, by its content.
+
+    A folder without a checkpoint or a result can take any.
+    """
+    own = [path for path in map(run.checkpoint, (BEST, LAST)) if path.is_file()]
+    if own:
+        return any(weights.samefile(path) or digest(weights) == digest(path) for path in own)
+    results = [result for result in map(run.result, (BEST, LAST)) if result is not None]
+    return not results or digest(weights) in [r.get("weights_digest") for r in results]
+
+
+def _short(value: Any) -> str:
+    """Return a value as a part of a file name; what it leaves out, a digest stands for."""
+    text = str(value)
+    if re.fullmatch(r"[\w.-]{1,40}", text):
+        return text
+    name = re.sub(r"[^\w.]+", "_", Path(text).name if isinstance(value, str) else "")[:40]
+    return f"{name}_{hashlib.sha256(text.encode()).hexdigest()[:8]}".lstrip("_")
 
 
 # --- what a checkpoint keeps of the data that it was trained on ---

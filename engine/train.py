@@ -362,7 +362,7 @@ class Trainer:
             f"{config.model}, {size:,} parameters; {self.device}, amp {config.amp}; "
             f"store {self.feeder.where}"
         )
-        if line := recipe.describe(config, self.started_from):
+        if line := recipe.describe(config, recipe.departures(config), self.started_from):
             self.log.line(line)
         if isinstance(self.net, nn.DataParallel):
             count = len(self.net.device_ids)

@@ -198,9 +198,9 @@ def test_departures_are_by_value_and_named():
     assert recipe.departures(ride.replace(model="model.ctrgcn.Model")) == ["model"]
     other = ride.replace(model_args=ride.model_args | {"backbone": "model.ctrgcn.Model"})
     assert recipe.departures(other) == []  # which the experts are copies of
-    said = recipe.describe(settings, "other.pt")
+    said = recipe.describe(settings, ["loss_args"], "other.pt")
     assert said.startswith("departs from the recipe of focal on ntu60-xsub-lt: loss_args, start fr")
-    assert recipe.describe(config.resolve([NTU60 / "joint.yaml"])) is None
+    assert recipe.describe(config.resolve([NTU60 / "joint.yaml"]), [], None) is None
 
 
 def test_every_method_is_labeled_and_is_its_own_recipe():

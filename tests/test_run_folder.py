@@ -14,7 +14,7 @@ import main
 from data.store import StoreWriter
 from engine import checkpoint, evaluate
 from engine.config import Config
-from engine.run import RunFolder, digest
+from engine.run import RunFolder, digest, folder_for_test
 from errors import BAD_INPUT, InputError, run_command
 from tests.tiny_runs import SMALL, command
 
@@ -254,8 +254,8 @@ def test_values_of_any_form_are_a_file_name(trained):
     run, best = RunFolder(trained), trained / "best.pt"
     settings = checkpoint.settings(checkpoint.read(best), best)
     changed = settings.replace(store="../a b/c", feeder_args={"flip": 0.5}, shots=[9, 2])
-    folder = run.for_test(changed, best)
+    folder = folder_for_test(run, changed, best)
     assert folder.path.parent == trained and len(folder.path.name) <= 200
     assert json.dumps(folder.path.name).isascii() and " " not in folder.path.name
-    other = run.for_test(changed.replace(feeder_args={"flip": 0.6}), best)
+    other = folder_for_test(run, changed.replace(feeder_args={"flip": 0.6}), best)
     assert other.path != folder.path

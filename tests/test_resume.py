@@ -1,5 +1,6 @@
 """Kills at twenty moments of a run, and a disk that is full: nothing is lost but the work since."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -231,7 +232,7 @@ def test_what_a_checkpoint_remembers_of_a_list_that_is_gone(val_split, claims):
     key = next(iter(long_tail.PUBLISHED))
     counts = torch.tensor([5, 3])
     state = {"list_digest": key, "class_counts": counts, "config": {"val_split": val_split}}
-    gone = Data(None, None, None, None, None, None, None, None)
+    gone = Data(**{field.name: None for field in dataclasses.fields(Data)})
     data, said = run_folder.remembered(state, gone)
     assert data.class_counts.tolist() == [5, 3] and data.list_digest == key
     assert data.published_list == (key if claims else None) and "is missing" in said

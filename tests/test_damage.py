@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.readers import Clip, kinetics_skeleton, ntu, nw_ucla, skeleton_file
+from data.readers import Clip, kinetics_skeleton, ntu, nw_ucla
 from errors import InputError
 from tools.benchmark_data import is_sound, made_up, skeleton_text
 
@@ -83,22 +83,6 @@ def test_damage_gives_a_sound_clip_or_one_clear_error(name, tmp_path, spoils) ->
     else:
         assert is_sound(clip, shape) and clip.joints.dtype == np.float32
         assert (clip.name, clip.label) == (path.stem, label)
-
-
-@settings(max_examples=300, deadline=None, derandomize=True)
-@given(spoils=SPOILS)
-def test_the_fast_reading_agrees_with_the_plain_one_on_damaged_files(spoils) -> None:
-    text = spoil(SKELETON, spoils)
-    try:
-        plain = skeleton_file.parse_by_line(text, "x")
-    except InputError:
-        with pytest.raises(InputError):
-            skeleton_file.parse(text, "x")
-        return
-    bodies = skeleton_file.parse(text, "x")
-    np.testing.assert_array_equal(bodies.joints, plain.joints)
-    np.testing.assert_array_equal(bodies.frames, plain.frames)
-    assert bodies.ids == plain.ids
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from data.readers import pose_json
 from data.readers.json_file import JsonFile
+from data.readers.npz_file import reason
 from data.readers.ntu import choose_bodies
 from data.readers.skeleton_file import parse
 from errors import InputError
@@ -30,8 +32,8 @@ def read(path: str | Path) -> ClipFile:
     """Return the clip of a file; InputError names the file if it cannot be read as one.
 
     .json is a list [T][V][C] or [T][M][V][C], or has one under `skeletons` (NW-UCLA's files) or
-    `joints`; .npz has it under `joints` or as its one array, and may tell `layout` and
-    `image_size` (height, width).
+    `joints`, or is what a pose estimator writes (data/readers/pose_json.py); .npz has it under
+    `joints` or as its one array, and may tell `layout` and `image_size` (height, width).
     """
     path = Path(path)
     if not path.exists():
@@ -43,8 +45,7 @@ def read(path: str | Path) -> ClipFile:
     except InputError:
         raise
     except UNREADABLE as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: cannot be read as a clip ({reason})") from error
+        raise InputError(f"{path}: cannot be read as a clip ({reason(error)})") from error
 
 
 def as_clip(values: Any, where: str) -> np.ndarray:
@@ -87,6 +88,9 @@ def _skeleton(path: Path) -> ClipFile:
 
 def _json(path: Path) -> ClipFile:
     file = JsonFile(path)
+    if (poses := pose_json.read_clip(file)) is not None:
+        joints, layout, image_size = poses
+        return ClipFile(as_clip(joints, str(path)), layout, image_size)
     is_ucla = isinstance(file.content, dict) and "skeletons" in file.content
     return ClipFile(as_clip(file.joints("skeletons" if is_ucla else "joints"), str(path)))
 

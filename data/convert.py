@@ -6,7 +6,6 @@ python -m data.convert --from body-25 --to openpose FOLDER --image-size 1080 192
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 
 import graph
 from data import clip_file, normalize
+from data.readers.pose_json import missing_frames, read_openpose
 from errors import InputError, Parser, run_command
 from files import replacing
 
@@ -107,33 +107,6 @@ def convert(
     return np.where(joints[..., 2:] > 0, normalize.to_image(joints, *image_size), 0)
 
 
-def read_openpose(folder: Path, persons: int = 2) -> np.ndarray:
-    """Return (T, persons, U, 3) from OpenPose's folder of one JSON file a frame.
-
-    Of each frame the people with the highest mean score come first, as in st-gcn; absent ones are
-    zero. InputError names a file that has another form.
-    """
-    frames = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            people = [
-                person["pose_keypoints_2d"] for person in json.loads(path.read_text())["people"]
-            ]
-            frames.append([np.array(person, np.float32).reshape(-1, 3) for person in people])
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: not what OpenPose writes ({error})") from None
-    sizes = {len(person) for people in frames for person in people}
-    if len(sizes) != 1:
-        raise InputError(f"{folder}: no people in any .json file" if not sizes else
-                         f"{folder}: people with {sizes} joints")  # fmt: skip
-    joints = np.zeros((len(frames), persons, sizes.pop(), 3), np.float32)
-    for frame, people in zip(joints, frames):
-        people.sort(key=lambda person: -person[:, 2].mean())
-        for slot, person in zip(frame, people):
-            slot[:] = person
-    return joints
-
-
 def main(argv: list[str]) -> None:
     parser = Parser(
         prog="python -m data.convert",
@@ -152,6 +125,8 @@ def main(argv: list[str]) -> None:
         raise InputError(f"--out {options.out}: must end in .npz")
     if options.file.is_dir():
         joints, size = read_openpose(options.file), None
+        if gaps := missing_frames(options.file):
+            print(gaps, file=sys.stderr)
     else:
         clip = clip_file.read(options.file)
         joints, size = clip.joints, clip.image_size

@@ -1,12 +1,18 @@
-"""What the names of samples tell: NTU RGB+D's and NW-UCLA's file names, and lists of names."""
+"""Names and labels: what sample names say, lists of names, class names, labels as written.
+
+The names of NTU RGB+D and NW-UCLA say action, person and camera.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -16,6 +22,7 @@ NTU = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})")
 NW_UCLA = re.compile(r"a(\d\d)_s(\d\d)_e(\d\d)_v(\d\d)")
 NW_UCLA_ACTIONS = (1, 2, 3, 4, 5, 6, 8, 9, 11, 12)  # aXX of class 0, 1, ...; 7 and 10 do not exist
 MANY_CLASSES = 100_000
+NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d+)?", re.IGNORECASE)
 CLASS_NAMES = Path(__file__).parent / "class_names"
 
 
@@ -50,20 +57,33 @@ def parse(name: str) -> tuple[int, dict[str, int]]:
 
 
 def read(path: str | Path) -> list[str]:
-    """Read names, one a line; InputError if there is no such file, no name, or one comes twice."""
+    """Read names, one per line; InputError if there is no such file, no name, or one comes twice.
+
+    A backslash is a separator, as in the names of files on Windows.
+    """
     path = Path(path)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as a list of names ({error})") from error
-    names = [line.strip() for line in lines if line.strip()]  # a user's names may have spaces
+    # A user's names may have spaces.
+    names = [line.strip().replace("\\", "/") for line in lines if line.strip()]
     if not names:
         raise InputError(f"{path}: holds no names")
-    if len(set(names)) < len(names):
-        seen: set[str] = set()
-        twice = next(name for name in names if name in seen or seen.add(name))
-        raise InputError(f"{path}: {twice} comes twice")
+    if twice := repeated(names):
+        raise InputError(f"{path}: {twice[0]} comes twice")
     return names
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """Return the names that come more than once, in their order."""
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def natural_order(text: str) -> tuple[list[tuple[int, int | str]], str]:
+    """Return a sort key by which frame2 comes before frame10."""
+    parts = re.split(r"(\d+)", text)
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts if part], text
 
 
 def samples(path: str | Path) -> Samples:
@@ -98,3 +118,48 @@ def numbered(labels: Sequence[int]) -> list[str]:
     if largest >= MANY_CLASSES:
         raise InputError(f"label {largest}: labels have to number the classes from 0")
     return [f"class {label}" for label in range(largest + 1)]
+
+
+def number(label: Any) -> float | None:
+    """Return the number that a label is or spells ("3", "3.0", "3,0", "3e0"), None for a word."""
+    if isinstance(label, Real):
+        return float(label)
+    if isinstance(label, str) and NUMBER.fullmatch(label.strip()):
+        return float(label.replace(",", "."))
+    return None
+
+
+def whole_number(label: Any) -> int | None:
+    """Return the number from 0 that a label is or spells, None if it is nothing of the kind."""
+    value = number(label)
+    return int(value) if value is not None and value.is_integer() and value >= 0 else None
+
+
+def classes(labels: Sequence[Any], where: Callable[[int], str]) -> tuple[list[int], list[str]]:
+    """Return labels as numbers from 0, and the class names.
+
+    Labels are all numbers, in any spelling, or all words, which are numbered in natural order.
+    InputError begins with `where(i)`, the place of the label at fault.
+    """
+
+    def fail(row: int, what: str) -> NoReturn:
+        shown = labels[row] if isinstance(labels[row], str) else repr(labels[row])
+        raise InputError(f"{where(row)}: label {shown} {what}")
+
+    numbers = [number(label) for label in labels]
+    are_words = all(value is None for value in numbers)
+    for row, (label, value) in enumerate(zip(labels, numbers)):
+        if value is None and not (isinstance(label, str) and label.strip()):
+            fail(row, "is neither a number nor a name")
+        if are_words:
+            continue
+        if value is None:
+            fail(row, "is a word where others are numbers; write all as numbers, or all as names")
+        if not value.is_integer() or not 0 <= value < MANY_CLASSES:
+            fail(row, "is not a class; labels number the classes from 0")
+    if not are_words:
+        return [int(value) for value in numbers], numbered([int(value) for value in numbers])
+    words = [label.strip() for label in labels]
+    class_names = sorted(set(words), key=natural_order)
+    rows = {name: row for row, name in enumerate(class_names)}
+    return [rows[word] for word in words], class_names

@@ -33,6 +33,14 @@ from errors import InputError, Parser, run_command
 
 BATCH = 16  # items a worker takes at a time
 AHEAD = 4  # batches under way per worker: what bounds the memory
+# What is counted at the end, by its key under `left_out` in meta.json.
+LEFT_OUT = {
+    "missing": "skipped samples that --missing names",
+    "unlabeled": "skipped samples that no label file names",
+    "nobody": "skipped samples without a body",
+    "unmatched": "names of the split that no sample has",
+    "no_part": "samples in no part of the split, neither trained nor tested on",
+}
 
 
 @dataclass
@@ -43,7 +51,9 @@ class Summary:
     frames: int = 0
     classes: int = 0  # that have a sample
     nobody: list[str] = field(default_factory=list)  # names of samples without a body
-    unreadable: list[str] = field(default_factory=list)  # one reason a file, which it names
+    unreadable: list[str] = field(default_factory=list)  # one reason per file, which it names
+    left_out: dict[str, list[str]] = field(default_factory=dict)  # names by reason, see LEFT_OUT
+    untrained: list[str] = field(default_factory=list)  # classes without a training sample
 
 
 def prepare(raw: Raw, out: Path, workers: int, **meta: Any) -> Summary:
@@ -62,13 +72,20 @@ def prepare(raw: Raw, out: Path, workers: int, **meta: Any) -> Summary:
                     summary.unreadable.append(str(error))
         if not writer.rows:
             raise InputError(_nothing(summary, out))
-        writer.meta["left_out"] = {
-            "missing": raw.missing,
+        parts = writer.columns.get("split", [])
+        summary.left_out = {
+            "missing": [],
+            **raw.left_out,
             "nobody": summary.nobody,
-            "unreadable": summary.unreadable,
+            "no_part": [name for (name, *_), part in zip(writer.rows, parts) if part == ""],
         }
+        writer.meta["left_out"] = {**summary.left_out, "unreadable": summary.unreadable}
         summary.samples, summary.frames = len(writer.rows), writer.frames
-        summary.classes = len({label for _, label, _ in writer.rows})
+        classes = {label for _, label, _ in writer.rows}
+        summary.classes = len(classes)
+        if parts:
+            trained = {label for (_, label, _), part in zip(writer.rows, parts) if part == "train"}
+            summary.untrained = [raw.class_names[label] for label in sorted(classes - trained)]
     return summary
 
 
@@ -159,10 +176,12 @@ def main(argv: list[str]) -> None:
         f"{out}: {summary.samples} samples, {summary.frames} frames, "
         f"{summary.classes} of {len(raw.class_names)} classes, layout {raw.layout}"
     )
-    if raw.missing:
-        print(f"left out, as --missing says: {len(raw.missing)}")
-    if summary.nobody:
-        print(f"left out, nobody in them: {len(summary.nobody)} (named in {out}/meta.json)")
+    for reason, said in LEFT_OUT.items():
+        if left_out := summary.left_out.get(reason):
+            print(f"{said}: {len(left_out)}, as {left_out[0]} (named in {out}/meta.json)")
+    if summary.untrained:
+        first = ", ".join(summary.untrained[:3])
+        print(f"classes without a training sample: {len(summary.untrained)} ({first})")
     for reason in summary.unreadable:
         print(f"unreadable: {reason}", file=sys.stderr)
     if summary.unreadable:

@@ -134,7 +134,8 @@ def test_what_is_left_out_is_named(raw: Path, tmp_path: Path, capsys) -> None:
     assert run("ntu", raw, "--missing", missing, "--out", tmp_path / "ntu") == 0
     out = capsys.readouterr().out
     assert "3 samples, 66 frames, 3 of 120 classes" in out
-    assert "as --missing says: 1" in out and "nobody in them: 1" in out
+    assert "samples that --missing names: 1, as S001C001P001R001A003" in out
+    assert "samples without a body: 1, as S009C001P001R001A001" in out
     store = Store.open(tmp_path / "ntu")
     assert store.meta["left_out"]["missing"] == ["S001C001P001R001A003"]
     assert len(store) == 3 and "S001C001P001R001A003" not in store.names
@@ -409,7 +410,7 @@ def test_damaged_json_names_file_and_line(tmp_path: Path, capsys) -> None:
         (head + frame.replace("0.0", "1e99", 1) + "]}", "line 3: frame 0"),
         (head.replace("2", "3") + frame + "]}", "label 3 is not 2"),
         ('{"label": 2}', "'skeletons'"),
-        ("[]", "no JSON object"),
+        ("[]", "not a JSON object"),
         ("[" * 100_000, "line 1"),
         ("", "line 1"),
     ]:

@@ -90,11 +90,13 @@ def test_kinetics_clips_are_those_of_the_released_pipelines(golden: Path, tmp_pa
         np.testing.assert_allclose(feeder[0][0].numpy(), expected, rtol=0, atol=1e-5)
 
 
-def test_kinetics_by_default_is_thresholded_and_scaled(golden: Path, tmp_path: Path) -> None:
+def test_kinetics_is_scaled_and_thresholded_on_demand(golden: Path, tmp_path: Path) -> None:
     annotations = [compressed(golden, name) for name in ("one", "two", "three")]
-    annotations[2]["box_score"] = annotations[2]["box_score"] * 0  # nobody is left
+    annotations[2]["box_score"] = annotations[2]["box_score"] * 0  # a threshold leaves nobody
     source = dump(tmp_path / "k.pkl", annotations, {"train": ["one"], "val": ["two", "three"]})
-    assert run("pyskl", source, "--out", tmp_path / "k") == 0
+    assert run("pyskl", source, "--out", tmp_path / "k") == 0  # as released: no box is dropped
+    assert Store.open(tmp_path / "k").names.tolist() == ["one", "two", "three"]
+    assert run("pyskl", source, "--out", tmp_path / "k", "--threshold", 0.5) == 0
     store = Store.open(tmp_path / "k")
     assert store.names.tolist() == ["one", "two"]
     assert store.meta["left_out"]["nobody"] == ["three"]
@@ -170,23 +172,38 @@ def test_damaged_annotations_are_named(golden: Path, tmp_path: Path, capsys) -> 
     nan["keypoint"][0, 2, 3] = np.nan
     odd = hrnet("S001C001P001R001A003", 2)
     odd["keypoint"] = odd["keypoint"][..., :16, :]
-    ints = {**hrnet("S001C001P001R001A004", 3), "keypoint": np.zeros((1, 7, 17, 2), int)}
+    words = {**hrnet("S001C001P001R001A004", 3), "keypoint": np.full((1, 7, 17, 2), "x")}
     no_size = hrnet("S001C001P001R001A005", 4)
     del no_size["img_shape"]
     beyond = hrnet("S001C001P001R001A006", 61)
     flat = {**hrnet("S001C001P001R001A007", 6), "img_shape": (0, 1920)}
-    bad = {"A002: a joint is NaN": nan, "A003: ": odd, "A004: keypoint is of int64": ints}
+    bad = {
+        "A002: a joint is NaN": nan,
+        "A003: ": odd,
+        "A004: keypoint is not an array of numbers": words,
+    }
     bad |= {"A005: has no 'img_shape'": no_size, "label 120": {**beyond, "label": 120}}
-    bad |= {"A006: label 61 is not 5, as the name says": beyond, "A007: img_shape is 0 by": flat}
+    bad |= {
+        "A006: label 61 is not 5, as the name says": beyond,
+        "A007: img_shape is (0, 1920), not": flat,
+    }
     source = dump(tmp_path / "a.pkl", [good, *bad.values()], {})
     for words in bad:
         fails(capsys, words, "pyskl", source, "--out", tmp_path / "s")
     assert len(Store.open(tmp_path / "s")) == 1
     for content, words in [
-        ([], "no annotation pickle"),
+        ([], "holds no annotations"),
+        (3, "is not an annotation pickle"),
+        ({"annotations": [good]}, "is not an annotation pickle"),
         ({"split": {}, "annotations": []}, "holds no annotations"),
-        ({"split": {"a": []}, "annotations": [{**good, "frame_dir": "x"}]}, "not train and val"),
-        ({"split": {"train": "ab", "val": "b"}, "annotations": [hrnet("b")]}, "b is both in train"),
+        (
+            {"split": {"a": []}, "annotations": [{**good, "frame_dir": "x"}]},
+            "its split has a, not train and val",
+        ),
+        (
+            {"split": {"train": ["a", "b"], "val": ["b"]}, "annotations": [hrnet("b")]},
+            "b is both in train",
+        ),
     ]:
         source.write_bytes(pickle.dumps(content))
         fails(capsys, words, "pyskl", source, "--out", tmp_path / "t")
@@ -361,12 +378,16 @@ def test_damaged_kinetics_files_name_file_and_line(tmp_path: Path, capsys) -> No
     score = person[:, 2].tolist()
     for frames, words in [
         ([kinetics_frame(0, [person[:17]])], "element 0"),
-        ([*good, kinetics_frame(0, [person])], "element 1 of 'data': frame_index 0"),
+        ([*good, kinetics_frame(0, [person])], "element 1 of 'data': frame_index 0 comes twice"),
         ([*good, kinetics_frame(10**9, [person])], "element 1 of 'data': frame_index"),
-        ([*good, {"frame_index": 1}], "element 1 of 'data': 'skeleton'"),
+        ([*good, {"frame_index": 1}], "element 1 of 'data': has no"),
         ([*good, {"frame_index": 1, "skeleton": [{"pose": "x", "score": score}]}], "numbers"),
         ([*good, 3], "element 1"),
-        ([kinetics_frame(0, [person * np.inf])], "NaN or infinite"),
+        ([kinetics_frame(0, [person * np.inf])], "not of finite numbers"),
+        (
+            [*good, {"frame_index": 1, "skeleton": [{"pose": [0.5] * 54, "score": score}]}],
+            "a pose of 54 numbers and 18 scores; 18 joints have 36 (x and y) and 18",
+        ),
     ]:
         listed = ",\n".join(map(json.dumps, frames))
         path.write_text(f'{{"label_index": 0, "data": [{listed}]}}')
@@ -494,11 +515,10 @@ def test_bad_custom_data_is_named(own: Path, capsys) -> None:
     fails(capsys, "c.json: line 2: frame 1", *argv)
     for text, words in [
         ("clips/a.npy,wave\n", "line 1: the head is"),
-        ("file;label\nclips/a.npy;wave\n", "line 1: the head is file;label"),
-        ("file,label,split\nclips/a.npy,wave,training\n", "line 2: split 'training'"),
+        ("file|label\nclips/a.npy|wave\n", "line 1: the head is 'file|label'"),
+        ("file,label,split\nclips/a.npy,wave,part one\n", "line 2: split 'part one'"),
         ("file,label\nclips/a.npy,wave,train\n", "line 2: has more fields than the head"),
         ("file,label\na.npy,wave\nb.npy,wave\n./a.npy,bow\n", "line 4: ./a.npy comes twice"),
-        ("file,label,split\na.npy,a,val\nb.npy,a,test\n", "split has both val and test"),
         ("file,label\nclips/a.npy\n", "line 2: has no file or no label"),
         ("file,label\n", "names no files"),
         ("file,label\nclips/none.npy,1\n", "none.npy: there is no such file"),

@@ -17,6 +17,7 @@ READERS = {
     "ntu": "data.readers.ntu",
     "pyskl": "data.readers.pyskl",
     "ctrgcn": "data.readers.ctrgcn",
+    "st-gcn": "data.readers.st_gcn",
     "nw-ucla": "data.readers.nw_ucla",
     "kinetics-skeleton": "data.readers.kinetics_skeleton",
     "utd-mhad": "data.readers.utd_mhad",
@@ -53,4 +54,5 @@ class Raw:
     class_names: list[str]
     shape: tuple[int, int, int]  # (M, V, C) of the store
     meta: dict[str, Any]  # what meta.json is to tell beside: normalisation, image size
-    missing: list[str] = field(default_factory=list)  # samples that are left out unread, as told
+    # Names that are left out unread, by the reason (see data.prepare.LEFT_OUT).
+    left_out: dict[str, list[str]] = field(default_factory=dict)

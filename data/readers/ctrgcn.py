@@ -1,8 +1,9 @@
-"""The npz files of CTR-GCN's preparation: NTU60_CS, NTU60_CV, NTU120_CSub, NTU120_CSet.
+"""The npz files of CTR-GCN's preparation: NTU60_CS, NTU120_CSet, ..., or of data of one's own.
 
 x_train and x_test are (N, 300, 150): two bodies of 25 joints, padded with zeros to 300 frames;
-y_train and y_test are one-hot. Samples have no names there: they lie by subject (or camera, or
-set-up) and then in the order of CTR-GCN's list skes_available_name.txt, which --names gives.
+y_train and y_test are one-hot, a column per class. Samples have no names there: NTU's lie by
+subject (or camera, or setup) and then in the order of CTR-GCN's list skes_available_name.txt,
+which --names gives.
 Source: Chen et al., CTR-GCN, arXiv 2107.12213.
 """
 
@@ -36,12 +37,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def reader(args: argparse.Namespace) -> Raw:
     path = args.source
-    labels = {part: _labels(path, part) for part in PARTS}
+    labels = {part: _one_hot(path, part).argmax(axis=1) for part in PARTS}
     for part, known in labels.items():
         with Rows(path, f"x_{part}") as rows:
             if rows.shape[::2] != (len(known), SIZE) or rows.dtype.kind != "f":
                 raise InputError(f"{path}: x_{part} is {rows.shape}, not ({len(known)}, T, {SIZE})")
-    num_class = 60 if max(known.max(initial=0) for known in labels.values()) < 60 else 120
+    num_class = _num_class(path)
+    if args.names and num_class not in PROTOCOLS:
+        raise InputError(f"--names: gives names to NTU's 60 or 120 classes, {path} has {num_class}")
     if args.names:
         sample_names = _names(path, labels, num_class, names.read(args.names))
     else:
@@ -53,7 +56,11 @@ def reader(args: argparse.Namespace) -> Raw:
         total=sum(map(len, labels.values())),
         read=partial(read, path=path),
         layout="ntu_rgb_d",
-        class_names=names.class_names("ntu120", num_class),
+        class_names=(
+            names.class_names("ntu120", num_class)
+            if num_class in PROTOCOLS
+            else names.numbered(range(num_class))
+        ),
         shape=(MAX_BODIES, NUM_JOINTS, 3),
         meta={"normalisation": "upright"},
     )
@@ -79,12 +86,20 @@ def _items(
                 yield name, label, names.parse(name)[1] if named else {"split": part}, row
 
 
-def _labels(path: Path, part: str) -> np.ndarray:
-    """Return the labels (n,) of the one-hot rows."""
+def _num_class(path: Path) -> int:
+    """Return the number of classes: the columns of the labels."""
+    train, test = (_one_hot(path, part).shape[1] for part in PARTS)
+    if train != test:
+        raise InputError(f"{path}: y_train has {train} classes (columns), y_test has {test}")
+    return train
+
+
+def _one_hot(path: Path, part: str) -> np.ndarray:
+    """Return the labels (n, K), one column per class."""
     (one_hot,) = load(path, [f"y_{part}"]).values()
     if one_hot.ndim != 2 or (np.count_nonzero(one_hot, axis=1) != 1).any():
         raise InputError(f"{path}: y_{part} is not one-hot")
-    return one_hot.argmax(axis=1)
+    return one_hot
 
 
 def _names(

@@ -1,14 +1,15 @@
-"""A user's own clips: .npy, .npz or .json files of (T, V, C) or (T, M, V, C), and a CSV of labels.
+"""Your own clips: .npy, .npz or .json files of (T, V, C) or (T, M, V, C), and their labels.
 
-The CSV's head is `file,label` or `file,label,split`; files are relative to its folder, labels are
-numbers from 0 or names, the split says train, test (or val) or nothing. The files are those that
-prediction takes (data/clip_file.py). The layout is one of graph/ or a file like them.
+SOURCE is a CSV with a head, file,label or file,label,split, or a folder with one folder per class
+(in train, test and val, where there is a split). Files are relative to the CSV; labels are numbers
+from 0 or names; the split says train, test, val or nothing; further columns are kept in the store,
+and --split 0.3 --by subject draws a test split of persons. The files are those that prediction
+takes (data/clip_file.py). The layout is one of graph/ or a file like them.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,17 +17,16 @@ import numpy as np
 
 import graph
 from data import clip_file, names, normalize
-from data.readers import Clip, Raw
-from errors import InputError
+from data.readers import Clip, Raw, splits, table
+from errors import InputError, nearest
 
 NORMALISATIONS = ("upright", "centred", "image", "none")
-SPLITS = {"train": "train", "test": "test", "val": "test", "": ""}
 
-Item = tuple[str, int, str | None]  # file, label, part of the split
+Item = tuple[str, int, dict[str, int | str]]  # file, label, columns
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="the CSV: file,label[,split]")
+    parser.add_argument("source", type=Path, help="CSV, or folder of class folders")
     parser.add_argument("--layout", required=True, help="a layout's name, or a layout file")
     parser.add_argument("--persons", type=int, default=2, help="most persons in a clip (2)")
     parser.add_argument(
@@ -38,6 +38,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "image (pixels to [-1, 1]; the default of 2D layouts), none",
     )  # fmt: skip
     parser.add_argument("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
+    splits.add_arguments(parser, "share of the clips to test on, drawn, such as 0.3")
+    parser.add_argument("--by", metavar="COLUMN", help="draw whole persons: column of the CSV")
 
 
 @dataclass(frozen=True)
@@ -49,19 +51,17 @@ class Read:
     shape: tuple[int, int, int]  # (M, V, C)
     normalise: str
     centre: int  # joint that a centred clip begins at
-    image_size: tuple[int, int] | None  # height, width
+    image_size: tuple[int, int] | None  # height, width; None: as each file says
 
     def __call__(self, item: Item) -> Clip:
         """Return the clip of one file; InputError names it."""
-        file, label, part = item
+        file, label, columns = item
         path = self.folder / file
         clip = clip_file.read(path)
         if clip.layout not in (None, self.layout):
             raise InputError(f"{path}: has layout {clip.layout}, not {self.layout}")
-        joints = clip.joints
-        self._check(joints, path)
-        columns = {} if part is None else {"split": part}
-        return Clip(_name(file), label, self._normalised(joints), columns)
+        self._check(clip.joints, path)
+        return Clip(table.sample_name(file), label, self._normalised(clip, path), columns)
 
     def _check(self, joints: np.ndarray, path: Path) -> None:
         persons, num_joints, channels = self.shape
@@ -73,24 +73,32 @@ class Read:
         if joints.shape[1] > persons:
             raise InputError(f"{path}: has {joints.shape[1]} persons; make room by --persons")
 
-    def _normalised(self, joints: np.ndarray) -> np.ndarray:
-        if not joints.any():
-            return joints[:0]
-        if self.normalise == "image":
-            return normalize.to_image(joints, *self.image_size)
-        return normalize.normalise(joints, self.normalise, self.centre)
+    def _normalised(self, clip: clip_file.ClipFile, path: Path) -> np.ndarray:
+        if not clip.joints.any():
+            return clip.joints[:0]
+        if self.normalise != "image":
+            return normalize.normalise(clip.joints, self.normalise, self.centre)
+        size = self.image_size or clip.image_size
+        if size is None:
+            raise InputError(
+                f"{path}: 2D poses are scaled by their image; give --image-size HEIGHT WIDTH, or "
+                "--normalise none if they are scaled already"
+            )
+        if clip.image_size not in (None, size):
+            raise InputError(
+                f"{path}: is of an image of {clip.image_size}, not of --image-size {size}; leave "
+                "the option out"
+            )
+        return normalize.to_image(clip.joints, *size)
 
 
 def reader(args: argparse.Namespace) -> Raw:
     skeleton = graph.load(args.layout)
     if args.persons < 1:
         raise InputError(f"--persons: {args.persons}; at least 1 is needed")
-    normalise = args.normalise or _default(skeleton)
-    if normalise == "image" and not args.image_size:
-        raise InputError(
-            "--image-size: 2D poses are scaled by their image; give HEIGHT WIDTH, or "
-            "--normalise none if they are scaled already"
-        )
+    normalise = args.normalise or _default(skeleton, args.channels)
+    if args.image_size and normalise != "image":
+        raise InputError(f"--image-size: is for --normalise image, not {normalise}")
     if args.image_size and min(args.image_size) < 1:
         raise InputError(f"--image-size: {args.image_size}, but height and width are pixels")
     if normalise in ("upright", "centred") and skeleton.confidence:
@@ -102,13 +110,19 @@ def reader(args: argparse.Namespace) -> Raw:
             f"--normalise upright: needs 3 channels and the joints of NTU RGB+D, not {args.layout} "
             f"with {args.channels}; take centred or none"
         )
-    items, class_names = _table(args.source)
+    clips = table.read(args.source, clip_file.SUFFIXES)
+    labels, class_names = names.classes(clips.labels, clips.where)
+    columns = dict(clips.columns)
+    if (parts := _split(clips, labels, args)) is not None:
+        columns["split"] = parts
+    rows = [dict(zip(columns, row)) for row in zip(*columns.values())] or [{}] * len(labels)
+    items = list(zip(clips.files, labels, rows))
     shape = (args.persons, skeleton.num_joints, args.channels)
     size = tuple(args.image_size) if args.image_size else None
     return Raw(
         items=items,
         total=len(items),
-        read=Read(args.source.parent, skeleton.name, shape, normalise, skeleton.centre, size),
+        read=Read(clips.folder, skeleton.name, shape, normalise, skeleton.centre, size),
         layout=args.layout,
         class_names=class_names,
         shape=shape,
@@ -116,52 +130,38 @@ def reader(args: argparse.Namespace) -> Raw:
     )
 
 
-def _name(file: str) -> str:
-    """Return the name of a file's sample."""
-    return Path(file).with_suffix("").as_posix()
-
-
-def _default(skeleton: graph.Skeleton) -> str:
-    if skeleton.confidence:
+def _default(skeleton: graph.Skeleton, channels: int) -> str:
+    if skeleton.confidence or channels == 2:
         return "image"
     return "upright" if skeleton.name == "ntu_rgb_d" else "centred"
 
 
-def _table(path: Path) -> tuple[list[Item], list[str]]:
-    """Return the rows of the CSV and the class names; InputError names file and line."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file, skipinitialspace=True)
-            rows = [(table.line_num, row) for row in table]
-            head = table.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as a CSV ({error})") from error
-    if not {"file", "label"} <= set(head):
-        raise InputError(f"{path}: line 1: the head is {','.join(head)}, not file,label[,split]")
-    lines: dict[str, int] = {}  # sample -> where it stands
-    for line, row in rows:
-        if None in row:
-            raise InputError(f"{path}: line {line}: has more fields than the head")
-        row.update({key: (field or "").strip() for key, field in row.items()})
-        if not row["file"] or not row["label"]:
-            raise InputError(f"{path}: line {line}: has no file or no label")
-        if "split" in head and row["split"] not in SPLITS:
-            raise InputError(f"{path}: line {line}: split {row['split']!r} is not train or test")
-        first = lines.setdefault(_name(row["file"]), line)
-        if first != line:
-            raise InputError(f"{path}: line {line}: {row['file']} comes twice, see line {first}")
-    if "split" in head and {"val", "test"} <= {row["split"] for _, row in rows}:
-        raise InputError(
-            f"{path}: split has both val and test; name one, and nothing for what takes no part"
-        )
-    if not rows:
-        raise InputError(f"{path}: names no files")
-    words = [row["label"] for _, row in rows]
-    if all(word.isdecimal() for word in words):
-        labels = [int(word) for word in words]
-        class_names = names.numbered(labels)
-    else:
-        class_names = sorted(set(words))
-        labels = [class_names.index(word) for word in words]
-    parts = [SPLITS[row["split"]] if "split" in head else None for _, row in rows]
-    return list(zip((row["file"] for _, row in rows), labels, parts)), class_names
+def _split(clips: table.Table, labels: list[int], args: argparse.Namespace) -> list[str] | None:
+    """Return the part of every clip, as given or as --split draws it; None for no split at all."""
+    if args.split is None:
+        for flag in ("by", "seed"):
+            if getattr(args, flag) is not None:
+                raise InputError(f"--{flag}: is for a split that --split draws")
+        if clips.parts is None:
+            if args.test_split:
+                raise InputError(f"--test-split: {args.source} has no split")
+            return None
+        tested = splits.test_part(clips.parts, args.test_split, f"the split of {args.source}")
+        return [{"train": "train", tested: "test"}.get(part, "") for part in clips.parts]
+    if clips.parts is not None:
+        raise InputError(f"--split: {args.source} has a split of its own")
+    if args.test_split:
+        raise InputError("--test-split: --split draws no val")
+    if (share := splits.share(args.split)) is None:
+        raise InputError(f"--split: {args.split!r} is not a share of the clips between 0 and 1")
+    groups = None
+    if args.by is not None:
+        by = args.by.lower()
+        if by not in clips.columns:
+            known = ", ".join(clips.columns) or "none"
+            hint = nearest(by, clips.columns)
+            raise InputError(f"--by {args.by}: no such column{hint}; further columns: {known}")
+        groups = [str(value) for value in clips.columns[by]]
+        if "" in groups:
+            raise InputError(f"{clips.where(groups.index(''))}: --by {args.by}: has no {by}")
+    return splits.draw(labels, share, args.seed or 0, groups)

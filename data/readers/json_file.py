@@ -10,6 +10,8 @@ import numpy as np
 
 from errors import InputError
 
+KINDS = {list: "a list", int: "a whole number"}
+
 
 class JsonFile:
     """The content of a JSON file, which knows on which line its parts are."""
@@ -35,14 +37,14 @@ class JsonFile:
     def table(self) -> dict[str, Any]:
         """Return the whole content, which has to be an object."""
         if not isinstance(self.content, dict):
-            self.fail("is no JSON object")
+            self.fail("is not a JSON object")
         return self.content
 
     def get(self, key: str, kind: type) -> Any:
         """Return the value of `key`, which has to be of that type."""
         value = self.table().get(key)
         if not isinstance(value, kind) or isinstance(value, bool):
-            self.fail(f"{key!r} is missing or no {kind.__name__}")
+            self.fail(f"{key!r} is missing or not {KINDS[kind]}")
         return value
 
     def joints(self, key: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
@@ -52,7 +54,7 @@ class JsonFile:
         """
         is_list = shape is None and isinstance(self.content, list)
         frames = self.content if is_list else self.get(key, list)
-        arrays = [_numbers(frame) for frame in frames]
+        arrays = [to_numbers(frame) for frame in frames]
         if shape is None:
             shape = np.shape(arrays[0]) if arrays else (0,)
         for t, array in enumerate(arrays):
@@ -61,10 +63,13 @@ class JsonFile:
                 self.fail(f"frame {t} is not {size} finite numbers", self.line(key, t))
         return np.stack(arrays) if arrays else np.zeros((0, *shape), np.float32)
 
-    def line(self, key: str, index: int) -> int:
-        """Return the line on which element `index` of the list under `key` begins."""
+    def line(self, key: str | None, index: int) -> int:
+        """Return the line on which element `index` of the list under `key` begins.
+
+        Without a key, or where the file does not have it, the file is the list.
+        """
         decoder = json.JSONDecoder()
-        after_key = max(self.text.find(json.dumps(key)), 0)
+        after_key = max(self.text.find(json.dumps(key)), 0) if key else 0
         place = self.text.find("[", after_key) + 1
         for _ in range(index):
             _, place = decoder.raw_decode(self.text, self._skip(place))
@@ -77,7 +82,7 @@ class JsonFile:
         return place
 
 
-def _numbers(value: Any) -> np.ndarray | None:
+def to_numbers(value: Any) -> np.ndarray | None:
     """Return nested lists of finite numbers as a float32 array, None if they are not."""
     try:
         array = np.array(value)

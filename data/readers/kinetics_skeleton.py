@@ -2,7 +2,7 @@
 
 A clip's file has `data`, a list of {frame_index, skeleton: [{pose: [x, y, ...], score: [...]}]}
 with 18 OpenPose joints, positions in [0, 1], and label_index; the label file has, per clip,
-has_skeleton, label and label_index. Source: Yan et al., st-gcn, arXiv 1801.07455.
+label, label_index and has_skeleton (absent: true). Source: Yan et al., st-gcn, arXiv 1801.07455.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from data import names, normalize
 from data.readers import Clip, Raw
-from data.readers.json_file import JsonFile
+from data.readers.json_file import JsonFile, to_numbers
 from errors import InputError
 
 NUM_JOINTS = 18
@@ -49,6 +49,7 @@ def reader(args: argparse.Namespace) -> Raw:
         class_names=every_class,
         shape=(MAX_BODIES, NUM_JOINTS, 3),
         meta={"normalisation": "st-gcn"},
+        left_out={"unlabeled": _unlabeled(args.source, items)},
     )
 
 
@@ -57,13 +58,29 @@ def _list(source: Path, folder: str, part: str, class_names: dict[int, str]) -> 
     file = JsonFile(source / f"kinetics_{folder}_label.json")
     items: list[Item] = []
     for name, entry in sorted(file.table().items()):
-        try:
-            label, is_empty = int(entry["label_index"]), not entry["has_skeleton"]
-            class_names[label] = str(entry["label"])
-        except (TypeError, KeyError, ValueError) as error:
-            raise InputError(f"{file.path}: {name}: {error!r}") from None
+        if not isinstance(entry, dict) or not {"label", "label_index"} <= entry.keys():
+            raise InputError(f"{file.path}: {name}: has no 'label' or no 'label_index'")
+        label, word = names.whole_number(entry["label_index"]), str(entry["label"])
+        if label is None:
+            raise InputError(
+                f"{file.path}: {name}: label_index {entry['label_index']!r} is not a class; labels "
+                "number the classes from 0"
+            )
+        if class_names.setdefault(label, word) != word:
+            raise InputError(
+                f"{file.path}: {name}: label_index {label} is {word!r} here and "
+                f"{class_names[label]!r} before"
+            )
+        is_empty = not entry.get("has_skeleton", True)
         items.append((source / f"kinetics_{folder}" / f"{name}.json", part, label, is_empty))
     return items
+
+
+def _unlabeled(source: Path, items: list[Item]) -> list[str]:
+    """Return the names of clips that no label file names."""
+    labeled = {path for path, *_ in items}
+    found = (path for folder in PARTS for path in (source / f"kinetics_{folder}").glob("*.json"))
+    return sorted(path.stem for path in found if path not in labeled)
 
 
 def read(item: Item, num_class: int) -> Clip:
@@ -77,39 +94,61 @@ def read(item: Item, num_class: int) -> Clip:
         file.fail(f"label_index {stated} is not {label}, as in the label file")
     if not 0 <= label < num_class:
         file.fail(f"label {label} is beyond the {num_class} classes")
-    joints = _joints(file)
-    seen = np.flatnonzero(joints.any(axis=(1, 2, 3)))
-    joints = joints[seen[0] : seen[-1] + 1] if len(seen) else joints[:0]
+    joints = read_frames(file)
     return Clip(path.stem, label, normalize.best_scored(joints, MAX_BODIES), {"split": part})
 
 
-def _joints(file: JsonFile) -> np.ndarray:
-    """Return the joints (T, 5, 18, 3): frames by their index, persons in the file's order."""
+def read_frames(file: JsonFile) -> np.ndarray:
+    """Return the joints (T, m, 18, 3), m <= 5: frames by their index, persons in the file's order.
+
+    The first and the last frame have somebody. InputError names the file and the line.
+    """
     rows: dict[int, list[np.ndarray]] = {}
     for i, frame in enumerate(file.get("data", list)):
         try:
-            index = frame["frame_index"]
-            persons = [_person(person) for person in frame["skeleton"][:PERSONS_READ]]
-            if not isinstance(index, int) or not 0 <= index < MAX_FRAME or index in rows:
-                raise ValueError(f"frame_index {index} is damaged")
-        except (TypeError, KeyError, ValueError, OverflowError) as error:
+            index, persons = _frame(frame)
+            if index in rows:
+                raise ValueError(f"frame_index {index} comes twice")
+        except ValueError as error:
             file.fail(f"element {i} of 'data': {error}", file.line("data", i))
         rows[index] = persons
     joints = np.zeros((max(rows, default=-1) + 1, PERSONS_READ, NUM_JOINTS, 3), np.float32)
     for index, persons in rows.items():
         for place, person in enumerate(persons):
             joints[index, place] = person
-    return joints
+    seen = np.flatnonzero(joints.any(axis=(1, 2, 3)))
+    persons = max(map(len, rows.values()), default=0)
+    return joints[seen[0] : seen[-1] + 1, :persons] if len(seen) else joints[:0]
+
+
+def _frame(frame: Any) -> tuple[int, list[np.ndarray]]:
+    """Return the frame's index and its persons; ValueError says what is wrong with it."""
+    if not isinstance(frame, dict) or not {"frame_index", "skeleton"} <= frame.keys():
+        raise ValueError("has no 'frame_index' or no 'skeleton'")
+    index, skeleton = frame["frame_index"], frame["skeleton"]
+    if not isinstance(index, int) or not 0 <= index < MAX_FRAME:
+        raise ValueError(f"frame_index {index!r} is not a number from 0 to {MAX_FRAME - 1}")
+    if not isinstance(skeleton, list):
+        raise ValueError("'skeleton' is not a list of persons")
+    persons = [_person(person) for person in skeleton[:PERSONS_READ]]
+    return index, [person for person in persons if len(person)]
 
 
 def _person(person: Any) -> np.ndarray:
-    """Return one person's joints (18, 3): x, y, score."""
-    pose, score = np.array(person["pose"]), np.array(person["score"])
-    if pose.dtype.kind not in "fi" or score.dtype.kind not in "fi":
-        raise ValueError("a pose or score is not of numbers")
-    joints = np.column_stack([pose.reshape(NUM_JOINTS, 2), score.reshape(NUM_JOINTS)])
-    with np.errstate(over="ignore"):
-        joints = joints.astype(np.float32)
-    if not np.isfinite(joints).all():
-        raise ValueError("a joint is NaN or infinite")
-    return joints
+    """Return one person's joints (18, 3): x, y, score; (0, 3) for an empty pose, which is nobody.
+
+    ValueError says what is wrong with them.
+    """
+    if not isinstance(person, dict) or not {"pose", "score"} <= person.keys():
+        raise ValueError("a person has no 'pose' or no 'score'")
+    pose, score = to_numbers(person["pose"]), to_numbers(person["score"])
+    if pose is None or score is None:
+        raise ValueError("a pose or score is not of finite numbers")
+    if pose.size == score.size == 0:
+        return np.zeros((0, 3), np.float32)
+    if pose.size != 2 * NUM_JOINTS or score.size != NUM_JOINTS:
+        raise ValueError(
+            f"a pose of {pose.size} numbers and {score.size} scores; {NUM_JOINTS} joints have "
+            f"{2 * NUM_JOINTS} (x and y) and {NUM_JOINTS}"
+        )
+    return np.column_stack([pose.reshape(NUM_JOINTS, 2), score.ravel()])

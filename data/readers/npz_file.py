@@ -18,12 +18,24 @@ def load(path: Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in keys}
         if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-            raise ValueError("a member is no array")
+            raise ValueError("a member is not an array")
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file or folder") from None
     except UNREADABLE as error:
-        raise InputError(f"{path}: cannot be read as an npz ({error})") from error
+        raise InputError(f"{path}: cannot be read as an npz ({reason(error)})") from error
     return arrays
+
+
+def reason(error: Exception) -> str:
+    """Return why NumPy cannot read a file, in one line."""
+    if "allow_pickle" in str(error):
+        return (
+            "it holds pickled Python objects, which could execute anything; save one array of "
+            "numbers, all frames with the same joints and channels"
+        )
+    if isinstance(error, KeyError):
+        return f"it has no array {error}"
+    return " ".join(str(error).split())
 
 
 class Rows:
@@ -40,7 +52,7 @@ class Rows:
             }[np.lib.format.read_magic(self.file)]
             self.shape, is_fortran, self.dtype = read_header(self.file)
         except UNREADABLE as error:
-            raise InputError(f"{path}: {key} cannot be read ({error})") from error
+            raise InputError(f"{path}: {key} cannot be read ({reason(error)})") from error
         if is_fortran or self.dtype.hasobject:
             raise InputError(f"{path}: {key} is not an array of numbers in C order")
 
@@ -50,7 +62,7 @@ class Rows:
             try:
                 array = np.frombuffer(self.file.read(size), self.dtype).reshape(self.shape[1:])
             except UNREADABLE as error:
-                raise InputError(f"{self.path}: {self.key}: row {row}: {error}") from error
+                raise InputError(f"{self.path}: {self.key}: row {row}: {reason(error)}") from error
             yield array
 
     def __enter__(self) -> Rows:

@@ -14,7 +14,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
@@ -57,7 +57,7 @@ def raw(sources: list[Path], class_names: list[str], missing: Container[str] = (
         class_names=class_names,
         shape=(MAX_BODIES, NUM_JOINTS, 3),
         meta={"normalisation": "upright"},
-        missing=[_name(item) for item in found if _name(item) in missing],
+        left_out={"missing": [_name(item) for item in found if _name(item) in missing]},
     )
 
 
@@ -118,7 +118,8 @@ def read_missing(path: Path) -> set[str]:
 
 
 def _name(item: Item) -> str:
-    return PurePosixPath(item[1] or item[0]).stem
+    path, member = item
+    return Path(path).stem if member is None else PureWindowsPath(member).stem  # either slash
 
 
 def _source(item: Item) -> str:

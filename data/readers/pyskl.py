@@ -4,22 +4,24 @@ A pickle is `{split, annotations}`. An annotation has frame_dir, label, total_fr
 (M, T, V, C); 2D poses also keypoint_score (M, T, V) and img_shape (height, width). The compressed
 form lists the persons of all frames, frame by frame: keypoint (n, V, 3) with the score as third
 channel, frame_inds (n,) and box_score (n,); its keypoints may lie in files of their own (raw_file).
-Source: Duan et al., PYSKL, arXiv 2205.09443.
+The split has train and val (or test), or there are several: train1, test1, train2, ...; NTU's
+names tell who trains. Source: Duan et al., PYSKL, arXiv 2205.09443.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
 
 from data import names, normalize, unpickle
-from data.readers import Clip, Raw
+from data.readers import Clip, Raw, splits
 from errors import InputError
 
 MAX_BODIES = 2
@@ -27,7 +29,10 @@ CROWD = 10  # with more persons in a frame the best-scoring come first, in all f
 # (joints, coordinates) of a pose -> the layout; the compressed form is always of 2D poses
 LAYOUTS = {(25, 3): "ntu_rgb_d", (20, 3): "nw_ucla", (17, 2): "coco", (18, 2): "openpose"}
 NUM_JOINTS = {layout: joints for (joints, _), layout in LAYOUTS.items()}
+IMAGE_LAYOUTS = ("coco", "openpose")
 NUM_KINETICS = 400
+FORM = "{'split': {'train': [frame_dir, ...], 'val': [...]}, 'annotations': [{...}, ...]}"
+SPLIT_KEY = re.compile(r"(?:(.+?)[_-]?)?(train|val|test)(?:[_-]?(.+))?")
 UNREADABLE = "unreadable"  # stands in an annotation for the keypoints, with the reason
 
 Annotation = dict[str, Any]
@@ -39,125 +44,219 @@ class Read:
 
     path: Path
     layout: str
-    threshold: float  # of the box scores of the compressed form
-    in_pixels: bool  # 2D positions stay as they are
+    threshold: float = 0  # least box score in the compressed form
+    in_pixels: bool = False  # 2D positions stay as they are
 
     def __call__(self, item: tuple[Annotation, str | None]) -> Clip:
         """Return the clip of an annotation and its part of the split (None: NTU's names tell)."""
         annotation, part = item
-        name = str(annotation["frame_dir"])
+        name, label = annotation["frame_dir"], annotation["label"]
         try:
             joints = self._normalised(annotation)
-            label = int(annotation["label"])
             expected, columns = (label, {"split": part}) if part is not None else names.parse(name)
             if label != expected:
-                raise ValueError(f"label {label} is not {expected}, as the name says")
-        except KeyError as error:
-            raise InputError(f"{self.path}: {name}: has no {error}") from None
-        except (TypeError, ValueError, IndexError) as error:
+                raise InputError(f"label {label} is not {expected}, as the name says")
+        except InputError as error:
             raise InputError(f"{self.path}: {name}: {error}") from None
         return Clip(name, label, joints, columns)
 
     def _normalised(self, annotation: Annotation) -> np.ndarray:
         if UNREADABLE in annotation and "keypoint" not in annotation:
-            raise ValueError(annotation[UNREADABLE])
-        joints = _joints(annotation, self.threshold)
-        is_image = "keypoint_score" in annotation or "frame_inds" in annotation
-        layout = LAYOUTS.get((joints.shape[2], 2 if is_image else joints.shape[3]))
+            raise InputError(annotation[UNREADABLE])
+        is_image = self.layout in IMAGE_LAYOUTS
+        joints = _joints(annotation, self.threshold, is_image)
+        coordinates = joints.shape[3] - 1 if is_image else joints.shape[3]  # without the score
+        layout = LAYOUTS.get((joints.shape[2], coordinates))
         if layout != self.layout:
-            raise ValueError(f"joints {joints.shape} are not of layout {self.layout}")
+            raise InputError(f"joints {joints.shape} are not of layout {self.layout}")
         if not np.isfinite(joints).all():
-            raise ValueError("a joint is NaN or infinite")
+            raise InputError("a joint is NaN or infinite")
         if not is_image and joints.shape[1] > MAX_BODIES:
-            raise ValueError(f"{joints.shape[1]} persons, but 3D poses are of one or two")
+            raise InputError(f"{joints.shape[1]} persons, but 3D poses are of one or two")
         joints = joints[:, :MAX_BODIES]
         if not joints.any():
             return joints[:0]
         if not is_image:
             return normalize.upright(joints)
         joints = joints.astype(np.float32)
-        if self.in_pixels:
-            return joints
-        height, width = annotation["img_shape"]
-        if height <= 0 or width <= 0:
-            raise ValueError(f"img_shape is {height} by {width}")
-        return normalize.to_image(joints, height, width)
+        return joints if self.in_pixels else normalize.to_image(joints, *_image_size(annotation))
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="the annotation pickle")
     parser.add_argument("--kpfiles", type=Path, help="folder of Kinetics-400's keypoint files")
     parser.add_argument(
-        "--threshold", type=float, default=0.5, help="least box score in the compressed form (0.5)"
-    )
+        "--threshold", type=float,
+        help="least box score in the compressed form (default: 0, which drops no box, as in the "
+        "released configurations; 0.5 leaves out clips, of the test split too)",
+    )  # fmt: skip
     parser.add_argument(
         "--pixels", action="store_true", help="keep 2D poses in pixels, as released for Kinetics"
+    )
+    splits.add_arguments(
+        parser,
+        "which split where there are several: 1 for train1 and test1; for a pickle without a split "
+        "the share of the clips to test on, drawn, such as 0.3",
     )
 
 
 def reader(args: argparse.Namespace) -> Raw:
-    annotations, splits = _load(args.source)
-    try:
-        labels = [int(annotation["label"]) for annotation in annotations]
-        frame_dirs = [str(annotation["frame_dir"]) for annotation in annotations]
-        layout = "coco" if "frame_inds" in annotations[0] else _layout(annotations[0])
-    except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise InputError(f"{args.source}: is no annotation pickle ({error!r})") from None
+    annotations, split = _load(args.source)
+    frame_dirs = _frame_dirs(annotations, args.source)
+    labels, class_names = _labels(annotations, args.source)
+    layout = _layout(annotations, args.source)
     is_ntu = all(map(names.NTU.fullmatch, frame_dirs))
-    parts = {} if is_ntu else _parts(splits, args.source)
-    is_image = layout in ("coco", "openpose")
-    if is_image:
-        normalisation = "pixels" if args.pixels else "image"
-    else:
-        normalisation = "upright"
+    is_compressed = any("frame_inds" in annotation for annotation in annotations)
     is_apart = any("keypoint" not in a and "raw_file" in a for a in annotations)
+    is_image = layout in IMAGE_LAYOUTS
+    for flag, is_used, why in (
+        ("kpfiles", is_apart, "holds its keypoints"),
+        ("threshold", is_compressed, "is not of the compressed form"),
+        ("pixels", is_image, "holds 3D poses"),
+        ("split", not is_ntu, "has names of NTU RGB+D, which tell who trains"),
+        ("test_split", not is_ntu, "has names of NTU RGB+D, which tell who trains"),
+        ("seed", splits.share(args.split) is not None, "is split without drawing"),
+    ):
+        if not is_used and getattr(args, flag) not in (None, False):
+            raise InputError(f"--{flag.replace('_', '-')}: {args.source} {why}")
+    if is_ntu:
+        parts, unmatched = dict.fromkeys(frame_dirs), []
+        class_names = names.class_names("ntu120", 60 if max(labels) < 60 else 120)
+    else:
+        parts, unmatched = _parts(split, frame_dirs, labels, args)
+    if layout == "coco" and len(class_names) == NUM_KINETICS:
+        class_names = names.class_names("kinetics400")
     items = _with_keypoints(annotations, args) if is_apart else _emptying(annotations)
     return Raw(
-        items=((item, parts.get(str(item["frame_dir"]), "") if parts else None) for item in items),
+        items=((item, parts.get(item["frame_dir"], "")) for item in items),
         total=len(labels),
-        read=Read(args.source, layout, args.threshold, args.pixels),
+        read=Read(args.source, layout, args.threshold or 0, args.pixels),
         layout=layout,
-        class_names=_class_names(labels, is_ntu, layout),
+        class_names=class_names,
         shape=(MAX_BODIES, NUM_JOINTS[layout], 3),
-        meta={"normalisation": normalisation},
+        meta={"normalisation": ("pixels" if args.pixels else "image") if is_image else "upright"},
+        left_out={"unmatched": unmatched} if unmatched else {},
     )
 
 
-def _load(path: Path) -> tuple[list[Annotation], dict[str, list[str]]]:
-    content = unpickle.load(path)
-    try:
-        annotations = list(content["annotations"])
-        splits = {key: [str(name) for name in part] for key, part in dict(content["split"]).items()}
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise InputError(f"{path}: is no annotation pickle ({error!r})") from None
+def _load(path: Path) -> tuple[list[Annotation], dict[str, list[str]] | None]:
+    """Return the annotations and the split; None for a plain list, which has none."""
+    content, split = unpickle.load(path), None
+    if isinstance(content, dict) and "keypoint" in content and "annotations" not in content:
+        raise InputError(
+            f"{path}: is one annotation ({content.get('frame_dir', 'without frame_dir')}); a data "
+            f"set is {FORM}"
+        )
+    if isinstance(content, dict):
+        annotations, split = content.get("annotations"), content.get("split")
+        if not isinstance(annotations, list | tuple) or not isinstance(split, dict):
+            raise InputError(f"{path}: is not an annotation pickle, {FORM}")
+        if not all(isinstance(part, list | tuple | set | np.ndarray) for part in split.values()):
+            raise InputError(f"{path}: split: its values are not lists of frame_dir, as in {FORM}")
+        split = {str(key): [str(name) for name in part] for key, part in split.items()}
+    else:
+        annotations = content
+    if not isinstance(annotations, list | tuple):
+        raise InputError(f"{path}: is not an annotation pickle, {FORM}")
+    annotations = list(annotations)
     if not annotations or not all(isinstance(annotation, dict) for annotation in annotations):
         raise InputError(f"{path}: holds no annotations")
-    return annotations, splits
+    return annotations, split
 
 
-def _layout(annotation: Annotation) -> str:
-    shape = np.shape(annotation["keypoint"])[-2:]
-    if shape not in LAYOUTS:
-        raise ValueError(f"no known layout has (joints, coordinates) {shape}")
-    return LAYOUTS[shape]
+def _frame_dirs(annotations: list[Annotation], path: Path) -> list[str]:
+    """Return the names, which are written back as str."""
+    for row, annotation in enumerate(annotations):
+        if "frame_dir" not in annotation:
+            raise InputError(f"{path}: annotation {row} has no 'frame_dir', the clip's name")
+        annotation["frame_dir"] = str(annotation["frame_dir"])
+    return [annotation["frame_dir"] for annotation in annotations]
 
 
-def _class_names(labels: list[int], is_ntu: bool, layout: str) -> list[str]:
-    if is_ntu:
-        return names.class_names("ntu120", 60 if max(labels) < 60 else 120)
-    if layout == "coco" and max(labels) == NUM_KINETICS - 1:
-        return names.class_names("kinetics400")
-    return names.numbered(labels)
+def _labels(annotations: list[Annotation], path: Path) -> tuple[list[int], list[str]]:
+    """Return the labels, which are written back as numbers from 0, and the class names."""
+    for annotation in annotations:
+        if "label" not in annotation:
+            raise InputError(f"{path}: {annotation['frame_dir']}: has no 'label'")
+    labels, class_names = names.classes(
+        [annotation["label"] for annotation in annotations],
+        lambda row: f"{path}: {annotations[row]['frame_dir']}",
+    )
+    for annotation, label in zip(annotations, labels):
+        annotation["label"] = label
+    return labels, class_names
 
 
-def _parts(splits: dict[str, list[str]], path: Path) -> dict[str, str]:
-    """Return sample name -> 'train' or 'test' by the pickle's own split."""
-    test = next((key for key in ("val", "test") if key in splits), None)
-    if "train" not in splits or test is None:
-        raise InputError(f"{path}: its split has {sorted(splits)}, not train and val")
-    if both := sorted(set(splits["train"]) & set(splits[test])):
-        raise InputError(f"{path}: split: {both[0]} is both in train and in {test} ({len(both)})")
-    return dict.fromkeys(splits[test], "test") | dict.fromkeys(splits["train"], "train")
+def _layout(annotations: list[Annotation], path: Path) -> str:
+    """Return the layout of the first annotation that has one."""
+    if any("frame_inds" in annotation for annotation in annotations):
+        return "coco"
+    shapes = [getattr(annotation.get("keypoint"), "shape", ())[-2:] for annotation in annotations]
+    for shape in shapes:
+        if shape in LAYOUTS:
+            return LAYOUTS[shape]
+    raise InputError(
+        f"{path}: {annotations[0]['frame_dir']}: its 'keypoint' ends in the shape {shapes[0]}; "
+        f"(joints, coordinates) of a known layout are {', '.join(map(str, LAYOUTS))}"
+    )
+
+
+def _parts(
+    split: dict[str, list[str]] | None,
+    frame_dirs: list[str],
+    labels: list[int],
+    args: argparse.Namespace,
+) -> tuple[dict[str, str], list[str]]:
+    """Return sample name -> 'train' or 'test', and the names of the split that no clip has."""
+    share = splits.share(args.split)
+    if not split:
+        if share is None:
+            raise InputError(
+                f"{args.source}: has no split; draw one, such as --split 0.3, or make it {FORM}"
+            )
+        if args.test_split:
+            raise InputError("--test-split: --split draws no val")
+        return dict(zip(frame_dirs, splits.draw(labels, share, args.seed or 0))), []
+    if share is not None:
+        raise InputError(f"--split {args.split}: {args.source} has a split of its own")
+    keys = _keys(split, args)
+    tested = splits.test_part(keys, args.test_split, f"the split of {args.source}")
+    chosen = {"train": split[keys["train"]], "test": split[keys[tested]]}
+    if both := sorted(set(chosen["train"]) & set(chosen["test"])):
+        raise InputError(
+            f"{args.source}: split: {both[0]} is both in {keys['train']} and in {keys[tested]} "
+            f"({len(both)})"
+        )
+    known = set(frame_dirs)
+    for part, members in chosen.items():
+        if not known.intersection(members):
+            shown = repr(members[0]) if members else "nothing"
+            raise InputError(
+                f"{args.source}: split: none of the {len(members)} names of {part} is the frame_dir"
+                f" of an annotation: {shown}, where annotations have {frame_dirs[0]!r}"
+            )
+    unmatched = [name for members in chosen.values() for name in members if name not in known]
+    return {name: part for part, members in chosen.items() for name in members}, unmatched
+
+
+def _keys(split: dict[str, list[str]], args: argparse.Namespace) -> dict[str, str]:
+    """Return part ('train', 'val', 'test') -> its key, of the one split or that of --split."""
+    keys: dict[str, dict[str, str]] = {}  # which split -> part -> key
+    for key in split:
+        if found := SPLIT_KEY.fullmatch(key):
+            before, part, after = found.groups(default="")
+            keys.setdefault(before + after, {})[part] = key
+    which = args.split if args.split is not None else next(iter(keys), "")
+    if args.split is None and len(keys) > 1:
+        raise InputError(f"{args.source}: has several splits; choose by --split: {', '.join(keys)}")
+    parts = keys.get(which, {})
+    if "train" not in parts or len(parts) < 2:
+        chosen = f"--split {args.split}: " if args.split is not None else ""
+        raise InputError(
+            f"{chosen}{args.source}: its split has {', '.join(split) or 'nothing'}, not "
+            f"train{which} and val{which} (or test{which})"
+        )
+    return parts
 
 
 def _emptying(annotations: list[Annotation]) -> Iterator[Annotation]:
@@ -180,7 +279,7 @@ def _with_keypoints(
         )
 
     def by_file(annotation: Annotation) -> str:
-        return Path(str(annotation.get("raw_file", ""))).name
+        return PureWindowsPath(str(annotation.get("raw_file", ""))).name  # either slash
 
     wanted = {by_file(annotation) for annotation in annotations if "keypoint" not in annotation}
     absent = sorted(name for name in wanted if not (args.kpfiles / name).is_file())
@@ -192,7 +291,7 @@ def _with_keypoints(
     for name, members in groupby(sorted(annotations, key=by_file), by_file):
         keypoints, reason = _keypoints(args.kpfiles / name)
         for annotation in members:
-            found = keypoints.pop(str(annotation["frame_dir"]), None)
+            found = keypoints.pop(annotation["frame_dir"], None)
             yield annotation | (found if isinstance(found, dict) else {UNREADABLE: reason})
 
 
@@ -203,28 +302,61 @@ def _keypoints(path: Path) -> tuple[dict[str, Any], str]:
     except InputError as error:
         return {}, str(error)
     if not isinstance(content, dict):
-        return {}, f"{path}: is no file of keypoints by frame_dir"
+        return {}, f"{path}: is not a file of keypoints by frame_dir"
     return content, f"{path}: does not hold it"
 
 
-def _joints(annotation: Annotation, threshold: float) -> np.ndarray:
-    """Return the joints (T, M, V, C), a score as the last channel where there is one."""
-    joints = np.asarray(annotation["keypoint"])
+def _array(annotation: Annotation, key: str) -> np.ndarray:
+    if key not in annotation:
+        raise InputError(f"has no {key!r}")
+    try:
+        array = np.asarray(annotation[key])
+    except ValueError:  # nested lists of different lengths
+        array = np.empty(0, object)
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"{key} is not an array of numbers")
+    return array
+
+
+def _image_size(annotation: Annotation) -> tuple[float, float]:
+    """Return height and width in pixels."""
+    if "img_shape" not in annotation:
+        raise InputError("has no 'img_shape', (height, width) in pixels; or give --pixels")
+    size = annotation["img_shape"]
+    numbers = list(map(names.number, size)) if isinstance(size, tuple | list | np.ndarray) else []
+    if len(numbers) != 2 or not all(value and 0 < value < np.inf for value in numbers):
+        raise InputError(
+            f"img_shape is {size!r}, not (height, width) in pixels; fill it in, or keep the "
+            "positions in pixels by --pixels"
+        )
+    return numbers[0], numbers[1]
+
+
+def _joints(annotation: Annotation, threshold: float, is_image: bool) -> np.ndarray:
+    """Return the joints (T, M, V, C); of 2D poses the last channel is a score."""
+    joints = _array(annotation, "keypoint")
     if joints.dtype.kind != "f":
-        raise ValueError(f"keypoint is of {joints.dtype}, not of floating-point numbers")
+        joints = joints.astype(np.float32)  # whole pixels
     if "frame_inds" in annotation:
-        frames = np.asarray(annotation["frame_inds"])
+        frames = _array(annotation, "frame_inds")
         if joints.ndim != 3 or joints.shape[2] != 3 or frames.shape != joints.shape[:1]:
-            raise ValueError(f"keypoint {joints.shape} and frame_inds {frames.shape} do not match")
+            raise InputError(f"keypoint {joints.shape} and frame_inds {frames.shape} do not match")
         if threshold > 0:
-            kept = np.asarray(annotation["box_score"]) >= threshold
-            frames, joints = frames[kept], joints[kept]
+            scores = _array(annotation, "box_score")
+            if scores.shape != frames.shape:
+                raise InputError(f"box_score {scores.shape} and frame_inds {frames.shape} differ")
+            frames, joints = frames[scores >= threshold], joints[scores >= threshold]
         return decompress(frames, joints)
     if joints.ndim != 4:
-        raise ValueError(f"keypoint is {joints.shape}, not (M, T, V, C)")
-    if "keypoint_score" in annotation:
-        score = np.asarray(annotation["keypoint_score"])[..., None]
-        joints = np.concatenate([joints, score], axis=-1)
+        raise InputError(f"keypoint is {joints.shape}, not (M, T, V, C)")
+    if is_image:
+        if "keypoint_score" in annotation:
+            score = _array(annotation, "keypoint_score")
+        else:  # what was seen has the score 1
+            score = joints.any(axis=-1).astype(joints.dtype)
+        if score.shape != joints.shape[:3]:
+            raise InputError(f"keypoint {joints.shape} and keypoint_score {score.shape} differ")
+        joints = np.concatenate([joints, score[..., None]], axis=-1)
     return joints.swapaxes(0, 1)
 
 
@@ -237,7 +369,7 @@ def decompress(frames: np.ndarray, poses: np.ndarray, crowd: int = CROWD) -> np.
     if not len(frames):
         return np.zeros((0, 1, *poses.shape[1:]), poses.dtype)
     if (np.diff(frames.astype(np.int64)) < 0).any():
-        raise ValueError("frame_inds do not ascend")
+        raise InputError("frame_inds do not ascend")
     _, first, frame, persons = np.unique(
         frames, return_index=True, return_inverse=True, return_counts=True
     )

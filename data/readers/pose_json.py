@@ -1,0 +1,199 @@
+"""JSON as pose estimators write it: OpenPose's folders, AlphaPose, MediaPipe, st-gcn's clips.
+
+OpenPose writes a file per frame, {people: [{pose_keypoints_2d: [x, y, score, ...]}]} (in old
+versions pose_keypoints); AlphaPose a list of {image_id, keypoints: [x, y, score, ...], idx}, one
+per person and frame, idx the tracked person; MediaPipe's landmarks are a list of {x, y, z,
+visibility} per frame; st-gcn's clip is {data: [{frame_index, skeleton: [{pose, score}]}]}.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.names import natural_order
+from data.readers import kinetics_skeleton
+from data.readers.json_file import JsonFile, to_numbers
+from errors import InputError
+
+OPENPOSE_KEYS = ("pose_keypoints_2d", "pose_keypoints")
+SHARES = (1, 1)  # the size of an image whose positions are shares of its height and width
+
+# Joints (T, M, V, C), the name of their layout and the image's height and width, where known.
+Poses = tuple[np.ndarray, str | None, tuple[int, int] | None]
+
+
+def read_clip(file: JsonFile) -> Poses | None:
+    """Return the clip of a file in one of these forms, None for other content.
+
+    Positions are in pixels (AlphaPose) or shares of the image. InputError names the file and line.
+    """
+    content = file.content
+    if isinstance(content, dict) and isinstance(content.get("people"), list):
+        file.fail("is one frame of OpenPose's; give its folder to python -m data.convert")
+    if isinstance(content, dict) and isinstance(content.get("data"), list):
+        return kinetics_skeleton.read_frames(file), "openpose", SHARES
+    if not isinstance(content, list):
+        return None
+    if content and all(isinstance(entry, dict) and "keypoints" in entry for entry in content):
+        return _alphapose(file)
+    persons = [person for frame in content for person in _persons(frame)]
+    if persons and all(isinstance(point, dict) for person in persons for point in person):
+        return _landmarks(file), None, SHARES
+    return None
+
+
+def read_openpose(folder: Path, persons: int = 2) -> np.ndarray:
+    """Return (T, persons, V, 3) from OpenPose's folder of one JSON file per frame, by their number.
+
+    Of each frame the people with the highest mean score come first, as in st-gcn; absent ones are
+    zero. InputError names a file that has another form.
+    """
+    paths = sorted(folder.glob("*.json"), key=lambda path: natural_order(path.name))
+    _refuse_two_recordings(folder, paths)
+    frames = [_people(JsonFile(path)) for path in paths]
+    sizes = sorted({len(person) for people in frames for person in people})
+    if not sizes:
+        raise InputError(f"{folder}: no people in any .json file")
+    if len(sizes) > 1:
+        raise InputError(f"{folder}: people with {' and '.join(map(str, sizes))} joints")
+    joints = np.zeros((len(frames), persons, sizes[0], 3), np.float32)
+    for frame, people in zip(joints, frames):
+        people.sort(key=lambda person: -person[:, 2].mean())
+        for slot, person in zip(frame, people):
+            slot[:] = person
+    return joints
+
+
+def missing_frames(folder: Path) -> str:
+    """Return which frames OpenPose's folder lacks between its first and last, '' if none."""
+    numbers = sorted({_frame_number(path) for path in folder.glob("*.json")} - {None})
+    steps = [later - number for number, later in pairwise(numbers)]
+    if not steps or max(steps) == min(steps):
+        return ""
+    step = min(steps)
+    gaps = [(a + step, b - step) for a, b in pairwise(numbers) if b - a > step]
+    shown = ", ".join(str(a) if a >= b else f"{a} to {b}" for a, b in gaps[:5])
+    more = f" and {len(gaps) - 5} further gaps" if len(gaps) > 5 else ""
+    return (
+        f"{folder}: frames {shown}{more} are missing between {numbers[0]} and {numbers[-1]}; "
+        "the others are joined"
+    )
+
+
+def _frame_number(path: Path) -> int | None:
+    """Return the number of a frame: the last one in the file's name."""
+    found = re.findall(r"\d+", path.stem)
+    return int(found[-1]) if found else None
+
+
+def _refuse_two_recordings(folder: Path, paths: Iterable[Path]) -> None:
+    of_number: dict[int, Path] = {}
+    for path in paths:
+        number = _frame_number(path)
+        if number is not None and (other := of_number.setdefault(number, path)) is not path:
+            raise InputError(
+                f"{folder}: frame {number} comes twice, as {other.name} and {path.name}; "
+                "give every recording a folder of its own"
+            )
+
+
+def _people(file: JsonFile) -> list[np.ndarray]:
+    """Return the people (V, 3) of one frame of OpenPose's; an empty pose is nobody."""
+    people = []
+    for place, person in enumerate(file.get("people", list)):
+        keys = [key for key in OPENPOSE_KEYS if isinstance(person, dict) and key in person]
+        if not keys:
+            file.fail(f"person {place} has no {OPENPOSE_KEYS[0]!r}", file.line("people", place))
+        pose = _triples(file, person[keys[0]], file.line("people", place))
+        if len(pose):
+            people.append(pose)
+    return people
+
+
+def _triples(file: JsonFile, values: Any, line: int) -> np.ndarray:
+    """Return [x, y, score, ...] as (V, 3) float32."""
+    flat = to_numbers(values)
+    if flat is None or flat.ndim != 1 or len(flat) % 3:
+        file.fail("a pose is not a list of x, y, score, x, y, score, ...", line)
+    return flat.reshape(-1, 3)
+
+
+def _alphapose(file: JsonFile) -> Poses:
+    """Frames in the order of their images' numbers; frames without anybody are not in the file.
+
+    A person keeps one place through the clip if all have an idx, those of the highest scores first;
+    without tracking the best of each frame come first.
+    """
+    poses: dict[str, list[tuple[Any, np.ndarray]]] = {}
+    for row, entry in enumerate(file.content):
+        if "image_id" not in entry:
+            file.fail(f"element {row} has no 'image_id'", file.line(None, row))
+        pose = _triples(file, entry["keypoints"], file.line(None, row))
+        people = poses.setdefault(str(entry["image_id"]).replace("\\", "/"), [])
+        if len(pose):
+            people.append((_person(entry.get("idx")), pose))
+    sizes = sorted({len(pose) for people in poses.values() for _, pose in people})
+    if len(sizes) != 1:
+        file.fail(f"people with {' and '.join(map(str, sizes)) or 'no'} joints")
+    names = sorted(poses, key=natural_order)
+    scores: dict[Any, float] = {}
+    is_tracked = all(idx is not None for people in poses.values() for idx, _ in people)
+    for name in names:
+        if not is_tracked:
+            best_first = sorted(poses[name], key=lambda found: -found[1][:, 2].sum())
+            poses[name] = [(place, pose) for place, (_, pose) in enumerate(best_first)]
+        indices = [idx for idx, _ in poses[name]]
+        if len(set(indices)) < len(indices):
+            file.fail(f"image {name}: a person's idx comes twice")
+        for idx, pose in poses[name]:
+            scores[idx] = scores.get(idx, 0) + float(pose[:, 2].sum())
+    places = {idx: place for place, idx in enumerate(sorted(scores, key=lambda i: -scores[i]))}
+    joints = np.zeros((len(names), len(places), sizes[0], 3), np.float32)
+    for frame, name in zip(joints, names):
+        for idx, pose in poses[name]:
+            frame[places[idx]] = pose
+    return joints, "coco" if sizes[0] == 17 else None, None
+
+
+def _person(idx: Any) -> float | None:
+    """Return the tracked person's number, which AlphaPose also writes as [0.0]."""
+    flat = to_numbers(idx)
+    return float(flat.ravel()[0]) if flat is not None and flat.size == 1 else None
+
+
+def _persons(frame: Any) -> list[list[Any]]:
+    """Return the lists of landmarks in a frame of MediaPipe's: one person's, or several."""
+    if not isinstance(frame, list):
+        return []
+    return [part for part in (frame if _is_nested(frame) else [frame]) if part]
+
+
+def _is_nested(frame: list[Any]) -> bool:
+    return all(isinstance(part, list) for part in frame)
+
+
+def _landmarks(file: JsonFile) -> np.ndarray:
+    """Return (T, M, U, 4): x, y, z, visibility; (T, M, U, 3) if a visibility is missing."""
+    frames = [_persons(frame) for frame in file.content]
+    points = [point for people in frames for person in people for point in person]
+    keys = [key for key in ("x", "y", "z", "visibility") if all(key in point for point in points)]
+    if keys[:3] != ["x", "y", "z"]:
+        file.fail("a landmark has no x, y or z")
+    people_at_most = max(map(len, frames))
+    joints = np.zeros((len(frames), people_at_most, len(max(frames, key=len)[0]), len(keys)))
+    for t, people in enumerate(frames):
+        for place, person in enumerate(people):
+            values = to_numbers([[point[key] for key in keys] for point in person])
+            if values is None or values.shape != joints.shape[2:]:
+                file.fail(
+                    f"frame {t} is not {joints.shape[2]} landmarks of finite numbers",
+                    file.line(None, t),
+                )
+            joints[t, place] = values
+    return joints

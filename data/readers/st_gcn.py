@@ -1,0 +1,140 @@
+"""The arrays of st-gcn and 2s-AGCN: train_data_joint.npy and train_label.pkl, the same for val.
+
+The array is (N, 3, T, V, M), padded to T frames with zeros (st-gcn) or by repeating the clip
+(2s-AGCN); the pickle is (names, labels). With 25 joints the names are NTU RGB+D's; 18 joints are
+OpenPose's of Kinetics-skeleton, already around the image's center. Sources: Yan et al., st-gcn,
+arXiv 1801.07455; Shi et al., 2s-AGCN, arXiv 1805.07694.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from data import names, normalize, unpickle
+from data.readers import Clip, Raw
+from data.readers.npz_file import reason
+from errors import InputError
+from files import UNREADABLE
+
+LAYOUTS = {25: "ntu_rgb_d", 18: "openpose"}
+NORMALISATIONS = {"ntu_rgb_d": "upright", "openpose": "st-gcn"}
+ARRAYS = ("data_joint", "data")  # 2s-AGCN's name, st-gcn's
+PARTS = {"train": "train", "val": "test"}  # prefix of the files -> part of the split
+
+Item = tuple[str, int, str, np.ndarray]  # name, label, part of the split, (3, T, V, M)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, help="folder of the .npy and _label.pkl files")
+
+
+def reader(args: argparse.Namespace) -> Raw:
+    arrays, sample_names, labels = {}, {}, {}
+    for prefix in PARTS:
+        found = [path for path in _candidates(args.source, prefix) if path.is_file()]
+        if found:
+            arrays[prefix] = _array(found[0])
+            label_file = args.source / f"{prefix}_label.pkl"
+            sample_names[prefix], labels[prefix] = _labels(label_file, len(arrays[prefix]))
+    if not arrays:
+        wanted = " or ".join(path.name for path in _candidates(args.source, "train"))
+        raise InputError(f"{args.source}: has no {wanted} (nor val)")
+    shapes = {array.shape[3:] for array in arrays.values()}
+    num_joints, persons = shapes.pop()
+    if shapes or num_joints not in LAYOUTS:
+        raise InputError(
+            f"{args.source}: the arrays (N, 3, T, V, M) have {num_joints} joints V; known are "
+            f"{', '.join(map(str, LAYOUTS))}, the same in train and val"
+        )
+    layout = LAYOUTS[num_joints]
+    every_name = [name for part in sample_names.values() for name in part]
+    every_label = [label for part in labels.values() for label in part]
+    is_ntu = layout == "ntu_rgb_d" and all(map(names.NTU.fullmatch, every_name))
+    if is_ntu:
+        class_names = names.class_names("ntu120", 60 if max(every_label) < 60 else 120)
+    else:
+        class_names = names.numbered(every_label)
+    return Raw(
+        items=_items(arrays, sample_names, labels),
+        total=len(every_name),
+        read=partial(read, layout=layout, is_ntu=is_ntu),
+        layout=layout,
+        class_names=class_names,
+        shape=(persons, num_joints, 3),
+        meta={"normalisation": NORMALISATIONS[layout]},
+    )
+
+
+def _items(
+    arrays: dict[str, np.ndarray],
+    sample_names: dict[str, list[str]],
+    labels: dict[str, list[int]],
+) -> Iterator[Item]:
+    for prefix, array in arrays.items():
+        for name, label, row in zip(sample_names[prefix], labels[prefix], array):
+            yield name, label, PARTS[prefix], np.array(row)
+
+
+def read(item: Item, layout: str, is_ntu: bool) -> Clip:
+    """Return the clip of a row, as long as it truly is; InputError names the sample."""
+    name, label, part, _ = item
+    expected, columns = names.parse(name) if is_ntu else (label, {"split": part})
+    if label != expected:
+        raise InputError(f"{name}: label {label} is not {expected}, as the name says")
+    joints = _clip(item)
+    if layout == "ntu_rgb_d":
+        joints = normalize.upright(joints)
+    return Clip(name, label, joints, columns)
+
+
+def _clip(item: Item) -> np.ndarray:
+    """Return the joints (T, M, V, 3) without the padding."""
+    name, _, _, row = item
+    joints = np.ascontiguousarray(row.transpose(1, 3, 2, 0), np.float32)
+    if not np.isfinite(joints).all():
+        frame = int(np.flatnonzero(~np.isfinite(joints).all(axis=(1, 2, 3)))[0])
+        raise InputError(f"{name}: frame {frame} has a joint that is NaN or infinite")
+    joints = joints[: np.flatnonzero(joints.any(axis=(1, 2, 3))).max(initial=-1) + 1]
+    repeats = [t for t in range(1, len(joints)) if np.array_equal(joints[t], joints[0])]
+    period = (t for t in repeats if np.array_equal(joints[t:], joints[:-t]))
+    return joints[: next(period, len(joints))]
+
+
+def _candidates(folder: Path, prefix: str) -> list[Path]:
+    return [folder / f"{prefix}_{array}.npy" for array in ARRAYS]
+
+
+def _array(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except UNREADABLE as error:
+        raise InputError(f"{path}: cannot be read ({reason(error)})") from error
+    if array.ndim != 5 or array.shape[1] != 3 or array.dtype.kind != "f" or not len(array):
+        raise InputError(f"{path}: is {array.dtype} {array.shape}, not floats (N, 3, T, V, M)")
+    return array
+
+
+def _labels(path: Path, samples: int) -> tuple[list[str], list[int]]:
+    """Return the names, without the ending of their files, and the labels of all samples."""
+    content = unpickle.load(path)
+    if not isinstance(content, list | tuple) or len(content) != 2:
+        raise InputError(f"{path}: is not a pickle of (names, labels)")
+    if not all(isinstance(part, list | tuple | np.ndarray) for part in content):
+        raise InputError(f"{path}: is not a pickle of (names, labels)")
+    sample_names, words = map(list, content)
+    if not len(sample_names) == len(words) == samples:
+        raise InputError(
+            f"{path}: has {len(sample_names)} names and {len(words)} labels, the array has "
+            f"{samples} samples"
+        )
+    stems = [str(name).removesuffix(".skeleton").removesuffix(".json") for name in sample_names]
+    numbers = [names.whole_number(word) for word in words]
+    for stem, word, number in zip(stems, words, numbers):
+        if number is None:
+            raise InputError(f"{path}: {stem}: label {word!r} is not a number of a class, from 0")
+    return stems, numbers

@@ -1,0 +1,173 @@
+"""Which clips a data set of one's own has: a CSV as people have it, or a folder of class folders.
+
+The CSV has a head with the columns file and label, split if there is one, and further columns,
+which are kept. It is separated by commas, semicolons or tabs, in UTF-8, UTF-16 or cp1252. A folder
+has one folder per class, or train, test and val, each with one folder per class.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from data.names import natural_order
+from data.readers.splits import PARTS
+from errors import InputError
+
+SEPARATORS = ",;\t"
+# What a column of a store may not be called: these are the store's own.
+RESERVED = ("name", "names", "labels", "starts", "lengths", "joints", "self")
+
+
+@dataclass
+class Table:
+    """The clips of a data set, in order; each list has one entry per clip."""
+
+    folder: Path  # that the files are relative to
+    files: list[str]  # with / as separator
+    labels: list[str]  # as written
+    parts: list[str] | None  # 'train', 'val', 'test' or ''; None if there is no split
+    where: Callable[[int], str]  # the place of a clip, to begin an error with
+    columns: dict[str, list[int] | list[str]] = field(default_factory=dict)
+
+
+def read(source: Path, suffixes: Sequence[str]) -> Table:
+    """Return the table of a CSV or of a folder of class folders; InputError names the line."""
+    table = _folders(source, suffixes) if source.is_dir() else _csv(source)
+    first: dict[str, int] = {}
+    for row, file in enumerate(table.files):
+        if (before := first.setdefault(sample_name(file), row)) != row:
+            raise InputError(
+                f"{table.where(row)}: {file} comes twice, see {table.where(before)}; a sample is "
+                "named by its file, without the ending"
+            )
+    return table
+
+
+def sample_name(file: str) -> str:
+    """Return the name of a file's sample: its path without the ending."""
+    return PurePosixPath(file).with_suffix("").as_posix()
+
+
+def _csv(path: Path) -> Table:
+    head, rows, lines = _rows(path)
+
+    def where(row: int) -> str:
+        return f"{path}: line {lines[row]}"
+
+    column = dict(zip(head, zip(*rows))) if rows else {}
+    for row, (file, label) in enumerate(zip(column.get("file", ()), column.get("label", ()))):
+        if not file or not label:
+            raise InputError(f"{where(row)}: has no file or no label")
+    if not rows:
+        raise InputError(f"{path}: names no files")
+    further = {key: list(column[key]) for key in head if key not in ("", "file", "label", "split")}
+    for key in further:
+        if key in RESERVED:
+            raise InputError(f"{path}: line 1: the store has its own {key!r}; rename that column")
+    return Table(
+        folder=path.parent,
+        files=[file.replace("\\", "/") for file in column["file"]],
+        labels=list(column["label"]),
+        parts=_parts(column["split"], where) if "split" in head else None,
+        where=where,
+        columns={key: _numbers(values) or values for key, values in further.items()},
+    )
+
+
+def _rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
+    """Return head (in lower case), rows of as many fields, and the line of each row."""
+    text = _decode(path)
+    heads = []
+    for separator in SEPARATORS:
+        try:
+            reader = csv.reader(text.splitlines(True), delimiter=separator, skipinitialspace=True)
+            rows = [(reader.line_num, [field.strip() for field in row]) for row in reader]
+        except csv.Error as error:
+            raise InputError(f"{path}: line {reader.line_num}: not a CSV ({error})") from None
+        rows = [(line, row) for line, row in rows if any(row)]  # spreadsheets leave empty rows
+        heads.append([key.lower() for key in rows[0][1]] if rows else [])
+        if {"file", "label"} <= set(heads[-1]):
+            break
+    else:
+        shown = ",".join(max(heads, key=len))[:80]
+        raise InputError(f"{path}: line 1: the head is {shown!r}, not file,label[,split]")
+    head = heads[-1]
+    if twice := [key for key in head if key and head.count(key) > 1]:
+        raise InputError(f"{path}: line 1: the column {twice[0]!r} comes twice")
+    for line, row in rows[1:]:
+        if any(row[len(head) :]):
+            raise InputError(f"{path}: line {line}: has more fields than the head")
+    padded = [(row + [""] * len(head))[: len(head)] for _, row in rows[1:]]
+    return head, padded, [line for line, _ in rows[1:]]
+
+
+def _decode(path: Path) -> str:
+    """Return the text of a file in UTF-8, UTF-16 or cp1252."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    for encoding in ["utf-16"] if is_utf16 else ["utf-8-sig", "cp1252"]:
+        try:
+            text = content.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if "\0" not in text:
+            return text
+    raise InputError(f"{path}: is not a text in UTF-8, UTF-16 (with its mark) or cp1252")
+
+
+def _parts(words: Sequence[str], where: Callable[[int], str]) -> list[str]:
+    for row, word in enumerate(words):
+        if word and word.lower() not in PARTS:
+            raise InputError(f"{where(row)}: split {word!r} is not train, val, test or nothing")
+    return [PARTS.get(word.lower(), "") for word in words]
+
+
+def _numbers(values: list[str]) -> list[int] | None:
+    """Return a column as whole numbers, None if that would change how one is written."""
+    if all(value.isdecimal() and str(int(value)) == value for value in values):
+        return [int(value) for value in values]
+    return None
+
+
+def _folders(source: Path, suffixes: Sequence[str]) -> Table:
+    top = _within(source)
+    is_split = bool(top) and {folder.name.lower() for folder in top} <= PARTS.keys()
+    files: list[Path] = []
+    for folder in [inner for part in top for inner in _within(part)] if is_split else top:
+        found = [path for path in folder.rglob("*") if path.suffix in suffixes]
+        found = [path for path in found if not _is_hidden(path.relative_to(folder).parts)]
+        if not found:
+            raise InputError(f"{folder}: this class folder has no {', '.join(suffixes)} file")
+        files += sorted(found, key=lambda path: natural_order(path.as_posix()))
+    known = set(files)
+    astray = [path for path in source.rglob("*") if path.suffix in suffixes and path not in known]
+    astray = [path for path in astray if not _is_hidden(path.relative_to(source).parts)]
+    if astray:
+        raise InputError(f"{min(astray)}: is in no class folder ({len(astray)} such files)")
+    if not files:
+        raise InputError(f"{source}: has no class folders; give a CSV, or one folder per class")
+    places = [path.relative_to(source).parts for path in files]
+    return Table(
+        folder=source,
+        files=["/".join(place) for place in places],
+        labels=[place[1 if is_split else 0] for place in places],
+        parts=[PARTS[place[0].lower()] for place in places] if is_split else None,
+        where=lambda row: str(files[row]),
+    )
+
+
+def _within(folder: Path) -> list[Path]:
+    """Return the folders in a folder, in natural order; hidden ones are not looked at."""
+    folders = [path for path in folder.iterdir() if path.is_dir() and not _is_hidden([path.name])]
+    return sorted(folders, key=lambda path: natural_order(path.name))
+
+
+def _is_hidden(parts: Iterable[str]) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)

@@ -37,6 +37,7 @@ AHEAD = 4  # batches under way per worker: what bounds the memory
 LEFT_OUT = {
     "missing": "skipped samples that --missing names",
     "unlabeled": "skipped samples that no label file names",
+    "other_files": "skipped files that are not clips",
     "nobody": "skipped samples without a body",
     "unmatched": "names of the split that no sample has",
     "no_part": "samples in no part of the split, neither trained nor tested on",
@@ -167,6 +168,8 @@ def _work(batch: list[Any]) -> list[Clip | str]:
 
 def main(argv: list[str]) -> None:
     args = _arguments(argv)
+    if args.workers < 1:
+        raise InputError(f"--workers: {args.workers}; at least 1 is needed")
     raw = importlib.import_module(READERS[args.name]).reader(args)
     out = args.out or Path("data") / args.name
     sources = getattr(args, "source", [])

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 import graph
+from data.readers import example
 from errors import InputError, nearest
 from files import UNREADABLE, sync_folder, write_json
 
@@ -30,22 +31,6 @@ FORMAT = 1
 LAYOUT_FILE = "layout.yaml"
 FILES = ("joints.npy", "index.npz", "meta.json", LAYOUT_FILE)
 INDEX = ("names", "labels", "starts", "lengths")
-# What fills a store of that name when it is missing.
-COMMANDS = {
-    "demo": "demo",
-    "ntu": "ntu FOLDER_OR_ZIP...",
-    "ntu60": "ntu FOLDER_OR_ZIP...",
-    "ntu120": "ntu FOLDER_OR_ZIP...",
-    "nw-ucla": "nw-ucla FOLDER_OR_NPZ",
-    "utd-mhad": "utd-mhad FOLDER_OR_ARCHIVE",
-    "msr-action3d": "msr-action3d FOLDER_OR_ARCHIVE",
-    "utkinect": "utkinect FOLDER_OR_ARCHIVE",
-    "kinder-gator": "kinder-gator FOLDER_OR_ARCHIVE",
-    "ntu60-hrnet": "pyskl ntu60_hrnet.pkl",
-    "ntu120-hrnet": "pyskl ntu120_hrnet.pkl",
-    "k400": "pyskl k400_hrnet.pkl --kpfiles FOLDER",
-    "kinetics-skeleton": "kinetics-skeleton FOLDER",
-}
 
 
 @dataclass(frozen=True)
@@ -66,10 +51,9 @@ class Store:
         """Open the store in folder `path`; InputError if it is missing, damaged or half-written."""
         path = Path(path)
         if not (path / "meta.json").is_file():
-            source = COMMANDS.get(path.name, "NAME SOURCE...")
             raise InputError(
                 f"{path}: no prepared store here; make it with "
-                f"`python -m data.prepare {source} --out {shlex.quote(str(path))}`"
+                f"`python -m data.prepare {example(path.name)} --out {shlex.quote(str(path))}`"
             )
         try:
             meta = json.loads((path / "meta.json").read_text())

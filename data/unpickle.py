@@ -37,12 +37,16 @@ ADMITTED = {
 }
 
 
+class _Refused(pickle.UnpicklingError):
+    """The pickle asks for something that is not admitted."""
+
+
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         try:
             return ADMITTED[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(
+            raise _Refused(
                 f"it calls {module}.{name}; only NumPy arrays and plain containers are read"
             ) from None
 
@@ -57,5 +61,9 @@ def load(path: str | Path) -> Any:
         raise InputError(f"{path}: there is no such file") from None
     except MemoryError:
         raise InputError(f"{path}: does not fit into memory, or is damaged") from None
+    except _Refused as error:
+        raise InputError(f"{path}: cannot be read as a pickle of arrays ({error})") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except Exception as error:  # a damaged pickle fails in whatever way its bytes happen to ask
-        raise InputError(f"{path}: cannot be read as an annotation pickle ({error})") from error
+        raise InputError(f"{path}: is damaged or not a pickle") from error

@@ -223,7 +223,9 @@ def by_words(text: bytes) -> skeleton_file.Bodies:
     frames, ids, joints = [], [], []
     for frame in range(int(next(words))):
         for _ in range(int(next(words))):
-            ids.append([next(words) for _ in range(10)][0])
+            ids.append(next(words))
+            for _ in range(9):
+                next(words)
             frames.append(frame)
             fields = [float(next(words)) for _ in range(int(next(words)) * 12)]
             joints.append(np.reshape(fields, (25, 12))[:, :3])

@@ -1,11 +1,13 @@
 """One module per raw form of a data set, each driven by data.prepare.
 
-A reader module has `arguments(parser)`, which adds its command line, and `reader(args)`, which
-finds out what there is to read.
+A reader module has `arguments(parser)`, which adds its command line, `reader(args)`, which finds
+out what there is to read, and EXAMPLES: name of a store -> the arguments that fill it. A module
+without EXAMPLES fills the store of its own NAME from SOURCE alone.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +29,15 @@ READERS = {
     "custom": "data.readers.custom",
     "demo": "data.readers.demo",
 }
+
+
+def example(store: str) -> str:
+    """Return the arguments of data.prepare that fill a store of that name."""
+    for name, path in READERS.items():
+        examples = getattr(importlib.import_module(path), "EXAMPLES", {name: "SOURCE"})
+        if store in examples:
+            return f"{name} {examples[store]}".strip()
+    return "NAME SOURCE..."
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from data.readers import Clip, Raw
 from data.readers.npz_file import Rows, load
 from errors import InputError
 
+EXAMPLES = {"ntu-cs": "NTU60_CS.npz", "ntu-cv": "NTU60_CV.npz"}
 NUM_JOINTS = 25
 MAX_BODIES = 2
 SIZE = MAX_BODIES * NUM_JOINTS * 3
@@ -106,7 +107,10 @@ def _names(
     path: Path, labels: dict[str, np.ndarray], num_class: int, available: list[str]
 ) -> dict[str, list[str]]:
     """Return the names of the rows, by the protocol whose split of the list fits all labels."""
-    expected, columns = zip(*map(names.parse, available))
+    try:
+        expected, columns = zip(*map(names.parse, available))
+    except InputError as error:
+        raise InputError(f"--names: {error}") from None
     expected = np.array(expected)
     for protocol in PROTOCOLS[num_class]:
         rule = protocols.get(protocol)

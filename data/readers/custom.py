@@ -20,6 +20,7 @@ from data import clip_file, names, normalize
 from data.readers import Clip, Raw, splits, table
 from errors import InputError, nearest
 
+EXAMPLES = {"custom": "labels.csv --layout LAYOUT"}
 NORMALISATIONS = ("upright", "centred", "image", "none")
 
 Item = tuple[str, int, dict[str, int | str]]  # file, label, columns
@@ -127,6 +128,7 @@ def reader(args: argparse.Namespace) -> Raw:
         class_names=class_names,
         shape=shape,
         meta={"normalisation": normalise, "centre": skeleton.centre, "image_size": size},
+        left_out={"other_files": clips.other_files},
     )
 
 

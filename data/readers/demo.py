@@ -1,4 +1,4 @@
-"""The project's own made-up actions: raw NTU RGB+D files are written, then read like real ones."""
+"""The project's own synthetic actions: raw NTU RGB+D files, written and read like real ones."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from data.readers import Raw, ntu
+from data.readers import Raw, ntu, splits
+
+EXAMPLES = {"demo": ""}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything that is made up")
+    parser.add_argument("--seed", type=splits.seed, default=0, help="random seed (default: 0)")
 
 
 def reader(args: argparse.Namespace) -> Raw:

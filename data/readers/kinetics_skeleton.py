@@ -19,6 +19,7 @@ from data.readers import Clip, Raw
 from data.readers.json_file import JsonFile, to_numbers
 from errors import InputError
 
+EXAMPLES = {"kinetics-skeleton": "FOLDER"}
 NUM_JOINTS = 18
 MAX_BODIES = 2
 PERSONS_READ = 5  # st-gcn looks at the first five of a frame
@@ -90,7 +91,7 @@ def read(item: Item, num_class: int) -> Clip:
         return Clip(path.stem, label, np.zeros((0, MAX_BODIES, NUM_JOINTS, 3)), {"split": part})
     file = JsonFile(path)
     stated = file.table().get("label_index", label)
-    if stated != label:
+    if names.whole_number(stated) != label:
         file.fail(f"label_index {stated} is not {label}, as in the label file")
     if not 0 <= label < num_class:
         file.fail(f"label {label} is beyond the {num_class} classes")

@@ -24,6 +24,7 @@ from data.readers.skeleton_file import NUM_JOINTS, Bodies, parse
 from errors import InputError
 from files import UNREADABLE
 
+EXAMPLES = dict.fromkeys(("ntu", "ntu60", "ntu120"), "FOLDER_OR_ZIP...")
 MIN_FRAMES = 12  # a shorter track beside others is noise
 MAX_SPREAD = 0.8  # a frame wider than so many times its height is noise
 MAX_NOISE = 0.69754  # a track with so large a share of noisy frames is noise
@@ -48,6 +49,8 @@ def raw(sources: list[Path], class_names: list[str], missing: Container[str] = (
     files = [item for item in found if _name(item) not in missing]
     if not files:
         which = "all .skeleton files are named by --missing" if found else "no .skeleton files"
+        if zips := [path for source in sources for path in source.glob("*.zip")]:
+            which += f"; give its zip files themselves, as {min(zips)}"
         raise InputError(f"{', '.join(map(str, sources))}: {which}")
     return Raw(
         items=files,

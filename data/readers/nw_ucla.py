@@ -1,4 +1,4 @@
-"""NW-UCLA (Wang et al., arXiv 1405.2941): one JSON file a clip, or all clips in one npz.
+"""NW-UCLA (Wang et al., arXiv 1405.2941): one JSON file per clip, or all clips in one npz.
 
 A JSON file holds `skeletons`, (T, 20, 3), and `label`, 1 to 10; its name tells action and view.
 The npz holds `frames` of all clips end to end, `offsets`, `names`, `labels` and `list_index`, the
@@ -19,6 +19,7 @@ from data.readers.json_file import JsonFile
 from data.readers.npz_file import load
 from errors import InputError
 
+EXAMPLES = {"nw-ucla": "FOLDER_OR_NPZ"}
 NUM_JOINTS = 20
 KEYS = ("frames", "offsets", "names", "labels", "list_index")
 
@@ -54,8 +55,8 @@ def read_json(path: Path) -> Clip:
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     file = JsonFile(path)
-    stated = file.get("label", int)
-    if stated != label + 1:
+    stated = file.table().get("label")
+    if names.whole_number(stated) != label + 1:
         file.fail(f"label {stated} is not {label + 1}, as the file's name says")
     joints = file.joints("skeletons", (NUM_JOINTS, 3))
     return Clip(path.stem, label, _normalised(joints), columns)

@@ -24,6 +24,15 @@ from data import names, normalize, unpickle
 from data.readers import Clip, Raw, splits
 from errors import InputError
 
+EXAMPLES = {
+    "ntu60-hrnet": "ntu60_hrnet.pkl",
+    "ntu120-hrnet": "ntu120_hrnet.pkl",
+    "k400": "k400_hrnet.pkl --kpfiles FOLDER",
+    "gym": "gym_hrnet.pkl",
+    "diving48": "diving48_hrnet.pkl",
+    "ucf101": "ucf101_hrnet.pkl --split 1",
+    "hmdb51": "hmdb51_hrnet.pkl --split 1",
+}
 MAX_BODIES = 2
 CROWD = 10  # with more persons in a frame the best-scoring come first, in all frames
 # (joints, coordinates) of a pose -> the layout; the compressed form is always of 2D poses

@@ -24,7 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser, split_help: str) -> None:
         "--test-split", choices=("val", "test"),
         help="part to test on where there are both (default: test; val then takes no part)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, help="random seed of a drawn split (default: 0)")
+    parser.add_argument("--seed", type=seed, help="random seed of a drawn split (default: 0)")
+
+
+def seed(text: str) -> int:
+    """Return the random seed that a command line gives; argparse tells what is not one."""
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to 2**32 - 1")
+    return int(text)
 
 
 def share(text: str | None) -> float | None:

@@ -21,6 +21,7 @@ from data.readers.npz_file import reason
 from errors import InputError
 from files import UNREADABLE
 
+EXAMPLES = {"st-gcn": "FOLDER"}
 LAYOUTS = {25: "ntu_rgb_d", 18: "openpose"}
 NORMALISATIONS = {"ntu_rgb_d": "upright", "openpose": "st-gcn"}
 ARRAYS = ("data_joint", "data")  # 2s-AGCN's name, st-gcn's

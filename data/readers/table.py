@@ -32,6 +32,7 @@ class Table:
     parts: list[str] | None  # 'train', 'val', 'test' or ''; None if there is no split
     where: Callable[[int], str]  # the place of a clip, to begin an error with
     columns: dict[str, list[int] | list[str]] = field(default_factory=dict)
+    other_files: list[str] = field(default_factory=list)  # in class folders, but not clips
 
 
 def read(source: Path, suffixes: Sequence[str]) -> Table:
@@ -153,6 +154,9 @@ def _folders(source: Path, suffixes: Sequence[str]) -> Table:
         raise InputError(f"{min(astray)}: is in no class folder ({len(astray)} such files)")
     if not files:
         raise InputError(f"{source}: has no class folders; give a CSV, or one folder per class")
+    within = {folder for path in files for folder in path.parents} - set(source.parents) - {source}
+    others = [path for folder in within for path in folder.iterdir() if path.is_file()]
+    others = [path for path in others if path not in known and not _is_hidden([path.name])]
     places = [path.relative_to(source).parts for path in files]
     return Table(
         folder=source,
@@ -160,6 +164,7 @@ def _folders(source: Path, suffixes: Sequence[str]) -> Table:
         labels=[place[1 if is_split else 0] for place in places],
         parts=[PARTS[place[0].lower()] for place in places] if is_split else None,
         where=lambda row: str(files[row]),
+        other_files=sorted(str(path.relative_to(source)) for path in others),
     )
 
 

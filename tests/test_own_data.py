@@ -1,0 +1,285 @@
+"""Data of one's own: CSVs as people have them, class folders, labels, drawn splits."""
+
+import json
+import zipfile
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data import names, prepare, protocols
+from data.readers import splits
+from data.store import Store
+from errors import InputError, run_command
+
+
+def run(*argv: object) -> int:
+    return run_command(prepare.main, [*map(str, argv), "--workers", "1"])
+
+
+def fails(capsys, words: str, *argv: object) -> None:
+    """Check that a command is refused in one line with these words."""
+    assert run(*argv) == 2
+    err = capsys.readouterr().err
+    assert words in err and err.startswith("error: ") and err.count("\n") == 1, err
+
+
+def clip(path: Path, value: float = 1) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, np.full((3, 25, 3), value, np.float32))
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """clips/0.npy to clips/11.npy, each filled with its number plus one."""
+    for number in range(12):
+        clip(tmp_path / f"clips/{number}.npy", number + 1)
+    return tmp_path
+
+
+def custom(folder: Path, *more: object, source: str = "labels.csv") -> list[object]:
+    argv = [folder / source, "--layout", "ntu_rgb_d", "--normalise", "none", "--out", folder / "s"]
+    return ["custom", *argv, *more]
+
+
+def numbers(store: Store) -> list[int]:
+    """The clips of a store, by what they are filled with."""
+    return [round(float(store.clip(row)[0, 0, 0, 0])) - 1 for row in range(len(store))]
+
+
+TABLE = "file,label,split\nclips/0.npy,wave,train\nclips/1.npy,bow,test\nclips/2.npy,été,\n"
+UPPER = TABLE.replace("file,label,split", "File,LABEL,Split").replace("train", "Train")
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        (TABLE, "utf-8"),
+        (TABLE, "utf-8-sig"),
+        (TABLE, "utf-16"),
+        (TABLE, "cp1252"),
+        (TABLE.replace(",", ";"), "cp1252"),
+        (TABLE.replace(",", "\t"), "utf-16"),
+        (UPPER.replace("test", " TEST "), "utf-8"),
+        (TABLE.replace("\n", "\r\n").replace("/", "\\"), "utf-8-sig"),
+        (TABLE.replace("wave", '"wave"') + "\n,,\n", "utf-8"),
+        ("".join(f"{i - 1},{line}\n" for i, line in enumerate(TABLE.split("\n")[:-1])).replace(
+            "-1,", ",", 1), "utf-8"),
+    ],
+    ids=["plain", "BOM", "UTF-16", "cp1252", "semicolons", "tabs", "case", "Windows", "quotes and "
+         "empty rows", "index of pandas"],
+)  # fmt: skip
+def test_csv_dialects(clips: Path, text: str, encoding: str) -> None:
+    (clips / "labels.csv").write_bytes(text.encode(encoding))
+    assert run(*custom(clips)) == 0
+    store = Store.open(clips / "s")
+    assert store.names.tolist() == ["clips/0", "clips/1", "clips/2"]
+    assert numbers(store) == [0, 1, 2]
+    assert [store.class_names[label] for label in store.labels] == ["wave", "bow", "été"]
+    assert store.columns["split"].tolist() == ["train", "test", ""]
+    assert store.columns.keys() == {"split"}
+
+
+def test_further_columns_are_kept(clips: Path, capsys) -> None:
+    table = "Subject,file,label,camera,hand\n7,clips/0.npy,a,01,left\n12,clips/1.npy,b,02,\n"
+    (clips / "labels.csv").write_text(table)
+    assert run(*custom(clips)) == 0
+    store = Store.open(clips / "s")
+    assert store.columns["subject"].tolist() == [7, 12]
+    assert store.columns["camera"].tolist() == ["01", "02"]  # as written
+    assert store.columns["hand"].tolist() == ["left", ""]
+    for column in ("names", "Lengths"):
+        (clips / "labels.csv").write_text(table.replace("hand", column))
+        fails(capsys, f"the store has its own {column.lower()!r}", *custom(clips))
+    (clips / "labels.csv").write_text(table.replace("hand", "Camera"))
+    fails(capsys, "line 1: the column 'camera' comes twice", *custom(clips))
+
+
+def test_validation_takes_no_part_unless_it_is_chosen(clips: Path, capsys) -> None:
+    parts = ["Train"] * 5 + ["Valid"] * 4 + ["Testing"] * 3
+    rows = "".join(f"clips/{i}.npy,{i % 2},{part}\n" for i, part in enumerate(parts))
+    (clips / "labels.csv").write_text("file,label,split\n" + rows)
+    for more, tested, rest in (([], 3, 4), (["--test-split", "val"], 4, 3)):
+        assert run(*custom(clips, *more)) == 0
+        assert f"samples in no part of the split, neither trained nor tested on: {rest}" in (
+            capsys.readouterr().out
+        )
+        store = Store.open(clips / "s")
+        train, test = protocols.split(store, "given")
+        assert train.tolist() == list(range(5)) and len(test) == tested
+        part = "Testing" if tested == 3 else "Valid"
+        assert store.names[test].tolist() == [f"clips/{i}" for i in range(12) if parts[i] == part]
+        assert len(store.meta["left_out"]["no_part"]) == rest
+    (clips / "labels.csv").write_text("file,label,split\n" + rows.replace("Valid", "Train"))
+    fails(capsys, "--test-split val: the split of", *custom(clips, "--test-split", "val"))
+    (clips / "labels.csv").write_text("file,label,split\n" + rows.replace(",0,Train", ",0,"))
+    assert run(*custom(clips)) == 0
+    assert "classes without a training sample: 1 (class 0)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("spelling", ["{}", "{}.0", "{:02}", "+{}", "{}.", "{}e0", " {} "])
+def test_whole_numbers_in_any_spelling_are_numbers(clips: Path, spelling: str) -> None:
+    rows = "".join(f"clips/{i}.npy,{spelling.format(i)}\n" for i in range(12))
+    (clips / "labels.csv").write_text("file,label\n" + rows)
+    assert run(*custom(clips)) == 0
+    store = Store.open(clips / "s")
+    assert store.labels.tolist() == list(range(12)) == numbers(store)
+    assert store.class_names == [f"class {label}" for label in range(12)]
+
+
+def test_labels_that_are_no_classes_are_named_by_line(clips: Path, capsys) -> None:
+    for label, words in [
+        ("-1", "label -1 is not a class; labels number the classes from 0"),
+        ("1.5", "label 1.5 is not a class"),
+        ("1e9", "label 1e9 is not a class"),
+        ("wave", "label wave is a word where others are numbers"),
+        ("nan", "label nan is a word where others are numbers"),
+        ("", "has no file or no label"),
+    ]:
+        (clips / "labels.csv").write_text(f"file,label\nclips/0.npy,0\nclips/1.npy,{label}\n")
+        fails(capsys, f"labels.csv: line 3: {words}", *custom(clips))
+
+
+def test_words_are_classes_in_natural_order() -> None:
+    def where(row: int) -> str:
+        return f"row {row}"
+
+    labels, class_names = names.classes(["A10", "A2", "b", "A1", "A2"], where)
+    assert class_names == ["A1", "A2", "A10", "b"] and labels == [2, 1, 3, 0, 1]
+    assert names.classes([np.int64(2), 1.0, np.float32(0), "1"], where)[0] == [2, 1, 0, 1]
+    for label in (None, [1], "", np.nan, -1, 2.5):
+        with pytest.raises(InputError, match="row 1: label"):
+            names.classes([0, label], where)
+
+
+def test_a_folder_of_class_folders(clips: Path, capsys) -> None:
+    folder = clips / "mine"
+    for number in range(12):
+        clip(folder / f"A{number}" / "take 1" / f"{number}.npy", number + 1)
+    (folder / "A3" / "notes.txt").write_text("x")
+    clip(folder / ".ipynb_checkpoints" / "old.npy")
+    assert run(*custom(clips, source="mine")) == 0
+    assert "skipped files that are not clips: 1, as A3/notes.txt" in capsys.readouterr().out
+    store = Store.open(clips / "s")
+    assert store.class_names == [f"A{number}" for number in range(12)]
+    assert store.labels.tolist() == numbers(store) == list(range(12))
+    assert store.names[10] == "A10/take 1/10" and not store.columns
+    clip(folder / "astray.npy")
+    fails(capsys, "astray.npy: is in no class folder", *custom(clips, source="mine"))
+    (folder / "astray.npy").unlink()
+    (folder / "A12").mkdir()
+    fails(capsys, "A12: this class folder has no .skeleton", *custom(clips, source="mine"))
+    (clips / "empty").mkdir()
+    fails(capsys, "empty: has no class folders", *custom(clips, source="empty"))
+
+
+def test_class_folders_in_train_and_test(clips: Path) -> None:
+    folder = clips / "mine"
+    for number, place in enumerate(("train/bow", "Test/bow", "train/wave", "val/wave")):
+        clip(folder / place / f"{number}.npy", number + 1)
+    assert run(*custom(clips, source="mine")) == 0
+    store = Store.open(clips / "s")
+    found = dict(zip(numbers(store), zip(store.labels.tolist(), store.columns["split"].tolist())))
+    assert found == {0: (0, "train"), 1: (0, "test"), 2: (1, "train"), 3: (1, "")}
+    assert store.class_names == ["bow", "wave"]
+
+
+def test_a_drawn_split_keeps_persons_apart(clips: Path, capsys) -> None:
+    rows = "".join(f"clips/{i}.npy,{i % 2},P{i // 3}\n" for i in range(12))
+    (clips / "labels.csv").write_text("file,label,Subject\n" + rows)
+    drawn = []
+    for seed in (0, 0, 1, 2, 3):
+        assert run(*custom(clips, "--split", 0.3, "--by", "subject", "--seed", seed)) == 0
+        store = Store.open(clips / "s")
+        parts = defaultdict(set)
+        for person, part in zip(store.columns["subject"], store.columns["split"]):
+            parts[person].add(part)
+        assert sorted(map(len, parts.values())) == [1] * 4  # no person is in both
+        assert store.columns["split"].tolist().count("test") == 3  # 0.3 of 12: one person of four
+        drawn.append(tuple(store.columns["split"].tolist()))
+    assert drawn[0] == drawn[1] and len(set(drawn)) > 1
+    for more, words in [
+        (["--split", "0.3", "--by", "actor"], "--by actor: no such column"),
+        (["--split", "1.5"], "--split: '1.5' is not a share"),
+        (["--by", "subject"], "--by: is for a split that --split draws"),
+        (["--seed", "3"], "--seed: is for a split that --split draws"),
+        (["--seed", "-1", "--split", "0.3"], "-1 is not a whole number"),
+        (["--split", "0.3", "--test-split", "val"], "--split draws no val"),
+        (["--test-split", "val"], "has no split"),
+    ]:
+        fails(capsys, words, *custom(clips, *more))
+    (clips / "labels.csv").write_text("file,label,split\nclips/0.npy,0,train\n")
+    fails(capsys, "has a split of its own", *custom(clips, "--split", "0.3"))
+
+
+def test_a_drawn_split_gives_each_class_its_share() -> None:
+    labels = np.repeat([0, 1, 2, 3], [40, 10, 2, 1])
+    parts = np.array(splits.draw(labels.tolist(), 0.3, seed=0))
+    assert [int((parts[labels == k] == "test").sum()) for k in range(4)] == [12, 3, 1, 0]
+    with pytest.raises(InputError, match="no class has two clips"):
+        splits.draw([0, 1, 2], 0.3, seed=0)
+    with pytest.raises(InputError, match="--by: all clips have the one value 'P1'"):
+        splits.draw([0, 1], 0.3, seed=0, groups=["P1", "P1"])
+
+
+def test_groups_come_as_near_to_the_share_as_they_can() -> None:
+    groups = [person for person, count in zip("abcde", (50, 20, 15, 10, 5)) for _ in range(count)]
+    sizes = {person: groups.count(person) for person in "abcde"}
+    for seed in range(20):
+        parts = splits.draw([0] * 100, 0.3, seed, groups)
+        tested = {person for person, part in zip(groups, parts) if part == "test"}
+        trained = {person for person, part in zip(groups, parts) if part == "train"}
+        assert tested and trained and not tested & trained
+        assert abs(sum(sizes[person] for person in tested) - 30) <= 25  # half the largest
+
+
+def test_backslashes_are_separators(clips: Path) -> None:
+    text = (
+        "2\r\n"
+        + ("1\r\n7 0 1 1 1 1 0 0 0 2\r\n25\r\n" + "0.1 0.2 3 0 0 0 0 0 0 0 0 0\r\n" * 25) * 2
+    )
+    with zipfile.ZipFile(clips / "windows.zip", "w") as archive:
+        info = zipfile.ZipInfo("x")
+        info.filename = "nturgb+d_skeletons\\S001C001P001R001A001.skeleton"
+        archive.writestr(info, text)
+    assert run("ntu", clips / "windows.zip", "--out", clips / "s") == 0
+    assert Store.open(clips / "s").names.tolist() == ["S001C001P001R001A001"]
+    (clips / "list.txt").write_text("clips\\0\nclips\\1\n")
+    assert names.read(clips / "list.txt") == ["clips/0", "clips/1"]
+    (clips / "list.txt").write_text("clips\\0\nclips/0\n")
+    with pytest.raises(InputError, match="clips/0 comes twice"):
+        names.read(clips / "list.txt")
+
+
+def test_pickled_objects_and_image_sizes_of_files(clips: Path, capsys) -> None:
+    (clips / "labels.csv").write_text("file,label\nclips/0.npy,0\n")
+    np.save(clips / "clips/0.npy", np.array([np.ones((3, 25, 3)), None], dtype=object))
+    fails(
+        capsys, "0.npy: cannot be read as a clip (it holds pickled Python objects", *custom(clips)
+    )
+    poses = np.full((3, 17, 3), 100.0)
+    argv = ["custom", clips / "labels.csv", "--layout", "coco", "--out", clips / "s"]
+    np.savez(clips / "clips/0.npz", joints=poses, image_size=(200, 400))
+    (clips / "labels.csv").write_text("file,label\nclips/0.npz,0\n")
+    assert run(*argv) == 0  # the file says how large its image is
+    np.testing.assert_allclose(Store.open(clips / "s").clip(0)[0, 0, 0], [-0.5, 0, 100], atol=1e-6)
+    fails(capsys, "not of --image-size (480, 640)", *argv, "--image-size", 480, 640)
+    fails(
+        capsys, "--image-size: is for --normalise image, not none", *argv,
+        "--image-size", 200, 400, "--normalise", "none",
+    )  # fmt: skip
+
+
+def test_two_dimensional_layouts_are_scaled_by_their_image(clips: Path) -> None:
+    layout = json.dumps({
+        "name": "stick", "joints": ["a", "b"], "edges": [[1, 0]], "parent": [0, 0], "flip": [0, 1],
+        "upper": [1], "centre": 0,
+    })  # fmt: skip
+    (clips / "stick.yaml").write_text(layout)
+    np.save(clips / "clips/0.npy", np.full((3, 2, 2), 50.0))
+    (clips / "labels.csv").write_text("file,label\nclips/0.npy,0\n")
+    argv = ["custom", clips / "labels.csv", "--layout", clips / "stick.yaml", "--channels", 2]
+    assert run(*argv, "--image-size", 100, 200, "--out", clips / "s") == 0
+    store = Store.open(clips / "s")
+    assert store.clip(0)[0, 0, 0].tolist() == [-0.5, 0]

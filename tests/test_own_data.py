@@ -167,6 +167,8 @@ def test_a_folder_of_class_folders(clips: Path, capsys) -> None:
     assert store.names[10] == "A10/take 1/10" and not store.columns
     clip(folder / "astray.npy")
     fails(capsys, "astray.npy: is in no class folder", *custom(clips, source="mine"))
+    (folder / "labels.csv").write_text(TABLE)
+    fails(capsys, "mine/labels.csv?", *custom(clips, source="mine"))
     (folder / "astray.npy").unlink()
     (folder / "A12").mkdir()
     fails(capsys, "A12: this class folder has no .skeleton", *custom(clips, source="mine"))

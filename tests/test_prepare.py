@@ -184,6 +184,12 @@ def test_nothing_usable_is_one_line_and_no_store(tmp_path: Path, capsys) -> None
     assert run("ntu", raw, "--missing", missing, "--out", tmp_path / "ntu") == 2
     assert "named by --missing" in capsys.readouterr().err
     path.unlink()
+    (raw / "nturgbd_skeletons.zip").write_bytes(b"")
+    assert run("ntu", raw, "--out", tmp_path / "ntu") == 2
+    assert "give its zip files themselves, as" in capsys.readouterr().err
+    assert run_command(prepare.main, ["ntu", str(raw), "--workers", "0"]) == 2
+    assert "--workers: 0; at least 1 is needed" in capsys.readouterr().err
+    (raw / "nturgbd_skeletons.zip").unlink()
     for source in (raw, tmp_path / "absent", tmp_path / "absent.zip"):
         assert run("ntu", source, "--out", tmp_path / "ntu") == 2
         assert str(source) in capsys.readouterr().err
@@ -455,5 +461,5 @@ def test_a_pickle_executes_nothing(tmp_path: Path, monkeypatch, capsys) -> None:
         assert loaded["a"][1:] == plain["a"][1:] and loaded["s"] == plain["s"]
     for damage in (path.read_bytes()[:-5], b"", b"hello", b"\x80\x05."):
         path.write_bytes(damage)
-        with pytest.raises(InputError, match=str(path)):
+        with pytest.raises(InputError, match=f"{path}: is damaged or not a pickle"):
             unpickle.load(path)

@@ -278,6 +278,22 @@ def test_a_store_with_a_split_of_its_own_says_so(tmp_path: Path) -> None:
         protocols.split(Store.open(tmp_path / "s"), "ntu60-xsub")
 
 
+def test_the_columns_of_an_npz_count_its_classes(tmp_path: Path, capsys) -> None:
+    path, argv = tmp_path / "own.npz", ["ctrgcn", tmp_path / "own.npz", "--out", tmp_path / "s"]
+    x = np.zeros((3, 300, 150), np.float32)
+    x[:, :20, :75] = RANDOM.standard_normal((3, 20, 75))
+    for columns, last in ((5, "class 4"), (60, "walking apart"), (61, "class 60")):
+        y = np.eye(columns)[:3]
+        np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
+        assert run(*argv) == 0
+        store = Store.open(tmp_path / "s")
+        assert len(store.class_names) == columns and store.class_names[-1] == last
+        assert store.labels.tolist() == [0, 1, 2] * 2
+    fails(capsys, "--names: gives names to NTU's 60 or 120 classes", *argv, "--names", path)
+    np.savez(path, x_train=x, y_train=np.eye(5)[:3], x_test=x, y_test=np.eye(4)[:3])
+    fails(capsys, "y_train has 5 classes (columns), y_test has 4", *argv)
+
+
 def test_damaged_ctrgcn_files_are_one_line(tmp_path: Path, capsys) -> None:
     path = tmp_path / "x.npz"
     argv = ["ctrgcn", path, "--out", tmp_path / "s"]
@@ -357,6 +373,41 @@ def test_kinetics_skeleton_as_st_gcn_reads_it(tmp_path: Path) -> None:
             expected = expected - [0.5, 0.5, 0]
             expected[expected[:, 2] == 0] = 0
             np.testing.assert_allclose(person, expected, atol=1e-6)
+
+
+def test_label_files_of_kinetics(tmp_path: Path, capsys) -> None:
+    frames = [kinetics_frame(1, [RANDOM.uniform(0.1, 1, (18, 3))])]
+    kinetics(tmp_path, {"a": ("train", 0, frames), "b": ("val", 1, frames)})
+    (tmp_path / "kinetics_train" / "c.json").write_text(json.dumps({"data": frames}))
+    path = tmp_path / "kinetics_train_label.json"
+    argv = ["kinetics-skeleton", tmp_path, "--out", tmp_path / "s"]
+    entry = {"label": "action 0", "label_index": 0}
+    for index in (0, 0.0, "0"):  # without has_skeleton, which says that there is one
+        path.write_text(json.dumps({"a": {**entry, "label_index": index}}))
+        assert run(*argv) == 0
+        assert "samples that no label file names: 1, as c" in capsys.readouterr().out
+        store = Store.open(tmp_path / "s")
+        assert store.names.tolist() == ["a", "b"] and store.labels.tolist() == [0, 1]
+        assert store.meta["left_out"]["unlabeled"] == ["c"]
+    for entries, words in [
+        ({"a": entry, "c": {**entry, "label": "wave"}}, "c: label_index 0 is 'wave' here and 'act"),
+        ({"a": {**entry, "label_index": 1.5}}, "a: label_index 1.5 is not a class"),
+        ({"a": {**entry, "label_index": -1}}, "a: label_index -1 is not a class"),
+        ({"a": {"label": "x"}}, "a: has no 'label' or no 'label_index'"),
+        ({"a": 3}, "a: has no 'label' or no 'label_index'"),
+    ]:
+        path.write_text(json.dumps(entries))
+        fails(capsys, f"{path}: {words}", *argv)
+
+
+def test_an_empty_pose_of_kinetics_is_nobody(tmp_path: Path) -> None:
+    person = RANDOM.uniform(0.1, 1, (18, 3))
+    frames = [kinetics_frame(t, [person[:0], person]) for t in range(3)]
+    kinetics(tmp_path, {"a": ("train", 0, frames), "b": ("val", 0, frames)})
+    assert run("kinetics-skeleton", tmp_path, "--out", tmp_path / "s") == 0
+    clip = Store.open(tmp_path / "s").clip(0)
+    assert not clip[:, 1].any()
+    np.testing.assert_allclose(clip[:, 0, :, 0], [person[:, 0] - 0.5] * 3, atol=1e-6)
 
 
 def test_kinetics_classes_may_have_gaps(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def load(path: Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
 
 def reason(error: Exception) -> str:
     """Return why NumPy cannot read a file, in one line."""
-    if "allow_pickle" in str(error):
+    if any(words in str(error) for words in ("allow_pickle", "Python objects")):
         return (
             "it holds pickled Python objects, which could execute anything; save one array of "
             "numbers, all frames with the same joints and channels"

@@ -150,8 +150,10 @@ def _folders(source: Path, suffixes: Sequence[str]) -> Table:
     known = set(files)
     astray = [path for path in source.rglob("*") if path.suffix in suffixes and path not in known]
     astray = [path for path in astray if not _is_hidden(path.relative_to(source).parts)]
+    tables = sorted(source.glob("*.csv"))
+    hint = f"; give its table, {tables[0]}?" if tables else ""
     if astray:
-        raise InputError(f"{min(astray)}: is in no class folder ({len(astray)} such files)")
+        raise InputError(f"{min(astray)}: is in no class folder ({len(astray)} such files){hint}")
     if not files:
         raise InputError(f"{source}: has no class folders; give a CSV, or one folder per class")
     within = {folder for path in files for folder in path.parents} - set(source.parents) - {source}

@@ -5,6 +5,7 @@ The names of NTU RGB+D and NW-UCLA say action, person and camera.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import re
 from collections import Counter
@@ -56,16 +57,30 @@ def parse(name: str) -> tuple[int, dict[str, int]]:
     )
 
 
+def read_text(path: Path) -> str:
+    """Return the text of a file in UTF-8, UTF-16 or cp1252; InputError if it is in none of them."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    for encoding in ["utf-16"] if is_utf16 else ["utf-8-sig", "cp1252"]:
+        try:
+            text = content.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if "\0" not in text:
+            return text
+    raise InputError(f"{path}: is not a text in UTF-8, UTF-16 (with its mark) or cp1252")
+
+
 def read(path: str | Path) -> list[str]:
     """Read names, one per line; InputError if there is no such file, no name, or one comes twice.
 
     A backslash is a separator, as in the names of files on Windows.
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a list of names ({error})") from error
+    lines = read_text(path).splitlines()
     # A user's names may have spaces.
     names = [line.strip().replace("\\", "/") for line in lines if line.strip()]
     if not names:

@@ -82,9 +82,12 @@ def test_an_empty_pose_is_nobody_and_the_old_key_is_read(tmp_path: Path) -> None
         ),
         (
             '{"people": [{"pose_keypoints_2d": [1, 2]}]}',
-            "0.json: line 1: a pose is not a list of x",
+            "0.json: line 1: person 0: its pose is not",
         ),
-        ('{"people": [{"pose_keypoints_2d": [1, 2, NaN]}]}', "a pose is not a list of x, y, score"),
+        (
+            '{"people": [{"pose_keypoints_2d": [1, 2, NaN]}]}',
+            "its pose is not a list of x, y, score",
+        ),
         ('{"people": 3}', "'people' is missing or not a list"),
         ('{"people": []}', "no people in any .json file"),
         ("{", "0.json: line 1"),

@@ -285,3 +285,24 @@ def test_two_dimensional_layouts_are_scaled_by_their_image(clips: Path) -> None:
     assert run(*argv, "--image-size", 100, 200, "--out", clips / "s") == 0
     store = Store.open(clips / "s")
     assert store.clip(0)[0, 0, 0].tolist() == [-0.5, 0]
+
+
+def test_persons_who_are_not_seen_need_no_room(clips: Path, capsys) -> None:
+    joints = np.zeros((3, 4, 25, 3), np.float32)
+    joints[:, 0] = 1
+    np.save(clips / "clips/0.npy", joints)
+    (clips / "labels.csv").write_text("file,label\nclips/0.npy,0\n")
+    assert run(*custom(clips, "--persons", 1)) == 0
+    assert Store.open(clips / "s").joints.shape == (3, 1, 25, 3)
+    joints[1, 2] = 1
+    np.save(clips / "clips/0.npy", joints)
+    fails(capsys, "0.npy: has 3 persons; make room by --persons", *custom(clips, "--persons", 1))
+
+
+def test_lists_of_names_come_in_utf_16_too(tmp_path: Path) -> None:
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "cp1252"):
+        (tmp_path / "list.txt").write_bytes("été 1\r\nA2\r\n".encode(encoding))
+        assert names.read(tmp_path / "list.txt") == ["été 1", "A2"]
+    (tmp_path / "list.txt").write_bytes(b"\x81\x00\xff")
+    with pytest.raises(InputError, match=r"list.txt: is not a text in UTF-8, UTF-16 .* or cp1252"):
+        names.read(tmp_path / "list.txt")

@@ -10,7 +10,7 @@ takes (data/clip_file.py). The layout is one of graph/ or a file like them.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +61,8 @@ class Read:
         clip = clip_file.read(path)
         if clip.layout not in (None, self.layout):
             raise InputError(f"{path}: has layout {clip.layout}, not {self.layout}")
+        seen = np.flatnonzero(clip.joints.any(axis=(0, 2, 3)))
+        clip = replace(clip, joints=clip.joints[:, : seen.max(initial=0) + 1])
         self._check(clip.joints, path)
         return Clip(table.sample_name(file), label, self._normalised(clip, path), columns)
 

@@ -26,10 +26,12 @@ class JsonFile:
         except UnicodeDecodeError as error:
             line = error.object.count(b"\n", 0, error.start) + 1
             raise InputError(f"{path}: line {line}: not UTF-8 text") from None
-        except (RecursionError, ValueError) as error:  # nested without end; an endless number
-            raise InputError(f"{path}: line 1: cannot be read ({error})") from None
+        except RecursionError:
+            raise InputError(f"{path}: line 1: is nested too deeply") from None
+        except ValueError:  # of int()
+            raise InputError(f"{path}: line 1: a number has too many digits") from None
         except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error})") from error
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
     def fail(self, what: str, line: int = 1) -> NoReturn:
         raise InputError(f"{self.path}: line {line}: {what}")

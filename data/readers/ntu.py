@@ -111,10 +111,7 @@ def list_files(sources: list[Path]) -> list[Item]:
 
 def read_missing(path: Path) -> set[str]:
     """Return all NTU sample names in a text, such as the data set's list of missing skeletons."""
-    try:
-        found = re.findall(names.NTU.pattern.replace("(", "(?:"), path.read_text(errors="replace"))
-    except OSError as error:
-        raise InputError(f"--missing {path}: cannot be read ({error})") from error
+    found = re.findall(names.NTU.pattern.replace("(", "(?:"), names.read_text(path))
     if not found:
         raise InputError(f"--missing {path}: holds no NTU RGB+D sample names")
     return set(found)

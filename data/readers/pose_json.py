@@ -22,6 +22,7 @@ from data.readers.json_file import JsonFile, to_numbers
 from errors import InputError
 
 OPENPOSE_KEYS = ("pose_keypoints_2d", "pose_keypoints")
+NO_POSE = "its pose is not a list of x, y, score, x, y, score, ..."
 SHARES = (1, 1)  # the size of an image whose positions are shares of its height and width
 
 # Joints (T, M, V, C), the name of their layout and the image's height and width, where known.
@@ -110,18 +111,20 @@ def _people(file: JsonFile) -> list[np.ndarray]:
         keys = [key for key in OPENPOSE_KEYS if isinstance(person, dict) and key in person]
         if not keys:
             file.fail(f"person {place} has no {OPENPOSE_KEYS[0]!r}", file.line("people", place))
-        pose = _triples(file, person[keys[0]], file.line("people", place))
+        pose = _triples(person[keys[0]])
+        if pose is None:
+            file.fail(f"person {place}: {NO_POSE}", file.line("people", place))
         if len(pose):
             people.append(pose)
     return people
 
 
-def _triples(file: JsonFile, values: Any, line: int) -> np.ndarray:
-    """Return [x, y, score, ...] as (V, 3) float32."""
+def _triples(values: Any) -> np.ndarray | None:
+    """Return [x, y, score, ...] as (V, 3) float32, None if it is anything else."""
     flat = to_numbers(values)
-    if flat is None or flat.ndim != 1 or len(flat) % 3:
-        file.fail("a pose is not a list of x, y, score, x, y, score, ...", line)
-    return flat.reshape(-1, 3)
+    return (
+        flat.reshape(-1, 3) if flat is not None and flat.ndim == 1 and not len(flat) % 3 else None
+    )
 
 
 def _alphapose(file: JsonFile) -> Poses:
@@ -134,7 +137,9 @@ def _alphapose(file: JsonFile) -> Poses:
     for row, entry in enumerate(file.content):
         if "image_id" not in entry:
             file.fail(f"element {row} has no 'image_id'", file.line(None, row))
-        pose = _triples(file, entry["keypoints"], file.line(None, row))
+        pose = _triples(entry["keypoints"])
+        if pose is None:
+            file.fail(f"element {row}: {NO_POSE}", file.line(None, row))
         people = poses.setdefault(str(entry["image_id"]).replace("\\", "/"), [])
         if len(pose):
             people.append((_person(entry.get("idx")), pose))

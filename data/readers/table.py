@@ -7,13 +7,12 @@ has one folder per class, or train, test and val, each with one folder per class
 
 from __future__ import annotations
 
-import codecs
 import csv
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from data.names import natural_order
+from data.names import natural_order, read_text
 from data.readers.splits import PARTS
 from errors import InputError
 
@@ -81,7 +80,7 @@ def _csv(path: Path) -> Table:
 
 def _rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     """Return head (in lower case), rows of as many fields, and the line of each row."""
-    text = _decode(path)
+    text = read_text(path)
     heads = []
     for separator in SEPARATORS:
         try:
@@ -104,23 +103,6 @@ def _rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
             raise InputError(f"{path}: line {line}: has more fields than the head")
     padded = [(row + [""] * len(head))[: len(head)] for _, row in rows[1:]]
     return head, padded, [line for line, _ in rows[1:]]
-
-
-def _decode(path: Path) -> str:
-    """Return the text of a file in UTF-8, UTF-16 or cp1252."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    for encoding in ["utf-16"] if is_utf16 else ["utf-8-sig", "cp1252"]:
-        try:
-            text = content.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        if "\0" not in text:
-            return text
-    raise InputError(f"{path}: is not a text in UTF-8, UTF-16 (with its mark) or cp1252")
 
 
 def _parts(words: Sequence[str], where: Callable[[int], str]) -> list[str]:

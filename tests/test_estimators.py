@@ -204,7 +204,8 @@ def test_arrays_of_st_gcn(tmp_path: Path) -> None:
 
 
 def test_arrays_of_openpose_and_of_2s_agcn(tmp_path: Path) -> None:
-    clips = [RANDOM.normal(size=(3, length, 18, 2)).astype(np.float32) for length in (4, 30)]
+    shapes = [(3, length, 18, 2) for length in (4, 30)]
+    clips = [RANDOM.uniform(-0.4, 0.4, shape).astype(np.float32) for shape in shapes]
     looped = np.concatenate([clips[0]] * 8, axis=1)[:, :30]  # 2s-AGCN repeats a clip to the end
     arrays(tmp_path, [looped, clips[1]], ["a", "b"], [0, 2])
     arrays(tmp_path, clips, ["c", "d"], [1, 1], part="val")

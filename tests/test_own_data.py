@@ -20,6 +20,7 @@ def run(*argv: object) -> int:
 
 def fails(capsys, words: str, *argv: object) -> None:
     """Check that a command is refused in one line with these words."""
+    capsys.readouterr()  # what was said before
     assert run(*argv) == 2
     err = capsys.readouterr().err
     assert words in err and err.startswith("error: ") and err.count("\n") == 1, err

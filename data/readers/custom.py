@@ -84,8 +84,8 @@ class Read:
         size = self.image_size or clip.image_size
         if size is None:
             raise InputError(
-                f"{path}: 2D poses are scaled by their image; give --image-size HEIGHT WIDTH, or "
-                "--normalise none if they are scaled already"
+                f"{path}: needs --image-size: 2D poses are scaled by their image; give HEIGHT "
+                "WIDTH, or --normalise none if they are scaled already"
             )
         if clip.image_size not in (None, size):
             raise InputError(

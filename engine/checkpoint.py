@@ -11,20 +11,21 @@ from typing import Any
 import torch
 from torch import nn
 
+import model as models
 from engine import config
+from engine.build import find_class, make_model
 from engine.config import Config
 from errors import InputError
 from files import replacing
 from model import upstream
-
-FORMAT = "brl-checkpoint"
+from model.upstream import FORMAT, VERSION, is_own
 
 
 def save(path: str | Path, state: dict[str, Any]) -> None:
     """Write a checkpoint; on a full disk the one that was there stays as it is."""
     try:
         with replacing(path) as file:
-            torch.save({"format": FORMAT, **state}, file)
+            torch.save({"format": FORMAT, "format_version": VERSION, **state}, file)
     except (OSError, RuntimeError) as error:
         raise OSError(f"{path}: not saved, the former checkpoint is kept: {error}") from None
 
@@ -43,62 +44,63 @@ def read(path: str | Path) -> dict[str, Any]:
     return state
 
 
-# RIDE's network, which imports the backbone that its arguments name.
-EXPERTS = "longtail.experts.Model"
-
-
-def settings(state: dict[str, Any], path: str | Path, overrides: Iterable[str] = ()) -> Config:
-    """Return the configuration inside a checkpoint, with overrides on top.
+def settings(
+    state: dict[str, Any], path: str | Path, overrides: Iterable[str] = (), **usual: Any
+) -> Config:
+    """Return the configuration inside a checkpoint, `usual` values and then overrides on top.
 
     A file from elsewhere must not choose what is imported: InputError if it names another model or
     feeder than a class of this project's; --config vouches for it.
     """
-    own = config.from_mapping(state["config"], str(path))
-    model = own.model_args.get("backbone", "") if own.model == EXPERTS else own.model
-    for key, named, room in (("model", model, "model"), ("feeder", own.feeder, "feeders")):
-        # a class in a module of the room: nothing else that can be found there may be called
-        if named and not re.fullmatch(rf"{room}\.[a-z]\w*\.[A-Z]\w*", str(named)):
-            raise InputError(
-                f"{path}: its {key} is {named}, from outside {room}/; "
-                "give --config to say that you trust it"
-            )
+    own = config.from_mapping(state["config"], str(path)).replace(**usual)
+    models.check_import(path, own.model, own.model_args)
+    if own.feeder and not re.fullmatch(r"feeders\.[a-z]\w*\.[A-Z]\w*", own.feeder):
+        raise InputError(
+            f"{path}: its feeder is {own.feeder}, from outside feeders/; "
+            "give --config to say that you trust it"
+        )
     return config.from_mapping(config.override(dataclasses.asdict(own), overrides))
 
 
-def is_own(state: dict[str, Any]) -> bool:
-    return isinstance(state, dict) and state.get("format") == FORMAT
+def complete(given: Config, path: str | Path, state: Any = None) -> Config:
+    """Return a configuration whose model_args build the network of a checkpoint's weights.
+
+    What `given` does not say is what the checkpoint says or its weights show. `state` is what was
+    read from the checkpoint, if it was.
+    """
+    state = upstream.read(path) if state is None else state
+    network = find_class(given.model, "model")
+    args = models.completed(network, given.model, given.model_args, state, path)
+    return given.replace(model_args=args)
+
+
+def load_network(
+    path: str | Path, given: Config | None = None, overrides: Iterable[str] = (), **usual: Any
+) -> tuple[Config, nn.Module, dict[str, Any]]:
+    """Return the configuration, the network on the CPU, and the content of a checkpoint.
+
+    Every command comes this way. A configuration that is not given is the checkpoint's own, with
+    `usual` values and then overrides on top; a foreign checkpoint has none. Raises InputError if
+    the weights do not fit it.
+    """
+    state = read(path) if given is None else upstream.read(path)
+    given = settings(state, path, overrides, **usual) if given is None else given
+    resolved = complete(given, path, state)
+    model = make_model(resolved)
+    model.load_state_dict(models.fitted(model, state, path, given.model_args))
+    return resolved, model, state
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load the weights of any known checkpoint form, strictly: all of them, or none.
 
-    Raises InputError listing what is missing, left over or of another shape.
+    Raises InputError listing what is missing, left over or of another shape, or naming the
+    arguments in which the network is another variant than the weights are of.
     """
-    state = upstream.read(path)
-    weights = upstream.weights(state, path)
-    if not is_own(state):
-        try:
-            weights = upstream.translate(weights, model)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
-    load_strictly(model, weights, str(path))
+    models.load_into(model, path)
 
 
 def load_strictly(model: nn.Module, weights: dict[str, torch.Tensor], where: str) -> None:
-    """Copy `weights` into `model`; on any difference nothing is loaded and InputError lists it."""
-    own = model.state_dict()
-    problems = [f"missing {name}" for name in own.keys() - weights.keys()]
-    problems += [f"unknown {name}" for name in weights.keys() - own.keys()]
-    problems += [
-        f"{name} is {tuple(weights[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own.keys() & weights.keys()
-        if weights[name].shape != own[name].shape
-    ]
-    if problems:
-        shown = "; ".join(sorted(problems)[:6])
-        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
-        raise InputError(
-            f"{where}: does not fit {type(model).__module__}.{type(model).__name__} "
-            f"(see model and model_args): {shown}{more}"
-        )
-    model.load_state_dict(weights)
+    """Copy a run's own weights into `model`; on any difference InputError, and nothing is loaded."""
+    own = {"format": FORMAT, "state_dict": weights}
+    model.load_state_dict(models.fitted(model, own, where, {}))

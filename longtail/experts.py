@@ -35,6 +35,9 @@ class Model(nn.Module):
         build = getattr(import_module(module), name)
         networks = [build(**arguments) for _ in range(experts)]
         self.trunk = networks[0]
+        self.skeleton = self.trunk.skeleton
+        self.num_class, self.num_person = self.trunk.num_class, self.trunk.num_person
+        self.in_channels = self.trunk.in_channels
         shared = round(0.4 * len(self.trunk.blocks)) if shared is None else shared
         self.branches = nn.ModuleList(network.blocks[shared:] for network in networks)
         self.heads = nn.ModuleList(network.fc for network in networks)

@@ -1,15 +1,29 @@
-"""The backbones, and networks built to fit a checkpoint: `from_checkpoint(path)`."""
+"""The backbones, and the one way from a checkpoint to its network.
+
+A checkpoint says which network it needs (the configuration of a run, or `model_args`), or the names
+and shapes of its weights show it; what the user sets is laid on top. `from_checkpoint(path)` is the
+whole way; the commands, which build from a configuration, go it by way of `engine.checkpoint`.
+"""
 
 from __future__ import annotations
 
+import inspect
+import re
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 import graph as graphs
-from errors import InputError
+from errors import InputError, nearest
 from model import upstream
-from model.backbone import Backbone
+
+# RIDE's network, which imports the backbone that its arguments name.
+EXPERTS = "longtail.experts.Model"
+# Arguments of which names and shapes of the weights have no trace.
+UNSEEN = ("relu_branches", "parent_edges", "normalise")
 
 
 def from_checkpoint(
@@ -17,55 +31,191 @@ def from_checkpoint(
     graph: str | Path | None = None,
     num_class: int | None = None,
     num_person: int | None = None,
-) -> Backbone:
+    **model_args: Any,
+) -> nn.Module:
     """Return the network, its variant included, that a checkpoint of any known form needs, loaded.
 
-    What is not given is read from the weights; what is given must agree with them. The network is
-    in evaluation mode. InputError for a file that is no checkpoint or of no known form.
+    Args:
+        path: a checkpoint of this project or of another one.
+        graph, num_class, num_person, model_args: arguments of the network. Those not given are
+            what the checkpoint says, else what its weights show.
+
+    The network is in evaluation mode. Raises InputError if the file is not a checkpoint of a known
+    form, or if its weights do not fit the arguments given.
     """
     checkpoint = upstream.read(path)
-    state = upstream.weights(checkpoint, path)
-    backbone = upstream.describe(state).backbone
-    args = arguments(checkpoint, path, graph, num_class, num_person)
-    model = import_module(f"model.{backbone}").Model(**args)
-    model.load_state_dict(upstream.translate(state, model))
+    given = {"graph": graph, "num_class": num_class, "num_person": num_person}
+    given = {key: value for key, value in given.items() if value is not None} | model_args
+    name, shown = described(checkpoint, path)
+    check_import(path, name, shown)
+    network = find(name)
+    known = {**defaults(network), **shown}
+    if name != EXPERTS and (unknown := [key for key in given if key not in known]):
+        raise InputError(
+            f"{unknown[0]}: {name} does not take this argument{nearest(unknown[0], known)}"
+        )
+    model = network(**{**shown, **given})
+    model.load_state_dict(fitted(model, checkpoint, path, given))
     return model.eval()
 
 
-def arguments(
-    checkpoint: Any,
-    path: str | Path,
-    graph: str | Path | None = None,
-    num_class: int | None = None,
-    num_person: int | None = None,
-) -> dict[str, Any]:
-    """Return the arguments of the network that a checkpoint, as it was read, needs.
+def described(checkpoint: Any, path: str | Path) -> tuple[str, dict[str, Any]]:
+    """Return the import string and the arguments of the network that a checkpoint, as read, needs.
 
-    What the weights do not tell, the layout and how many persons, is what a checkpoint of this
-    project says, else the known layout with as many joints, and two.
+    Arguments that are not among these have their defaults. Of what weights cannot show, the layout
+    is the known one with as many joints. Raises InputError if the checkpoint does not say its
+    network and its weights have no known form.
     """
+    name, args = upstream.said(checkpoint)
+    if name is not None:
+        return name, args
     found = upstream.describe(upstream.weights(checkpoint, path))
-    saved = upstream.saved_args(checkpoint)
-    layout = graph or saved.get("graph") or layout_of(found.num_joints)
-    for what, given, there in (
-        ("joints", graphs.load(layout).num_joints, found.num_joints),
-        ("classes (num_class)", num_class, found.num_class),
-        ("persons (num_person)", num_person, found.num_person),
-    ):
-        if None not in (given, there) and given != there:
-            raise InputError(f"{path} is for {there} {what}, not {given}")
+    name = f"model.{found.backbone}.Model"
+    return name, args or {"graph": layout_of(found.num_joints), **found.model_args}
+
+
+def shown_for(network: type, name: str, checkpoint: Any, path: str | Path) -> dict[str, Any]:
+    """Return the arguments, of class `network`, that a checkpoint says or its weights show.
+
+    None of them, {}, for another network than the checkpoint's, or for weights of no known form.
+    """
+    try:
+        its_name, shown = described(checkpoint, path)
+    except InputError:
+        return {}
+    derived = trusted(its_name, shown) and issubclass(network, find(its_name))
+    return shown if name == its_name or derived else {}
+
+
+def completed(
+    network: type, name: str, given: Mapping[str, Any], checkpoint: Any, path: str | Path
+) -> dict[str, Any]:
+    """Return the arguments with which to build `network`, import string `name`, for a checkpoint.
+
+    They are the given ones and, under these, what the checkpoint says or shows, as far as it is not
+    the default anyhow.
+    """
+    shown, usual = shown_for(network, name, checkpoint, path), defaults(network)
+    needed = {k: v for k, v in shown.items() if k not in usual or not same(v, usual[k])}
+    return {**needed, **given}
+
+
+def fitted(
+    model: nn.Module, checkpoint: Any, path: str | Path, given: Mapping[str, Any]
+) -> upstream.State:
+    """Return the weights of a checkpoint, as read, for `model` to load: all of them.
+
+    Raises InputError if they do not fit; it names first the `given` arguments that they contradict.
+    """
+    try:
+        return upstream.fitted(checkpoint, model, path)
+    except InputError as error:
+        shown = shown_for(type(model), import_string(model), checkpoint, path)
+        wrong = "".join(
+            f"model_args.{key} is {value}, but the weights have {shown[key]}; "
+            for key, value in given.items()
+            if key in shown and not agree(key, value, shown[key])
+        )
+        raise InputError(f"{path}: {wrong}{error}") from None
+
+
+def load_into(model: nn.Module, path: str | Path) -> None:
+    """Load a checkpoint of any known form into a network that was built without asking it.
+
+    Raises InputError if the weights do not fit, or if they do but are of a variant of the network
+    that was not built; then nothing is loaded.
+    """
+    checkpoint = upstream.read(path)
+    state = fitted(model, checkpoint, path, getattr(model, "arguments", {}))
+    if variant := other_variant(model, checkpoint, path):
+        shown = ", ".join(f"{key}={value}" for key, value in variant.items())
+        raise InputError(
+            f"{path}: the weights are of {import_string(model)} with {shown}, which this network "
+            "was not built with; model.from_checkpoint builds it"
+        )
+    model.load_state_dict(state)
+
+
+def other_variant(model: nn.Module, checkpoint: Any, path: str | Path) -> dict[str, Any]:
+    """Return what a checkpoint says or shows of its network otherwise than `model` was built.
+
+    Nothing counts that `model` was explicitly built with, nor what the strict loading settles: the
+    shapes, and the graph where that is among the weights.
+    """
+    given = getattr(model, "arguments", None)
+    shown = shown_for(type(model), import_string(model), checkpoint, path)
+    if given is None or not shown:
+        return {}
+    if not upstream.said(checkpoint)[1]:
+        own = upstream.recognise(upstream.weights(checkpoint, path)).name == upstream.OWN
+        shown = {} if own else {key: shown[key] for key in UNSEEN if key in shown}
+    if not any(key.endswith("skeleton") for key, _ in model.named_buffers()):
+        shown = {k: v for k, v in shown.items() if k not in ("graph", "parent_edges")}
+    usual = defaults(type(model))
     return {
-        **found.model_args,
-        **saved,
-        "graph": layout,
-        "num_class": found.num_class,
-        "num_person": num_person or found.num_person or saved.get("num_person", 2),
-        "in_channels": found.in_channels,
+        key: value
+        for key, value in shown.items()
+        if key in usual and key not in given and not same(value, usual[key])
     }
 
 
+def import_string(model: nn.Module) -> str:
+    return f"{type(model).__module__}.{type(model).__qualname__}"
+
+
+def trusted(name: str, args: Mapping[str, Any]) -> bool:
+    """Return whether a checkpoint may have its network imported: a class in a module of model/, or
+    RIDE's around one. Nothing else that can be found there may be called."""
+    named = [args["backbone"]] if "backbone" in args else []
+    named += [] if name == EXPERTS else [name]
+    return all(re.fullmatch(r"model\.[a-z]\w*\.[A-Z]\w*", str(each)) for each in named)
+
+
+def check_import(path: str | Path, name: str, args: Mapping[str, Any]) -> None:
+    """Raise InputError for a network that a checkpoint may not choose."""
+    if not trusted(name, args):
+        named = args.get("backbone", "") if name == EXPERTS else name
+        raise InputError(
+            f"{path}: its model is {named}, from outside model/; give --config to say that you "
+            "trust it"
+        )
+
+
+def find(name: str) -> type[nn.Module]:
+    """Return the class of an import string that is trusted; InputError if there is none."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ModuleNotFoundError, AttributeError):
+        raise InputError(f"there is no network {name}") from None
+
+
+def defaults(network: type) -> dict[str, Any]:
+    """Return the arguments of a class that have a default, those handed on to its bases as well."""
+    found: dict[str, Any] = {}
+    for base in reversed(network.__mro__):
+        for key, argument in inspect.signature(base.__init__).parameters.items():
+            if argument.default is not argument.empty:
+                found[key] = argument.default
+    return found
+
+
+def same(one: Any, other: Any) -> bool:
+    """Return whether two values of an argument are the same; YAML has lists where Python has
+    tuples, and paths are text."""
+    one, other = (list(v) if isinstance(v, tuple) else v for v in (one, other))
+    return one == other or str(one) == str(other)
+
+
+def agree(key: str, given: Any, shown: Any) -> bool:
+    """Return whether weights have a given argument; of a layout they show the number of joints."""
+    if key == "graph":
+        return graphs.load(given).num_joints == graphs.load(shown).num_joints
+    return same(given, shown)
+
+
 def layout_of(num_joints: int) -> str:
-    """Return the name of the layout that has so many joints."""
+    """Return the name of the layout that has this many joints."""
     for name in graphs.LAYOUTS:
         if graphs.load(name).num_joints == num_joints:
             return name

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +33,14 @@ class Backbone(nn.Module):
     person (as in 2s-AGCN, CTR-GCN and MS-G3D), else persons share them (as in ST-GCN). With
     `parent_edges` the graph is made of the layout's bones, which is how the originals of all of
     these link NTU's hands, where PYSKL's layout (`edges`) has them otherwise.
+
+    `arguments` are those that the network was built with, as far as they were given.
     """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Backbone:
+        model = super().__new__(cls)
+        model.__dict__["arguments"] = given_arguments(cls, args, kwargs)
+        return model
 
     def __init__(
         self,
@@ -121,6 +130,17 @@ class Backbone(nn.Module):
             raise InputError(
                 f"the clips have {persons} persons, model_args.num_person is {self.num_person}"
             )
+
+
+def given_arguments(network: type, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call by name; a class with `*args` hands them on to its base."""
+    for base in network.__mro__:
+        signature = inspect.signature(base.__init__)
+        kinds = {parameter.kind for parameter in signature.parameters.values()}
+        if not args or inspect.Parameter.VAR_POSITIONAL not in kinds:
+            names = list(signature.parameters)[1:]  # without self
+            return dict(zip(names, args)) | kwargs
+    return kwargs
 
 
 def distinct_bodies(clips: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ gradient) back to theirs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -265,6 +266,22 @@ def msg3d(
         for name, (module, theirs) in temporal.items():
             yield from branches(module.branches, f"{name}.branches", f"{theirs}.branches")
             yield from unit_tcn(module.residual, f"{name}.residual", f"{theirs}.residual")
+
+
+def present_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict under the names of today's 2s-AGCN, if it is one of the released files.
+
+    These are older than the published code (https://github.com/lshiwjx/2s-AGCN/issues/32): the
+    projections were `conv_res`, blocks were `l1a`, and their graph convolution had no `gcn1`.
+    """
+    if not any(re.fullmatch(r"l1a?\.(gcn1\.)?conv_d\.0\.weight", key) for key in state):
+        return state
+    renamed = {}
+    for key, value in state.items():
+        key = re.sub(r"^(l\d+)a\.", r"\1.", key)
+        key = re.sub(r"^(l\d+)\.(PA$|(conv_[abd]|conv_res|down|bn)\.)", r"\1.gcn1.\2", key)
+        renamed[re.sub(r"^(l\d+\.gcn1)\.conv_res\.", r"\1.down.", key)] = value
+    return renamed if len(renamed) == len(state) else state
 
 
 # Forms

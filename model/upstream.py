@@ -12,17 +12,33 @@ import torch
 from torch import Tensor, nn
 
 from errors import InputError
-from model.names import FORMS, ORIGINAL, OWN, Entry, Form
+from model.names import FORMS, ORIGINAL, OWN, Entry, Form, present_names
 
 State = dict[str, Tensor]
+FORMAT = "brl-checkpoint"  # under the key `format` in the checkpoints of this project's runs
+VERSION = 1  # under `format_version`: raised when an older reader would misread what is written
+SHOWN = 6  # names of each kind that an error lists
 CONSTANT = ("backbone.A",)  # what PYSKL's MS-G3D keeps beside the graphs made of it
 
 
 def read(path: str | Path) -> Any:
-    """Return what `torch.save` put into a file, executing nothing; InputError if it cannot be."""
+    """Return what `torch.save` put into a file, executing nothing; InputError if it cannot be, or
+    if a later version of this project wrote it."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
+    checkpoint = unpickled(path)
+    version = checkpoint.get("format_version", 0) if isinstance(checkpoint, dict) else 0
+    if not isinstance(version, int) or version > VERSION:
+        raise InputError(
+            f"{path}: has checkpoint format {version}, this version of the project reads formats "
+            f"up to {VERSION}: update the project"
+        )
+    return checkpoint
+
+
+def unpickled(path: Path) -> Any:
+    """Return what is in a file, on the CPU; InputError if it is damaged or would execute code."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
@@ -56,7 +72,27 @@ def weights(checkpoint: Any, path: str | Path = "the checkpoint") -> State:
     for wrapper in ("module.", "_orig_mod.", "module."):  # of DataParallel and torch.compile
         if all(key.startswith(wrapper) for key in state):
             state = {key.removeprefix(wrapper): value for key, value in state.items()}
-    return state
+    return present_names(state)
+
+
+def is_own(checkpoint: Any) -> bool:
+    """Return whether a checkpoint is of a run of this project, with its configuration."""
+    return isinstance(checkpoint, dict) and checkpoint.get("format") == FORMAT
+
+
+def said(checkpoint: Any) -> tuple[str | None, dict[str, Any]]:
+    """Return (import string, arguments) of its network as a checkpoint says them, if it does.
+
+    A run's checkpoint has both in its configuration, a converted one at its top.
+    """
+    if not isinstance(checkpoint, dict):
+        return None, {}
+    config = checkpoint.get("config")
+    for holder in (config if is_own(checkpoint) else None, checkpoint):
+        if isinstance(holder, dict) and isinstance(holder.get("model_args"), dict):
+            name = holder.get("model")
+            return name if isinstance(name, str) else None, dict(holder["model_args"])
+    return None, {}
 
 
 def recognise(state: State) -> Form:
@@ -67,6 +103,22 @@ def recognise(state: State) -> Form:
     shown = ", ".join(list(state)[:3]) or "nothing"
     known = ", ".join(sorted({form.name for form in FORMS}))
     raise InputError(f"weights named {shown}, ... have none of the known forms ({known})")
+
+
+def fitted(checkpoint: Any, model: nn.Module, path: str | Path) -> State:
+    """Return the weights of a checkpoint, as read, under the names of `model`, whole.
+
+    Raises InputError listing what is missing, left over or of another shape.
+    """
+    state = weights(checkpoint, path)
+    if not is_own(checkpoint):
+        return translate(state, model)
+    if problems := differences(state, model.state_dict()):
+        raise InputError(
+            f"does not fit {type(model).__module__}.{type(model).__name__} "
+            f"(see model and model_args): {problems}"
+        )
+    return state
 
 
 def translate(state: State, model: nn.Module) -> State:
@@ -96,7 +148,10 @@ def join(state: State, entries: list[Entry], model: nn.Module) -> State:
         absent = [key for key in entry.theirs if key not in state]
         parts = [left.pop(key, state[key]) for key in entry.theirs if key in state]
         if absent:
-            missing += absent
+            if entry.ours.endswith("num_batches_tracked"):  # torch before 0.4.1 had no such counter
+                result[entry.ours] = torch.zeros_like(ours[entry.ours])
+            else:
+                missing += absent
             continue
         expected = ours.get(entry.ours, constants.get(entry.ours))
         try:
@@ -112,21 +167,41 @@ def join(state: State, entries: list[Entry], model: nn.Module) -> State:
         value = value.reshape(expected.shape)
         if entry.ours in ours:
             result[entry.ours] = value
-        elif not torch.allclose(value.float(), expected, rtol=0, atol=rounding(value)):
+        elif not is_near(value, expected):
             raise InputError(
                 f"{entry.theirs[0]} is not the adjacency of {model.skeleton.name}: "
                 "set model_args.graph to the layout that the weights were trained on"
             )
     problems = {"missing": missing, "left over": list(left), "of another shape": misshaped}
     if any(problems.values()):
-        listed = "; ".join(f"{what}: {', '.join(keys)}" for what, keys in problems.items() if keys)
+        listed = "; ".join(f"{what}: {some(keys)}" for what, keys in problems.items() if keys)
         raise InputError(f"the weights do not fit {type(model).__module__}: {listed}")
     return result
 
 
-def rounding(value: Tensor) -> float:
-    """Return by how much an adjacency may be off, its entries at most 1."""
-    return max(1e-5, torch.finfo(value.dtype).eps if value.is_floating_point() else 0)
+def some(names: list[str]) -> str:
+    """Return the first of the names, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def differences(state: State, own: State) -> str:
+    """Return how a state dict differs from `own`, that of a network, in names or shapes."""
+    problems = [f"missing {name}" for name in own.keys() - state.keys()]
+    problems += [f"unknown {name}" for name in state.keys() - own.keys()]
+    problems += [
+        f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own.keys() & state.keys()
+        if state[name].shape != own[name].shape
+    ]
+    return some(sorted(problems))
+
+
+def is_near(value: Tensor, expected: Tensor) -> bool:
+    """Return whether an adjacency, on the CPU, is that of a network, up to the rounding of its
+    entries, at most 1. A network on the meta device has no values that could differ."""
+    off = max(1e-5, torch.finfo(value.dtype).eps if value.is_floating_point() else 0)
+    return expected.is_meta or torch.allclose(value.float(), expected.cpu(), rtol=0, atol=off)
 
 
 def fits(value: Tensor, expected: Tensor) -> bool:
@@ -164,11 +239,8 @@ class Description:
 
     form: str
     backbone: str  # module within this package
-    model_args: dict[str, Any]  # what else than the defaults the model needs
-    num_class: int
     num_joints: int
-    in_channels: int
-    num_person: int | None  # None if the weights are the same for any number
+    model_args: dict[str, Any]  # of the network; num_person only if the weights show it
 
 
 def describe(state: State) -> Description:
@@ -209,23 +281,11 @@ def _describe(state: State, form: Form) -> Description:
         args["attention"] = has(state, ".conv_sa.weight") or has(state, ".attention.joints.weight")
     args["norm_persons"] = persons > 1
     args["parent_edges"] = form.name.startswith(ORIGINAL)
-    return Description(
-        form.name,
-        form.backbone,
-        args,
-        num_class=len(state[form.fc]),
-        num_joints=joints,
-        in_channels=in_channels,
-        num_person=persons if persons > 1 else None,
-    )
-
-
-def saved_args(checkpoint: Any) -> dict[str, Any]:
-    """Return the model_args in this project's own checkpoints; weights do not tell them all."""
-    for holder in (checkpoint, checkpoint.get("config")):
-        if isinstance(holder, dict) and isinstance(holder.get("model_args"), dict):
-            return holder["model_args"]
-    return {}
+    args["cosine"] = form.fc.replace("weight", "bias") not in state
+    args |= {"num_class": len(state[form.fc]), "in_channels": in_channels}
+    if persons > 1:  # else the weights are the same for any number
+        args["num_person"] = persons
+    return Description(form.name, form.backbone, joints, args)
 
 
 def has(state: State, ending: str) -> bool:

@@ -8,40 +8,57 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 import model as models
-from errors import Parser, run_command
+from errors import InputError, Parser, run_command
 from files import replacing
 from model import upstream
 
 
-def describe(path: Path, graph: str | None, num_person: int | None) -> list[tuple[str, str]]:
-    """Return what there is to say of a checkpoint, line by line; InputError if it is none."""
+def describe(path: Path, network: nn.Module, given: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what there is to say of a checkpoint and of the network made of it, line by line."""
     checkpoint = upstream.read(path)
     state = upstream.weights(checkpoint, path)
-    found = upstream.describe(state)
-    arguments = models.arguments(checkpoint, path, graph, num_person=num_person)
+    name, arguments = models.described(checkpoint, path)
+    in_words = bool(upstream.said(checkpoint)[1])  # else only the shapes of the weights tell
+    layout = {**arguments, **given}.get("graph", network.skeleton.name)
+    persons = arguments.get("num_person", network.num_person if in_words else "any")
     said = ("graph", "num_class", "num_person", "in_channels")
     return [
-        ("form", found.form),
-        ("backbone", f"model.{found.backbone}.Model"),
-        ("classes", str(found.num_class)),
-        ("joints", f"{found.num_joints} ({arguments['graph']}?)"),
-        ("channels", str(found.in_channels)),
-        ("persons", str(found.num_person or "any")),
+        ("form", form(state)),
+        ("backbone", name),
+        ("classes", str(network.num_class)),
+        ("joints", f"{network.skeleton.num_joints} ({layout}{'' if in_words or 'graph' in given else '?'})"),
+        ("channels", str(network.in_channels)),
+        ("persons", str(persons)),
         ("tensors", str(len(state))),
         *((key, str(value)) for key, value in arguments.items() if key not in said),
     ]
 
 
-def convert(path: Path, out: Path, graph: str | None, num_person: int | None) -> None:
+def form(state: upstream.State) -> str:
+    """Return whose names the weights have."""
+    try:
+        return upstream.recognise(state).name
+    except InputError:  # RIDE's, and those of networks that are not in model/
+        return upstream.OWN
+
+
+def convert(path: Path, out: Path, network: nn.Module, given: dict[str, Any]) -> None:
     """Write the weights under this project's names, with the model_args that rebuild the model."""
-    arguments = models.arguments(upstream.read(path), path, graph, num_person=num_person)
-    model = models.from_checkpoint(path, graph, num_person=num_person)
+    name, arguments = models.described(upstream.read(path), path)
+    content = {
+        "format_version": upstream.VERSION,
+        "model": name,
+        "model_args": {**arguments, "num_person": network.num_person, **given},
+        "state_dict": network.state_dict(),
+    }
     with replacing(out) as file:
-        torch.save({"model_args": arguments, "state_dict": model.state_dict()}, file)
+        torch.save(content, file)
 
 
 def main(argv: list[str]) -> None:
@@ -52,10 +69,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--num-person", type=int, help="its persons, if the weights fit any number")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     options = parser.parse_args(argv)
-    for what, value in describe(options.file, options.graph, options.num_person):
+    given = {"graph": options.graph, "num_person": options.num_person}
+    given = {key: value for key, value in given.items() if value is not None}
+    network = models.from_checkpoint(options.file, **given)
+    for what, value in describe(options.file, network, given):
         print(f"{what:<16} {value}")
     if options.out:
-        convert(options.file, options.out, options.graph, options.num_person)
+        convert(options.file, options.out, network, given)
         print(f"{'written':<16} {options.out}")
 
 

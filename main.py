@@ -15,15 +15,14 @@ import torch
 
 import memory
 from engine import checkpoint, config, evaluate, logs, predict_files, recipe
-from engine.build import make_feeder, make_model, open_data
+from engine.build import make_feeder, open_data
 from engine.distributed import Ranks, choose_devices, release
 from engine.predict import Recognizer
 from engine.run import LAST, RunFolder, check_class_names, folder_for_test, remembered
 from engine.train import Trainer
 from errors import InputError, Parser, run_command
 from longtail import shots
-from model import upstream
-from model.fold import fold
+from model.fold import fuse_bn
 
 PHASES = ("train", "test", "predict", "classifier")
 
@@ -158,6 +157,8 @@ def train_one(
 ) -> None:  # fmt: skip
     """Train and test one stream. Whatever is wrong is found before the folder is touched."""
     weights = options.weights[0] if options.weights else None
+    if weights is not None:
+        settings = checkpoint.complete(settings, weights)
     classifier = options.phase == "classifier"
     if classifier and (weights is None or settings.classifier is None):
         raise InputError(
@@ -200,22 +201,20 @@ def test(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks)
     if len(options.weights) != 1:
         raise InputError("--phase test needs one --weights FILE")
     path = Path(options.weights[0])
-    state = upstream.read(path)
-    own = checkpoint.is_own(state)
     if options.config:
-        settings, trained = resolve(options, options.stream), None
-        home = RunFolder(config.run_folder(settings))
+        given = resolve(options, options.stream)
+        home = RunFolder(config.run_folder(given))
     else:
         refuse_without_config(options, "stream", "tag")
-        settings = checkpoint.settings(checkpoint.read(path), path, overrides(options))
-        trained, home = checkpoint.settings(state, path), RunFolder(path.parent)
+        given, home = None, RunFolder(path.parent)
+    settings, model, state = checkpoint.load_network(path, given, overrides(options))
+    trained = None if options.config else checkpoint.settings(state, path)
     run = folder_for_test(home, settings, path, trained, options.work_dir)
     evaluate.set_tf32(settings)
     data, said = open_data(settings, training=False), None
-    model = make_model(settings).to(devices[0])
-    checkpoint.load_weights(model, path)
-    if own:
-        check_class_names(state, data.store, settings.model_args.get("num_class", 60), path)
+    model = model.to(devices[0])
+    if checkpoint.is_own(state):
+        check_class_names(state, data.store, model.num_class, path)
         data, said = remembered(state, data)
     with run.lock(ranks):
         log = logs.Log(run if ranks.leads else None, options.quiet)
@@ -226,8 +225,9 @@ def test(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks)
         elif said:
             log.line(said)
         feeder = make_feeder(settings, data, data.test_rows, devices[0], clips=settings.test_clips)
+        net = fuse_bn(model)
         result = evaluate.test(
-            fold(model), settings, data, feeder, path, run, ranks, state=state, quiet=options.quiet
+            net, settings, data, feeder, path, run, ranks, state=state, quiet=options.quiet
         )
         if ranks.leads and not run.config_file.is_file():
             config.write(settings, run.config_file)  # ensemble.py and tools.report read it

@@ -101,6 +101,6 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def load_strictly(model: nn.Module, weights: dict[str, torch.Tensor], where: str) -> None:
-    """Copy a run's own weights into `model`; on any difference InputError, and nothing is loaded."""
+    """Copy a run's own weights into `model`, or on any difference nothing: InputError."""
     own = {"format": FORMAT, "state_dict": weights}
     model.load_state_dict(models.fitted(model, own, where, {}))

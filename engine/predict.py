@@ -6,6 +6,7 @@ frames, and the mean of the probabilities over test clips; several checkpoints a
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,13 +21,12 @@ import graph
 from data import clip_file, names, normalize
 from data.store import Store
 from engine import checkpoint, evaluate
-from engine.build import feeder_of, make_model
+from engine.build import feeder_of
 from engine.config import Config
 from engine.distributed import Ranks, choose_devices
 from engine.fusion import Scores, fuse, fusions_of
 from errors import InputError
-from model import upstream
-from model.fold import fold
+from model.fold import fuse_bn
 
 LARGEST = 2.0  # positions within [-1, 1] of an image, and somewhat out of it; pixels are larger
 # How a checkpoint that does not tell was trained, by its layout.
@@ -61,8 +61,8 @@ def best(names: Sequence[str], probabilities: np.ndarray, k: int) -> list[tuple[
 
 
 @dataclass(frozen=True)
-class Takes:
-    """What a network is fed; checkpoints that are fused have it in common."""
+class InputSpec:
+    """What a network takes; checkpoints that are fused have it in common."""
 
     skeleton: graph.Skeleton
     persons: int
@@ -72,19 +72,37 @@ class Takes:
     class_names: tuple[str, ...]
 
     @classmethod
-    def of(cls, config: Config, state: dict[str, Any]) -> Takes:
-        """Return what a checkpoint tells; a foreign one holds weights only."""
-        args = config.model_args
-        skeleton = graph.load(args.get("graph", "ntu_rgb_d"))
-        own_names = state["class_names"] if checkpoint.is_own(state) else None
+    def of(cls, model: nn.Module, state: dict[str, Any]) -> InputSpec:
+        """Return what a network takes: its own facts, and what its checkpoint says of the data.
+
+        A foreign checkpoint says nothing of them. InputError for a network without these facts.
+        """
+        try:
+            skeleton, num_class = model.skeleton, model.num_class
+            persons, channels = model.num_person, model.in_channels
+        except AttributeError as error:
+            raise InputError(
+                f"{type(model).__module__}.{type(model).__name__} must be a model.backbone.Backbone"
+                f", or have its skeleton, num_class, num_person and in_channels: {error}"
+            ) from None
+        said = state if checkpoint.is_own(state) else {}
         return cls(
             skeleton,
-            args.get("num_person", 2),
-            args.get("in_channels", 3),
-            state.get("normalisation") or USUAL.get(skeleton.name, "none"),
-            state.get("centre") or 0,
-            tuple(own_names or known_names(skeleton.name, args.get("num_class", 60))),
+            persons,
+            channels,
+            said.get("normalisation") or USUAL.get(skeleton.name, "none"),
+            said.get("centre") or 0,
+            tuple(said.get("class_names") or known_names(skeleton.name, num_class)),
         )
+
+    def differences(self, other: InputSpec) -> list[str]:
+        """Return what another network takes otherwise; how the joints are linked is its own."""
+        ours, theirs = (
+            dataclasses.replace(each, skeleton=dataclasses.replace(each.skeleton, edges=()))
+            for each in (self, other)
+        )
+        names = [field.name for field in dataclasses.fields(InputSpec) if field.compare]
+        return [name for name in names if getattr(ours, name) != getattr(theirs, name)]
 
 
 def known_names(layout: str, num_class: int) -> list[str]:
@@ -94,13 +112,13 @@ def known_names(layout: str, num_class: int) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Member:
-    """One checkpoint of a recogniser."""
+class LoadedNetwork:
+    """One checkpoint of a recognizer."""
 
     path: Path
     config: Config
     model: nn.Module
-    takes: Takes
+    takes: InputSpec
 
     @classmethod
     def load(
@@ -109,34 +127,36 @@ class Member:
         device: torch.device,
         config: Config | None = None,
         overrides: Iterable[str] = (),
-    ) -> Member:
-        """Load a checkpoint; `config` in place of its own, which a foreign one does not have."""
-        state = upstream.read(path) if config else checkpoint.read(path)
-        config = config or checkpoint.settings(state, path, overrides)
-        if device.type == "cpu":
-            config = config.replace(amp="off")
-        model = make_model(config).to(device, memory_format=torch.channels_last)
-        checkpoint.load_weights(model, path)
-        return cls(path, config, model, Takes.of(config, state))
+    ) -> LoadedNetwork:
+        """Load a checkpoint; `config` in place of its own, which a foreign one does not have.
+
+        On the CPU a checkpoint's own `amp`, that of its training, gives way to float32 unless the
+        overrides name it; what `config` says holds everywhere.
+        """
+        usual = {"amp": "off"} if device.type == "cpu" else {}
+        config, model, state = checkpoint.load_network(path, config, overrides, **usual)
+        takes = InputSpec.of(model, state)
+        return cls(path, config, model.to(device, memory_format=torch.channels_last), takes)
 
     def score(self, store: Store, device: torch.device) -> Scores:
         """Return the class probabilities of every clip of a store, as in testing."""
         config = self.config
+        evaluate.set_tf32(config)
         rows = np.arange(len(store))
         feeder = feeder_of(
             config, store, self.takes.skeleton, rows, device, clips=config.test_clips
         )
-        scores = evaluate.score(self.folded, feeder, config, device)
+        scores = evaluate.score(self.fused, feeder, config, device)
         return Scores(store.names, store.labels, scores)
 
     @functools.cached_property
-    def folded(self) -> nn.Module:
+    def fused(self) -> nn.Module:
         """The network as it is fastest."""
-        return fold(self.model)
+        return fuse_bn(self.model)
 
 
 @dataclass(frozen=True)
-class Ready:
+class PreparedClip:
     """A clip cut into windows and normalised."""
 
     source: str
@@ -147,15 +167,14 @@ class Ready:
 class Recognizer:
     """One trained network, or several whose probabilities are fused."""
 
-    def __init__(self, members: Sequence[Member], device: torch.device) -> None:
+    def __init__(self, members: Sequence[LoadedNetwork], device: torch.device) -> None:
         """Raises InputError if the members are fed other data, or tell other classes apart."""
         first, *others = members
         for other in others:
-            for key, value in vars(first.takes).items():
-                if vars(other.takes)[key] != value:
-                    raise InputError(
-                        f"{first.path} and {other.path} cannot be fused: their {key} differ"
-                    )
+            for key in first.takes.differences(other.takes):
+                raise InputError(
+                    f"{first.path} and {other.path} cannot be fused: their {key} differ"
+                )
         self.members, self.device, self.takes = members, device, first.takes
         streams = [member.config.stream for member in members]
         self.weights = fusion_weights(streams, first.config.benchmark)  # of the members
@@ -178,7 +197,7 @@ class Recognizer:
         if not paths or (config and len(paths) > 1):
             raise InputError("--weights: one checkpoint is needed, or several without --config")
         device = torch.device(device) if device else choose_devices(None, Ranks())[0]
-        return cls([Member.load(path, device, config, overrides) for path in paths], device)
+        return cls([LoadedNetwork.load(path, device, config, overrides) for path in paths], device)
 
     def __call__(
         self,
@@ -204,7 +223,7 @@ class Recognizer:
         image_size: tuple[float, float] | None = None,
         window: int | None = None,
         stride: int | None = None,
-    ) -> Ready:
+    ) -> PreparedClip:
         """Cut a raw clip (T, M, V, C) into windows and normalise each, as the data set's clips are.
 
         Windows that nobody is in are left out. InputError names `source` if it does not fit.
@@ -223,7 +242,7 @@ class Recognizer:
         inhabited = [row for row, clip in enumerate(windows) if clip.any()]
         if not inhabited:
             raise InputError(f"{source}: there is no body in it, all joints are zero")
-        return Ready(source, spans[inhabited], [windows[row] for row in inhabited])
+        return PreparedClip(source, spans[inhabited], [windows[row] for row in inhabited])
 
     def check(self, joints: np.ndarray, source: str) -> None:
         """Raise InputError if a clip (T, M, V, C) is not of the network's layout, or empty."""
@@ -246,7 +265,7 @@ class Recognizer:
         if not joints.any():
             raise InputError(f"{source}: there is no body in it, all joints are zero")
 
-    def score(self, clips: Sequence[Ready]) -> list[Prediction]:
+    def score(self, clips: Sequence[PreparedClip]) -> list[Prediction]:
         """Return what becomes of prepared clips; the windows of all go through together."""
         store = store_of([window for clip in clips for window in clip.windows], self.takes)
         scored = {
@@ -268,7 +287,7 @@ def fusion_weights(streams: Sequence[str], benchmark: str) -> list[float]:
     return [1.0] * len(streams)
 
 
-def store_of(clips: Sequence[np.ndarray], takes: Takes) -> Store:
+def store_of(clips: Sequence[np.ndarray], takes: InputSpec) -> Store:
     """Return clips (T, M, V, C) as a store in memory, for a feeder to read."""
     lengths = np.array([len(clip) for clip in clips], np.int64)
     return Store(

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from data import clip_file
 from engine import logs
-from engine.predict import Prediction, Ready, Recognizer, best
+from engine.predict import Prediction, PreparedClip, Recognizer, best
 from errors import InputError
 from files import write_json, write_text
 
@@ -75,7 +75,7 @@ def find_files(inputs: Sequence[str | Path]) -> list[Path]:
 
 def read(
     recognizer: Recognizer, path: Path, image_size: tuple[float, float] | None = None, **how: Any
-) -> Ready:
+) -> PreparedClip:
     """Return a file's clip, prepared; InputError names the file if it cannot be used."""
     clip = clip_file.read(path)
     wanted = recognizer.takes.skeleton.name

@@ -26,7 +26,7 @@ from engine.run import BEST, LAST, RunFolder, check_same_data, code_version, tra
 from errors import InputError, Stopped
 from feeders.skeleton import Batch
 from longtail import shots
-from model.fold import fold
+from model.fold import fuse_bn
 
 # Steps between two looks at the loss: each look waits for the device.
 LOOK_EVERY = 50
@@ -64,6 +64,9 @@ class Trainer:
         """Build everything and write nothing. `weights` start the network; with `classifier` all
         of it but what `config.classifier` trains is frozen."""
         torch.manual_seed(step_seed(config.seed))
+        model = None
+        if weights is not None:
+            config, model, _ = checkpoint.load_network(weights, config)
         evaluate.set_tf32(config)
         self.config, self.device, self.ranks = config, devices[0], ranks
         self.place = RunFolder(folder)
@@ -77,11 +80,10 @@ class Trainer:
         self.sampling = make(config, "sampling", self.feeder.labels, counts, config.repeat)
         self.mix = make(config, "mixing", counts, self.data.skeleton)
         self.stages = make_stages(config, counts, self.device)
-        self.model = make_model(config).to(self.device, memory_format=torch.channels_last)
+        model = make_model(config) if model is None else model
+        self.model = model.to(self.device, memory_format=torch.channels_last)
         if config.sync_bn and ranks.world > 1:
             self.model = synchronize_batch_norm(self.model, self.device)
-        if weights is not None:
-            checkpoint.load_weights(self.model, weights)
         self.classifier = make(config, "classifier", counts) if classifier else None
         if self.classifier is not None:
             self.classifier.prepare(self.model)
@@ -236,7 +238,7 @@ class Trainer:
                 leave_if(self.ranks.any(self.stop_asked))  # all ranks come here: it is saved, too
                 state = checkpoint.read(path)
                 checkpoint.load_strictly(self.model, state["model"], str(path))
-                net = fold(self.model) if self.judged is self.model else self.judged
+                net = fuse_bn(self.model) if self.judged is self.model else self.judged
                 result = evaluate.test(
                     net, self.config, self.data, feeder, path, self.place, self.ranks, state=state,
                     quiet=self.quiet, before_batch=lambda: leave_if(self.stops_alone()),

@@ -1,4 +1,4 @@
-"""Networks for inference: batch norms folded into the convolutions before them."""
+"""Networks for inference: batch norms fused into the convolutions before them."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def scale_outputs(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> None:
 
 
 @torch.no_grad()
-def fold(model: nn.Module) -> nn.Module:
+def fuse_bn(model: nn.Module) -> nn.Module:
     """Return a copy of `model` for inference: the same outputs, up to rounding, with fewer passes.
 
-    Layers fold themselves, by a method `fold()`; what has none stays as it is. The copy can
+    Layers fuse their own, by a method `fold()`; what has none stays as it is. The copy can
     neither be trained nor saved as a checkpoint.
     """
-    folded = copy.deepcopy(model).eval().requires_grad_(False)
-    for layer in list(folded.modules()):
+    fused = copy.deepcopy(model).eval().requires_grad_(False)
+    for layer in list(fused.modules()):
         if hasattr(layer, "fold"):
             layer.fold()
-    return folded.requires_grad_(False)
+    return fused.requires_grad_(False)

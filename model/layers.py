@@ -73,6 +73,8 @@ def add_relu(x: Tensor, residual: Tensor) -> Tensor:
 def product_dtype(x: Tensor) -> torch.dtype:
     """Return the type in which a matrix product of x is computed: autocast's where it is on."""
     device = x.device.type
+    if not torch.amp.is_autocast_available(device):  # the meta device
+        return x.dtype
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 

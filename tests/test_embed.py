@@ -97,7 +97,7 @@ def test_features_are_those_of_each_sample_alone(run):
     settings, model, _ = run
     data = open_data(settings, training=False)
     feeder = make_feeder(settings, data, data.test_rows, CPU, clips=2)
-    found, predicted = embed.features(model, feeder, CPU)
+    found, predicted = embed.features(model, feeder, CPU, settings)
     assert (predicted == score(model, feeder, settings, CPU).argmax(1)).all()
     for i in (0, 7, len(feeder) - 1):
         alone = make_feeder(settings, data, data.test_rows[i : i + 1], CPU, clips=2)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.config import Config
-from engine.predict import Member
+from engine.predict import LoadedNetwork
 from errors import InputError, run_command
 from tests.test_predict import save
 from tools import export
@@ -46,7 +46,7 @@ def test_onnx_gives_the_same_logits_and_describes_itself(backbone, clips, tmp_pa
     assert "largest difference" in capsys.readouterr().out
     session = onnxruntime.InferenceSession(str(weights.with_suffix(".onnx")))
     (logits,) = session.run(None, {"clips": clips.numpy()})
-    expected = Member.load(weights, CPU).model.eval()(clips).detach().numpy()
+    expected = LoadedNetwork.load(weights, CPU).model.eval()(clips).detach().numpy()
     assert np.abs(logits - expected).max() <= 1e-4 * np.abs(expected).max()
     notes = session.get_modelmeta().custom_metadata_map
     assert json.loads(notes["class_names"]) == NAMES
@@ -60,7 +60,7 @@ def test_a_torch_program_gives_the_same_logits_and_describes_itself(backbone, cl
     assert run_command(export.main, [str(weights), "--format", "torch", "--out", str(out)]) == 0
     notes = {"notes.json": ""}
     program = torch.export.load(out, extra_files=notes)
-    expected = Member.load(weights, CPU).model.eval()(clips)
+    expected = LoadedNetwork.load(weights, CPU).model.eval()(clips)
     torch.testing.assert_close(program.module()(clips), expected, rtol=1e-4, atol=1e-6)
     notes = json.loads(notes["notes.json"])
     assert json.loads(notes["class_names"]) == NAMES and notes["stream"] == "bone"
@@ -68,7 +68,7 @@ def test_a_torch_program_gives_the_same_logits_and_describes_itself(backbone, cl
 
 def test_a_file_that_computes_something_else_is_not_written(tmp_path, monkeypatch):
     weights = small(tmp_path)
-    model = Member.load(weights, CPU).model.eval()
+    model = LoadedNetwork.load(weights, CPU).model.eval()
     monkeypatch.setattr(export, "trace", lambda model, takes: None)
     wrong = (lambda program, notes: b"", lambda file: lambda clips: 1.001 * model(clips).numpy())
     monkeypatch.setitem(export.FORMATS, "torch", wrong)

@@ -13,7 +13,7 @@ import model as models
 from errors import InputError
 from graph import adjacency, load
 from model import aagcn, ctrgcn, msg3d, stgcn, stgcnpp, upstream
-from model.fold import fold
+from model.fold import fuse_bn
 from model.layers import temporal_conv
 
 BACKBONES = {
@@ -192,7 +192,7 @@ def close(ours, theirs, tolerance):
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_folded_network_gives_the_same(backbone):
     model = trained(backbone)
-    folded = fold(model)
+    folded = fuse_bn(model)
     clips = torch.randn(2, 2, 13, 25, 3)
     assert not any(type(m) is torch.nn.BatchNorm2d for m in folded.modules())
     with torch.no_grad():
@@ -214,7 +214,7 @@ def test_absent_persons_are_computed_once(backbone, norm_persons):
     with torch.inference_mode():
         close(model(clips), expected, 1e-5)
         close(model(clips[:1]), expected[:1], 1e-5)
-        close(fold(model)(clips), expected, 1e-5)
+        close(fuse_bn(model)(clips), expected, 1e-5)
     assert bodies == [10, 4 + 2, 2, 4 + 2]
     with torch.inference_mode():
         model.train()(clips)  # batch statistics are of all bodies

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import memory
 from errors import Parser, run_command
 from files import write_json
-from model.fold import fold
+from model.fold import fuse_bn
 from tools.plain import UNITS, Plain
 
 BACKBONES = ("stgcn", "stgcnpp", "aagcn", "ctrgcn", "msg3d")
@@ -170,7 +170,7 @@ def measure(backbone: str, options: argparse.Namespace, device: torch.device) ->
         memory.keep_freed()
     # the plain networks run as the field runs them: float32, nothing folded, nothing compiled
     steps = [training(net.train(), clips, mode) for net, mode in zip(nets, (amp, None))]
-    folded = fold(nets[0])
+    folded = fuse_bn(nets[0])
     if options.compile:
         nets[0].compile()
         folded.compile()

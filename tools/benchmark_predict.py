@@ -15,7 +15,7 @@ import torch
 
 from engine.build import make_model
 from engine.config import Config
-from engine.predict import Member, Recognizer, Takes
+from engine.predict import InputSpec, LoadedNetwork, Recognizer
 from errors import Parser, run_command
 from files import write_json
 
@@ -25,8 +25,9 @@ CPU = torch.device("cpu")
 def recognizer(model: str, clips: int) -> Recognizer:
     """Return an untrained network of full size for NTU RGB+D 60: weights do not change the time."""
     config = Config(model=model, model_args={"graph": "ntu_rgb_d"}, test_clips=clips)
-    member = Member(Path("untrained"), config, make_model(config), Takes.of(config, {}))
-    return Recognizer([member], CPU)
+    model = make_model(config)
+    network = LoadedNetwork(Path("untrained"), config, model, InputSpec.of(model, {}))
+    return Recognizer([network], CPU)
 
 
 def latencies(network: Recognizer, frames: int, repeats: int) -> np.ndarray:

@@ -22,7 +22,7 @@ from engine.build import make_feeder, make_model, open_data
 from engine.config import Config
 from errors import Parser, run_command
 from files import write_json
-from model.fold import fold
+from model.fold import fuse_bn
 from tools.benchmark_models import in_turns
 from tools.benchmark_train import add_arguments, machine, plainly, prepare
 
@@ -59,7 +59,7 @@ def measure(settings: Config, options: argparse.Namespace, device: torch.device)
         settings, data, data.test_rows[: options.samples], device, clips=settings.test_clips
     )
     model = make_model(settings).to(device, memory_format=torch.channels_last)
-    folded = fold(model)
+    folded = fuse_bn(model)
     ways = [(folded, settings, None), (EveryBody(folded), settings, None), (folded, settings, 1)]
     if options.plain:
         plain = plainly(settings)

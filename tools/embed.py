@@ -22,22 +22,26 @@ from matplotlib.figure import Figure
 from torch import nn
 from tqdm import tqdm
 
-from engine import checkpoint, config, logs
-from engine.build import Data, make_feeder, make_model, open_data
+from engine import checkpoint, config, evaluate, logs
+from engine.build import Data, make_feeder, open_data
 from engine.distributed import Ranks, choose_devices
 from engine.evaluate import CLIPS_AT_ONCE
+from engine.predict import LoadedNetwork
 from engine.run import check_class_names, remembered
 from errors import InputError, Parser, run_command
 from feeders.skeleton import Batch
 from files import replacing
 from longtail import shots
+from model import upstream
 from tools.plots import SHOTS, STYLE, save
 from tools.relevance import draw, relevance
 from tools.report.clips import pose
 
 
 @torch.inference_mode()
-def features(model: nn.Module, feeder: Any, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+def features(
+    model: nn.Module, feeder: Any, device: torch.device, settings: config.Config
+) -> tuple[np.ndarray, np.ndarray]:
     """Return features (n, D), averaged over the clips of a sample, and predicted classes (n,).
 
     The class is likeliest by the probabilities averaged over the clips; `model` is in eval mode.
@@ -46,8 +50,10 @@ def features(model: nn.Module, feeder: Any, device: torch.device) -> tuple[np.nd
     parts, classes = [], []
     bar = tqdm(total=len(rows), leave=False, disable=logs.progress_bar_off(False))
     for batch_clips, _, _ in feeder.batches(map(Batch, rows)):
-        found = model.features(batch_clips)  # (N S, D)
-        odds = model.classify(found).float().softmax(1)
+        with evaluate.autocast(settings, device):
+            found = model.features(batch_clips)  # (N S, D)
+            logits = model.classify(found)
+        odds = logits.float().softmax(1)
         parts.append(found.float().unflatten(0, (-1, feeder.clips)).mean(1).cpu())
         classes.append(odds.unflatten(0, (-1, feeder.clips)).mean(1).argmax(1).cpu())
         bar.update()
@@ -113,7 +119,7 @@ def embed(settings: config.Config, data: Data, model: nn.Module, args: argparse.
         rows = rows[np.linspace(0, len(rows) - 1, args.samples).round().astype(int)]
     device = next(model.parameters()).device
     feeder = make_feeder(settings, data, rows, device, clips=settings.test_clips)
-    found, predicted = features(model, feeder, device)
+    found, predicted = features(model, feeder, device, settings)
     counts = None if data.class_counts is None else data.class_counts.numpy()
     pictures = {"pca": pca(found)[0]} | ({"tsne": tsne(found)} if args.tsne else {})
     labels = data.store.labels[rows]
@@ -158,27 +164,38 @@ def explain(
 def main(argv: list[str]) -> None:
     parser = Parser(prog="python -m tools.embed", description=__doc__)
     add = parser.add_argument
-    add("weights", type=Path, help="a checkpoint of this project")
+    add("weights", type=Path, help="a checkpoint")
     add("--split", choices=("test", "train"), default="test")
     add("--samples", type=int, metavar="N", help="only so many samples, evenly over the split")
     add("--no-tsne", dest="tsne", action="store_false", help="PCA only")
     add("--explain", nargs="+", metavar="NAME", help="relevance of these samples instead")
-    add("--out", type=Path, metavar="DIR", help="default: embed/ beside the weights")
-    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="e.g. store=data/elsewhere")
+    add("--out", type=Path, metavar="DIR", help="default: embed/ next to the weights")
+    add("--config", nargs="+", metavar="FILE", help="for a foreign checkpoint")
+    add(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        help="override any key, e.g. store=data/elsewhere",
+    )  # fmt: skip
     add("--device", nargs="+", help="a GPU's index, or cpu")
     add("--debug", action="store_true", help="show a traceback on an error")
     args = parser.parse_args(argv)
     if args.samples is not None and args.samples < 2:
         raise InputError(f"--samples: {args.samples}, but a picture takes 2 or more")
     args.out = args.out or args.weights.parent / "embed"
-    state = checkpoint.read(args.weights)
-    settings = checkpoint.settings(state, args.weights, args.set)
+    given = config.resolve(args.config, args.set) if args.config else None
+    device = choose_devices(args.device, Ranks())[0]
+    network = LoadedNetwork.load(args.weights, device, given, args.set)
+    settings, model = network.config, network.model.eval()
+    if not args.explain and not callable(getattr(model, "features", None)):
+        raise InputError(
+            f"{args.weights}: {settings.model} has no features that are one vector per clip; "
+            "--explain NAME works with it"
+        )
+    evaluate.set_tf32(settings)
     data = open_data(settings, training=False)
-    check_class_names(state, data.store, settings.model_args.get("num_class", 60), args.weights)
-    data, _ = remembered(state, data)
-    model = make_model(settings).to(choose_devices(args.device, Ranks())[0])
-    checkpoint.load_weights(model, args.weights)
-    model.eval()
+    state = upstream.read(args.weights)
+    if checkpoint.is_own(state):
+        check_class_names(state, data.store, model.num_class, args.weights)
+        data, _ = remembered(state, data)
     with matplotlib.rc_context(STYLE):
         (explain if args.explain else embed)(settings, data, model, args)
 

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from engine import config
-from engine.predict import Member, Takes
+from engine.predict import InputSpec, LoadedNetwork
 from errors import InputError, Parser, run_command
 from files import replacing
 
@@ -30,14 +30,16 @@ CHECKED = ((1, 64), (3, 100), (2, 29))
 ENDINGS = {"onnx": ".onnx", "torch": ".pt2"}
 NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}
 
+USED = ("model", "model_args", "stream", "frames", "feeder")  # configuration keys
+
 Run = Callable[[torch.Tensor], np.ndarray]
 
 
-def shape_of(takes: Takes, batch: int, frames: int) -> tuple[int, ...]:
+def shape_of(takes: InputSpec, batch: int, frames: int) -> tuple[int, ...]:
     return (batch, takes.persons, frames, takes.skeleton.num_joints, takes.channels)
 
 
-def trace(model: nn.Module, takes: Takes) -> torch.export.ExportedProgram:
+def trace(model: nn.Module, takes: InputSpec) -> torch.export.ExportedProgram:
     """Return the network in evaluation as a program whose batch and frames are free."""
     example = torch.randn(shape_of(takes, *TRACED))
     free = torch.export.Dim.DYNAMIC
@@ -78,9 +80,9 @@ def run_onnx(file: bytes) -> Run:
 FORMATS = {"onnx": (to_onnx, run_onnx), "torch": (to_torch, run_torch)}
 
 
-def describe(member: Member) -> dict[str, str]:
+def describe(network: LoadedNetwork) -> dict[str, str]:
     """Return what a user of the exported file has to know, as text values."""
-    takes, settings = member.takes, member.config
+    takes, settings = network.takes, network.config
     return {
         "input": "clips (batch, persons, frames, joints, channels) float32: normalised, then the "
         "stream, then `frames` frames chosen; absent persons are zero",
@@ -98,7 +100,7 @@ def describe(member: Member) -> dict[str, str]:
 
 
 @torch.inference_mode()
-def difference(model: nn.Module, run: Run, takes: Takes) -> float:
+def difference(model: nn.Module, run: Run, takes: InputSpec) -> float:
     """Return the largest difference from the model's logits over that of their size (CHECKED)."""
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
@@ -110,7 +112,7 @@ def difference(model: nn.Module, run: Run, takes: Takes) -> float:
     return worst
 
 
-def export(member: Member, form: str, out: Path) -> float:
+def export(network: LoadedNetwork, form: str, out: Path) -> float:
     """Export a checkpoint's network to the file `out`; return how far its logits are from its own.
 
     Nothing is written if that is more than TOLERANCE. InputError if the format needs a package
@@ -123,10 +125,10 @@ def export(member: Member, form: str, out: Path) -> float:
             "(versions in requirements-dev.txt)"
         )
     write, run = FORMATS[form]
-    model = member.model.eval()
+    model = network.model.eval()
     with quiet_exporters():
-        file = write(trace(model, member.takes), describe(member))
-        gap = difference(model, run(file), member.takes)
+        file = write(trace(model, network.takes), describe(network))
+        gap = difference(model, run(file), network.takes)
     if gap <= TOLERANCE:
         with replacing(out) as target:
             target.write(file)
@@ -153,14 +155,21 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("weights", type=Path, help="checkpoint")
     parser.add_argument("--format", choices=FORMATS, default="onnx")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: beside the checkpoint")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: next to the checkpoint")
     parser.add_argument("--config", nargs="+", metavar="FILE", help="for a foreign checkpoint")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        help=f"override a key that an export uses: {', '.join(USED)}",
+    )  # fmt: skip
     parser.add_argument("--debug", action="store_true", help="errors with their traceback")
     options = parser.parse_args(argv)
-    settings = config.resolve(options.config) if options.config else None
-    member = Member.load(options.weights, torch.device("cpu"), settings)
+    for word in options.set:
+        if word.partition("=")[0].split(".")[0].strip() not in USED:
+            raise InputError(f"--set {word}: an export uses only {', '.join(USED)}")
+    settings = config.resolve(options.config, options.set) if options.config else None
+    network = LoadedNetwork.load(options.weights, torch.device("cpu"), settings, options.set)
     out = options.out or options.weights.with_suffix(ENDINGS[options.format])
-    gap = export(member, options.format, out)
+    gap = export(network, options.format, out)
     figures = f"largest difference from the network {gap:.1e} of the largest logit"
     if not gap <= TOLERANCE:
         sys.exit(f"error: {out} not written: {figures}, more than {TOLERANCE:.0e}")

@@ -25,14 +25,15 @@ def describe(path: Path, network: nn.Module, given: dict[str, Any]) -> list[tupl
     state = upstream.weights(checkpoint, path)
     name, arguments = models.described(checkpoint, path)
     in_words = bool(upstream.said(checkpoint)[1])  # else only the shapes of the weights tell
-    layout = {**arguments, **given}.get("graph", network.skeleton.name)
+    layout = str({**arguments, **given}.get("graph", network.skeleton.name))
+    layout += "" if in_words or "graph" in given else "?"
     persons = arguments.get("num_person", network.num_person if in_words else "any")
     said = ("graph", "num_class", "num_person", "in_channels")
     return [
         ("form", form(state)),
         ("backbone", name),
         ("classes", str(network.num_class)),
-        ("joints", f"{network.skeleton.num_joints} ({layout}{'' if in_words or 'graph' in given else '?'})"),
+        ("joints", f"{network.skeleton.num_joints} ({layout})"),
         ("channels", str(network.in_channels)),
         ("persons", str(persons)),
         ("tensors", str(len(state))),

@@ -1,0 +1,428 @@
+"""Weights of other projects: every way in builds the network that the file shows."""
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import main
+import model as models
+from engine import checkpoint, config, evaluate
+from engine.build import make_feeder, open_data
+from engine.config import Config
+from engine.predict import LoadedNetwork
+from errors import InputError, run_command
+from model import aagcn, ctrgcn, msg3d, stgcn, stgcnpp
+from model.fold import fuse_bn
+from tests.test_model import BACKBONES, ORIGINAL, original_weights, relative
+from tools import embed, export
+
+CPU, META = torch.device("cpu"), torch.device("meta")
+NTU60 = "config/ntu60-xsub-lt/joint.yaml"
+ON_NTU = [name for name, (_, layout) in ORIGINAL.items() if layout == "ntu_rgb_d"]
+PYSKL = {
+    "stgcnpp_b16": "stgcnpp", "stgcnpp_b16_offset_post": "stgcnpp", "stgcn_b16": "stgcn",
+    "aagcn_b16": "aagcn", "ctrgcn_b16": "ctrgcn", "msg3d_b12_s5_2": "msg3d",
+}  # fmt: skip
+
+
+def documented(backbone, *more):
+    """The configuration that docs/model-zoo.md gives for a foreign checkpoint."""
+    return config.resolve([NTU60], [f"model=model.{backbone}.Model", *more])
+
+
+@pytest.fixture(scope="module")
+def original(golden, tmp_path_factory):
+    """Return (file, clips, logits) of an authors' network, as their code saves and computes it."""
+    folder = tmp_path_factory.mktemp("original")
+
+    def write(name, change=dict):
+        vectors = np.load(golden / f"original_{name}.npz")
+        torch.save(change(original_weights(vectors)), folder / f"{name}.pt")
+        clips = torch.from_numpy(vectors["input"]).permute(0, 4, 2, 3, 1)
+        return folder / f"{name}.pt", clips, vectors["logits_f64"]
+
+    return write
+
+
+@pytest.mark.parametrize("name", ON_NTU)
+def test_the_documented_way_gives_the_authors_logits(original, name):
+    path, clips, logits = original(name)
+    backbone = ORIGINAL[name][0]
+    settings, network, _ = checkpoint.load_network(path, documented(backbone))
+    with torch.no_grad():
+        assert relative(network.eval()(clips), logits) < 1e-4
+        # what a run would write to its config.yaml is enough to build it again
+        again = config.from_mapping(yaml.safe_load(settings.to_yaml()))
+        assert again.model_args == settings.model_args
+        _, network, _ = checkpoint.load_network(path, again)
+        assert relative(network.eval()(clips), logits) < 1e-4
+
+
+@pytest.mark.parametrize("name", PYSKL)
+def test_pyskl_weights_need_nothing_but_their_backbone(golden, name):
+    """The width, in the golden files a quarter or less of the usual, is what the weights show."""
+    vectors = np.load(golden / f"model_{name}.npz")
+    path = golden / f"model_{name}.pth"
+    network = LoadedNetwork.load(path, CPU, documented(PYSKL[name])).model.eval()
+    with torch.no_grad():
+        logits = network(torch.from_numpy(vectors["keypoint"]))
+    assert relative(logits, vectors["logits_f64"]) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "said"),
+    [
+        ("ctrgcn", ["model_args.base_channels=32"], "base_channels is 32, but the weights have 64"),
+        (
+            "ctrgcn",
+            ["model_args.num_class=7"],
+            "model_args.num_class is 7, but the weights have 60",
+        ),
+        ("agcn", ["model_args.attention=true"], "attention is True, but the weights have False"),
+        ("stgcn", ["model_args.parent_edges=false"], "parent_edges is False, but the weights have"),
+        ("msg3d", ["model_args.num_gcn_scales=5"], "num_gcn_scales is 5, but the weights have 13"),
+        ("ctrgcn", ["model_args.graph=coco"], "model_args.graph is coco, but the weights have ntu"),
+    ],
+)
+def test_what_is_set_and_contradicts_the_weights_is_named(original, name, more, said):
+    path, *_ = original(name)
+    with pytest.raises(InputError) as error:
+        checkpoint.load_network(path, documented(ORIGINAL[name][0], *more))
+    assert said in str(error.value) and str(path) in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 700
+
+
+def test_the_backbone_is_not_guessed(original):
+    path, *_ = original("ctrgcn")
+    with pytest.raises(InputError, match=r"set model=model\.ctrgcn\.Model"):
+        checkpoint.load_network(path, config.resolve([NTU60]))
+
+
+def test_what_is_set_and_leaves_no_trace_in_weights_holds(original):
+    path, clips, logits = original("ctrgcn")
+    settings = documented("ctrgcn", "model_args.relu_branches=true")
+    _, network, _ = checkpoint.load_network(path, settings)
+    by_call = models.from_checkpoint(path, relu_branches=True)
+    for built in (network.eval(), by_call):
+        assert built.blocks[0].temporal.relu
+        with torch.no_grad():
+            assert relative(built(clips), logits) > 1e-2
+    with pytest.raises(InputError, match=r"relu_branch: .*did you mean relu_branches"):
+        models.from_checkpoint(path, relu_branch=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "built", "said"),
+    [
+        ("ctrgcn", {}, "relu_branches=False"),
+        ("msg3d", {"parent_edges": True}, "normalise=symmetric"),
+        ("agcn", {"similarity": "softmax", "attention": False}, "parent_edges=True"),
+    ],
+)
+def test_weights_of_another_variant_are_not_loaded_into_a_network(original, name, built, said):
+    """Names and shapes agree, so strict loading alone would give other logits without a word."""
+    path, clips, logits = original(name)
+    network = BACKBONES[ORIGINAL[name][0]].Model(**built)
+    before = network.fc.weight.clone()
+    with pytest.raises(InputError, match=said):
+        checkpoint.load_weights(network, path)
+    assert torch.equal(network.fc.weight, before)
+    variant = {"relu_branches": False, "normalise": "symmetric", "parent_edges": True}
+    known = models.defaults(type(network))
+    variant = {key: value for key, value in variant.items() if key in known}
+    network = type(network)(**{**built, **variant})
+    checkpoint.load_weights(network, path)
+    with torch.no_grad():
+        assert relative(network.eval()(clips), logits) < 1e-4
+
+
+# --- the released files of 2s-AGCN and st-gcn are older than their code ---
+
+
+def without_counters(state):
+    """As torch before 0.4.1 saves a network."""
+    return {key: value for key, value in state.items() if "num_batches" not in key}
+
+
+def as_released_for_views(state):
+    """2s-AGCN's cross-view files: `conv_res` for `down`."""
+    return {k.replace(".down.", ".conv_res."): v for k, v in without_counters(state).items()}
+
+
+def with_renamed_blocks(state):
+    """l1a.gcn1.PA, as 2s-AGCN's issue 32 says how to change its code."""
+    return {re.sub(r"^(l\d+)\.", r"\1a.", k): v for k, v in as_released_for_views(state).items()}
+
+
+def with_plain_blocks(state):
+    """l1a.PA, as 2s-AGCN's issue 32 quotes a cross-subject file."""
+    return {k.replace("a.gcn1.", "a."): v for k, v in with_renamed_blocks(state).items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("agcn", as_released_for_views),
+        ("agcn", with_renamed_blocks),
+        ("agcn", with_plain_blocks),
+        *((name, without_counters) for name in ON_NTU),
+    ],
+)
+def test_released_files_older_than_their_code(original, name, change):
+    path, clips, logits = original(name, change)
+    keys = torch.load(path).keys()
+    assert ("l1a.PA" in keys) == (change is with_plain_blocks)
+    assert ("l5.gcn1.conv_res.0.weight" in keys) == (change is as_released_for_views)
+    with torch.no_grad():
+        assert relative(models.from_checkpoint(path)(clips), logits) < 1e-4
+
+
+# --- every command ---
+
+SMALL = {"graph": "ntu_rgb_d", "num_class": 4, "num_person": 2, "base_channels": 8,
+         "num_blocks": 2, "inflate": [2], "down": [2]}  # fmt: skip
+VARIANT = {"relu_branches": False, "norm_persons": True, "parent_edges": True}
+
+
+@pytest.fixture(scope="module")
+def variant(tmp_path_factory):
+    """A CTR-GCN as its own repository has it, and its weights under this project's names."""
+    torch.manual_seed(0)
+    network = ctrgcn.Model(**SMALL, **VARIANT).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.3)
+    path = tmp_path_factory.mktemp("variant") / "weights.pt"
+    torch.save({"model_args": SMALL | VARIANT, "state_dict": network.state_dict()}, path)
+    return network, path
+
+
+@pytest.fixture
+def argv(tiny, variant):
+    """The documented command line, but for the command itself."""
+    return ["--config", str(tiny / "tiny-lt/joint.yaml"), "--set", "model=model.ctrgcn.Model"]
+
+
+def expected_scores(tiny, network):
+    settings = Config(
+        store=str(tiny / "store"), protocol="demo-xsub", frames=8, test_clips=2, model_args=SMALL
+    )
+    data = open_data(settings, training=False)
+    feeder = make_feeder(settings, data, data.test_rows, CPU, clips=2)
+    return evaluate.score(network, feeder, settings, CPU), data, settings
+
+
+def test_main_tests_the_network_that_the_file_shows(tiny, variant, argv, tmp_path):
+    network, path = variant
+    command = ["--phase", "test", *argv, "--weights", str(path), "--work-dir", str(tmp_path)]
+    main.main([*command, "--device", "cpu", "--quiet"])
+    expected, *_ = expected_scores(tiny, network)
+    np.testing.assert_allclose(np.load(tmp_path / "scores.npz")["scores"], expected, atol=1e-5)
+
+
+def test_main_predicts_with_it(tiny, variant, argv, tmp_path):
+    network, path = variant
+    clip = np.random.default_rng(0).normal(size=(20, 25, 3)).astype("f4")
+    np.save(tmp_path / "clip.npy", clip)
+    out = tmp_path / "out.json"
+    command = ["--phase", "predict", *argv, "--weights", str(path), "--device", "cpu", "--quiet"]
+    main.main([*command, "--input", str(tmp_path / "clip.npy"), "--output", str(out)])
+    (predicted,) = json.loads(out.read_text())["predictions"]
+    own = tmp_path / "own.pt"
+    settings = dataclasses.asdict(Config(frames=8, test_clips=2, model_args=SMALL | VARIANT,
+                                    model="model.ctrgcn.Model"))  # fmt: skip
+    checkpoint.save(own, {"config": settings, "model": network.state_dict()})
+    main.main([*command[:2], *command[-3:], "--weights", str(own), "--input",
+               str(tmp_path / "clip.npy"), "--output", str(out)])  # fmt: skip
+    (expected,) = json.loads(out.read_text())["predictions"]
+    np.testing.assert_allclose(predicted["probabilities"], expected["probabilities"], atol=2e-6)
+
+
+def test_main_trains_it_and_its_run_says_so(variant, argv, tmp_path):
+    network, path = variant
+    folder = tmp_path / "run"
+    more = ["num_epoch=1", "lr=1e-9", "--weights", str(path), "--work-dir", str(folder)]
+    main.main([*argv, *more, "--device", "cpu", "--quiet"])
+    state = checkpoint.read(folder / "last.pt")
+    assert state["config"]["model_args"]["relu_branches"] is False
+    trained = models.from_checkpoint(folder / "last.pt")
+    assert not trained.blocks[0].temporal.relu
+    torch.testing.assert_close(trained.fc.weight, network.fc.weight, rtol=0, atol=1e-4)
+    # a second start on top of it, whose command line does not say the variant, keeps it
+    main.main([*argv, "num_epoch=1", "--weights", str(folder / "last.pt"),
+               "--work-dir", str(tmp_path / "second"), "--device", "cpu", "--quiet"])  # fmt: skip
+    second = checkpoint.read(tmp_path / "second/last.pt")["config"]["model_args"]
+    assert second == state["config"]["model_args"]
+
+
+def test_export_writes_it(variant, argv, tmp_path):
+    network, path = variant
+    out = tmp_path / "net.pt2"
+    assert run_command(export.main, [str(path), *argv, "--format", "torch", "--out", str(out)]) == 0
+    clips = torch.randn(3, 2, 21, 25, 3)
+    exported = torch.export.load(out).module()(clips)
+    torch.testing.assert_close(exported, network(clips), rtol=1e-4, atol=1e-5)
+
+
+def test_export_refuses_keys_that_it_does_not_use(variant, argv, capsys):
+    assert run_command(export.main, [str(variant[1]), *argv, "amp=bf16"]) == 2
+    assert "--set amp=bf16: an export uses only model" in capsys.readouterr().err
+
+
+def test_embed_shows_its_features(tiny, variant, argv, tmp_path):
+    network, path = variant
+    embed.main([str(path), *argv, "--no-tsne", "--device", "cpu", "--out", str(tmp_path)])
+    expected, data, settings = expected_scores(tiny, network)
+    feeder = make_feeder(settings, data, data.test_rows, CPU, clips=2)
+    with torch.no_grad():
+        ((clips, *_),) = feeder.batches([torch.arange(len(data.test_rows))])
+        features = network.features(clips).unflatten(0, (-1, 2)).mean(1)
+    with np.load(tmp_path / "features.npz") as file:
+        np.testing.assert_allclose(file["features"], features, atol=1e-4)
+        assert (file["predicted"] == expected.argmax(1)).all()
+
+
+# --- RIDE ---
+
+RIDE = {"graph": "ntu_rgb_d", "num_class": 4, "num_person": 2, "base_channels": 6,
+        "num_blocks": 3, "inflate": [2], "down": [2], "backbone": "model.ctrgcn.Model",
+        "experts": 2, **VARIANT}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ride(tiny, tmp_path_factory):
+    """A checkpoint of RIDE on a CTR-GCN as its own repository has it, and its network."""
+    settings = Config(store=str(tiny / "store"), protocol="demo-xsub", frames=8, test_clips=2,
+                      model=models.EXPERTS, model_args=RIDE)  # fmt: skip
+    torch.manual_seed(0)
+    network = models.find(models.EXPERTS)(**RIDE).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.3)
+    path = tmp_path_factory.mktemp("ride") / "best.pt"
+    checkpoint.save(path, {"config": dataclasses.asdict(settings), "model": network.state_dict()})
+    return network, path
+
+
+def test_every_way_builds_the_experts_that_a_checkpoint_says(ride, tmp_path):
+    from tools import weights
+
+    network, path = ride
+    clips = torch.randn(2, 2, 9, 25, 3)
+    out = tmp_path / "converted.pt"
+    assert run_command(weights.main, [str(path), "--out", str(out)]) == 0
+    given = Config(model=models.EXPERTS, frames=8, model_args={"backbone": "model.ctrgcn.Model"})
+    with torch.no_grad():
+        for built in (
+            models.from_checkpoint(path),
+            models.from_checkpoint(out),
+            LoadedNetwork.load(path, CPU).model.eval(),
+            LoadedNetwork.load(path, CPU, given).model.eval(),
+            LoadedNetwork.load(out, CPU, given).model.eval(),
+        ):
+            torch.testing.assert_close(built(clips), network(clips))
+
+
+def test_features_of_experts_are_refused_before_anything_is_done(ride, tmp_path, capsys):
+    argv = [str(ride[1]), "--out", str(tmp_path / "embed"), "--device", "cpu"]
+    assert run_command(embed.main, [*argv, "--set", "store=nowhere"]) == 2
+    assert "--explain" in (said := capsys.readouterr().err) and said.count("\n") == 1
+    assert not (tmp_path / "embed").exists()
+
+
+# --- the meta device shows where devices are mixed ---
+
+
+def meta_passes(network):
+    """Run a network on the meta device: training forward and backward, evaluation, fused."""
+    joints = network.skeleton.num_joints
+    shape = (3, network.num_person, 9, joints, network.in_channels)
+    clips = torch.empty(shape, device=META)
+    logits = network.train()(clips)
+    logits.sum().backward()
+    assert all(weight.grad.is_meta for weight in network.parameters())
+    with torch.no_grad():
+        for evaluated in (network.eval(), fuse_bn(network)):
+            assert evaluated(clips).is_meta and evaluated(clips).shape == (3, network.num_class)
+
+
+# Values are not copied to that device: torch says so for each tensor.
+NO_COPY = pytest.mark.filterwarnings("ignore:for .*copying from a non-meta parameter")
+
+
+@pytest.mark.parametrize("name", PYSKL)
+def test_pyskl_weights_on_another_device(golden, name):
+    path = golden / f"model_{name}.pth"
+    meta_passes(LoadedNetwork.load(path, META, documented(PYSKL[name])).model)
+
+
+@NO_COPY
+@pytest.mark.parametrize("name", ON_NTU)
+def test_original_weights_on_another_device(original, name):
+    path, *_ = original(name)
+    network = LoadedNetwork.load(path, META, documented(ORIGINAL[name][0])).model
+    meta_passes(network)
+    checkpoint.load_weights(network, path)  # also into a network that is on its device already
+
+
+def test_own_weights_on_another_device(variant, ride):
+    settings = Config(model="model.ctrgcn.Model")
+    for network in (
+        LoadedNetwork.load(variant[1], META, settings).model,
+        LoadedNetwork.load(ride[1], META).model,
+    ):
+        clips = torch.empty((3, 2, 9, 25, 3), device=META)
+        network.train()(clips).sum().backward()
+        with torch.no_grad():
+            assert fuse_bn(network)(clips).shape == (3, 4)
+
+
+@pytest.mark.parametrize("layout", ["ntu_rgb_d", "coco"])
+@pytest.mark.parametrize(
+    ("backbone", "args"),
+    [
+        (stgcn, {}),
+        (stgcnpp, {"adaptive": "init"}),
+        (stgcnpp, {"adaptive": "offset"}),
+        (stgcnpp, {"adaptive": "importance", "bias_first": False, "graph_residual": False}),
+        (aagcn, {}),
+        (aagcn, {"similarity": "softmax", "attention": False}),
+        (ctrgcn, {}),
+        (msg3d, {"num_gcn_scales": 4, "num_g3d_scales": 2}),
+        (msg3d, {"num_gcn_scales": 4, "num_g3d_scales": 2, "normalise": "symmetric"}),
+    ],
+)
+def test_backbones_on_another_device(backbone, args, layout):
+    meta_passes(backbone.Model(graph=layout, num_class=5, base_channels=12, **args).to(META))
+
+
+# --- the format number ---
+
+
+def test_checkpoints_of_a_later_format_are_refused_in_one_line(whole, tmp_path, capsys):
+    state = checkpoint.read(whole / "best.pt")
+    newer = {**state, "format_version": state["format_version"] + 1}
+    torch.save(newer, tmp_path / "best.pt")
+    command = ["--phase", "test", "--weights", str(tmp_path / "best.pt"), "--device", "cpu"]
+    assert run_command(main.main, command) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "has checkpoint format 2" in error and "up to 1" in error
+    assert not (tmp_path / "result.json").exists()
+    for call in (models.from_checkpoint, lambda path: LoadedNetwork.load(path, CPU)):
+        with pytest.raises(InputError, match="checkpoint format 2"):
+            call(tmp_path / "best.pt")
+
+
+def test_checkpoints_from_before_there_was_a_format_number_are_read(whole, tmp_path):
+    state = checkpoint.read(whole / "best.pt")
+    del state["format_version"]
+    torch.save(state, tmp_path / "best.pt")
+    clips = torch.randn(2, 2, 8, 25, 3)
+    with torch.no_grad():
+        expected = models.from_checkpoint(whole / "best.pt")(clips)
+        assert torch.equal(models.from_checkpoint(tmp_path / "best.pt")(clips), expected)
+        loaded = LoadedNetwork.load(tmp_path / "best.pt", CPU).model.eval()
+        assert torch.equal(loaded(clips), expected)

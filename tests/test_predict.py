@@ -386,14 +386,58 @@ def test_json_tells_each_window_and_what_it_is_made_of(small, tmp_path):
         assert each["class"] == recognizer.names[expected.argmax()]
 
 
-def test_half_precision_is_for_gpus(small):
+def test_half_precision_of_training_is_for_gpus(small, tmp_path):
     """A network trained with it predicts on the CPU in float32, which is faster there."""
-    clip = walk()
+    state = checkpoint.read(small[0])
+    state["config"]["amp"] = "bf16"
+    checkpoint.save(tmp_path / "best.pt", state)
     half, single = (
-        Recognizer.load(small[0], device="cpu", overrides=more)(clip).probabilities
-        for more in (["amp=bf16"], [])
+        Recognizer.load(path, device="cpu")(walk()).probabilities
+        for path in (tmp_path / "best.pt", small[0])
     )
     np.testing.assert_array_equal(half, single)
+
+
+@pytest.mark.parametrize("by_config", [False, True])
+def test_precision_that_is_asked_for_is_used(small, by_config):
+    """The probabilities are those of torch's own autocast around the network."""
+    own = checkpoint.settings(checkpoint.read(small[0]), small[0])
+    how = {"config": own.replace(amp="bf16")} if by_config else {"overrides": ["amp=bf16"]}
+    recognizer = Recognizer.load(small[0], device="cpu", **how)
+    prepared = recognizer.prepare(walk(), "clip")
+    store = predict.store_of(prepared.windows, recognizer.takes)
+    feeder = make(
+        own, "feeder", store, np.array([0]), stream="joint", frames=16, clips=1,
+        skeleton=recognizer.takes.skeleton, device=torch.device("cpu"),
+    )  # fmt: skip
+    ((clips, *_),) = feeder.batches([torch.arange(1)])
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        expected = recognizer.members[0].fused.eval()(clips).float().softmax(1)
+    (prediction,) = recognizer.score([prepared])
+    np.testing.assert_array_equal(prediction.probabilities, expected[0])
+    single = Recognizer.load(small[0], device="cpu")(walk()).probabilities
+    assert np.abs(prediction.probabilities - single).max() > 1e-5
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_tf32_is_as_the_configuration_says(small, monkeypatch, allowed):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", not allowed)
+    before = torch.get_float32_matmul_precision()
+    seen = []
+    score = evaluate.score
+    monkeypatch.setattr(
+        evaluate,
+        "score",
+        lambda *args, **more: (
+            seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+            or score(*args, **more)
+        ),
+    )
+    try:
+        Recognizer.load(small[0], device="cpu", overrides=[f"tf32={allowed}"])(walk())
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == [("high" if allowed else "highest", allowed)]
 
 
 def test_csv_has_a_row_a_file_and_a_row_a_window(small, tmp_path):

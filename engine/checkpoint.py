@@ -53,12 +53,10 @@ def settings(
     feeder than a class of this project's; --config vouches for it.
     """
     own = config.from_mapping(state["config"], str(path)).replace(**usual)
-    models.check_import(path, own.model, own.model_args)
+    way_out = "give --config to say that you trust it"
+    models.check_import(path, own.model, own.model_args, way_out)
     if own.feeder and not re.fullmatch(r"feeders\.[a-z]\w*\.[A-Z]\w*", own.feeder):
-        raise InputError(
-            f"{path}: its feeder is {own.feeder}, from outside feeders/; "
-            "give --config to say that you trust it"
-        )
+        raise InputError(f"{path}: its feeder is {own.feeder}, from outside feeders/; {way_out}")
     return config.from_mapping(config.override(dataclasses.asdict(own), overrides))
 
 

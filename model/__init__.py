@@ -47,14 +47,20 @@ def from_checkpoint(
     given = {"graph": graph, "num_class": num_class, "num_person": num_person}
     given = {key: value for key, value in given.items() if value is not None} | model_args
     name, shown = described(checkpoint, path)
-    check_import(path, name, shown)
+    check_import(path, name, shown, "build it, then engine.checkpoint.load_weights fills it")
     network = find(name)
     known = {**defaults(network), **shown}
     if name != EXPERTS and (unknown := [key for key in given if key not in known]):
         raise InputError(
             f"{unknown[0]}: {name} does not take this argument{nearest(unknown[0], known)}"
         )
-    model = network(**{**shown, **given})
+    args = {**shown, **given}
+    try:
+        model = network(**args)
+    except InputError:
+        raise
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise InputError(f"{path}: {name} cannot be built with {args}: {error}") from error
     model.load_state_dict(fitted(model, checkpoint, path, given))
     return model.eval()
 
@@ -171,23 +177,26 @@ def trusted(name: str, args: Mapping[str, Any]) -> bool:
     return all(re.fullmatch(r"model\.[a-z]\w*\.[A-Z]\w*", str(each)) for each in named)
 
 
-def check_import(path: str | Path, name: str, args: Mapping[str, Any]) -> None:
-    """Raise InputError for a network that a checkpoint may not choose."""
+def check_import(path: str | Path, name: str, args: Mapping[str, Any], way_out: str) -> None:
+    """Raise InputError, which ends with the way out, for a network that no checkpoint may choose.
+
+    A file from elsewhere must not decide what is imported.
+    """
     if not trusted(name, args):
         named = args.get("backbone", "") if name == EXPERTS else name
-        raise InputError(
-            f"{path}: its model is {named}, from outside model/; give --config to say that you "
-            "trust it"
-        )
+        raise InputError(f"{path}: its model is {named}, from outside model/; {way_out}")
 
 
 def find(name: str) -> type[nn.Module]:
     """Return the class of an import string that is trusted; InputError if there is none."""
     module, _, attribute = name.rpartition(".")
     try:
-        return getattr(import_module(module), attribute)
+        found = getattr(import_module(module), attribute)
     except (ModuleNotFoundError, AttributeError):
         raise InputError(f"there is no network {name}") from None
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise InputError(f"{name} is not a network")
+    return found
 
 
 def defaults(network: type) -> dict[str, Any]:

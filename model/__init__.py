@@ -48,7 +48,10 @@ def from_checkpoint(
     given = {key: value for key, value in given.items() if value is not None} | model_args
     name, shown = described(checkpoint, path)
     check_import(path, name, shown, "build it, then engine.checkpoint.load_weights fills it")
-    network = find(name)
+    try:
+        network = find(name)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     known = {**defaults(network), **shown}
     if name != EXPERTS and (unknown := [key for key in given if key not in known]):
         raise InputError(

@@ -22,7 +22,8 @@ from tests.test_model import BACKBONES, ORIGINAL, original_weights, relative
 from tools import embed, export
 
 CPU, META = torch.device("cpu"), torch.device("meta")
-NTU60 = "config/ntu60-xsub-lt/joint.yaml"
+NTU60, UCLA = "config/ntu60-xsub-lt/joint.yaml", "config/nw-ucla-lt/joint.yaml"
+FOLDERS = {"ntu_rgb_d": NTU60, "nw_ucla": UCLA}
 ON_NTU = [name for name, (_, layout) in ORIGINAL.items() if layout == "ntu_rgb_d"]
 PYSKL = {
     "stgcnpp_b16": "stgcnpp", "stgcnpp_b16_offset_post": "stgcnpp", "stgcn_b16": "stgcn",
@@ -30,9 +31,10 @@ PYSKL = {
 }  # fmt: skip
 
 
-def documented(backbone, *more):
-    """The configuration that docs/model-zoo.md gives for a foreign checkpoint."""
-    return config.resolve([NTU60], [f"model=model.{backbone}.Model", *more])
+def documented(name, *more):
+    """The configuration that docs/model-zoo.md gives for an authors' or PYSKL's checkpoint."""
+    backbone, layout = ORIGINAL.get(name) or (PYSKL[name], "ntu_rgb_d")
+    return config.resolve([FOLDERS[layout]], [f"model=model.{backbone}.Model", *more])
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +51,10 @@ def original(golden, tmp_path_factory):
     return write
 
 
-@pytest.mark.parametrize("name", ON_NTU)
+@pytest.mark.parametrize("name", ORIGINAL)
 def test_the_documented_way_gives_the_authors_logits(original, name):
     path, clips, logits = original(name)
-    backbone = ORIGINAL[name][0]
-    settings, network, _ = checkpoint.load_network(path, documented(backbone))
+    settings, network, _ = checkpoint.load_network(path, documented(name))
     with torch.no_grad():
         assert relative(network.eval()(clips), logits) < 1e-4
         # what a run would write to its config.yaml is enough to build it again
@@ -68,7 +69,7 @@ def test_pyskl_weights_need_nothing_but_their_backbone(golden, name):
     """The width, in the golden files a quarter or less of the usual, is what the weights show."""
     vectors = np.load(golden / f"model_{name}.npz")
     path = golden / f"model_{name}.pth"
-    network = LoadedNetwork.load(path, CPU, documented(PYSKL[name])).model.eval()
+    network = LoadedNetwork.load(path, CPU, documented(name)).model.eval()
     with torch.no_grad():
         logits = network(torch.from_numpy(vectors["keypoint"]))
     assert relative(logits, vectors["logits_f64"]) < 1e-4
@@ -92,7 +93,7 @@ def test_pyskl_weights_need_nothing_but_their_backbone(golden, name):
 def test_what_is_set_and_contradicts_the_weights_is_named(original, name, more, said):
     path, *_ = original(name)
     with pytest.raises(InputError) as error:
-        checkpoint.load_network(path, documented(ORIGINAL[name][0], *more))
+        checkpoint.load_network(path, documented(name, *more))
     assert said in str(error.value) and str(path) in str(error.value)
     assert "\n" not in str(error.value) and len(str(error.value)) < 700
 
@@ -333,6 +334,35 @@ def test_features_of_experts_are_refused_before_anything_is_done(ride, tmp_path,
     assert not (tmp_path / "embed").exists()
 
 
+def test_what_experts_rest_on_is_explained(tiny, ride, tmp_path):
+    network, path = ride
+    _, data, settings = expected_scores(tiny, network)
+    name = str(data.store.names[data.test_rows[0]])
+    embed.main([str(path), "--explain", name, "--out", str(tmp_path), "--device", "cpu"])
+    ((clips, *_),) = make_feeder(settings, data, data.test_rows[:1], CPU).batches([torch.arange(1)])
+    with torch.no_grad(), np.load(tmp_path / f"relevance-{name}.npz") as file:
+        assert file["predicted"] == network(clips).argmax() and file["relevance"].any()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"model": "os.system", "model_args": {"command": "true"}}, "from outside model/"),
+        ({"model": "model.names.FORMS", "model_args": {"a": 1}}, "is not a network"),
+        ({"model": "model.nothing.Model", "model_args": {"a": 1}}, "there is no network"),
+        ({"model": "model.stgcn.Model", "model_args": {"a": 1}}, "cannot be built with {'a': 1}"),
+        ({"model": "model.stgcn.Model", "model_args": {"num_blocks": "x"}}, "cannot be built"),
+        ({"model": models.EXPERTS, "model_args": {"backbone": "os.system"}}, "outside model/"),
+    ],
+)
+def test_what_a_checkpoint_says_of_its_network_is_not_trusted(tmp_path, content, said):
+    path = tmp_path / "weights.pt"
+    torch.save({**content, "state_dict": stgcn.Model().state_dict()}, path)
+    with pytest.raises(InputError, match=re.escape(said)) as error:
+        models.from_checkpoint(path)
+    assert "\n" not in str(error.value) and str(path) in str(error.value)
+
+
 # --- the meta device shows where devices are mixed ---
 
 
@@ -356,14 +386,14 @@ NO_COPY = pytest.mark.filterwarnings("ignore:for .*copying from a non-meta param
 @pytest.mark.parametrize("name", PYSKL)
 def test_pyskl_weights_on_another_device(golden, name):
     path = golden / f"model_{name}.pth"
-    meta_passes(LoadedNetwork.load(path, META, documented(PYSKL[name])).model)
+    meta_passes(LoadedNetwork.load(path, META, documented(name)).model)
 
 
 @NO_COPY
 @pytest.mark.parametrize("name", ON_NTU)
 def test_original_weights_on_another_device(original, name):
     path, *_ = original(name)
-    network = LoadedNetwork.load(path, META, documented(ORIGINAL[name][0])).model
+    network = LoadedNetwork.load(path, META, documented(name)).model
     meta_passes(network)
     checkpoint.load_weights(network, path)  # also into a network that is on its device already
 

@@ -406,10 +406,8 @@ def test_precision_that_is_asked_for_is_used(small, by_config):
     recognizer = Recognizer.load(small[0], device="cpu", **how)
     prepared = recognizer.prepare(walk(), "clip")
     store = predict.store_of(prepared.windows, recognizer.takes)
-    feeder = make(
-        own, "feeder", store, np.array([0]), stream="joint", frames=16, clips=1,
-        skeleton=recognizer.takes.skeleton, device=torch.device("cpu"),
-    )  # fmt: skip
+    skeleton, device = recognizer.takes.skeleton, torch.device("cpu")
+    feeder = feeder_of(own, store, skeleton, np.array([0]), device, clips=1)
     ((clips, *_),) = feeder.batches([torch.arange(1)])
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         expected = recognizer.members[0].fused.eval()(clips).float().softmax(1)
@@ -417,6 +415,22 @@ def test_precision_that_is_asked_for_is_used(small, by_config):
     np.testing.assert_array_equal(prediction.probabilities, expected[0])
     single = Recognizer.load(small[0], device="cpu")(walk()).probabilities
     assert np.abs(prediction.probabilities - single).max() > 1e-5
+
+
+def test_a_checkpoint_that_names_a_former_feeder_is_fed_alike(tmp_path):
+    """NW-UCLA's feeding was a class of its own before it was values of feeder_args."""
+    args = {"num_class": 4, "num_person": 1, "base_channels": 8, "num_blocks": 1}
+    args["graph"] = "nw_ucla"
+    values = {"choice": "even", "box": True, "rotate": [1, 1, 0], "scale": 0, "flip": 0}
+    config = Config(frames=16, test_clips=1, model_args=args, feeder_args=values)
+    path = save(tmp_path / "now.pt", config, names=list("abcd"), layout="nw_ucla")
+    state = checkpoint.read(path)
+    state["config"] |= {"feeder": "feeders.nw_ucla.Feeder", "feeder_args": {"rotate": 1}}
+    checkpoint.save(tmp_path / "former.pt", state)
+    now, former = (Recognizer.load(tmp_path / f"{n}.pt", "cpu") for n in ("now", "former"))
+    assert former.members[0].config == now.members[0].config
+    clip = walk(joints=20)
+    np.testing.assert_array_equal(former(clip).probabilities, now(clip).probabilities)
 
 
 @pytest.mark.parametrize("allowed", [True, False])

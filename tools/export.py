@@ -30,7 +30,7 @@ CHECKED = ((1, 64), (3, 100), (2, 29))
 ENDINGS = {"onnx": ".onnx", "torch": ".pt2"}
 NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}
 
-USED = ("model", "model_args", "stream", "frames", "feeder")  # configuration keys
+USED = ("model", "model_args", "stream", "frames", "feeder", "feeder_args")  # configuration keys
 
 Run = Callable[[torch.Tensor], np.ndarray]
 
@@ -94,6 +94,7 @@ def describe(network: LoadedNetwork) -> dict[str, str]:
         "frames": str(settings.frames),
         "normalisation": takes.normalisation,
         "feeder": settings.feeder,
+        "feeder_args": json.dumps(settings.feeder_args),
         "class_names": json.dumps(takes.class_names),
         "model": settings.model,
     }

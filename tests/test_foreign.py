@@ -250,6 +250,7 @@ def test_main_trains_it_and_its_run_says_so(variant, argv, tmp_path):
     main.main([*argv, *more, "--device", "cpu", "--quiet"])
     state = checkpoint.read(folder / "last.pt")
     assert state["config"]["model_args"]["relu_branches"] is False
+    assert yaml.safe_load((folder / "config.yaml").read_text()) == state["config"]
     trained = models.from_checkpoint(folder / "last.pt")
     assert not trained.blocks[0].temporal.relu
     torch.testing.assert_close(trained.fc.weight, network.fc.weight, rtol=0, atol=1e-4)

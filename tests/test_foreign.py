@@ -14,7 +14,7 @@ import model as models
 from engine import checkpoint, config, evaluate
 from engine.build import make_feeder, open_data
 from engine.config import Config
-from engine.predict import LoadedNetwork
+from engine.predict import InputSpec, LoadedNetwork, Recognizer
 from errors import InputError, run_command
 from model import aagcn, ctrgcn, msg3d, stgcn, stgcnpp
 from model.fold import fuse_bn
@@ -286,6 +286,35 @@ def test_embed_shows_its_features(tiny, variant, argv, tmp_path):
     with np.load(tmp_path / "features.npz") as file:
         np.testing.assert_allclose(file["features"], features, atol=1e-4)
         assert (file["predicted"] == expected.argmax(1)).all()
+
+
+def test_networks_that_link_joints_otherwise_are_fused(variant, tmp_path):
+    """A CTR-GCN of its own repository has other edges at NTU's hands than PYSKL's ST-GCN++."""
+    small = tmp_path / "stgcnpp.pt"
+    torch.save({"model_args": SMALL, "state_dict": stgcnpp.Model(**SMALL).state_dict()}, small)
+    given = {"frames": 8, "test_clips": 1}
+    loaded = [
+        LoadedNetwork.load(variant[1], CPU, Config(model="model.ctrgcn.Model", **given)),
+        LoadedNetwork.load(small, CPU, Config(stream="bone", **given)),
+    ]
+    clip = np.random.default_rng(0).normal(size=(20, 25, 3)).astype("f4")
+    one, other = (Recognizer([each], CPU)(clip).probabilities for each in loaded)
+    both = Recognizer(loaded, CPU)(clip).probabilities
+    np.testing.assert_allclose(both, (one + other) / 2, atol=1e-6)
+
+
+def test_what_a_network_takes_is_asked_of_the_network(golden):
+    """The configuration says nothing of it, and its defaults are those of NTU RGB+D 60."""
+    path = golden / "model_stgcnpp_b16_nw_ucla.pth"
+    takes = LoadedNetwork.load(path, CPU, Config()).takes
+    assert (takes.skeleton.name, takes.persons, takes.channels) == ("nw_ucla", 2, 3)
+    assert takes.normalisation == "nw-ucla" and len(takes.class_names) == 10
+    assert takes.class_names[0] == "pick up with one hand"
+
+
+def test_a_network_that_does_not_say_what_it_takes_is_refused():
+    with pytest.raises(InputError, match=r"Linear must be a model\.backbone\.Backbone"):
+        InputSpec.of(torch.nn.Linear(2, 3), {})
 
 
 # --- RIDE ---

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -46,7 +47,7 @@ def from_checkpoint(
     checkpoint = upstream.read(path)
     given = {"graph": graph, "num_class": num_class, "num_person": num_person}
     given = {key: value for key, value in given.items() if value is not None} | model_args
-    name, shown = described(checkpoint, path)
+    name, shown = described(checkpoint, path, graph)
     check_import(path, name, shown, "build it, then engine.checkpoint.load_weights fills it")
     try:
         network = find(name)
@@ -68,32 +69,43 @@ def from_checkpoint(
     return model.eval()
 
 
-def described(checkpoint: Any, path: str | Path) -> tuple[str, dict[str, Any]]:
+def described(
+    checkpoint: Any, path: str | Path, graph: str | Path | None = None
+) -> tuple[str, dict[str, Any]]:
     """Return the import string and the arguments of the network that a checkpoint, as read, needs.
 
-    Arguments that are not among these have their defaults. Of what weights cannot show, the layout
-    is the known one with as many joints. Raises InputError if the checkpoint does not say its
-    network and its weights have no known form.
+    Arguments that are not among these have their defaults. Weights show no more of the layout than
+    how many joints it has: it is `graph` if that has as many, else the known one. Raises InputError
+    if the checkpoint does not say its network and its weights have no known form or layout.
     """
     name, args = upstream.said(checkpoint)
     if name is not None:
         return name, args
-    found = upstream.describe(upstream.weights(checkpoint, path))
-    name = f"model.{found.backbone}.Model"
-    return name, args or {"graph": layout_of(found.num_joints), **found.model_args}
+    try:
+        found = upstream.describe(upstream.weights(checkpoint, path))
+        shown = args or {"graph": layout_of(found.num_joints, graph), **found.model_args}
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return f"model.{found.backbone}.Model", shown
 
 
-def shown_for(network: type, name: str, checkpoint: Any, path: str | Path) -> dict[str, Any]:
+def shown_for(
+    network: type, name: str, checkpoint: Any, path: str | Path, given: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return the arguments, of class `network`, that a checkpoint says or its weights show.
 
     None of them, {}, for another network than the checkpoint's, or for weights of no known form.
     """
-    try:
-        its_name, shown = described(checkpoint, path)
-    except InputError:
+    its_name, args = upstream.said(checkpoint)
+    if its_name is None:
+        form = upstream.form_of(upstream.weights(checkpoint, path))
+        if form is None:
+            return {}
+        its_name = f"model.{form.backbone}.Model"
+    derived = trusted(its_name, args) and issubclass(network, find(its_name))
+    if name != its_name and not derived:
         return {}
-    derived = trusted(its_name, shown) and issubclass(network, find(its_name))
-    return shown if name == its_name or derived else {}
+    return described(checkpoint, path, given.get("graph"))[1]
 
 
 def completed(
@@ -104,7 +116,7 @@ def completed(
     They are the given ones and, under these, what the checkpoint says or shows, as far as it is not
     the default anyhow.
     """
-    shown, usual = shown_for(network, name, checkpoint, path), defaults(network)
+    shown, usual = shown_for(network, name, checkpoint, path, given), defaults(network)
     needed = {k: v for k, v in shown.items() if k not in usual or not same(v, usual[k])}
     return {**needed, **given}
 
@@ -119,13 +131,14 @@ def fitted(
     try:
         return upstream.fitted(checkpoint, model, path)
     except InputError as error:
-        shown = shown_for(type(model), import_string(model), checkpoint, path)
+        shown = shown_for(type(model), import_string(model), checkpoint, path, given)
         wrong = "".join(
             f"model_args.{key} is {value}, but the weights have {shown[key]}; "
             for key, value in given.items()
             if key in shown and not agree(key, value, shown[key])
         )
-        raise InputError(f"{path}: {wrong}{error}") from None
+        details = textwrap.shorten(str(error), 160, placeholder=" ...") if wrong else error
+        raise InputError(f"{path}: {wrong}{details}") from None
 
 
 def load_into(model: nn.Module, path: str | Path) -> None:
@@ -152,10 +165,10 @@ def other_variant(model: nn.Module, checkpoint: Any, path: str | Path) -> dict[s
     shapes, and the graph where that is among the weights.
     """
     given = getattr(model, "arguments", None)
-    shown = shown_for(type(model), import_string(model), checkpoint, path)
-    if given is None or not shown:
+    if given is None:
         return {}
-    if not upstream.said(checkpoint)[1]:
+    shown = shown_for(type(model), import_string(model), checkpoint, path, given)
+    if shown and not upstream.said(checkpoint)[1]:
         own = upstream.recognise(upstream.weights(checkpoint, path)).name == upstream.OWN
         shown = {} if own else {key: shown[key] for key in UNSEEN if key in shown}
     if not any(key.endswith("skeleton") for key, _ in model.named_buffers()):
@@ -226,9 +239,9 @@ def agree(key: str, given: Any, shown: Any) -> bool:
     return same(given, shown)
 
 
-def layout_of(num_joints: int) -> str:
-    """Return the name of the layout that has this many joints."""
-    for name in graphs.LAYOUTS:
-        if graphs.load(name).num_joints == num_joints:
-            return name
-    raise InputError(f"no known layout has {num_joints} joints: give graph= a layout file")
+def layout_of(num_joints: int, given: str | Path | None = None) -> str | Path:
+    """Return the given layout, or else the name of the known one, that has this many joints."""
+    for layout in (*([] if given is None else [given]), *graphs.LAYOUTS):
+        if graphs.load(layout).num_joints == num_joints:
+            return layout
+    raise InputError(f"no known layout has {num_joints} joints: give graph, a layout file")

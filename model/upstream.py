@@ -95,11 +95,15 @@ def said(checkpoint: Any) -> tuple[str | None, dict[str, Any]]:
     return None, {}
 
 
+def form_of(state: State) -> Form | None:
+    """Return the form of a state dict, if it is a known one."""
+    return next((form for form in FORMS if form.mark in state), None)
+
+
 def recognise(state: State) -> Form:
     """Return the form of a state dict; InputError if it is none of the known ones."""
-    for form in FORMS:
-        if form.mark in state:
-            return form
+    if form := form_of(state):
+        return form
     shown = ", ".join(list(state)[:3]) or "nothing"
     known = ", ".join(sorted({form.name for form in FORMS}))
     raise InputError(f"weights named {shown}, ... have none of the known forms ({known})")

@@ -23,7 +23,7 @@ def describe(path: Path, network: nn.Module, given: dict[str, Any]) -> list[tupl
     """Return what there is to say of a checkpoint and of the network made of it, line by line."""
     checkpoint = upstream.read(path)
     state = upstream.weights(checkpoint, path)
-    name, arguments = models.described(checkpoint, path)
+    name, arguments = models.described(checkpoint, path, given.get("graph"))
     in_words = bool(upstream.said(checkpoint)[1])  # else only the shapes of the weights tell
     layout = str({**arguments, **given}.get("graph", network.skeleton.name))
     layout += "" if in_words or "graph" in given else "?"
@@ -51,7 +51,7 @@ def form(state: upstream.State) -> str:
 
 def convert(path: Path, out: Path, network: nn.Module, given: dict[str, Any]) -> None:
     """Write the weights under this project's names, with the model_args that rebuild the model."""
-    name, arguments = models.described(upstream.read(path), path)
+    name, arguments = models.described(upstream.read(path), path, given.get("graph"))
     content = {
         "format_version": upstream.VERSION,
         "model": name,

@@ -15,9 +15,10 @@ from typing import Any
 import yaml
 
 from engine import logs
-from engine.config import STREAMS, benchmark_folder
+from engine.config import benchmark_folder
 from engine.fusion import Scores, fuse, fusions_of, read_streams
 from errors import InputError, Parser, run_command
+from feeders.streams import NAMES as STREAMS
 from files import write_json
 from longtail import published, shots
 

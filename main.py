@@ -20,6 +20,7 @@ from engine.distributed import Ranks, choose_devices, release
 from engine.predict import Recognizer
 from engine.train import Trainer
 from errors import InputError, Parser, run_command
+from feeders.streams import NAMES as STREAMS
 from files import leftovers
 from model.fold import fold
 
@@ -47,8 +48,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="override any key, also a.b=value",
     )  # fmt: skip
     what.add_argument(
-        "--stream", choices=(*config.STREAMS, "all"), metavar="NAME",
-        help=f"{', '.join(config.STREAMS)}, or all",
+        "--stream", choices=(*STREAMS, "all"), metavar="NAME",
+        help=f"{', '.join(STREAMS)}, or all",
     )  # fmt: skip
     what.add_argument("--weights", nargs="+", default=[], metavar="FILE", help="checkpoint(s)")
     what.add_argument("--seed", type=int, metavar="N", help="of all that is drawn (0)")
@@ -66,7 +67,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
     how = parser.add_argument_group("how")
     how.add_argument(
-        "--amp", choices=config.CHOICES["amp"], metavar="KIND", help="off, bf16 or fp16 autocast"
+        "--amp", choices=config.choices("amp"), metavar="KIND", help="off, bf16 or fp16 autocast"
     )
     how.add_argument("--compile", action="store_true", default=None, help="with torch.compile")
     how.add_argument("--accumulate", type=int, metavar="B", help="batches an optimiser step")
@@ -134,7 +135,7 @@ def train(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks
         raise InputError("--config is missing: name a file, e.g. config/demo-lt/joint.yaml")
     if len(options.weights) > 1 or (options.weights and options.stream == "all"):
         raise InputError("--weights: a run starts from one FILE, that of its own --stream")
-    streams = config.STREAMS if options.stream == "all" else (options.stream,)
+    streams = STREAMS if options.stream == "all" else (options.stream,)
     for stream in streams:
         settings = resolve(options, stream)
         folder = config.run_folder(settings)

@@ -9,17 +9,15 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from engine.config import STREAMS
 from errors import InputError
+from feeders.streams import NAMES as STREAMS
 
 # The paper's fusions: streams and their weights.
 FUSIONS: dict[str, dict[str, float]] = {
     "2-stream": {"joint": 1, "bone": 1},
     "4-stream": {"joint": 2, "bone": 2, "joint-motion": 1, "bone-motion": 1},
-    "6-stream": {
-        "joint": 2, "bone": 2, "skip": 2, "joint-motion": 1, "bone-motion": 1, "skip-motion": 1,
-    },
-}  # fmt: skip
+    "6-stream": dict(zip(STREAMS, (2, 2, 2, 1, 1, 1))),
+}
 OTHER_FUSIONS = {"k400": {"4-stream": {"joint": 3, "bone": 3, "joint-motion": 1, "bone-motion": 1}}}
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -40,7 +41,10 @@ def assert_same_weights(first, second):
 
 
 def run(tiny, folder, *files, more=()):
-    argv = command(tiny, folder, "--quiet", "--set", "num_epoch=2", *more)
+    """Run with the words of `more`, of which a later one of a key wins, then its flags."""
+    words = list(takewhile(lambda word: not word.startswith("--"), more))
+    last = {word.partition("=")[0]: word for word in ["num_epoch=2", *words]}
+    argv = command(tiny, folder, "--quiet", "--set", *last.values(), *more[len(words) :])
     argv[2:2] = [str(METHODS / file) for file in files]
     main.main(argv)
     return folder

@@ -32,6 +32,7 @@ import yaml
 
 from engine import config, logs
 from errors import InputError, Parser, Stopped, nearest, run_command
+from feeders.streams import NAMES as STREAMS
 from files import write_json, write_text
 from longtail import published
 
@@ -304,7 +305,7 @@ def main(argv: list[str]) -> None:
     add("--benchmark", required=True, help="e.g. nw-ucla-lt or ntu120/xset")
     add("--methods", required=True, help="names with commas between")
     add("--seeds", type=int, nargs="+", default=[0])
-    add("--stream", choices=config.STREAMS, default="joint")
+    add("--stream", choices=STREAMS, default="joint")
     add("--which", choices=("last", "best"), default="last", help="best is chosen on the test set")
     add("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="overrides")
     add("--device", nargs="+", metavar="D", help="GPU indices, or cpu")

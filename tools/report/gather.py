@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from engine.config import STREAMS
 from engine.fusion import Scores, fuse, fusions_of
 from errors import InputError
+from feeders.streams import NAMES as STREAMS
 from longtail import shots
 
 RUN_FILES = ("config.yaml", "scores.npz", "metrics.jsonl")

@@ -49,6 +49,33 @@ class Parser(argparse.ArgumentParser):
             raise InputError(f"unknown argument {flag}{hint}; --help lists all")
         return options
 
+    def given(self, options: argparse.Namespace) -> list[str]:
+        """Return the flags whose values are not their defaults, in the order of the help."""
+        return [
+            action.option_strings[-1]
+            for action in self._actions
+            if action.option_strings
+            and getattr(options, action.dest, action.default) != action.default
+        ]
+
+    def refuse(self, options: argparse.Namespace, *flags: str, reason: str) -> None:
+        """Raise InputError for the first of the flags that is given: nothing is passed over."""
+        for flag in self.given(options):
+            if flag in flags:
+                raise InputError(f"{flag}: {reason}")
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Refuse a flag that is given twice, of which argparse would take the last."""
+        seen: set[str] = set()
+        for word in sys.argv[1:] if args is None else args:
+            action = self._option_string_actions.get(word.partition("=")[0])
+            if action is None or action.nargs == 0 or isinstance(action, argparse._ExtendAction):
+                continue
+            if action.dest in seen:
+                raise InputError(f"{action.option_strings[-1]} is given twice; give it once")
+            seen.add(action.dest)
+        return super().parse_known_args(args, namespace)
+
 
 def _flags(parser: argparse.ArgumentParser) -> list[str]:
     """Return the flags of a parser and of its subcommands."""

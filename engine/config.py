@@ -332,8 +332,12 @@ def benchmark_folder(name: str) -> Path:
 
 def make_tag(files: list[Path], config: Config) -> str:
     """Return what departs from the first file's own configuration, as the run folder's tag."""
-    own = load(files[:1])
-    parts = [file.stem for file in files[1:]]
+    return tag_of([file.stem for file in files[1:]], config, load(files[:1]))
+
+
+def tag_of(names: Iterable[str], config: Config, own: Config) -> str:
+    """Return the tag of a run with further files of these names that departs from `own`."""
+    parts = list(names)
     if config.imbalance != own.imbalance:
         parts.append(f"if{config.imbalance}")
     if config.fold != own.fold:
@@ -345,10 +349,14 @@ def make_tag(files: list[Path], config: Config) -> str:
     return "-".join(parts)
 
 
+def folder_name(benchmark: str, tag: str | None) -> str:
+    """Return the name of the folder that holds a benchmark's runs with one tag."""
+    return f"{benchmark}-{tag}" if tag else benchmark
+
+
 def run_folder(config: Config, root: str | Path = "work_dir") -> Path:
     """Return `<root>/<benchmark>[-<tag>]/<stream>`."""
-    name = f"{config.benchmark}-{config.tag}" if config.tag else config.benchmark
-    return Path(root) / name / config.stream
+    return Path(root) / folder_name(config.benchmark, config.tag) / config.stream
 
 
 def resolve(

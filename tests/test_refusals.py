@@ -1,5 +1,6 @@
 """Mistakes: one line that names what is wrong, and nothing lost."""
 
+import argparse
 import shutil
 
 import numpy as np
@@ -10,7 +11,7 @@ import main
 from engine import checkpoint
 from engine.optimizer import Stepper
 from errors import BAD_INPUT, InputError, run_command
-from tests.tiny_runs import SMALL, command, run
+from tests.tiny_runs import METHODS, SMALL, command, run
 
 
 def test_a_finished_folder_is_neither_lost_nor_mixed_up(tiny, whole):
@@ -58,8 +59,8 @@ def test_a_folder_without_a_run_is_left_alone(tiny, tmp_path):
         (["--set", "classifier=longtail.classifiers.Retraining"], "add --phase classifier"),
         (["--val-split", "0.01"], "val_split: 0.01 holds out no sample"),
         (["--set", "model_args.base_channels=0"], "model_args="),
-        (["--set", "schedule_args.gama=1"], "schedule_args.gama: known are gamma"),
-        (["--set", "schedule_args.milestones=1"], "schedule_args.milestones must be a list"),
+        (["--set", "schedule_args.gama=1"], "schedule_args.gama: schedule=cosine does not"),
+        (["--set", "schedule=step", "schedule_args.milestones=1"], "milestones must be a rising"),
         (["--set", "schedule_args={warm_up: two}"], "schedule_args.warm_up must be a number"),
         (["--set", "optimizer_args.lr=1"], "optimizer_args.lr"),
         (["--set", "feeder_args.stream=bone"], "feeder_args.stream"),
@@ -100,15 +101,85 @@ def test_outputs_that_are_not_finite_are_no_accuracy(tiny, whole, tmp_path, monk
     assert not (tmp_path / "run/best.pt").exists()
 
 
-@pytest.mark.parametrize(
-    ("phase", "flag"), [("test", "tag"), ("test", "stream"), ("predict", "stream")]
-)
-def test_a_checkpoint_says_its_own_stream_and_folder(whole, capsys, phase, flag):
-    before = (whole / "result-last.json").stat().st_mtime_ns
-    argv = ["--phase", phase, "--weights", str(whole / "last.pt"), f"--{flag}", "bone"]
-    assert run_command(main.main, [*argv, "--input", "a.npy", "--device", "cpu"]) == BAD_INPUT
-    assert f"--{flag}: the checkpoint says its own" in capsys.readouterr().err
-    assert (whole / "result-last.json").stat().st_mtime_ns == before
+# A value for every flag of main.py.
+VALUES = {
+    "--phase": [], "--config": ["a.yaml"], "--set": ["lr=1"], "--stream": ["bone"],
+    "--weights": ["a.pt"], "--seed": ["7"], "--val-split": ["0.1"], "--device": ["cpu"],
+    "--work-dir": ["run"], "--tag": ["mine"], "--resume": [], "--overwrite": [], "--amp": ["bf16"],
+    "--compile": [], "--accumulate": ["2"], "--input": ["a.npy"], "--output": ["a.csv"],
+    "--window": ["9"], "--stride": ["3"], "--image-size": ["480", "640"], "--quiet": [],
+    "--debug": [],
+}  # fmt: skip
+
+
+def test_the_table_of_phases_has_every_flag():
+    """So that no flag can be added without saying which phases use it."""
+    flags = {flag for action in main.make_parser()._actions for flag in action.option_strings}
+    assert flags - {"-h", "--help"} == set(main.USED_BY) == set(VALUES)
+
+
+@pytest.mark.parametrize("phase", main.PHASES)
+@pytest.mark.parametrize("flag", [flag for flag in VALUES if flag != "--phase"])
+def test_a_flag_that_a_phase_does_not_use_is_refused(flag, phase, capsys):
+    argv = ["--phase", phase, flag, *VALUES[flag]]
+    uses = main.USED_BY[flag].split()
+    if phase in uses:
+        main.parse(argv)
+    elif f"{phase}*" in uses:
+        with pytest.raises(InputError, match=f"{flag}: the checkpoint has its own"):
+            main.parse(argv)
+        main.parse([*argv, "--config", "a.yaml"])
+    else:
+        with pytest.raises(InputError, match=f"{flag}: --phase {phase} does not use it"):
+            main.parse([*argv, "--config", "a.yaml"])
+
+
+class Asked(argparse.Namespace):
+    """Options that note which of them are asked for."""
+
+    def __getattribute__(self, name):
+        if not name.startswith("_") and "_asked" in self.__dict__:
+            self.__dict__["_asked"].add(name)
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("phase", main.PHASES)
+def test_a_phase_asks_for_every_flag_that_it_accepts(tiny, whole, tmp_path, monkeypatch, phase):
+    """Otherwise the table claims a flag that is passed over."""
+    np.save(tmp_path / "clip.npy", np.random.default_rng(0).normal(size=(9, 25, 3)))
+    more = {
+        "train": ["--quiet", "--set", *SMALL, "num_epoch=1", "test_clips=1"],
+        "classifier": ["--quiet", "--weights", str(whole / "last.pt"), "--set", "num_epoch=1"],
+        "test": ["--quiet", "--weights", str(whole / "last.pt")],
+        "predict": ["--quiet", "--weights", str(whole / "last.pt"), "--input",
+                    str(tmp_path / "clip.npy"), "--output", str(tmp_path / "out.json")],
+    }[phase]  # fmt: skip
+    argv = command(tiny, tmp_path / "run", "--phase", phase, *more)
+    if phase == "classifier":
+        argv.insert(2, str(METHODS / "crt.yaml"))
+    if phase == "predict":
+        argv = [word for word in argv if word not in ("--work-dir", str(tmp_path / "run"))]
+    parse, asked = main.parse, set()
+
+    def asking(argv):
+        options = Asked(**vars(parse(argv)))
+        options.__dict__["_asked"] = asked
+        return options
+
+    monkeypatch.setattr(main, "parse", asking)
+    main.main(argv)
+    names = {"--set": "overrides", "--debug": None}  # --debug is for errors.run_command
+    for flag, phases in main.USED_BY.items():
+        name = names.get(flag, flag.strip("-").replace("-", "_"))
+        if phase in phases.replace("*", "").split() and name is not None:
+            assert name in asked, flag
+
+
+def test_to_continue_and_to_discard_are_two_things(tiny, whole):
+    before = (whole / "last.pt").read_bytes()
+    with pytest.raises(InputError, match="give one of them"):
+        main.main(command(tiny, whole, "--resume", "--overwrite"))
+    assert (whole / "last.pt").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_averaged_weights_resume_too(tiny, tmp_path):
         "clip_grad=1.0",
         "accumulate=2",
         "schedule=step",
-        "schedule_args={warm_up: 1}",
+        "schedule_args={warm_up: 1, milestones: [1]}",
     ]
     first = run(tiny, tmp_path / "whole", more=more)
     process = start(tiny, tmp_path / "cut", "--quiet", "--set", "num_epoch=2", *more)
@@ -118,6 +118,7 @@ def test_averaged_weights_resume_too(tiny, tmp_path):
 METHOD_ARGUMENTS = {
     "everything": [
         "ema=0.9", "clip_grad=1.0", "accumulate=2", "amp=fp16", "schedule=step",
+        "schedule_args.milestones=[1]",
         "model_args.dropout=0.5",
     ],
     "shap-mix": ["feeder_args.flip=0.0", "mixing_args={warm_up: 0}"],

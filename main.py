@@ -17,6 +17,7 @@ import memory
 from engine import checkpoint, config, evaluate, logs, predict_files
 from engine.build import make_feeder, make_model, open_data
 from engine.distributed import Ranks, choose_devices, release
+from engine.precision import describe_amp
 from engine.predict import Recognizer
 from engine.train import Trainer
 from errors import InputError, Parser, run_command
@@ -291,6 +292,8 @@ def test(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks)
     model = make_model(settings).to(devices[0])
     checkpoint.load_weights(model, path)
     log = logs.Log(folder if ranks.leads else None, options.quiet)
+    if settings.amp != "off":
+        log.line(describe_amp(settings.amp, devices[0]))
     if data.class_counts is None:
         log.line(f"no training list ({settings.training_list}): the shot figures are left out")
     feeder = make_feeder(settings, data, data.test_rows, devices[0], clips=settings.test_clips)

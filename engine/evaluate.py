@@ -17,6 +17,7 @@ from engine.build import Data
 from engine.config import Config
 from engine.distributed import Ranks
 from engine.optimizer import AMP_DTYPES
+from engine.precision import amp_kind
 from errors import InputError
 from feeders.skeleton import Batch
 from files import replacing, write_json
@@ -29,9 +30,8 @@ CLIPS_AT_ONCE = {"cuda": 500, "cpu": 60}
 
 def autocast(config: Config, device: torch.device) -> Any:
     """Return the context of `--amp`: nothing, or autocast to bf16 or fp16."""
-    if config.amp == "off":
-        return nullcontext()
-    return torch.autocast(device.type, AMP_DTYPES[config.amp])
+    kind = amp_kind(config.amp, device)
+    return nullcontext() if kind == "off" else torch.autocast(device.type, AMP_DTYPES[kind])
 
 
 def set_tf32(config: Config) -> None:

@@ -21,6 +21,7 @@ from engine.build import Data, make, make_feeder, make_model, make_stages, open_
 from engine.config import Config
 from engine.distributed import Ranks, synchronize_batch_norm
 from engine.optimizer import Stepper
+from engine.precision import describe_amp
 from errors import InputError, Stopped
 from feeders.skeleton import Batch
 from model.fold import fold
@@ -350,9 +351,9 @@ class Trainer:
         )
         size = sum(p.numel() for p in self.model.parameters())
         self.log.line(
-            f"{config.model}, {size:,} parameters; {self.device}, amp {config.amp}; "
-            f"store {self.feeder.where}"
+            f"{config.model}, {size:,} parameters; {self.device}, store {self.feeder.where}"
         )
+        self.log.line(describe_amp(config.amp, self.device))
         if isinstance(self.net, nn.DataParallel):
             count = len(self.net.device_ids)
             self.log.line(

@@ -72,7 +72,9 @@ def score(
         total=len(mine), desc=show, unit="sample", leave=False,
         disable=show is None or logs.progress_bar_off(False),
     ) as bar:  # fmt: skip
-        for clips, _, batch in feeder.batches(Batch(rows) for rows in mine.split(samples)):
+        for clips, _, batch in feeder.batches(
+            Batch(rows) for rows in mine.split(samples) if len(rows)
+        ):
             if before_batch is not None:
                 before_batch()
             whole = len(batch.rows) == samples

@@ -121,6 +121,12 @@ class Stepper:
         self.optimizer: torch.optim.Optimizer = make(
             config, "optimizer", trained, lr=config.rate, **fused(config, device)
         )
+        closure = inspect.signature(self.optimizer.step).parameters.get("closure")
+        if closure is not None and closure.default is closure.empty:
+            raise InputError(
+                f"optimizer={config.optimizer}: takes a closure that computes the loss several "
+                "times per step, which this training does not do; choose another"
+            )
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         self.average = None if config.ema is None else Average(model, config.ema)
         self.waiting = 0

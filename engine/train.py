@@ -22,6 +22,7 @@ from engine.config import Config
 from engine.distributed import Ranks, synchronize_batch_norm
 from engine.optimizer import Stepper
 from engine.precision import describe_amp
+from engine.rehearsal import rehearse
 from errors import InputError, Stopped
 from feeders.skeleton import Batch
 from model.fold import fold
@@ -83,9 +84,10 @@ class Trainer:
         self.features: list[torch.Tensor] = []  # what the classifier took, for losses that ask
         if getattr(self.stages.second, "needs_features", False):
             self.keep_features(devices)
+        self.progress = Progress()
+        rehearse(self)
         self.net, self.judged = wrap(self.model, config, devices, ranks)
         self.stepper = Stepper(config, self.model, self.device)
-        self.progress = Progress()
         self.log = logs.Log(folder if ranks.leads else None, quiet)
         self.stop_asked = False
 
@@ -256,7 +258,12 @@ class Trainer:
     def keep_features(self, devices: list[torch.device]) -> None:
         """Let each training pass leave behind what went into the classifier, (N, D)."""
         if len(devices) > 1:
-            raise InputError(f"loss={self.config.loss}: needs one device a process; use torchrun")
+            raise InputError(f"loss={self.config.loss}: needs one device per process; use torchrun")
+        if not hasattr(self.model, "fc"):
+            raise InputError(
+                f"loss={self.config.loss}: needs the features that go into one classifier, which "
+                f"model={self.config.model} does not have"
+            )
 
         def keep(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
             if torch.is_grad_enabled():

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import main
-from engine import checkpoint
+from engine import build, checkpoint, config, evaluate, train
+from engine.distributed import Ranks
 from engine.optimizer import Stepper
 from errors import BAD_INPUT, InputError, run_command
-from tests.tiny_runs import METHODS, SMALL, command, run
+from tests.tiny_runs import METHODS, SMALL, assert_same_weights, command, run
 
 
 def test_a_finished_folder_is_neither_lost_nor_mixed_up(tiny, whole):
@@ -72,6 +73,110 @@ def test_a_mistake_is_one_line_and_leaves_nothing(tiny, tmp_path, capsys, more, 
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and said in lines[0]
     assert not folder.exists()
+
+
+RIDE = "model=longtail.experts.Model"
+FOCAL = "loss=longtail.losses.Focal"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        # accepted by a constructor, impossible in the first step
+        (["model_args.base_channels=4"], "model=model.stgcnpp.Model with model_args={"),
+        (["model_args.num_blocks=0"], "model=model.stgcnpp.Model with model_args={"),
+        (["feeder_args.scale=x"], "feeder=feeders.skeleton.Feeder with feeder_args={'scale': 'x'}"),
+        (["feeder_args.p_interval=x"], "feeder=feeders.skeleton.Feeder with feeder_args={"),
+        (["mixing_args.alpha=x"], "mixing=longtail.brl.PartialMixup with mixing_args={'alpha'"),
+        ([FOCAL, "loss_args.gamma=x"], "loss=longtail.losses.Focal with loss_args={'gamma': 'x'}"),
+        ([FOCAL, "loss_args.gamma=x", "loss_from=second_stage"], "loss=longtail.losses.Focal with"),
+        (["loss=torch.nn.CrossEntropyLoss"], "loss=torch.nn.CrossEntropyLoss"),
+        (["sampling=longtail.sampling.PowerSampling", "sampling_args.power=x"], "sampling=longt"),
+        (["optimizer=torch.optim.LBFGS", "optimizer_args={}"], "optimizer=torch.optim.LBFGS: tak"),
+        # accepted one by one, impossible together
+        ([RIDE, FOCAL], "loss=longtail.losses.Focal with loss_args={} and model=longtail.experts"),
+        ([RIDE, FOCAL, "model_args.experts=2"], "loss=longtail.losses.Focal with"),
+        ([RIDE, FOCAL, "model_args.experts=3", "batch_size=3"], "loss=longtail.losses.Focal with"),
+        ([RIDE, "loss=longtail.losses.InfluenceBalanced"], "needs the features that go into"),
+        # only seen in the test after training
+        (["feeder_args.choice=even", "test_clips=10"], "test_clips: 10"),
+        (["shots=[1,b]"], "shots must be a list of whole numbers"),
+        (["model=tests.test_refusals.Narrow"], "gives (2, 3) for logits (N, K) of (2, 4)"),
+        # in constructors
+        ([RIDE, "model_args.backbone=model.nowhere.Model"], "model=longtail.experts.Model with"),
+        ([RIDE, "model_args.backbone=5"], "model=longtail.experts.Model with model_args={"),
+        (["model=tests.test_refusals.Broken"], "model=tests.test_refusals.Broken with model"),
+        (["model=tests.test_refusals.BROKEN"], "model=tests.test_refusals.BROKEN: is not a class"),
+        (["model=..x"], "model=..x: expected an import string"),
+        # passed over
+        (["class_weights=null", "class_weights_args.beta=1"], "class_weights_args: class_we"),
+        (["classifier_args.tau=1"], "classifier_args: classifier is null"),
+    ],
+)  # fmt: skip
+def test_what_a_run_will_need_is_tried_before_its_first_step(tiny, tmp_path, capsys, words, said):
+    folder = tmp_path / "run"
+    argv = command(tiny, folder, "--set", *words)
+    assert run_command(main.main, argv) == BAD_INPUT
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and said in lines[0] and len(lines[0]) < 500
+    assert not folder.exists()
+
+
+class Narrow(torch.nn.Module):
+    """A network that misses a class where it is tested."""
+
+    def __init__(self, num_class, **others):
+        super().__init__()
+        self.fc = torch.nn.Linear(75, num_class)
+
+    def forward(self, clips):
+        logits = self.fc(clips.mean((1, 2)).flatten(1))
+        return logits if self.training else logits[:, 1:]
+
+
+BROKEN = 3
+
+
+class Broken:
+    def __init__(self, **others):
+        self.nothing["key"] = others
+
+
+def test_a_rehearsal_changes_nothing(tiny, tmp_path, monkeypatch, untested):
+    more = [*SMALL, "num_epoch=1", "model_args.dropout=0.5", "feeder_args.flip=0.0"]
+    run(tiny, tmp_path / "with", "shap-mix.yaml", more=more)
+    monkeypatch.setattr(train, "rehearse", lambda trainer: None)
+    run(tiny, tmp_path / "without", "shap-mix.yaml", more=more)
+    assert_same_weights(tmp_path / "with/last.pt", tmp_path / "without/last.pt")
+
+
+def test_fewer_samples_than_ranks(tiny, whole, tmp_path):
+    """Each of four ranks scores its own of three samples; the last has none."""
+    settings = config.load([tiny / "tiny-lt/joint.yaml"], ["batch_size=3"])
+    data = build.open_data(settings)
+    cpu = torch.device("cpu")
+    feeder = build.make_feeder(settings, data, data.test_rows[:3], cpu, clips=2)
+    net = build.make_model(settings).eval()
+    alone = evaluate.score(net, feeder, settings, cpu)
+    parts = [None] * 4
+
+    class Several(Ranks):
+        def gather(self, part):
+            parts[self.rank] = part
+            return [each for each in parts if each is not None]
+
+    for rank in range(4):
+        everything = evaluate.score(net, feeder, settings, cpu, Several(rank, 4))
+    np.testing.assert_allclose(everything, alone, rtol=1e-5)
+    with pytest.raises(InputError, match="batch_size: 3 samples for 4 ranks"):
+        train.Trainer(settings, tmp_path / "run", [cpu], Alone(0, 4))
+
+
+class Alone(Ranks):
+    """A rank whose fellows are not there: nothing is gathered."""
+
+    def gather(self, part):
+        raise AssertionError("waits for the others")
 
 
 def test_a_loss_that_is_not_finite_names_the_samples(tiny, tmp_path):

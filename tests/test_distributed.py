@@ -36,11 +36,11 @@ def on_two_ranks(function, arguments):
     torch.multiprocessing.start_processes(function, arguments, 2, start_method="forkserver")
 
 
-def command(tiny, folder):
+def command(tiny, folder, num_epoch=3):
     return [
         "--config", str(tiny / "tiny-lt/joint.yaml"), "--device", "cpu", "--work-dir", str(folder),
         "--quiet", "--set", "model=tests.double.Model", "batch_size=8",
-        "repeat=6", "num_epoch=3",
+        "repeat=6", f"num_epoch={num_epoch}",
     ]  # fmt: skip
 
 
@@ -251,7 +251,7 @@ def stop_in_evaluation(rank, tiny, folder, function):
         return own(*args, **keywords)
 
     setattr(evaluate, function, interrupted)
-    assert run_command(main.main, [*command(tiny, folder), "num_epoch=2"]) == RESUMABLE
+    assert run_command(main.main, command(tiny, folder, num_epoch=2)) == RESUMABLE
 
 
 @pytest.mark.parametrize("function", ["score", "test"])
@@ -266,14 +266,14 @@ def resume_apart(rank, tiny, folders):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost",
                    "MASTER_PORT": "29519"}  # fmt: skip
     torch.set_num_threads(1)
-    argv = [*command(tiny, folders[rank]), "num_epoch=2", "--resume"]
+    argv = [*command(tiny, folders[rank], num_epoch=2), "--resume"]
     assert run_command(main.main, argv) == BAD_INPUT
 
 
 def test_ranks_that_see_other_folders_do_not_train_on(tiny, tmp_path):
     """The second machine has no last.pt: its rank would begin where the first one goes on."""
     first = tmp_path / "first" / "joint"
-    main.main([*command(tiny, first), "num_epoch=2"])
+    main.main(command(tiny, first, num_epoch=2))
     folders = (first, tmp_path / "second" / "joint")
     on_two_ranks(resume_apart, (tiny, folders))
     assert not folders[1].exists()

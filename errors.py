@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
@@ -90,6 +91,9 @@ def _flags(parser: argparse.ArgumentParser) -> list[str]:
 def run_command(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int:
     """Run `main(argv)` and return the exit code; an error is one line, unless --debug is given."""
     argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):  # a terminal without ± shows an escape, no error
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         main(argv)
     except Stopped as stop:

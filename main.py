@@ -241,7 +241,7 @@ def is_finished(folder: Path, settings: config.Config) -> bool:
     return (
         (folder / "result-last.json").is_file()
         and written.is_file()
-        and written.read_text() == settings.to_yaml()
+        and written.read_text(encoding="utf-8") == settings.to_yaml()
     )
 
 

@@ -117,7 +117,8 @@ def read_openpose(folder: Path, persons: int = 2) -> np.ndarray:
     for path in sorted(folder.glob("*.json")):
         try:
             people = [
-                person["pose_keypoints_2d"] for person in json.loads(path.read_text())["people"]
+                person["pose_keypoints_2d"]
+                for person in json.loads(path.read_text(encoding="utf-8"))["people"]
             ]
             frames.append([np.array(person, np.float32).reshape(-1, 3) for person in people])
         except (ValueError, KeyError, TypeError) as error:

@@ -36,7 +36,7 @@ class Log:
         """Say one line; with a folder it is kept in log.txt, too."""
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / "log.txt").open("a") as file:
+            with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
             if not self.quiet:
                 print(text, flush=True)
@@ -55,7 +55,7 @@ class Log:
         """Append one epoch's values (JSON has no NaN: absent figures are null)."""
         if self.folder is None:
             return
-        with (self.folder / "metrics.jsonl").open("a") as file:
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(values, allow_nan=False) + "\n")
         for name, value in values.items():
             if self.board is not None and name != "epoch" and value is not None:
@@ -71,7 +71,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Return the epochs in metrics.jsonl; a last line cut short by a kill is left out."""
     path = folder / "metrics.jsonl"
     epochs = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
             epochs.append(json.loads(line))
         except json.JSONDecodeError:

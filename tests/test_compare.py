@@ -22,6 +22,7 @@ from engine import build, config
 from errors import InputError
 from longtail import published
 from longtail.schedule import Stages
+from tests.tiny_runs import CEILING, wait_until
 from tools import compare
 
 METHODS = sorted(path.stem for path in (config.CONFIG_ROOT / "methods").glob("*.yaml"))
@@ -217,9 +218,9 @@ def test_results_of_other_values_are_refused(tmp_path):
 
 
 def grab(folder, barrier, results):
-    barrier.wait(timeout=30)
+    barrier.wait(timeout=CEILING)
     results.put(compare.take(folder) is not None)
-    barrier.wait(timeout=30)  # the takers live until all have tried
+    barrier.wait(timeout=CEILING)  # the takers live until all have tried
 
 
 @pytest.mark.parametrize("former", [None, "dead"])
@@ -234,7 +235,7 @@ def test_of_many_takers_one_wins(tmp_path, former):
         takers = [context.Process(target=grab, args=(folder, barrier, results)) for _ in range(4)]
         for taker in takers:
             taker.start()
-        assert sum(results.get(timeout=30) for _ in takers) == 1
+        assert sum(results.get(timeout=CEILING) for _ in takers) == 1
         for taker in takers:
             taker.join()  # the winner dies with its claim: the next round takes it over
 
@@ -287,14 +288,16 @@ def hold(folder, command):
 def holder(tmp_path):
     """A process that holds tmp_path/joint, and the long-running process that it has started."""
     context = multiprocessing.get_context("fork")
-    starter = context.Process(target=hold, args=(tmp_path / "joint", ["sleep", "60"]))
+    starter = context.Process(target=hold, args=(tmp_path / "joint", ["sleep", "100000"]))
     starter.start()
-    path, processes, deadline = tmp_path / ".joint.claim.0", [], time.time() + 10
-    while len(processes) < 2 and time.time() < deadline:
-        time.sleep(0.01)
-        if path.is_file() and (text := path.read_text()):
-            processes = json.loads(text)["processes"]
-    started = processes[1]
+    path = tmp_path / ".joint.claim.0"
+
+    def processes():
+        text = path.read_text() if path.is_file() else ""
+        return json.loads(text)["processes"] if text else []
+
+    wait_until(lambda: len(processes()) == 2, alive=starter.is_alive)
+    started = processes()[1]
     yield starter, started
     if compare.lives(*started):
         os.kill(started[0], signal.SIGKILL)
@@ -303,10 +306,7 @@ def holder(tmp_path):
 
 
 def await_end(started):
-    deadline = time.time() + 10
-    while compare.lives(*started) and time.time() < deadline:
-        time.sleep(0.01)
-    assert not compare.lives(*started)
+    wait_until(lambda: not compare.lives(*started))
 
 
 def test_a_run_whose_starter_was_killed_is_not_made_twice(tmp_path, holder):
@@ -323,7 +323,7 @@ def test_a_run_whose_starter_was_killed_is_not_made_twice(tmp_path, holder):
 def test_an_interrupted_sweep_ends_its_run_and_leaves_no_claim(tmp_path, holder, sign):
     starter, started = holder
     os.kill(starter.pid, sign)
-    starter.join(timeout=10)
+    starter.join(timeout=CEILING)
     assert starter.exitcode not in (None, 0)
     await_end(started)
     assert not list(tmp_path.iterdir())
@@ -344,7 +344,7 @@ def test_a_long_run_shows_signs_of_life(tmp_path, monkeypatch):
     sign.touch()
     os.utime(sign, (0, 0))
     assert compare.supervise([sys.executable, "-c", "import time; time.sleep(0.5)"], sign) == 0
-    assert time.time() - sign.stat().st_mtime < 60
+    assert sign.stat().st_mtime > 0
     assert compare.supervise([sys.executable, "-c", "raise SystemExit(3)"], sign) == 3
 
 
@@ -379,6 +379,7 @@ def test_table_against_numpy(tmp_path):
     assert next(csv.DictReader(best.splitlines()))["top1"] == "76.833"
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_what_is_missing_and_resumes(tiny, tmp_path, capfd):
     sweep = compare.Sweep(tiny / "tiny-lt", root=tmp_path, overrides=("num_epoch=1",),
                           options=("--device", "cpu", "--quiet"))  # fmt: skip

@@ -21,10 +21,7 @@ from tests.tiny_runs import SMALL, run, weights
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_half_precision_follows_single(tiny, tmp_path, amp):
     more = [*SMALL, "num_epoch=1", "test_clips=1"]
-    folders = [
-        run(tiny, tmp_path / kind, more=[*more, "--amp", kind])
-        for kind in ("off", amp)
-    ]
+    folders = [run(tiny, tmp_path / kind, more=[*more, "--amp", kind]) for kind in ("off", amp)]
     single, half = (json.loads((f / "metrics.jsonl").read_text())["loss"] for f in folders)
     assert half == pytest.approx(single, rel=0.05) and half != single
     scaler = torch.load(folders[1] / "last.pt", weights_only=True)["stepper"]["scaler"]
@@ -33,6 +30,7 @@ def test_half_precision_follows_single(tiny, tmp_path, amp):
     assert all(value.dtype != torch.float16 for value in kept)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 def test_compiled_training_compiles_one_shape_and_follows_the_plain(tiny, tmp_path):
     """24 rows in batches of 5: the last, of 4, is trained on as well, but not compiled for."""

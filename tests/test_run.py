@@ -228,6 +228,7 @@ def test_the_best_checkpoint_is_that_of_the_first_highest_epoch(tiny, tmp_path, 
     assert checkpoint.read(folder / "last.pt")["progress"]["epoch"] == 3
 
 
+@pytest.mark.slow
 def test_all_streams_end_with_their_fusion(tiny, tmp_path, capsys):
     run(tiny, tmp_path / "all", more=["num_epoch=1", "test_clips=1", "--stream", "all"])
     written = json.loads((tmp_path / "all/ensemble.json").read_text())

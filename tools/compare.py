@@ -69,7 +69,7 @@ class Run:
         """Return the result of the last or best checkpoint, or None while the run is not whole."""
         whole = (self.folder / "result-last.json").is_file()
         path = self.folder / ("result-last.json" if which == "last" else "result.json")
-        return json.loads(path.read_text()) if whole and path.is_file() else None
+        return json.loads(path.read_text(encoding="utf-8")) if whole and path.is_file() else None
 
 
 def method_files(method: str) -> list[Path]:
@@ -105,7 +105,9 @@ class Sweep:
             arguments += ["--work-dir", str(folder)]
         needs = None
         if settings.classifier is not None:
-            needs = self.plan(Path(yaml.safe_load(files[-1].read_text())["base"]).stem, seed)
+            needs = self.plan(
+                Path(yaml.safe_load(files[-1].read_text(encoding="utf-8"))["base"]).stem, seed
+            )
             arguments += ["--phase", "classifier", "--weights", str(needs.folder / "last.pt")]
         return Run(method, seed, folder, settings, tuple(arguments), needs)
 
@@ -152,7 +154,7 @@ def take(folder: Path) -> Path | None:
         return None
     path = folder.parent / f"{stem}{former[-1] + 1 if former else 0}"
     try:
-        with path.open("x") as file:
+        with path.open("x", encoding="utf-8") as file:
             json.dump(owners(os.getpid()), file)
     except FileExistsError:
         return None
@@ -168,7 +170,7 @@ def is_alive(path: Path) -> bool:
     """Return whether a process of a claim lives: this machine knows, else its last sign of life."""
     try:
         silent_for = time.time() - path.stat().st_mtime
-        owner = json.loads(path.read_text())
+        owner = json.loads(path.read_text(encoding="utf-8"))
         host, processes = owner["host"], owner["processes"]
     except FileNotFoundError:
         return True  # given back this moment: leave the run to the next look
@@ -194,7 +196,9 @@ def born(pid: int) -> str:
     """Return when a process began, to tell it from a later one of its number ('' if unknown, or
     if it has ended and only its entry is left)."""
     try:
-        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state, *rest = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        )
     except OSError:
         return ""
     return "" if state == "Z" else rest[18]

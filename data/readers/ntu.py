@@ -109,7 +109,10 @@ def list_files(sources: list[Path]) -> list[Item]:
 def read_missing(path: Path) -> set[str]:
     """Return all NTU sample names in a text, such as the data set's list of missing skeletons."""
     try:
-        found = re.findall(names.NTU.pattern.replace("(", "(?:"), path.read_text(errors="replace"))
+        found = re.findall(
+            names.NTU.pattern.replace("(", "(?:"),
+            path.read_text(errors="replace", encoding="utf-8"),
+        )
     except OSError as error:
         raise InputError(f"--missing {path}: cannot be read ({error})") from error
     if not found:

@@ -143,7 +143,9 @@ def is_run(folder: Path) -> bool:
 def read_run(path: Path) -> Run:
     """Read one run folder; files that are not there yet are None or empty."""
     config_file, scores_file = path / "config.yaml", path / "scores.npz"
-    config = (yaml.safe_load(config_file.read_text()) if config_file.is_file() else None) or {}
+    config = (
+        yaml.safe_load(config_file.read_text(encoding="utf-8")) if config_file.is_file() else None
+    ) or {}
     result = read_json(path / "result.json")
     return Run(
         path=path,
@@ -161,7 +163,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: not JSON ({error}); test again: main.py --phase test") from None
 
@@ -173,7 +175,7 @@ def read_epochs(path: Path) -> list[dict[str, Any]]:
     later line counts.
     """
     epochs: dict[int, dict[str, Any]] = {}
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
             epoch = json.loads(line)
         except json.JSONDecodeError:

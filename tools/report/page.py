@@ -28,16 +28,16 @@ def render(data: dict[str, Any]) -> str:
     """Return the page: index.html with the styles, the scripts and the data put inside."""
     # "</script>" or "<!--" within a class name must not end the element that holds the data.
     text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    scripts = "\n".join((FOLDER / f"{name}.js").read_text() for name in SCRIPTS)
+    scripts = "\n".join((FOLDER / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
     title = html.escape(data["title"])
     parts = {
         "title": title,
         "heading": title,
-        "style": (FOLDER / "style.css").read_text(),
+        "style": (FOLDER / "style.css").read_text(encoding="utf-8"),
         "data": text,
         "script": f"(() => {{\n'use strict';\n{scripts}\n}})();",
     }
-    page = (FOLDER / "index.html").read_text()
+    page = (FOLDER / "index.html").read_text(encoding="utf-8")
     for name, value in parts.items():
         page = page.replace(f"{{{{ {name} }}}}", value, 1)
     return page
@@ -77,7 +77,7 @@ def encode(
 def published_rows(report: Report) -> list[dict[str, Any]]:
     """Return every published figure of the benchmark at this imbalance, each with its source."""
     benchmark, factors = report.first("benchmark"), ("", str(report.first("imbalance")))
-    with published.TABLE.open(newline="") as file:
+    with published.TABLE.open(newline="", encoding="utf-8") as file:
         return [
             {**row, "value": float(row["value"])}
             for row in csv.DictReader(file)

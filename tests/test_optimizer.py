@@ -14,7 +14,6 @@ from engine.distributed import Ranks
 from engine.optimizer import Stepper, fused, rate_factor
 from engine.train import Trainer
 from errors import InputError
-from feeders.frames import Table
 from longtail.sampling import InstanceSampling
 
 CPU = torch.device("cpu")
@@ -95,7 +94,7 @@ def test_an_epoch_of_accumulated_batches_is_one_of_large_batches(tiny, tmp_path,
         )
         trainer = Trainer(own, tmp_path, [CPU], Ranks(), quiet=True)
         trainer.feeder.train = False  # the same frames, whatever batch a clip is in
-        trainer.feeder.table = Table(trainer.feeder.source.lengths, trainer.feeder.test_frames)
+        trainer.feeder.table = trainer.feeder._table()
         trainer.train_epoch()
         weights.append(trainer.model.state_dict())
     torch.testing.assert_close(*weights)

@@ -52,6 +52,7 @@ def test_set_reaches_inner_keys_and_replaces_whole_mappings():
 WORDS = {
     "class": ["loss_args.gamma=3", "loss=longtail.losses.Focal"],
     "mapping": ["loss_args.gamma=3", "loss_args={gamma: 3}", "loss=longtail.losses.Focal"],
+    "inner": ["model_args.dropout=0.5", "model_args.base_channels=16"],
     "flag": ["model_args.dropout=0.5", "model_args={base_channels: 16}", "seed=1"],
 }
 

@@ -239,6 +239,22 @@ def test_a_flag_that_a_phase_does_not_use_is_refused(flag, phase, capsys):
             main.parse([*argv, "--config", "a.yaml"])
 
 
+@pytest.mark.parametrize("flag", ["--seed", "--compile", "--input", "--overwrite", "--accumulate"])
+def test_testing_refuses_what_belongs_to_training_and_prediction(whole, capsys, flag):
+    before = (whole / "result-last.json").stat().st_mtime_ns
+    argv = ["--phase", "test", "--weights", str(whole / "last.pt"), flag, *VALUES[flag]]
+    assert run_command(main.main, argv) == BAD_INPUT
+    assert f"{flag}: --phase test does not use it" in capsys.readouterr().err
+    assert (whole / "result-last.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("phase", ["test", "predict"])
+@pytest.mark.parametrize("flag", ["--stream", "--tag"])
+def test_a_checkpoint_has_its_own_stream_and_folder(flag, phase):
+    with pytest.raises(InputError, match=f"{flag}: "):
+        main.parse(["--phase", phase, "--weights", "a.pt", flag, *VALUES[flag]])
+
+
 class Asked(argparse.Namespace):
     """Options that note which of them are asked for."""
 

@@ -5,35 +5,21 @@ python ensemble.py --dataset ntu120/xset
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from engine import logs
 from engine.config import CONFIG_ROOT, benchmark_folder, folder_name, load, tag_of
 from engine.fusion import Scores, fuse, fusions_of, read_streams
+from engine.run import RunFolder
 from errors import InputError, Parser, run_command
 from feeders.streams import NAMES as STREAMS
 from files import write_json
-from longtail import published, shots
-
-
-def describe_run(folder: Path, stream: str) -> dict[str, Any]:
-    """Return a run's own result.json and config.yaml as one mapping, as far as they are there."""
-    run: dict[str, Any] = {}
-    for path in (folder / stream / "config.yaml", folder / stream / "result.json"):
-        if path.is_file():
-            parse = yaml.safe_load if path.suffix == ".yaml" else json.loads
-            try:
-                run |= parse(path.read_text(encoding="utf-8"))
-            except (yaml.YAMLError, ValueError, TypeError):  # also of text that is not UTF-8
-                raise InputError(f"{path}: is damaged; test again: main.py --phase test") from None
-    return run
+from longtail import shots
+from tools import published
 
 
 def baseline_folder(folder: Path, baseline: str) -> Path:
@@ -73,7 +59,8 @@ def compare(
         raise InputError(
             f"{folder}: no scores of {needed}; train them with main.py, or test with --phase test"
         )
-    run = describe_run(folder, next(iter(streams)))
+    runs = {name: RunFolder(folder / name).describe(which) for name in streams}
+    run = next(iter(runs.values()))
     benchmark = run.get("benchmark", folder.name)
     if chosen:
         weights = weights or [1.0] * len(chosen)
@@ -94,7 +81,7 @@ def compare(
     others = {} if baseline is None else read_streams(baseline, which)
     if baseline is not None and not others:
         raise InputError(f"--baseline: {baseline} has no scores")
-    limits = tuple(run.get("shots", (100, 20)))
+    limits = tuple(run.get("shots", shots.SHOTS))
     counts = run.get("class_counts")
     for name, scores in streams.items():
         if counts is not None and len(counts) != scores.scores.shape[1]:
@@ -103,7 +90,7 @@ def compare(
                 f"{len(counts)} in result.json; test again: main.py --phase test"
             )
     for name in others:
-        if describe_run(baseline, name).get("class_counts", counts) != counts:
+        if RunFolder(baseline / name).describe(which).get("class_counts", counts) != counts:
             raise InputError(
                 f"--baseline: {baseline / name} was trained on another list than {folder}: their "
                 "class_counts differ, and so would the meaning of many, medium and few"
@@ -115,18 +102,20 @@ def compare(
     rows = {
         f"{baseline.name} {name}": judge(
             scores, weights={name: 1.0},
-            published=published.of_run(describe_run(baseline, name), name),
+            published=published.beside([RunFolder(baseline / name).describe(which)], name),
         )
         for name, scores in others.items()
     }  # fmt: skip
     for name, fusion in {**singles, **fusions}.items():
         fused = fuse(streams, fusion)
-        rows[name] = judge(fused, weights=fusion, published=published.of_run(run, name))
+        beside = published.beside([runs[stream] for stream in fusion], name)
+        rows[name] = judge(fused, weights=fusion, published=beside)
     return {
         "benchmark": benchmark,
         "which": which,
         "shots": list(limits),
         "missing": missing,
+        "notes": [f"{name}: {why}" for name in runs if (why := published.why_none(runs[name]))],
         "rows": rows,
     }
 
@@ -137,7 +126,7 @@ def table(result: dict[str, Any]) -> str:
         [
             name,
             ":".join(f"{weight:g}" for weight in row["weights"].values()),
-            *(logs.percent(row[key]) for key in logs.HEADINGS),
+            *(logs.percent(row[key]) for key in shots.METRICS),
             logs.percent(row["published"]),
         ]
         for name, row in result["rows"].items()
@@ -179,7 +168,7 @@ def main(argv: list[str]) -> None:
     write_json(folder / "ensemble.json", result)
     if options.quiet:
         return
-    print(table(result))
+    print("\n".join([table(result), *result["notes"]]))
     if result["missing"]:
         print(f"missing streams: {', '.join(result['missing'])}")
     print(f"written to {folder / 'ensemble.json'}")

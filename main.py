@@ -14,15 +14,17 @@ from pathlib import Path
 import torch
 
 import memory
-from engine import checkpoint, config, evaluate, logs, predict_files
+from engine import checkpoint, config, evaluate, logs, predict_files, recipe
 from engine.build import make_feeder, make_model, open_data
 from engine.distributed import Ranks, choose_devices, release
 from engine.precision import describe_amp
 from engine.predict import Recognizer
+from engine.run import LAST, RunFolder, check_class_names, folder_for_test, remembered
 from engine.train import Trainer
 from errors import InputError, Parser, run_command
 from feeders.streams import NAMES as STREAMS
-from files import leftovers
+from longtail import shots
+from model import upstream
 from model.fold import fold
 
 PHASES = ("train", "test", "predict", "classifier")
@@ -183,7 +185,7 @@ def train(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks
         folder = config.run_folder(settings)
         if options.work_dir is not None:
             folder = options.work_dir / stream if len(streams) > 1 else options.work_dir
-        if len(streams) > 1 and options.resume and is_finished(folder, settings):
+        if len(streams) > 1 and options.resume and RunFolder(folder).is_finished(settings):
             continue
         train_one(settings, folder, options, devices, ranks)
         release()
@@ -210,103 +212,78 @@ def train_one(
             f"classifier: {settings.classifier} goes on a trained network; add --phase classifier "
             "--weights FILE"
         )
-    check_folder(folder, settings, options.resume, options.overwrite)
+    run = RunFolder(folder)
+    run.check(settings, options.resume, options.overwrite)
     trainer = Trainer(
         settings, folder, devices, ranks, options.quiet, weights=weights, classifier=classifier
     )
-    last = folder / "last.pt"
-    if options.resume and last.is_file():
-        trainer.restore(last)
-    if len(set(ranks.gather((folder.name, trainer.progress.epoch, trainer.progress.step)))) > 1:
-        raise InputError(
-            f"{folder} is not the same for all ranks: all machines must see it at the same path"
-        )
-    if ranks.leads:
-        if options.overwrite:
-            clear_folder(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in leftovers(folder):
-            path.unlink()
-        config.write(settings, folder / "config.yaml")
-    if classifier and not trainer.classifier.trains:
-        trainer.keep_as_it_is()
-    else:
-        trainer.run()
-    trainer.test()
-
-
-def is_finished(folder: Path, settings: config.Config) -> bool:
-    """Return whether the folder holds a whole run of exactly these settings."""
-    written = folder / "config.yaml"
-    return (
-        (folder / "result-last.json").is_file()
-        and written.is_file()
-        and written.read_text(encoding="utf-8") == settings.to_yaml()
-    )
-
-
-def check_folder(folder: Path, settings: config.Config, resume: bool, overwrite: bool) -> None:
-    """Accept a new folder, the same run with --resume, or a run to discard with --overwrite.
-
-    Raises InputError for a folder that holds another configuration, or the same without --resume,
-    or anything but a run: nothing is lost unasked.
-    """
-    written = folder / "config.yaml"
-    if not folder.is_dir() or not set(folder.iterdir()) - set(leftovers(folder)):
-        return
-    if not written.is_file():
-        raise InputError(f"{folder} is not empty and holds no run; name another --work-dir")
-    if overwrite:
-        return
-    if changed := config.departures(settings, written):
-        raise InputError(
-            f"{folder} holds a run with other values of {', '.join(changed)}; "
-            "--tag NAME keeps both, --overwrite discards it"
-        )
-    if not resume:
-        raise InputError(
-            f"{folder} holds this very run; --resume continues it, --overwrite discards it"
-        )
-
-
-def clear_folder(folder: Path) -> None:
-    """Remove what a run writes, and nothing else that may lie beside it."""
-    for pattern in logs.RUN_FILES:
-        for path in folder.glob(pattern):
-            path.unlink()
+    with run.lock(ranks):
+        run.check(settings, options.resume, options.overwrite)  # others may have been here since
+        if options.resume and run.checkpoint(LAST).is_file():
+            trainer.restore(run.checkpoint(LAST))
+        if len(set(ranks.gather((folder.name, trainer.progress.epoch, trainer.progress.step)))) > 1:
+            raise InputError(
+                f"{folder} is not the same for all ranks: all machines must see it at the same path"
+            )
+        if ranks.leads:
+            run.begin(settings, options.overwrite)
+        if classifier and not trainer.classifier.trains:
+            trainer.keep_as_it_is()
+        else:
+            trainer.run()
+        trainer.test()
 
 
 def test(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks) -> None:
-    """Test one checkpoint; its own configuration serves unless --config names another."""
+    """Test one checkpoint; its own configuration serves unless --config names another.
+
+    The results go to the run that the checkpoint belongs to. A test of other weights or with other
+    values than the run's goes to a folder in that (folder_for_test), or to --work-dir.
+    """
     if len(options.weights) != 1:
         raise InputError("--phase test needs one --weights FILE")
     path = Path(options.weights[0])
+    state = upstream.read(path)
+    own = checkpoint.is_own(state)
     if options.config:
-        settings = resolve(options, options.stream)
-        folder = options.work_dir or config.run_folder(settings)
+        settings, trained = resolve(options, options.stream), None
+        home = RunFolder(config.run_folder(settings))
     else:
         settings = checkpoint.settings(checkpoint.read(path), path, overrides(options))
-        folder = options.work_dir or path.parent
+        trained, home = checkpoint.settings(state, path), RunFolder(path.parent)
+    run = folder_for_test(home, settings, path, trained, options.work_dir)
     evaluate.set_tf32(settings)
-    data = open_data(settings, training=False)
+    data, said = open_data(settings, training=False), None
     model = make_model(settings).to(devices[0])
     checkpoint.load_weights(model, path)
-    log = logs.Log(folder if ranks.leads else None, options.quiet)
-    if settings.amp != "off":
-        log.line(describe_amp(settings.amp, devices[0]))
-    if data.class_counts is None:
-        log.line(f"no training list ({settings.training_list}): the shot figures are left out")
-    feeder = make_feeder(settings, data, data.test_rows, devices[0], clips=settings.test_clips)
-    result = evaluate.test(fold(model), settings, data, feeder, path, folder, ranks, options.quiet)
-    if options.config and ranks.leads and not (folder / "config.yaml").is_file():
-        config.write(settings, folder / "config.yaml")  # ensemble.py and tools.report ask it
-    row = [path.name, *(logs.percent(result[key]) for key in logs.HEADINGS)]
-    log.line(logs.table(["checkpoint", *logs.shot_headings(settings.shots)], [row]))
-    log.line(
-        f"{result['samples']} samples, top-5 {logs.percent(result['top5'])}; without the "
-        f"{result['samples'] - result['samples_clean']} copies of training samples top-1 is "
-        f"{logs.percent(result['top1_clean'])}"
-    )
+    if own:
+        check_class_names(state, data.store, settings.model_args.get("num_class", 60), path)
+        data, said = remembered(state, data)
+    with run.lock(ranks):
+        log = logs.Log(run if ranks.leads else None, options.quiet)
+        if settings.amp != "off":
+            log.line(describe_amp(settings.amp, devices[0]))
+        if run.path != home.path:
+            log.line(f"results go to {run}")
+        if data.class_counts is None:
+            log.line(f"no training list ({settings.training_list}): the shot figures are left out")
+        elif said:
+            log.line(said)
+        feeder = make_feeder(settings, data, data.test_rows, devices[0], clips=settings.test_clips)
+        result = evaluate.test(
+            fold(model), settings, data, feeder, path, run, ranks, state=state, quiet=options.quiet
+        )
+        if ranks.leads and not run.config_file.is_file():
+            config.write(settings, run.config_file)  # ensemble.py and tools.report read it
+        row = [path.name, *(logs.percent(result[key]) for key in shots.METRICS)]
+        log.line(logs.table(["checkpoint", *logs.shot_headings(settings.shots)], [row]))
+        log.line(
+            f"{result['samples']} samples, top-5 {logs.percent(result['top5'])}; without the "
+            f"{result['samples'] - result['samples_clean']} copies of training samples top-1 is "
+            f"{logs.percent(result['top1_clean'])}"
+        )
+        if line := recipe.describe(settings, result["departures"], result["started_from"]):
+            log.line(line)
 
 
 def predict(options: argparse.Namespace, device: torch.device) -> None:

@@ -115,9 +115,10 @@ class Data:
     train_rows: np.ndarray | None  # (n,) rows trained on; None where testing needs no list
     val_rows: np.ndarray  # the test rows, or those held out by val_split
     class_counts: torch.Tensor | None  # (K,) int64
-    published_list: str | None  # digest of a published list, else None
+    published_list: str | None  # digest of a published list that is trained on whole, else None
     list_made: str  # how the training list was made, if its file was missing
     copied: np.ndarray  # (test,) bool: equals a sample of the protocol's whole training split
+    list_digest: str | None = None  # of the list that was read, published or not
 
 
 def open_data(config: Config, training: bool = True) -> Data:
@@ -157,8 +158,8 @@ def open_data(config: Config, training: bool = True) -> Data:
     class_counts = torch.bincount(torch.as_tensor(store.labels[train_rows]), minlength=num_class)
     return Data(
         store, skeleton, test_rows, train_rows, val_rows, class_counts,
-        listed.digest if listed.published else None, listed.made,
-        copies(store, test_rows, train_split),
+        listed.digest if listed.published and config.val_split is None else None, listed.made,
+        copies(store, test_rows, train_split), listed.digest,
     )  # fmt: skip
 
 

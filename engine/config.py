@@ -20,6 +20,7 @@ import yaml
 from errors import InputError, nearest
 from feeders import streams
 from files import write_text
+from longtail.shots import SHOTS
 
 CONFIG_ROOT = Path(__file__).resolve().parents[1] / "config"
 # Naming another class drops the arguments of the one before it. (A model and an optimizer keep
@@ -82,7 +83,7 @@ class Config:
     weights_from: Literal["start", "second_stage"] = "second_stage"
     classifier: str | None = None  # --phase classifier: what becomes of model.fc
     classifier_args: dict = field(default_factory=dict)
-    shots: list[int] = field(default_factory=lambda: [100, 20])  # many above, few below
+    shots: list[int] = field(default_factory=lambda: list(SHOTS))  # many above, few below
     # Execution
     amp: Literal["off", "bf16", "fp16", "auto"] = "off"  # auto: bf16 where the device has it
     compile: bool = False
@@ -91,6 +92,7 @@ class Config:
     sync_bn: bool = False  # batch statistics over all ranks of a distributed run
     seed: int = 0
     # Where the run belongs: filled from the config folder and the command line
+    method: str = ""  # whose recipe these values are: brl, or a file of config/methods
     benchmark: str = ""
     tag: str = ""
 

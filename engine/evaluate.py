@@ -12,15 +12,15 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from engine import logs
+from engine import logs, recipe
 from engine.build import Data
-from engine.config import Config
+from engine.config import Config, from_mapping
 from engine.distributed import Ranks
 from engine.optimizer import AMP_DTYPES
 from engine.precision import amp_kind
+from engine.run import BEST, LAST, RunFolder, digest
 from errors import InputError
 from feeders.skeleton import Batch
-from files import replacing, write_json
 from longtail import shots
 
 # Clips that go through the network together: what fills the device, whatever the recipe's batch.
@@ -106,12 +106,14 @@ def judge(
 
 
 def test(
-    net: nn.Module, config: Config, data: Data, feeder: Any, weights: Path, folder: Path,
-    ranks: Ranks, quiet: bool = False, before_batch: Callable[[], None] | None = None,
+    net: nn.Module, config: Config, data: Data, feeder: Any, weights: Path, run: RunFolder,
+    ranks: Ranks, *, state: dict[str, Any], quiet: bool = False,
+    before_batch: Callable[[], None] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Score a feeder of the test split, all clips of a sample; write the scores and the result.
 
-    last.pt's files are scores-last.npz and result-last.json, all others' scores.npz, result.json.
+    `state` is what the file `weights` contains. A checkpoint that a run can be resumed from is the
+    last one, any other stands for the best.
     """
     scores = score(
         net, feeder, config, feeder.device, ranks, before_batch=before_batch,
@@ -119,23 +121,27 @@ def test(
     )  # fmt: skip
     labels = np.asarray(data.store.labels)[data.test_rows]
     result = judge(scores, labels, data.class_counts, config)
+    trained = from_mapping(state["config"], str(weights)) if "config" in state else config
     clean = ~data.copied
     counts = data.class_counts
-    result |= {
+    result |= shots.calibration(scores, labels) | {
         "class_counts": None if counts is None else counts.tolist(),
         "samples": len(labels),
         "top1_clean": judge(scores[clean], labels[clean], counts, config)["top1"],
         "samples_clean": int(clean.sum()),
         "weights": weights.name,
+        "weights_digest": digest(weights),
+        "epochs": state.get("progress", {}).get("epoch"),  # that the weights were trained for
+        "started_from": state.get("started_from"),
         "benchmark": config.benchmark,
         "stream": config.stream,
         "tag": config.tag,
         "seed": config.seed,
+        "method": trained.method,
+        "departures": recipe.departures_of_test(config, trained),
         "published_list": data.published_list,
     }
     if ranks.leads:
-        suffix = "-last" if weights.name == "last.pt" else ""
-        with replacing(folder / f"scores{suffix}.npz") as file:
-            np.savez(file, names=np.array(feeder.names), labels=labels, scores=scores)
-        write_json(folder / f"result{suffix}.json", result)
+        which = LAST if "stepper" in state else BEST
+        run.write_test(which, feeder.names, labels, scores, result)
     return result

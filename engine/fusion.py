@@ -9,6 +9,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from engine.run import RunFolder
 from errors import InputError
 from feeders.streams import NAMES as STREAMS
 
@@ -33,7 +34,7 @@ class Scores:
 
     @classmethod
     def read(cls, path: Path) -> Scores:
-        """Read a scores.npz; InputError if it is damaged or has not this form."""
+        """Read a score file; InputError if it is damaged or has not this form."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 read = cls(file["names"], file["labels"], file["scores"])
@@ -119,6 +120,5 @@ def fusions_of(benchmark: str) -> dict[str, dict[str, float]]:
 
 def read_streams(folder: Path, which: str = "best") -> dict[str, Scores]:
     """Return the scores of every stream that has been tested in a benchmark's work folder."""
-    suffix = "-last" if which == "last" else ""
-    paths = {stream: folder / stream / f"scores{suffix}.npz" for stream in STREAMS}
+    paths = {stream: RunFolder(folder / stream).scores_file(which) for stream in STREAMS}
     return {stream: Scores.read(path) for stream, path in paths.items() if path.is_file()}

@@ -1,4 +1,4 @@
-"""What a run tells: the terminal, log.txt, metrics.jsonl and TensorBoard."""
+"""Run output: the terminal, the log file, the metrics of each epoch and TensorBoard."""
 
 from __future__ import annotations
 
@@ -7,55 +7,50 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tensorboardX import SummaryWriter
 
 from files import write_text
 
+if TYPE_CHECKING:
+    from engine.run import RunFolder
+
 DASH = "–"
-RUN_FILES = (
-    "config.yaml", "last.pt", "best.pt", "log.txt", "metrics.jsonl", "events.out.tfevents.*",
-    "scores*.npz", "result*.json",
-)  # fmt: skip
-HEADINGS = ("top1", "mean_class", "many", "medium", "few")
 
 
 class Log:
-    """Lines to the terminal and log.txt, epochs to metrics.jsonl and TensorBoard.
+    """Lines to the terminal and the log file, epochs to the metrics file and TensorBoard.
 
-    A log without a folder (another rank than the first, or `quiet` without a run) writes no files.
+    A log without a run folder (of another rank than the first) writes nothing.
     """
 
-    def __init__(self, folder: Path | None, quiet: bool = False) -> None:
-        self.folder, self.quiet = folder, quiet
+    def __init__(self, run: RunFolder | None, quiet: bool = False) -> None:
+        self.run, self.quiet = run, quiet
         self.board: SummaryWriter | None = None
 
     def line(self, text: str) -> None:
-        """Say one line; with a folder it is kept in log.txt, too."""
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
+        """Print one line and append it to the log file."""
+        if self.run is not None:
+            self.run.path.mkdir(parents=True, exist_ok=True)
+            with self.run.log_file.open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
             if not self.quiet:
                 print(text, flush=True)
 
     def start_metrics(self, first_epoch: int) -> None:
         """Open the metrics for an epoch to come, dropping lines of epochs that are run again."""
-        if self.folder is None:
+        if self.run is None:
             return
-        kept = [m for m in read_metrics(self.folder) if m["epoch"] < first_epoch]
-        write_text(
-            self.folder / "metrics.jsonl", "".join(json.dumps(metrics) + "\n" for metrics in kept)
-        )
-        self.board = SummaryWriter(str(self.folder), purge_step=first_epoch)
+        kept = [m for m in self.run.epochs() if m["epoch"] < first_epoch]
+        write_text(self.run.metrics_file, "".join(json.dumps(metrics) + "\n" for metrics in kept))
+        self.board = SummaryWriter(str(self.run), purge_step=first_epoch)
 
     def metrics(self, values: dict[str, Any]) -> None:
         """Append one epoch's values (JSON has no NaN: absent figures are null)."""
-        if self.folder is None:
+        if self.run is None:
             return
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        with self.run.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values, allow_nan=False) + "\n")
         for name, value in values.items():
             if self.board is not None and name != "epoch" and value is not None:
@@ -65,18 +60,6 @@ class Log:
         if self.board is not None:
             self.board.close()
             self.board = None
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the epochs in metrics.jsonl; a last line cut short by a kill is left out."""
-    path = folder / "metrics.jsonl"
-    epochs = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            epochs.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return epochs
 
 
 def percent(value: float | None) -> str:

@@ -16,15 +16,18 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from engine import checkpoint, evaluate, logs
+from data import long_tail
+from engine import checkpoint, evaluate, logs, recipe
 from engine.build import Data, make, make_feeder, make_model, make_stages, open_data
 from engine.config import Config
 from engine.distributed import Ranks, synchronize_batch_norm
 from engine.optimizer import Stepper
 from engine.precision import describe_amp
 from engine.rehearsal import rehearse
+from engine.run import BEST, LAST, RunFolder, check_same_data, code_version, training_facts
 from errors import InputError, Stopped
 from feeders.skeleton import Batch
+from longtail import shots
 from model.fold import fold
 
 # Steps between two looks at the loss: each look waits for the device.
@@ -64,7 +67,10 @@ class Trainer:
         of it but what `config.classifier` trains is frozen."""
         torch.manual_seed(step_seed(config.seed))
         evaluate.set_tf32(config)
-        self.config, self.folder, self.device, self.ranks = config, folder, devices[0], ranks
+        self.config, self.device, self.ranks = config, devices[0], ranks
+        self.place = RunFolder(folder)
+        self.started_from = None if weights is None else Path(weights).name
+        self.same_code = True  # as that which the run began with
         self.quiet = quiet or not ranks.leads
         self.data: Data = open_data(config)
         counts = self.data.class_counts
@@ -88,7 +94,7 @@ class Trainer:
         rehearse(self)
         self.net, self.judged = wrap(self.model, config, devices, ranks)
         self.stepper = Stepper(config, self.model, self.device)
-        self.log = logs.Log(folder if ranks.leads else None, quiet)
+        self.log = logs.Log(self.place if ranks.leads else None, quiet)
         self.stop_asked = False
 
     # --- the run, in order of time ---
@@ -109,8 +115,8 @@ class Trainer:
         """Save a network that its classifier method has changed and that needs no training."""
         self.describe()
         self.progress.epoch = self.config.num_epoch
-        self.save("best.pt")
-        self.save("last.pt")
+        self.save(BEST)
+        self.save(LAST)
 
     def train_epoch(self) -> None:
         """Step through the batches of one epoch, from where the run was."""
@@ -194,10 +200,10 @@ class Trainer:
                 "lr": rate,
                 "seconds": round(done.seconds, 3),
                 "samples_per_second": round(len(self.sampling) / max(done.seconds, 1e-9), 1),
-                **{name: figures[name] for name in logs.HEADINGS},
+                **{name: figures[name] for name in shots.METRICS},
             }
         )
-        shown = "  ".join(f"{name} {logs.percent(figures[name])}" for name in logs.HEADINGS)
+        shown = "  ".join(f"{name} {logs.percent(figures[name])}" for name in shots.METRICS)
         rose = figures["top1"] > done.best
         self.log.line(
             f"epoch {epoch + 1}/{self.config.num_epoch}  loss {loss:.4f}  {shown}  "
@@ -207,8 +213,8 @@ class Trainer:
         best = max(done.best, figures["top1"])
         self.progress = Progress(epoch=epoch + 1, best=best)
         if rose:
-            self.save("best.pt")
-        self.save("last.pt")
+            self.save(BEST)
+        self.save(LAST)
 
     def test(self) -> None:
         """Give the ten-clip test to both checkpoints and show the results.
@@ -218,7 +224,7 @@ class Trainer:
 
         def leave_if(stops: bool) -> None:
             if stops:
-                raise Stopped(f"{self.folder}: trained; --resume gives the test")
+                raise Stopped(f"{self.place}: trained; --resume gives the test")
 
         rows, clips = [], self.config.test_clips
         if self.config.val_split is None:
@@ -228,16 +234,17 @@ class Trainer:
                 self.config, self.data, self.data.test_rows, self.device, clips=clips
             )
         with self.heeding_sigterm():
-            for name in ("best.pt", "last.pt"):
-                path = self.folder / name
+            for which in (BEST, LAST):
+                path = self.place.checkpoint(which)
                 leave_if(self.ranks.any(self.stop_asked))  # all ranks come here: it is saved, too
-                checkpoint.load_weights(self.model, path)
+                state = checkpoint.read(path)
+                checkpoint.load_strictly(self.model, state["model"], str(path))
                 net = fold(self.model) if self.judged is self.model else self.judged
                 result = evaluate.test(
-                    net, self.config, self.data, feeder, path, self.folder, self.ranks,
-                    self.quiet, lambda: leave_if(self.stops_alone()),
+                    net, self.config, self.data, feeder, path, self.place, self.ranks, state=state,
+                    quiet=self.quiet, before_batch=lambda: leave_if(self.stops_alone()),
                 )  # fmt: skip
-                rows.append([name, *(logs.percent(result[key]) for key in logs.HEADINGS)])
+                rows.append([path.name, *(logs.percent(result[key]) for key in shots.METRICS)])
         table = logs.table(["checkpoint", *logs.shot_headings(self.config.shots)], rows)
         chosen = "held-out training samples" if self.config.val_split else "the test split"
         self.log.line(f"test, {clips} clips a sample:\n{table}")
@@ -338,17 +345,19 @@ class Trainer:
         return self.ranks.world == 1 and self.stop_asked
 
     def save_and_stop(self) -> None:
-        self.save("last.pt")
+        self.save(LAST)
         self.ranks.barrier()  # a rank that ends may take the others with it, also one that saves
         epoch = self.progress.epoch + 1  # as the log counts
-        raise Stopped(f"{self.folder}: saved; --resume continues in epoch {epoch}")
+        raise Stopped(f"{self.place}: saved; --resume continues in epoch {epoch}")
 
     def describe(self) -> None:
         """Log what is run, on what, before the first step."""
         config, data = self.config, self.data
         counts = data.class_counts[data.class_counts > 0]
         largest, smallest = int(counts.max()), int(counts.min())
-        listed = "a published list" if data.published_list else "not a published list"
+        listed = "not a published list"
+        if data.published_list:
+            listed = f"the published list of {long_tail.PUBLISHED[data.published_list]}"
         if data.list_made:
             self.log.line(data.list_made)
         self.log.line(
@@ -361,6 +370,8 @@ class Trainer:
             f"{config.model}, {size:,} parameters; {self.device}, store {self.feeder.where}"
         )
         self.log.line(describe_amp(config.amp, self.device))
+        if line := recipe.describe(config, recipe.departures(config), self.started_from):
+            self.log.line(line)
         if isinstance(self.net, nn.DataParallel):
             count = len(self.net.device_ids)
             self.log.line(
@@ -368,30 +379,35 @@ class Trainer:
             )
         if self.progress.epoch or self.progress.step:
             self.log.line(f"resumed at epoch {self.progress.epoch + 1}, step {self.progress.step}")
+            if not self.same_code:
+                self.log.line("the code has changed since the run began: it may go on otherwise")
 
     # --- checkpoints ---
 
-    def save(self, name: str) -> None:
+    def save(self, which: str) -> None:
         if not self.ranks.leads:
             return
         state: dict[str, Any] = {
             "config": dataclasses.asdict(self.config),
             "model": self.stepper.best_model.state_dict(),
-            "class_names": list(self.data.store.class_names),
-            "class_counts": self.data.class_counts,
+            **training_facts(self.data),
+            "started_from": self.started_from,
             "layout": self.data.store.layout,
             "normalisation": self.data.store.meta.get("normalisation"),
             "centre": self.data.store.meta.get("centre"),
             "progress": dataclasses.asdict(self.progress),
         }
-        if name == "last.pt":
+        if which == LAST:
             state["stepper"] = self.stepper.state_dict()
             if hasattr(self.mix, "state_dict"):
                 state["mixing"] = self.mix.state_dict()
-        checkpoint.save(self.folder / name, state)
+        checkpoint.save(self.place.checkpoint(which), state)
 
     def restore(self, path: Path) -> None:
-        """Continue from last.pt; what it holds is set as it was when it was saved."""
+        """Continue from last.pt; what it contains is set as it was when it was saved.
+
+        Raises InputError if the training list or the classes are no longer those of the run.
+        """
         try:
             state = checkpoint.read(path)
             if "stepper" not in state:
@@ -400,6 +416,9 @@ class Trainer:
             raise InputError(
                 f"{error}; --overwrite begins anew, --weights FILE with weights"
             ) from None
+        check_same_data(state, self.data, path)
+        self.same_code = state.get("code") in (None, code_version())
+        self.started_from = state.get("started_from")
         checkpoint.load_strictly(self.model, state["model"], str(path))
         self.stepper.load_state_dict(state["stepper"])
         if "mixing" in state:

@@ -1,4 +1,4 @@
-"""Accuracy in the groups of the long tail: many, medium and few training samples a class."""
+"""What scores are worth: accuracy, also by the groups of the long tail, and calibration."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 GROUPS = ("many", "medium", "few")
+METRICS = ("top1", "mean_class", *GROUPS)  # what tables and curves show, in this order
+SHOTS = (100, 20)  # many: more training samples per class; few: fewer
+ECE_BINS = 15
 
 
-def groups(class_counts: Any, shots: Sequence[int] = (100, 20)) -> dict[str, Tensor]:
+def groups(class_counts: Any, shots: Sequence[int] = SHOTS) -> dict[str, Tensor]:
     """Return a mask (K,) for each group by training counts: many > shots[0], few < shots[1]."""
     counts = torch.as_tensor(class_counts)
     many, few = counts > shots[0], counts < shots[1]
@@ -26,7 +29,7 @@ def hits(scores: Tensor, labels: Tensor, k: int) -> Tensor:
 
 
 def accuracy(
-    scores: Any, labels: Any, class_counts: Any = None, shots: Sequence[int] = (100, 20)
+    scores: Any, labels: Any, class_counts: Any = None, shots: Sequence[int] = SHOTS
 ) -> dict[str, Any]:
     """Return accuracies in percent of scores (N, K) for labels (N,); None where there are none.
 
@@ -53,4 +56,37 @@ def accuracy(
             for name in GROUPS
         },
         "per_class": [None if value.isnan() else float(value) for value in per_class],
+    }
+
+
+def calibration(scores: Any, labels: Any) -> dict[str, float | None]:
+    """Return macro_f1 and ece in percent and nll of probabilities (N, K) for labels (N,).
+
+    macro_f1: the mean F1 of the classes that are a label or a prediction; a class never predicted
+    rightly has 0. ece: expected calibration error of the predicted class (Guo et al., arXiv
+    1706.04599, eq. 3), 15 bins of equal width, each open on the left. nll: mean of -log p of the
+    label in nats; a probability of 0 counts as the smallest normal float32. None without samples.
+    """
+    scores, labels = torch.as_tensor(scores).cpu().double(), torch.as_tensor(labels).cpu().long()
+    if not len(labels):
+        return {"macro_f1": None, "ece": None, "nll": None}
+    num_class = scores.shape[1]
+    confidence, predicted = scores.max(1)
+    right = (predicted == labels).double()
+
+    true_positives = torch.bincount(labels, right, num_class)
+    both = torch.bincount(labels, minlength=num_class) + torch.bincount(
+        predicted, minlength=num_class
+    )
+    f1 = (2 * true_positives / both)[both > 0]
+
+    edges = torch.arange(1, ECE_BINS, dtype=torch.float64) / ECE_BINS
+    bins = torch.bucketize(confidence, edges)  # the bin of edge i is the one below it
+    gap = torch.bincount(bins, right - confidence, ECE_BINS).abs().sum() / len(labels)
+
+    own = scores.gather(1, labels[:, None]).clamp_min(torch.finfo(torch.float32).tiny)
+    return {
+        "macro_f1": float(100 * f1.mean()),
+        "ece": float(100 * gap),
+        "nll": float(-own.log().mean()),
     }

@@ -11,7 +11,8 @@ import torch
 
 import main
 from data.store import StoreWriter
-from engine import evaluate, logs
+from engine import evaluate
+from longtail import shots
 from tests.tiny_runs import command
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -86,4 +87,4 @@ def whole(tiny, tmp_path_factory):
 def untested(monkeypatch):
     """Runs without their evaluations."""
     monkeypatch.setattr(evaluate, "score", lambda net, feeder, *_, **__: np.eye(4)[feeder.labels])
-    monkeypatch.setattr(evaluate, "test", lambda *_: dict.fromkeys(logs.HEADINGS))
+    monkeypatch.setattr(evaluate, "test", lambda *_, **__: dict.fromkeys(shots.METRICS))

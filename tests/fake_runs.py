@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data import long_tail
 from data.names import class_names, parse
 from data.store import StoreWriter
 from engine.config import Config
@@ -26,6 +27,7 @@ POSE = np.array(
         (0, 0, 1.42), (-0.27, 0.1, 0.78), (-0.23, 0.1, 0.83), (0.27, 0.1, 0.78), (0.23, 0.1, 0.83),
     ]
 )  # fmt: skip
+PUBLISHED = next(key for key, name in long_tail.PUBLISHED.items() if name == "ntu60-xsub 100")
 
 
 def sample_names(samples: int, classes: int) -> np.ndarray:
@@ -101,7 +103,8 @@ def run_folder(
     names, labels = sample_names(samples, classes), true_labels(samples, classes)
     probabilities, counts = scores(stream, samples, classes, seed, tail), class_counts(classes)
     result = shots.accuracy(probabilities, labels, counts)
-    settings = {"benchmark": "ntu60-xsub-lt", "model_args": {"num_class": classes}, **config}
+    settings = {"benchmark": "ntu60-xsub-lt", "method": "brl", **config}
+    settings["model_args"] = {"num_class": classes}
     (path / "config.yaml").write_text(
         Config(stream=stream, seed=seed, store=store, **settings).to_yaml()
     )
@@ -117,7 +120,8 @@ def run_folder(
     result |= {
         "class_counts": counts.tolist(), "samples": samples, "samples_clean": samples,
         "top1_clean": result["top1"], "weights": "best.pt", "benchmark": settings["benchmark"],
-        "stream": stream, "tag": "", "seed": seed, "published_list": "992425d1b1f67414" + "0" * 48,
+        "stream": stream, "tag": "", "seed": seed, "method": settings["method"],
+        "departures": [], "published_list": PUBLISHED,
     }  # fmt: skip
     (path / "result.json").write_text(json.dumps(result))
     last = result | {"weights": "last.pt", "top1": result["top1"] - 0.4}

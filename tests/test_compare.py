@@ -2,14 +2,11 @@
 
 import csv
 import json
-import multiprocessing
-import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
-import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +15,12 @@ import torch
 
 import graph
 import main
-from engine import build, config
-from errors import InputError
-from longtail import published
+from data import long_tail
+from engine import build, config, recipe
+from errors import BAD_INPUT, InputError
 from longtail.schedule import Stages
-from tests.tiny_runs import CEILING, wait_until
-from tools import compare
+from tests.tiny_runs import PROJECT
+from tools import compare, published
 
 METHODS = sorted(path.stem for path in (config.CONFIG_ROOT / "methods").glob("*.yaml"))
 NW_UCLA = config.CONFIG_ROOT / "nw-ucla-lt"
@@ -84,7 +81,7 @@ def test_the_released_values_keep_the_rest_of_the_recipe():
     paper = config.load([NW_UCLA / "joint.yaml"])
     released = config.load([NW_UCLA / "joint.yaml", config.CONFIG_ROOT / "released.yaml"])
     changed = {k for k in vars(paper) if getattr(paper, k) != getattr(released, k)}
-    assert changed == {"mixing_args", "class_weights_args"}
+    assert changed == {"method", "mixing_args", "class_weights_args"}
 
 
 # --- published figures ---
@@ -112,20 +109,107 @@ def test_published_table_is_the_reference(shared):
     assert published.TABLE.read_text() == reference.read_text()
 
 
-def test_published_of_a_run():
-    run = vars(config.load([config.CONFIG_ROOT / "ntu60-xsub-lt" / "joint.yaml"]))
-    run |= {"benchmark": "ntu60-xsub-lt", "tag": ""}
-    assert published.of_run(run, "joint") == 76.7
-    assert published.of_run(run, "6-stream") == 81.8
-    assert published.of_run(run | {"imbalance": 10}, "joint") is None
-    assert published.of_run(run | {"training_list": None}, "joint") is None
-    rival = run | PLAIN | {"model": "model.ctrgcn.Model"}
-    assert published.of_run(rival | {"tag": "ldam-drw-ctrgcn-seed1"}, "joint") is not None
-    shap = published.of_run(rival | {"tag": "shap-mix-ctrgcn"}, "joint")
-    assert shap == 80.8  # the issue's strongest method on this list
-    assert published.of_run(rival | {"tag": "mine"}, "joint") is None
-    with_cb = run | {"class_weights": "longtail.weights.EffectiveNumber"}
-    assert published.method_of(with_cb) == published.BFL
+NTU60 = config.CONFIG_ROOT / "ntu60-xsub-lt"
+
+
+def run_facts(*files, digest="ntu60-xsub 100", stream="joint", folder=NTU60, **changes):
+    """Return config.yaml and result.json of a run as one mapping, as a tested run leaves them."""
+    settings = config.resolve([folder / f"{stream}.yaml", *files]).replace(**changes)
+    listed = [key for key, name in long_tail.PUBLISHED.items() if name == digest]
+    return vars(settings) | {
+        "published_list": listed[0] if listed else None,
+        "departures": recipe.departures(settings),
+    }
+
+
+def method(name):
+    return config.CONFIG_ROOT / "methods" / f"{name}.yaml"
+
+
+CTRGCN = {"model": "model.ctrgcn.Model"}
+NTU120 = config.CONFIG_ROOT / "ntu120-xsub-lt"
+CROSS_ENTROPY = method("cross-entropy")
+BACKBONES = config.CONFIG_ROOT / "backbones.yaml"
+
+
+@pytest.mark.parametrize(
+    ("run", "figure"),
+    [
+        (run_facts(), 76.7),
+        (run_facts(seed=3, amp="bf16", tag="mine"), 76.7),
+        (run_facts(config.CONFIG_ROOT / "released.yaml"), 76.7),
+        (run_facts(**CTRGCN), 76.9),
+        (run_facts(method("brl-class-balanced"), **CTRGCN), 76.9),
+        (run_facts(CROSS_ENTROPY, **CTRGCN), 69.3),  # as the plain backbones were trained
+        (run_facts(CROSS_ENTROPY, BACKBONES, **CTRGCN), 69.3),
+        (run_facts(method("shap-mix-recipe")), 80.8),
+        # the list is that of the digest, whatever `imbalance` says
+        (run_facts(digest=None), None),
+        (run_facts(digest="ntu60-xsub 10", imbalance=100), None),
+        (run_facts(digest="ntu60-xview 100"), None),
+        (run_facts(CROSS_ENTROPY, digest="ntu120-xsub 10", folder=NTU120, **CTRGCN), 79.6),
+        # values that are not the method's, whatever its label or tag says
+        (run_facts(num_epoch=8), None),
+        (run_facts(val_split=0.1), None),
+        (run_facts(mixing="longtail.mixing.Plain"), None),
+        (run_facts(CROSS_ENTROPY, tag="brl", method="brl"), None),
+        (run_facts(CROSS_ENTROPY, method("mixup"), num_epoch=3), None),
+        (run_facts(method("shap-mix"), **CTRGCN), None),  # not its own recipe
+        (run_facts(method("ride"), model="model.ctrgcn.Model"), None),
+        (run_facts() | {"started_from": "other.pt"}, None),
+        ({k: v for k, v in run_facts().items() if k != "departures"}, None),
+        # a method that nobody published, a benchmark of one's own
+        (run_facts(method("kps"), **CTRGCN), None),
+        (run_facts(method="mine"), None),
+        (run_facts(benchmark="mine"), None),
+    ],
+)  # fmt: skip
+def test_a_published_figure_stands_beside_its_own_run_only(run, figure):
+    assert published.beside([run], "joint") == figure
+    if figure is not None:
+        assert published.why_none(run) is None
+
+
+def test_why_no_published_figure_is_shown():
+    for run, said in (
+        (run_facts(digest=None), "not trained on a published list of this benchmark"),
+        (run_facts(num_epoch=8, val_split=0.1), "from the recipe of brl in num_epoch, val_split"),
+        (run_facts() | {"started_from": "other.pt"}, "started from other.pt"),
+    ):
+        assert said in published.why_none(run) and "no published figure" in published.why_none(run)
+    assert published.why_none(run_facts(benchmark="mine")) is None
+
+
+def test_a_published_fusion_is_of_runs_that_all_belong_to_it():
+    runs = [run_facts(stream=stream) for stream in ("joint", "bone")]
+    assert published.beside(runs, "2-stream") == 79.6
+    assert published.beside([runs[0], run_facts(stream="bone", num_epoch=3)], "2-stream") is None
+    assert published.beside([runs[0], run_facts(stream="bone", **CTRGCN)], "2-stream") is None
+
+
+def test_departures_are_by_value_and_named():
+    settings = config.resolve([NTU60 / "joint.yaml", method("focal")], ["loss_args.gamma=3"])
+    assert recipe.departures(settings) == ["loss_args"]
+    assert recipe.departures(settings.replace(num_epoch=2)) == ["loss_args", "num_epoch"]
+    small = config.resolve([NTU60 / "joint.yaml"], ["model_args.base_channels=8"])
+    assert recipe.departures(small) == ["model_args"]
+    assert recipe.departures(small.replace(benchmark="mine")) is None
+    ride = config.resolve([NTU60 / "joint.yaml", method("ride")])
+    assert recipe.departures(ride.replace(model="model.ctrgcn.Model")) == ["model"]
+    other = ride.replace(model_args=ride.model_args | {"backbone": "model.ctrgcn.Model"})
+    assert recipe.departures(other) == []  # which the experts are copies of
+    said = recipe.describe(settings, ["loss_args"], "other.pt")
+    assert said.startswith("departs from the recipe of focal on ntu60-xsub-lt: loss_args, start fr")
+    assert recipe.describe(config.resolve([NTU60 / "joint.yaml"]), [], None) is None
+
+
+def test_every_method_is_labeled_and_is_its_own_recipe():
+    for name, file in recipe.method_files().items():
+        settings = config.resolve([NTU60 / "joint.yaml", file])
+        assert settings.method == name and recipe.departures(settings) == []
+    for folder in config.CONFIG_ROOT.glob("*/base.yaml"):
+        settings = config.resolve([folder.with_name("joint.yaml")])
+        assert settings.method == recipe.BRL and recipe.departures(settings) == []
 
 
 def test_every_published_method_that_is_here_has_its_name():
@@ -134,23 +218,21 @@ def test_every_published_method_that_is_here_has_its_name():
         names = {row["method"] for row in csv.DictReader(file)}
     not_here = {"BCL", "PaCo", "FSA", "GLMC", "PoseConv3D"}
     assert names - set(published.METHODS.values()) == not_here
-    run = {"benchmark": "ntu60-xsub-lt", "training_list": "list", "imbalance": 100}
-    run["model"] = "model.ctrgcn.Model"
-    for method in set(published.METHODS) - {"brl", "released", "brl-class-balanced"}:
-        assert published.of_run(run | {"tag": f"{method}-ctrgcn-seed1"}, "joint") is not None
-    for method in set(METHODS) - set(published.METHODS):  # class-balanced-drw is not class-balanced
-        assert published.method_of(run | {"tag": f"{method}-ctrgcn"}) is None
+    for name in set(published.METHODS) - {"brl", "released", "ride"}:
+        assert published.beside([run_facts(method(name), **CTRGCN)], "joint") is not None
+    for name in set(METHODS) - set(published.METHODS):  # class-balanced-drw is not class-balanced
+        assert published.place_of(run_facts(method(name), **CTRGCN)) is None
 
 
 def test_published_figures_are_beside_the_backbone_of_each_method(tmp_path):
     """RIDE's experts are copies of a backbone; Shap-Mix's recipe names its own."""
     overrides = ("model_args.backbone=model.ctrgcn.Model",)
-    sweep = compare.Sweep(config.CONFIG_ROOT / "ntu60-xsub-lt", root=tmp_path, overrides=overrides)
-    table = compare.tabulate(sweep, [sweep.plan("ride", 0)], "last")[0]
-    assert next(csv.DictReader(table.splitlines()))["published_top1"] == "76.6"
-    plain = compare.Sweep(config.CONFIG_ROOT / "ntu60-xsub-lt", root=tmp_path)
-    table = compare.tabulate(plain, [plain.plan("shap-mix-recipe", 0)], "last")[0]
-    assert next(csv.DictReader(table.splitlines()))["published_top1"] == "80.8"
+    for name, more, figure in (("ride", overrides, "76.6"), ("shap-mix-recipe", (), "80.8")):
+        sweep = compare.Sweep(NTU60, root=tmp_path, overrides=more)
+        run = sweep.plan(name, 0)
+        write_result(run, 50.0, 20.0, run_facts())
+        table = compare.tabulate(sweep, [run], "last")[0]
+        assert next(csv.DictReader(table.splitlines()))["published_top1"] == figure
 
 
 # --- plans ---
@@ -200,7 +282,6 @@ def test_results_of_other_values_are_refused(tmp_path):
     sweep = compare.Sweep(NW_UCLA, root=tmp_path, overrides=("num_epoch=3",))
     run = sweep.plan("cross-entropy", 0)
     write_result(run, 50.0, 20.0)
-    config.write(run.settings, run.folder / "config.yaml")
     run.check()
     sweep.plan("crt", 0).check()
     for other in (
@@ -214,146 +295,70 @@ def test_results_of_other_values_are_refused(tmp_path):
     run.check()
 
 
-# --- claims ---
+# --- one process at a time ---
 
 
-def grab(folder, barrier, results):
-    barrier.wait(timeout=CEILING)
-    results.put(compare.take(folder) is not None)
-    barrier.wait(timeout=CEILING)  # the takers live until all have tried
+def test_a_run_that_another_process_makes_is_busy(tmp_path, monkeypatch):
+    """Before it is started, or when another call was faster; any other failure is told."""
+    run = compare.Sweep(NW_UCLA, root=tmp_path).plan("brl", 0)
+    started = []
 
+    def faster(command):
+        started.append(command)
+        held.enter_context(run.place.lock())
+        return BAD_INPUT
 
-@pytest.mark.parametrize("former", [None, "dead"])
-def test_of_many_takers_one_wins(tmp_path, former):
-    folder = tmp_path / "bench" / "joint"
-    if former:
-        folder.parent.mkdir()
-        dead_claim(folder)
-    context = multiprocessing.get_context("fork")
-    for _ in range(3):
-        barrier, results = context.Barrier(4), context.Queue()
-        takers = [context.Process(target=grab, args=(folder, barrier, results)) for _ in range(4)]
-        for taker in takers:
-            taker.start()
-        assert sum(results.get(timeout=CEILING) for _ in takers) == 1
-        for taker in takers:
-            taker.join()  # the winner dies with its claim: the next round takes it over
-
-
-def dead_claim(folder, host=None, age=0.0, pid=None):
-    """Leave the claim of a process that is gone, or of one of another machine."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    path = folder.parent / f".{folder.name}.claim.0"
-    owner = {"host": host or socket.gethostname(), "processes": [(pid or process.pid, "1")]}
-    path.write_text(json.dumps(owner))
-    os.utime(path, (time.time() - age,) * 2)
-    return path
-
-
-def test_claims_are_given_back_and_dead_ones_taken_over(tmp_path):
-    folder = tmp_path / "joint"
-    with compare.claim(folder) as held:
-        assert held is not None and compare.take(folder) is None
-    dead_claim(folder)
-    with compare.claim(folder) as held:
-        assert held.name == ".joint.claim.1"
-        assert compare.take(folder) is None
-    dead_claim(folder, pid=os.getpid())  # the number lives on, in a process born later
-    assert compare.take(folder) is not None
-
-
-def test_claims_of_other_machines_live_by_their_signs(tmp_path):
-    folder = tmp_path / "joint"
-    dead_claim(folder, host="elsewhere", age=compare.DEAD_AFTER - 60)
-    assert compare.take(folder) is None
-    dead_claim(folder, host="elsewhere", age=compare.DEAD_AFTER + 60)
-    assert compare.take(folder) is not None
-    for stream, text in (("bone", "{"), ("skip", '{"pid": 1}')):  # cut short, of another version
-        claim = tmp_path / f".{stream}.claim.0"
-        claim.write_text(text)
-        assert compare.take(tmp_path / stream) is None
-        os.utime(claim, (0, 0))
-        assert compare.take(tmp_path / stream) is not None
-
-
-def hold(folder, command):
-    """Make a run as a process of a sweep does."""
-    signal.signal(signal.SIGTERM, compare.stop)
-    with compare.claim(folder) as claimed:
-        compare.supervise(command, claimed)
-
-
-@pytest.fixture
-def holder(tmp_path):
-    """A process that holds tmp_path/joint, and the long-running process that it has started."""
-    context = multiprocessing.get_context("fork")
-    starter = context.Process(target=hold, args=(tmp_path / "joint", ["sleep", "100000"]))
-    starter.start()
-    path = tmp_path / ".joint.claim.0"
-
-    def processes():
-        text = path.read_text() if path.is_file() else ""
-        return json.loads(text)["processes"] if text else []
-
-    wait_until(lambda: len(processes()) == 2, alive=starter.is_alive)
-    started = processes()[1]
-    yield starter, started
-    if compare.lives(*started):
-        os.kill(started[0], signal.SIGKILL)
-    starter.kill()
-    starter.join()
-
-
-def await_end(started):
-    wait_until(lambda: not compare.lives(*started))
-
-
-def test_a_run_whose_starter_was_killed_is_not_made_twice(tmp_path, holder):
-    starter, started = holder
-    starter.kill()
-    starter.join()
-    assert compare.lives(*started) and compare.take(tmp_path / "joint") is None
-    os.kill(started[0], signal.SIGKILL)
-    await_end(started)
-    assert compare.take(tmp_path / "joint").name == ".joint.claim.1"
+    monkeypatch.setattr(compare, "supervise", faster)
+    with ExitStack() as held:
+        assert compare.execute(run) == "busy" and len(started) == 1
+        assert compare.execute(run) == "busy" and len(started) == 1
+    monkeypatch.setattr(compare, "supervise", lambda command: BAD_INPUT)
+    assert compare.execute(run) == f"exit code {BAD_INPUT}"
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_sweep_ends_its_run_and_leaves_no_claim(tmp_path, holder, sign):
-    starter, started = holder
-    os.kill(starter.pid, sign)
-    starter.join(timeout=CEILING)
-    assert starter.exitcode not in (None, 0)
-    await_end(started)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_process_that_ended_but_was_not_asked_for_does_not_live():
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    birth = compare.born(process.pid)
-    assert compare.lives(process.pid, birth) and birth
-    process.stdin.close()
-    await_end((process.pid, birth))
-    process.wait()
-
-
-def test_a_long_run_shows_signs_of_life(tmp_path, monkeypatch):
-    monkeypatch.setattr(compare, "HEARTBEAT", 0.1)
-    sign = tmp_path / "claim"
-    sign.touch()
-    os.utime(sign, (0, 0))
-    assert compare.supervise([sys.executable, "-c", "import time; time.sleep(0.5)"], sign) == 0
-    assert sign.stat().st_mtime > 0
-    assert compare.supervise([sys.executable, "-c", "raise SystemExit(3)"], sign) == 3
+def test_an_interrupted_sweep_ends_its_run(sign):
+    """The child tells that it began and, in the end, that it was asked to stop."""
+    script = (
+        "import signal, sys, time\n"
+        "def stop(*_): print('stopped', flush=True); sys.exit()\n"
+        "signal.signal(signal.SIGTERM, stop); signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "print('began', flush=True)\n"
+        "while True: time.sleep(1)\n"
+    )
+    sweep = (
+        "import signal, sys; from tools import compare\n"
+        "signal.signal(signal.SIGTERM, compare.stop)\n"
+        f"compare.supervise([sys.executable, '-c', {script!r}])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", sweep], cwd=PROJECT, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "began\n"
+    process.send_signal(sign)
+    assert process.stdout.read() == "stopped\n"  # to the end of the file: both have ended
+    assert process.wait() != 0
 
 
 # --- the table ---
 
 
-def write_result(run, top1, few):
+def write_result(run, top1, few, facts=None):
+    """Write what a finished run leaves; `facts` says on which list."""
     run.folder.mkdir(parents=True)
-    result = {"top1": top1, "mean_class": top1 - 1, "many": None, "medium": 60.0, "few": few}
+    config.write(run.settings, run.folder / "config.yaml")
+    departures = recipe.departures(run.settings)
+    listed = (facts or {}).get("published_list")
+    result = {
+        "departures": departures,
+        "published_list": listed,
+        "top1": top1,
+        "mean_class": top1 - 1,
+        "many": None,
+        "medium": 60.0,
+        "few": few,
+    }
     for suffix, gain in (("-last", 0), ("", 5)):
         text = json.dumps(result | {"top1": top1 + gain})
         (run.folder / f"result{suffix}.json").write_text(text)
@@ -364,7 +369,7 @@ def test_table_against_numpy(tmp_path):
     runs = [sweep.plan(method, seed) for method in ("brl", "focal") for seed in (0, 1, 2)]
     top1 = [70.0, 71.5, 74.0]
     for run, value in zip(runs[:3], top1):
-        write_result(run, value, value / 2)
+        write_result(run, value, value / 2, run_facts())
     write_result(runs[4], 50.0, 20.0)
     table, text = compare.tabulate(sweep, runs, "last")
     brl, focal = csv.DictReader(table.splitlines())
@@ -375,6 +380,8 @@ def test_table_against_numpy(tmp_path):
     assert focal["seeds"] == "1" and focal["top1"] == "50.000" and focal["top1_sd"] == ""
     assert "| brl | 3 | 71.8 ± 2.0 | 70.8 ± 2.0 | – | 60.0 ± 0.0 | 35.9 ± 1.0 | 76.7 |" in text
     assert "| focal | 1 | 50.0 |" in text and "few <20" in text
+    assert focal["published_top1"] == "" and brl["published_many"] == ""
+    assert "focal, seed 1: not trained on a published list of this benchmark: no publ" in text
     best = compare.tabulate(sweep, runs, "best")[0]
     assert next(csv.DictReader(best.splitlines()))["top1"] == "76.833"
 
@@ -388,7 +395,7 @@ def test_a_sweep_runs_what_is_missing_and_resumes(tiny, tmp_path, capfd):
     assert compare.execute(run) == "done"
     written = (run.folder / "config.yaml").read_text()
     assert "longtail.losses.LogitAdjustment" in written and "seed: 1" in written
-    assert run.result()["seed"] == 1 and not list(run.folder.parent.glob(".joint.claim*"))
+    assert run.result()["seed"] == 1 and not run.place.is_locked
     before = (run.folder / "result-last.json").stat().st_mtime_ns
     assert compare.execute(run) == "done"
     assert (run.folder / "result-last.json").stat().st_mtime_ns == before
@@ -396,7 +403,7 @@ def test_a_sweep_runs_what_is_missing_and_resumes(tiny, tmp_path, capfd):
     broken.folder.mkdir(parents=True)
     (broken.folder / "notes.txt").touch()  # not a run: main.py refuses it
     assert compare.execute(broken) == "exit code 2"
-    assert "holds no run" in capfd.readouterr().err
+    assert "does not contain a run" in capfd.readouterr().err
 
 
 def test_no_method_is_a_mistake(tmp_path):

@@ -37,7 +37,7 @@ def test_overwriting_discards_the_run_and_nothing_else(tiny, whole, tmp_path, un
 def test_a_folder_without_a_run_is_left_alone(tiny, tmp_path):
     (tmp_path / "notes.txt").touch()
     for more in ([], ["--overwrite"], ["--resume"]):
-        with pytest.raises(InputError, match="holds no run; name another --work-dir"):
+        with pytest.raises(InputError, match="does not contain a run; name another --work-dir"):
             main.main(command(tiny, tmp_path, *more))
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 

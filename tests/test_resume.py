@@ -1,5 +1,7 @@
 """Kills at twenty moments of a run, and a disk that is full: nothing is lost but the work since."""
 
+import dataclasses
+import json
 import multiprocessing
 import os
 import resource
@@ -10,7 +12,12 @@ import pytest
 import torch
 
 import main
+from data import long_tail
+from data.names import digest
+from data.store import Store
 from engine import checkpoint
+from engine import run as run_folder
+from engine.build import Data
 from errors import run_command
 from tests.tiny_runs import CEILING
 
@@ -120,3 +127,114 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, content):
     path = tmp_path / "bad.pt"
     path.write_bytes(content)
     assert run_command(main.main, ["--phase", "test", "--weights", str(path)]) == 2
+
+
+# --- a run goes on with what it began with ---
+
+
+@pytest.fixture
+def stopped(tiny, tmp_path):
+    """A run of one epoch of two, on a list of its own; returns (command, list, folder)."""
+    listed, folder = tmp_path / "list.txt", tmp_path / "run"
+    listed.write_text((tiny / "list.txt").read_text())
+    argv = [*command(tiny, folder), f"training_list={listed}", "num_epoch=1"]
+    main.main(argv)
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("num_epoch: 1", "num_epoch: 2"))
+    argv[-1] = "num_epoch=2"
+    return argv, listed, folder
+
+
+def test_resume_refuses_a_changed_list_and_says_what_changed(stopped, tiny, capsys):
+    argv, listed, folder = stopped
+    names = listed.read_text().split()
+    waving = [name for name in names if name.endswith("A001")]
+    spare = sorted(set(all_training_names(tiny, "A001")) - set(names))
+    other = [name for name in names if name != waving[0]]
+    kept = (folder / "last.pt").read_bytes()
+    for changed, said in (
+        (other, "8 samples then, 7 now; class 0 (wave) 3 then, 2 now"),
+        ([*other, spare[0]] if spare else [*other[::-1], waving[0]], "as many of each class"),
+        ([*reversed(names)], "other samples, as many of each class"),
+    ):
+        listed.write_text("\n".join(changed))
+        assert run_command(main.main, argv) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "last.pt: the training list has changed since the run began" in line
+        assert said in line and "--overwrite" in line
+        assert (folder / "last.pt").read_bytes() == kept
+    listed.write_text("\n".join(names))
+    main.main(argv)
+    assert checkpoint.read(folder / "last.pt")["progress"]["epoch"] == 2
+
+
+def all_training_names(tiny, action):
+    store = Store.open(tiny / "store")
+    return [name for name in store.names.tolist() if "P001" in name and name.endswith(action)]
+
+
+def test_a_test_after_the_list_has_changed_tells_of_the_list_of_the_training(stopped, monkeypatch):
+    """Its counts, and whether it was a published one."""
+    _, listed, folder = stopped
+    names = listed.read_text().split()
+    trained = json.loads((folder / "result.json").read_text())
+    monkeypatch.setitem(long_tail.PUBLISHED, digest(names), "of this test")
+    listed.write_text("\n".join(names[:-1]))
+    weights = ["--phase", "test", "--weights", str(folder / "best.pt"), "--device", "cpu"]
+    for said in ("is not the one of the training", "is missing"):
+        main.main([*weights, "--quiet", "--set", "num_epoch=2"])
+        result = json.loads((folder / "result.json").read_text())
+        assert result["class_counts"] == trained["class_counts"] == [3, 3, 1, 1]
+        assert result["medium"] == trained["medium"] is not None
+        assert result["published_list"] == digest(names)
+        assert said in (folder / "log.txt").read_text()
+        listed.unlink(missing_ok=True)
+
+
+def test_a_list_that_takes_the_place_of_a_published_one_makes_no_claim(stopped, monkeypatch):
+    _, listed, folder = stopped
+    names = listed.read_text().split()
+    monkeypatch.setitem(long_tail.PUBLISHED, digest(names[::-1]), "of this test")
+    listed.write_text("\n".join(names[::-1]))
+    weights = ["--phase", "test", "--weights", str(folder / "best.pt"), "--device", "cpu"]
+    main.main([*weights, "--quiet", "--set", "num_epoch=2"])
+    assert json.loads((folder / "result.json").read_text())["published_list"] is None
+
+
+def test_the_version_of_the_code_is_kept_and_compared(stopped, monkeypatch):
+    argv, _, folder = stopped
+    assert checkpoint.read(folder / "last.pt")["code"] == run_folder.code_version()
+    monkeypatch.setattr("engine.train.code_version", lambda: "another")
+    main.main(argv)
+    assert "the code has changed since the run began" in (folder / "log.txt").read_text()
+
+
+def test_classes_that_changed_are_not_resumed(stopped, capsys):
+    argv, _, folder = stopped
+    state = checkpoint.read(folder / "last.pt")
+    state["class_names"][2] = "leap"
+    checkpoint.save(folder / "last.pt", {k: v for k, v in state.items() if k != "format"})
+    assert run_command(main.main, argv) == 2
+    assert "was trained with class 2 = 'leap'" in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_a_digest_is_compared_by_its_counts(stopped, capsys):
+    """From before there was one; so is a list of the same names whose labels have changed."""
+    argv, _, folder = stopped
+    for changed in ({"list_digest": None}, {}):
+        state = checkpoint.read(folder / "last.pt") | changed
+        state["class_counts"] = torch.tensor([4, 2, 1, 1])
+        checkpoint.save(folder / "last.pt", {k: v for k, v in state.items() if k != "format"})
+        assert run_command(main.main, argv) == 2
+        assert "8 samples then, 8 now; class 0 (wave) 4 then, 3 now; 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("val_split", "claims"), [(None, True), (0.1, False)])
+def test_what_a_checkpoint_remembers_of_a_list_that_is_gone(val_split, claims):
+    key = next(iter(long_tail.PUBLISHED))
+    counts = torch.tensor([5, 3])
+    state = {"list_digest": key, "class_counts": counts, "config": {"val_split": val_split}}
+    gone = Data(**{field.name: None for field in dataclasses.fields(Data)})
+    data, said = run_folder.remembered(state, gone)
+    assert data.class_counts.tolist() == [5, 3] and data.list_digest == key
+    assert data.published_list == (key if claims else None) and "is missing" in said

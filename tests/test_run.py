@@ -2,21 +2,22 @@
 
 import json
 import weakref
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from sklearn.metrics import f1_score
 
 import main
 from data import long_tail
 from data.names import digest
 from data.store import Store, StoreWriter
-from engine import build, checkpoint, evaluate, logs, train
+from engine import build, checkpoint, evaluate, train
 from engine.config import Config, load
 from engine.distributed import Ranks, release
 from engine.optimizer import Stepper
+from engine.run import RunFolder
 from engine.train import Trainer
 from feeders.skeleton import Feeder
 from longtail import shots
@@ -54,7 +55,11 @@ def test_the_scores_are_probabilities_and_the_result_follows_from_them(whole):
     assert result["top1"] == pytest.approx(100 * (scores.argmax(1) == labels).mean())
     assert result["class_counts"] == [3, 3, 1, 1]
     assert result["samples"] == result["samples_clean"] == 12
-    assert result["published_list"] is None
+    f1 = f1_score(labels, scores.argmax(1), average="macro", zero_division=0)
+    assert result["macro_f1"] == pytest.approx(100 * f1)
+    assert result["nll"] == pytest.approx(-np.log(scores[np.arange(12), labels]).mean())
+    assert result["published_list"] is result["departures"] is result["started_from"] is None
+    assert result["epochs"] == checkpoint.read(whole / "best.pt")["progress"]["epoch"]
     assert result["weights"] == "best.pt" and result["stream"] == "joint"
     expected = shots.accuracy(scores, labels, [3, 3, 1, 1], (3, 1))
     assert result["medium"] == expected["medium"] and result["many"] is result["few"] is None
@@ -138,14 +143,24 @@ def test_testing_needs_the_checkpoint_only(whole, tmp_path, monkeypatch):
     assert "without the 0 copies of training samples" in said
 
 
-def test_testing_without_the_list_leaves_the_shots_out(whole, tmp_path):
+def test_testing_without_the_list_takes_the_counts_of_the_training(whole, tmp_path):
+    """A checkpoint from before it kept them leaves the shot figures out."""
+    argv = ["--phase", "test", "--set", f"training_list={tmp_path}/nowhere.txt", "--quiet"]
+    main.main([*argv, "--weights", str(whole / "best.pt"), "--work-dir", str(tmp_path / "kept")])
+    result = json.loads((tmp_path / "kept/result.json").read_text())
+    trained = json.loads((whole / "result.json").read_text())
+    for key in ("top1", "class_counts", "medium"):
+        assert result[key] == trained[key] is not None
+    said = (tmp_path / "kept/log.txt").read_text()
+    assert "the training list is missing: the shot figures use the class counts in the" in said
+    state = checkpoint.read(whole / "best.pt") | {"class_counts": None}
+    checkpoint.save(tmp_path / "old/best.pt", {k: v for k, v in state.items() if k != "format"})
     main.main(
-        ["--phase", "test", "--weights", str(whole / "best.pt"), "--work-dir", str(tmp_path),
-         "--set", f"training_list={tmp_path}/nowhere.txt", "--quiet"]
-    )  # fmt: skip
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert result["few"] is None and result["class_counts"] is None
-    assert result["top1"] == json.loads((whole / "result.json").read_text())["top1"]
+        [*argv, "--weights", str(tmp_path / "old/best.pt"), "--work-dir", str(tmp_path / "o")]
+    )
+    result = json.loads((tmp_path / "o/result.json").read_text())
+    assert result["medium"] is None and result["class_counts"] is None
+    assert result["top1"] == trained["top1"]
 
 
 def test_flags_are_keys(tiny):
@@ -165,12 +180,16 @@ def test_validation_on_held_out_samples_leaves_every_class_one(tiny, tmp_path, m
             scored.append(feeder.names) or own(net, feeder, *args, **more)
         ),
     )
-    folder = run(tiny, tmp_path / "run", more=["val_split=0.4"])
     listed = (tiny / "list.txt").read_text().split()
+    monkeypatch.setitem(long_tail.PUBLISHED, digest(listed), "of this test")
+    folder = run(tiny, tmp_path / "run", more=["val_split=0.4"])
     assert len(scored[0]) == 2 and set(scored[0]) < set(listed)  # of classes of three
     assert scored[1] == scored[0] and not set(scored[-1]) & set(listed)
     result = json.loads((folder / "result.json").read_text())
     assert result["class_counts"] == [2, 2, 1, 1] and result["samples"] == 12
+    assert result["published_list"] is None  # which is not what was trained on
+    main.main(["--phase", "test", "--weights", str(folder / "last.pt"), "--quiet"])
+    assert json.loads((folder / "result-last.json").read_text())["published_list"] is None
     assert "held-out" in (folder / "log.txt").read_text()
 
 
@@ -209,11 +228,13 @@ def test_copies_of_any_training_sample_are_left_out_of_the_clean_figure(tmp_path
     feeder = build.make_feeder(config, data, data.test_rows, torch.device("cpu"))
     scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.3, 0.7]], "f4")  # labels 0 1 0 1
     monkeypatch.setattr(evaluate, "score", lambda *_, **__: scores)
-    result = evaluate.test(None, config, data, feeder, Path("best.pt"), tmp_path, Ranks(), True)
+    (tmp_path / "best.pt").touch()
+    given = config, data, feeder, tmp_path / "best.pt", RunFolder(tmp_path), Ranks()
+    result = evaluate.test(None, *given, state={}, quiet=True)
     assert (result["top1"], result["top1_clean"]) == (50, 50)
     assert (result["samples"], result["samples_clean"]) == (4, 2)
     scores[3] = 0.9, 0.1
-    result = evaluate.test(None, config, data, feeder, Path("best.pt"), tmp_path, Ranks(), True)
+    result = evaluate.test(None, *given, state={}, quiet=True)
     assert (result["top1"], result["top1_clean"]) == (25, 0)
     assert result["published_list"] == digest(names)
 
@@ -221,7 +242,7 @@ def test_copies_of_any_training_sample_are_left_out_of_the_clean_figure(tmp_path
 def test_the_best_checkpoint_is_that_of_the_first_highest_epoch(tiny, tmp_path, monkeypatch):
     figures = iter([50.0, 75.0, 75.0])
     own = evaluate.judge
-    monkeypatch.setattr(evaluate, "test", lambda *_: dict.fromkeys(logs.HEADINGS))
+    monkeypatch.setattr(evaluate, "test", lambda *_, **__: dict.fromkeys(shots.METRICS))
     monkeypatch.setattr(evaluate, "judge", lambda *args: own(*args) | {"top1": next(figures)})
     folder = run(tiny, tmp_path / "run", more=[*SMALL, "num_epoch=3"])
     assert checkpoint.read(folder / "best.pt")["progress"]["epoch"] == 2
@@ -245,3 +266,27 @@ def test_a_stream_leaves_no_frames_behind(tiny):
     del frames
     release()
     assert held() is None
+
+
+def test_a_run_says_how_it_departs_from_the_recipe(tiny, tmp_path, monkeypatch):
+    """In log and result: values that are not the method's, weights that it did not begin with."""
+    monkeypatch.setattr("engine.recipe.CONFIG_ROOT", tiny)
+    plain = run(tiny, tmp_path / "plain", more=["num_epoch=3", "method=brl"])
+    assert json.loads((plain / "result.json").read_text())["departures"] == []
+    assert "departs" not in (plain / "log.txt").read_text()
+    weights = ["--weights", str(plain / "last.pt")]
+    other = run(tiny, tmp_path / "other", more=["lr=0.1", "method=brl", *weights])
+    for name in ("result.json", "result-last.json"):
+        result = json.loads((other / name).read_text())
+        assert result["departures"] == ["lr", "num_epoch"]
+        assert result["started_from"] == "last.pt"
+    said = "departs from the recipe of brl on tiny-lt: lr, num_epoch, start from last.pt; no publ"
+    assert said in (other / "log.txt").read_text()
+    argv = ["--phase", "test", "--weights", str(other / "best.pt"), "--quiet"]
+    main.main(argv)
+    assert (other / "log.txt").read_text().count(said) == 2
+    # whatever a test says, the training was what it was; and the test may depart as well
+    values = ["lr=0.0125", "num_epoch=3", "frames=7", "method=crt"]
+    main.main([*argv, "--work-dir", str(tmp_path / "test"), "--set", *values])
+    result = json.loads((tmp_path / "test/result.json").read_text())
+    assert result["departures"] == ["frames", "lr", "num_epoch"] and result["method"] == "brl"

@@ -12,13 +12,14 @@ from torch.utils._pytree import tree_flatten
 import main
 from engine import checkpoint, evaluate, logs
 from engine.optimizer import Stepper
+from engine.run import RunFolder
 from errors import RESUMABLE, Stopped, run_command
 from tests.tiny_runs import CEILING, SMALL, assert_same_weights, command, run, start, wait_until
 
 
 def test_epochs_that_are_run_again_are_told_once(tmp_path):
     """A kill between the metrics and last.pt, and one in the middle of a line."""
-    log = logs.Log(tmp_path, quiet=True)
+    log = logs.Log(RunFolder(tmp_path), quiet=True)
     for epoch in range(3):
         log.metrics({"epoch": epoch, "loss": 0.5})
     with (tmp_path / "metrics.jsonl").open("a") as file:
@@ -26,7 +27,7 @@ def test_epochs_that_are_run_again_are_told_once(tmp_path):
     log.start_metrics(2)
     log.metrics({"epoch": 2, "loss": 0.25})
     log.close()
-    kept = [(m["epoch"], m["loss"]) for m in logs.read_metrics(tmp_path)]
+    kept = [(m["epoch"], m["loss"]) for m in RunFolder(tmp_path).epochs()]
     assert kept == [(0, 0.5), (1, 0.5), (2, 0.25)]
 
 

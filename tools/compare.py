@@ -4,42 +4,37 @@ python -m tools.compare --benchmark nw-ucla-lt --methods brl,ldam-drw --seeds 0 
 python -m tools.compare --benchmark nw-ucla-lt --methods brl,ldam-drw --seeds 0 1 2 --dry-run
 
 A method is a file of config/methods, config/released.yaml (`released`), or `brl`: the benchmark as
-it is. Several processes, also of several machines that share the folder, may work on one sweep: a
-run is claimed by a file that is made in one step, and a claim whose processes are gone is taken
-over. With --dry-run the lines printed are commands of their own, to be spread by other means.
+it is. Several processes, also of several machines that share the folder, may work on one sweep:
+main.py locks the folder of a run while it works there. With --dry-run the lines printed are
+commands of their own, to be spread by other means.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import json
-import os
 import shlex
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from engine import config, logs
-from errors import InputError, Parser, Stopped, nearest, run_command
+from engine import config, logs, recipe
+from engine.run import LAST, RunFolder
+from errors import BAD_INPUT, InputError, Parser, Stopped, nearest, run_command
 from feeders.streams import NAMES as STREAMS
-from files import write_json, write_text
-from longtail import published
+from files import write_text
+from longtail.shots import METRICS
+from tools import published
 
 MAIN = Path(__file__).resolve().parents[1] / "main.py"
-METRICS = ("top1", "mean_class", "many", "medium", "few")
-HEARTBEAT = 30.0  # seconds between two signs of life of a claim
-DEAD_AFTER = 20 * HEARTBEAT  # without one, a claim of another machine is dead
 POLL = 5.0  # seconds between two looks at a run that another process makes
 
 
@@ -58,29 +53,29 @@ class Run:
         """Raise InputError if the folder, or the needed run's, holds a run with other values."""
         if self.needs is not None:
             self.needs.check()
-        written = self.folder / "config.yaml"
-        if written.is_file() and (changed := config.departures(self.settings, written)):
+        if changed := self.place.changed_keys(self.settings):
             raise InputError(
-                f"{self.folder} holds a run with other values of {', '.join(changed)}; "
+                f"{self.folder} contains a run with other values of {', '.join(changed)}; "
                 "another --work-dir keeps both"
             )
 
-    def result(self, which: str = "last") -> dict[str, Any] | None:
-        """Return the result of the last or best checkpoint, or None while the run is not whole."""
-        whole = (self.folder / "result-last.json").is_file()
-        path = self.folder / ("result-last.json" if which == "last" else "result.json")
-        return json.loads(path.read_text(encoding="utf-8")) if whole and path.is_file() else None
+    @property
+    def place(self) -> RunFolder:
+        return RunFolder(self.folder)
+
+    def result(self, which: str = LAST) -> dict[str, Any] | None:
+        """Return the result of the last or best checkpoint; None while the run is not finished."""
+        return self.place.result(which) if self.place.is_finished(self.settings) else None
 
 
 def method_files(method: str) -> list[Path]:
     """Return the configuration file of a method, none for brl; InputError names the known ones."""
-    files = {path.stem: [path] for path in sorted((config.CONFIG_ROOT / "methods").glob("*.yaml"))}
-    files |= {"brl": [], "released": [config.CONFIG_ROOT / "released.yaml"]}
-    if method not in files:
+    files = recipe.method_files()
+    if method not in (known := [*files, recipe.BRL]):
         raise InputError(
-            f"--methods {method}: no such method{nearest(method, files)}; known: {', '.join(files)}"
+            f"--methods {method}: no such method{nearest(method, known)}; known: {', '.join(known)}"
         )
-    return files[method]
+    return [files[method]] if method in files else []
 
 
 @dataclass(frozen=True)
@@ -105,10 +100,8 @@ class Sweep:
             arguments += ["--work-dir", str(folder)]
         needs = None
         if settings.classifier is not None:
-            needs = self.plan(
-                Path(yaml.safe_load(files[-1].read_text(encoding="utf-8"))["base"]).stem, seed
-            )
-            arguments += ["--phase", "classifier", "--weights", str(needs.folder / "last.pt")]
+            needs = self.plan(Path(yaml.safe_load(files[-1].read_text())["base"]).stem, seed)
+            arguments += ["--phase", "classifier", "--weights", str(needs.place.checkpoint(LAST))]
         return Run(method, seed, folder, settings, tuple(arguments), needs)
 
     def command(self, run: Run, shared: bool = False) -> str:
@@ -128,84 +121,11 @@ def shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-# A claim is the file .<stream>.claim.<n> beside the run's folder. Taking over a dead claim n means
-# to make n + 1, and only its maker removes a claim: so of several takers one wins, at any timing.
-# It names the process that made it and the main.py that it started, and lives while one of them
-# does: a main.py whose starter was killed keeps its run.
-
-
-@contextmanager
-def claim(folder: Path) -> Iterator[Path | None]:
-    """Hold a run for this process; yields its claim file, or None where another holds it."""
-    path = take(folder)
-    try:
-        yield path
-    finally:
-        if path is not None:
-            path.unlink(missing_ok=True)
-
-
-def take(folder: Path) -> Path | None:
-    """Make the next claim file in one step, unless the last one is alive or another is faster."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    stem = f".{folder.name}.claim."
-    former = sorted(int(p.name.removeprefix(stem)) for p in folder.parent.glob(f"{stem}*"))
-    if former and is_alive(folder.parent / f"{stem}{former[-1]}"):
-        return None
-    path = folder.parent / f"{stem}{former[-1] + 1 if former else 0}"
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            json.dump(owners(os.getpid()), file)
-    except FileExistsError:
-        return None
-    return path
-
-
-def owners(*pids: int) -> dict[str, Any]:
-    """Return what a claim says: its machine, and (number, birth) of its processes."""
-    return {"host": socket.gethostname(), "processes": [(pid, born(pid)) for pid in pids]}
-
-
-def is_alive(path: Path) -> bool:
-    """Return whether a process of a claim lives: this machine knows, else its last sign of life."""
-    try:
-        silent_for = time.time() - path.stat().st_mtime
-        owner = json.loads(path.read_text(encoding="utf-8"))
-        host, processes = owner["host"], owner["processes"]
-    except FileNotFoundError:
-        return True  # given back this moment: leave the run to the next look
-    except (json.JSONDecodeError, KeyError):
-        return silent_for < DEAD_AFTER  # being written, cut short by a kill, or of another version
-    if host != socket.gethostname():
-        return silent_for < DEAD_AFTER
-    return any(lives(pid, birth) for pid, birth in processes)
-
-
-def lives(pid: int, birth: str) -> bool:
-    """Return whether the process of this number is there, and is the one that was born then."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return birth == born(pid)
-
-
-def born(pid: int) -> str:
-    """Return when a process began, to tell it from a later one of its number ('' if unknown, or
-    if it has ended and only its entry is left)."""
-    try:
-        state, *rest = (
-            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        )
-    except OSError:
-        return ""
-    return "" if state == "Z" else rest[18]
-
-
 def execute(run: Run) -> str:
-    """Make a run, and the one it needs; returns 'done', 'busy' (elsewhere) or what went wrong."""
+    """Make a run, and the one it needs; returns 'done', 'busy' (elsewhere) or what went wrong.
+
+    main.py locks the folder of its run, so of several calls that start one run one makes it.
+    """
     while run.needs is not None and run.needs.result() is None:
         state = execute(run.needs)
         if state not in ("done", "busy"):
@@ -214,26 +134,20 @@ def execute(run: Run) -> str:
             time.sleep(POLL)
     if run.result() is not None:
         return "done"
-    with claim(run.folder) as claimed:
-        if claimed is None:
-            return "busy"
-        if run.result() is not None:  # made while we looked
-            return "done"
-        print(f"{run.method}, seed {run.seed}: {run.folder}", flush=True)
-        code = supervise([sys.executable, str(MAIN), *run.arguments, "--resume"], claimed)
+    if run.place.is_locked:
+        return "busy"
+    print(f"{run.method}, seed {run.seed}: {run.folder}", flush=True)
+    code = supervise([sys.executable, str(MAIN), *run.arguments, "--resume"])
+    if code == BAD_INPUT and run.place.is_locked:  # another call was faster
+        return "busy"
     return "done" if code == 0 else f"exit code {code}"
 
 
-def supervise(command: Sequence[str], claimed: Path) -> int:
-    """Run a command to its end, with signs of life at its claim; it ends with this process."""
+def supervise(command: Sequence[str]) -> int:
+    """Run a command to its end, which is at the latest that of this process."""
     process = subprocess.Popen(command)
     try:
-        write_json(claimed, owners(os.getpid(), process.pid))
-        while True:
-            try:
-                return process.wait(timeout=HEARTBEAT)
-            except subprocess.TimeoutExpired:
-                os.utime(claimed)
+        return process.wait()
     finally:
         if process.poll() is None:
             process.terminate()  # main.py saves, to be resumed
@@ -271,17 +185,18 @@ def tabulate(sweep: Sweep, runs: Sequence[Run], which: str) -> tuple[str, str]:
         "| method | seeds | " + " | ".join(heads) + " | published top-1 (many, medium, few) |",
         "| --- | ---: |" + " ---: |" * (len(heads) + 1),
     ]
+    notes: list[str] = []
     for method in dict.fromkeys(run.method for run in runs):
         own = [run for run in runs if run.method == method]
         done = {run.seed: run.result(which) for run in own}
         done = {seed: result for seed, result in done.items() if result is not None}
         summary = summarise(list(done.values()))
-        backbone = published.backbone_of(vars(own[0].settings))
-        others = [
-            published.lookup(
-                settings.benchmark, settings.imbalance, sweep.stream, method, backbone, metric
-            )
-            for metric in METRICS
+        facts = [run.place.describe(which) for run in own if run.seed in done]
+        others = [published.beside(facts, sweep.stream, metric) for metric in METRICS]
+        notes += [
+            f"{run.method}, seed {run.seed}: {why}"
+            for run, fact in zip((run for run in own if run.seed in done), facts)
+            if (why := published.why_none(fact))
         ]
         flat = [value for metric in METRICS for value in summary[metric] or (None, None)]
         rows.writerow([method, sweep.stream, which, " ".join(map(str, done))]
@@ -293,6 +208,7 @@ def tabulate(sweep: Sweep, runs: Sequence[Run], which: str) -> tuple[str, str]:
             beside += f" ({', '.join(shots)})"
         cells = [spread(summary[metric]) for metric in METRICS]
         lines.append(f"| {method} | {len(done)} | {' | '.join(cells)} | {beside} |")
+    lines += [f"\n{note}" for note in dict.fromkeys(notes)]
     return buffer.getvalue(), "\n".join(lines) + "\n"
 
 

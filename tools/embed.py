@@ -26,6 +26,7 @@ from engine import checkpoint, config, logs
 from engine.build import Data, make_feeder, make_model, open_data
 from engine.distributed import Ranks, choose_devices
 from engine.evaluate import CLIPS_AT_ONCE
+from engine.run import check_class_names, remembered
 from errors import InputError, Parser, run_command
 from feeders.skeleton import Batch
 from files import replacing
@@ -176,8 +177,11 @@ def main(argv: list[str]) -> None:
     if args.samples is not None and args.samples < 2:
         raise InputError(f"--samples: {args.samples}, but a picture takes 2 or more")
     args.out = args.out or args.weights.parent / "embed"
-    settings = checkpoint.settings(checkpoint.read(args.weights), args.weights, args.set)
+    state = checkpoint.read(args.weights)
+    settings = checkpoint.settings(state, args.weights, args.set)
     data = open_data(settings, training=False)
+    check_class_names(state, data.store, settings.model_args.get("num_class", 60), args.weights)
+    data, _ = remembered(state, data)
     model = make_model(settings).to(choose_devices(args.device, Ranks())[0])
     checkpoint.load_weights(model, args.weights)
     model.eval()

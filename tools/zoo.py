@@ -1,4 +1,4 @@
-"""The tables of published figures in the documentation, made from longtail/published.csv.
+"""The tables of published figures in the documentation, made from tools/published.csv.
 
 python -m tools.zoo            # write them anew
 python -m tools.zoo --check    # exit code 2 if a page is not current
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from errors import InputError, Parser, nearest, run_command
 from files import write_text
-from longtail.published import TABLE
+from tools.published import TABLE
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PLACE = re.compile(r"(<!-- published (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -6,36 +6,39 @@ named in its notes. Samples are joined by NAME, never by row order.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from engine.fusion import Scores, fuse, fusions_of
+from engine.run import LAST, RunFolder
 from errors import InputError
 from feeders.streams import NAMES as STREAMS
 from longtail import shots
-
-RUN_FILES = ("config.yaml", "scores.npz", "metrics.jsonl")
+from tools import published
 
 
 @dataclass
 class Run:
-    """One run folder. `epochs` is metrics.jsonl; what comes of testing is None before it."""
+    """One run folder: its metrics by epoch, and the results of its tests, None before them."""
 
     path: Path
     group: str  # the benchmark folder, with its tag
     stream: str
     config: dict[str, Any]
     epochs: list[dict[str, Any]]
-    result: dict[str, Any] | None  # result.json
-    last: dict[str, Any] | None  # result-last.json
+    result: dict[str, Any] | None  # of the best checkpoint
+    last: dict[str, Any] | None  # of the last one
     scores: Scores | None
     name: str = ""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Its configuration and its result as one mapping."""
+        return {**self.config, **(self.result or {})}
 
 
 @dataclass
@@ -48,6 +51,7 @@ class Entry:
     scores: Scores
     figures: dict[str, Any]  # top1, top5, mean_class, many, medium, few, per_class in percent
     run: int | None = None  # its place in Report.runs; None for a fusion
+    published: dict[str, float] = field(default_factory=dict)  # metric -> its own published figure
 
 
 @dataclass
@@ -98,28 +102,30 @@ class Report:
 def gather(folders: Iterable[str | Path]) -> Report:
     """Read run and benchmark folders, and fuse what each benchmark folder allows.
 
-    Raises InputError where a folder holds no run, or two runs cannot stand side by side (another
-    number of classes, or another label for the same sample).
+    Raises InputError where a folder does not contain a run, or two runs cannot stand side by side
+    (another number of classes, or another label for the same sample).
     """
     paths = [path for folder in folders for path in run_folders(Path(folder))]
     runs = [read_run(path) for path in {path.resolve(): path for path in paths}.values()]
     name_runs(runs)
     check_comparable(runs)
-    report = Report(runs, [], None, (100, 20))
+    report = Report(runs, [], None, shots.SHOTS)
     report.shots = tuple(report.first("shots", report.shots))
     report.class_counts = training_counts(report)
     report.entries = [
-        judged(report, run.name, run.group, {run.stream: 1}, run.scores, i)
+        judged(report, run.name, {run.stream: 1}, run.scores, [run], i)
         for i, run in enumerate(runs)
         if run.scores is not None
     ]
     for group in dict.fromkeys(run.group for run in runs):
         report.entries += fusions(report, group)
     report.notes += [
-        f"{run.path}: no scores.npz yet (its test has not ended); only its curves are shown."
+        f"{run.path}: no scores yet (its test has not ended); only its curves are shown."
         for run in runs
         if run.scores is None
     ]
+    reasons = [(run.name, published.why_none(run.facts)) for run in runs]
+    report.notes += [f"{name}: {why}." for name, why in reasons if why]
     return report
 
 
@@ -127,61 +133,31 @@ def run_folders(folder: Path) -> list[Path]:
     """Return `folder` itself if it is a run, else the runs within it, the known streams first."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give a run or a benchmark folder of work_dir/")
-    if is_run(folder):
+    if RunFolder(folder).exists:
         return [folder]
-    found = [path for path in folder.iterdir() if path.is_dir() and is_run(path)]
+    found = [path for path in folder.iterdir() if path.is_dir() and RunFolder(path).exists]
     if not found:
-        raise InputError(f"{folder}: holds no run; train one first (python main.py --config ...)")
+        raise InputError(
+            f"{folder}: does not contain a run; train one first (python main.py --config ...)"
+        )
     order = {stream: i for i, stream in enumerate(STREAMS)}
     return sorted(found, key=lambda path: (order.get(path.name, len(order)), path.name))
 
 
-def is_run(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in RUN_FILES)
-
-
 def read_run(path: Path) -> Run:
     """Read one run folder; files that are not there yet are None or empty."""
-    config_file, scores_file = path / "config.yaml", path / "scores.npz"
-    config = (
-        yaml.safe_load(config_file.read_text(encoding="utf-8")) if config_file.is_file() else None
-    ) or {}
-    result = read_json(path / "result.json")
+    folder = RunFolder(path)
+    config, result, scores = folder.config(), folder.result(), folder.scores_file()
     return Run(
         path=path,
         group=path.resolve().parent.name,
         stream=config.get("stream") or (result or {}).get("stream") or path.resolve().name,
         config=config,
-        epochs=read_epochs(path / "metrics.jsonl"),
+        epochs=folder.epochs(),
         result=result,
-        last=read_json(path / "result-last.json"),
-        scores=Scores.read(scores_file) if scores_file.is_file() else None,
+        last=folder.result(LAST),
+        scores=Scores.read(scores) if scores.is_file() else None,
     )
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not JSON ({error}); test again: main.py --phase test") from None
-
-
-def read_epochs(path: Path) -> list[dict[str, Any]]:
-    """Return the epochs of metrics.jsonl in order.
-
-    A line cut off by a kill is left out; of an epoch written twice (before and after --resume) the
-    later line counts.
-    """
-    epochs: dict[int, dict[str, Any]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            epoch = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        epochs[epoch["epoch"]] = epoch
-    return [epochs[i] for i in sorted(epochs)]
 
 
 def name_runs(runs: list[Run]) -> None:
@@ -242,15 +218,18 @@ def training_counts(report: Report) -> np.ndarray | None:
 
 
 def judged(
-    report: Report,
-    name: str,
-    group: str,
-    weights: dict[str, float],
-    scores: Scores,
-    run: int | None = None,
-) -> Entry:
+    report: Report, name: str, weights: dict[str, float], scores: Scores, runs: list[Run],
+    place: int | None = None,
+) -> Entry:  # fmt: skip
+    """Return the entry of one run, or of a fusion of several."""
     figures = shots.accuracy(scores.scores, scores.labels, report.class_counts, report.shots)
-    return Entry(name, group, weights, scores, figures, run)
+    streams = f"{len(weights)}-stream" if len(weights) > 1 else next(iter(weights))
+    known = {
+        metric: published.beside([run.facts for run in runs], streams, metric)
+        for metric in shots.METRICS
+    }
+    known = {metric: value for metric, value in known.items() if value is not None}
+    return Entry(name, runs[0].group, weights, scores, figures, place, known)
 
 
 def fusions(report: Report, group: str) -> list[Entry]:
@@ -262,13 +241,16 @@ def fusions(report: Report, group: str) -> list[Entry]:
     prefix = ""
     if any(run.group != group for run in report.runs):
         prefix = f"{group_name(runs[0], report.runs)} · "
-    published = fusions_of(runs[0].config.get("benchmark") or group)
-    missing = {stream for weights in published.values() for stream in weights} - streams.keys()
+    known = fusions_of(runs[0].config.get("benchmark") or group)
+    missing = {stream for weights in known.values() for stream in weights} - streams.keys()
     if missing:
         named = ", ".join(stream for stream in STREAMS if stream in missing)
         report.notes.append(f"{prefix}no fusion that needs {named}: not tested yet.")
     return [
-        judged(report, prefix + name, group, weights, fuse(streams, weights))
-        for name, weights in published.items()
+        judged(
+            report, prefix + name, weights, fuse(streams, weights),
+            [run for run in runs if run.stream in weights],
+        )
+        for name, weights in known.items()
         if not missing & weights.keys()
-    ]
+    ]  # fmt: skip

@@ -14,14 +14,15 @@ import numpy as np
 import yaml
 
 from engine.fusion import Scores
-from longtail import published
+from longtail.shots import METRICS
+from tools import published
 from tools.report.clips import Clip
 from tools.report.gather import Entry, Report, Run
 
 FOLDER = Path(__file__).parent / "page"
 SCRIPTS = ("base", "summary", "curves", "classes", "confusion", "clips", "configuration", "main")
-FIGURES = ("top1", "mean_class", "many", "medium", "few", "top5")
-CURVES = ("loss", "top1", "mean_class", "many", "medium", "few")
+FIGURES = (*METRICS, "top5")
+CURVES = ("loss", *METRICS)
 
 
 def render(data: dict[str, Any]) -> str:
@@ -69,30 +70,27 @@ def encode(
         "clips": [encode_clip(clip, report) for clip in clips],
         "edges": list(edges),
         "published": published_rows(report),
-        "reference": reference(report),
+        "backbone": backbone(report),
         "notes": report.notes,
     }
 
 
 def published_rows(report: Report) -> list[dict[str, Any]]:
-    """Return every published figure of the benchmark at this imbalance, each with its source."""
-    benchmark, factors = report.first("benchmark"), ("", str(report.first("imbalance")))
+    """Return every published figure of the lists that the runs were trained on, with its source."""
+    places = [place for run in report.runs if (place := published.place_of(run.facts))]
+    lists = {(benchmark, str(imbalance or "")) for benchmark, imbalance, *_ in places}
     with published.TABLE.open(newline="", encoding="utf-8") as file:
         return [
             {**row, "value": float(row["value"])}
             for row in csv.DictReader(file)
-            if row["benchmark"] == benchmark and row["imbalance"] in factors
+            if (row["benchmark"], row["imbalance"]) in lists
         ]
 
 
-def reference(report: Report) -> dict[str, str]:
-    """Return the method and backbone of the first run, as the published tables call them."""
-    config = next((run.config for run in report.runs if run.config), {})
-    model = str(config.get("model", ""))
-    return {
-        "method": published.method_of(config) or "BRL",
-        "backbone": published.BACKBONES.get(model, model.split(".")[-2] if "." in model else model),
-    }
+def backbone(report: Report) -> str:
+    """Return the backbone of the first run, as the published tables call it."""
+    model = published.backbone_of(next((run.config for run in report.runs if run.config), {}))
+    return published.BACKBONES.get(model, model.split(".")[-2] if "." in model else model)
 
 
 def samples(entries: list[Entry]) -> tuple[list[str], np.ndarray]:
@@ -136,6 +134,7 @@ def encode_entry(entry: Entry, names: list[str]) -> dict[str, Any]:
         "weights": entry.weights,
         "run": entry.run,
         "figures": {key: entry.figures[key] for key in FIGURES},
+        "published": entry.published,
         "predicted": spread(predicted, 0xFFFF, np.uint16),
         "confidence": spread(percent(scores.scores[rows, predicted]), 0, np.uint8),
         "true": spread(percent(scores.scores[rows, scores.labels]), 0, np.uint8),

@@ -2,17 +2,12 @@
 
 const config = data.runs.find(run => Object.keys(run.config).length)?.config ?? {};
 
-// Published figures as {label: {streams: {metric: value}}}; of two sources the first one counts.
 const label = ({ method, backbone }) => backbone ? `${method}, ${backbone}` : method;
-const published = {};
-for (const p of data.published) ((published[label(p)] ??= {})[p.streams] ??= {})[p.metric] ??= p.value;
-let reference = [label(data.reference), 'BRL, ST-GCN++', ...Object.keys(published)].find(l => l in published) ?? null;
-
-const streamsOf = entry => { const s = Object.keys(entry.weights); return s.length > 1 ? `${s.length}-stream` : s[0]; };
-const publishedFor = (entry, figure) => published[reference]?.[streamsOf(entry)]?.[figure] ?? null;
+const publishedFor = (entry, figure) => entry.published[figure] ?? null;
 
 function summarise() {
-  const facts = [data.reference.backbone, config.imbalance && `imbalance factor ${config.imbalance}`,
+  const seen = (data.counts ?? []).filter(count => count > 0), imbalance = Math.max(...seen) / Math.min(...seen);
+  const facts = [data.backbone, seen.length && `imbalance factor ${+imbalance.toPrecision(3)}`,
     `${data.runs.length} run${data.runs.length > 1 ? 's' : ''}`, K && `${K} classes`,
     names[0] && `${names.length.toLocaleString('en')} test clips`];
   $('subtitle').textContent = facts.filter(Boolean).join('  ·  ');
@@ -42,12 +37,8 @@ function tabulate() {
     $('results-table').replaceChildren(el('p', { class: 'quiet' }, 'No run has been tested yet.'));
     return;
   }
-  const labelsOfReference = Object.keys(published);
-  if (labelsOfReference.length) {
-    $('reference-tools').append(selector('Published figures of', labelsOfReference.map(l => [l, l]), reference,
-      value => { reference = value; choose({}); }));
-    $('published').append(publishedTable());
-  } else $('published').remove();
+  if (data.published.length) $('published').append(publishedTable());
+  else $('published').remove();
   whenChosen(() => {
     const keys = Object.keys(FIGURES);
     const best = Object.fromEntries(keys.map(key => [key, Math.max(...entries.map(e => e.figures[key] ?? -1))]));
@@ -73,7 +64,7 @@ function tabulate() {
     $('results-table').replaceChildren(el('table', {}, el('thead', {}, head), el('tbody', {}, body)));
   });
   const lists = new Set(data.runs.map(run => run.published_list).filter(Boolean));
-  $('results-note').textContent = 'Percent; in small print the published figure and the difference from it. Shots by training count; mean class averages all classes alike. '
+  $('results-note').textContent = 'Percent; in small print the figure published for the same list, method, backbone and stream, and the difference from it. Shots by training count; mean class averages all classes alike. '
     + 'The best epoch was chosen on the test split, as the field does, unless val_split says otherwise. '
     + (lists.size ? `Trained on the published list (${[...lists].map(d => d.slice(0, 16)).join(', ')}).`
       : 'Not trained on a published list.');

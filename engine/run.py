@@ -1,0 +1,410 @@
+"""A run folder and its owner. No other module spells the names of its files:
+
+    config.yaml                         every resolved value
+    last.pt, best.pt                    the checkpoints (engine/checkpoint.py)
+    log.txt, metrics.jsonl, events.*    lines, an object per epoch, TensorBoard (engine/logs.py)
+    scores.npz, result.json             the test of best.pt
+    scores-last.npz, result-last.json   the test of last.pt
+    test-<what differs>/                tests of other weights or with other values, likewise
+    .lock                               there while a process works in the folder
+
+One process at a time works in a folder. The operating system holds the lock, so it ends with the
+process that took it, however that process ends.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+from filelock import FileLock, Timeout
+
+from data import long_tail
+from engine import config
+from engine.config import Config
+from engine.distributed import Ranks
+from errors import InputError
+from files import leftovers, replacing, write_json
+
+if TYPE_CHECKING:
+    from data.store import Store
+    from engine.build import Data
+
+BEST, LAST = "best", "last"
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ("main.py", "data", "engine", "feeders", "graph", "longtail", "model")
+# Another process may hold the lock for an instant, to see whether it is free.
+LOCK_PATIENCE = 1.0  # seconds
+
+
+class RunFolder:
+    """One run's folder; it need not exist yet."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    # --- its files ---
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def log_file(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def checkpoint(self, which: str) -> Path:
+        """Return the path of the best or the last checkpoint."""
+        return self.path / f"{which}.pt"
+
+    def scores_file(self, which: str = BEST) -> Path:
+        return self.path / ("scores-last.npz" if which == LAST else "scores.npz")
+
+    def result_file(self, which: str = BEST) -> Path:
+        return self.path / ("result-last.json" if which == LAST else "result.json")
+
+    @property
+    def exists(self) -> bool:
+        """Whether the folder contains a run, or a part of one that can be shown."""
+        files = (self.config_file, self.metrics_file, self.scores_file())
+        return any(file.is_file() for file in files)
+
+    # --- reading ---
+
+    def config(self) -> dict[str, Any]:
+        """Return the values of config.yaml; empty if it is absent, InputError if it is damaged."""
+        if not self.config_file.is_file():
+            return {}
+        try:
+            return dict(yaml.safe_load(self.config_file.read_text(encoding="utf-8")))
+        except (yaml.YAMLError, ValueError, TypeError):
+            raise _damaged(self.config_file) from None
+
+    def result(self, which: str = BEST) -> dict[str, Any] | None:
+        """Return the test result of a checkpoint; None if absent, InputError if it is damaged."""
+        path = self.result_file(which)
+        if not path.is_file():
+            return None
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):
+            raise _damaged(path) from None
+
+    def describe(self, which: str = BEST) -> dict[str, Any]:
+        """Return config.yaml and the result on top of it as one mapping, as far as they exist."""
+        return {**self.config(), **(self.result(which) or {})}
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """Return the epochs of metrics.jsonl in order.
+
+        A line cut short by a kill is skipped; of an epoch written twice the later line counts.
+        """
+        epochs: dict[int, dict[str, Any]] = {}
+        text = self.metrics_file.read_text(encoding="utf-8") if self.metrics_file.is_file() else ""
+        for line in text.splitlines():
+            try:
+                epoch = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            epochs[epoch["epoch"]] = epoch
+        return [epochs[number] for number in sorted(epochs)]
+
+    def is_finished(self, settings: Config) -> bool:
+        """Return whether a run of `settings` has trained all its epochs and been tested.
+
+        A test of an interrupted run's last checkpoint does not make it finished.
+        """
+        result = self.result(LAST)
+        return (
+            result is not None
+            and result.get("epochs", settings.num_epoch) == settings.num_epoch
+            and not self.changed_keys(settings)
+        )
+
+    def changed_keys(self, settings: Config, trained: Config | None = None) -> list[str]:
+        """Return the keys, sorted, of which config.yaml has other values than `settings`.
+
+        Without a config.yaml `trained`, the configuration in the checkpoint, stands for it; [] if
+        that is not known either.
+        """
+        if not self.config_file.is_file():
+            known = vars(settings if trained is None else trained)
+            return sorted(key for key, value in vars(settings).items() if known[key] != value)
+        changed = config.departures(settings, self.config_file)
+        # `method` is a label, and absent in folders from before there was one
+        return [key for key in changed if key != "method" or "method" in self.config()]
+
+    # --- writing ---
+
+    def check(self, settings: Config, resume: bool, overwrite: bool) -> None:
+        """Accept a new folder, the same run with `resume`, or a run to discard with `overwrite`.
+
+        Raises InputError for another configuration, the same without `resume`, the test of foreign
+        weights, or anything but a run: nothing is lost unasked.
+        """
+        ours = {*leftovers(self.path), self._lock_file} if self.path.is_dir() else set()
+        if not self.path.is_dir() or not set(self.path.iterdir()) - ours:
+            return
+        if not self.config_file.is_file():
+            raise InputError(
+                f"{self} is not empty and does not contain a run; name another --work-dir"
+            )
+        if overwrite:
+            return
+        if changed := self.changed_keys(settings):
+            raise InputError(
+                f"{self} contains a run with other values of {', '.join(changed)}; "
+                "--tag NAME keeps both, --overwrite discards it"
+            )
+        trained = any(self.checkpoint(which).is_file() for which in (BEST, LAST))
+        if not trained and (tested := self.result() or self.result(LAST)):
+            raise InputError(
+                f"{self} contains the test of {tested.get('weights')}, which was not trained here; "
+                "--tag NAME keeps both, --overwrite discards it"
+            )
+        if not resume:
+            raise InputError(
+                f"{self} already contains this run; --resume continues it, --overwrite discards it"
+            )
+
+    def begin(self, settings: Config, overwrite: bool = False) -> None:
+        """Make the folder ready for a run of `settings`; `overwrite` discards what is there.
+
+        Removes what a run writes, the tests of the discarded run included, and nothing else.
+        """
+        if overwrite:
+            for folder in (*self.path.glob("test-*"), self.path):
+                for pattern in (
+                    "config.yaml", "last.pt", "best.pt", "log.txt", "metrics.jsonl",
+                    "events.out.tfevents.*", "scores*.npz", "result*.json",
+                ):  # fmt: skip
+                    for path in folder.glob(pattern):
+                        path.unlink()
+                if folder != self.path and folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
+        self.path.mkdir(parents=True, exist_ok=True)
+        for path in leftovers(self.path):
+            path.unlink()
+        config.write(settings, self.config_file)
+
+    def write_test(
+        self, which: str, names: list[str], labels: np.ndarray, scores: np.ndarray,
+        result: dict[str, Any],
+    ) -> None:  # fmt: skip
+        """Write the scores (N, K) of N samples and what they are worth, as the test of `which`."""
+        with replacing(self.scores_file(which)) as file:
+            np.savez(file, names=np.array(names), labels=labels, scores=scores)
+        write_json(self.result_file(which), result)
+
+    # --- one process at a time ---
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.path / ".lock"
+
+    @contextmanager
+    def lock(self, ranks: Ranks | None = None) -> Iterator[None]:
+        """Hold the folder for this process, of several ranks for all of them.
+
+        Raises InputError, on every rank, if another process holds it.
+        """
+        ranks, lock, busy = ranks or Ranks(), FileLock(self._lock_file), False
+        if ranks.leads:
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=LOCK_PATIENCE)
+            except Timeout:
+                busy = True
+        if ranks.any(busy):
+            raise InputError(
+                f"{self}: another process is working in this folder; wait for its end, or name "
+                "another --work-dir or --tag"
+            )
+        try:
+            yield
+        finally:
+            if ranks.leads:
+                self._lock_file.unlink(missing_ok=True)  # a process that waits for it opens another
+                lock.release()
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether a process works in the folder."""
+        if not self._lock_file.is_file():
+            return False
+        lock = FileLock(self._lock_file)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        lock.release()
+        return False
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError(f"{path}: is damaged; test again: main.py --phase test")
+
+
+def digest(path: Path) -> str:
+    """Return the sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def code_version() -> str:
+    """Return a digest of the code that makes a run: the same sources, the same version."""
+    found = hashlib.sha256()
+    for source in SOURCES:
+        path = ROOT / source
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            found.update(file.relative_to(ROOT).as_posix().encode() + file.read_bytes())
+    return found.hexdigest()[:16]
+
+
+# --- where a test goes ---
+
+
+def folder_for_test(
+    home: RunFolder, settings: Config, weights: Path, trained: Config | None = None,
+    work_dir: Path | None = None,
+) -> RunFolder:  # fmt: skip
+    """Return the folder for a test: `work_dir`, the run's own, or test-<what differs> in that.
+
+    `home` is the folder of the run that the weights belong to, `trained` the configuration in the
+    checkpoint. Raises InputError if the folder contains a run or a test of other weights or values.
+    """
+    if work_dir is not None:
+        run = RunFolder(work_dir)
+        if others := differences(run, settings, weights):
+            raise InputError(
+                f"--work-dir {run} contains another run or test (it differs in "
+                f"{', '.join(others)}); name a new folder"
+            )
+        return run
+    parts = differences(home, settings, weights, trained)
+    if not parts:
+        return home
+    beside = RunFolder(home.path / f"test-{'-'.join(parts)}"[:200])
+    known = holds(home, weights) or holds(beside, weights)  # the run's may change as it goes on
+    if beside.changed_keys(settings) or not known:
+        raise InputError(
+            f"{beside} contains the test of other weights or values; name a --work-dir"
+        )
+    return beside
+
+
+def differences(
+    run: RunFolder, settings: Config, weights: Path, trained: Config | None = None
+) -> list[str]:
+    """Return in what a test departs from a run, as parts of a file name."""
+    values = vars(settings)
+    changed = [f"{key}-{_short(values[key])}" for key in run.changed_keys(settings, trained)]
+    return ([] if holds(run, weights) else [_short(weights.stem)]) + changed
+
+
+def holds(run: RunFolder, weights: Path) -> bool:
+    """Return whether a checkpoint is the run's own, or what was tested there, by its content.
+
+    A folder without a checkpoint or a result can take any.
+    """
+    own = [path for path in map(run.checkpoint, (BEST, LAST)) if path.is_file()]
+    if own:
+        return any(weights.samefile(path) or digest(weights) == digest(path) for path in own)
+    results = [result for result in map(run.result, (BEST, LAST)) if result is not None]
+    return not results or digest(weights) in [r.get("weights_digest") for r in results]
+
+
+def _short(value: Any) -> str:
+    """Return a value as a part of a file name; what it leaves out, a digest stands for."""
+    text = str(value)
+    if re.fullmatch(r"[\w.-]{1,40}", text):
+        return text
+    name = re.sub(r"[^\w.]+", "_", Path(text).name if isinstance(value, str) else "")[:40]
+    return f"{name}_{hashlib.sha256(text.encode()).hexdigest()[:8]}".lstrip("_")
+
+
+# --- what a checkpoint keeps of the data that it was trained on ---
+
+
+def training_facts(data: Data) -> dict[str, Any]:
+    """Return what a checkpoint keeps: the list's digest, class counts and names, the code."""
+    return {
+        "list_digest": data.list_digest,
+        "class_counts": data.class_counts,
+        "class_names": list(data.store.class_names),
+        "code": code_version(),
+    }
+
+
+def check_same_data(state: dict[str, Any], data: Data, path: Path) -> None:
+    """Raise InputError saying what changed, if a run was trained on other classes or another list.
+
+    `path` is its checkpoint, `state` what that contains.
+    """
+    check_class_names(state, data.store, len(data.class_counts), path)
+    before, now = state.get("list_digest"), data.list_digest
+    then, counts = state["class_counts"].tolist(), data.class_counts.tolist()
+    if then == counts and before in (None, now):  # a checkpoint from before there were digests
+        return
+    changed = [k for k in range(len(counts)) if k >= len(then) or then[k] != counts[k]]
+    what = "other samples, as many of each class"
+    if changed:
+        k, names = changed[0], data.store.class_names
+        what = (
+            f"{sum(then)} samples then, {sum(counts)} now; class {k} ({names[k]}) "
+            f"{then[k] if k < len(then) else 0} then, {counts[k]} now"
+        )
+        if len(changed) > 1:
+            what += f"; {len(changed)} classes differ"
+    raise InputError(
+        f"{path}: the training list has changed since the run began ({what}); restore the list to "
+        "--resume, or --overwrite begins again"
+    )
+
+
+def check_class_names(state: dict[str, Any], store: Store, num_class: int, path: Path) -> None:
+    """Raise InputError if the K classes of a checkpoint of this project are not the store's."""
+    names = (state.get("class_names") or ())[:num_class]
+    for k, (own, its) in enumerate(zip(names, store.class_names)):
+        if own != its:
+            raise InputError(
+                f"{path}: was trained with class {k} = {own!r}, but in {store.path} it is {its!r}; "
+                "name the store of the same classes: --set store=DIR"
+            )
+
+
+def remembered(state: dict[str, Any], data: Data) -> tuple[Data, str | None]:
+    """Return `data` with the class counts and the list of a checkpoint's training, and a line.
+
+    What a network was trained on is what it was, whatever the list is now, or if it is gone.
+    """
+    counts, trained_on = state.get("class_counts"), state.get("list_digest")
+    if counts is None:
+        return data, None
+    gone = data.class_counts is None
+    same = not gone and counts.tolist() == data.class_counts.tolist()
+    if same and trained_on in (None, data.list_digest):
+        return data, None
+    whole = state["config"].get("val_split") is None  # else some of it was held out
+    published = trained_on if whole and trained_on in long_tail.PUBLISHED else None
+    line = "is missing" if gone else "is not the one of the training"
+    return dataclasses.replace(
+        data, class_counts=counts, list_digest=trained_on, published_list=published
+    ), f"the training list {line}: the shot figures use the class counts in the checkpoint"

@@ -1,0 +1,131 @@
+"""The published figures that a run is shown next to (`published.csv`: each with its source)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from data import long_tail
+
+TABLE = Path(__file__).with_name("published.csv")
+BFL = "BRL with class-balanced loss (BFL)"
+# The name a paper gives to what a configuration with `method: <key>` does. Shap-Mix's figures are
+# those of its own recipe.
+METHODS = {
+    "brl": "BRL",
+    "released": "BRL",
+    "brl-class-balanced": BFL,
+    "cross-entropy": "cross entropy",
+    "focal": "focal",
+    "class-balanced": "class-balanced loss",
+    "ldam-drw": "LDAM-DRW",
+    "balanced-softmax": "balanced softmax",
+    "influence-balanced": "IB loss",
+    "class-balanced-sampling": "random over-sampling",
+    "mixup": "mixup",
+    "remix-drw": "Remix-DRW",
+    "shap-mix-recipe": "Shap-Mix",
+    "max-norm": "balanced softmax + MaxNorm",
+    "ride": "RIDE (3 experts)",
+}
+BACKBONES = {
+    "model.stgcnpp.Model": "ST-GCN++",
+    "model.stgcn.Model": "ST-GCN",
+    "model.ctrgcn.Model": "CTR-GCN",
+    "model.msg3d.Model": "MS-G3D",
+    "model.aagcn.Model": "AAGCN",
+}
+
+
+@cache
+def figures() -> dict[tuple[str, ...], float]:
+    """Return (benchmark, imbalance, streams, method, backbone, metric) -> figure.
+
+    Where two sources differ, the one that stands first in the table, the BRL repository's, is it.
+    """
+    table: dict[tuple[str, ...], float] = {}
+    with TABLE.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            names = ("benchmark", "imbalance", "streams", "method", "backbone", "metric")
+            table.setdefault(tuple(row[name] for name in names), float(row["value"]))
+    return table
+
+
+def lookup(
+    benchmark: str,
+    imbalance: int | None,
+    streams: str,
+    method: str = "BRL",
+    backbone: str = "ST-GCN++",
+    metric: str = "top1",
+) -> float | None:
+    """Return a published accuracy in percent, or None.
+
+    streams is a stream's name or `2-stream`, `4-stream`, `6-stream`; method a paper's name or that
+    of a file in config/methods; backbone a paper's name or an import string; metric top1, many,
+    medium or few. k400 has no imbalance.
+    """
+    factor = "" if imbalance is None or benchmark == "k400" else str(imbalance)
+    method, backbone = METHODS.get(method, method), BACKBONES.get(backbone, backbone)
+    table = figures()
+    for known in (backbone, ""):  # some tables name no backbone
+        if (figure := table.get((benchmark, factor, streams, method, known, metric))) is not None:
+            return figure
+    return None
+
+
+def place_of(run: Mapping[str, Any]) -> tuple[str, int | None, str, str] | None:
+    """Return (benchmark, imbalance, method, backbone) that a tested run has in the table, or None.
+
+    `run` holds the values of its config.yaml and of its result.json. The digest of the list that
+    was read decides benchmark and imbalance; a run that departs from its method's recipe, or
+    started from other weights, has no place. Kinetics-400 is trained whole, without a list.
+    """
+    if run.get("departures") != [] or (run.get("started_from") and not run.get("classifier")):
+        return None
+    method, benchmark = METHODS.get(str(run.get("method"))), str(run.get("benchmark"))
+    if method is None:
+        return None
+    if benchmark == "k400" and run.get("training_list") is None:
+        return benchmark, None, method, backbone_of(run)
+    name, _, imbalance = long_tail.PUBLISHED.get(run.get("published_list"), "").partition(" ")
+    if not name or benchmark != f"{name}-lt":
+        return None
+    return benchmark, int(imbalance), method, backbone_of(run)
+
+
+def backbone_of(run: Mapping[str, Any]) -> str:
+    """Return the import string of a run's backbone: of experts, the network they are copies of."""
+    return str(run.get("model_args", {}).get("backbone", run.get("model", "")))
+
+
+def beside(runs: Iterable[Mapping[str, Any]], streams: str, metric: str = "top1") -> float | None:
+    """Return what was published for `streams` of the method, list and backbone of all `runs`.
+
+    None where they are not one and the same, or have no place in the table.
+    """
+    places = {place_of(run) for run in runs}
+    place = places.pop() if len(places) == 1 else None
+    if place is None:
+        return None
+    benchmark, imbalance, method, backbone = place
+    return lookup(benchmark, imbalance, streams, method, backbone, metric)
+
+
+def why_none(run: Mapping[str, Any]) -> str | None:
+    """Return why no published figure stands beside a run of a published benchmark, or None."""
+    if str(run.get("benchmark")) not in {benchmark for benchmark, *_ in figures()}:
+        return None
+    if place_of(run) is not None or "departures" not in run:
+        return None
+    if run["departures"]:
+        changed = ", ".join(run["departures"])
+        return f"departs from the recipe of {run.get('method')} in {changed}: no published figure"
+    if run.get("started_from") and not run.get("classifier"):
+        return f"started from {run['started_from']}: no published figure"
+    if str(run.get("method")) in METHODS:
+        return "not trained on a published list of this benchmark: no published figure"
+    return None

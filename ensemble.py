@@ -12,13 +12,33 @@ from pathlib import Path
 from typing import Any
 
 from engine import logs
-from engine.config import STREAMS, benchmark_folder
+from engine.config import CONFIG_ROOT, benchmark_folder, folder_name, load, tag_of
 from engine.fusion import Scores, fuse, fusions_of, read_streams
 from engine.run import RunFolder
 from errors import InputError, Parser, run_command
+from feeders.streams import NAMES as STREAMS
 from files import write_json
 from longtail import shots
 from tools import published
+
+
+def baseline_folder(folder: Path, baseline: str) -> Path:
+    """Return where main.py writes the baseline of the runs in `folder`.
+
+    The name of a method (a file of config/methods, `released`, or `brl`: no file) stands for the
+    runs with that file on top and otherwise the values of these runs: for those of the tag if50,
+    cross-entropy is in cross-entropy-if50. Any other word is the whole tag.
+    """
+    files = [CONFIG_ROOT / "methods" / f"{baseline}.yaml", CONFIG_ROOT / f"{baseline}.yaml"]
+    written = [path for name in STREAMS if (path := folder / name / "config.yaml").is_file()]
+    benchmark, names = folder.name, [] if baseline == "brl" else [baseline]
+    if written:
+        settings = load(written[:1])
+        benchmark = settings.benchmark or folder.name
+        own = CONFIG_ROOT / benchmark / f"{settings.stream}.yaml"
+        if own.is_file() and (baseline == "brl" or any(file.is_file() for file in files)):
+            baseline = tag_of(names, settings, load([own]))
+    return folder.with_name(folder_name(benchmark, baseline))
 
 
 def compare(
@@ -63,6 +83,18 @@ def compare(
         raise InputError(f"--baseline: {baseline} has no scores")
     limits = tuple(run.get("shots", shots.SHOTS))
     counts = run.get("class_counts")
+    for name, scores in streams.items():
+        if counts is not None and len(counts) != scores.scores.shape[1]:
+            raise InputError(
+                f"{folder / name}: scores of {scores.scores.shape[1]} classes, but class_counts of "
+                f"{len(counts)} in result.json; test again: main.py --phase test"
+            )
+    for name in others:
+        if RunFolder(baseline / name).describe(which).get("class_counts", counts) != counts:
+            raise InputError(
+                f"--baseline: {baseline / name} was trained on another list than {folder}: their "
+                "class_counts differ, and so would the meaning of many, medium and few"
+            )
 
     def judge(fused: Scores, **facts: Any) -> dict[str, Any]:
         return facts | shots.accuracy(fused.scores, fused.labels, counts, limits)
@@ -109,9 +141,11 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--dataset", help="benchmark, e.g. ntu120/xset")
     parser.add_argument("--streams", nargs="+", choices=STREAMS, help="fuse these only")
-    parser.add_argument("--weights", nargs="+", type=float, help="one a stream, in that order")
+    parser.add_argument("--weights", nargs="+", type=float, help="one per stream, in that order")
     parser.add_argument("--tag", help="runs with this tag")
-    parser.add_argument("--baseline", metavar="TAG", help="show the streams of these runs first")
+    parser.add_argument(
+        "--baseline", metavar="METHOD", help="show the streams of this method first, or of a tag"
+    )
     parser.add_argument("--which", choices=("best", "last"), default="best")
     parser.add_argument("--work-dir", type=Path, default=Path("work_dir"), help="root of the runs")
     parser.add_argument("--folder", type=Path, help="the folder of the streams itself")
@@ -120,20 +154,23 @@ def main(argv: list[str]) -> None:
     options = parser.parse_args(argv)
     if options.weights and not options.streams:
         raise InputError("--weights needs --streams, in the same order")
-    if options.folder is None and options.dataset is None:
+    if options.folder is not None:
+        reason = "--folder names the runs; leave it out"
+        parser.refuse(options, "--dataset", "--tag", "--work-dir", reason=reason)
+    elif options.dataset is None:
         raise InputError("--dataset is missing, e.g. --dataset ntu120/xset")
     folder = options.folder
     if folder is None:
         name = benchmark_folder(options.dataset).name
-        folder = options.work_dir / (f"{name}-{options.tag}" if options.tag else name)
-    baseline = options.baseline and folder.with_name(f"{folder.name}-{options.baseline}")
+        folder = options.work_dir / folder_name(name, options.tag)
+    baseline = baseline_folder(folder, options.baseline) if options.baseline else None
     result = compare(folder, options.streams, options.weights, options.which, baseline)
     write_json(folder / "ensemble.json", result)
     if options.quiet:
         return
     print("\n".join([table(result), *result["notes"]]))
     if result["missing"]:
-        print(f"not there yet: {', '.join(result['missing'])}")
+        print(f"missing streams: {', '.join(result['missing'])}")
     print(f"written to {folder / 'ensemble.json'}")
 
 

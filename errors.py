@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
@@ -49,6 +50,33 @@ class Parser(argparse.ArgumentParser):
             raise InputError(f"unknown argument {flag}{hint}; --help lists all")
         return options
 
+    def given(self, options: argparse.Namespace) -> list[str]:
+        """Return the flags whose values are not their defaults, in the order of the help."""
+        return [
+            action.option_strings[-1]
+            for action in self._actions
+            if action.option_strings
+            and getattr(options, action.dest, action.default) != action.default
+        ]
+
+    def refuse(self, options: argparse.Namespace, *flags: str, reason: str) -> None:
+        """Raise InputError for the first of the flags that is given: nothing is passed over."""
+        for flag in self.given(options):
+            if flag in flags:
+                raise InputError(f"{flag}: {reason}")
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Refuse a flag that is given twice, of which argparse would take the last."""
+        seen: set[str] = set()
+        for word in sys.argv[1:] if args is None else args:
+            action = self._option_string_actions.get(word.partition("=")[0])
+            if action is None or action.nargs == 0 or isinstance(action, argparse._ExtendAction):
+                continue
+            if action.dest in seen:
+                raise InputError(f"{action.option_strings[-1]} is given twice; give it once")
+            seen.add(action.dest)
+        return super().parse_known_args(args, namespace)
+
 
 def _flags(parser: argparse.ArgumentParser) -> list[str]:
     """Return the flags of a parser and of its subcommands."""
@@ -63,6 +91,9 @@ def _flags(parser: argparse.ArgumentParser) -> list[str]:
 def run_command(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int:
     """Run `main(argv)` and return the exit code; an error is one line, unless --debug is given."""
     argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):  # a terminal without ± shows an escape, no error
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         main(argv)
     except Stopped as stop:

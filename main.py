@@ -17,23 +17,51 @@ import memory
 from engine import checkpoint, config, evaluate, logs, predict_files, recipe
 from engine.build import make_feeder, open_data
 from engine.distributed import Ranks, choose_devices, release
+from engine.precision import describe_amp
 from engine.predict import Recognizer
 from engine.run import LAST, RunFolder, check_class_names, folder_for_test, remembered
 from engine.train import Trainer
 from errors import InputError, Parser, run_command
+from feeders.streams import NAMES as STREAMS
 from longtail import shots
 from model.fold import fuse_bn
 
 PHASES = ("train", "test", "predict", "classifier")
+# The phases that use each flag; all others refuse it. With *: only next to --config, because
+# without one the checkpoint has its own value.
+USED_BY = {
+    "--phase": "train classifier test predict",
+    "--config": "train classifier test predict",
+    "--set": "train classifier test predict",
+    "--stream": "train classifier test* predict*",
+    "--weights": "train classifier test predict",
+    "--seed": "train classifier",
+    "--val-split": "train classifier",
+    "--device": "train classifier test predict",
+    "--work-dir": "train classifier test",
+    "--tag": "train classifier test*",
+    "--resume": "train classifier",
+    "--overwrite": "train classifier",
+    "--amp": "train classifier test predict",
+    "--compile": "train classifier",
+    "--accumulate": "train classifier",
+    "--input": "predict",
+    "--output": "predict",
+    "--window": "predict",
+    "--stride": "predict",
+    "--image-size": "predict",
+    "--quiet": "train classifier test predict",
+    "--debug": "train classifier test predict",
+}
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
+def make_parser() -> Parser:
     parser = Parser(
         prog="main.py",
         usage="main.py [--phase train] --config FILE... | --phase test|predict --weights FILE...",
         description=__doc__,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 4, 26),
-        epilog="Every key of a configuration file stands, with its meaning, in engine/config.py.",
+        epilog="engine/config.py documents every key of a configuration file.",
     )
     what = parser.add_argument_group("what to run")
     what.add_argument(
@@ -45,14 +73,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     what.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="overrides",
-        help="override any key, also a.b=value",
+        help="override any key, also a.b=value; their order does not matter",
     )  # fmt: skip
     what.add_argument(
-        "--stream", choices=(*config.STREAMS, "all"), metavar="NAME",
-        help=f"{', '.join(config.STREAMS)}, or all",
-    )  # fmt: skip
+        "--stream", choices=(*STREAMS, "all"), metavar="NAME", help=f"{', '.join(STREAMS)}, or all"
+    )
     what.add_argument("--weights", nargs="+", default=[], metavar="FILE", help="checkpoint(s)")
-    what.add_argument("--seed", type=int, metavar="N", help="of all that is drawn (0)")
+    what.add_argument("--seed", type=int, metavar="N", help="random seed (default: 0)")
     what.add_argument(
         "--val-split", type=float, metavar="F",
         help="validate on this share of the training list instead of the test split",
@@ -61,16 +88,21 @@ def parse(argv: list[str]) -> argparse.Namespace:
     where = parser.add_argument_group("where")
     where.add_argument("--device", nargs="+", metavar="D", help="GPU indices, or cpu")
     where.add_argument("--work-dir", type=Path, metavar="DIR", help="the run's own folder")
-    where.add_argument("--tag", metavar="T", help="the run folder's suffix, not the derived one")
+    where.add_argument(
+        "--tag", metavar="T", help="suffix of the run folder (default: derived from the overrides)"
+    )
     where.add_argument("--resume", action="store_true", help="continue from last.pt")
-    where.add_argument("--overwrite", action="store_true", help="discard what the folder holds")
+    where.add_argument("--overwrite", action="store_true", help="discard the run in the folder")
 
     how = parser.add_argument_group("how")
     how.add_argument(
-        "--amp", choices=config.CHOICES["amp"], metavar="KIND", help="off, bf16 or fp16 autocast"
+        "--amp", choices=config.choices("amp"), metavar="KIND",
+        help="autocast: off, bf16, fp16, or auto (bf16 where the device has it)",
+    )  # fmt: skip
+    how.add_argument("--compile", action="store_true", default=None, help="use torch.compile")
+    how.add_argument(
+        "--accumulate", type=int, metavar="B", help="accumulate gradients over B batches"
     )
-    how.add_argument("--compile", action="store_true", default=None, help="with torch.compile")
-    how.add_argument("--accumulate", type=int, metavar="B", help="batches an optimiser step")
 
     io = parser.add_argument_group("predict")
     io.add_argument(
@@ -78,16 +110,36 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="clips (.skeleton, .json, .npy, .npz) or folders of them",
     )  # fmt: skip
     io.add_argument("--output", metavar="FILE", help="write predictions as .json or .csv")
-    io.add_argument("--window", type=int, metavar="T", help="slide a window of so many frames")
-    io.add_argument("--stride", type=int, metavar="T", help="frames it slides on (half of it)")
+    io.add_argument("--window", type=int, metavar="T", help="classify a sliding window of T frames")
+    io.add_argument(
+        "--stride", type=int, metavar="T", help="frames between windows (default: half a window)"
+    )
     io.add_argument(
         "--image-size", type=float, nargs=2, metavar=("H", "W"), help="of 2D poses in pixels"
     )
 
-    talk = parser.add_argument_group("talk")
+    talk = parser.add_argument_group("output")
     talk.add_argument("--quiet", action="store_true", help="errors only")
     talk.add_argument("--debug", action="store_true", help="errors with their traceback")
-    return parser.parse_args(argv)
+    return parser
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Return the options; InputError for a flag that their phase does not use (see USED_BY)."""
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    for flag in parser.given(options):
+        phases = USED_BY[flag].split()
+        if f"{options.phase}*" in phases and not options.config:
+            raise InputError(
+                f"{flag}: the checkpoint has its own; leave it out, or give --config too"
+            )
+        if options.phase not in (phase.rstrip("*") for phase in phases):
+            users = ", ".join(phase.rstrip("*") for phase in phases)
+            raise InputError(f"{flag}: --phase {options.phase} does not use it, only {users}")
+    if options.resume and options.overwrite:
+        raise InputError("--resume continues a run and --overwrite discards it; give one of them")
+    return options
 
 
 def main(argv: list[str]) -> None:
@@ -120,22 +172,13 @@ def overrides(options: argparse.Namespace) -> list[str]:
     return [*options.overrides, *([f"amp={options.amp}"] if options.amp else [])]
 
 
-def refuse_without_config(options: argparse.Namespace, *flags: str) -> None:
-    """Raise InputError for a flag that a checkpoint's own configuration would pass over."""
-    for flag in flags:
-        if getattr(options, flag) is not None:
-            raise InputError(
-                f"--{flag}: the checkpoint says its own; leave it out, or say all by --config"
-            )
-
-
 def train(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks) -> None:
     """Train one stream, or all six one after another and fuse them."""
     if not options.config:
         raise InputError("--config is missing: name a file, e.g. config/demo-lt/joint.yaml")
     if len(options.weights) > 1 or (options.weights and options.stream == "all"):
         raise InputError("--weights: a run starts from one FILE, that of its own --stream")
-    streams = config.STREAMS if options.stream == "all" else (options.stream,)
+    streams = STREAMS if options.stream == "all" else (options.stream,)
     for stream in streams:
         settings = resolve(options, stream)
         folder = config.run_folder(settings)
@@ -205,7 +248,6 @@ def test(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks)
         given = resolve(options, options.stream)
         home = RunFolder(config.run_folder(given))
     else:
-        refuse_without_config(options, "stream", "tag")
         given, home = None, RunFolder(path.parent)
     settings, model, state = checkpoint.load_network(path, given, overrides(options))
     trained = None if options.config else checkpoint.settings(state, path)
@@ -218,6 +260,8 @@ def test(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks)
         data, said = remembered(state, data)
     with run.lock(ranks):
         log = logs.Log(run if ranks.leads else None, options.quiet)
+        if settings.amp != "off":
+            log.line(describe_amp(settings.amp, devices[0]))
         if run.path != home.path:
             log.line(f"results go to {run}")
         if data.class_counts is None:
@@ -247,8 +291,6 @@ def predict(options: argparse.Namespace, device: torch.device) -> None:
     if not options.weights or not options.input:
         raise InputError("--phase predict needs --weights FILE... and --input FILE_OR_FOLDER...")
     settings = resolve(options, options.stream) if options.config else None
-    if settings is None:
-        refuse_without_config(options, "stream")
     recognizer = Recognizer.load(options.weights, device, settings, overrides(options))
     predict_files.run(
         recognizer, options.input, options.output, options.quiet,

@@ -347,4 +347,4 @@ def write_raw(folder: Path, seed: int = 0, subjects: Iterable[int] = SUBJECTS) -
     """Write the subjects' `.skeleton` files into `folder`; the same seed gives the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     for clip in clips(subjects):
-        (folder / f"{clip}.skeleton").write_text(text(*record(clip, seed)))
+        (folder / f"{clip}.skeleton").write_text(text(*record(clip, seed)), encoding="utf-8")

@@ -176,6 +176,8 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if args.training_list and not args.protocol:
         raise InputError("--training-list: name its benchmark by --protocol too")
+    if not args.training_list:
+        parser.refuse(args, "--imbalance", reason="fills {imbalance} in --training-list; name one")
     store = Store.open(args.store)
     rows = np.arange(len(store))
     if args.protocol:

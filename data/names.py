@@ -123,7 +123,7 @@ def digest(names: Iterable[str]) -> str:
 
 def class_names(data_set: str, num_class: int | None = None) -> list[str]:
     """Return the class names of a data set (data/class_names/), the first `num_class` of them."""
-    lines = (CLASS_NAMES / f"{data_set}.txt").read_text().splitlines()
+    lines = (CLASS_NAMES / f"{data_set}.txt").read_text(encoding="utf-8").splitlines()
     return lines[:num_class]
 
 

@@ -56,7 +56,7 @@ class Store:
                 f"`python -m data.prepare {example(path.name)} --out {shlex.quote(str(path))}`"
             )
         try:
-            meta = json.loads((path / "meta.json").read_text())
+            meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
             with np.load(path / "index.npz", allow_pickle=False) as index:
                 index = {key: index[key] for key in index.files}
             joints = np.load(path / "joints.npy", mmap_mode="r", allow_pickle=False)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -24,9 +26,9 @@ from longtail.schedule import Stages
 
 def find_class(path: str, key: str) -> Callable[..., Any]:
     """Import `package.module.Name`; InputError names the configuration key if there is none."""
-    module_name, _, name = path.rpartition(".")
-    if not module_name:
+    if not isinstance(path, str) or not re.fullmatch(r"\w+(\.\w+)+", path):
         raise InputError(f"{key}={path}: expected an import string like package.module.Class")
+    module_name, _, name = path.rpartition(".")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -35,39 +37,72 @@ def find_class(path: str, key: str) -> Callable[..., Any]:
             lacks = "does not exist" if "." in missing else "is not installed"
             raise InputError(f"{key}={path}: {missing} {lacks}") from None
         raise InputError(f"{key}={path}: it needs {missing}, which is not installed") from None
+    except Exception as error:  # the module is the user's: anything can happen in it
+        raise InputError(
+            f"{key}={path}: importing {module_name} fails: {_reason(error)} (--debug shows where)"
+        ) from error
     if not hasattr(module, name):
         hint = nearest(name, vars(module))
         raise InputError(f"{key}={path}: {module_name} has no {name}{hint}")
+    if not callable(getattr(module, name)):
+        raise InputError(f"{key}={path}: is not a class")
     return getattr(module, name)
 
 
 def make(config: Config, key: str, *args: Any, **extra: Any) -> Any:
     """Build what the import string under `key` names, with `<key>_args` as keyword arguments.
 
-    `extra` holds arguments of the workbench's own. An argument that the class does not take is an
-    InputError naming the key.
+    `extra` holds arguments of the workbench's own. Whatever goes wrong is an InputError that names
+    the key.
     """
     path = getattr(config, key)
     factory = find_class(path, key)
     keywords = getattr(config, f"{key}_args")
     for name in keywords.keys() & extra.keys():
         raise InputError(f"{key}_args.{name}: this argument comes from a key of its own")
-    keywords = {**keywords, **extra}
-    taken = inspect.signature(factory).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
-        for name in keywords:
+    try:
+        taken = inspect.signature(factory).parameters
+    except ValueError:  # of a class that is not written in Python
+        taken = {}
+    if taken and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+        for name in {**keywords, **extra}:
             if name not in taken:
-                hint = nearest(name, taken)
+                hint = nearest(str(name), taken)
                 raise InputError(
                     f"{key}_args.{name}: {path} takes no such argument{hint}; "
                     f"--set {key}_args={{...}} gives others"
                 )
+    with blame(config, key):
+        return factory(*args, **keywords, **extra)
+
+
+@contextmanager
+def blame(config: Config, *keys: str) -> Iterator[None]:
+    """Turn an error that the values of `keys` cause into an InputError that names them."""
     try:
-        return factory(*args, **keywords)
-    except InputError:
+        yield
+    except (InputError, OSError, MemoryError, torch.OutOfMemoryError):
         raise
-    except (TypeError, ValueError, ArithmeticError) as error:
-        raise InputError(f"{key}={path} with {key}_args={keywords}: {error}") from error
+    except Exception as error:
+        named = " and ".join(
+            f"{key}={getattr(config, key)} with {key}_args={getattr(config, f'{key}_args')}"
+            for key in keys
+        )
+        raise InputError(f"{named}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return an error's text in one line, its type where the text alone would be a riddle."""
+    text = " ".join(str(error).split())
+    plain = isinstance(error, ValueError | RuntimeError | TypeError | ArithmeticError) and text
+    return text if plain else f"{type(error).__name__}: {text}"
+
+
+def check_used(config: Config) -> None:
+    """Raise InputError for the arguments of a class that is not there."""
+    for key in ("class_weights", "classifier"):
+        if getattr(config, key) is None and getattr(config, f"{key}_args"):
+            raise InputError(f"{key}_args: {key} is null, so nothing uses them; leave them out")
 
 
 @dataclass(frozen=True)
@@ -184,7 +219,10 @@ def feeder_of(
     name = args.pop("choice", "uniform")
     if name not in CHOICES:
         raise InputError(f"feeder_args.choice: {name} is not one of {', '.join(CHOICES)}")
-    policies = {"choice": _policy(CHOICES[name], args), "augmentation": _policy(Augmentation, args)}
+    with blame(config, "feeder"):
+        policies = {
+            "choice": _policy(CHOICES[name], args), "augmentation": _policy(Augmentation, args),
+        }  # fmt: skip
     return make(
         config.replace(feeder_args=args), "feeder", store, rows, stream=config.stream,
         frames=config.frames, clips=clips, train=train, views=views, skeleton=skeleton,

@@ -13,24 +13,17 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from errors import InputError, nearest
+from feeders import streams
 from files import write_text
 from longtail.shots import SHOTS
 
 CONFIG_ROOT = Path(__file__).resolve().parents[1] / "config"
-STREAMS = ("joint", "bone", "skip", "joint-motion", "bone-motion", "skip-motion")
-CHOICES = {
-    "stream": STREAMS,
-    "amp": ("off", "bf16", "fp16"),
-    "schedule": ("cosine", "step", "constant"),
-    "loss_from": ("start", "second_stage"),
-    "weights_from": ("start", "second_stage"),
-}
-# Naming another class drops the arguments of the one before it. (A model and an optimiser keep
+# Naming another class drops the arguments of the one before it. (A model and an optimizer keep
 # theirs: graph and classes go with every backbone, momentum with every SGD.)
 OWN_ARGUMENTS = ("loss", "class_weights", "mixing", "sampling", "classifier", "schedule")
 
@@ -49,7 +42,7 @@ class Config:
     val_split: float | None = (
         None  # validate on this share of the training list, not on the test set
     )
-    stream: str = "joint"
+    stream: streams.Name = "joint"
     frames: int = 64  # frames of a clip
     test_clips: int = 10  # clips of a sample in testing; their probabilities are averaged
     feeder: str = "feeders.skeleton.Feeder"
@@ -59,38 +52,40 @@ class Config:
     model_args: dict = field(
         default_factory=dict
     )  # graph, num_class, num_person, base_channels, ...
-    # Optimisation
+    # Optimization
     num_epoch: int = 24
     batch_size: int = 16  # global: the ranks of a distributed run split it
-    accumulate: int = 1  # batches an optimiser step
+    accumulate: int = 1  # batches per optimizer step
     lr: float = 0.0125
     lr_batch: int = 16  # the rate used is lr * batch_size * accumulate / lr_batch
     optimizer: str = "torch.optim.SGD"
     optimizer_args: dict = field(
         default_factory=lambda: {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
     )
-    schedule: str = "cosine"  # cosine (to 0, per iteration) | step | constant
-    schedule_args: dict = field(default_factory=dict)  # warm_up (epochs); milestones, gamma of step
+    schedule: Literal["cosine", "step", "constant"] = "cosine"  # cosine: to 0, per iteration
+    schedule_args: dict = field(default_factory=dict)  # warm_up (epochs); step: milestones, gamma
     clip_grad: float | None = None  # largest norm of the gradient
     ema: float | None = None  # decay of an exponential moving average of the weights
     # Long tail
     second_stage: int | None = None  # its epochs; null: round(5/24 num_epoch), at least 1
-    repeat: int = 5  # copies of a sample an epoch
+    repeat: int = 5  # copies of a sample per epoch
     sampling: str = "longtail.brl.ReverseSampling"
     sampling_args: dict = field(default_factory=dict)
     mixing: str = "longtail.brl.PartialMixup"
     mixing_args: dict = field(default_factory=dict)
     loss: str = "longtail.losses.CrossEntropy"
     loss_args: dict = field(default_factory=dict)
-    loss_from: str = "start"  # second_stage: plain cross entropy before it
+    loss_from: Literal["start", "second_stage"] = (
+        "start"  # second_stage: plain cross entropy before it
+    )
     class_weights: str | None = "longtail.brl.ActionAwareWeights"
     class_weights_args: dict = field(default_factory=dict)
-    weights_from: str = "second_stage"
+    weights_from: Literal["start", "second_stage"] = "second_stage"
     classifier: str | None = None  # --phase classifier: what becomes of model.fc
     classifier_args: dict = field(default_factory=dict)
-    shots: list = field(default_factory=lambda: list(SHOTS))  # many above, few below
+    shots: list[int] = field(default_factory=lambda: list(SHOTS))  # many above, few below
     # Execution
-    amp: str = "off"  # off | bf16 | fp16
+    amp: Literal["off", "bf16", "fp16", "auto"] = "off"  # auto: bf16 where the device has it
     compile: bool = False
     cuda_graphs: bool = True  # of the compiled network on one GPU; never with accumulate
     tf32: bool = True  # matrix products of float32 in TF32 on GPUs that have it
@@ -103,7 +98,7 @@ class Config:
 
     @property
     def rate(self) -> float:
-        """The learning rate used: linear in the batch of one optimiser step."""
+        """The learning rate used: linear in the batch of one optimizer step."""
         return self.lr * self.batch_size * self.accumulate / self.lr_batch
 
     def replace(self, **changes: Any) -> Config:
@@ -133,17 +128,45 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
 _TYPES = typing.get_type_hints(Config)
 
 
+def choices(key: str) -> tuple[str, ...]:
+    """Return the values that a key accepts, () for a key that accepts any of its type."""
+    return typing.get_args(_TYPES[key]) if typing.get_origin(_TYPES[key]) is Literal else ()
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with 1e-3 as a number (YAML 1.1 wants 1.0e-3), and no key said twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for place, (key, _) in enumerate(node.value):
+            if key.value in keys[:place]:
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {key.value} is given twice", problem_mark=key.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def read_yaml(text: str) -> Any:
+    """Return the value of a YAML text; yaml.YAMLError if it is none."""
+    return yaml.load(text, _Loader)  # a SafeLoader
+
+
 def load(files: Iterable[str | Path], overrides: Iterable[str] = (), **values: Any) -> Config:
-    """Resolve config files (later ones on top), then `a.b=value` overrides, then `values`.
+    """Resolve config files (later ones on top), then `a.b=value` overrides together with `values`.
 
     Raises InputError naming the file and key that is unknown or of the wrong type.
     """
     layer = dataclasses.asdict(Config())
     for file in files:
         layer = merge(layer, _read(Path(file)))
-    layer = override(layer, overrides)
-    layer.update({key: value for key, value in values.items() if value is not None})
-    return from_mapping(layer)
+    return from_mapping(override(layer, overrides, **values))
 
 
 def from_mapping(values: Mapping[str, Any], where: str = "configuration") -> Config:
@@ -170,25 +193,56 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def override(layer: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """Apply `key=value` and `key.inner=value` (values in YAML) in order; a mapping is replaced."""
+def override(
+    layer: Mapping[str, Any], overrides: Iterable[str] = (), **values: Any
+) -> dict[str, Any]:
+    """Lay `key=value` and `key.inner=value` words (values in YAML) and `values` on as one layer.
+
+    Their order does not matter: a key replaces what was below it, a whole mapping included, and
+    inner keys then go into what the layer has there. `values` are the flags that stand for a key;
+    None is one that was not given. Raises InputError for a key with two different values.
+    """
+    said: dict[tuple[str, ...], tuple[Any, str]] = {}  # (key,) or (key, inner): value, its source
+
+    def say(path: tuple[str, ...], value: Any, source: str) -> None:
+        former, by = said.setdefault(path, (value, source))
+        if repr(former) != repr(value):  # so that 1 is not true
+            raise InputError(f"{by} and {source}: two values of {'.'.join(path)}; leave one out")
+
+    for key, value in values.items():
+        if value is not None:
+            flag = f"--{key.replace('_', '-')}"
+            say((key,), _typed(key, value, flag), flag if value is True else f"{flag} {value}")
     for text in overrides:
-        path, separator, raw = text.partition("=")
-        if not separator:
-            raise InputError(f"--set {text}: expected key=value")
-        key, *inner = path.strip().split(".")
-        _check_names({key: None}, f"--set {text}")
-        try:
-            value = yaml.safe_load(raw)
-        except yaml.YAMLError:
-            raise InputError(f"--set {text}: the value is not YAML") from None
-        if len(inner) > 1 or (inner and _TYPES[key] is not dict):
-            raise InputError(f"--set {text}: {key} has no inner key {'.'.join(inner)}")
+        path, value = _word(text)
+        say(path, value, f"--set {text}")
+        if len(path) == 1 and isinstance(value, dict):
+            for inner, each in value.items():
+                say((*path, inner), each, f"--set {text}")
+    whole = {path[0]: value for path, (value, _) in said.items() if len(path) == 1}
+    result = merge(layer, whole) | whole
+    for key, *inner in sorted(said):
         if inner:
-            layer = layer | {key: {**layer[key], inner[0]: value}}
-        else:
-            layer = merge(layer, {key: value}) | {key: value}
-    return dict(layer)
+            value, _ = said[key, *inner]
+            result[key] = {**(result[key] or {}), inner[0]: value}
+    return result
+
+
+def _word(text: str) -> tuple[tuple[str, ...], Any]:
+    """Return what a word of --set says: ((key,) or (key, inner), value)."""
+    path, separator, raw = text.partition("=")
+    if not separator:
+        raise InputError(f"--set {text}: expected key=value")
+    key, *inner = path.strip().split(".")
+    _check_names({key: None}, f"--set {text}")
+    try:
+        value = read_yaml(raw)
+    except yaml.YAMLError as error:
+        reason = getattr(error, "problem", None) or "the value"
+        raise InputError(f"--set {text}: the value is not YAML ({reason})") from None
+    if len(inner) > 1 or (inner and _TYPES[key] is not dict):
+        raise InputError(f"--set {text}: {key} has no inner key {'.'.join(inner)}")
+    return (key, *inner), value if inner else _typed(key, value, f"--set {text}")
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -196,10 +250,12 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in seen:
         raise InputError(f"{path}: `base` leads back to the file itself")
     try:
-        values = yaml.safe_load(path.read_text())
+        values = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"--config {path}: no such file{_nearest_file(path)}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
+    except OSError as error:
         raise InputError(f"--config {path}: cannot be read: {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -210,6 +266,8 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise InputError(f"{path}: expected `key: value` lines")
     parents = values.pop("base", [])
     _check_names(values, str(path))
+    for key, value in values.items():
+        _typed(key, value, str(path))
     layer: dict[str, Any] = {}
     parents = [parents] if isinstance(parents, str) else parents
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
@@ -231,43 +289,35 @@ def _check_names(values: Mapping[str, Any], where: str) -> None:
 
 
 def _typed(key: str, value: Any, where: str) -> Any:
-    """Return `value` as the key's type; YAML reads 1e-3 as text, so numbers are parsed again."""
-    value = _numbers(value) if isinstance(value, dict | list) else value
+    """Return `value` as the key's type; InputError says where it is of another one."""
     wanted = _TYPES[key]
     kinds = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
     if value is None and type(None) in kinds:
         return None
     kind = kinds[0]
-    if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    elif kind is int and isinstance(value, float) and value.is_integer():
+    if options := choices(key):
+        if key == "amp" and value is False:
+            return "off"  # a word of YAML's own for false
+        if value in options:
+            return value
+        hint = nearest(str(value), options)
+        raise InputError(f"{where}: {key} is one of {', '.join(options)}, not {value!r}{hint}")
+    if kind == list[int]:
+        if isinstance(value, list) and all(type(each) is int for each in value):
+            return value
+        raise InputError(f"{where}: {key} must be a list of whole numbers, not {value!r}")
+    if kind is float and type(value) in (int, float):
+        return float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
-    elif kind is dict and value is None:
-        return {}
-    elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-        if key in CHOICES and value not in CHOICES[key]:
-            options = ", ".join(CHOICES[key])
-            hint = nearest(str(value), CHOICES[key])
-            raise InputError(f"{where}: {key} is one of {options}, not {value!r}{hint}")
+    if kind is int and type(value) is int:
         return value
-    # `off` is a word of YAML's own for false.
-    if key == "amp" and value is False:
-        return "off"
+    if kind is dict and value is None:
+        return {}
+    if kind in (str, bool, dict) and isinstance(value, kind):
+        return value
     name = {"str": "text", "dict": "a mapping"}.get(kind.__name__, kind.__name__)
     raise InputError(f"{where}: {key} must be {name}, not {value!r}")
-
-
-def _numbers(value: Any) -> Any:
-    """Return `value` with every 1e-3 within its lists and mappings as a number."""
-    if isinstance(value, dict):
-        return {key: _numbers(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_numbers(inner) for inner in value]
-    is_number = isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value)
-    return float(value) if is_number else value
 
 
 def benchmark_folder(name: str) -> Path:
@@ -284,8 +334,12 @@ def benchmark_folder(name: str) -> Path:
 
 def make_tag(files: list[Path], config: Config) -> str:
     """Return what departs from the first file's own configuration, as the run folder's tag."""
-    own = load(files[:1])
-    parts = [file.stem for file in files[1:]]
+    return tag_of([file.stem for file in files[1:]], config, load(files[:1]))
+
+
+def tag_of(names: Iterable[str], config: Config, own: Config) -> str:
+    """Return the tag of a run with further files of these names that departs from `own`."""
+    parts = list(names)
     if config.imbalance != own.imbalance:
         parts.append(f"if{config.imbalance}")
     if config.fold != own.fold:
@@ -297,10 +351,14 @@ def make_tag(files: list[Path], config: Config) -> str:
     return "-".join(parts)
 
 
+def folder_name(benchmark: str, tag: str | None) -> str:
+    """Return the name of the folder that holds a benchmark's runs with one tag."""
+    return f"{benchmark}-{tag}" if tag else benchmark
+
+
 def run_folder(config: Config, root: str | Path = "work_dir") -> Path:
     """Return `<root>/<benchmark>[-<tag>]/<stream>`."""
-    name = f"{config.benchmark}-{config.tag}" if config.tag else config.benchmark
-    return Path(root) / name / config.stream
+    return Path(root) / folder_name(config.benchmark, config.tag) / config.stream
 
 
 def resolve(
@@ -327,7 +385,7 @@ def departures(config: Config, written: Path) -> list[str]:
     A key that it does not say, because it was written before there was one, has its default.
     """
     try:
-        former = dataclasses.asdict(Config()) | yaml.safe_load(written.read_text())
+        former = dataclasses.asdict(Config()) | yaml.safe_load(written.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, TypeError):
         raise InputError(f"{written}: is damaged; --overwrite discards the run") from None
     now = yaml.safe_load(config.to_yaml())

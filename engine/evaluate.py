@@ -17,6 +17,7 @@ from engine.build import Data
 from engine.config import Config, from_mapping
 from engine.distributed import Ranks
 from engine.optimizer import AMP_DTYPES
+from engine.precision import amp_kind
 from engine.run import BEST, LAST, RunFolder, digest
 from errors import InputError
 from feeders.skeleton import Batch
@@ -29,9 +30,8 @@ CLIPS_AT_ONCE = {"cuda": 500, "cpu": 60}
 
 def autocast(config: Config, device: torch.device) -> Any:
     """Return the context of `--amp`: nothing, or autocast to bf16 or fp16."""
-    if config.amp == "off":
-        return nullcontext()
-    return torch.autocast(device.type, AMP_DTYPES[config.amp])
+    kind = amp_kind(config.amp, device)
+    return nullcontext() if kind == "off" else torch.autocast(device.type, AMP_DTYPES[kind])
 
 
 def set_tf32(config: Config) -> None:
@@ -72,7 +72,9 @@ def score(
         total=len(mine), desc=show, unit="sample", leave=False,
         disable=show is None or logs.progress_bar_off(False),
     ) as bar:  # fmt: skip
-        for clips, _, batch in feeder.batches(Batch(rows) for rows in mine.split(samples)):
+        for clips, _, batch in feeder.batches(
+            Batch(rows) for rows in mine.split(samples) if len(rows)
+        ):
             if before_batch is not None:
                 before_batch()
             whole = len(batch.rows) == samples

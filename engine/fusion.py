@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 
-from engine.config import STREAMS
 from engine.run import RunFolder
 from errors import InputError
+from feeders.streams import NAMES as STREAMS
 
 # The paper's fusions: streams and their weights.
 FUSIONS: dict[str, dict[str, float]] = {
     "2-stream": {"joint": 1, "bone": 1},
     "4-stream": {"joint": 2, "bone": 2, "joint-motion": 1, "bone-motion": 1},
-    "6-stream": {
-        "joint": 2, "bone": 2, "skip": 2, "joint-motion": 1, "bone-motion": 1, "skip-motion": 1,
-    },
-}  # fmt: skip
+    "6-stream": dict(zip(STREAMS, (2, 2, 2, 1, 1, 1))),
+}
 OTHER_FUSIONS = {"k400": {"4-stream": {"joint": 3, "bone": 3, "joint-motion": 1, "bone-motion": 1}}}
+# Rows of float16 probabilities, too, sum to 1 within this.
+SUM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,45 @@ class Scores:
                 read = cls(file["names"], file["labels"], file["scores"])
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise InputError(
-                f"{path}: not a score file ({error}); make it anew with main.py --phase test"
+                f"{path}: not a score file ({error}); make it again with main.py --phase test"
             ) from None
-        if read.scores.shape[:1] != read.names.shape or read.labels.shape != read.names.shape:
-            raise InputError(f"{path}: {len(read.names)} names, {len(read.scores)} rows of scores")
-        if not np.isfinite(read.scores).all():
-            raise InputError(f"{path}: scores that are not finite; train again")
-        if len(np.unique(read.names)) != len(read.names):
-            raise InputError(f"{path}: a sample name stands in it twice")
+        for wrong in read.faults():
+            raise InputError(f"{path}: {wrong}; make it again with main.py --phase test")
         return read
+
+    def faults(self) -> Iterator[str]:
+        """Yield what keeps these from being scores: of the wrong type, shape or range."""
+        names, labels, scores = self.names, self.labels, self.scores
+        for key, array, kinds, wanted in (
+            ("names", names, "U", "text"),
+            ("labels", labels, "iu", "whole numbers"),
+            ("scores", scores, "f", "floating-point numbers"),
+        ):
+            if array.dtype.kind not in kinds:
+                yield f"{key} must be {wanted}, not {array.dtype}"
+        shapes = [array.shape for array in (names, labels)]
+        if shapes != [scores.shape[:1]] * 2 or scores.ndim != 2 or not scores.size:
+            yield (
+                f"names (N,), labels (N,) and scores (N, K) do not fit together: "
+                f"{names.shape}, {labels.shape}, {scores.shape}"
+            )
+        if not np.isfinite(scores).all():
+            yield "scores that are not finite"
+        sums = scores.sum(axis=1, dtype=np.float64)
+        broken = np.flatnonzero((scores.min(axis=1) < 0) | (np.abs(sums - 1) > SUM_TOLERANCE))
+        if len(broken):
+            yield (
+                f"scores must be probabilities, rows of at least 0 that sum to 1, but that of "
+                f"{names[broken[0]]} has the sum {sums[broken[0]]:.4g} and the least value "
+                f"{scores[broken[0]].min():.4g} ({len(broken)} of {len(scores)} rows; logits?)"
+            )
+        if labels.min() < 0 or labels.max() >= scores.shape[1]:
+            yield (
+                f"labels go from {labels.min()} to {labels.max()}, but scores of "
+                f"{scores.shape[1]} classes need 0 to {scores.shape[1] - 1}"
+            )
+        if len(np.unique(names)) != len(names):
+            yield "a sample name stands in it twice"
 
     def in_order_of(self, names: np.ndarray) -> Scores:
         """Return the same samples in the order of `names` (which must be the same set)."""
@@ -58,7 +88,7 @@ class Scores:
 
 
 def fuse(streams: Mapping[str, Scores], weights: Mapping[str, float]) -> Scores:
-    """Return the weighted sum of the streams' probabilities, normalised to rows of sum 1.
+    """Return the weighted sum of the streams' probabilities, normalized to rows of sum 1.
 
     Samples are joined by name. Raises InputError if two streams hold other samples, labels or
     numbers of classes.

@@ -12,36 +12,62 @@ from torch import nn
 
 from engine.build import find_class, make
 from engine.config import Config
-from errors import InputError
+from errors import InputError, nearest
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+# The schedule_args that each schedule uses.
+SCHEDULE_ARGS = {
+    "cosine": ("warm_up",),
+    "step": ("warm_up", "milestones", "gamma"),
+    "constant": ("warm_up",),
+}
+
+
 def check_schedule(config: Config) -> None:
-    """Raise InputError for schedule_args that are not known, or that are no numbers."""
-    kinds = {"warm_up": "a number", "milestones": "a list of numbers", "gamma": "a number"}
-    for key, value in config.schedule_args.items():
-        if key not in kinds:
-            raise InputError(f"schedule_args.{key}: known are {', '.join(sorted(kinds))}")
-        numbers = value if kinds[key] == "a list of numbers" else [value]
-        if not isinstance(numbers, list) or not all(isinstance(n, int | float) for n in numbers):
-            raise InputError(f"schedule_args.{key} must be {kinds[key]}, not {value!r}")
+    """Raise InputError for schedule_args that the schedule does not use, or cannot."""
+    args, used = config.schedule_args, SCHEDULE_ARGS[config.schedule]
+    for key in args.keys() - used:
+        raise InputError(
+            f"schedule_args.{key}: schedule={config.schedule} does not use it, only "
+            f"{', '.join(used)}{nearest(key, used)}"
+        )
+    if config.schedule == "step" and not args.get("milestones"):
+        raise InputError("schedule=step needs schedule_args.milestones, a list of epochs")
+    warm_up, milestones = args.get("warm_up", 0), args.get("milestones", [0])
+    for key, holds, rule in (
+        ("warm_up", _is_number(warm_up) and 0 <= warm_up < config.num_epoch,
+         f"a number of epochs, at least 0 and less than num_epoch ({config.num_epoch})"),
+        ("milestones", isinstance(milestones, list) and all(map(_is_number, milestones))
+         and all(a < b for a, b in zip([-1, *milestones], milestones)),
+         "a rising list of epochs"),
+        ("gamma", _is_number(gamma := args.get("gamma", 0.1)) and 0 < gamma < math.inf,
+         "a number more than 0"),
+    ):  # fmt: skip
+        if not holds:
+            raise InputError(f"schedule_args.{key} must be {rule}, not {args[key]!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def rate_factor(config: Config, epoch: float) -> float:
     """Return the learning rate at a time in epochs, as a share of `config.rate`.
 
     cosine: (1 + cos(pi t)) / 2 with t the share of the run behind us, so 0 at the end;
-    step: gamma to the number of milestones (epochs) passed; `warm_up` epochs rise linearly to 1.
+    step: gamma to the number of milestones (epochs) passed. Epoch e of the `warm_up` epochs, from
+    0, has (e + 1) / warm_up of the rate, as in CTR-GCN's and Shap-Mix's training.
     """
     warm_up = float(config.schedule_args.get("warm_up", 0))
     if epoch < warm_up:
-        return epoch / warm_up
+        return min(1.0, (math.floor(epoch) + 1) / warm_up)
     if config.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * (epoch - warm_up) / (config.num_epoch - warm_up)))
     if config.schedule == "step":
         gamma = config.schedule_args.get("gamma", 0.1)
-        return gamma ** sum(epoch >= m for m in config.schedule_args.get("milestones", ()))
+        return gamma ** sum(epoch >= m for m in config.schedule_args["milestones"])
     return 1.0
 
 
@@ -95,6 +121,12 @@ class Stepper:
         self.optimizer: torch.optim.Optimizer = make(
             config, "optimizer", trained, lr=config.rate, **fused(config, device)
         )
+        closure = inspect.signature(self.optimizer.step).parameters.get("closure")
+        if closure is not None and closure.default is closure.empty:
+            raise InputError(
+                f"optimizer={config.optimizer}: takes a closure that computes the loss several "
+                "times per step, which this training does not do; choose another"
+            )
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         self.average = None if config.ema is None else Average(model, config.ema)
         self.waiting = 0

@@ -22,6 +22,8 @@ from engine.build import Data, make, make_feeder, make_model, make_stages, open_
 from engine.config import Config
 from engine.distributed import Ranks, synchronize_batch_norm
 from engine.optimizer import Stepper
+from engine.precision import describe_amp
+from engine.rehearsal import rehearse
 from engine.run import BEST, LAST, RunFolder, check_same_data, code_version, training_facts
 from errors import InputError, Stopped
 from feeders.skeleton import Batch
@@ -90,9 +92,10 @@ class Trainer:
         self.features: list[torch.Tensor] = []  # what the classifier took, for losses that ask
         if getattr(self.stages.second, "needs_features", False):
             self.keep_features(devices)
+        self.progress = Progress()
+        rehearse(self)
         self.net, self.judged = wrap(self.model, config, devices, ranks)
         self.stepper = Stepper(config, self.model, self.device)
-        self.progress = Progress()
         self.log = logs.Log(self.place if ranks.leads else None, quiet)
         self.stop_asked = False
 
@@ -264,7 +267,12 @@ class Trainer:
     def keep_features(self, devices: list[torch.device]) -> None:
         """Let each training pass leave behind what went into the classifier, (N, D)."""
         if len(devices) > 1:
-            raise InputError(f"loss={self.config.loss}: needs one device a process; use torchrun")
+            raise InputError(f"loss={self.config.loss}: needs one device per process; use torchrun")
+        if not hasattr(self.model, "fc"):
+            raise InputError(
+                f"loss={self.config.loss}: needs the features that go into one classifier, which "
+                f"model={self.config.model} does not have"
+            )
 
         def keep(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
             if torch.is_grad_enabled():
@@ -361,9 +369,9 @@ class Trainer:
         )
         size = sum(p.numel() for p in self.model.parameters())
         self.log.line(
-            f"{config.model}, {size:,} parameters; {self.device}, amp {config.amp}; "
-            f"store {self.feeder.where}"
+            f"{config.model}, {size:,} parameters; {self.device}, store {self.feeder.where}"
         )
+        self.log.line(describe_amp(config.amp, self.device))
         if line := recipe.describe(config, recipe.departures(config), self.started_from):
             self.log.line(line)
         if isinstance(self.net, nn.DataParallel):

@@ -7,6 +7,8 @@ sides are alike, commute with every augmentation: so they are taken first, from 
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 
 from errors import InputError, nearest
@@ -14,7 +16,8 @@ from feeders.source import take_joints
 from graph import Skeleton
 from memory import send
 
-NAMES = ("joint", "bone", "skip", "joint-motion", "bone-motion", "skip-motion")
+Name = Literal["joint", "bone", "skip", "joint-motion", "bone-motion", "skip-motion"]
+NAMES: tuple[str, ...] = get_args(Name)
 SCORE = 2  # the channel of 2D data that holds a confidence
 
 

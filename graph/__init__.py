@@ -45,7 +45,7 @@ def load(layout: str | Path) -> Skeleton:
             f"file: give one of {', '.join(LAYOUTS)}, or a layout file like graph/ntu_rgb_d.yaml"
         )
     try:
-        table = yaml.safe_load(path.read_text())
+        table = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no YAML file: {' '.join(str(error).split())}") from None
     try:

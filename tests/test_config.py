@@ -1,10 +1,13 @@
 """Configuration: what wins over what, and which mistakes are named."""
 
+import itertools
+
 import pytest
 import yaml
 
 from engine import config
 from errors import InputError
+from feeders.streams import NAMES as STREAMS
 
 
 def write(path, text):
@@ -42,6 +45,53 @@ def test_set_reaches_inner_keys_and_replaces_whole_mappings():
     )
     assert resolved.loss_args == {"a": [0.01, 1500.0, "1e", "x1e3"]}
     assert resolved.schedule_args == {"gamma": 0.1}
+    assert config.load([], ["lr=1E-3", "ema=.5e0"]).replace(lr=0).ema == 0.5
+    assert config.load([], ["loss_args={a: '1e-3'}"]).loss_args == {"a": "1e-3"}  # text stays text
+
+
+WORDS = {
+    "class": ["loss_args.gamma=3", "loss=longtail.losses.Focal"],
+    "mapping": ["loss_args.gamma=3", "loss_args={gamma: 3}", "loss=longtail.losses.Focal"],
+    "inner": ["model_args.dropout=0.5", "model_args.base_channels=16"],
+    "flag": ["model_args.dropout=0.5", "model_args={base_channels: 16}", "seed=1"],
+}
+
+
+@pytest.mark.parametrize("words", WORDS.values(), ids=WORDS)
+def test_set_words_are_one_layer_in_any_order(tmp_path, words):
+    """Also over a file that has arguments for the class that the words replace."""
+    ldam = write(tmp_path / "a.yaml", "loss: longtail.losses.LDAM\nloss_args: {scale: 30}\n")
+    first, *others = [config.load([ldam], order, seed=1) for order in itertools.permutations(words)]
+    assert others == [first] * len(others)
+    assert {other.to_yaml() for other in others} == {first.to_yaml()}
+    if "loss=longtail.losses.Focal" in words:
+        assert (first.loss, first.loss_args) == ("longtail.losses.Focal", {"gamma": 3})
+    else:
+        assert first.model_args == {"base_channels": 16, "dropout": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("words", "flags", "said"),
+    [
+        (["lr=1", "lr=2"], {}, "--set lr=1 and --set lr=2: two values of lr"),
+        (["loss_args.gamma=3", "loss_args={gamma: 2}"], {}, "two values of loss_args.gamma"),
+        (["loss_args={a: 1}", "loss_args={b: 1}"], {}, "two values of loss_args"),
+        (["loss_args.a=1", "loss_args.a=true"], {}, "two values of loss_args.a"),
+        (["seed=4"], {"seed": 3}, "--seed 3 and --set seed=4: two values of seed"),
+        (["stream=joint"], {"stream": "bone"}, "two values of stream"),
+        (["compile=false"], {"compile": True}, "--compile and --set compile=false"),
+        (["val_split=0.2"], {"val_split": 0.1}, "--val-split 0.1 and"),
+        (["num_epoch=many"], {}, "--set num_epoch=many: num_epoch must be int"),
+        (["loss_args={a: 1, a: 2}"], {}, "key a is given twice"),
+    ],
+)
+def test_a_contradiction_on_the_command_line_is_refused(words, flags, said):
+    for order in (words, words[::-1]):
+        with pytest.raises(InputError) as caught:
+            config.load([], order, **flags)
+        if order is words:
+            assert said in str(caught.value)
+    assert config.load([], ["lr=1", "lr=1.0", "seed=3"], seed=3).lr == 1
 
 
 def test_off_is_a_kind_of_amp_and_a_number_is_no_switch():
@@ -82,6 +132,12 @@ def test_the_rate_is_linear_in_the_batch_of_a_step():
         ("ema: 2", "ema must be between 0 and 1"),
         ("val_split: 1", "val_split must be between 0 and 1"),
         ("lr: [", "line"),
+        ("lr: 1\nseed: 2\nlr: 2", "line 3: not valid YAML: key lr is given twice"),
+        ("num_epoch: many", r"joint\.yaml: num_epoch must be int"),
+        ("shots: [1, b]", "shots must be a list of whole numbers"),
+        ("shots: [100]", "shots"),
+        ("loss_from: stage2", "loss_from is one of start, second_stage"),
+        ("stream: bones", "did you mean bone"),
         ("base: joint.yaml", "leads back"),
         ("base: nowhere.yaml", "no such file"),
         ("base: 3", "joint.yaml: base must name a file"),
@@ -139,8 +195,15 @@ def test_the_run_folder_tells_what_departs_from_the_benchmark(tmp_path):
 @pytest.mark.parametrize("path", sorted(config.CONFIG_ROOT.rglob("*.yaml")), ids=lambda p: p.stem)
 def test_every_file_of_the_project_resolves(path):
     resolved = config.load([path])
-    if path.stem in config.STREAMS:
+    if path.stem in STREAMS:
         assert resolved.stream == path.stem
+
+
+def test_a_file_is_read_and_written_as_utf_8(tmp_path):
+    path = tmp_path / "joint.yaml"
+    path.write_bytes("store: data/été\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"joint\.yaml: is not UTF-8"):
+        config.load([path])
 
 
 def test_a_runs_own_configuration_gives_the_same_run_again(tmp_path):

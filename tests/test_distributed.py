@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from errors import BAD_INPUT, RESUMABLE, InputError, run_command
 from longtail import experts, losses
 from longtail.sampling import InstanceSampling
 from tests.double import synchronize
+from tests.tiny_runs import CEILING, wait_until
 
 PROJECT = Path(__file__).resolve().parents[1]
 SMALL = ["model_args.num_blocks=2", "model_args.inflate=[]", "model_args.down=[2]"]
@@ -36,11 +36,11 @@ def on_two_ranks(function, arguments):
     torch.multiprocessing.start_processes(function, arguments, 2, start_method="forkserver")
 
 
-def command(tiny, folder):
+def command(tiny, folder, num_epoch=3):
     return [
         "--config", str(tiny / "tiny-lt/joint.yaml"), "--device", "cpu", "--work-dir", str(folder),
         "--quiet", "--set", "model=tests.double.Model", "batch_size=8",
-        "repeat=6", "num_epoch=3",
+        "repeat=6", f"num_epoch={num_epoch}",
     ]  # fmt: skip
 
 
@@ -55,16 +55,16 @@ def start_two_ranks(tiny, folder, *more):
 
 def kill_a_worker(torchrun, metrics):
     """Kill -9 the second rank once an epoch is whole; torchrun ends the other, and fails."""
-    deadline = time.monotonic() + 300
-    while not (metrics.is_file() and metrics.read_text()):
-        assert torchrun.poll() is None and time.monotonic() < deadline, torchrun.communicate()[1]
-        time.sleep(0.005)
+    wait_until(
+        lambda: metrics.is_file() and metrics.read_text(), alive=lambda: torchrun.poll() is None
+    )
     children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
     os.kill(int(children[1]), signal.SIGKILL)
-    torchrun.communicate(timeout=300)
+    torchrun.communicate(timeout=CEILING)
     assert torchrun.returncode != 0
 
 
+@pytest.mark.slow
 def test_two_ranks_follow_one_though_a_rank_is_killed(tiny, tmp_path):
     """27 steps of one global batch, resumed after a kill: losses and final scores agree."""
     torch.set_num_threads(1)
@@ -73,7 +73,7 @@ def test_two_ranks_follow_one_though_a_rank_is_killed(tiny, tmp_path):
     kill_a_worker(start_two_ranks(tiny, tmp_path / "two"), metrics)
     assert len(metrics.read_text().splitlines()) < 3
     resumed = start_two_ranks(tiny, tmp_path / "two", "--resume")
-    said = resumed.communicate(timeout=300)[1]
+    said = resumed.communicate(timeout=CEILING)[1]
     assert resumed.returncode == 0, said
     one, two = (
         [json.loads(line)["loss"] for line in (tmp_path / run / "metrics.jsonl").open()]
@@ -119,6 +119,7 @@ def _normalise_half(rank, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_ranks_have_the_same_batch_statistics(tmp_path):
     on_two_ranks(_normalise_half, (str(tmp_path),))
 
@@ -195,6 +196,7 @@ def _gradient_of_half(rank, folder, world=2):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_every_loss_is_that_of_the_global_batch(tmp_path):
     on_two_ranks(_gradient_of_half, (str(tmp_path),))
 
@@ -215,6 +217,7 @@ def _follow_saliency(rank, tiny, folder):
         assert first.any() and torch.equal(first, second)
 
 
+@pytest.mark.slow
 def test_every_rank_mixes_the_same_batch(tiny, tmp_path):
     on_two_ranks(_follow_saliency, (tiny, tmp_path))
 
@@ -251,9 +254,10 @@ def stop_in_evaluation(rank, tiny, folder, function):
         return own(*args, **keywords)
 
     setattr(evaluate, function, interrupted)
-    assert run_command(main.main, [*command(tiny, folder), "num_epoch=2"]) == RESUMABLE
+    assert run_command(main.main, command(tiny, folder, num_epoch=2)) == RESUMABLE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", ["score", "test"])
 def test_sigterm_to_one_rank_in_an_evaluation_ends_both(tiny, tmp_path, function):
     folder = tmp_path / "run"
@@ -266,14 +270,15 @@ def resume_apart(rank, tiny, folders):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost",
                    "MASTER_PORT": "29519"}  # fmt: skip
     torch.set_num_threads(1)
-    argv = [*command(tiny, folders[rank]), "num_epoch=2", "--resume"]
+    argv = [*command(tiny, folders[rank], num_epoch=2), "--resume"]
     assert run_command(main.main, argv) == BAD_INPUT
 
 
+@pytest.mark.slow
 def test_ranks_that_see_other_folders_do_not_train_on(tiny, tmp_path):
     """The second machine has no last.pt: its rank would begin where the first one goes on."""
     first = tmp_path / "first" / "joint"
-    main.main([*command(tiny, first), "num_epoch=2"])
+    main.main(command(tiny, first, num_epoch=2))
     folders = (first, tmp_path / "second" / "joint")
     on_two_ranks(resume_apart, (tiny, folders))
     assert not folders[1].exists()

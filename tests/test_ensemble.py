@@ -1,11 +1,15 @@
 """Fusion: against the released script's numbers, and whatever could go wrong between streams."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 import ensemble
+from engine import config
+from engine.config import Config
 from engine.fusion import FUSIONS, Scores, fuse, fusions_of
 from errors import InputError
 
@@ -121,22 +125,60 @@ def test_tag_baseline_and_last_choose_other_files(tmp_path):
     """Every row is of the scores that its name says: of eight samples another number is right."""
     labels, names = np.arange(8) % 2, np.array([f"clip{i}" for i in range(8)])
     right = {
-        ("demo-lt", ""): 1, ("demo-lt-mine", ""): 2, ("demo-lt-mine-plain", ""): 3,
-        ("demo-lt", "-last"): 4, ("demo-lt-mine", "-last"): 5, ("demo-lt-mine-plain", "-last"): 6,
+        ("demo-lt", ""): 1, ("demo-lt-mine", ""): 2, ("demo-lt-plain", ""): 3,
+        ("demo-lt", "-last"): 4, ("demo-lt-mine", "-last"): 5, ("demo-lt-plain", "-last"): 6,
     }  # fmt: skip
     for (folder, suffix), number in right.items():
         path = tmp_path / folder / "joint" / f"scores{suffix}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
         guesses = np.where(np.arange(8) < number, labels, 1 - labels)
         np.savez(path, names=names, labels=labels, scores=np.eye(2, dtype=np.float32)[guesses])
+    for folder, tag in (("demo-lt", ""), ("demo-lt-mine", "mine")):
+        config.write(Config(benchmark="demo-lt", tag=tag), tmp_path / folder / "joint/config.yaml")
     argv = ["--dataset", "demo", "--tag", "mine", "--work-dir", str(tmp_path), "--quiet"]
     for suffix, more in (("", []), ("-last", ["--which", "last"])):
         ensemble.main([*argv, "--baseline", "plain", *more])
         rows = json.loads((tmp_path / "demo-lt-mine/ensemble.json").read_text())["rows"]
         assert {name: row["top1"] * 8 / 100 for name, row in rows.items()} == {
-            "demo-lt-mine-plain joint": right["demo-lt-mine-plain", suffix],
+            "demo-lt-plain joint": right["demo-lt-plain", suffix],
             "joint": right["demo-lt-mine", suffix],
         }
+
+
+@pytest.mark.parametrize("method", ["cross-entropy", "brl", "released", "ldam-drw"])
+@pytest.mark.parametrize("files", [[], ["config/methods/ldam.yaml"]])
+@pytest.mark.parametrize(
+    "words", [[], ["imbalance=10"], ["model=model.ctrgcn.Model", "seed=2", "imbalance=10"]]
+)
+def test_the_baseline_is_where_main_writes_it(tmp_path, method, files, words):
+    """Whatever the runs depart in, the baseline of the same values is found."""
+    file = {"brl": [], "released": ["config/released.yaml"]}
+    own = config.resolve(["config/demo-lt/skip.yaml", *files], words)
+    other = file.get(method, [f"config/methods/{method}.yaml"])
+    baseline = config.run_folder(
+        config.resolve(["config/demo-lt/skip.yaml", *other], words), tmp_path
+    ).parent
+    folder = config.run_folder(own, tmp_path)
+    config.write(own, folder / "config.yaml")
+    assert ensemble.baseline_folder(folder.parent, method) == baseline
+    assert ensemble.baseline_folder(folder.parent, "mine").name == "demo-lt-mine"
+
+
+def test_a_baseline_of_another_list_is_refused(tmp_path):
+    write(tmp_path / "demo-lt", "joint", made_up(1), class_counts=[9] * 7)
+    write(tmp_path / "demo-lt-mine", "joint", made_up(1), class_counts=[8] * 7)
+    with pytest.raises(InputError, match="another list"):
+        ensemble.compare(tmp_path / "demo-lt", baseline=tmp_path / "demo-lt-mine")
+    write(tmp_path / "demo-lt", "bone", made_up(2), class_counts=[9] * 6)
+    (tmp_path / "demo-lt/joint/result.json").write_text('{"class_counts": [9, 9]}')
+    with pytest.raises(InputError, match="scores of 7 classes, but class_counts of 2"):
+        ensemble.compare(tmp_path / "demo-lt")
+
+
+def test_a_folder_and_a_data_set_are_two_ways_to_say_it(tmp_path):
+    for more in (["--dataset", "demo"], ["--tag", "a"], ["--work-dir", "b"]):
+        with pytest.raises(InputError, match=f"{more[0]}: --folder names the runs"):
+            ensemble.main(["--folder", str(tmp_path), *more])
 
 
 def test_a_damaged_score_file_is_named(tmp_path):
@@ -148,13 +190,42 @@ def test_a_damaged_score_file_is_named(tmp_path):
     whole = vars(made_up(0))
     twice = np.where(np.arange(40) == 7, "clip000", whole["names"])
     for wrong, said in (
-        ({"scores": whole["scores"][1:]}, "40 names, 39 rows"),
-        ({"labels": whole["labels"][1:]}, "40 names"),
+        ({"scores": whole["scores"][1:]}, r"do not fit together: \(40,\), \(40,\), \(39, 7\)"),
+        ({"labels": whole["labels"][1:]}, "do not fit together"),
+        ({"scores": whole["scores"][:, 0]}, "do not fit together"),
+        ({key: value[:0] for key, value in whole.items()}, "do not fit together"),
         ({"names": twice}, "a sample name stands in it twice"),
+        ({"names": np.arange(40)}, "names must be text, not int64"),
+        ({"labels": whole["labels"] + 0.0}, "labels must be whole numbers, not float64"),
+        ({"labels": whole["labels"] + 1}, "labels go from 1 to 7, but scores of 7 classes need 0"),
+        ({"labels": whole["labels"] - 1}, "labels go from -1 to 5"),
+        ({"scores": np.log(whole["scores"])}, r"must be probabilities.*of clip000.*logits"),
+        ({"scores": whole["scores"] * 100}, r"sum 100 .*40 of 40 rows"),
+        ({"scores": (whole["scores"] * 100).astype(int)}, "scores must be floating-point"),
+        ({"scores": whole["scores"] * 9 - 8 / 7}, "the least value -1"),
     ):
         np.savez(path, **{**whole, **wrong})
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=said) as caught:
             ensemble.compare(tmp_path / "demo-lt")
+        assert str(path) in str(caught.value)
+    np.savez(path, **{**whole, "scores": whole["scores"].astype(np.float16)})
+    ensemble.compare(tmp_path / "demo-lt")
+
+
+@pytest.mark.parametrize("case", ["labels_from_1", "logits", "probabilities"])
+def test_the_score_files_that_people_bring(shared, tmp_path, case):
+    script = shared / "cases/score_files.py"
+    subprocess.run([sys.executable, str(script), str(tmp_path)], check=True)
+    argv = ["--folder", str(tmp_path / case), "--streams", "joint", "bone"]
+    if case == "probabilities":
+        ensemble.main(argv)
+        written = json.loads((tmp_path / case / "ensemble.json").read_text())
+        assert written["rows"]["joint+bone"]["top1"] == 74.5
+    else:
+        file = "joint" if case == "labels_from_1" else "bone"
+        with pytest.raises(InputError, match=rf"{case}/{file}/scores\.npz: "):
+            ensemble.main(argv)
+        assert not (tmp_path / case / "ensemble.json").exists()
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "result.json"])

@@ -13,7 +13,7 @@ from engine.config import Config
 from engine.distributed import Ranks
 from engine.optimizer import Stepper, fused, rate_factor
 from engine.train import Trainer
-from feeders.frames import Table
+from errors import InputError
 from longtail.sampling import InstanceSampling
 
 CPU = torch.device("cpu")
@@ -94,7 +94,7 @@ def test_an_epoch_of_accumulated_batches_is_one_of_large_batches(tiny, tmp_path,
         )
         trainer = Trainer(own, tmp_path, [CPU], Ranks(), quiet=True)
         trainer.feeder.train = False  # the same frames, whatever batch a clip is in
-        trainer.feeder.table = Table(trainer.feeder.source.lengths, trainer.feeder.test_frames)
+        trainer.feeder.table = trainer.feeder._table()
         trainer.train_epoch()
         weights.append(trainer.model.state_dict())
     torch.testing.assert_close(*weights)
@@ -133,7 +133,10 @@ def test_averaged_weights_follow_by_their_decay():
         ({"schedule": "cosine"}, 0, 1),
         ({"schedule": "cosine"}, 6, math.cos(math.pi / 8) ** 2),
         ({"schedule": "cosine"}, 24, 0),
-        ({"schedule": "cosine", "schedule_args": {"warm_up": 4}}, 1, 0.25),
+        ({"schedule": "cosine", "schedule_args": {"warm_up": 4}}, 0, 0.25),
+        ({"schedule": "cosine", "schedule_args": {"warm_up": 4}}, 1, 0.5),
+        ({"schedule": "cosine", "schedule_args": {"warm_up": 4}}, 1.99, 0.5),
+        ({"schedule": "cosine", "schedule_args": {"warm_up": 4}}, 3.5, 1),
         ({"schedule": "cosine", "schedule_args": {"warm_up": 4}}, 4, 1),
         ({"schedule": "cosine", "schedule_args": {"warm_up": 4}}, 14, 0.5),
         ({"schedule": "cosine", "schedule_args": {"warm_up": 4}}, 24, 0),
@@ -141,7 +144,41 @@ def test_averaged_weights_follow_by_their_decay():
         ({"schedule": "step", "schedule_args": {"milestones": [10, 20]}}, 10, 0.1),
         ({"schedule": "step", "schedule_args": {"milestones": [10, 20], "gamma": 0.5}}, 21, 0.25),
         ({"schedule": "constant"}, 23, 1),
+        ({"schedule": "constant", "schedule_args": {"warm_up": 2.5}}, 1, 0.8),
+        ({"schedule": "constant", "schedule_args": {"warm_up": 2.5}}, 2, 1),
     ],
 )
 def test_the_rate_over_the_epochs(settings, epoch, expected):
     assert rate_factor(Config(**settings), epoch) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_rate_of_ctr_gcns_recipe():
+    """Its adjust_learning_rate: warm-up of 5 epochs, then 0.1 to the number of steps passed."""
+    recipe = config.load([config.CONFIG_ROOT / "methods/shap-mix-recipe.yaml"])
+    expected = [
+        (epoch + 1) / 5 if epoch < 5 else 0.1 ** sum(epoch >= step for step in (60, 80))
+        for epoch in range(100)
+    ]
+    assert [rate_factor(recipe, epoch + 0.3) for epoch in range(100)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "args", "said"),
+    [
+        ("cosine", {"gamma": 0.1}, "schedule_args.gamma: schedule=cosine does not use it"),
+        ("constant", {"milestones": [1]}, "schedule=constant does not use it, only warm_up"),
+        ("step", {"milestone": [1]}, "did you mean milestones"),
+        ("step", {"gamma": 0.5}, "schedule=step needs schedule_args.milestones"),
+        ("step", {"milestones": []}, "schedule=step needs schedule_args.milestones"),
+        ("step", {"milestones": 3}, "schedule_args.milestones must be a rising list of epochs"),
+        ("step", {"milestones": [3, 1]}, "milestones must be a rising list"),
+        ("step", {"milestones": [1], "gamma": 0}, "gamma must be a number more than 0"),
+        ("cosine", {"warm_up": 24}, r"warm_up must be .* less than num_epoch \(24\), not 24"),
+        ("cosine", {"warm_up": -1}, "warm_up must be"),
+        ("cosine", {"warm_up": True}, "warm_up must be"),
+        ("cosine", {"warm_up": None}, "warm_up must be"),
+    ],
+)
+def test_arguments_that_a_schedule_does_not_use_are_refused(schedule, args, said):
+    with pytest.raises(InputError, match=said):
+        Stepper(Config(schedule=schedule, schedule_args=args), network(), CPU)

@@ -11,7 +11,7 @@ import torch
 from torch._dynamo.utils import counters
 
 import main
-from engine import evaluate
+from engine import evaluate, precision
 from engine.config import Config
 from engine.distributed import Ranks
 from engine.train import Replica, takes_cuda_graphs
@@ -21,10 +21,7 @@ from tests.tiny_runs import SMALL, run, weights
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_half_precision_follows_single(tiny, tmp_path, amp):
     more = [*SMALL, "num_epoch=1", "test_clips=1"]
-    folders = [
-        run(tiny, tmp_path / precision, more=[*more, "--amp", precision])
-        for precision in ("off", amp)
-    ]
+    folders = [run(tiny, tmp_path / kind, more=[*more, "--amp", kind]) for kind in ("off", amp)]
     single, half = (json.loads((f / "metrics.jsonl").read_text())["loss"] for f in folders)
     assert half == pytest.approx(single, rel=0.05) and half != single
     scaler = torch.load(folders[1] / "last.pt", weights_only=True)["stepper"]["scaler"]
@@ -33,6 +30,7 @@ def test_half_precision_follows_single(tiny, tmp_path, amp):
     assert all(value.dtype != torch.float16 for value in kept)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 def test_compiled_training_compiles_one_shape_and_follows_the_plain(tiny, tmp_path):
     """24 rows in batches of 5: the last, of 4, is trained on as well, but not compiled for."""
@@ -70,6 +68,60 @@ def test_testing_takes_amp_from_the_command_line(whole, tmp_path):
     single, half = (np.load(f / "scores-last.npz")["scores"] for f in (whole, tmp_path))
     assert not np.array_equal(half, single)
     np.testing.assert_allclose(half, single, atol=0.02)
+
+
+PROCESSORS = {
+    "avx2": ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, {"off"}),
+    "avx512": ({"avx512_f": True, "avx512_vnni": True, "avx512_bf16": False}, {"off"}),
+    "zen4": ({"avx512_f": True, "avx512_bf16": True, "avx512_fp16": False}, {"off", "bf16"}),
+    "sapphire rapids": ({"amx_bf16": True, "avx512_fp16": True}, {"off", "bf16", "fp16"}),
+    "graviton 3": ({"neon": True, "bf16": True, "fp16_arith": True}, {"off", "bf16", "fp16"}),
+}
+
+
+@pytest.mark.parametrize(("capabilities", "pays"), PROCESSORS.values(), ids=PROCESSORS)
+def test_arithmetic_that_a_processor_lacks_is_said_and_never_chosen(
+    monkeypatch, capabilities, pays
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    cpu = torch.device("cpu")
+    chosen = "bf16" if "bf16" in pays else "off"
+    assert precision.describe_amp("auto", cpu) == f"amp {chosen} (auto)"
+    with evaluate.autocast(Config(amp="auto"), cpu):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == (torch.bfloat16 if chosen == "bf16" else torch.float32)
+    for kind in ("off", "bf16", "fp16"):
+        said = precision.describe_amp(kind, cpu)
+        assert said.startswith(f"amp {kind}") and "\n" not in said
+        assert ("--amp off" in said) == (kind not in pays)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_gpu_that_emulates_bf16_is_not_given_it(monkeypatch, native):
+    """Turing and Volta: torch counts them as able unless asked for more than emulation."""
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation=True: native or including_emulation,
+    )
+    gpu = torch.device("cuda")
+    assert precision.amp_kind("auto", gpu) == ("bf16" if native else "off")
+    assert ("no bf16" in precision.describe_amp("bf16", gpu)) == (not native)
+    assert precision.describe_amp("fp16", gpu) == "amp fp16"
+
+
+def test_the_kind_of_arithmetic_is_said_before_the_first_step(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    more = [*SMALL, "num_epoch=1", "test_clips=1"]
+    run(tiny, tmp_path / "auto", more=[*more, "--amp", "auto"])
+    run(tiny, tmp_path / "bf16", more=[*more, "--amp", "bf16"])
+    for folder, said in (("auto", "amp off (auto)"), ("bf16", "this processor has no bf16")):
+        lines = (tmp_path / folder / "log.txt").read_text(encoding="utf-8").splitlines()
+        places = [
+            next(i for i, line in enumerate(lines) if word in line) for word in (said, "epoch 1")
+        ]
+        assert places[0] < places[1]
+        assert f"amp: {folder}\n" in (tmp_path / folder / "config.yaml").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("tf32", [True, False])

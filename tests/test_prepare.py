@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from data import normalize, prepare, protocols, unpickle
 from data.readers import ntu, skeleton_file
 from data.store import Store, copies
 from errors import InputError, run_command
+from tests.tiny_runs import wait_until
 
 
 def skeleton_text(frames: list[dict[str, np.ndarray]], newline: str = "\n") -> bytes:
@@ -195,6 +195,7 @@ def test_nothing_usable_is_one_line_and_no_store(tmp_path: Path, capsys) -> None
         assert str(source) in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_leaves_no_store_and_no_processes(raw: Path, tmp_path: Path) -> None:
     text = next(raw.rglob("*.skeleton")).read_bytes()
     for i in range(3000):
@@ -202,15 +203,15 @@ def test_a_kill_in_the_middle_leaves_no_store_and_no_processes(raw: Path, tmp_pa
     argv = ["-m", "data.prepare", "ntu", str(raw), "--out", str(tmp_path / "ntu"), "--workers", "2"]
     root = Path(__file__).resolve().parents[1]
     with subprocess.Popen([sys.executable, *argv], cwd=root, start_new_session=True) as process:
-        while not any(file.stat().st_size > 1000 for file in tmp_path.glob(".ntu.*/joints.npy")):
-            time.sleep(0.01)
+        joints = tmp_path.glob
+        wait_until(
+            lambda: any(file.stat().st_size > 1000 for file in joints(".ntu.*/joints.npy")),
+            alive=lambda: process.poll() is None,
+        )
         os.kill(process.pid, signal.SIGKILL)
     with pytest.raises(InputError, match="no prepared store"):
         Store.open(tmp_path / "ntu")
-    deadline = time.monotonic() + 30  # the workers see that their parent is gone, and end
-    while _session(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not _session(process.pid)
+    wait_until(lambda: not _session(process.pid))  # the workers see that their parent is gone
     for path in raw.glob("*A050.skeleton"):
         path.unlink()
     assert run("ntu", raw, "--out", tmp_path / "ntu") == 0  # and nothing is in the way

@@ -1,5 +1,6 @@
 """Mistakes: one line that names what is wrong, and nothing lost."""
 
+import argparse
 import shutil
 
 import numpy as np
@@ -7,10 +8,11 @@ import pytest
 import torch
 
 import main
-from engine import checkpoint
+from engine import build, checkpoint, config, evaluate, train
+from engine.distributed import Ranks
 from engine.optimizer import Stepper
 from errors import BAD_INPUT, InputError, run_command
-from tests.tiny_runs import SMALL, command, run
+from tests.tiny_runs import METHODS, SMALL, assert_same_weights, command, run
 
 
 def test_a_finished_folder_is_neither_lost_nor_mixed_up(tiny, whole):
@@ -58,8 +60,8 @@ def test_a_folder_without_a_run_is_left_alone(tiny, tmp_path):
         (["--set", "classifier=longtail.classifiers.Retraining"], "add --phase classifier"),
         (["--val-split", "0.01"], "val_split: 0.01 holds out no sample"),
         (["--set", "model_args.base_channels=0"], "model_args="),
-        (["--set", "schedule_args.gama=1"], "schedule_args.gama: known are gamma"),
-        (["--set", "schedule_args.milestones=1"], "schedule_args.milestones must be a list"),
+        (["--set", "schedule_args.gama=1"], "schedule_args.gama: schedule=cosine does not"),
+        (["--set", "schedule=step", "schedule_args.milestones=1"], "milestones must be a rising"),
         (["--set", "schedule_args={warm_up: two}"], "schedule_args.warm_up must be a number"),
         (["--set", "optimizer_args.lr=1"], "optimizer_args.lr"),
         (["--set", "feeder_args.stream=bone"], "feeder_args.stream"),
@@ -71,6 +73,110 @@ def test_a_mistake_is_one_line_and_leaves_nothing(tiny, tmp_path, capsys, more, 
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and said in lines[0]
     assert not folder.exists()
+
+
+RIDE = "model=longtail.experts.Model"
+FOCAL = "loss=longtail.losses.Focal"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        # accepted by a constructor, impossible in the first step
+        (["model_args.base_channels=4"], "model=model.stgcnpp.Model with model_args={"),
+        (["model_args.num_blocks=0"], "model=model.stgcnpp.Model with model_args={"),
+        (["feeder_args.scale=x"], "feeder=feeders.skeleton.Feeder with feeder_args={'scale': 'x'}"),
+        (["feeder_args.p_interval=x"], "feeder=feeders.skeleton.Feeder with feeder_args={"),
+        (["mixing_args.alpha=x"], "mixing=longtail.brl.PartialMixup with mixing_args={'alpha'"),
+        ([FOCAL, "loss_args.gamma=x"], "loss=longtail.losses.Focal with loss_args={'gamma': 'x'}"),
+        ([FOCAL, "loss_args.gamma=x", "loss_from=second_stage"], "loss=longtail.losses.Focal with"),
+        (["loss=torch.nn.CrossEntropyLoss"], "loss=torch.nn.CrossEntropyLoss"),
+        (["sampling=longtail.sampling.PowerSampling", "sampling_args.power=x"], "sampling=longt"),
+        (["optimizer=torch.optim.LBFGS", "optimizer_args={}"], "optimizer=torch.optim.LBFGS: tak"),
+        # accepted one by one, impossible together
+        ([RIDE, FOCAL], "loss=longtail.losses.Focal with loss_args={} and model=longtail.experts"),
+        ([RIDE, FOCAL, "model_args.experts=2"], "loss=longtail.losses.Focal with"),
+        ([RIDE, FOCAL, "model_args.experts=3", "batch_size=3"], "loss=longtail.losses.Focal with"),
+        ([RIDE, "loss=longtail.losses.InfluenceBalanced"], "needs the features that go into"),
+        # only seen in the test after training
+        (["feeder_args.choice=even", "test_clips=10"], "test_clips: 10"),
+        (["shots=[1,b]"], "shots must be a list of whole numbers"),
+        (["model=tests.test_refusals.Narrow"], "gives (2, 3) for logits (N, K) of (2, 4)"),
+        # in constructors
+        ([RIDE, "model_args.backbone=model.nowhere.Model"], "model=longtail.experts.Model with"),
+        ([RIDE, "model_args.backbone=5"], "model=longtail.experts.Model with model_args={"),
+        (["model=tests.test_refusals.Broken"], "model=tests.test_refusals.Broken with model"),
+        (["model=tests.test_refusals.BROKEN"], "model=tests.test_refusals.BROKEN: is not a class"),
+        (["model=..x"], "model=..x: expected an import string"),
+        # passed over
+        (["class_weights=null", "class_weights_args.beta=1"], "class_weights_args: class_we"),
+        (["classifier_args.tau=1"], "classifier_args: classifier is null"),
+    ],
+)  # fmt: skip
+def test_what_a_run_will_need_is_tried_before_its_first_step(tiny, tmp_path, capsys, words, said):
+    folder = tmp_path / "run"
+    argv = command(tiny, folder, "--set", *words)
+    assert run_command(main.main, argv) == BAD_INPUT
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and said in lines[0] and len(lines[0]) < 500
+    assert not folder.exists()
+
+
+class Narrow(torch.nn.Module):
+    """A network that misses a class where it is tested."""
+
+    def __init__(self, num_class, **others):
+        super().__init__()
+        self.fc = torch.nn.Linear(75, num_class)
+
+    def forward(self, clips):
+        logits = self.fc(clips.mean((1, 2)).flatten(1))
+        return logits if self.training else logits[:, 1:]
+
+
+BROKEN = 3
+
+
+class Broken:
+    def __init__(self, **others):
+        self.nothing["key"] = others
+
+
+def test_a_rehearsal_changes_nothing(tiny, tmp_path, monkeypatch, untested):
+    more = [*SMALL, "num_epoch=1", "model_args.dropout=0.5", "feeder_args.flip=0.0"]
+    run(tiny, tmp_path / "with", "shap-mix.yaml", more=more)
+    monkeypatch.setattr(train, "rehearse", lambda trainer: None)
+    run(tiny, tmp_path / "without", "shap-mix.yaml", more=more)
+    assert_same_weights(tmp_path / "with/last.pt", tmp_path / "without/last.pt")
+
+
+def test_fewer_samples_than_ranks(tiny, whole, tmp_path):
+    """Each of four ranks scores its own of three samples; the last has none."""
+    settings = config.load([tiny / "tiny-lt/joint.yaml"], ["batch_size=3"])
+    data = build.open_data(settings)
+    cpu = torch.device("cpu")
+    feeder = build.make_feeder(settings, data, data.test_rows[:3], cpu, clips=2)
+    net = build.make_model(settings).eval()
+    alone = evaluate.score(net, feeder, settings, cpu)
+    parts = [None] * 4
+
+    class Several(Ranks):
+        def gather(self, part):
+            parts[self.rank] = part
+            return [each for each in parts if each is not None]
+
+    for rank in range(4):
+        everything = evaluate.score(net, feeder, settings, cpu, Several(rank, 4))
+    np.testing.assert_allclose(everything, alone, rtol=1e-5)
+    with pytest.raises(InputError, match="batch_size: 3 samples for 4 ranks"):
+        train.Trainer(settings, tmp_path / "run", [cpu], Alone(0, 4))
+
+
+class Alone(Ranks):
+    """A rank whose fellows are not there: nothing is gathered."""
+
+    def gather(self, part):
+        raise AssertionError("waits for the others")
 
 
 def test_a_loss_that_is_not_finite_names_the_samples(tiny, tmp_path):
@@ -100,15 +206,101 @@ def test_outputs_that_are_not_finite_are_no_accuracy(tiny, whole, tmp_path, monk
     assert not (tmp_path / "run/best.pt").exists()
 
 
-@pytest.mark.parametrize(
-    ("phase", "flag"), [("test", "tag"), ("test", "stream"), ("predict", "stream")]
-)
-def test_a_checkpoint_says_its_own_stream_and_folder(whole, capsys, phase, flag):
+# A value for every flag of main.py.
+VALUES = {
+    "--phase": [], "--config": ["a.yaml"], "--set": ["lr=1"], "--stream": ["bone"],
+    "--weights": ["a.pt"], "--seed": ["7"], "--val-split": ["0.1"], "--device": ["cpu"],
+    "--work-dir": ["run"], "--tag": ["mine"], "--resume": [], "--overwrite": [], "--amp": ["bf16"],
+    "--compile": [], "--accumulate": ["2"], "--input": ["a.npy"], "--output": ["a.csv"],
+    "--window": ["9"], "--stride": ["3"], "--image-size": ["480", "640"], "--quiet": [],
+    "--debug": [],
+}  # fmt: skip
+
+
+def test_the_table_of_phases_has_every_flag():
+    """So that no flag can be added without saying which phases use it."""
+    flags = {flag for action in main.make_parser()._actions for flag in action.option_strings}
+    assert flags - {"-h", "--help"} == set(main.USED_BY) == set(VALUES)
+
+
+@pytest.mark.parametrize("phase", main.PHASES)
+@pytest.mark.parametrize("flag", [flag for flag in VALUES if flag != "--phase"])
+def test_a_flag_that_a_phase_does_not_use_is_refused(flag, phase, capsys):
+    argv = ["--phase", phase, flag, *VALUES[flag]]
+    uses = main.USED_BY[flag].split()
+    if phase in uses:
+        main.parse(argv)
+    elif f"{phase}*" in uses:
+        with pytest.raises(InputError, match=f"{flag}: the checkpoint has its own"):
+            main.parse(argv)
+        main.parse([*argv, "--config", "a.yaml"])
+    else:
+        with pytest.raises(InputError, match=f"{flag}: --phase {phase} does not use it"):
+            main.parse([*argv, "--config", "a.yaml"])
+
+
+@pytest.mark.parametrize("flag", ["--seed", "--compile", "--input", "--overwrite", "--accumulate"])
+def test_testing_refuses_what_belongs_to_training_and_prediction(whole, capsys, flag):
     before = (whole / "result-last.json").stat().st_mtime_ns
-    argv = ["--phase", phase, "--weights", str(whole / "last.pt"), f"--{flag}", "bone"]
-    assert run_command(main.main, [*argv, "--input", "a.npy", "--device", "cpu"]) == BAD_INPUT
-    assert f"--{flag}: the checkpoint says its own" in capsys.readouterr().err
+    argv = ["--phase", "test", "--weights", str(whole / "last.pt"), flag, *VALUES[flag]]
+    assert run_command(main.main, argv) == BAD_INPUT
+    assert f"{flag}: --phase test does not use it" in capsys.readouterr().err
     assert (whole / "result-last.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("phase", ["test", "predict"])
+@pytest.mark.parametrize("flag", ["--stream", "--tag"])
+def test_a_checkpoint_has_its_own_stream_and_folder(flag, phase):
+    with pytest.raises(InputError, match=f"{flag}: "):
+        main.parse(["--phase", phase, "--weights", "a.pt", flag, *VALUES[flag]])
+
+
+class Asked(argparse.Namespace):
+    """Options that note which of them are asked for."""
+
+    def __getattribute__(self, name):
+        if not name.startswith("_") and "_asked" in self.__dict__:
+            self.__dict__["_asked"].add(name)
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("phase", main.PHASES)
+def test_a_phase_asks_for_every_flag_that_it_accepts(tiny, whole, tmp_path, monkeypatch, phase):
+    """Otherwise the table claims a flag that is passed over."""
+    np.save(tmp_path / "clip.npy", np.random.default_rng(0).normal(size=(9, 25, 3)))
+    more = {
+        "train": ["--quiet", "--set", *SMALL, "num_epoch=1", "test_clips=1"],
+        "classifier": ["--quiet", "--weights", str(whole / "last.pt"), "--set", "num_epoch=1"],
+        "test": ["--quiet", "--weights", str(whole / "last.pt")],
+        "predict": ["--quiet", "--weights", str(whole / "last.pt"), "--input",
+                    str(tmp_path / "clip.npy"), "--output", str(tmp_path / "out.json")],
+    }[phase]  # fmt: skip
+    argv = command(tiny, tmp_path / "run", "--phase", phase, *more)
+    if phase == "classifier":
+        argv.insert(2, str(METHODS / "crt.yaml"))
+    if phase == "predict":
+        argv = [word for word in argv if word not in ("--work-dir", str(tmp_path / "run"))]
+    parse, asked = main.parse, set()
+
+    def asking(argv):
+        options = Asked(**vars(parse(argv)))
+        options.__dict__["_asked"] = asked
+        return options
+
+    monkeypatch.setattr(main, "parse", asking)
+    main.main(argv)
+    names = {"--set": "overrides", "--debug": None}  # --debug is for errors.run_command
+    for flag, phases in main.USED_BY.items():
+        name = names.get(flag, flag.strip("-").replace("-", "_"))
+        if phase in phases.replace("*", "").split() and name is not None:
+            assert name in asked, flag
+
+
+def test_to_continue_and_to_discard_are_two_things(tiny, whole):
+    before = (whole / "last.pt").read_bytes()
+    with pytest.raises(InputError, match="give one of them"):
+        main.main(command(tiny, whole, "--resume", "--overwrite"))
+    assert (whole / "last.pt").read_bytes() == before
 
 
 @pytest.mark.parametrize(

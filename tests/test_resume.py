@@ -19,6 +19,7 @@ from engine import checkpoint
 from engine import run as run_folder
 from engine.build import Data
 from errors import run_command
+from tests.tiny_runs import CEILING
 
 KILLS = 20
 # Children are forked from a process that has imported everything and computed nothing.
@@ -39,15 +40,16 @@ def command(tiny, folder):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_twenty_kills_change_nothing(tiny, tmp_path):
     """Kill -9 at random moments, resume each time, until the run is whole: the same weights."""
     first = processes.Process(target=int)  # by then the server has imported everything
     first.start()
-    first.join(120)
+    first.join(CEILING)
     started = time.monotonic()
     whole = processes.Process(target=run, args=(command(tiny, tmp_path / "whole"),))
     whole.start()
-    whole.join(120)
+    whole.join(CEILING)
     assert whole.exitcode == 0
     length = time.monotonic() - started
     random = np.random.default_rng(0)
@@ -58,7 +60,7 @@ def test_twenty_kills_change_nothing(tiny, tmp_path):
         while True:
             process = processes.Process(target=run, args=(command(tiny, folder),))
             process.start()
-            process.join(random.uniform(0.1, 1.0) * length if kills < KILLS else 120)
+            process.join(random.uniform(0.1, 1.0) * length if kills < KILLS else CEILING)
             if process.exitcode is not None:
                 break
             process.kill()

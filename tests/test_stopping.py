@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import time
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from engine import checkpoint, evaluate, logs
 from engine.optimizer import Stepper
 from engine.run import RunFolder
 from errors import RESUMABLE, Stopped, run_command
-from tests.tiny_runs import SMALL, assert_same_weights, command, run, start
+from tests.tiny_runs import CEILING, SMALL, assert_same_weights, command, run, start, wait_until
 
 
 def test_epochs_that_are_run_again_are_told_once(tmp_path):
@@ -32,20 +31,21 @@ def test_epochs_that_are_run_again_are_told_once(tmp_path):
     assert kept == [(0, 0.5), (1, 0.5), (2, 0.25)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_run_resumes_to_the_same_weights(tiny, whole, tmp_path, kill):
     folder = tmp_path / "joint"
     process = start(tiny, folder)
     metrics = folder / "metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not (metrics.is_file() and metrics.read_text().count("\n")):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
-        time.sleep(0.005)
+    wait_until(
+        lambda: metrics.is_file() and metrics.read_text().count("\n"),
+        alive=lambda: process.poll() is None,
+    )
     process.send_signal(kill)
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=CEILING)[0]
     assert process.returncode == (-signal.SIGKILL if kill == signal.SIGKILL else RESUMABLE), said
     resumed = start(tiny, folder, "--resume")
-    said = resumed.communicate(timeout=120)[0]
+    said = resumed.communicate(timeout=CEILING)[0]
     assert resumed.returncode == 0, said
     assert_same_weights(folder / "last.pt", whole / "last.pt")
     keys = ("epoch", "loss", "top1", "lr")
@@ -98,18 +98,18 @@ def test_a_run_stopped_in_its_test_resumes_with_the_test(tiny, whole, tmp_path, 
     assert_same_weights(folder / "last.pt", whole / "last.pt")
 
 
+@pytest.mark.slow
 def test_averaged_weights_resume_too(tiny, tmp_path):
     more = [
         "ema=0.9",
         "clip_grad=1.0",
         "accumulate=2",
         "schedule=step",
-        "schedule_args={warm_up: 1}",
+        "schedule_args={warm_up: 1, milestones: [1]}",
     ]
     first = run(tiny, tmp_path / "whole", more=more)
     process = start(tiny, tmp_path / "cut", "--quiet", "--set", "num_epoch=2", *more)
-    while not (tmp_path / "cut/last.pt").is_file() and process.poll() is None:
-        time.sleep(0.005)
+    wait_until((tmp_path / "cut/last.pt").is_file, alive=lambda: process.poll() is None)
     process.kill()
     process.communicate()
     run(tiny, tmp_path / "cut", more=[*more, "--resume"])
@@ -119,6 +119,7 @@ def test_averaged_weights_resume_too(tiny, tmp_path):
 METHOD_ARGUMENTS = {
     "everything": [
         "ema=0.9", "clip_grad=1.0", "accumulate=2", "amp=fp16", "schedule=step",
+        "schedule_args.milestones=[1]",
         "model_args.dropout=0.5",
     ],
     "shap-mix": ["feeder_args.flip=0.0", "mixing_args={warm_up: 0}"],

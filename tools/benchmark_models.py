@@ -130,14 +130,14 @@ def peak_mib(step: Callable[[], None], device: torch.device) -> float | None:
     if not reset.exists():
         return None
     before = resident("VmRSS")
-    reset.write_text("5")  # forget the highest so far
+    reset.write_text("5", encoding="utf-8")  # forget the highest so far
     step()
     return (resident("VmHWM") - before) / 2**10
 
 
 def resident(entry: str) -> int:
     """Return an entry of this process's status in KiB (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{entry}:"))
 
 

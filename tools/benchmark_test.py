@@ -94,7 +94,7 @@ def report(result: Result) -> str:
 def main(argv: list[str]) -> None:
     parser = Parser(prog="python -m tools.benchmark test", description=__doc__)
     add_arguments(parser)
-    parser.add_argument("--amp", choices=configs.CHOICES["amp"])
+    parser.add_argument("--amp", choices=configs.choices("amp"))
     parser.add_argument("--samples", type=int, default=12)
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:

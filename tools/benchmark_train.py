@@ -176,7 +176,9 @@ def prepare(
     if not options.config:
         if not (folder / "store").exists():
             made_up(folder / "store", samples)
-        overrides = [f"store={folder}/store", "protocol=given", *overrides]
+        made = {"store": f"{folder}/store", "protocol": "given"}
+        named = {word.partition("=")[0] for word in overrides}
+        overrides = [*(f"{k}={made[k]}" for k in made.keys() - named), *overrides]
     settings = configs.resolve(options.config, overrides, **values)
     return settings, choose_devices(options.device, Ranks())[0]
 
@@ -263,7 +265,7 @@ def main(argv: list[str]) -> None:
     add_arguments(parser)
     parser.add_argument("--backbone", nargs="+", choices=BACKBONES, help="default: the config's")
     parser.add_argument("--batch-size", nargs="+", type=int, metavar="N")
-    parser.add_argument("--amp", nargs="+", choices=configs.CHOICES["amp"])
+    parser.add_argument("--amp", nargs="+", choices=configs.choices("amp"))
     parser.add_argument("--compile", action="store_true", default=None)
     parser.add_argument("--steps", type=int, default=2, help="of each turn")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="made up, half of them train")

@@ -29,6 +29,7 @@ import yaml
 from engine import config, logs, recipe
 from engine.run import LAST, RunFolder
 from errors import BAD_INPUT, InputError, Parser, Stopped, nearest, run_command
+from feeders.streams import NAMES as STREAMS
 from files import write_text
 from longtail.shots import METRICS
 from tools import published
@@ -224,9 +225,9 @@ def main(argv: list[str]) -> None:
     add("--benchmark", required=True, help="e.g. nw-ucla-lt or ntu120/xset")
     add("--methods", required=True, help="names with commas between")
     add("--seeds", type=int, nargs="+", default=[0])
-    add("--stream", choices=config.STREAMS, default="joint")
+    add("--stream", choices=STREAMS, default="joint")
     add("--which", choices=("last", "best"), default="last", help="best is chosen on the test set")
-    add("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="overrides")
+    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="overrides")
     add("--device", nargs="+", metavar="D", help="GPU indices, or cpu")
     add("--work-dir", type=Path, default=Path("work_dir"), help="root of the runs; one a --set")
     add("--output", type=Path, metavar="PATH", help="the tables are PATH.csv and PATH.md")
@@ -234,6 +235,8 @@ def main(argv: list[str]) -> None:
     add("--quiet", action="store_true", help="pass --quiet on to main.py")
     add("--debug", action="store_true", help="errors with their traceback")
     options = parser.parse_args(argv)
+    if options.dry_run:
+        parser.refuse(options, "--which", "--output", reason="--dry-run makes no table")
     passed = ["--device", *options.device] if options.device else []
     sweep = Sweep(
         config.benchmark_folder(options.benchmark),

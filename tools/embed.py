@@ -178,6 +178,9 @@ def main(argv: list[str]) -> None:
     add("--device", nargs="+", help="a GPU's index, or cpu")
     add("--debug", action="store_true", help="show a traceback on an error")
     args = parser.parse_args(argv)
+    if args.explain:
+        reason = "--explain names its samples, of any split, and makes no map"
+        parser.refuse(args, "--split", "--samples", "--no-tsne", reason=reason)
     if args.samples is not None and args.samples < 2:
         raise InputError(f"--samples: {args.samples}, but a picture takes 2 or more")
     args.out = args.out or args.weights.parent / "embed"

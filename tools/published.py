@@ -47,7 +47,7 @@ def figures() -> dict[tuple[str, ...], float]:
     Where two sources differ, the one that stands first in the table, the BRL repository's, is it.
     """
     table: dict[tuple[str, ...], float] = {}
-    with TABLE.open(newline="") as file:
+    with TABLE.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             names = ("benchmark", "imbalance", "streams", "method", "backbone", "metric")
             table.setdefault(tuple(row[name] for name in names), float(row["value"]))

@@ -29,7 +29,7 @@ Key = tuple[str, ...]
 
 def rows_of_table() -> list[dict[str, str]]:
     """Return the published figures as they stand in the CSV, in its order."""
-    with TABLE.open(newline="") as file:
+    with TABLE.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--debug", action="store_true", help="errors with their traceback")
     options = parser.parse_args(argv)
     for path in sorted(options.docs.glob("*.md")):
-        page = path.read_text()
+        page = path.read_text(encoding="utf-8")
         fresh = current(page)
         if fresh == page:
             continue

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from engine.config import STREAMS
 from engine.fusion import Scores, fuse, fusions_of
 from engine.run import LAST, RunFolder
 from errors import InputError
+from feeders.streams import NAMES as STREAMS
 from longtail import shots
 from tools import published
 

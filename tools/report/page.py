@@ -29,16 +29,16 @@ def render(data: dict[str, Any]) -> str:
     """Return the page: index.html with the styles, the scripts and the data put inside."""
     # "</script>" or "<!--" within a class name must not end the element that holds the data.
     text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    scripts = "\n".join((FOLDER / f"{name}.js").read_text() for name in SCRIPTS)
+    scripts = "\n".join((FOLDER / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
     title = html.escape(data["title"])
     parts = {
         "title": title,
         "heading": title,
-        "style": (FOLDER / "style.css").read_text(),
+        "style": (FOLDER / "style.css").read_text(encoding="utf-8"),
         "data": text,
         "script": f"(() => {{\n'use strict';\n{scripts}\n}})();",
     }
-    page = (FOLDER / "index.html").read_text()
+    page = (FOLDER / "index.html").read_text(encoding="utf-8")
     for name, value in parts.items():
         page = page.replace(f"{{{{ {name} }}}}", value, 1)
     return page

@@ -57,7 +57,7 @@ def parse(name: str) -> tuple[int, dict[str, int]]:
     )
 
 
-def read_text(path: Path) -> str:
+def decode_file(path: Path) -> str:
     """Return the text of a file in UTF-8, UTF-16 or cp1252; InputError if it is in none of them."""
     try:
         content = path.read_bytes()
@@ -80,7 +80,7 @@ def read(path: str | Path) -> list[str]:
     A backslash is a separator, as in the names of files on Windows.
     """
     path = Path(path)
-    lines = read_text(path).splitlines()
+    lines = decode_file(path).splitlines()
     # A user's names may have spaces.
     names = [line.strip().replace("\\", "/") for line in lines if line.strip()]
     if not names:

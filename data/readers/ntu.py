@@ -111,7 +111,7 @@ def list_files(sources: list[Path]) -> list[Item]:
 
 def read_missing(path: Path) -> set[str]:
     """Return all NTU sample names in a text, such as the data set's list of missing skeletons."""
-    found = re.findall(names.NTU.pattern.replace("(", "(?:"), names.read_text(path))
+    found = re.findall(names.NTU.pattern.replace("(", "(?:"), names.decode_file(path))
     if not found:
         raise InputError(f"--missing {path}: holds no NTU RGB+D sample names")
     return set(found)

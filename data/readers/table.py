@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from data.names import natural_order, read_text
+from data.names import decode_file, natural_order
 from data.readers.splits import PARTS
 from errors import InputError
 
@@ -80,7 +80,7 @@ def _csv(path: Path) -> Table:
 
 def _rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     """Return head (in lower case), rows of as many fields, and the line of each row."""
-    text = read_text(path)
+    text = decode_file(path)
     heads = []
     for separator in SEPARATORS:
         try:

@@ -82,7 +82,7 @@ def describe(member: Member) -> dict[str, str]:
     """Return what a user of the exported file has to know, as text values."""
     takes, settings = member.takes, member.config
     return {
-        "input": "clips (batch, persons, frames, joints, channels) float32: normalised, then the "
+        "input": "clips (batch, persons, frames, joints, channels) float32: normalized, then the "
         "stream, then `frames` frames chosen; absent persons are zero",
         "output": "logits (batch, classes); the softmax over classes gives probabilities",
         "layout": takes.skeleton.name,
@@ -90,7 +90,7 @@ def describe(member: Member) -> dict[str, str]:
         "persons": str(takes.persons),
         "stream": settings.stream,
         "frames": str(settings.frames),
-        "normalisation": takes.normalisation,
+        "normalisation": takes.normalization,
         "feeder": settings.feeder,
         "class_names": json.dumps(takes.class_names),
         "model": settings.model,

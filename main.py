@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 import memory
+from data import clip_file
 from engine import checkpoint, config, evaluate, logs, predict_files, recipe
 from engine.build import make_feeder, open_data
 from engine.distributed import Ranks, choose_devices, release
@@ -50,6 +51,7 @@ USED_BY = {
     "--window": "predict",
     "--stride": "predict",
     "--image-size": "predict",
+    "--nan": "predict",
     "--quiet": "train classifier test predict",
     "--debug": "train classifier test predict",
 }
@@ -117,6 +119,7 @@ def make_parser() -> Parser:
     io.add_argument(
         "--image-size", type=float, nargs=2, metavar=("H", "W"), help="of 2D poses in pixels"
     )
+    clip_file.add_nan(io)
 
     talk = parser.add_argument_group("output")
     talk.add_argument("--quiet", action="store_true", help="errors only")
@@ -295,6 +298,7 @@ def predict(options: argparse.Namespace, device: torch.device) -> None:
     predict_files.run(
         recognizer, options.input, options.output, options.quiet,
         window=options.window, stride=options.stride, image_size=options.image_size,
+        nan=options.nan,
     )  # fmt: skip
 
 

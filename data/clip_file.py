@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data import measure
 from data.readers import pose_json
 from data.readers.json_file import JsonFile
 from data.readers.npz_file import reason
@@ -16,6 +18,7 @@ from data.readers.skeleton_file import parse
 from errors import InputError
 from files import UNREADABLE
 
+NAN = ("refuse", "zero", "interpolate")  # what becomes of joints that are NaN or infinite
 SUFFIXES = (".skeleton", ".json", ".npy", ".npz")
 
 
@@ -28,8 +31,10 @@ class ClipFile:
     image_size: tuple[float, float] | None = None  # height and width in pixels, where it names them
 
 
-def read(path: str | Path) -> ClipFile:
+def read(path: str | Path, nan: str = "refuse") -> ClipFile:
     """Return the clip of a file; InputError names the file if it cannot be read as one.
+
+    `nan`, one of NAN: what becomes of joints that are NaN or infinite, as in `as_clip`.
 
     .json is a list [T][V][C] or [T][M][V][C], or has one under `skeletons` (NW-UCLA's files) or
     `joints`, or is what a pose estimator writes (data/readers/pose_json.py); .npz has it under
@@ -41,18 +46,22 @@ def read(path: str | Path) -> ClipFile:
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path}: not one of {', '.join(SUFFIXES)}")
     try:
-        return _READERS[path.suffix](path)
+        return _READERS[path.suffix](path, nan)
     except InputError:
         raise
     except UNREADABLE as error:
         raise InputError(f"{path}: cannot be read as a clip ({reason(error)})") from error
 
 
-def as_clip(values: Any, where: str) -> np.ndarray:
+def as_clip(values: Any, where: str, nan: str = "refuse") -> np.ndarray:
     """Return (T, V, C) or (T, M, V, C) numbers as (T, M, V, C) float32, or InputError.
 
-    float16 stays: `normalize.upright` computes with it as the released code does.
+    A joint that is NaN or infinite is refused, or, as `nan` says, unseen ('zero') or taken from its
+    neighboring frames ('interpolate'). float16 stays: `normalize.upright` computes with it as the
+    released code does.
     """
+    if nan not in NAN:
+        raise InputError(f"--nan {nan}: not one of {', '.join(NAN)}")
     try:
         joints = np.asarray(values)
         if joints.dtype.kind not in "fiu":
@@ -70,41 +79,72 @@ def as_clip(values: Any, where: str) -> np.ndarray:
         )
     if 0 in joints.shape:
         raise InputError(f"{where}: is empty, shape {joints.shape}")
+    measure.check_axes(joints, where)
     if joints.dtype != np.float16:
         with np.errstate(over="ignore"):
             joints = joints.astype(np.float32)
-    broken = ~np.isfinite(joints).all(axis=(1, 2, 3))
-    if broken.any():
+    broken = ~np.isfinite(joints).all(axis=-1)  # (T, M, V)
+    if not broken.any():
+        return joints
+    if nan == "refuse":
+        frames = broken.any(axis=(1, 2))
         raise InputError(
-            f"{where}: {broken.sum()} of {len(joints)} frames have a joint that is NaN or "
-            f"infinite, the first is frame {broken.argmax()}; write 0 for what was not seen"
+            f"{where}: {frames.sum()} of {len(joints)} frames have a joint that is NaN or "
+            f"infinite, the first is frame {frames.argmax()}; write 0 for what was not seen, or "
+            "give --nan zero or --nan interpolate"
         )
+    joints = np.where(broken[..., None], 0, joints)
+    return interpolated(joints, broken) if nan == "interpolate" else joints
+
+
+def add_nan(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add --nan to the command line of whatever reads clips."""
+    parser.add_argument(
+        "--nan", choices=NAN, default="refuse",
+        help="joints that are NaN or infinite: refuse the clip (default), take them as not seen "
+        "(zero), or interpolate them between frames",
+    )  # fmt: skip
+
+
+def interpolated(joints: np.ndarray, broken: np.ndarray) -> np.ndarray:
+    """Return a clip (T, M, V, C) with its `broken` joints (T, M, V) interpolated in time.
+
+    That is between the frames before and after in which the joint was seen; where there is only one
+    of them it is repeated, and where there is none the joint stays zero, unseen.
+    """
+    joints, usable = joints.copy(), measure.seen(joints) & ~broken
+    for person, joint in np.argwhere(broken.any(axis=0) & usable.any(axis=0)):
+        lost, known = (np.flatnonzero(mask[:, person, joint]) for mask in (broken, usable))
+        for channel in range(joints.shape[-1]):
+            line = joints[:, person, joint, channel]
+            line[lost] = np.interp(lost, known, line[known])
     return joints
 
 
-def _skeleton(path: Path) -> ClipFile:
+def _skeleton(path: Path, nan: str) -> ClipFile:
     return ClipFile(choose_bodies(parse(path.read_bytes(), str(path))), "ntu_rgb_d")
 
 
-def _json(path: Path) -> ClipFile:
+def _json(path: Path, nan: str) -> ClipFile:
     file = JsonFile(path)
     if (poses := pose_json.read_clip(file)) is not None:
         joints, layout, image_size = poses
-        return ClipFile(as_clip(joints, str(path)), layout, image_size)
+        return ClipFile(as_clip(joints, str(path), nan), layout, image_size)
     is_ucla = isinstance(file.content, dict) and "skeletons" in file.content
-    return ClipFile(as_clip(file.joints("skeletons" if is_ucla else "joints"), str(path)))
+    joints = file.joints("skeletons" if is_ucla else "joints", finite=nan == "refuse")
+    return ClipFile(as_clip(joints, str(path), nan))
 
 
-def _npy(path: Path) -> ClipFile:
-    return ClipFile(as_clip(np.load(path, allow_pickle=False), str(path)))
+def _npy(path: Path, nan: str) -> ClipFile:
+    return ClipFile(as_clip(np.load(path, allow_pickle=False), str(path), nan))
 
 
-def _npz(path: Path) -> ClipFile:
+def _npz(path: Path, nan: str) -> ClipFile:
     with np.load(path, allow_pickle=False) as file:
         arrays = [key for key in file.files if key not in ("layout", "image_size")]
         if "joints" not in arrays and len(arrays) != 1:
             raise InputError(f"{path}: holds {arrays}, not 'joints' or one array")
-        joints = as_clip(file["joints" if "joints" in arrays else arrays[0]], str(path))
+        joints = as_clip(file["joints" if "joints" in arrays else arrays[0]], str(path), nan)
         layout = str(file["layout"]) if "layout" in file.files else None
         size = file["image_size"].tolist() if "image_size" in file.files else None
     if size is not None and (len(size) != 2 or min(size) <= 0):

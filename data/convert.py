@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 import graph
-from data import clip_file, normalize
+from data import clip_file, measure, normalize
 from data.readers.pose_json import missing_frames, read_openpose
 from errors import InputError, Parser, run_command
 from files import replacing
@@ -42,7 +42,7 @@ FORMS = {
 }
 # A joint that an estimator does not give lies halfway between two that it does.
 BETWEEN = {"neck": ("left shoulder", "right shoulder")}
-# MediaPipe tells positions as shares of the image's width and height, then z and visibility.
+# MediaPipe gives positions as shares of the image's width and height, then z and visibility.
 MEDIAPIPE_CHANNELS = {2: (0, 1), 3: (0, 1), 4: (0, 1, 3), 5: (0, 1, 3)}
 
 
@@ -77,34 +77,52 @@ def with_score(joints: np.ndarray, form: str) -> np.ndarray:
     elif channels not in (2, 3):
         raise InputError(f"--from {form}: {channels} channels; expected x, y and a score")
     if joints.shape[-1] == 2:
-        seen = joints.any(axis=-1, keepdims=True)
-        joints = np.concatenate([joints, seen.astype(joints.dtype)], axis=-1)
+        score = measure.found(joints)[..., None].astype(joints.dtype)
+        joints = np.concatenate([joints, score], axis=-1)
     return joints
 
 
 def convert(
-    joints: np.ndarray, form: str, layout: str, image_size: tuple[float, float] | None = None
+    joints: np.ndarray,
+    form: str,
+    layout: str,
+    image_size: tuple[float, float] | None = None,
+    source: str = "",
 ) -> np.ndarray:
     """Return an estimator's clip (T, [M,] U, C) as (T, M, V, 3) float32 of a layout.
 
-    Kinect: metres, unchanged. Others: x and y from pixels of an image of `image_size` (height,
+    Kinect: meters, unchanged. Others: x and y from pixels of an image of `image_size` (height,
     width) to [-1, 1], and a score; a joint whose score is 0 was not seen and becomes all zero.
-    MediaPipe's own positions need no image size. Raises InputError for anything that does not fit.
+    MediaPipe's own positions, shares of the image, need no image size. Raises InputError for
+    anything that does not fit, wrong units too, and names `source`.
     """
-    joints = clip_file.as_clip(joints, f"--from {form}")
+    where = f"{source}: --from {form}" if source else f"--from {form}"
+    joints = clip_file.as_clip(joints, where)
     if joints.shape[2] != len(FORMS[form]):
-        raise InputError(f"--from {form}: has {len(FORMS[form])} joints, not {joints.shape[2]}")
+        raise InputError(f"{where}: has {len(FORMS[form])} joints, not {joints.shape[2]}")
     pairs = sources(form, layout)
     if form == "kinect-25":
         if joints.shape[-1] != 3:
-            raise InputError(f"--from {form}: {joints.shape[-1]} channels; expected x, y and z")
+            raise InputError(f"{where}: {joints.shape[-1]} channels; expected x, y and z")
+        if image_size is not None:
+            raise InputError(f"{where}: gives positions in space; --image-size does not apply")
+        check_meters(joints, where)
         return joints
-    joints = rearrange(with_score(joints, form), pairs)
-    if form == "mediapipe-33":
+    joints = measure.only_found(with_score(joints, form), where)
+    if image_size is None and form == "mediapipe-33":
         image_size = (1, 1)
     if image_size is None:
-        raise InputError(f"--from {form}: give --image-size HEIGHT WIDTH in pixels")
-    return np.where(joints[..., 2:] > 0, normalize.to_image(joints, *image_size), 0)
+        raise InputError(f"{where}: give --image-size HEIGHT WIDTH in pixels")
+    return normalize.in_image(rearrange(joints, pairs), image_size, where)
+
+
+def check_meters(joints: np.ndarray, where: str) -> None:
+    """Raise InputError if bodies (T, M, V, 3) are not as large as people are in meters."""
+    doubt = measure.compare(
+        measure.size(joints, measure.seen(joints)), measure.METERS, "people in meters"
+    )
+    if doubt:
+        raise InputError(f"{where}: {doubt}")
 
 
 def main(argv: list[str]) -> None:
@@ -118,6 +136,7 @@ def main(argv: list[str]) -> None:
         "file", type=Path, help=".npy, .npz or .json clip, or OpenPose's folder of .json files"
     )
     parser.add_argument("--image-size", type=float, nargs=2, metavar=("HEIGHT", "WIDTH"))
+    clip_file.add_nan(parser)
     parser.add_argument("--out", type=Path, required=True, help=".npz file to write")
     parser.add_argument("--debug", action="store_true", help="errors with their traceback")
     options = parser.parse_args(argv)
@@ -128,10 +147,10 @@ def main(argv: list[str]) -> None:
         if gaps := missing_frames(options.file):
             print(gaps, file=sys.stderr)
     else:
-        clip = clip_file.read(options.file)
+        clip = clip_file.read(options.file, options.nan)
         joints, size = clip.joints, clip.image_size
     size = tuple(options.image_size) if options.image_size else size
-    joints = convert(joints, options.form, options.to, size)
+    joints = convert(joints, options.form, options.to, size, str(options.file))
     with replacing(options.out) as file:
         np.savez(file, joints=joints, layout=np.array(options.to))
     frames, persons, *_ = joints.shape

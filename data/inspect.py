@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
 import graph
-from data import long_tail
+from data import long_tail, measure
 from data.store import Store
 from errors import InputError, Parser, run_command
 from files import replacing
@@ -31,20 +31,23 @@ from graph import Skeleton
 SHEET = (10, 6)  # rows (samples, each of another class) and columns (moments of each)
 FRAMES_PER_SECOND = 15
 MAX_FRAMES = 150  # of a GIF; longer clips are shown with frames left out
-COLOURS = ("tab:blue", "tab:red", "tab:green", "tab:orange", "tab:purple")  # by person
+COLORS = ("tab:blue", "tab:red", "tab:green", "tab:orange", "tab:purple")  # by person
 
 
 def describe(store: Store, rows: np.ndarray) -> str:
     """Return the numbers that tell whether a store is what it should be, as text."""
     lengths, counts = store.lengths[rows], class_counts(store, rows)
+    quality = store.quality(rows)
     persons = np.bincount([_persons(store.clip(row)) for row in rows])
     seen = counts[counts > 0]
     lines = [
         f"{store.path}: {len(rows)} samples, {lengths.sum()} frames, layout {store.layout}",
-        f"prepared from {store.meta.get('data_set', '?')}, {store.meta.get('normalisation', '?')}",
+        f"prepared from {store.meta.get('data_set', '?')}, {store.normalization or '?'}",
         f"frames of a sample: {lengths.min()} to {lengths.max()}, median {np.median(lengths):g}",
         "persons in a sample: "
         + ", ".join(f"{number} in {count}" for number, count in enumerate(persons) if count),
+        *quality.lines(),
+        *(f"warning: {doubt}" for doubt in quality.doubts),
         f"samples of a class: {seen.max()} to {seen.min()}, imbalance {seen.max() / seen.min():g}, "
         f"{len(seen)} of {len(counts)} classes",
     ]
@@ -92,9 +95,9 @@ def draw_sheet(store: Store, rows: np.ndarray, path: Path) -> None:
     for line, label in zip(grid, labels):
         row = rows[store.labels[rows] == label][0]
         clip = store.clip(row)
-        view = _View(clip, skeleton)
+        view = _View(clip, skeleton, store.reading.origin)
         for axes, frame in zip(line, np.linspace(0, len(clip) - 1, SHEET[1]).astype(int)):
-            view.draw(axes, clip[frame])
+            view.draw(axes, frame)
             axes.set_xlabel(f"frame {frame}", fontsize=7)
         line[0].set_title(
             f"{store.class_names[label]} ({store.names[row]})", loc="left", fontsize=8
@@ -106,13 +109,13 @@ def draw_sheet(store: Store, rows: np.ndarray, path: Path) -> None:
 def draw_sample(store: Store, row: int, path: Path) -> None:
     """Write an animated GIF of one sample."""
     clip = store.clip(row)
-    view = _View(clip, graph.load(store.layout))
+    view = _View(clip, graph.load(store.layout), store.reading.origin)
     figure, axes = plt.subplots(figsize=(4, 4), layout="constrained")
     title = f"{store.names[row]}: {store.class_names[store.labels[row]]}"
 
     def show(frame: int) -> None:
         axes.clear()
-        view.draw(axes, clip[frame])
+        view.draw(axes, frame)
         axes.set_title(f"{title}\nframe {frame} of {len(clip)}", fontsize=9)
 
     step = -(-len(clip) // MAX_FRAMES)
@@ -125,29 +128,29 @@ def draw_sample(store: Store, row: int, path: Path) -> None:
 
 
 class _View:
-    """How a clip is looked at: 2D poses as they are, 3D ones along their two widest axes."""
+    """A clip to draw: 2D poses as they are, 3D ones along their two widest axes."""
 
-    def __init__(self, clip: np.ndarray, skeleton: Skeleton) -> None:
-        self.bones = np.array(skeleton.edges)
+    def __init__(self, clip: np.ndarray, skeleton: Skeleton, origin: int | None) -> None:
+        """`origin` is the joint that is zero because it is the origin, if there is one."""
+        self.clip, self.bones = clip, np.array(skeleton.edges)
+        self.seen = measure.seen(clip, origin)  # (T, M, V)
         self.is_image = skeleton.confidence or clip.shape[-1] == 2
         if self.is_image:
             self.axes = [0, 1]
         else:  # people are taller than wide
-            extent = np.median(np.ptp(clip[:, 0], axis=1), axis=0)
+            bodies = np.where(self.seen[..., None], clip, np.nan)[self.seen.any(axis=-1)]
+            extent = np.median(np.nanmax(bodies, axis=1) - np.nanmin(bodies, axis=1), axis=0)
             self.axes = np.argsort(-extent, kind="stable")[1::-1]
-        points = clip[clip.any(axis=-1)][:, self.axes]
+        points = clip[self.seen][:, self.axes]
         self.low, self.high = points.min(axis=0), points.max(axis=0)
 
-    def draw(self, axes: Axes, frame: np.ndarray) -> None:
-        """Draw the persons of one frame (M, V, C)."""
-        for person, colour in zip(frame, COLOURS):
-            if not person.any():
-                continue
+    def draw(self, axes: Axes, frame: int) -> None:
+        """Draw the persons of one frame."""
+        for person, is_there, color in zip(self.clip[frame], self.seen[frame], COLORS):
             points = person[:, self.axes]
-            is_there = person.any(axis=-1)
             bones = self.bones[is_there[self.bones].all(axis=1)]
-            axes.add_collection(LineCollection(points[bones], colors=colour, linewidths=1.2))
-            axes.plot(*points[is_there].T, ".", color=colour, markersize=3)
+            axes.add_collection(LineCollection(points[bones], colors=color, linewidths=1.2))
+            axes.plot(*points[is_there].T, ".", color=color, markersize=3)
         margin = 0.05 * (self.high - self.low).max() + 1e-6
         axes.set(xlim=(self.low[0] - margin, self.high[0] + margin))
         axes.set(ylim=(self.low[1] - margin, self.high[1] + margin))

@@ -27,6 +27,7 @@ from typing import Any
 from tqdm import tqdm
 
 import memory
+from data.quality import Quality
 from data.readers import READERS, Clip, Raw
 from data.store import StoreWriter
 from errors import InputError, Parser, run_command
@@ -55,6 +56,7 @@ class Summary:
     unreadable: list[str] = field(default_factory=list)  # one reason per file, which it names
     left_out: dict[str, list[str]] = field(default_factory=dict)  # names by reason, see LEFT_OUT
     untrained: list[str] = field(default_factory=list)  # classes without a training sample
+    quality: Quality | None = None
 
 
 def prepare(raw: Raw, out: Path, workers: int, **meta: Any) -> Summary:
@@ -81,6 +83,7 @@ def prepare(raw: Raw, out: Path, workers: int, **meta: Any) -> Summary:
             "no_part": [name for (name, *_), part in zip(writer.rows, parts) if part == ""],
         }
         writer.meta["left_out"] = {**summary.left_out, "unreadable": summary.unreadable}
+        summary.quality = writer.quality()
         summary.samples, summary.frames = len(writer.rows), writer.frames
         classes = {label for _, label, _ in writer.rows}
         summary.classes = len(classes)
@@ -179,6 +182,9 @@ def main(argv: list[str]) -> None:
         f"{out}: {summary.samples} samples, {summary.frames} frames, "
         f"{summary.classes} of {len(raw.class_names)} classes, layout {raw.layout}"
     )
+    print("\n".join(summary.quality.lines()))
+    for doubt in summary.quality.doubts:
+        print(f"warning: {doubt}")
     for reason, said in LEFT_OUT.items():
         if left_out := summary.left_out.get(reason):
             print(f"{said}: {len(left_out)}, as {left_out[0]} (named in {out}/meta.json)")

@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 
 import graph
+from data import measure, normalize
+from data.quality import Figures, Quality, Reading, figures
 from data.readers import example
 from errors import InputError, nearest
 from files import UNREADABLE, sync_folder, write_json
@@ -92,6 +94,23 @@ class Store:
         return str(self.path / layout) if layout == LAYOUT_FILE else layout
 
     @property
+    def normalization(self) -> str | None:
+        """What was done to the clips, a name of normalize.NORMALIZATIONS; None if unknown."""
+        return normalize.name_in(self.meta)
+
+    @property
+    def reading(self) -> Reading:
+        """How the numbers of the clips are to be read."""
+        return Reading.of(self.layout, self.joints.shape[1:], self.meta)
+
+    def quality(self, rows: np.ndarray) -> Quality:
+        """Return what the clips of these rows are like; reads all of their frames."""
+        reading = self.reading
+        names = self.names[rows].tolist()
+        clips = [figures(name, self.clip(row), reading) for name, row in zip(names, rows)]
+        return Quality.of(clips, reading)
+
+    @property
     def class_names(self) -> list[str]:
         return self.meta["class_names"]
 
@@ -148,6 +167,8 @@ class StoreWriter:
             "class_names": class_names,
             **meta,
         }
+        self.reading = Reading.of(layout, shape, meta)
+        self.figures: list[Figures] = []  # of each clip
         self.rows: list[tuple[str, int, int]] = []  # name, label, length
         self.columns: dict[str, list[Any]] = defaultdict(list)
         self.seen: set[str] = set()
@@ -194,13 +215,21 @@ class StoreWriter:
             raise InputError(f"{name}: has a joint that is NaN or infinite")
         block = np.zeros((frames, *self.shape), "<f4")
         block[:, :persons] = joints
+        if self.reading.half_width:
+            remedy = "divide x by the image's width and y by its height first"
+            measure.check_scaled(block, name, self.reading.half_width, remedy)
         with _naming(self.path):
             self.file.write(block.data)
         self.frames += frames
         self.seen.add(name)
+        self.figures.append(figures(name, block, self.reading))
         self.rows.append((name, int(label), frames))
         for key, value in columns.items():
             self.columns[key].append(value)
+
+    def quality(self) -> Quality:
+        """Return what the clips so far are like."""
+        return Quality.of(self.figures, self.reading)
 
     def close(self) -> None:
         """Complete the store and put it in its place; InputError if it has no clip."""
@@ -221,6 +250,8 @@ class StoreWriter:
         with (self.partial / "index.npz").open("wb") as file:
             np.savez(file, **index, **{key: np.array(c) for key, c in self.columns.items()})
             _sync_and_close(file)
+        if size := self.quality().size:
+            self.meta["size"] = [size.low, size.median, size.high]
         write_json(self.partial / "meta.json", self.meta)
         self._take_place()
 

@@ -1,6 +1,6 @@
 """A trained recogniser for clips of one's own: `Recognizer.load('best.pt')(clip)`.
 
-A clip goes the way of testing: the data set's normalisation, then the feeder's stream and choice of
+A clip goes the way of testing: the data set's normalization, then the feeder's stream and choice of
 frames, and the mean of the probabilities over test clips; several checkpoints are fused.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 import graph
-from data import clip_file, names, normalize
+from data import clip_file, measure, names, normalize, quality
+from data.measure import Size
 from data.store import Store
 from engine import checkpoint, evaluate
 from engine.build import feeder_of
@@ -28,9 +29,6 @@ from engine.fusion import Scores, fuse, fusions_of
 from errors import InputError
 from model.fold import fuse_bn
 
-LARGEST = 2.0  # positions within [-1, 1] of an image, and somewhat out of it; pixels are larger
-# How a checkpoint that does not tell was trained, by its layout.
-USUAL = {"ntu_rgb_d": "upright", "nw_ucla": "nw-ucla", "coco": "image", "openpose": "st-gcn"}
 # Class names for a checkpoint that has none, by its layout and number of classes.
 DATA_SETS = {
     ("ntu_rgb_d", 60): "ntu120",
@@ -49,6 +47,7 @@ class Prediction:
     probabilities: np.ndarray  # (K,) float32, sums to 1: the mean over the windows
     spans: np.ndarray  # (W, 2) int64: first frame of each window, and the one after its last
     windows: np.ndarray  # (W, K) float32, each row sums to 1
+    warning: str = ""  # why the clip may not be what it is taken for
 
     def top(self, k: int = 3) -> list[tuple[str, float]]:
         """Return the k most probable classes as (name, probability), the first the likeliest."""
@@ -67,9 +66,15 @@ class InputSpec:
     skeleton: graph.Skeleton
     persons: int
     channels: int
-    normalisation: str  # see data.normalize
+    normalization: str  # a name of normalize.NORMALIZATIONS
     centre: int
     class_names: tuple[str, ...]
+    size: Size | None = field(default=None, compare=False)  # of the bodies it was trained on
+
+    @property
+    def planar(self) -> bool:
+        """Whether joints are x, y and perhaps a score."""
+        return self.skeleton.confidence or self.channels == 2
 
     @classmethod
     def of(cls, model: nn.Module, state: dict[str, Any]) -> InputSpec:
@@ -90,9 +95,10 @@ class InputSpec:
             skeleton,
             persons,
             channels,
-            said.get("normalisation") or USUAL.get(skeleton.name, "none"),
+            normalize.name_in(said) or normalize.USUAL.get(skeleton.name, "none"),
             said.get("centre") or 0,
             tuple(said.get("class_names") or known_names(skeleton.name, num_class)),
+            Size(*said["size"]) if said.get("size") else None,
         )
 
     def differences(self, other: InputSpec) -> list[str]:
@@ -157,11 +163,12 @@ class LoadedNetwork:
 
 @dataclass(frozen=True)
 class PreparedClip:
-    """A clip cut into windows and normalised."""
+    """A clip cut into windows and normalized."""
 
     source: str
     spans: np.ndarray  # (W, 2)
     windows: list[np.ndarray]  # each (T, M, V, C) float32
+    warning: str = ""
 
 
 class Recognizer:
@@ -208,10 +215,10 @@ class Recognizer:
     ) -> Prediction:
         """Recognise a clip (T, V, C) or (T, M, V, C) of any length in the layout's raw coordinates.
 
-        These are metres for Kinect; for 2D poses pixels of an image of `image_size` (height,
+        These are meters for Kinect; for 2D poses pixels of an image of `image_size` (height,
         width), or [-1, 1], and a score. With a `window`, in frames, one begins every `stride`
         frames (default: half a window) and the probabilities are averaged. Raises InputError if the
-        clip does not fit the network, has NaN, or nobody is in it.
+        clip does not fit the network, has NaN, is in other units, or nobody is in it.
         """
         joints = clip_file.as_clip(clip, "clip")
         return self.score([self.prepare(joints, "clip", image_size, window, stride)])[0]
@@ -224,25 +231,62 @@ class Recognizer:
         window: int | None = None,
         stride: int | None = None,
     ) -> PreparedClip:
-        """Cut a raw clip (T, M, V, C) into windows and normalise each, as the data set's clips are.
+        """Cut a raw clip (T, M, V, C) into windows and normalize each, as the data set's clips are.
 
         Windows that nobody is in are left out. InputError names `source` if it does not fit.
         """
+        takes, how = self.takes, self.takes.normalization
         self.check(joints, source)
-        how = self.takes.normalisation
-        if how in ("image", "st-gcn"):
-            joints = in_image(joints, image_size, source)
-        if how == "st-gcn":
-            joints = best_scored(joints, self.takes.persons)
-        joints = with_persons(joints, self.takes.persons)
+        if image_size is not None and how not in normalize.HALF_WIDTHS:
+            raise InputError(
+                f"{source}: --image-size does not apply: the network takes positions that no image "
+                f"scales (normalization {how})"
+            )
+        is_scaled = how in normalize.HALF_WIDTHS and image_size is None
+        if how in normalize.HALF_WIDTHS:  # frame by frame, so that windows do not matter
+            joints = self.normalize(joints, source, image_size)
+        joints = with_persons(joints, takes.persons)
         spans = cut(len(joints), window, stride)
-        windows = [
-            normalize.normalise(joints[first:end], how, self.takes.centre) for first, end in spans
-        ]
+        windows = [joints[first:end] for first, end in spans]
+        if how not in normalize.HALF_WIDTHS:
+            windows = [self.normalize(clip, source) for clip in windows]
         inhabited = [row for row, clip in enumerate(windows) if clip.any()]
         if not inhabited:
             raise InputError(f"{source}: there is no body in it, all joints are zero")
-        return PreparedClip(source, spans[inhabited], [windows[row] for row in inhabited])
+        windows = [windows[row] for row in inhabited]
+        doubt = self.doubt(windows, source, is_scaled)
+        return PreparedClip(source, spans[inhabited], windows, doubt)
+
+    def normalize(
+        self, joints: np.ndarray, source: str, image_size: tuple[float, float] | None = None
+    ) -> np.ndarray:
+        """Return a clip (T, M, V, C) as the clips that the network was trained on."""
+        takes = self.takes
+        terms = normalize.Terms(takes.centre, image_size, takes.persons, source)
+        return normalize.apply(takes.normalization, joints, terms)
+
+    def doubt(self, windows: Sequence[np.ndarray], source: str, is_scaled: bool) -> str:
+        """Return why the clip of normalized windows may be in other units than the network's.
+
+        `is_scaled`: its 2D positions are said to be in [-1, 1]. InputError if nobody can be of
+        that size.
+        """
+        takes = self.takes
+        origin = normalize.origin(takes.normalization, takes.skeleton.num_joints, takes.centre)
+        sizes = [measure.size(clip, measure.seen(clip, origin), takes.planar) for clip in windows]
+        sizes = [size for size in sizes if not np.isnan(size)]
+        size = float(np.median(sizes)) if sizes else np.nan
+        if is_scaled and all(measure.lowest(window) >= 0 for window in windows):
+            return "no x or y is negative; if they are shares of the image, give --image-size 1 1"
+        if takes.size is not None:
+            doubt = measure.compare(size, takes.size, "those of its training clips")
+            if doubt and not takes.planar and measure.is_impossible(size, takes.size):
+                raise InputError(f"{source}: {doubt}")
+        elif takes.skeleton.name in quality.KINECT:
+            doubt = measure.compare(size, measure.METERS, "people in meters")
+        else:
+            doubt = ""
+        return doubt
 
     def check(self, joints: np.ndarray, source: str) -> None:
         """Raise InputError if a clip (T, M, V, C) is not of the network's layout, or empty."""
@@ -274,7 +318,7 @@ class Recognizer:
         fused = fuse(scored, dict(zip(scored, self.weights))).scores  # (all windows, K)
         ends = np.cumsum([len(clip.windows) for clip in clips])
         return [
-            Prediction(clip.source, self.names, part.mean(axis=0), clip.spans, part)
+            Prediction(clip.source, self.names, part.mean(axis=0), clip.spans, part, clip.warning)
             for clip, part in zip(clips, np.split(fused, ends[:-1]))
         ]
 
@@ -326,21 +370,3 @@ def with_persons(joints: np.ndarray, persons: int) -> np.ndarray:
         longest = np.argsort(-seen, kind="stable")[:persons]
         return joints[:, np.sort(longest)]
     return np.pad(joints, ((0, 0), (0, persons - joints.shape[1]), (0, 0), (0, 0)))
-
-
-def in_image(joints: np.ndarray, image_size: tuple[float, float] | None, source: str) -> np.ndarray:
-    """Return 2D poses in [-1, 1]: from pixels if an image size is given, else they are so."""
-    if image_size is not None:
-        return normalize.to_image(joints, *image_size)
-    if (largest := np.abs(joints[..., :2]).max()) > LARGEST:
-        raise InputError(
-            f"{source}: positions up to {largest:g} look like pixels; give --image-size "
-            "HEIGHT WIDTH"
-        )
-    return joints
-
-
-def best_scored(joints: np.ndarray, persons: int) -> np.ndarray:
-    """Return 2D poses in [-1, 1] as `normalize.best_scored` makes them of positions in [0, 1]."""
-    shares = np.concatenate([(joints[..., :2] + 1) / 2, joints[..., 2:]], axis=-1)
-    return normalize.best_scored(shares, persons)

@@ -27,8 +27,8 @@ def run(
 ) -> list[Prediction]:  # fmt: skip
     """Predict files and folders of files, print a table and write `output` (.json or .csv).
 
-    `how` goes to Recognizer.prepare: image_size, window, stride. A file that cannot be used is
-    named, and the others are gone on with; at the end InputError says how many there were.
+    `how` goes to `read` and Recognizer.prepare: nan, image_size, window, stride. A file that cannot
+    be used is named and skipped; at the end InputError says how many there were.
     """
     output = None if output is None else Path(output)
     if output is not None and output.suffix not in WRITERS:
@@ -50,6 +50,9 @@ def run(
                     bar.write(f"error: {failed[str(path)]}", file=sys.stderr)
             predictions += recognizer.score(ready) if ready else []
             bar.update(min(FILES_AT_ONCE, len(files) - first))
+    for prediction in predictions:
+        if prediction.warning:
+            print(f"warning: {prediction.source}: {prediction.warning}", file=sys.stderr)
     if predictions and not quiet:
         print(table(predictions))
     if output is not None:
@@ -74,10 +77,11 @@ def find_files(inputs: Sequence[str | Path]) -> list[Path]:
 
 
 def read(
-    recognizer: Recognizer, path: Path, image_size: tuple[float, float] | None = None, **how: Any
-) -> PreparedClip:
+    recognizer: Recognizer, path: Path, image_size: tuple[float, float] | None = None,
+    nan: str = "refuse", **how: Any,
+) -> PreparedClip:  # fmt: skip
     """Return a file's clip, prepared; InputError names the file if it cannot be used."""
-    clip = clip_file.read(path)
+    clip = clip_file.read(path, nan)
     wanted = recognizer.takes.skeleton.name
     if clip.layout not in (None, wanted):
         raise InputError(f"{path}: has layout {clip.layout}, but the network takes {wanted}")
@@ -117,6 +121,7 @@ def write_as_json(
         "predictions": [
             {
                 "file": prediction.source,
+                **({"warning": prediction.warning} if prediction.warning else {}),
                 **described(prediction.probabilities),
                 "windows": [
                     {"first_frame": first, "last_frame": end - 1, **described(part)}

@@ -395,8 +395,9 @@ class Trainer:
             **training_facts(self.data),
             "started_from": self.started_from,
             "layout": self.data.store.layout,
-            "normalisation": self.data.store.meta.get("normalisation"),
+            "normalization": self.data.store.normalization,
             "centre": self.data.store.meta.get("centre"),
+            "size": self.data.store.meta.get("size"),
             "progress": dataclasses.asdict(self.progress),
         }
         if which == LAST:

@@ -144,7 +144,7 @@ class Feeder(Dataset):
                 f"so its {self.stream.name} stream cannot be flipped; set feeder_args.flip to 0, "
                 "or mend parent or flip in the layout"
             )
-        if wanted.mirror and store.meta.get("normalisation") == "pixels":
+        if wanted.mirror and store.normalization == "pixels":
             raise InputError(
                 f"feeder_args.mirror: {store.path} holds pixels, without a common axis to mirror "
                 "about; prepare it without --pixels, or set feeder_args.mirror to false"

@@ -332,7 +332,7 @@ def test_what_a_network_takes_is_asked_of_the_network(golden):
     path = golden / "model_stgcnpp_b16_nw_ucla.pth"
     takes = LoadedNetwork.load(path, CPU, Config()).takes
     assert (takes.skeleton.name, takes.persons, takes.channels) == ("nw_ucla", 2, 3)
-    assert takes.normalisation == "nw-ucla" and len(takes.class_names) == 10
+    assert takes.normalization == "nw-ucla" and len(takes.class_names) == 10
     assert takes.class_names[0] == "pick up with one hand"
 
 

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
 
-from data import inspect
+import graph
+from data import inspect, normalize
 from data.store import StoreWriter
 from errors import run_command
 
@@ -38,6 +40,8 @@ def test_the_numbers_and_the_pictures(store: Path, tmp_path: Path, capsys) -> No
         "5 samples, 30 frames, layout ntu_rgb_d",
         "frames of a sample: 4 to 8, median 6",
         "persons in a sample: 1 in 4, 2 in 1",
+        "size of a body: ",
+        "frozen: 0; duplicates: 0",
         "samples of a class: 4 to 1, imbalance 4, 2 of 3 classes",
         "split: 2 values (test, train)",
     ):
@@ -67,3 +71,31 @@ def test_only_the_training_samples_of_a_protocol(store: Path, tmp_path: Path, ca
     assert "clip9" in err and not out  # said before anything is read or drawn
     assert run(store, "--training-list", "x.txt") == 2
     assert "--protocol" in capsys.readouterr().err
+
+
+def drawn_joints(clip: np.ndarray, origin: int | None, frame: int = 0) -> int:
+    view = inspect._View(clip, graph.load("ntu_rgb_d"), origin)
+    figure, axes = plt.subplots()
+    view.draw(axes, frame)
+    plt.close(figure)
+    return sum(len(line.get_xdata()) for line in axes.lines)
+
+
+def test_the_joint_at_the_origin_is_drawn_and_a_lost_one_is_not() -> None:
+    clip = np.repeat(STANCE[None, None], 3, axis=0) + [3, 0, 0]
+    clip += np.linspace(0, 0.3, 3)[:, None, None, None]
+    clip[0, 0, 7] = 0
+    centered = normalize.centered(clip, 1)
+    assert drawn_joints(centered, origin=1) == 24
+    assert drawn_joints(centered, origin=1, frame=1) == 25
+    assert drawn_joints(centered, origin=None) == 23
+
+
+def test_lost_joints_do_not_decide_how_a_clip_is_looked_at() -> None:
+    """A body of raw positions, 3 m away: a joint at zero would make depth the widest axis."""
+    clip = np.repeat(STANCE[None, None], 4, axis=0) + [0, 3, 0]
+    expected = inspect._View(clip, graph.load("ntu_rgb_d"), None).axes.tolist()
+    clip[:, 0, 7] = 0
+    view = inspect._View(clip, graph.load("ntu_rgb_d"), None)
+    assert view.axes.tolist() == expected == [0, 2]
+    assert (view.high - view.low < 2).all()

@@ -1,4 +1,4 @@
-"""Normalisation equals the released classes (golden vectors) and is what its words say."""
+"""Normalization equals the released classes (golden vectors) and is what its words say."""
 
 from pathlib import Path
 
@@ -39,14 +39,35 @@ def test_to_image_equals_the_released_class(golden: Path) -> None:
             np.testing.assert_array_equal(scaled[..., 2:], score)
 
 
-def test_in_an_image_absent_bodies_stay_zero_and_joints_in_its_corner_do_not() -> None:
+def test_a_joint_that_was_not_found_is_zero_in_an_image_and_one_in_its_corner_is_not() -> None:
     poses = np.full((2, 2, 3, 3), 100.0)
-    poses[0, 0, 1] = 0  # not found: score 0
+    poses[0, 0, 1] = 0  # not found
+    poses[0, 0, 2, 2] = 0  # not found either: the position means nothing
+    poses[1, 0, 0, :2] = 0  # found in the corner
     poses[1, 1] = 0
     scaled = normalize.to_image(poses, height=200, width=400)
-    np.testing.assert_array_equal(scaled[0, 0, 1], [-1, -1, 0])
-    np.testing.assert_array_equal(scaled[0, 1], [[-0.5, 0, 100]] * 3)
+    np.testing.assert_array_equal(scaled[0, 0], [[-0.5, 0, 100], [0, 0, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(scaled[1, 0, 0], [-1, -1, 100])
     assert not scaled[1, 1].any()
+    without_score = normalize.to_image(poses[..., :2], height=200, width=400)
+    np.testing.assert_array_equal(without_score[0, 0], [[-0.5, 0], [0, 0], [-0.5, 0]])
+
+
+@pytest.mark.parametrize("name", ["image", "st-gcn"])
+def test_unseen_joints_of_2d_poses_stay_zero_in_pixels_and_in_scaled_positions(name: str) -> None:
+    random = np.random.default_rng(0)
+    shares = np.concatenate([random.uniform(0, 1, (6, 2, 18, 2)), np.ones((6, 2, 18, 1))], -1)
+    pixels, scaled = shares * [640, 480, 1], shares * [2, 2, 1] - [1, 1, 0]
+    pixels[2, :, 4] = scaled[2, :, 4] = 0
+    scaled[3, :, 5, 2] = pixels[3, :, 5, 2] = 0
+    how = normalize.NORMALIZATIONS[name]
+    of_pixels = how(pixels, normalize.Terms(image_size=(480, 640)))
+    np.testing.assert_allclose(of_pixels, how(scaled, normalize.Terms()), atol=1e-6)
+    assert not of_pixels[2, :, 4].any() and not of_pixels[3, :, 5].any()
+    assert of_pixels.any(axis=-1).sum() == 6 * 2 * 18 - 4
+    half = 1 if name == "image" else 0.5
+    expected = (shares[0, 0, :, :2] - 0.5) * half / 0.5
+    np.testing.assert_allclose(of_pixels[0, 0, :, :2], expected, atol=1e-6)
 
 
 def test_upright_puts_the_spine_on_z_and_keeps_shapes() -> None:
@@ -82,17 +103,60 @@ def test_the_shortest_rotation_turns_in_the_plane_of_both(axis: int) -> None:
         np.testing.assert_array_equal(normalize.shortest_rotation(still, axis), np.eye(3))
 
 
-def test_centred_moves_joint_1_of_the_first_frame_to_the_origin() -> None:
+def test_nw_ucla_moves_joint_1_of_the_first_frame_to_the_origin() -> None:
     clip = np.arange(4 * 20 * 3, dtype=np.float32).reshape(4, 1, 20, 3)
-    joints = normalize.centred(clip)
+    joints = normalize.nw_ucla(clip)
     assert not joints[0, 0, 1].any()
     np.testing.assert_array_equal(joints[2] - joints[0], clip[2] - clip[0])
 
 
-def test_a_clip_centred_on_a_joint_of_its_own_keeps_lost_joints_at_zero() -> None:
+def centered(clip: np.ndarray, center: int) -> np.ndarray:
+    return normalize.NORMALIZATIONS["centered"](clip, normalize.Terms(center))
+
+
+def test_a_clip_centered_on_a_joint_of_its_own_keeps_lost_joints_at_zero() -> None:
     clip = np.random.RandomState(0).standard_normal((4, 2, 5, 3))
     clip[2, 0, 3] = clip[3, 1] = 0
-    joints = normalize.normalise(clip, "centred", centre=2)
+    joints = centered(clip, 2)
     lost = (clip == 0).all(axis=-1)
     assert not joints[lost].any()
     np.testing.assert_array_equal(joints[~lost], (clip - clip[0, 0, 2])[~lost])
+
+
+def test_the_origin_is_the_first_frame_in_which_the_center_is_seen() -> None:
+    clip = np.random.RandomState(0).standard_normal((5, 2, 4, 3)) + 3
+    clip[:2, 0, 2] = 0  # the center is lost in the first two frames
+    lost = (clip == 0).all(axis=-1)
+    joints = centered(clip, 2)
+    np.testing.assert_array_equal(joints[~lost], (clip - clip[2, 0, 2])[~lost])
+    assert not joints[lost].any()
+
+
+def test_without_a_center_the_origin_is_the_mean_of_the_joints_first_seen() -> None:
+    clip = np.random.RandomState(0).standard_normal((5, 2, 4, 3)) + 3
+    clip[:, 0, 2] = clip[0, 0] = clip[1, 0, 3] = 0
+    joints = centered(clip, 2)
+    np.testing.assert_allclose(joints[4, 1, 1], clip[4, 1, 1] - clip[1, 0, :2].mean(axis=0))
+    clip[:, 0] = 0  # there is only a second body
+    np.testing.assert_array_equal(centered(clip, 2)[3, 1], clip[3, 1] - clip[0, 1, 2])
+    np.testing.assert_array_equal(centered(clip * 0, 2), clip * 0)
+
+
+def test_a_center_lost_at_the_start_of_a_recording_leaves_the_body_where_it_is(
+    shared: Path,
+) -> None:
+    arrays = np.load(shared / "data/nw_ucla.npz")
+    for clip in np.split(arrays["frames"], arrays["offsets"][1:-1])[:100:5]:
+        whole, lost = clip[:, None], clip[:, None].copy()
+        lost[: len(clip) // 3, 0, 2] = 0
+        shift = clip[len(clip) // 3, 2] - clip[0, 2]
+        seen = lost.any(axis=-1)
+        moved = normalize.centered(whole, 2) - shift
+        np.testing.assert_allclose(normalize.centered(lost, 2)[seen], moved[seen], atol=1e-5)
+
+
+def test_names_of_earlier_versions_are_read() -> None:
+    assert normalize.name_in({"normalisation": "centred"}) == "centered"
+    assert normalize.name_in({"normalization": "upright"}) == "upright"
+    assert normalize.name_in({"normalisation": None}) is None
+    assert set(normalize.USUAL.values()) <= set(normalize.NORMALIZATIONS)

@@ -269,7 +269,7 @@ def test_pickled_objects_and_image_sizes_of_files(clips: Path, capsys) -> None:
     np.testing.assert_allclose(Store.open(clips / "s").clip(0)[0, 0, 0], [-0.5, 0, 100], atol=1e-6)
     fails(capsys, "not of --image-size (480, 640)", *argv, "--image-size", 480, 640)
     fails(
-        capsys, "--image-size: is for --normalise image, not none", *argv,
+        capsys, "--image-size: is for --normalize image, not none", *argv,
         "--image-size", 200, 400, "--normalise", "none",
     )  # fmt: skip
 

@@ -177,8 +177,8 @@ def test_a_raw_file_is_scored_as_its_prepared_clip_in_testing(source, tmp_path, 
         feeder_args={"choice": "even", "box": True} if is_ucla else {},
         model_args={**args, "num_person": store.joints.shape[1]},
     )  # fmt: skip
-    told = {key: store.meta.get(key) for key in ("normalisation", "centre")}
-    assert told["normalisation"]
+    told = {key: store.meta.get(key) for key in ("normalization", "centre", "size")}
+    assert told["normalization"]
     weights = save(tmp_path / "best.pt", config, names=list("abcd"), **told)
     recognizer = Recognizer.load(weights, device="cpu")
     feeder = feeder_of(
@@ -192,7 +192,7 @@ def test_a_raw_file_is_scored_as_its_prepared_clip_in_testing(source, tmp_path, 
     # A checkpoint that does not tell is taken to have seen its layout's usual data.
     if source != "custom":
         usual = Recognizer.load(save(weights, config, names=list("abcd")), device="cpu")
-        assert usual.takes.normalisation == told["normalisation"]
+        assert usual.takes.normalization == told["normalization"]
 
 
 # --- windows ---
@@ -584,3 +584,214 @@ def test_the_converter_reads_openposes_folder_and_predict_its_file(tmp_path):
     np.testing.assert_allclose(clip.joints[:, 0, 8, 0], strong[:, 9, 0] / 50 - 1, atol=1e-5)
     np.testing.assert_allclose(clip.joints[1:, 1, 8, 1], weak[1:, 9, 1] / 100 - 1, atol=1e-5)
     assert (clip.joints[0, 1] == 0).all()
+
+
+# --- units, axes and unseen joints ---
+
+
+@pytest.fixture
+def coco(tmp_path):
+    args = {"graph": "coco", "num_class": 2, "num_person": 1, "base_channels": 8, "num_blocks": 1}
+    config = Config(frames=8, test_clips=1, model_args=args)
+    path = save(tmp_path / "coco.pt", config, names=["a", "b"], layout="coco")
+    return Recognizer.load(path, device="cpu")
+
+
+@pytest.fixture
+def sized(small, tmp_path):
+    """A network that was trained on bodies of 1.1 to 1.9 m."""
+    state = checkpoint.read(small[0])
+    checkpoint.save(tmp_path / "sized.pt", {**state, "size": [1.1, 1.6, 1.9]})
+    return tmp_path / "sized.pt"
+
+
+def person(height=1.6, frames=20):
+    """A clip (T, 25, 3) of a body that is as high as that, three heights away."""
+    random = np.random.default_rng(0)
+    clip = random.uniform(-0.1, 0.1, (frames, 25, 3))
+    clip[..., 1] = np.linspace(0, 1, 25)
+    return (clip + [0, 0, 3]) * height
+
+
+def test_a_joint_that_was_not_found_is_zero_for_the_network_too(coco):
+    clip = np.random.default_rng(0).uniform(0, 1, (9, 1, 17, 3))
+    clip[3:6, 0, 4] = 0
+    pixels, scaled = clip * [640, 480, 1], np.where(clip == 0, 0, clip * [2, 2, 1] - [1, 1, 0])
+    for joints, size in [(pixels, (480, 640)), (scaled, None)]:
+        (window,) = coco.prepare(joints, "a", size).windows
+        np.testing.assert_allclose(window, scaled, atol=1e-6)
+    assert not window[3:6, 0, 4].any() and window.any(axis=-1).sum() == 9 * 17 - 3
+
+
+def test_every_way_in_agrees_on_joints_that_were_not_found(coco, tmp_path):
+    """data.convert, data.prepare custom and prediction of a joint with and without a position."""
+    clip = np.random.default_rng(0).uniform(0.1, 1, (9, 1, 17, 3)) * [640, 480, 1]
+    clip[3, 0, 4] = clip[5, 0, 6, 2] = 0
+    np.save(tmp_path / "a.npy", clip)
+    (tmp_path / "labels.csv").write_text("file,label\na.npy,x\n")
+    prepare.main(["custom", str(tmp_path / "labels.csv"), "--layout", "coco", "--persons", "1",
+                  "--image-size", "480", "640", "--out", str(tmp_path / "s"),
+                  "--workers", "1"])  # fmt: skip
+    stored = Store.open(tmp_path / "s").clip(0)
+    converted = convert.convert(clip, "coco-17", "coco", (480, 640))
+    (window,) = coco.prepare(clip, "a", (480, 640)).windows
+    assert not stored[3, 0, 4].any() and not stored[5, 0, 6].any()
+    np.testing.assert_allclose(converted, stored, atol=1e-6)
+    np.testing.assert_allclose(window, stored, atol=1e-6)
+
+
+def test_poses_without_any_score_are_told(coco):
+    clip = np.random.default_rng(0).uniform(-1, 1, (9, 1, 17, 3)) * [1, 1, 0]
+    with pytest.raises(InputError, match=r"no score .* is positive"):
+        coco(clip)
+
+
+@pytest.mark.parametrize(
+    ("height", "told"),
+    [(1600, "0.001"), (160, "0.01"), (63, "0.0254"), (0.0016, "1e+03")],
+)
+def test_nobody_is_as_large_as_that(sized, height, told):
+    with pytest.raises(InputError) as error:
+        Recognizer.load(sized, device="cpu")(person(height) + 1)
+    assert told in str(error.value) and "training clips 1.1 to 1.9" in str(error.value)
+
+
+def test_a_clip_far_from_the_size_of_training_is_told(small, sized, tmp_path, capsys):
+    write(tmp_path / "giant.npy", person(12))
+    write(tmp_path / "usual.npy", person())
+    recognizer = Recognizer.load(sized, device="cpu")
+    giant, usual = predict_files.run(recognizer, [tmp_path], tmp_path / "out" / "o.json")
+    assert "a body measures 11" in giant.warning and usual.warning == ""
+    assert capsys.readouterr().err.startswith(f"warning: {tmp_path / 'giant.npy'}: a body")
+    written = json.loads((tmp_path / "out" / "o.json").read_text())["predictions"]
+    assert [prediction.get("warning", "") for prediction in written] == [giant.warning, ""]
+    # A checkpoint that does not tell its size is of people in meters: said, not refused.
+    assert "multiplied by 0.001" in Recognizer.load(small, device="cpu")(person(1600)).warning
+
+
+def test_checkpoints_are_fused_whose_sizes_differ(small, sized):
+    assert Recognizer.load([sized, small[1]], device="cpu")(person()).warning == ""
+
+
+@pytest.mark.parametrize("shape", [(1, 40, 25, 3), (2, 30, 25, 3)])
+def test_persons_before_frames_are_refused(small, shape, tmp_path):
+    clip = walk(shape[1], shape[0]).swapaxes(0, 1)
+    assert clip.shape == shape
+    np.save(tmp_path / "a.npy", clip)
+    for way in (
+        lambda: Recognizer.load(small[0], device="cpu")(clip),
+        lambda: convert.convert(clip, "kinect-25", "ntu_rgb_d"),
+        lambda: clip_file.read(tmp_path / "a.npy"),
+    ):
+        with pytest.raises(InputError, match="exchange the first two axes"):
+            way()
+    assert clip_file.as_clip(walk(4, 6), "crowd").shape == (4, 6, 25, 3)
+
+
+def test_an_image_size_that_is_not_used_is_refused(small, coco):
+    with pytest.raises(InputError, match="--image-size does not apply"):
+        Recognizer.load(small[0], device="cpu")(walk(), image_size=(480, 640))
+    with pytest.raises(InputError, match="--image-size does not apply"):
+        convert.convert(walk(), "kinect-25", "ntu_rgb_d", (480, 640))
+    shares = np.random.default_rng(0).uniform(0.1, 0.9, (9, 17, 3))
+    with pytest.raises(InputError, match=r"not pixels of an image of 480 x 640.*--image-size 1 1"):
+        coco(shares, image_size=(480, 640))
+    expected = coco(shares * [640, 480, 1], image_size=(480, 640)).probabilities
+    np.testing.assert_allclose(coco(shares, image_size=(1, 1)).probabilities, expected, atol=1e-6)
+    assert "--image-size 1 1" in coco(shares).warning
+
+
+def test_positions_out_of_the_image_are_refused(coco):
+    poses = np.random.default_rng(0).uniform(500, 2000, (9, 17, 3))
+    with pytest.raises(InputError, match="not in an image of height 480 and width 640"):
+        coco(poses, image_size=(480, 640))
+    poses = np.random.default_rng(0).uniform(0, 1, (9, 17, 3)) * [640, 480, 1]
+    poses[:, 13:, 1] = 900  # ankles and knees that an estimator guesses below the image
+    assert coco(poses, image_size=(480, 640)).probabilities.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_an_image_size_whose_width_comes_first_is_refused(coco):
+    poses = np.random.default_rng(0).uniform(0, 1, (9, 17, 3)) * [640, 480, 1]
+    with pytest.raises(InputError, match=r"outside an image of height 640 and width 480.*first"):
+        coco(poses, image_size=(640, 480))
+    upper = poses * [0.7, 1, 1]  # no sign that the size is not right
+    assert coco(upper, image_size=(640, 480)).probabilities.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_network_of_pixels_refuses_scaled_positions(coco, tmp_path):
+    state = checkpoint.read(coco.members[0].path)
+    checkpoint.save(tmp_path / "p.pt", {**state, "normalization": "pixels"})
+    pixels = np.random.default_rng(0).uniform(100, 400, (9, 17, 3))
+    recognizer = Recognizer.load(tmp_path / "p.pt", device="cpu")
+    assert recognizer(pixels).warning == ""
+    with pytest.raises(InputError, match="look scaled, but pixels are expected"):
+        recognizer(pixels / 400)
+
+
+def test_a_normalization_that_is_not_known_is_refused(small, tmp_path):
+    state = checkpoint.read(small[0])
+    for key in ("normalization", "normalisation"):
+        checkpoint.save(tmp_path / "m.pt", {**state, key: "mine"})
+        with pytest.raises(InputError, match="normalization 'mine' is not one of upright, "):
+            Recognizer.load(tmp_path / "m.pt", device="cpu")(walk())
+    checkpoint.save(tmp_path / "m.pt", {**state, "normalisation": "centred", "centre": 20})
+    recognizer = Recognizer.load(tmp_path / "m.pt", device="cpu")
+    (window,) = recognizer.prepare(walk(), "a").windows
+    np.testing.assert_allclose(window[:, 0], (walk() - walk()[0, 0, 20])[:, 0], atol=1e-6)
+
+
+def test_mediapipes_positions_are_shares_or_pixels():
+    shares = np.random.default_rng(0).uniform(0.2, 0.8, (5, 33, 4))
+    expected = convert.convert(shares, "mediapipe-33", "coco")
+    pixels = shares * [640, 480, 1, 1]
+    with pytest.raises(InputError, match=r"positions up to \d+\.\d are not in an image"):
+        convert.convert(pixels, "mediapipe-33", "coco")
+    with pytest.raises(InputError, match="not pixels of an image of 480 x 640"):
+        convert.convert(shares, "mediapipe-33", "coco", (480, 640))
+    converted = convert.convert(pixels, "mediapipe-33", "coco", (480, 640))
+    np.testing.assert_allclose(converted, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("unit", [1000, 100, 1 / 0.0254])
+def test_kinects_positions_are_meters(unit):
+    convert.convert(person(), "kinect-25", "ntu_rgb_d")
+    factor = f"{1 / unit:.3g}"
+    with pytest.raises(InputError, match=f"multiplied by {factor} it would fit"):
+        convert.convert(person() * unit, "kinect-25", "ntu_rgb_d")
+
+
+def test_nan_is_refused_zero_or_interpolated(small, tmp_path):
+    clip = walk(10).astype(np.float64)
+    clip[0, 0, 5] = 0  # not seen, and so no neighbor
+    broken = clip.copy()
+    broken[1:4, 0, 5] = np.nan  # before its first sight
+    broken[4:6, 0, 7, 1] = np.inf
+    broken[8:, 0, 9] = np.nan
+    broken[:, 0, 11] = np.nan
+    path = write(tmp_path / "a.npy", broken)
+    with pytest.raises(InputError, match=r"10 of 10 frames .* --nan zero or --nan interpolate"):
+        clip_file.read(path)
+    zero = clip_file.read(path, "zero").joints
+    lost = ~np.isfinite(broken).all(axis=-1)
+    assert not zero[lost].any()
+    np.testing.assert_array_equal(zero[~lost], clip[~lost].astype("f4"))
+    between = clip_file.read(path, "interpolate").joints
+    np.testing.assert_array_equal(between[~lost], clip[~lost].astype("f4"))
+    np.testing.assert_allclose(between[1:4, 0, 5], clip[[4, 4, 4], 0, 5], atol=1e-6)
+    thirds = np.array([1, 2])[:, None] / 3
+    expected = clip[3, 0, 7] * (1 - thirds) + clip[6, 0, 7] * thirds
+    np.testing.assert_allclose(between[4:6, 0, 7], expected, atol=1e-6)
+    np.testing.assert_allclose(between[8:, 0, 9], clip[[7, 7], 0, 9], atol=1e-6)
+    assert not between[:, 0, 11].any()
+    text = json.dumps(broken.tolist())
+    (tmp_path / "a.json").write_text(text)
+    np.testing.assert_array_equal(clip_file.read(tmp_path / "a.json", "zero").joints, zero)
+    recognizer = Recognizer.load(small[0], device="cpu")
+    (tmp_path / "a.json").unlink()
+    (predicted,) = predict_files.run(recognizer, [path], quiet=True, nan="interpolate")
+    np.testing.assert_array_equal(predicted.probabilities, recognizer(between).probabilities)
+    (tmp_path / "l.csv").write_text("file,label\na.npy,x\n")
+    arguments = ["custom", str(tmp_path / "l.csv"), "--layout", "ntu_rgb_d", "--workers", "1"]
+    arguments += ["--normalize", "none", "--out", str(tmp_path / "s"), "--nan", "zero"]
+    prepare.main(arguments)
+    np.testing.assert_array_equal(Store.open(tmp_path / "s").clip(0)[:, :1], zero)

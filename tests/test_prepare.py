@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import graph
 from data import normalize, prepare, protocols, unpickle
 from data.readers import ntu, skeleton_file
 from data.store import Store, copies
@@ -464,3 +465,44 @@ def test_a_pickle_executes_nothing(tmp_path: Path, monkeypatch, capsys) -> None:
         path.write_bytes(damage)
         with pytest.raises(InputError, match=f"{path}: is damaged or not a pickle"):
             unpickle.load(path)
+
+
+def test_the_size_of_the_bodies_and_odd_clips_are_told(tmp_path: Path, capsys) -> None:
+    """Two clips of one's own in millimeters, one frozen, one a copy of another."""
+    random = np.random.default_rng(0)
+    clip = random.uniform(0, 200, (6, 1, 25, 3))
+    clip[..., 1] = np.linspace(0, 1600, 25)
+    for name, joints in {"a": clip, "b": clip, "c": clip[:1].repeat(6, axis=0)}.items():
+        np.save(tmp_path / f"{name}.npy", joints)
+    (tmp_path / "labels.csv").write_text("file,label\na.npy,x\nb.npy,x\nc.npy,x\n")
+    argv = ["custom", str(tmp_path / "labels.csv"), "--layout", "ntu_rgb_d", "--workers", "1"]
+    argv += ["--normalize", "centered", "--out", str(tmp_path / "s")]
+    assert run_command(prepare.main, argv) == 0
+    out = capsys.readouterr().out
+    assert "size of a body: 1.6e+03, 1.6e+03, 1.6e+03" in out
+    assert "frozen: 1 (c); duplicates: 1 (b of a)" in out
+    assert "warning: a body measures 1600, " in out and "multiplied by 0.001 it would fit" in out
+    assert Store.open(tmp_path / "s").meta["size"] == [1600, 1600, 1600]
+
+
+def test_an_image_size_that_is_not_used_is_refused(tmp_path: Path, capsys) -> None:
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).uniform(100, 400, (6, 17, 3)))
+    (tmp_path / "labels.csv").write_text("file,label\na.npy,x\n")
+    argv = ["custom", str(tmp_path / "labels.csv"), "--workers", "1", "--out", str(tmp_path / "s")]
+    size = ["--image-size", "480", "640"]
+    for layout, how in (("coco", "none"), ("ntu_rgb_d", "upright"), ("ntu_rgb_d", "centered")):
+        command = [*argv, "--layout", layout, "--normalize", how, *size]
+        assert run_command(prepare.main, command) == 2
+        assert "--image-size: is for --normalize image" in capsys.readouterr().err
+    layout = graph.FOLDER / "coco.yaml"
+    planar = layout.read_text().replace("confidence: true", "confidence: false")
+    (tmp_path / "flat.yaml").write_text(planar)
+    np.save(tmp_path / "a.npy", np.load(tmp_path / "a.npy")[..., :2])
+    argv += ["--layout", str(tmp_path / "flat.yaml"), "--channels", "2"]
+    assert run_command(prepare.main, argv) == 2  # a 2D layout without scores
+    assert "--image-size: 2D poses are scaled by their image" in capsys.readouterr().err
+    assert run_command(prepare.main, [*argv, *size]) == 0
+    store = Store.open(tmp_path / "s")
+    expected = np.load(tmp_path / "a.npy") / [320, 240] - 1
+    np.testing.assert_allclose(store.clip(0)[:, 0], expected, atol=1e-6)
+    assert store.normalization == "image"

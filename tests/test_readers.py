@@ -519,7 +519,7 @@ def test_what_cannot_be_meant_is_refused(own: Path, capsys) -> None:
         (["coco", "--image-size", 0, 640], "--image-size: [0, 640]"),
         (["coco", "--normalise", "none", "--persons", 0], "--persons: 0"),
         (["coco", "--normalise", "none", "--channels", 5], "--channels"),
-        ([own / "stick.yaml", "--normalise", "upright"], "--normalise upright: needs"),
+        ([own / "stick.yaml", "--normalise", "upright"], "--normalize upright: needs"),
         (["coco", "--normalise", "none", "--chanels", 3], "did you mean --channels?"),
     ]:
         fails(capsys, words, *argv, *more)

@@ -212,7 +212,8 @@ VALUES = {
     "--weights": ["a.pt"], "--seed": ["7"], "--val-split": ["0.1"], "--device": ["cpu"],
     "--work-dir": ["run"], "--tag": ["mine"], "--resume": [], "--overwrite": [], "--amp": ["bf16"],
     "--compile": [], "--accumulate": ["2"], "--input": ["a.npy"], "--output": ["a.csv"],
-    "--window": ["9"], "--stride": ["3"], "--image-size": ["480", "640"], "--quiet": [],
+    "--window": ["9"], "--stride": ["3"], "--image-size": ["480", "640"], "--nan": ["zero"],
+    "--quiet": [],
     "--debug": [],
 }  # fmt: skip
 

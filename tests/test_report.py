@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import ensemble
+from data import normalize
 from errors import InputError
 from graph import load
 from tests import fake_runs
@@ -148,6 +149,27 @@ def test_people_stand_upright_and_are_not_mirrored(turn):
     # Who shows us the back (toes away from us) has the left shoulder on our left.
     back_to_us = drawn[0, 0, 15, 2] > drawn[0, 0, 14, 2]
     assert back_to_us == (drawn[0, 0, 4, 0] < drawn[0, 0, 8, 0])
+
+
+def test_the_joint_at_the_origin_is_drawn_and_a_lost_one_is_not():
+    clip = fake_runs.person(1, 30) + [0, 0, 3]
+    clip[:, 1] = 0
+    clip[5, 0, 7] = 0  # lost
+    centered = normalize.centered(clip, 1).astype(np.float32)
+    assert not centered[0, 0, 1].any()
+    drawn = clips.pose(centered, load("ntu_rgb_d"), origin=1)
+    lost = np.isnan(drawn).any(-1)
+    assert lost[5, 0, 7] and lost[:, 0].sum() == 1 and lost[:, 1].all()
+    assert np.isnan(clips.pose(centered, load("ntu_rgb_d"))[0, 0, 1]).all()
+
+
+def test_lost_joints_do_not_turn_a_person():
+    """Raw positions far from the sensor: a lost half of the body lies at zero, not below."""
+    clip = fake_runs.person(1, 30) + [0, 30, 0]
+    clip[:, 1] = 0
+    expected = clips.view(clip, load("ntu_rgb_d"))
+    clip[:20, 0, 13:20] = 0
+    np.testing.assert_array_equal(clips.view(clip, load("ntu_rgb_d")), expected)
 
 
 def test_images_have_y_pointing_down():

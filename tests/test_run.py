@@ -42,7 +42,8 @@ def test_a_run_writes_what_it_promises(tiny, whole):
     best = checkpoint.read(whole / "best.pt")
     assert best["config"]["num_epoch"] == 3 and "stepper" not in best
     assert best["class_names"] == ["wave", "kick", "bow", "sit"]  # and how clips are made:
-    assert (best["layout"], best["normalisation"], best["centre"]) == ("ntu_rgb_d", "centred", 20)
+    assert (best["layout"], best["normalization"], best["centre"]) == ("ntu_rgb_d", "centered", 20)
+    assert best["size"] == Store.open(tiny / "store").meta["size"] and len(best["size"]) == 3
 
 
 def test_the_scores_are_probabilities_and_the_result_follows_from_them(whole):

@@ -169,7 +169,7 @@ def test_files_become_clips(own, form: str, tmp_path: Path, capsys) -> None:
     store = Store.open(tmp_path / "store")
     assert sorted(store.names) == sorted(clips)
     assert store.layout == "nw_ucla" and store.joints.shape[1:] == (1, 20, 3)
-    assert store.meta["normalisation"] == "centred" and store.meta["centre"] == 2
+    assert store.normalization == "centered" and store.meta["centre"] == 2
     assert len(store.class_names) == PUBLISHED[name][1]
     for row, sample in enumerate(store.names):
         label, subject, joints = clips[sample]

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data import measure, normalize
 from data.store import Store, StoreWriter, copies
 from errors import InputError
 
@@ -228,6 +229,111 @@ def test_copies_are_the_clips_whose_every_bit_is_equal(tmp_path: Path) -> None:
     mask = copies(store, np.array([2, 3, 4, 5, 1, 7]), np.array([0, 1, 6]))
     assert mask.tolist() == [True, False, False, False, True, False]
     assert copies(store, np.array([0]), np.array([], np.int64)).tolist() == [False]
+
+
+def body(height: float, frames: int = 4, seed: int = 0) -> np.ndarray:
+    """A clip (T, 1, 25, 3) of a body whose largest extent is `height`, along z."""
+    random = np.random.default_rng(seed)
+    clip = random.uniform(0.01, 0.2, (frames, 1, 25, 3)) * height
+    clip[:, :, 0, 2], clip[:, :, 3, 2] = 0.01 * height, 1.01 * height
+    return clip
+
+
+def test_the_size_of_the_bodies_and_what_is_odd_are_told(tmp_path: Path) -> None:
+    clips = {f"clip{i}": body(1 + 0.1 * i, seed=i) for i in range(7)}
+    clips["child"] = body(0.3)
+    clips["giant"] = body(1300)
+    clips["still"] = np.repeat(body(1.3, frames=1, seed=9), 4, axis=0)
+    clips["again"] = clips["clip2"]
+    clips["single"] = body(1.3, frames=1, seed=10)
+    clips["clip1"][1, 0, 7:12] = 0  # five joints were not seen
+    with StoreWriter(
+        tmp_path / "s", "ntu_rgb_d", CLASSES, (2, 25, 3), normalization="none"
+    ) as writer:
+        for name, joints in clips.items():
+            writer.add(name, 0, joints)
+        quality = writer.quality()
+    sizes = [1, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 0.3, 1300, 1.3, 1.2, 1.3]
+    expected = np.percentile(sizes, (5, 50, 95))
+    store = Store.open(tmp_path / "s")
+    np.testing.assert_allclose(store.meta["size"], expected, rtol=1e-6)
+    assert quality == store.quality(np.arange(len(store)))
+    assert quality.far == ("giant",) and quality.frozen == ("still",)
+    assert quality.duplicates == (("again", "clip2"),)
+    assert quality.unseen == pytest.approx(5 / (25 * (4 * 11 + 1)))
+    sizes, odd = quality.lines()
+    assert "1.3" in sizes and "0.44 %" in sizes
+    assert "1 (giant)" in odd and "1 (still)" in odd and "1 (again of clip2)" in odd
+    assert not quality.doubts
+    assert store.quality(np.array([0, 1])).far == ()
+
+
+@pytest.mark.parametrize(("unit", "factor"), [(1000, "0.001"), (100, "0.01"), (39.37, "0.0254")])
+def test_a_store_in_other_units_than_meters_tells_the_factor(
+    tmp_path: Path, unit: float, factor: str
+) -> None:
+    with StoreWriter(tmp_path / "s", "ntu_rgb_d", CLASSES, (1, 25, 3)) as writer:
+        writer.add("a", 0, body(1.6 * unit))
+        (doubt,) = writer.quality().doubts
+    assert f"multiplied by {factor} it would fit" in doubt
+
+
+@pytest.mark.parametrize("normalization", ["image", "st-gcn"])
+def test_a_store_of_scaled_poses_refuses_pixels_by_name(tmp_path: Path, normalization: str) -> None:
+    poses = np.random.default_rng(0).uniform(20, 230, (5, 1, 18, 3))
+    meta = {"normalization": normalization}
+    with StoreWriter(tmp_path / "s", "openpose", CLASSES, (2, 18, 3), **meta) as writer:
+        writer.add("good", 0, poses / 400 - 0.2)
+        with pytest.raises(InputError, match=r"bad: positions up to 2.* look like pixels"):
+            writer.add("bad", 0, poses)
+    assert Store.open(tmp_path / "s").names.tolist() == ["good"]
+
+
+def test_scaled_poses_that_are_not_are_told(tmp_path: Path) -> None:
+    poses = np.random.default_rng(0).uniform(0.1, 0.9, (5, 1, 17, 3))
+    meta = {"layout": "coco", "class_names": CLASSES, "shape": (1, 17, 3), "normalization": "none"}
+    for factor, words in [(1, "shares of the image"), (400, "scale pixels by"), (None, None)]:
+        with StoreWriter(tmp_path / "s", **meta) as writer:
+            writer.add("a", 0, poses * factor if factor else poses * 2 - 1)
+            doubts = writer.quality().doubts
+        assert [words in doubt for doubt in doubts] == [True] * bool(words)
+
+
+def test_an_origin_is_seen_and_a_lost_joint_is_not() -> None:
+    clip = np.random.RandomState(0).standard_normal((6, 2, 4, 3))
+    clip[:3, 0, 1] = 0  # the origin: the joint moves from frame 3 on
+    clip[4, 0, 1] = clip[5, 0, 2] = clip[2, 0] = clip[0, 1, 1] = 0  # lost
+    expected = np.ones((6, 2, 4), bool)
+    expected[4, 0, 1] = expected[5, 0, 2] = expected[2, 0] = expected[0, 1, 1] = False
+    np.testing.assert_array_equal(measure.seen(clip, origin=1), expected)
+    expected[:3, 0, 1] = False
+    np.testing.assert_array_equal(measure.seen(clip), expected)
+    clip[:, 0, 1] = 0  # it never moves
+    assert measure.seen(clip, origin=1)[[0, 1, 3, 4, 5], 0, 1].all()
+
+
+def test_the_origin_is_the_joint_that_each_normalization_moves_there(tmp_path: Path) -> None:
+    clip = np.random.RandomState(0).standard_normal((6, 1, 25, 3)) + 3
+    for name in normalize.NORMALIZATIONS:
+        if name in ("image", "st-gcn", "pixels"):
+            continue
+        meta = {"normalization": name, "centre": 20}
+        joints = normalize.NORMALIZATIONS[name](clip, normalize.Terms(center=20))
+        with StoreWriter(tmp_path / "s", "ntu_rgb_d", CLASSES, (1, 25, 3), **meta) as writer:
+            writer.add("a", 0, joints)
+        store = Store.open(tmp_path / "s")
+        zero = np.flatnonzero(~store.clip(0)[0, 0].any(axis=-1)).tolist()
+        assert zero == ([] if store.reading.origin is None else [store.reading.origin])
+        assert measure.seen(store.clip(0), store.reading.origin).all()
+
+
+def test_stores_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    with StoreWriter(
+        tmp_path / "s", "ntu_rgb_d", CLASSES, (1, 25, 3), normalisation="centred", centre=20
+    ) as writer:
+        writer.add("a", 0, body(1))
+    store = Store.open(tmp_path / "s")
+    assert (store.normalization, store.reading.origin) == ("centered", 20)
 
 
 def test_a_large_index_opens_quickly(tmp_path: Path) -> None:

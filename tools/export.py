@@ -84,7 +84,7 @@ def describe(network: LoadedNetwork) -> dict[str, str]:
     """Return what a user of the exported file has to know, as text values."""
     takes, settings = network.takes, network.config
     return {
-        "input": "clips (batch, persons, frames, joints, channels) float32: normalised, then the "
+        "input": "clips (batch, persons, frames, joints, channels) float32: normalized, then the "
         "stream, then `frames` frames chosen; absent persons are zero",
         "output": "logits (batch, classes); the softmax over classes gives probabilities",
         "layout": takes.skeleton.name,
@@ -92,7 +92,7 @@ def describe(network: LoadedNetwork) -> dict[str, str]:
         "persons": str(takes.persons),
         "stream": settings.stream,
         "frames": str(settings.frames),
-        "normalisation": takes.normalisation,
+        "normalisation": takes.normalization,
         "feeder": settings.feeder,
         "feeder_args": json.dumps(settings.feeder_args),
         "class_names": json.dumps(takes.class_names),

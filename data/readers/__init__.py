@@ -42,7 +42,7 @@ def example(store: str) -> str:
 
 @dataclass(frozen=True)
 class Clip:
-    """One sample, normalised; no frames if nobody is in it."""
+    """One sample, normalized; no frames if nobody is in it."""
 
     name: str
     label: int
@@ -64,6 +64,6 @@ class Raw:
     layout: str
     class_names: list[str]
     shape: tuple[int, int, int]  # (M, V, C) of the store
-    meta: dict[str, Any]  # what meta.json is to tell beside: normalisation, image size
+    meta: dict[str, Any]  # what meta.json is to tell beside: normalization, image size
     # Names that are left out unread, by the reason (see data.prepare.LEFT_OUT).
     left_out: dict[str, list[str]] = field(default_factory=dict)

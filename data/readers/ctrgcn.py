@@ -63,7 +63,7 @@ def reader(args: argparse.Namespace) -> Raw:
             else names.numbered(range(num_class))
         ),
         shape=(MAX_BODIES, NUM_JOINTS, 3),
-        meta={"normalisation": "upright"},
+        meta={"normalization": "upright"},
     )
 
 

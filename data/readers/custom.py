@@ -21,7 +21,7 @@ from data.readers import Clip, Raw, splits, table
 from errors import InputError, nearest
 
 EXAMPLES = {"custom": "labels.csv --layout LAYOUT"}
-NORMALISATIONS = ("upright", "centred", "image", "none")
+NORMALIZATIONS = ("upright", "centered", "image", "none")
 
 Item = tuple[str, int, dict[str, int | str]]  # file, label, columns
 
@@ -34,11 +34,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--channels", type=int, choices=(2, 3), default=3, help="numbers of a joint (3)"
     )
     parser.add_argument(
-        "--normalise", choices=NORMALISATIONS,
-        help="upright (as NTU RGB+D; its default), centred (the default of other 3D layouts), "
+        "--normalize", "--normalise", type=normalize.canonical, choices=NORMALIZATIONS,
+        help="upright (as NTU RGB+D; its default), centered (the default of other 3D layouts), "
         "image (pixels to [-1, 1]; the default of 2D layouts), none",
     )  # fmt: skip
     parser.add_argument("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
+    clip_file.add_nan(parser)
     splits.add_arguments(parser, "share of the clips to test on, drawn, such as 0.3")
     parser.add_argument("--by", metavar="COLUMN", help="draw whole persons: column of the CSV")
 
@@ -50,21 +51,21 @@ class Read:
     folder: Path
     layout: str  # its name
     shape: tuple[int, int, int]  # (M, V, C)
-    normalise: str
-    centre: int  # joint that a centred clip begins at
-    image_size: tuple[int, int] | None  # height, width; None: as each file says
+    normalization: str
+    terms: normalize.Terms  # image_size None: as each file says
+    nan: str  # one of clip_file.NAN
 
     def __call__(self, item: Item) -> Clip:
         """Return the clip of one file; InputError names it."""
         file, label, columns = item
         path = self.folder / file
-        clip = clip_file.read(path)
+        clip = clip_file.read(path, self.nan)
         if clip.layout not in (None, self.layout):
             raise InputError(f"{path}: has layout {clip.layout}, not {self.layout}")
         seen = np.flatnonzero(clip.joints.any(axis=(0, 2, 3)))
         clip = replace(clip, joints=clip.joints[:, : seen.max(initial=0) + 1])
         self._check(clip.joints, path)
-        return Clip(table.sample_name(file), label, self._normalised(clip, path), columns)
+        return Clip(table.sample_name(file), label, self._normalized(clip, path), columns)
 
     def _check(self, joints: np.ndarray, path: Path) -> None:
         persons, num_joints, channels = self.shape
@@ -76,42 +77,44 @@ class Read:
         if joints.shape[1] > persons:
             raise InputError(f"{path}: has {joints.shape[1]} persons; make room by --persons")
 
-    def _normalised(self, clip: clip_file.ClipFile, path: Path) -> np.ndarray:
+    def _normalized(self, clip: clip_file.ClipFile, path: Path) -> np.ndarray:
         if not clip.joints.any():
             return clip.joints[:0]
-        if self.normalise != "image":
-            return normalize.normalise(clip.joints, self.normalise, self.centre)
-        size = self.image_size or clip.image_size
+        size = self.terms.image_size or clip.image_size
+        terms = replace(self.terms, where=str(path), image_size=size)
+        if self.normalization != "image":
+            return normalize.apply(self.normalization, clip.joints, terms)
         if size is None:
             raise InputError(
                 f"{path}: needs --image-size: 2D poses are scaled by their image; give HEIGHT "
-                "WIDTH, or --normalise none if they are scaled already"
+                "WIDTH, or --normalize none if they are scaled already"
             )
         if clip.image_size not in (None, size):
             raise InputError(
                 f"{path}: is of an image of {clip.image_size}, not of --image-size {size}; leave "
                 "the option out"
             )
-        return normalize.to_image(clip.joints, *size)
+        return normalize.apply("image", clip.joints, terms)
 
 
 def reader(args: argparse.Namespace) -> Raw:
     skeleton = graph.load(args.layout)
     if args.persons < 1:
         raise InputError(f"--persons: {args.persons}; at least 1 is needed")
-    normalise = args.normalise or _default(skeleton, args.channels)
-    if args.image_size and normalise != "image":
-        raise InputError(f"--image-size: is for --normalise image, not {normalise}")
+    normalization = args.normalize or normalize.usual(skeleton, args.channels)
+    if args.image_size and normalization != "image":
+        raise InputError(f"--image-size: is for --normalize image, not {normalization}")
     if args.image_size and min(args.image_size) < 1:
         raise InputError(f"--image-size: {args.image_size}, but height and width are pixels")
-    if normalise in ("upright", "centred") and skeleton.confidence:
+    if normalization in ("upright", "centered") and skeleton.confidence:
         raise InputError(
-            f"--normalise {normalise}: is for 3D poses, and {args.layout} is of 2D poses and scores"
+            f"--normalize {normalization}: is for 3D poses, and {args.layout} is of 2D poses and "
+            "scores"
         )
-    if normalise == "upright" and (skeleton.num_joints < 9 or args.channels != 3):
+    if normalization == "upright" and (skeleton.num_joints < 9 or args.channels != 3):
         raise InputError(
-            f"--normalise upright: needs 3 channels and the joints of NTU RGB+D, not {args.layout} "
-            f"with {args.channels}; take centred or none"
+            f"--normalize upright: needs 3 channels and the joints of NTU RGB+D, not {args.layout} "
+            f"with {args.channels}; take centered or none"
         )
     clips = table.read(args.source, clip_file.SUFFIXES)
     labels, class_names = names.classes(clips.labels, clips.where)
@@ -125,19 +128,20 @@ def reader(args: argparse.Namespace) -> Raw:
     return Raw(
         items=items,
         total=len(items),
-        read=Read(clips.folder, skeleton.name, shape, normalise, skeleton.centre, size),
+        read=Read(
+            clips.folder,
+            skeleton.name,
+            shape,
+            normalization,
+            normalize.Terms(skeleton.centre, size),
+            args.nan,
+        ),
         layout=args.layout,
         class_names=class_names,
         shape=shape,
-        meta={"normalisation": normalise, "centre": skeleton.centre, "image_size": size},
+        meta={"normalization": normalization, "centre": skeleton.centre, "image_size": size},
         left_out={"other_files": clips.other_files},
     )
-
-
-def _default(skeleton: graph.Skeleton, channels: int) -> str:
-    if skeleton.confidence or channels == 2:
-        return "image"
-    return "upright" if skeleton.name == "ntu_rgb_d" else "centred"
 
 
 def _split(clips: table.Table, labels: list[int], args: argparse.Namespace) -> list[str] | None:

@@ -49,14 +49,17 @@ class JsonFile:
             self.fail(f"{key!r} is missing or not {KINDS[kind]}")
         return value
 
-    def joints(self, key: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    def joints(
+        self, key: str, shape: tuple[int, ...] | None = None, finite: bool = True
+    ) -> np.ndarray:
         """Return the list of frames under `key` as (T, *shape) float32, all of it finite.
 
-        Without a shape that of the first frame is taken, and the file may be the list itself.
+        Without a shape that of the first frame is taken, and the file may be the list itself. If
+        not `finite`, NaN and infinite numbers are returned as such.
         """
         is_list = shape is None and isinstance(self.content, list)
         frames = self.content if is_list else self.get(key, list)
-        arrays = [to_numbers(frame) for frame in frames]
+        arrays = [to_numbers(frame, finite) for frame in frames]
         if shape is None:
             shape = np.shape(arrays[0]) if arrays else (0,)
         for t, array in enumerate(arrays):
@@ -84,12 +87,12 @@ class JsonFile:
         return place
 
 
-def to_numbers(value: Any) -> np.ndarray | None:
-    """Return nested lists of finite numbers as a float32 array, None if they are not."""
+def to_numbers(value: Any, finite: bool = True) -> np.ndarray | None:
+    """Return nested lists of (finite) numbers as a float32 array, None if they are not."""
     try:
         array = np.array(value)
         with np.errstate(over="ignore"):
             array = array.astype(np.float32) if array.dtype.kind in "fiu" else None
     except (ValueError, OverflowError):  # ragged; an integer beyond all floats
         return None
-    return array if array is not None and np.isfinite(array).all() else None
+    return array if array is not None and (not finite or np.isfinite(array).all()) else None

@@ -22,6 +22,7 @@ JOINTS = (
     *(f"{part}{side}" for limb in (ARM, LEG) for side in ("Left", "Right") for part in limb),
 )  # fmt: skip
 HEAD = ["Timestamp", *(f"{joint}{axis}" for joint in JOINTS for axis in "XYZ")]
+EXAMPLES = {"kinder-gator": "FOLDER_OR_ARCHIVE"}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

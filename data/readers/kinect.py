@@ -20,7 +20,7 @@ from errors import InputError
 
 LAYOUT = "nw_ucla"
 NUM_JOINTS = 20
-NORMALIZATION = "centred"
+NORMALIZATION = "centered"
 
 
 def raw(data_set: str, items: Sequence[Any], read: Callable[[Any], Clip], **meta: Any) -> Raw:
@@ -33,7 +33,7 @@ def raw(data_set: str, items: Sequence[Any], read: Callable[[Any], Clip], **meta
         layout=LAYOUT,
         class_names=names.class_names(data_set),
         shape=(1, NUM_JOINTS, 3),
-        meta={"normalisation": NORMALIZATION, "centre": centre, **meta},
+        meta={"normalization": NORMALIZATION, "centre": centre, **meta},
     )
 
 
@@ -44,7 +44,7 @@ def clip(file: File, name: str, label: int, subject: int, joints: np.ndarray) ->
         fail(file, f"frame {finite.argmin()} has a joint that is NaN or infinite")
     joints = joints[joints.any(axis=(1, 2)), None].astype(np.float32)  # (T', 1, 20, 3)
     if len(joints):
-        joints = normalize.normalise(joints, NORMALIZATION, graph.load(LAYOUT).centre)
+        joints = normalize.centered(joints, graph.load(LAYOUT).centre)
     return Clip(name, label, joints, {"subject": subject})
 
 

@@ -49,7 +49,7 @@ def reader(args: argparse.Namespace) -> Raw:
         layout="openpose",
         class_names=every_class,
         shape=(MAX_BODIES, NUM_JOINTS, 3),
-        meta={"normalisation": "st-gcn"},
+        meta={"normalization": "st-gcn"},
         left_out={"unlabeled": _unlabeled(args.source, items)},
     )
 

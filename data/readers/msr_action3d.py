@@ -18,6 +18,7 @@ NAME = re.compile(r"(a(\d\d)_s(\d\d)_e\d\d)_skeleton3D\.txt")
 NUM_CLASSES = 20
 # Place v of the layout is this joint of the file.
 JOINTS = (6, 3, 2, 19, 0, 7, 9, 11, 1, 8, 10, 12, 4, 13, 15, 17, 5, 14, 16, 18)
+EXAMPLES = {"msr-action3d": "FOLDER_OR_ARCHIVE"}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -59,7 +59,7 @@ def raw(sources: list[Path], class_names: list[str], missing: Container[str] = (
         layout="ntu_rgb_d",
         class_names=class_names,
         shape=(MAX_BODIES, NUM_JOINTS, 3),
-        meta={"normalisation": "upright"},
+        meta={"normalization": "upright"},
         left_out={"missing": [_name(item) for item in found if _name(item) in missing]},
     )
 

@@ -44,7 +44,7 @@ def reader(args: argparse.Namespace) -> Raw:
         layout="nw_ucla",
         class_names=names.class_names("nw-ucla"),
         shape=(1, NUM_JOINTS, 3),
-        meta={"normalisation": "nw-ucla"},
+        meta={"normalization": "nw-ucla"},
     )
 
 
@@ -59,7 +59,7 @@ def read_json(path: Path) -> Clip:
     if names.whole_number(stated) != label + 1:
         file.fail(f"label {stated} is not {label + 1}, as the file's name says")
     joints = file.joints("skeletons", (NUM_JOINTS, 3))
-    return Clip(path.stem, label, _normalised(joints), columns)
+    return Clip(path.stem, label, _normalized(joints), columns)
 
 
 def read_arrays(item: tuple[str, int, int, np.ndarray, Path]) -> Clip:
@@ -74,12 +74,12 @@ def read_arrays(item: tuple[str, int, int, np.ndarray, Path]) -> Clip:
         raise InputError(f"{path}: {error}") from None
     if label != expected:
         raise InputError(f"{path}: {name}: label {label} is not {expected}, as the name says")
-    return Clip(name, label, _normalised(joints), {**columns, "list_index": list_index})
+    return Clip(name, label, _normalized(joints), {**columns, "list_index": list_index})
 
 
-def _normalised(joints: np.ndarray) -> np.ndarray:
-    """(T, 20, 3) -> (T, 1, 20, 3), centred; no frames if nobody is in them."""
-    return normalize.centred(joints[:, None]) if joints.any() else joints[:0, None]
+def _normalized(joints: np.ndarray) -> np.ndarray:
+    """(T, 20, 3) -> (T, 1, 20, 3), centered; no frames if nobody is in them."""
+    return normalize.nw_ucla(joints[:, None]) if joints.any() else joints[:0, None]
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:

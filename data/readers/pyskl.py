@@ -61,7 +61,7 @@ class Read:
         annotation, part = item
         name, label = annotation["frame_dir"], annotation["label"]
         try:
-            joints = self._normalised(annotation)
+            joints = self._normalized(annotation)
             expected, columns = (label, {"split": part}) if part is not None else names.parse(name)
             if label != expected:
                 raise InputError(f"label {label} is not {expected}, as the name says")
@@ -69,7 +69,7 @@ class Read:
             raise InputError(f"{self.path}: {name}: {error}") from None
         return Clip(name, label, joints, columns)
 
-    def _normalised(self, annotation: Annotation) -> np.ndarray:
+    def _normalized(self, annotation: Annotation) -> np.ndarray:
         if UNREADABLE in annotation and "keypoint" not in annotation:
             raise InputError(annotation[UNREADABLE])
         is_image = self.layout in IMAGE_LAYOUTS
@@ -88,7 +88,9 @@ class Read:
         if not is_image:
             return normalize.upright(joints)
         joints = joints.astype(np.float32)
-        return joints if self.in_pixels else normalize.to_image(joints, *_image_size(annotation))
+        if self.in_pixels:
+            return joints
+        return normalize.in_image(joints, _image_size(annotation), "keypoint")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -143,7 +145,7 @@ def reader(args: argparse.Namespace) -> Raw:
         layout=layout,
         class_names=class_names,
         shape=(MAX_BODIES, NUM_JOINTS[layout], 3),
-        meta={"normalisation": ("pixels" if args.pixels else "image") if is_image else "upright"},
+        meta={"normalization": ("pixels" if args.pixels else "image") if is_image else "upright"},
         left_out={"unmatched": unmatched} if unmatched else {},
     )
 

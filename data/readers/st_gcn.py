@@ -23,7 +23,7 @@ from files import UNREADABLE
 
 EXAMPLES = {"st-gcn": "FOLDER"}
 LAYOUTS = {25: "ntu_rgb_d", 18: "openpose"}
-NORMALISATIONS = {"ntu_rgb_d": "upright", "openpose": "st-gcn"}
+NORMALIZATIONS = {"ntu_rgb_d": "upright", "openpose": "st-gcn"}
 ARRAYS = ("data_joint", "data")  # 2s-AGCN's name, st-gcn's
 PARTS = {"train": "train", "val": "test"}  # prefix of the files -> part of the split
 
@@ -67,7 +67,7 @@ def reader(args: argparse.Namespace) -> Raw:
         layout=layout,
         class_names=class_names,
         shape=(persons, num_joints, 3),
-        meta={"normalisation": NORMALISATIONS[layout]},
+        meta={"normalization": NORMALIZATIONS[layout]},
     )
 
 

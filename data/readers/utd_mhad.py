@@ -23,6 +23,7 @@ NAME = re.compile(r"(a([1-9]\d?)_s([1-9]\d*)_t\d+)_skeleton\.mat")
 NUM_CLASSES = 27
 # Place v of the layout is this joint of the file: its first four run from the head downward.
 JOINTS = (3, 2, 1, 0, *range(4, 20))
+EXAMPLES = {"utd-mhad": "FOLDER_OR_ARCHIVE"}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

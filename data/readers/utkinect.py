@@ -25,6 +25,7 @@ LABELS = ("actionLabel_modified.txt", "actionLabel.txt")  # the first that there
 
 # A recording's file, the sample's name, its label, the first and last frame number.
 Item = tuple[File, str, int, int, int]
+EXAMPLES = {"utkinect": "FOLDER_OR_ARCHIVE"}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

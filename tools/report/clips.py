@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import graph
+from data import measure
 from data.store import Store
 from engine.fusion import Scores
 from graph import Skeleton
@@ -17,7 +18,7 @@ FRAMES = 96  # drawn of a clip at most: 3 s of the sensor's 30 frames a second, 
 
 @dataclass
 class Clip:
-    """A sample to draw; absent joints are NaN."""
+    """A sample to draw; unseen joints are NaN."""
 
     sample: int  # row of Scores
     coordinates: np.ndarray  # (T, M, V, 3): right, up and depth in [-1, 1]
@@ -40,33 +41,37 @@ def hardest(scores: Scores, number: int) -> np.ndarray:
 def draw(entry: Entry, store: Store, number: int = 12) -> list[Clip]:
     """Return the hardest clips of an entry with their coordinates from the store."""
     rows = hardest(entry.scores, number)
-    skeleton = graph.load(store.layout)
+    skeleton, origin = graph.load(store.layout), store.reading.origin
     return [
-        Clip(int(row), pose(thin(clip), skeleton), len(clip) / store.meta.get("fps", 30))
+        Clip(int(row), pose(thin(clip), skeleton, origin), len(clip) / store.meta.get("fps", 30))
         for row, clip in zip(rows, map(store.clip, store.rows_of(entry.scores.names[rows])))
     ]
 
 
-def pose(clip: np.ndarray, skeleton: Skeleton) -> np.ndarray:
-    """Return a clip (T, M, V, C) as right, up and depth in [-1, 1], (T, M, V, 3); absent is NaN."""
-    points = clip @ view(clip, skeleton).T.astype(np.float64)
-    points[(clip == 0).all(-1)] = np.nan
+def pose(clip: np.ndarray, skeleton: Skeleton, origin: int | None = None) -> np.ndarray:
+    """Return a clip (T, M, V, C) as right, up and depth in [-1, 1], (T, M, V, 3); unseen is NaN.
+
+    `origin` is the joint that is zero because it is the origin, not because it is unseen, if any.
+    """
+    points = clip @ view(clip, skeleton, origin).T.astype(np.float64)
+    points[~measure.seen(clip, origin)] = np.nan
     return fit(points)
 
 
-def view(clip: np.ndarray, skeleton: Skeleton) -> np.ndarray:
+def view(clip: np.ndarray, skeleton: Skeleton, origin: int | None = None) -> np.ndarray:
     """Return the matrix (3, C) from a clip's coordinates to right, up and depth.
 
     In an image y points down. In space up is the axis along which the upper body lies farthest from
-    the lower body, whatever the data set's convention: Kinect's is y, a normalised NTU skeleton
+    the lower body, whatever the data set's convention: Kinect's is y, a normalized NTU skeleton
     stands along z, and, where its shoulders had to be turned about, on its head.
     """
     C = clip.shape[-1]
     if skeleton.confidence or C == 2:
         return np.diag([1, -1, 0])[:, :C]
     upper = np.isin(np.arange(skeleton.num_joints), skeleton.upper)
-    body = clip[(clip[:, 0] != 0).any((1, 2)), 0]  # (T', V, C), the first person where present
-    offset = body[:, upper].mean((0, 1)) - body[:, ~upper].mean((0, 1))
+    there = measure.seen(clip, origin)
+    halves = [clip[there & half] for half in (upper, ~upper)]  # each (n, C)
+    offset = np.subtract(*(half.mean(0) if len(half) else np.zeros(C) for half in halves))
     up = int(np.abs(offset).argmax())
     right, depth = (axis for axis in range(3) if axis != up)
     matrix = np.zeros((3, 3))

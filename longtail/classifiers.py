@@ -144,8 +144,9 @@ class MaxNorm(Retraining):
     def prepare(self, model: nn.Module, held_out: HeldOut | None = None) -> None:
         layer = self.biased(model)
         super().prepare(model)
-        lengths = layer.weight.detach().norm(dim=1)[~self.absent]
-        low, high = lengths.min(), lengths.max()
+        lengths = row_lengths(layer.weight)[:, 0]
+        low = torch.where(self.absent, torch.inf, lengths).min()
+        high = torch.where(self.absent, 0.0, lengths).max()
         limit = low + 0.1 * (high - low) if self.radius is None else low.new_tensor(self.radius)
         self.register_buffer("limit", limit, persistent=False)
         self.after_step(model)

@@ -206,13 +206,12 @@ class TauNormalization(ChosenTau):
     trained; tau 0 only drops the bias, tau 1 makes all class vectors unit vectors. The authors
     choose tau on validation samples.
 
-    A class without training samples is treated like the longest vector and keeps its bias: its
-    short vector is no evidence for it.
+    A class without training samples keeps its bias, scaled like its vector: that is what the
+    training pushed down.
     """
 
     def adjust(self, layer: nn.Linear, tau: float) -> tuple[Tensor, Tensor]:
-        length = row_lengths(layer.weight)[:, 0]
-        factors = torch.where(self.absent, length.max(), length) ** -tau
+        factors = row_lengths(layer.weight)[:, 0] ** -tau
         return factors, torch.where(self.absent, factors * layer.bias.clamp_max(0), 0.0)
 
 

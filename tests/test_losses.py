@@ -364,7 +364,8 @@ def test_equalization_spares_only_the_tail_and_only_by_chance():
         ([50, 50, 50, 5, 5, 5], [4, 5]),  # a step list
         ([7, 7, 7, 7, 7, 7, 7, 7, 7], [6, 7, 8]),
         ([5, 50, 5, 50, 5, 50], [2, 4]),  # of ties the first labels have the first places
-        ([9, 0, 6, 3, 0], [3]),  # three classes with samples: the last is a third
+        ([9, 0, 6, 3, 0, 0], [3]),  # three classes with samples: the last is a third
+        ([9, 0, 6, 3, 5, 1], [3, 4, 5]),
     ],
 )
 def test_equalization_has_the_last_third_by_place_as_its_tail(counts, tail):

@@ -79,6 +79,25 @@ def test_a_step_is_the_same_in_any_number_of_micro_batches(tiny, tmp_path, metho
         assert together == sorted(tuple(clip.flatten().tolist()) for clip in first[3])
 
 
+@pytest.mark.parametrize("by", ["batch", "samples"])
+def test_a_step_divides_by_what_weigh_by_says(tiny, tmp_path, by):
+    """Against torch's cross entropy of the optimizer batch, fed and labeled as in the run."""
+    own = settings(
+        tiny, "inverse-frequency", *FLAT, "mixing=longtail.mixing.Plain", f"weigh_by={by}",
+        batch_size=4, accumulate=3,
+    )  # fmt: skip
+    trainer = Trainer(own, tmp_path, [CPU], Ranks(), quiet=True)
+    clips, labels, batch = next(trainer.feeder.batches(trainer.order(0)))
+    weights = 1 / trainer.data.class_counts
+    weights = weights / weights.sum() * 4
+    with torch.no_grad():
+        losses = nn.functional.cross_entropy(trainer.model(clips), labels, weights, reduction="none")
+    expected = losses.sum() / (12 if by == "samples" else weights[labels].sum())
+    stages = trainer.stages
+    loss = trainer.step(clips, labels, batch, stages.criterion(0), stages.class_weights(0), 0)
+    torch.testing.assert_close(loss, expected)
+
+
 @pytest.mark.parametrize(("batch_size", "accumulate"), [(16, 1), (8, 2), (4, 4), (2, 8)])
 def test_int_n_over_16_samples_of_an_optimizer_step_are_mixed(
     tiny, tmp_path, batch_size, accumulate
@@ -188,13 +207,14 @@ def test_every_method_is_sane_where_classes_have_no_samples(tiny, method):
 @pytest.mark.parametrize("method", [m for m in METHODS if config.load(
     compare.method_files(m)).classifier])  # fmt: skip
 def test_no_classifier_method_favors_a_class_without_samples(tiny, method):
-    """As cross entropy leaves a network: the biases, and shorter vectors, of absent classes low."""
+    """As cross entropy leaves a network: short vectors and low biases where there is nothing."""
     own = settings(tiny, method)
     model = Tiny()
     features = torch.rand(200, 12, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        model.fc.weight[COUNTS == 0] = -0.1 * model.fc.weight[COUNTS == 0].abs()
-        model.fc.bias[COUNTS == 0] = -4.0
+        model.fc.weight[COUNTS == 0] *= 0.01
+        model.fc.bias[COUNTS == 0] = -1.5
+        model.fc.bias[(COUNTS == 1) | (COUNTS == 2)] = -12.0  # else these would cover the absent
     before = model(features).argmax(1)
     assert (COUNTS[before] > 0).all()
     classifier = build.make(own, "classifier", COUNTS)

@@ -241,7 +241,9 @@ def make_stages(config: Config, class_counts: torch.Tensor, device: torch.device
     """Build the loss, the class weights and the schedule of both."""
     criterion = make(config, "loss", class_counts)
     if not isinstance(criterion, CrossEntropy):
-        raise InputError(f"loss={config.loss}: a loss is a subclass of longtail.losses.CrossEntropy")
+        raise InputError(
+            f"loss={config.loss}: a loss is a subclass of longtail.losses.CrossEntropy"
+        )
     check_scale(config, criterion)
     weights = make(config, "class_weights", class_counts) if config.class_weights else None
     return Stages(

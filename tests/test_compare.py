@@ -69,12 +69,22 @@ def test_every_method_builds_on_a_benchmark_and_is_pure(method):
         assert "Reverse" not in settings.sampling
 
 
-@pytest.mark.parametrize("method", ["ldam", "ldam-drw", "kps"])
-def test_margins_are_for_cosines(method):
-    small = ["model_args.base_channels=6", "model_args.num_blocks=2"]
+@pytest.mark.parametrize(
+    ("method", "scale"), [("ldam", 30), ("ldam-drw", 30), ("kps", 15), ("ride", 30)]
+)
+def test_margins_are_for_cosines_of_one_scale(method, scale):
+    """The network scales them, in testing as in training; a loss for another scale is refused."""
+    small = ["model_args.base_channels=8", "model_args.num_blocks=2"]
     settings = config.load([NW_UCLA / "joint.yaml", *compare.method_files(method)], small)
-    logits = build.make_model(settings)(100 * torch.randn(4, 1, 16, 20, 3))
-    assert logits.abs().max() <= 1 + 1e-6 and settings.loss_args["scale"] == 30
+    model = build.make_model(settings).eval()
+    logits = model(100 * torch.randn(4, 1, 16, 20, 3))
+    assert 1 < logits.abs().max() <= scale * (1 + 1e-6)
+    counts = torch.arange(10) + 1
+    build.make_stages(settings, counts, torch.device("cpu"))
+    for override in ("model_args.cosine=0", "model_args.cosine=true", "loss_args.scale=12"):
+        other = config.load([NW_UCLA / "joint.yaml", *compare.method_files(method)], [override])
+        with pytest.raises(InputError, match="model_args.cosine and loss_args.scale the same"):
+            build.make_stages(other, counts, torch.device("cpu"))
 
 
 def test_the_released_values_keep_the_rest_of_the_recipe():

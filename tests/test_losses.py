@@ -77,7 +77,12 @@ def released(name, counts):
         "TwostageCBLoss": (5, plain, EffectiveNumber(counts, beta=0.999), {}),
         "TwostageCBLoss_every_epoch": (5, plain, EffectiveNumber(counts, beta=0.999), {}),
         "TwostageCBLoss_fresh20": (5, plain, EffectiveNumber(counts, beta=0.999), {}),
-        "TwostageLDAMLoss": (5, LDAM(counts, rescale=True), EffectiveNumber(counts, beta=0.999999), {}),
+        "TwostageLDAMLoss": (
+            5,
+            LDAM(counts, rescale=True),
+            EffectiveNumber(counts, beta=0.999999),
+            {},
+        ),
         "TwostageBalancedSoftmax": (5, LogitAdjustment(counts), None, {}),
         "KPSLoss": (8, KPS(counts, max_margin=0.5, scale=1.0), None, {}),
         "GumbelCE": (4, Gumbel(counts, softmax=True), None, deferred),
@@ -124,7 +129,11 @@ def test_released_equalization_with_given_draws(losses, split):
         vectors = f"{split}|TwostageEQL_{name}"
         for k, epoch in enumerate(losses[f"{vectors}|epochs"].tolist()):
             leaf = logits.clone().requires_grad_()
-            costs = CrossEntropy(counts).loss_matrix(leaf) if epoch < 19 else loss.loss_matrix(leaf, draws)
+            costs = (
+                CrossEntropy(counts).loss_matrix(leaf)
+                if epoch < 19
+                else loss.loss_matrix(leaf, draws)
+            )
             value = costs.gather(1, label[:, None]).mean()
             value.backward()
             assert value.item() == pytest.approx(losses[f"{vectors}|loss"][k], rel=2e-6)
@@ -337,7 +346,10 @@ def test_the_order_of_the_classes_does_not_matter():
     kinds = [Focal, LogitAdjustment, LDAM, KPS, lambda n: KPS(n).first_stage, Gumbel]
     kinds += [lambda n: Equalization(n, gamma=1.0)]
     for kind in kinds:
-        costs, permuted = kind(COUNTS).loss_matrix(logits), kind(COUNTS[order]).loss_matrix(logits[:, order])
+        costs, permuted = (
+            kind(COUNTS).loss_matrix(logits),
+            kind(COUNTS[order]).loss_matrix(logits[:, order]),
+        )
         assert torch.allclose(costs[:, order], permuted, rtol=1e-4)
     weights = EffectiveNumber(COUNTS)(0)
     assert torch.allclose(EffectiveNumber(COUNTS[order])(0), weights[order])

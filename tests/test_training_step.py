@@ -91,7 +91,9 @@ def test_a_step_divides_by_what_weigh_by_says(tiny, tmp_path, by):
     weights = 1 / trainer.data.class_counts
     weights = weights / weights.sum() * 4
     with torch.no_grad():
-        losses = nn.functional.cross_entropy(trainer.model(clips), labels, weights, reduction="none")
+        losses = nn.functional.cross_entropy(
+            trainer.model(clips), labels, weights, reduction="none"
+        )
     expected = losses.sum() / (12 if by == "samples" else weights[labels].sum())
     stages = trainer.stages
     loss = trainer.step(clips, labels, batch, stages.criterion(0), stages.class_weights(0), 0)

@@ -83,7 +83,7 @@ def test_margins_are_for_cosines_of_one_scale(method, scale):
     build.make_stages(settings, counts, torch.device("cpu"))
     for override in ("model_args.cosine=0", "model_args.cosine=true", "loss_args.scale=12"):
         other = config.load([NW_UCLA / "joint.yaml", *compare.method_files(method)], [override])
-        with pytest.raises(InputError, match="model_args.cosine and loss_args.scale the same"):
+        with pytest.raises(InputError, match="the same number"):
             build.make_stages(other, counts, torch.device("cpu"))
 
 

@@ -135,7 +135,7 @@ def test_ride_has_narrower_experts_and_no_temperature_at_first(tiny):
 def test_a_backbone_of_experts_that_is_none_is_one_line(tiny, wrong):
     own = config.load([tiny / "tiny-lt/joint.yaml", METHODS / "ride.yaml"])
     own = own.replace(model_args={**own.model_args, "backbone": wrong})
-    with pytest.raises(InputError, match="model_args.backbone: .* is not a backbone"):
+    with pytest.raises(InputError, match=r"model_args.backbone: .* is not a backbone"):
         make_model(own)
 
 

@@ -1,4 +1,4 @@
-"""One step of every method: in micro-batches, on the `meta` device, with a class without samples."""
+"""One step of every method: in micro-batches, on the `meta` device, with an absent class."""
 
 import itertools
 

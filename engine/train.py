@@ -121,6 +121,7 @@ class Trainer:
     def keep_as_it_is(self) -> None:
         """Save a network that its classifier method has changed and that needs no training."""
         self.describe()
+        self.log.line(self.classifier.summary())
         self.progress.epoch = self.config.num_epoch
         self.save(BEST)
         self.save(LAST)

@@ -37,6 +37,10 @@ class Classifier(nn.Module):
     def after_step(self, model: nn.Module) -> None:
         """Impose the method's constraint on the classifier, if it has one."""
 
+    def summary(self) -> str:
+        """Return a line on what was done to the classifier, for the log."""
+        return type(self).__name__
+
     def layer(self, model: nn.Module) -> nn.Linear:
         """Return the classifier; InputError for a network with several, as RIDE's."""
         layer = getattr(model, "fc", None)
@@ -168,7 +172,11 @@ class ChosenTau(Classifier):
         if not (tau == "auto" or isinstance(tau, int | float)):
             raise ValueError(f"tau must be a number or auto, not {tau!r}")
         super().__init__(class_counts)
-        self.tau = tau
+        self.tau, self.chosen = tau, tau == "auto"
+
+    def summary(self) -> str:
+        chosen = " (the best on held-out training samples)" if self.chosen else ""
+        return f"{type(self).__name__}, tau {self.tau:g}{chosen}"
 
     def adjust(self, layer: nn.Linear, tau: float) -> tuple[Tensor, Tensor]:
         """Return factors (K,) of the class vectors and the new biases (K,)."""

@@ -1,6 +1,7 @@
 """Methods as files on top of a benchmark, in whole runs."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -86,6 +87,8 @@ def test_tau_is_chosen_on_samples_that_the_network_has_not_seen(tiny, tmp_path):
     for method in ("post-hoc-adjustment", "tau-normalization"):
         run(tiny, tmp_path / method, f"{method}.yaml", more=[*SMALL, *held_out, *source])
         changed = weights(tmp_path / method / "last.pt")
+        log = (tmp_path / method / "log.txt").read_text()
+        assert re.search(r", tau [\d.]+ \(the best on held-out training samples\)", log)
         assert changed.keys() == weights(tmp_path / "plain/last.pt").keys()
     for other in ([], ["--val-split", "0.5"], [*held_out, "--seed", "3"]):
         with pytest.raises(InputError, match="train it with --val-split") as error:
@@ -137,6 +140,13 @@ def test_a_backbone_of_experts_that_is_none_is_one_line(tiny, wrong):
     own = own.replace(model_args={**own.model_args, "backbone": wrong})
     with pytest.raises(InputError, match=r"model_args.backbone: .* is not a backbone"):
         make_model(own)
+
+
+def test_a_loss_that_needs_features_refuses_experts(tiny, tmp_path):
+    more = [*SMALL, "loss=longtail.losses.InfluenceBalanced", "model_args.cosine=0"]
+    with pytest.raises(InputError, match="needs the features that go into one classifier"):
+        run(tiny, tmp_path / "run", "ride.yaml", more=more)
+    assert not (tmp_path / "run").exists()
 
 
 def test_methods_have_their_authors_values():

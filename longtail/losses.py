@@ -40,6 +40,8 @@ def label_weights(targets: Tensor, weights: Tensor | None = None, by: str = "bat
     sum_ik t_pik / N and has a normalizer of its own, as in the released BRL heads. A label set
     without weight counts nothing.
     """
+    if by not in WEIGH_BY:
+        raise ValueError(f"label weights are divided by {' or '.join(WEIGH_BY)}, not by {by}")
     sets = targets if targets.ndim == 3 else targets[None]
     weighted = sets if weights is None else sets * weights
     count = sets.shape[1]

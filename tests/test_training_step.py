@@ -114,8 +114,7 @@ def test_int_n_over_16_samples_of_an_optimizer_step_are_mixed(
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("copies", [1, 2])
 def test_every_row_is_in_one_micro_batch_of_one_rank(count, accumulate, world, copies):
-    if count < world:
-        pytest.skip("such a batch joins the one before it")
+    count = max(count, world)  # a smaller batch joins the one before it
     own = Config(batch_size=4, accumulate=accumulate)
     rows = copies * count
     dealt = [

@@ -163,12 +163,7 @@ class Trainer:
         torch.manual_seed(step_seed(config.seed, self.progress.epoch, batch.step, 1 + ranks.rank))
         whole = len(batch.rows) == config.batch_size * config.accumulate
         with evaluate.only_whole(config, whole):
-            if self.mix.observes:
-                ranks.agree(self.model)  # all must mix alike
-                with evaluate.autocast(config, self.device):
-                    self.mix.observe(self.judged, clips, labels, batch.generator)
-            clips, targets = self.mix(clips, labels, batch.generator)  # (N, K), soft
-            entries = label_weights(targets, weights, config.weigh_by)  # (N, K)
+            clips, entries = self.mixed(clips, labels, batch, weights)
             total = entries.new_zeros(())
             parts = micro_batches(len(batch.rows), len(clips), config, ranks)
             for number, rows in enumerate(parts, start=1):
@@ -178,6 +173,17 @@ class Trainer:
         if self.classifier is not None:
             self.classifier.after_step(self.model)
         return total
+
+    def mixed(
+        self, clips: torch.Tensor, labels: torch.Tensor, batch: Batch, weights: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the mixed clips (N, M, T, V, C) of a whole batch and their label weights (N, K)."""
+        if self.mix.observes:
+            self.ranks.agree(self.model)  # all must mix alike
+            with evaluate.autocast(self.config, self.device):
+                self.mix.observe(self.judged, clips, labels, batch.generator)
+        clips, targets = self.mix(clips, labels, batch.generator)  # (N, K), soft
+        return clips, label_weights(targets, weights, self.config.weigh_by)
 
     def loss(
         self, clips: torch.Tensor, entries: torch.Tensor, count: int, criterion: CrossEntropy

@@ -177,7 +177,7 @@ class Trainer:
     def mixed(
         self, clips: torch.Tensor, labels: torch.Tensor, batch: Batch, weights: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the mixed clips (N, M, T, V, C) of a whole batch and their label weights (N, K)."""
+        """Return mixed clips (N, M, T, V, C) of a whole batch and their label weights (N, K)."""
         if self.mix.observes:
             self.ranks.agree(self.model)  # all must mix alike
             with evaluate.autocast(self.config, self.device):

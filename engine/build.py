@@ -21,6 +21,7 @@ from engine.config import Config
 from errors import InputError, nearest
 from feeders.augment import Augmentation
 from feeders.frames import CHOICES
+from longtail.losses import CrossEntropy
 from longtail.schedule import Stages
 
 
@@ -238,13 +239,31 @@ def _policy(kind: Callable[..., Any], args: dict[str, Any]) -> Any:
 
 def make_stages(config: Config, class_counts: torch.Tensor, device: torch.device) -> Stages:
     """Build the loss, the class weights and the schedule of both."""
-    counts = class_counts.to(device)
+    criterion = make(config, "loss", class_counts)
+    if not isinstance(criterion, CrossEntropy):
+        raise InputError(
+            f"loss={config.loss}: a loss is a subclass of longtail.losses.CrossEntropy"
+        )
+    check_scale(config, criterion)
+    weights = make(config, "class_weights", class_counts) if config.class_weights else None
     return Stages(
         num_epoch=config.num_epoch,
         second_stage=config.second_stage,
-        criterion=make(config, "loss", counts),
-        weights=make(config, "class_weights", counts) if config.class_weights else None,
+        criterion=criterion,
+        weights=weights,
         loss_from=config.loss_from,
         weights_from=config.weights_from,
-        num_class=len(counts),
-    )
+        num_class=len(class_counts),
+        share=config.second_stage_share,
+    ).to(device)
+
+
+def check_scale(config: Config, criterion: CrossEntropy) -> None:
+    """Refuse a loss whose margins are measured on another scale than the network's logits have."""
+    scale = float(config.model_args.get("cosine", 0)) or 1.0
+    if criterion.logit_scale not in (None, scale):
+        raise InputError(
+            f"loss={config.loss}: its margins are for logits of scale {criterion.logit_scale:g}, "
+            f"those of the network have {scale:g}; make model_args.cosine and loss_args.scale the "
+            "same number"
+        )

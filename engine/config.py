@@ -55,7 +55,7 @@ class Config:
     # Optimization
     num_epoch: int = 24
     batch_size: int = 16  # global: the ranks of a distributed run split it
-    accumulate: int = 1  # batches per optimizer step
+    accumulate: int = 1  # batches per optimizer step; mixing and weights act on all of them
     lr: float = 0.0125
     lr_batch: int = 16  # the rate used is lr * batch_size * accumulate / lr_batch
     optimizer: str = "torch.optim.SGD"
@@ -67,7 +67,8 @@ class Config:
     clip_grad: float | None = None  # largest norm of the gradient
     ema: float | None = None  # decay of an exponential moving average of the weights
     # Long tail
-    second_stage: int | None = None  # its epochs; null: round(5/24 num_epoch), at least 1
+    second_stage: int | None = None  # its epochs; null: round(second_stage_share num_epoch)
+    second_stage_share: float = 5 / 24  # of the epochs, at least 1 epoch
     repeat: int = 5  # copies of a sample per epoch
     sampling: str = "longtail.brl.ReverseSampling"
     sampling_args: dict = field(default_factory=dict)
@@ -81,6 +82,7 @@ class Config:
     class_weights: str | None = "longtail.brl.ActionAwareWeights"
     class_weights_args: dict = field(default_factory=dict)
     weights_from: Literal["start", "second_stage"] = "second_stage"
+    weigh_by: Literal["batch", "samples"] = "batch"  # what weighted losses are divided by
     classifier: str | None = None  # --phase classifier: what becomes of model.fc
     classifier_args: dict = field(default_factory=dict)
     shots: list[int] = field(default_factory=lambda: list(SHOTS))  # many above, few below
@@ -122,6 +124,7 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "lr": _ABOVE_0,
     "clip_grad": _ABOVE_0,
     "val_split": _SHARE,
+    "second_stage_share": _SHARE,
     "ema": _SHARE,
     "shots": (lambda value: len(value) == 2 and value[0] >= value[1] >= 0, "[many, few], falling"),
 }  # fmt: skip

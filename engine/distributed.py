@@ -45,21 +45,6 @@ class Ranks:
         """Return this rank's rows of a global batch of `count`."""
         return slice(self.rank, count, self.world)
 
-    def join(self, part: torch.Tensor, count: int) -> torch.Tensor:
-        """Return the `count` rows of the global batch, of which `part` (n, ...) is `share`.
-
-        Every rank takes the loss of the whole batch, however that divides and weighs its rows. The
-        gradient of `part` is `world` times that loss's: DistributedDataParallel takes the mean of
-        the ranks' gradients, where the sum is wanted.
-        """
-        if self.world == 1:
-            return part
-        rows = part.new_zeros(count, *part.shape[1:])
-        rows[self.share(count)] = part.detach()
-        dist.all_reduce(rows)
-        rows[self.share(count)] = part + (self.world - 1) * (part - part.detach())
-        return rows
-
     def barrier(self) -> None:
         if self.world > 1:
             dist.barrier()

@@ -17,10 +17,14 @@ FREE = {
 }  # fmt: skip
 
 
-def method_files() -> dict[str, Path]:
-    """Return the configuration file of each method by its label; BRL has none."""
+def method_files(folder: Path = CONFIG_ROOT) -> dict[str, Path]:
+    """Return the configuration file of each method by its label; BRL has none.
+
+    A benchmark's folder may have a released.yaml of its own.
+    """
     files = {path.stem: path for path in sorted((CONFIG_ROOT / "methods").glob("*.yaml"))}
-    return files | {"released": CONFIG_ROOT / "released.yaml"}
+    own = folder / "released.yaml"
+    return files | {"released": own if own.is_file() else CONFIG_ROOT / "released.yaml"}
 
 
 def departures(run: Config) -> list[str] | None:
@@ -29,7 +33,8 @@ def departures(run: Config) -> list[str] | None:
     The label `method` only names the recipe; the values decide. None where no recipe is known: the
     benchmark is not a folder of config/, or the method not a file of config/methods.
     """
-    folder, file = CONFIG_ROOT / run.benchmark, method_files().get(run.method)
+    folder = CONFIG_ROOT / run.benchmark
+    file = method_files(folder).get(run.method)
     stream = folder / f"{run.stream}.yaml"
     if folder.parent != CONFIG_ROOT or not stream.is_file() or (file is None and run.method != BRL):
         return None

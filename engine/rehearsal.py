@@ -61,7 +61,8 @@ def rehearse(trainer: Trainer) -> None:
                 with blame(config, "class_weights"):
                     weights = trainer.stages.class_weights(epoch).to(trainer.device)
                 with blame(config, "loss", "model"):
-                    loss = stand_in.loss(clips, labels, batch, criterion, weights)
+                    mixed, entries = stand_in.mixed(clips, labels, batch, weights)
+                    loss = stand_in.loss(mixed, entries, len(mixed), criterion)
                     if loss.ndim:
                         raise ValueError(f"gives {tuple(loss.shape)} values, not one")
         _rehearse_test(trainer)

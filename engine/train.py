@@ -28,6 +28,10 @@ from engine.run import BEST, LAST, RunFolder, check_same_data, code_version, tra
 from errors import InputError, Stopped
 from feeders.skeleton import Batch
 from longtail import shots
+from longtail.classifiers import Classifier
+from longtail.losses import CrossEntropy, label_weights
+from longtail.mixing import Mixing
+from model import upstream
 from model.fold import fuse_bn
 
 # Steps between two looks at the loss: each look waits for the device.
@@ -80,17 +84,18 @@ class Trainer:
         self.feeder = make_feeder(config, self.data, self.data.train_rows, self.device, train=True)
         self.val_feeder = make_feeder(config, self.data, self.data.val_rows, self.device)
         self.sampling = make(config, "sampling", self.feeder.labels, counts, config.repeat)
-        self.mix = make(config, "mixing", counts, self.data.skeleton)
+        self.mix: Mixing = make(config, "mixing", counts, self.data.skeleton).to(self.device)
         self.stages = make_stages(config, counts, self.device)
         model = make_model(config) if model is None else model
         self.model = model.to(self.device, memory_format=torch.channels_last)
         if config.sync_bn and ranks.world > 1:
             self.model = synchronize_batch_norm(self.model, self.device)
-        self.classifier = make(config, "classifier", counts) if classifier else None
-        if self.classifier is not None:
-            self.classifier.prepare(self.model)
-        self.features: list[torch.Tensor] = []  # what the classifier took, for losses that ask
-        if getattr(self.stages.second, "needs_features", False):
+        self.classifier: Classifier | None = None
+        if classifier:
+            self.classifier = make(config, "classifier", counts).to(self.device)
+            self.classifier.prepare(self.model, lambda: self.held_out(weights))
+        self.features: list[torch.Tensor] = []  # what the classifier took, for losses that need it
+        if self.stages.second.needs_features:
             self.keep_features(devices)
         self.progress = Progress()
         rehearse(self)
@@ -116,6 +121,7 @@ class Trainer:
     def keep_as_it_is(self) -> None:
         """Save a network that its classifier method has changed and that needs no training."""
         self.describe()
+        self.log.line(self.classifier.summary())
         self.progress.epoch = self.config.num_epoch
         self.save(BEST)
         self.save(LAST)
@@ -124,62 +130,74 @@ class Trainer:
         """Step through the batches of one epoch, from where the run was."""
         epoch = self.progress.epoch
         criterion = self.stages.criterion(epoch)
-        weights = self.stages.class_weights(epoch).to(self.device)  # (K,), ones in stage 1
-        if hasattr(self.mix, "begin_epoch"):
-            self.mix.begin_epoch(epoch)
+        weights = self.stages.class_weights(epoch)  # (K,), ones in stage 1
+        self.mix.begin_epoch(epoch)
         self.set_mode()
         batches = self.order(epoch)
         started, looked_at = time.monotonic(), []
         with self.bar(batches) as bar:
             for clips, labels, batch in self.feeder.batches(batches[self.progress.step :]):
-                loss = self.loss(clips, labels, batch, criterion, weights)
-                self.step(loss, batch, batches)
+                when = epoch + batch.step / len(batches)
+                loss = self.step(clips, labels, batch, criterion, weights, when)
                 self.progress.step += 1
-                looked_at.append((batch, loss.detach()))
+                looked_at.append((batch, loss))
                 if self.progress.step == len(batches) or len(looked_at) == LOOK_EVERY:
                     self.look(looked_at, bar)
-                if self.stepper.waiting == 0 and self.should_stop(batch.step):
+                if self.should_stop(batch.step):
                     self.look(looked_at, bar)
                     self.progress.seconds += time.monotonic() - started
                     self.save_and_stop()
         self.progress.seconds += time.monotonic() - started
 
-    def loss(
-        self, clips: torch.Tensor, labels: torch.Tensor, batch: Batch, criterion: nn.Module,
-        weights: torch.Tensor,
+    def step(
+        self, clips: torch.Tensor, labels: torch.Tensor, batch: Batch, criterion: CrossEntropy,
+        weights: torch.Tensor, epoch: float,
     ) -> torch.Tensor:  # fmt: skip
-        """Mix a batch, take this rank's share of it through the network; the loss is of all."""
-        config, count = self.config, len(batch.rows)
-        rank = 1 + self.ranks.rank
-        torch.manual_seed(step_seed(config.seed, self.progress.epoch, batch.step, rank))
-        with evaluate.only_whole(config, count == config.batch_size):
-            if hasattr(self.mix, "observe"):
-                self.ranks.agree(self.model)  # all must mix alike
-                with evaluate.autocast(config, self.device):
-                    self.mix.observe(self.judged, clips, labels, batch.generator)
-            clips, targets = self.mix(clips, labels, batch.generator)  # (N, K), soft
-            with evaluate.autocast(config, self.device):
-                logits = self.net(clips[self.ranks.share(len(clips))])
-        logits = self.ranks.join(logits.float(), len(clips))  # (N, K)
-        extra = {}
-        if getattr(criterion, "needs_features", False):
-            features = self.features.pop().float()
-            extra["features"] = self.ranks.join(features, len(clips))  # (N, D)
-        return criterion(logits, targets, weights, **extra)
+        """Mix the batch of one optimizer step, and take that step; return the loss.
 
-    def step(self, loss: torch.Tensor, batch: Batch, batches: list[Batch]) -> None:
-        """Hand a batch's loss to the optimiser, which steps once for `accumulate` of them.
-
-        They count by their samples: an epoch's last batches, too, are one large one.
+        The batch goes through the network in `accumulate` micro-batches. What is mixed, and how
+        much each label weighs, is decided for all of it before, so that `accumulate` changes
+        nothing but the memory. `epoch` is the time in epochs (2.5: half-way through the third).
         """
-        accumulate = self.config.accumulate
-        number = batch.step // accumulate  # of the optimiser's step
-        together = batches[number * accumulate : (number + 1) * accumulate]
-        share = len(batch.rows) / sum(len(each.rows) for each in together)
-        epoch = self.progress.epoch + number / math.ceil(len(batches) / accumulate)
-        self.stepper.step(loss, epoch, batch.step + 1 == len(batches), share)
+        config, ranks = self.config, self.ranks
+        torch.manual_seed(step_seed(config.seed, self.progress.epoch, batch.step, 1 + ranks.rank))
+        whole = len(batch.rows) == config.batch_size * config.accumulate
+        with evaluate.only_whole(config, whole):
+            clips, entries = self.mixed(clips, labels, batch, weights)
+            total = entries.new_zeros(())
+            parts = micro_batches(len(batch.rows), len(clips), config, ranks)
+            for number, rows in enumerate(parts, start=1):
+                loss = self.loss(clips[rows], entries[rows], len(clips), criterion)
+                self.stepper.step(loss, epoch, number == len(parts))
+                total += loss.detach()
         if self.classifier is not None:
             self.classifier.after_step(self.model)
+        return total
+
+    def mixed(
+        self, clips: torch.Tensor, labels: torch.Tensor, batch: Batch, weights: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mixed clips (N, M, T, V, C) of a whole batch and their label weights (N, K)."""
+        if self.mix.observes:
+            self.ranks.agree(self.model)  # all must mix alike
+            with evaluate.autocast(self.config, self.device):
+                self.mix.observe(self.judged, clips, labels, batch.generator)
+        clips, targets = self.mix(clips, labels, batch.generator)  # (N, K), soft
+        return clips, label_weights(targets, weights, self.config.weigh_by)
+
+    def loss(
+        self, clips: torch.Tensor, entries: torch.Tensor, count: int, criterion: CrossEntropy
+    ) -> torch.Tensor:
+        """Return what this rank's clips of a micro-batch add to the loss of `count` clips.
+
+        Times the number of ranks: DistributedDataParallel takes the mean of their gradients.
+        """
+        with evaluate.autocast(self.config, self.device):
+            logits = self.net(clips)
+        features = {}
+        if criterion.needs_features:
+            features["features"] = self.features.pop().float()  # (n, D)
+        return self.ranks.world * criterion.part(logits.float(), entries, count, **features)
 
     def finish_epoch(self) -> None:
         """Validate, log, and save last.pt; also best.pt when the top-1 accuracy rose."""
@@ -280,11 +298,38 @@ class Trainer:
 
         self.model.fc.register_forward_pre_hook(keep)
 
+    @torch.no_grad()
+    def held_out(self, weights: str | Path | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits (n, K) and labels (n,) of the training samples held out by val_split.
+
+        Raises InputError unless the network, of checkpoint `weights`, was trained without them.
+        """
+        keys = ("val_split", "seed", "protocol", "training_list", "imbalance")
+        state = upstream.read(weights)
+        its = state["config"] if checkpoint.is_own(state) else {}
+        if self.config.val_split is None or any(
+            its.get(key) != getattr(self.config, key) for key in keys
+        ):
+            raise InputError(
+                "classifier_args.tau: auto is chosen on training samples that the network has not "
+                "seen: train it with --val-split 0.1 and give this phase the same, with the same "
+                f"--seed and list ({weights} was trained with val_split {its.get('val_split')}), "
+                "or give a number, e.g. --set classifier_args.tau=1.0"
+            )
+        self.model.eval()
+        rows = torch.arange(len(self.val_feeder))
+        batches = self.val_feeder.batches(rows.split(evaluate.CLIPS_AT_ONCE["cpu"]))
+        logits = torch.cat([self.model(clips).float() for clips, _, _ in batches])
+        return logits, self.val_feeder.targets(rows)
+
     def order(self, epoch: int) -> list[Batch]:
-        """Return the epoch's batches; a rest smaller than the number of ranks joins the last."""
+        """Return the epoch's batches, each of one optimizer step.
+
+        A rest smaller than the number of ranks joins the last.
+        """
         generator = torch.Generator().manual_seed(step_seed(self.config.seed, epoch))
         rows = self.sampling.epoch(generator, epoch / self.config.num_epoch)
-        parts = list(rows.split(self.config.batch_size))
+        parts = list(rows.split(self.config.batch_size * self.config.accumulate))
         if len(parts) > 1 and len(parts[-1]) < self.ranks.world:
             parts[-2:] = [torch.cat(parts[-2:])]
         return [
@@ -330,13 +375,13 @@ class Trainer:
             signal.signal(signal.SIGTERM, previous)
 
     def should_stop(self, step: int) -> bool:
-        """Return whether SIGTERM came; several ranks must agree, and on GPUs ask now and then.
+        """Return whether SIGTERM came, after step `step` of the epoch.
 
-        To be asked after each step of the optimiser, `step` the last of its batches.
+        Several ranks must agree, and on GPUs ask now and then.
         """
         if self.ranks.world == 1:
             return self.stop_asked
-        asks = self.device.type == "cpu" or step // self.config.accumulate % LOOK_EVERY == 0
+        asks = self.device.type == "cpu" or step % LOOK_EVERY == 0
         return asks and self.ranks.any(self.stop_asked)
 
     def stops_alone(self) -> bool:
@@ -427,6 +472,18 @@ class Trainer:
         if "mixing" in state:
             self.mix.load_state_dict(state["mixing"])
         self.progress = Progress(**state["progress"])
+
+
+def micro_batches(count: int, rows: int, config: Config, ranks: Ranks) -> list[slice]:
+    """Return which of `rows` this rank takes through the network in each micro-batch.
+
+    `count` is the number of samples in the batch of one optimizer step, `rows` what its mixing made
+    of them. At most `accumulate` micro-batches of about `batch_size` samples; every rank has a row
+    in each. Rows are dealt out in turn, so that a mixing that appends its clips has some in each.
+    """
+    wanted = min(math.ceil(count / config.batch_size), config.accumulate, count // ranks.world)
+    parts = max(1, wanted)
+    return [slice(m + parts * ranks.rank, rows, parts * ranks.world) for m in range(parts)]
 
 
 class Replica(nn.Module):

@@ -5,9 +5,11 @@ Action Recognition", arXiv 2308.14024.
    the network sees; 2. the detached action-aware schedule (`ActionAwareWeights` with
    `longtail.schedule.Stages`) balances what it is asked for; 3. the skip stream is in feeders/.
 
-n_y is the training count of class y, K the number of classes, N the batch. The defaults are the
-paper's. The released code departs from the paper; it is had by values of the same objects, which
-`config/released.yaml` sets.
+n_y is the training count of class y, K the number of classes, N the batch of one optimizer step.
+The defaults are the paper's. The released code departs from the paper; `config/released.yaml` sets
+the values of the same objects that repeat it. The mix of an upper and a lower body is that of
+SkeletonMix: Xu et al., "Topology-Aware Convolutional Neural Network for Efficient Skeleton-Based
+Action Recognition" (Ta-CNN), AAAI 2022.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from longtail.counts import last_third
+from longtail.mixing import Mixing
 from longtail.sampling import InstanceSampling
-from longtail.weights import scaled
+from longtail.weights import Weighting, scaled
 from memory import send
 
 
@@ -36,7 +40,7 @@ def formula_counts(class_counts: Tensor, imbalance: float | None) -> Tensor:
     return (counts.max() * (1 / imbalance) ** order).trunc()
 
 
-class PartialMixup:
+class PartialMixup(Mixing):
     """Rebalanced partial mixup: the upper body of sample i, the lower body of sample j.
 
     int(N * ratio) samples i of a batch, without replacement, each with a partner j drawn uniformly
@@ -47,15 +51,15 @@ class PartialMixup:
                                                      1      if n_j > threshold n_i,
                                                      alpha  otherwise:
 
-    where one class is that much the rarer, its label is the whole target. An infinite threshold
-    keeps the share fixed (the paper's ablation). The released behaviour, by values:
+    where one class is rarer by that factor, its label is the whole target. An infinite threshold
+    keeps the share fixed (the paper's ablation). The released behavior, by values:
 
     alpha            0.64 for every skeleton, also where the upper body is 11 of 20 joints
     permute_joints   mixed samples have their joints in the order [upper..., lower...]
     walk             the batch is walked by index in a list that loses each mixed sample, so the
                      index after a mixed one is passed over, and a mixed sample is no partner later
     batch_share      one share, the last mixed sample's, for the whole batch, and targets (2, N, K):
-                     the label sets of i and of j, whose losses are normalised separately
+                     the label sets of i and of j, whose losses are normalized separately
     formula          the imbalance of the formula that counts come from (`formula_counts`)
     """
 
@@ -71,22 +75,22 @@ class PartialMixup:
         batch_share: bool = False,
         formula: float | None = None,
     ) -> None:
-        self.num_class = len(class_counts)
-        self.counts = formula_counts(class_counts, formula)
+        super().__init__(formula_counts(class_counts, formula))
         self.ratio, self.threshold = ratio, threshold
         self.walk, self.batch_share = walk, batch_share
         joints = torch.arange(skeleton.num_joints)
         upper = torch.isin(joints, torch.tensor(skeleton.upper))  # (V,)
         self.alpha = float(upper.double().mean()) if alpha is None else alpha
         # Slot v of a mixed sample takes joint order[v], its own where own[v], else its partner's.
-        self.order = torch.cat([joints[upper], joints[~upper]]) if permute_joints else joints
-        self.own = upper[self.order]
+        order = torch.cat([joints[upper], joints[~upper]]) if permute_joints else joints
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("own", upper[order], persistent=False)
 
-    def __call__(
+    def forward(
         self, clips: Tensor, labels: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return mixed clips (N, M, T, V, C) and targets (N, K), or (2, N, K) with batch_share."""
-        return self.apply(clips, labels, *self.draw(len(clips), generator))
+        return self.combine(clips, labels, *self.draw(len(clips), generator))
 
     def draw(self, batch: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Return the rows i to mix and their partners j, both (int(N * ratio),) int64."""
@@ -101,11 +105,10 @@ class PartialMixup:
         partners = torch.randint(max(batch - 1, 1), rows.shape, generator=generator)
         return rows, partners + (partners >= rows)
 
-    def apply(
+    def combine(
         self, clips: Tensor, labels: Tensor, rows: Tensor, partners: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return clips and targets with rows[k] mixed with partners[k] (indices on the CPU)."""
-        self._follow(clips.device)
         source, mixed = torch.arange(len(clips)), torch.zeros(len(clips), dtype=torch.bool)
         source[rows], mixed[rows] = partners, True
         source, mixed = send(source, clips.device), send(mixed, clips.device)
@@ -126,13 +129,6 @@ class PartialMixup:
         share = torch.full(own.shape, self.alpha, device=own.device)
         share = share.masked_fill(own > self.threshold * other, 0.0)
         return share.masked_fill(other > self.threshold * own, 1.0)
-
-    def _follow(self, device: torch.device) -> None:
-        """Keep the constants where the clips are: they travel once, not with every batch."""
-        if self.counts.device != device:
-            self.counts, self.order, self.own = (
-                constant.to(device) for constant in (self.counts, self.order, self.own)
-            )
 
 
 def shrinking_walk(
@@ -157,21 +153,20 @@ class ReverseSampling(InstanceSampling):
     """Reverse sampling: the tail third is shown as often as the most frequent class.
 
     Classes from place 2 int(K/3) on in the order by count, descending and stable, have
-    repeat * n_max / n_c copies an epoch: whole copies, and int(fraction * n_c) distinct members
-    drawn anew each epoch. All other classes have `repeat` copies.
+    repeat * n_max / n_c copies per epoch: whole copies, and int(fraction * n_c) distinct members,
+    drawn again for each epoch. All other classes have `repeat` copies. A class without samples has
+    no place and does not count in K.
     """
 
     def draws(self, progress: float) -> Tensor:
         counts, members = self.class_counts, self.members
-        tail = torch.zeros(len(counts), dtype=torch.bool)
-        tail[counts.argsort(descending=True, stable=True)[2 * (len(counts) // 3) :]] = True
         top, each = self.repeat * counts.max(), counts.clamp_min(1)
         # In integers: the whole copies, then the fraction (top % each) / each of the members.
         reversed_draws = top // each * members + top % each * members // each
-        return torch.where(tail, reversed_draws, self.repeat * members)
+        return torch.where(last_third(counts), reversed_draws, self.repeat * members)
 
 
-class ActionAwareWeights:
+class ActionAwareWeights(Weighting):
     """Action-aware class weights of the second stage.
 
     beta_y = low + spread (n_y - n_min) / (n_max - n_min),
@@ -191,13 +186,13 @@ class ActionAwareWeights:
         formula: float | None = None,
     ) -> None:
         counts = formula_counts(class_counts, formula)
-        least, most = counts[counts > 0].min(), counts.max()
-        self.counts, self.uniform, self.alternate = counts, bool(least == most), alternate
-        self.beta = low + spread * (counts - least) / (most - least).clamp_min(1)
+        present = counts > 0
+        least, most = counts[present].min(), counts.max()
+        beta = low + spread * (counts - least) / (most - least).clamp_min(1)
+        turns = (beta, 1 - beta) if alternate else (beta,)
+        tables = [scaled((1 - b) / (1 - b ** counts.clamp_min(1)), counts) for b in turns]
+        super().__init__(torch.stack([present.float()] if least == most else tables))
+        self.register_buffer("beta", beta, persistent=False)
 
-    def __call__(self, stage_epoch: int) -> Tensor:
-        """Return w (K,) float32 for an epoch, from 0, of the second stage."""
-        if self.uniform:
-            return (self.counts > 0).float()
-        beta = 1 - self.beta if self.alternate and stage_epoch % 2 else self.beta
-        return scaled((1 - beta) / (1 - beta ** self.counts.clamp_min(1)), self.counts)
+    def forward(self, stage_epoch: int) -> Tensor:
+        return self.weights[stage_epoch % len(self.weights)]

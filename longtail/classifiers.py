@@ -1,114 +1,246 @@
-"""Two-stage methods: a classifier that is made or trained anew on a frozen backbone.
+"""Two-stage methods: a classifier that is replaced or trained further on a frozen backbone.
 
-Each works on `model.fc`, a linear layer that stays one: `prepare(model)` freezes what is not to
-learn, after which the usual loop (its own loss, sampling and weights) trains what is left, with the
-backbone in evaluation mode and `after_step(model)` behind each optimiser step. Where `trains` is
-False, `prepare` is all there is to do.
+Each works on `model.fc`, a linear layer that stays one: `prepare(model, held_out)` freezes what is
+not to learn, after which the usual loop (with its own loss, sampling and weights) trains the rest,
+with the backbone in evaluation mode and `after_step(model)` after each optimizer step. Where
+`trains` is False, `prepare` is all there is to do. `held_out()` returns the logits (n, K) and
+labels (n,) of training samples that the network was not trained on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from errors import InputError
 from longtail.losses import log_prior
 
+HeldOut = Callable[[], tuple[Tensor, Tensor]]
+TAUS = [step / 20 for step in range(41)]  # what `tau: auto` chooses from: 0 to 2
 
-class Retraining:
-    """cRT: the classifier is drawn anew and trained under class-balanced sampling: Kang et al.,
+
+class Classifier(nn.Module):
+    """What every two-stage method is; this one leaves the network as it is."""
+
+    trains = False
+
+    def __init__(self, class_counts: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("absent", class_counts == 0, persistent=False)
+
+    def prepare(self, model: nn.Module, held_out: HeldOut | None = None) -> None:
+        """Make the classifier `model.fc` what the method starts from."""
+
+    def after_step(self, model: nn.Module) -> None:
+        """Impose the method's constraint on the classifier, if it has one."""
+
+    def summary(self) -> str:
+        """Return a line on what was done to the classifier, for the log."""
+        return type(self).__name__
+
+    def layer(self, model: nn.Module) -> nn.Linear:
+        """Return the classifier; InputError for a network with several, as RIDE's."""
+        layer = getattr(model, "fc", None)
+        if not isinstance(layer, nn.Linear):
+            raise InputError(
+                f"classifier: {type(self).__name__} needs a network with one linear classifier "
+                f"`fc`, which {type(model).__module__}.{type(model).__name__} does not have"
+            )
+        return layer
+
+    def biased(self, model: nn.Module) -> nn.Linear:
+        """Return the classifier; InputError for one of cosines, which has no bias and no norms."""
+        layer = self.layer(model)
+        if layer.bias is None:
+            raise InputError(
+                f"classifier: {type(self).__name__} needs a linear classifier with a bias; that of "
+                "model_args.cosine has none"
+            )
+        return layer
+
+
+class Retraining(Classifier):
+    """cRT: the classifier is drawn again and trained under class-balanced sampling: Kang et al.,
     "Decoupling Representation and Classifier for Long-Tailed Recognition", ICLR 2020, section 4.
 
-    fresh False goes on from the classifier that is there.
+    fresh False continues from the present classifier.
     """
 
     trains = True
 
     def __init__(self, class_counts: Tensor, fresh: bool = True) -> None:
+        super().__init__(class_counts)
         self.fresh = fresh
 
-    def prepare(self, model: nn.Module) -> None:
-        """Freeze all but `model.fc`, and draw that anew."""
+    def prepare(self, model: nn.Module, held_out: HeldOut | None = None) -> None:
+        """Freeze everything but `model.fc`, and draw that again."""
+        layer = self.layer(model)
         model.requires_grad_(False)
-        model.fc.requires_grad_(True)
+        layer.requires_grad_(True)
         if self.fresh:
-            model.fc.reset_parameters()
+            layer.reset_parameters()
 
-    def after_step(self, model: nn.Module) -> None:
-        """Impose nothing on the classifier."""
+
+class ScaledLinear(nn.Linear):
+    """A linear layer that scales the rows v_k and biases b_k of another one by f_k.
+
+    The weight w_k = f_k v_k is the only parameter that learns. Its gradient is projected to
+    (dL/df_k) v_k, so that gradient descent on it, momentum and weight decay included, is gradient
+    descent on f_k. The state is that of a plain linear layer: `update_bias` writes f_k b_k to it.
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__(layer.in_features, layer.out_features, device="meta")
+        self.weight, self.bias = layer.weight, layer.bias.requires_grad_(False)
+        directions = layer.weight.detach().clone()  # v (K, D)
+        self.register_buffer("directions", directions, persistent=False)
+        self.register_buffer("start_bias", layer.bias.detach().clone(), persistent=False)
+        self.weight.register_hook(
+            lambda grad: (grad * directions).sum(1, keepdim=True) * directions
+        )
+
+    def scales(self) -> Tensor:
+        """Return f (K,)."""
+        squares = self.directions.square().sum(1).clamp_min(torch.finfo(self.weight.dtype).tiny)
+        return (self.weight * self.directions).sum(1) / squares
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.linear(features, self.weight, self.scales() * self.start_bias)
+
+    @torch.no_grad()
+    def update_bias(self) -> None:
+        self.bias.copy_(self.scales() * self.start_bias)
 
 
 class LearnableScaling(Retraining):
-    """LWS: the class vectors keep their directions and learn their lengths, w_k = f_k v_k: Kang et
-    al., ICLR 2020, section 4.
-
-    The gradient of w_k becomes <g, v_k> v_k: gradient descent on f_k, momentum and weight decay
-    included, with no parameter more. The bias stays.
-    """
+    """LWS: each class's logit is scaled by a factor that is learned, z_k <- f_k z_k: Kang et al.,
+    ICLR 2020, section 4. In their code the factor scales the bias as well as the class vector."""
 
     def __init__(self, class_counts: Tensor) -> None:
         super().__init__(class_counts, fresh=False)
 
-    def prepare(self, model: nn.Module) -> None:
+    def prepare(self, model: nn.Module, held_out: HeldOut | None = None) -> None:
+        layer = self.biased(model)
         super().prepare(model)
-        model.fc.bias.requires_grad_(False)
-        directions = model.fc.weight.detach().clone()  # (K, D)
-        model.fc.weight.register_hook(
-            lambda grad: (grad * directions).sum(1, keepdim=True) * directions
-        )
+        model.fc = ScaledLinear(layer)
+
+    def after_step(self, model: nn.Module) -> None:
+        """Let the bias that is saved follow the class vectors."""
+        model.fc.update_bias()
 
 
 class MaxNorm(Retraining):
     """The classifier is trained further, each class vector within a ball: w_k <- w_k min(1, r /
     |w_k|) after each step: Alshammari et al., "Long-Tailed Recognition via Weight Balancing", CVPR
-    2022, which joins it with the class-balanced loss and a strong weight decay.
+    2022, who join it with the class-balanced loss and a strong weight decay.
 
-    radius None is the mean length at the start.
+    radius None is min + 0.1 (max - min) of the class vectors' lengths at the start, as the authors
+    have it.
     """
 
     def __init__(self, class_counts: Tensor, radius: float | None = None) -> None:
         super().__init__(class_counts, fresh=False)
         self.radius = radius
 
-    def prepare(self, model: nn.Module) -> None:
+    def prepare(self, model: nn.Module, held_out: HeldOut | None = None) -> None:
+        layer = self.biased(model)
         super().prepare(model)
-        lengths = model.fc.weight.detach().norm(dim=1)
-        self.limit = lengths.mean() if self.radius is None else lengths.new_tensor(self.radius)
+        lengths = row_lengths(layer.weight)[:, 0]
+        low = torch.where(self.absent, torch.inf, lengths).min()
+        high = torch.where(self.absent, 0.0, lengths).max()
+        limit = low + 0.1 * (high - low) if self.radius is None else low.new_tensor(self.radius)
+        self.register_buffer("limit", limit, persistent=False)
         self.after_step(model)
 
     @torch.no_grad()
     def after_step(self, model: nn.Module) -> None:
         """Put class vectors that left the ball back on it."""
         weight = model.fc.weight
-        lengths = weight.norm(dim=1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
-        weight.mul_((self.limit / lengths).clamp_max(1))
+        weight.mul_((self.limit / row_lengths(weight)).clamp_max(1))
 
 
-class TauNormalisation:
+class ChosenTau(Classifier):
+    """A change of the classifier by a number tau, given or chosen: `tau: auto` takes that of TAUS
+    with the highest mean accuracy of the classes on held-out training samples, of equals the one
+    with the lowest mean negative log-likelihood of the classes.
+    """
+
+    def __init__(self, class_counts: Tensor, tau: float | str = "auto") -> None:
+        if not (tau == "auto" or isinstance(tau, int | float)):
+            raise ValueError(f"tau must be a number or auto, not {tau!r}")
+        super().__init__(class_counts)
+        self.tau, self.chosen = tau, tau == "auto"
+
+    def summary(self) -> str:
+        chosen = " (the best on held-out training samples)" if self.chosen else ""
+        return f"{type(self).__name__}, tau {self.tau:g}{chosen}"
+
+    def adjust(self, layer: nn.Linear, tau: float) -> tuple[Tensor, Tensor]:
+        """Return factors (K,) of the class vectors and the new biases (K,)."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def prepare(self, model: nn.Module, held_out: HeldOut | None = None) -> None:
+        """Change the classifier once, by the tau that was given or the best one."""
+        layer = self.biased(model)
+        if self.tau == "auto":
+            if held_out is None:
+                raise InputError("classifier_args.tau: auto needs held-out training samples")
+            self.tau = self.choose(layer, *held_out())
+        factors, bias = self.adjust(layer, self.tau)
+        layer.weight.mul_(factors[:, None])
+        layer.bias.copy_(bias)
+
+    def choose(self, layer: nn.Linear, logits: Tensor, labels: Tensor) -> float:
+        """Return the best of TAUS for the logits (n, K) that the layer gives as it is."""
+        present = labels.unique()
+        members = (labels == present[:, None]).double()
+        members /= members.sum(1, keepdim=True)  # (classes, n)
+        ranking = []
+        for tau in TAUS:
+            factors, bias = self.adjust(layer, tau)
+            adjusted = factors * (logits - layer.bias) + bias
+            right = (adjusted.argmax(1) == labels).double()
+            nll = F.cross_entropy(adjusted, labels, reduction="none").double()
+            ranking.append((-float((members @ right).mean()), float((members @ nll).mean()), tau))
+        return min(ranking)[2]
+
+
+class TauNormalization(ChosenTau):
     """w_k <- w_k / |w_k|^tau, without a bias: Kang et al., ICLR 2020, section 4. Nothing is
-    trained; tau 0 only drops the bias, tau 1 makes all class vectors as long."""
+    trained; tau 0 only drops the bias, tau 1 makes all class vectors unit vectors. The authors
+    choose tau on validation samples.
 
-    trains = False
+    A class without training samples keeps its bias, scaled like its vector: that is what the
+    training pushed down.
+    """
 
-    def __init__(self, class_counts: Tensor, tau: float = 1.0) -> None:
-        self.tau = tau
-
-    @torch.no_grad()
-    def prepare(self, model: nn.Module) -> None:
-        weight = model.fc.weight
-        lengths = weight.norm(dim=1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
-        weight.div_(lengths**self.tau)
-        model.fc.bias.zero_()
+    def adjust(self, layer: nn.Linear, tau: float) -> tuple[Tensor, Tensor]:
+        factors = row_lengths(layer.weight)[:, 0] ** -tau
+        return factors, torch.where(self.absent, factors * layer.bias.clamp_max(0), 0.0)
 
 
-class PostHocAdjustment:
+class PostHocAdjustment(ChosenTau):
     """z_k - tau log(n_k / n), as a shift of the bias, for a model trained with plain cross entropy:
-    Menon et al., "Long-Tail Learning via Logit Adjustment", ICLR 2021, eq. 9."""
+    Menon et al., "Long-Tail Learning via Logit Adjustment", ICLR 2021, eq. 9, tau 1 or the best on
+    validation samples.
 
-    trains = False
+    A class without training samples is shifted like the most frequent one: it gains on no other.
+    """
 
-    def __init__(self, class_counts: Tensor, tau: float = 1.0) -> None:
-        self.shift = tau * log_prior(class_counts)
+    def __init__(self, class_counts: Tensor, tau: float | str = "auto") -> None:
+        super().__init__(class_counts, tau)
+        prior = log_prior(class_counts)
+        prior = torch.where(self.absent, prior.max(), prior)
+        self.register_buffer("prior", prior, persistent=False)
 
-    @torch.no_grad()
-    def prepare(self, model: nn.Module) -> None:
-        model.fc.bias.sub_(self.shift.to(model.fc.bias.device))
+    def adjust(self, layer: nn.Linear, tau: float) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(layer.bias), layer.bias - tau * self.prior
+
+
+def row_lengths(weight: Tensor) -> Tensor:
+    """Return the lengths (K, 1) of class vectors (K, D), never 0."""
+    return weight.detach().norm(dim=1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)

@@ -1,37 +1,62 @@
 """Losses, pure: constants from the class counts, no epochs, hard and soft targets alike.
 
-Every loss says what a sample would cost under each possible label k, an (N, K) matrix; a target,
-hard or mixed, takes the expectation over it, and class weights enter there (`expectation`). z are
-the logits, p their softmax, n_k the training count of class k. A loss that is another one before
-the second stage carries that one as its attribute `first_stage`; one with `needs_features` takes
-the features (N, D) that the logits were made from as well.
+Every loss says what sample i costs under each possible label k, the loss matrix c (N, K). Targets,
+hard or mixed, and class weights say how much each of its entries counts, the label weights s
+(N, K); the loss of a batch is
+
+    loss = sum_ik s_ik c_ik    (`expected_loss`),    s = label_weights(targets, weights).
+
+s is known before the network has run and carries the normalizer of the whole batch, so the sum may
+be taken in any parts: over micro-batches of one optimizer step, or over the ranks of a distributed
+run. z are the logits, p their softmax, n_k the training count of class k. A loss that is another
+one before the second stage carries that one as its attribute `first_stage`; one with
+`needs_features` takes the features (N, D) that the logits were made from as well.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from errors import InputError
+from longtail.counts import fill_absent, last_third
 
-def expectation(costs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Return the scalar  sum_p share_p * (sum_ik w_k t_pik c_ik) / (sum_ik w_k t_pik).
+WEIGH_BY = ("batch", "samples")
 
-    costs (N, K): the loss of sample i under label k. targets (N, K), or (P, N, K) for P label sets
-    of which each is scaled by its share and has a normaliser of its own, as the released BRL heads
-    have it: share_p = sum_ik t_pik / N. Rows of (N, K) targets sum to 1, so their share is 1. The
-    normaliser is the weight of the batch, as in torch's cross entropy with hard labels; torch
-    divides by N when labels are soft. A label set without weight costs nothing.
+
+def label_weights(targets: Tensor, weights: Tensor | None = None, by: str = "batch") -> Tensor:
+    """Return s (N, K), how much each entry of the loss matrix counts in the loss of this batch.
+
+    targets (N, K) with class weights w (K,):
+
+        by batch      s_ik = w_k t_ik / sum_jl w_l t_jl    torch's cross entropy with hard labels
+        by samples    s_ik = w_k t_ik / N                  a batch of rare classes has a large loss
+
+    (torch divides by N as well where labels are soft.) Rows of targets that sum to 2, as those of
+    Shap-Mix, double the loss. targets (P, N, K) are P label sets, of which each counts by its share
+    sum_ik t_pik / N and has a normalizer of its own, as in the released BRL heads. A label set
+    without weight counts nothing.
     """
-    targets = targets if targets.ndim == 3 else targets[None]
-    weighted = targets if weights is None else targets * weights
-    shares = targets.sum((1, 2)) / targets.shape[1]
-    mass = weighted.sum((1, 2)).clamp_min(torch.finfo(costs.dtype).tiny)
-    return (shares * (weighted * costs).sum((1, 2)) / mass).sum()
+    if by not in WEIGH_BY:
+        raise ValueError(f"label weights are divided by {' or '.join(WEIGH_BY)}, not by {by}")
+    sets = targets if targets.ndim == 3 else targets[None]
+    weighted = sets if weights is None else sets * weights
+    count = sets.shape[1]
+    if by == "samples":
+        return weighted.sum(0) / count
+    mass = weighted.sum((1, 2), keepdim=True).clamp_min(torch.finfo(weighted.dtype).tiny)
+    return (sets.sum((1, 2), keepdim=True) / count / mass * weighted).sum(0)
 
 
-def costs_under_own_logits(logits: Tensor) -> Tensor:
+def expected_loss(loss_matrix: Tensor, label_weights: Tensor) -> Tensor:
+    """Return the scalar sum_ik s_ik c_ik of a loss matrix c and label weights s, both (N, K)."""
+    return (label_weights * loss_matrix).sum()
+
+
+def label_dependent_cross_entropy(logits: Tensor) -> Tensor:
     """Return -log softmax(l_ik)_k (N, K) of logits l (N, K, K) that differ with the label k.
 
     Margins and masks depend on the label; l_ik are the K logits that sample i has under label k.
@@ -40,33 +65,68 @@ def costs_under_own_logits(logits: Tensor) -> Tensor:
 
 
 def log_prior(class_counts: Tensor) -> Tensor:
-    """Return log(n_k / n) (K,) float32; finite, and hopeless, for a class without samples."""
-    share = class_counts.double() / class_counts.sum()
-    return share.clamp_min(torch.finfo(torch.float32).tiny).log().float()
+    """Return log(n_k / n) (K,) float32; a class without samples has the rarest class's."""
+    counts = fill_absent(class_counts.double(), class_counts)
+    return (counts / class_counts.sum()).log().float()
 
 
 def mirrored(values: Tensor, class_counts: Tensor) -> Tensor:
-    """Return for each class the value of the class at the mirrored place in the order by count."""
-    order = class_counts.argsort(descending=True, stable=True)
-    result = torch.empty_like(values)
+    """Return for each class the value of the class at the mirrored place in the order by count.
+
+    A class without samples has no place; it takes the rarest class's value.
+    """
+    order = class_counts.argsort(descending=True, stable=True)[: int((class_counts > 0).sum())]
+    result = torch.zeros_like(values)
     result[order] = values[order.flip(0)]
-    return result
+    return fill_absent(result, class_counts)
 
 
 class CrossEntropy(nn.Module):
-    """c_ik = -log p_ik. The other losses override `costs`."""
+    """c_ik = -log p_ik. The other losses override `loss_matrix`.
+
+    `logit_scale`: what the network's cosines must be scaled by (`model_args.cosine`) where a loss
+    has margins that are measured in them; None where that does not matter.
+    """
+
+    needs_features = False
+    logit_scale: float | None = None
 
     def __init__(self, class_counts: Tensor) -> None:
         super().__init__()
         self.num_class = len(class_counts)
 
-    def costs(self, logits: Tensor) -> Tensor:
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        for former, now in (("costs", "loss_matrix"), ("forward", "part")):
+            if former in vars(cls):  # the loop would pass over it, and train with the parent's loss
+                raise InputError(f"loss {cls.__name__}: override {now} instead of {former}")
+
+    def loss_matrix(self, logits: Tensor) -> Tensor:
         """Return the loss of every sample under every label: (N, K) -> (N, K)."""
         return -logits.log_softmax(-1)
 
-    def forward(self, logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Return the scalar loss of logits (N, K) for targets (N, K) or (P, N, K), weights (K,)."""
-        return expectation(self.costs(logits), targets, weights)
+    def part(self, logits: Tensor, label_weights: Tensor, count: int) -> Tensor:
+        """Return what some samples of a batch add to its loss.
+
+        Args:
+            logits: (N, K)
+            label_weights: the rows (N, K) of these samples in those of the whole batch
+            count: samples in the whole batch
+        """
+        return expected_loss(self.loss_matrix(logits), label_weights)
+
+    def forward(
+        self, logits: Tensor, targets: Tensor, weights: Tensor | None = None, **features: Tensor
+    ) -> Tensor:
+        """Return the scalar loss of a whole batch.
+
+        Args:
+            logits: (N, K)
+            targets: (N, K) or (P, N, K), see `label_weights`
+            weights: class weights (K,)
+            features: `features=` (N, D) where the loss needs them
+        """
+        return self.part(logits, label_weights(targets, weights), len(logits), **features)
 
 
 class Focal(CrossEntropy):
@@ -79,8 +139,8 @@ class Focal(CrossEntropy):
         super().__init__(class_counts)
         self.gamma = gamma
 
-    def costs(self, logits: Tensor) -> Tensor:
-        nll = super().costs(logits)
+    def loss_matrix(self, logits: Tensor) -> Tensor:
+        nll = super().loss_matrix(logits)
         doubt = -torch.expm1(-nll)  # 1 - p, exact also where p is nearly 1
         # Where p is 1, a power below 1 has no finite slope.
         return doubt.clamp_min(torch.finfo(doubt.dtype).tiny) ** self.gamma * nll
@@ -98,27 +158,35 @@ class LogitAdjustment(CrossEntropy):
         super().__init__(class_counts)
         self.register_buffer("shift", tau * log_prior(class_counts))
 
-    def costs(self, logits: Tensor) -> Tensor:
-        return super().costs(logits + self.shift)
+    def loss_matrix(self, logits: Tensor) -> Tensor:
+        return super().loss_matrix(logits + self.shift)
 
 
 class LDAM(CrossEntropy):
-    """Cross entropy of s (z_j - [j = k] m_k) with margins m_k = C n_k^(-1/4): Cao et al., "Learning
+    """Cross entropy of z_j - [j = k] s m_k with margins m_k = C n_k^(-1/4): Cao et al., "Learning
     Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019.
 
-    C makes the largest margin `max_margin`; s is `scale`. The paper's logits are cosines of a
-    normalised classifier (`model_args.cosine`); the released BRL code takes plain logits, with the
-    same scale of 30.
+    C makes the largest margin `max_margin`. The paper's logits are cosines of a normalized
+    classifier times the scale s (`model_args.cosine`, the same number as `scale`). `rescale`: the
+    logits are plain ones and are multiplied by s here, as in the released BRL code.
     """
 
-    def __init__(self, class_counts: Tensor, max_margin: float = 0.5, scale: float = 30.0) -> None:
+    def __init__(
+        self,
+        class_counts: Tensor,
+        max_margin: float = 0.5,
+        scale: float = 30.0,
+        rescale: bool = False,
+    ) -> None:
         super().__init__(class_counts)
         margins = torch.where(class_counts > 0, class_counts.double() ** -0.25, 0.0)
-        self.register_buffer("margins", (margins * max_margin / margins.max()).float())
-        self.scale = scale
+        margins = fill_absent(margins, class_counts)
+        self.register_buffer("margins", (scale * max_margin / margins.max() * margins).float())
+        self.logit_scale, self.factor = (1.0, scale) if rescale else (scale, 1.0)
 
-    def costs(self, logits: Tensor) -> Tensor:
-        return costs_under_own_logits(self.scale * (logits[:, None] - self.margins.diag()))
+    def loss_matrix(self, logits: Tensor) -> Tensor:
+        shifted = self.factor * logits[:, None] - self.margins.diag()
+        return label_dependent_cross_entropy(shifted)
 
 
 class Equalization(CrossEntropy):
@@ -128,9 +196,10 @@ class Equalization(CrossEntropy):
         c_ik = -log(e^{z_k} / sum_j w_j e^{z_j}),   w_j = 1 - beta_j T(j) [j != k],
 
     beta_j ~ Bernoulli(gamma) for each sample and class; T(j) = 1 for tail classes: those of a
-    frequency n_j / n below `threshold`, or (None) less frequent than the class at place 2 int(K/3)
-    by count. So a tail class is rarely pushed down by the samples of others. `masked: head` spares
-    all other classes instead, as the released BRL code does, with gamma 1 - 0.00176.
+    frequency n_j / n below `threshold`, or (None) the last third by count (`counts.last_third`). So
+    a tail class is rarely pushed down by the samples of others. `masked: head` spares the other
+    classes instead, as the released BRL code does, with gamma 1 - 0.00176 and a tail that begins
+    one place later. A class without samples is never spared: nothing else would push it down.
     """
 
     def __init__(
@@ -144,58 +213,59 @@ class Equalization(CrossEntropy):
         if masked not in ("tail", "head"):
             raise ValueError(f"masked must be tail or head, not {masked}")
         if threshold is None:
-            limit = class_counts.sort(descending=True).values[2 * (len(class_counts) // 3)]
+            tail = last_third(class_counts, skip=int(masked == "head"))
         else:
-            limit = threshold * class_counts.sum()
-        tail = class_counts < limit
-        self.register_buffer("spared", tail if masked == "tail" else ~tail)
+            tail = class_counts < threshold * class_counts.sum()
+        spared = tail if masked == "tail" else ~tail
+        self.register_buffer("spared", spared & (class_counts > 0))
         self.gamma = gamma
 
-    def costs(self, logits: Tensor, draws: Tensor | None = None) -> Tensor:
-        """Return the costs (N, K); draws (N, K) in [0, 1) stand for beta where they are < gamma."""
+    def loss_matrix(self, logits: Tensor, draws: Tensor | None = None) -> Tensor:
+        """Return the loss matrix; draws (N, K) in [0, 1): beta is 1 where they are below gamma."""
         draws = torch.rand_like(logits) if draws is None else draws
         rivals = logits.masked_fill(self.spared & (draws < self.gamma), -torch.inf)
         own = torch.eye(self.num_class, dtype=torch.bool, device=logits.device)
-        return costs_under_own_logits(torch.where(own, logits[:, None], rivals[:, None]))
+        return label_dependent_cross_entropy(torch.where(own, logits[:, None], rivals[:, None]))
 
 
 class KPS(CrossEntropy):
     """Key point sensitive loss: Li et al., "Key Point Sensitive Loss for Long-Tailed Visual
     Recognition", TPAMI 2023, after its authors' code: cross entropy of
 
-        s b_k (a_j z_j - [j = k] m_k),   a_j = log(base n_j / n_min) / log(base).
+        b_k (a_j z_j - [j = k] s m_k),   a_j = log(base n_j / n_min) / log(base).
 
     a_j grows with the count. With ' for the class at the mirrored place in the order by count:
     m_k = max_margin a'_k / max a, so that the rarest class has the largest margin, and
-    b_k = clamp(a'_k, 1, limit / s), the gradient adjustment, which acts in the second stage; in the
-    first b_k = 1. The paper's logits are cosines of a normalised classifier (`model_args.cosine`);
-    the released BRL code takes plain logits, with a scale s of 1.
+    b_k = clamp(a'_k, 1, limit / s), the gradient adjustment, which acts in the second stage, their
+    last 40 % of the epochs; in the first b_k = 1. The paper's logits are cosines of a normalized
+    classifier times the scale s (`model_args.cosine`, the same number as `scale`); the released BRL
+    code takes plain logits, with margins of 0.5 and a scale s of 1.
     """
 
     def __init__(
         self,
         class_counts: Tensor,
-        max_margin: float = 0.5,
-        scale: float = 30.0,
+        max_margin: float = 0.2,
+        scale: float = 15.0,
         base: float = 50.0,
         limit: float = 50.0,
         adjust: bool = True,
     ) -> None:
         super().__init__(class_counts)
-        counts = class_counts.double()
-        counts = counts.clamp_min(counts[counts > 0].min())
+        counts = fill_absent(class_counts.double(), class_counts)
         slopes = 1 + (counts / counts.min()).log() / math.log(base)
         reverse = mirrored(slopes, class_counts)
         self.register_buffer("slopes", slopes.float())
-        self.register_buffer("margins", (max_margin * reverse / slopes.max()).float())
+        self.register_buffer("margins", (scale * max_margin * reverse / slopes.max()).float())
         stretch = reverse.clamp(1, limit / scale) if adjust else torch.ones_like(reverse)
-        self.register_buffer("stretch", (scale * stretch).float())
+        self.register_buffer("stretch", stretch.float())
+        self.logit_scale = scale
         if adjust:
             self.first_stage = KPS(class_counts, max_margin, scale, base, limit, adjust=False)
 
-    def costs(self, logits: Tensor) -> Tensor:
+    def loss_matrix(self, logits: Tensor) -> Tensor:
         logits = (self.slopes * logits)[:, None] - self.margins.diag()
-        return costs_under_own_logits(self.stretch[:, None] * logits)
+        return label_dependent_cross_entropy(self.stretch[:, None] * logits)
 
 
 class Gumbel(CrossEntropy):
@@ -212,10 +282,10 @@ class Gumbel(CrossEntropy):
         super().__init__(class_counts)
         self.softmax = softmax
 
-    def costs(self, logits: Tensor) -> Tensor:
+    def loss_matrix(self, logits: Tensor) -> Tensor:
         hazard = torch.exp(-logits.clamp(-4, 10))  # -log q
         if self.softmax:
-            return super().costs(torch.exp(-hazard))
+            return super().loss_matrix(torch.exp(-hazard))
         absent = -torch.log(-torch.expm1(-hazard))  # -log(1 - q)
         return hazard + absent.sum(-1, keepdim=True) - absent
 
@@ -224,10 +294,11 @@ class InfluenceBalanced(CrossEntropy):
     """Influence-balanced loss: Park et al., "Influence-Balanced Loss for Imbalanced Visual
     Classification", ICCV 2021:
 
-        c_ik = w_k (-log p_ik) alpha / (|p_i - e_k|_1 |h_i|_1 + epsilon),   averaged over the batch,
+        c_ik = (-log p_ik) alpha / (|p_i - e_k|_1 |h_i|_1 + epsilon),
 
-    h_i the features, |p_i - e_k|_1 = 2 (1 - p_ik). w is the inverse frequency. It follows a phase
-    of cross entropy: `loss_from: second_stage`.
+    h_i the features, |p_i - e_k|_1 = 2 (1 - p_ik). Its class weights are the inverse frequencies,
+    averaged over the samples (`weigh_by: samples`), and it follows a phase of cross entropy:
+    `loss_from: second_stage`.
     """
 
     needs_features = True
@@ -236,11 +307,10 @@ class InfluenceBalanced(CrossEntropy):
         super().__init__(class_counts)
         self.alpha, self.epsilon = alpha, epsilon
 
-    def forward(
-        self, logits: Tensor, targets: Tensor, weights: Tensor | None = None, *, features: Tensor
+    def part(
+        self, logits: Tensor, label_weights: Tensor, count: int, *, features: Tensor
     ) -> Tensor:
-        """Return the scalar loss; features (N, D) are those that the logits were made from."""
-        nll = self.costs(logits)
+        """features (N, D) are those that the logits were made from."""
+        nll = self.loss_matrix(logits)
         influence = 2 * -torch.expm1(-nll) * features.abs().sum(1, keepdim=True)
-        costs = nll * self.alpha / (influence + self.epsilon)
-        return expectation(costs if weights is None else weights * costs, targets)
+        return expected_loss(nll * self.alpha / (influence + self.epsilon), label_weights)

@@ -1,4 +1,4 @@
-"""Mixing of the samples of a batch, and the soft targets that come of it.
+"""Mixing of the samples of a batch, and the soft targets that it gives.
 
 All draws come from a CPU generator, so an epoch is the same on every device; the arithmetic runs
 where the clips are, and nothing waits for it. Inputs are never modified. BRL's own mixing is in
@@ -7,6 +7,7 @@ brl.py; with `threshold: .inf` that is the body-part CutMix of a fixed share.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import combinations
 from typing import Any
 
@@ -18,19 +19,40 @@ from torch.nn.functional import one_hot
 from memory import send
 
 
-class Plain:
-    """No mixing: the clips as they are, one-hot targets (N, K)."""
+class Mixing(nn.Module):
+    """What every mixing is: a batch and its labels in, mixed clips and soft targets out.
+
+    The batch is that of one optimizer step. A mixing overrides `forward`; the base class mixes
+    nothing. Constants are non-persistent buffers, what a resumed run needs are persistent ones.
+    """
+
+    observes = False  # whether `observe` does something
 
     def __init__(self, class_counts: Tensor, skeleton: Any = None) -> None:
+        super().__init__()
         self.num_class = len(class_counts)
+        self.register_buffer("counts", class_counts.double(), persistent=False)
 
-    def __call__(
+    def begin_epoch(self, epoch: int) -> None:
+        """Hear which epoch begins, from 0."""
+
+    def observe(
+        self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None
+    ) -> None:
+        """See a batch and the network before the batch is mixed."""
+
+    def forward(
         self, clips: Tensor, labels: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
+        """Return mixed clips (N, M, T, V, C) and targets (N, K), drawing from a CPU generator."""
         return clips, one_hot(labels, self.num_class).float()
 
 
-class Mixup:
+class Plain(Mixing):
+    """No mixing: the clips as they are, one-hot targets (N, K)."""
+
+
+class Mixup(Mixing):
     """Mixup: lam x_i + (1 - lam) x_j, lam ~ Beta(alpha, alpha) for a batch, j a permutation of it:
     Zhang et al., "mixup", ICLR 2018. With a finite kappa it is Remix (Chou et al., "Remix:
     Rebalanced Mixup", ECCV workshops 2020), which gives the label to the rarer class:
@@ -50,30 +72,29 @@ class Mixup:
         kappa: float = float("inf"),
         tau: float = 0.5,
     ) -> None:
-        self.counts = class_counts.double()
+        super().__init__(class_counts)
         self.alpha, self.kappa, self.tau = alpha, kappa, tau
 
-    def __call__(
+    def forward(
         self, clips: Tensor, labels: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return mixed clips (N, M, T, V, C) and targets (N, K)."""
         partners = torch.randperm(len(clips), generator=generator)
         seed = int(torch.randint(2**62, (), generator=generator))
         lam = float(np.random.default_rng(seed).beta(self.alpha, self.alpha))
-        return self.apply(clips, labels, partners, lam)
+        return self.combine(clips, labels, partners, lam)
 
-    def apply(
+    def combine(
         self, clips: Tensor, labels: Tensor, partners: Tensor, lam: float
     ) -> tuple[Tensor, Tensor]:
         """Mix each row with its partner (CPU indices) at the share lam."""
         partners = send(partners, clips.device)
         share = self.shares(labels, labels[partners], lam)[:, None]
-        own, other = (one_hot(y, len(self.counts)).float() for y in (labels, labels[partners]))
+        own, other = (one_hot(y, self.num_class).float() for y in (labels, labels[partners]))
         return lam * clips + (1 - lam) * clips[partners], share * own + (1 - share) * other
 
     def shares(self, labels: Tensor, others: Tensor, lam: float) -> Tensor:
         """Return the share (N,) of the own label in the target."""
-        self.counts = self.counts.to(labels.device)
         own, other = self.counts[labels], self.counts[others]
         share = torch.full(own.shape, lam, device=own.device)
         if lam < self.tau:
@@ -83,7 +104,7 @@ class Mixup:
         return share
 
 
-class ShapMix:
+class ShapMix(Mixing):
     """Zhang et al., "Shap-Mix: Shapley Value Guided Mixing for Long-Tailed Skeleton Based Action
     Recognition", IJCAI 2024, arXiv 2407.12312.
 
@@ -103,9 +124,11 @@ class ShapMix:
     of (T, V). In the first `warm_up` epochs S is uniform.
 
     `observe` is to be called with each batch before it is mixed. The mean clip is that of the
-    training clips seen so far; during the warm-up V takes the latest gain, as the released code
-    does, so that it does not start from zeros.
+    training clips seen so far; up to and including epoch `warm_up` (from 0) V takes the latest
+    gain, as the released code does, so that it does not start from zeros.
     """
+
+    observes = True
 
     def __init__(
         self,
@@ -121,16 +144,22 @@ class ShapMix:
             raise ValueError(f"layout {skeleton.name} names no five body parts")
         if not 0 < segment[0] <= segment[1] <= 1:
             raise ValueError(f"segment must be two rising shares of the clip, not {segment}")
+        super().__init__(class_counts)
         joints = torch.arange(skeleton.num_joints)
-        self.parts = torch.stack([torch.isin(joints, torch.tensor(p)) for p in skeleton.parts])
+        parts = torch.stack([torch.isin(joints, torch.tensor(p)) for p in skeleton.parts])
         self.subsets = [s for size in (2, 3) for s in combinations(range(5), size)]
-        self.masks = torch.stack([self.parts[list(s)].any(0) for s in self.subsets])  # (20, V)
+        # unions[b]: the joints (V,) of the parts whose bits are set in b; masks those of a subset.
+        unions = [parts[[bool(b >> p & 1) for p in range(5)]].any(0) for b in range(32)]
+        self.register_buffer("unions", torch.stack(unions), persistent=False)
+        masks = torch.stack([unions[bits(s)] for s in self.subsets])  # (20, V)
+        self.register_buffer("masks", masks, persistent=False)
         # The other parts of a subset of two or three are one of three or two.
         others = [tuple(p for p in range(5) if p not in s) for s in self.subsets]
-        self.complement = torch.tensor([self.subsets.index(s) for s in others])
-        self.counts = class_counts.clone()
-        self.saliency = torch.zeros(len(class_counts), len(self.subsets))
-        self.mean_clip, self.seen = torch.zeros(()), 0
+        complement = torch.tensor([self.subsets.index(s) for s in others])
+        self.register_buffer("complement", complement, persistent=False)
+        self.register_buffer("saliency", torch.zeros(self.num_class, len(self.subsets)))
+        self.register_buffer("mean_clip", torch.zeros(()))  # (M, T, V, C) from the first batch on
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
         self.mixup, self.memory, self.temperature = mixup, memory, temperature
         self.warm_up, self.segment, self.epoch = warm_up, segment, 0
 
@@ -139,20 +168,18 @@ class ShapMix:
 
     @torch.no_grad()
     def observe(
-        self, model: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None
+        self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None
     ) -> None:
-        """Measure one random S on clips (N, M, T, V, C): two passes of the model, unmixed."""
-        self._follow(clips.device)
+        """Measure one random S on clips (N, M, T, V, C): two passes of the network, unmixed."""
         self.seen += len(clips)
         self.mean_clip = self.mean_clip + (clips - self.mean_clip).sum(0) / self.seen
         subset, coalition = self.draw_coalition(generator)
-        part_of = send(self.parts[coalition].any(0), clips.device)  # (V,)
-        without = torch.where(part_of[:, None], clips, self.mean_clip)
+        without = torch.where(self.unions[bits(coalition)][:, None], clips, self.mean_clip)
         with_subset = torch.where(self.masks[subset][:, None], clips, without)
-        training = model.training
-        model.eval()
-        chances = model(torch.cat([with_subset, without])).float().softmax(-1)  # (2N, K)
-        model.train(training)
+        training = net.training
+        net.eval()
+        chances = net(torch.cat([with_subset, without])).float().softmax(-1)  # (2N, K)
+        net.train(training)
         gain = chances.gather(1, labels.repeat(2)[:, None]).view(2, -1)
         gain = (gain[0] - gain[1]).relu() * 10 / self.masks[subset].sum()
         self.update(subset, labels, gain)
@@ -167,18 +194,17 @@ class ShapMix:
 
     def update(self, subset: int, labels: Tensor, gains: Tensor) -> None:
         """Let V[y_i, subset] take gains[i] (N,) in turn: V <- memory V + (1 - memory) gain."""
-        memory = self.memory if self.epoch >= self.warm_up else 0.0
+        memory = self.memory if self.epoch > self.warm_up else 0.0
         later = (labels[:, None] == labels).triu(1).sum(1)  # updates of the same class to come
         fresh = torch.zeros_like(self.saliency[:, subset])
         fresh.index_add_(0, labels, (1 - memory) * memory**later * gains)
-        times = one_hot(labels, len(self.saliency)).sum(0)
+        times = one_hot(labels, self.num_class).sum(0)
         self.saliency[:, subset] = memory**times * self.saliency[:, subset] + fresh
 
-    def __call__(
+    def forward(
         self, clips: Tensor, labels: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the clean and the mixed batch (2N, M, T, V, C) and their targets (2N, K)."""
-        self._follow(clips.device)
         count, frames = len(clips), clips.shape[2]
         partners = (torch.arange(count) + between(1, max(count - 1, 1), generator)) % count
         plain, lam = torch.rand(2, generator=generator).tolist()
@@ -205,7 +231,7 @@ class ShapMix:
             paste = (inside[:, None] & pasted[:, None])[:, None, :, :, None]  # (N, 1, T, V, 1)
             mixed = torch.where(paste, clips[partners][:, :, send(source, clips.device)], clips)
             share = length * unit * pasted.sum(1) / pasted.shape[1] / frames
-        own, other = (one_hot(y, len(self.counts)).float() for y in (labels, donors))
+        own, other = (one_hot(y, self.num_class).float() for y in (labels, donors))
         targets = (1 - share)[:, None] * own + share[:, None] * other
         return torch.cat([clips, mixed]), 2 * torch.cat([own, targets])
 
@@ -219,19 +245,15 @@ class ShapMix:
         subset = (reached <= uniform[:, None]).sum(1).clamp_max(len(self.subsets) - 1)
         return torch.where(donor_is_rarer, subset, self.complement[subset])
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
-        return {"saliency": self.saliency, "mean_clip": self.mean_clip, "seen": self.seen}
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Take the mean clip of whatever shape the saved run had seen."""
+        self.mean_clip = self.mean_clip.new_zeros(state[f"{prefix}mean_clip"].shape)
+        super()._load_from_state_dict(state, prefix, *rest)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.saliency, self.mean_clip = state["saliency"], state["mean_clip"]
-        self.seen = int(state["seen"])
 
-    def _follow(self, device: torch.device) -> None:
-        """Keep the constants and the table where the clips are."""
-        names = ("masks", "complement", "counts", "saliency", "mean_clip")
-        for name in names:
-            setattr(self, name, getattr(self, name).to(device))
+def bits(parts: Iterable[int]) -> int:
+    """Return the number in which the bits of these parts are set."""
+    return sum(1 << part for part in parts)
 
 
 def between(low: int, high: int, generator: torch.Generator | None) -> int:

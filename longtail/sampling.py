@@ -1,13 +1,14 @@
-"""Which rows an epoch shows, and how often: a number of draws a class, then a shuffle.
+"""Which rows an epoch shows, and how often: a number of draws per class, then a shuffle.
 
-A class's draws are spread over its members as evenly as they go: whole copies of all members, then
+Rows are chosen on the CPU, wherever the network is, so a sampling's tensors are no buffers. A
+class's draws are spread over its members as evenly as they go: whole copies of all members, then
 distinct members drawn anew each epoch. So no rule leaves a sample out while it shows another twice.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def draw_rows(labels: Tensor, draws: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -32,10 +33,11 @@ def apportion(shares: Tensor, length: int) -> Tensor:
     return ends.diff(prepend=ends.new_zeros(1))
 
 
-class InstanceSampling:
-    """Every row `repeat` times an epoch. The other rules override `draws`."""
+class InstanceSampling(nn.Module):
+    """Every row `repeat` times per epoch. The other rules override `draws`."""
 
     def __init__(self, labels: Tensor, class_counts: Tensor, repeat: int = 1) -> None:
+        super().__init__()
         self.labels = labels.cpu()
         self.class_counts = class_counts.cpu().long()
         self.members = torch.bincount(self.labels, minlength=len(class_counts))

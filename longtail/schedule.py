@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from errors import InputError
 from longtail.losses import CrossEntropy
@@ -13,18 +11,18 @@ from longtail.losses import CrossEntropy
 STAGES = ("start", "second_stage")
 
 
-def second_stage_epochs(num_epoch: int) -> int:
-    """Return the length of the second stage in epochs where none is given: 5 of 24, at least 1."""
-    return max(1, round(num_epoch * 5 / 24))
+def second_stage_epochs(num_epoch: int, share: float = 5 / 24) -> int:
+    """Return the length of the second stage in epochs where none is given, at least 1."""
+    return max(1, round(num_epoch * share))
 
 
-class Stages:
+class Stages(nn.Module):
     """The two stages of a run: plain cross entropy, then (deferred) what the method asks for.
 
     The last `second_stage` of `num_epoch` epochs are stage 2 (None: `second_stage_epochs`; 0: there
-    is none). `criterion` and `weights` (a call: epoch within its stage -> (K,), or None) hold from
-    the start or from the second stage on, as `loss_from` and `weights_from` say; before that the
-    loss is cross entropy and the weights are ones. A criterion that is another one before stage 2
+    is none). `criterion` and `weights` (epoch within its stage -> (K,), or None) hold from the
+    start or from the second stage on, as `loss_from` and `weights_from` say; before that the loss
+    is cross entropy and the weights are ones. A criterion that is another one before stage 2
     carries that one as its attribute `first_stage`. Epochs count from 0.
     """
 
@@ -32,13 +30,15 @@ class Stages:
         self,
         num_epoch: int,
         second_stage: int | None,
-        criterion: Callable[..., Tensor],
-        weights: Callable[[int], Tensor] | None,
+        criterion: nn.Module,
+        weights: nn.Module | None,
         loss_from: str = "start",
         weights_from: str = "second_stage",
         num_class: int = 0,
+        share: float = 5 / 24,
     ) -> None:
-        length = second_stage_epochs(num_epoch) if second_stage is None else second_stage
+        super().__init__()
+        length = second_stage_epochs(num_epoch, share) if second_stage is None else second_stage
         if not 0 <= length <= num_epoch:
             raise InputError(f"second_stage: {length} is not within 0..num_epoch ({num_epoch})")
         for key, value in (("loss_from", loss_from), ("weights_from", weights_from)):
@@ -51,13 +51,13 @@ class Stages:
         self.second = criterion
         self.first = getattr(criterion, "first_stage", criterion)
         self.weights = weights
-        self.num_class = num_class
+        self.register_buffer("ones", torch.ones(num_class), persistent=False)
 
     def stage(self, epoch: int) -> int:
         """Return 1 or 2."""
         return 2 if epoch >= self.switch else 1
 
-    def criterion(self, epoch: int) -> Callable[..., Tensor]:
+    def criterion(self, epoch: int) -> CrossEntropy:
         """Return the loss of an epoch."""
         if epoch < self.loss_start:
             return self.plain
@@ -66,5 +66,5 @@ class Stages:
     def class_weights(self, epoch: int) -> Tensor:
         """Return the class weights (K,) float32 of an epoch."""
         if self.weights is None or epoch < self.weights_start:
-            return torch.ones(self.num_class)
+            return self.ones
         return self.weights(epoch - self.weights_start)

@@ -1,12 +1,14 @@
 """Class weights by training count: what a sample of class y counts for in the loss.
 
-A weighting is built from the class counts and is called with the epoch of its stage, from 0.
+A weighting is built from the class counts and called with the epoch of its stage, from 0. What the
+weighted losses are divided by, the weight of the batch or its samples, is `weigh_by`
+(`losses.label_weights`).
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def scaled(raw: Tensor, counts: Tensor) -> Tensor:
@@ -19,29 +21,36 @@ def scaled(raw: Tensor, counts: Tensor) -> Tensor:
     return (weights * present.sum() / weights.sum()).float()
 
 
-class InverseFrequency:
-    """w_y = n_y^-power, scaled to sum K; power 1 is the inverse frequency, 0.5 its square root."""
+class Weighting(nn.Module):
+    """Class weights that are the same in all epochs; one that changes overrides `forward`."""
 
-    def __init__(self, class_counts: Tensor, power: float = 1.0) -> None:
-        self.weights = scaled(class_counts.double().clamp_min(1) ** -power, class_counts)
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weights", weights, persistent=False)
 
-    def __call__(self, stage_epoch: int) -> Tensor:
+    def forward(self, stage_epoch: int) -> Tensor:
+        """Return w (K,) float32 for an epoch, from 0, of the stage that has these weights."""
         return self.weights
 
 
-class EffectiveNumber:
+class InverseFrequency(Weighting):
+    """w_y = n_y^-power, scaled to sum K; power 1 is the inverse frequency, 0.5 its square root."""
+
+    def __init__(self, class_counts: Tensor, power: float = 1.0) -> None:
+        super().__init__(scaled(class_counts.double().clamp_min(1) ** -power, class_counts))
+
+
+class EffectiveNumber(Weighting):
     """w_y = (1 - beta) / (1 - beta^n_y), scaled to sum K: Cui et al., "Class-Balanced Loss Based on
     Effective Number of Samples", CVPR 2019.
 
-    beta 0 weighs all classes alike, beta -> 1 by inverse frequency. LDAM-DRW has 0.9999; the
-    released BRL code 0.999 for the class-balanced loss and 0.999999 for LDAM.
+    beta 0 weighs all classes alike, beta -> 1 by inverse frequency. The authors divide the loss by
+    the samples (`weigh_by: samples`), as Remix-DRW does; LDAM-DRW, with beta 0.9999, by the weight
+    of the batch. The released BRL code has 0.999 for the class-balanced loss, 0.999999 for LDAM.
     """
 
     def __init__(self, class_counts: Tensor, beta: float = 0.9999) -> None:
         if not 0 <= beta < 1:
             raise ValueError(f"beta must lie in [0, 1), not {beta}")
         counts = class_counts.double()
-        self.weights = scaled((1 - beta) / (1 - beta ** counts.clamp_min(1)), counts)
-
-    def __call__(self, stage_epoch: int) -> Tensor:
-        return self.weights
+        super().__init__(scaled((1 - beta) / (1 - beta ** counts.clamp_min(1)), counts))

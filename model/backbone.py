@@ -18,11 +18,19 @@ from errors import InputError
 
 
 class CosineClassifier(nn.Linear):
-    """Logits are the cosines of features and class vectors, as LDAM's margins assume (a loss
-    scales them): Cao et al., NeurIPS 2019, section 4."""
+    """Logits are `scale` times the cosines of features and class vectors, as LDAM's margins assume:
+    Cao et al., NeurIPS 2019, section 4. Class vectors start with random directions and length 1."""
+
+    def __init__(self, channels: int, num_class: int, scale: float):
+        self.scale = scale
+        super().__init__(channels, num_class, bias=False)
+
+    def reset_parameters(self) -> None:
+        with torch.no_grad():
+            self.weight.copy_(F.normalize(self.weight.uniform_(-1, 1)))
 
     def forward(self, features: Tensor) -> Tensor:
-        return F.linear(F.normalize(features), F.normalize(self.weight))
+        return self.scale * F.linear(F.normalize(features), F.normalize(self.weight))
 
 
 class Backbone(nn.Module):
@@ -33,6 +41,7 @@ class Backbone(nn.Module):
     person (as in 2s-AGCN, CTR-GCN and MS-G3D), else persons share them (as in ST-GCN). With
     `parent_edges` the graph is made of the layout's bones, which is how the originals of all of
     these link NTU's hands, where PYSKL's layout (`edges`) has them otherwise.
+    `cosine`: logits are this number times the cosines of features and class vectors (0: linear).
 
     `arguments` are those that the network was built with, as far as they were given.
     """
@@ -51,7 +60,7 @@ class Backbone(nn.Module):
         norm_persons: bool = False,
         parent_edges: bool = False,
         dropout: float = 0.0,
-        cosine: bool = False,
+        cosine: float = 0.0,
     ):
         super().__init__()
         self.skeleton = graphs.load(graph)
@@ -72,7 +81,7 @@ class Backbone(nn.Module):
         """Take the blocks, which end in (B, channels, T', V), and make the classifier."""
         self.blocks = nn.Sequential(*blocks)
         if self.cosine:
-            self.fc = CosineClassifier(channels, self.num_class, bias=False)
+            self.fc = CosineClassifier(channels, self.num_class, float(self.cosine))
             return
         self.fc = nn.Linear(channels, self.num_class)
         nn.init.normal_(self.fc.weight, std=0.01)
@@ -163,7 +172,7 @@ def tensor(matrix: np.ndarray) -> Tensor:
 
 def stages(
     in_channels: int,
-    base_channels: int,
+    base_channels: int | Sequence[int],
     num_blocks: int = 10,
     inflate: Sequence[int] = (5, 8),
     down: Sequence[int] = (5, 8),
@@ -171,11 +180,14 @@ def stages(
     """Return (channels in, channels out, stride) of each block; blocks count from 1.
 
     The first makes `base_channels`, those in `inflate` double the channels, those in `down` halve
-    the frames.
+    the frames. A list of base_channels gives the channels of each block.
     """
     table, channels = [], in_channels
     for block in range(1, num_blocks + 1):
-        out = base_channels * 2 ** sum(number <= block for number in inflate)
+        if isinstance(base_channels, int):
+            out = base_channels * 2 ** sum(number <= block for number in inflate)
+        else:
+            out = base_channels[block - 1]
         table.append((channels, out, 2 if block in down else 1))
         channels = out
     return table

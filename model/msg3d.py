@@ -149,6 +149,8 @@ class Model(Backbone):
             tensor(adjacency.windowed(self.skeleton, num_g3d_scales, size, normalised))
             for size in WINDOWS
         ]
-        c1, c2, c3 = base_channels, 2 * base_channels, 4 * base_channels
+        if isinstance(base_channels, int):
+            base_channels = [base_channels, 2 * base_channels, 4 * base_channels]
+        c1, c2, c3 = base_channels
         table = ((in_channels, c1, c1, 1), (c1, c1, c2, 2), (c2, c2, c3, 2))
         self.finish((Block(*widths, scales, windowed) for widths in table), channels=c3)

@@ -65,7 +65,7 @@ def test_released_mixup(mixup, case):
     chosen = draws.sample(range(size), int(split["ratio"] * size))
     assert chosen == mixup[f"{case}|chosen"].tolist()
     rows, partners = shrinking_walk(size, chosen, draws.choice)
-    mixed, targets = mix.apply(clips, labels, rows, partners)
+    mixed, targets = mix.combine(clips, labels, rows, partners)
 
     assert rows.tolist() == vectors["changed_idx"].tolist()
     expected = clips.clone()

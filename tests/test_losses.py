@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from errors import InputError
 from longtail.experts import Diversity
 from longtail.losses import (
     KPS,
@@ -14,6 +15,7 @@ from longtail.losses import (
     Gumbel,
     InfluenceBalanced,
     LogitAdjustment,
+    label_weights,
 )
 from longtail.schedule import Stages
 from longtail.weights import EffectiveNumber, InverseFrequency
@@ -28,8 +30,9 @@ LOSSES = {
     "logit adjustment": LogitAdjustment(COUNTS, tau=1.5),
     "LDAM": LDAM(COUNTS),
     "LDAM, scale 1": LDAM(COUNTS, scale=1.0),
+    "LDAM, rescaled": LDAM(COUNTS, rescale=True),
     "KPS": KPS(COUNTS),
-    "KPS, scale 1": KPS(COUNTS, scale=1.0),
+    "KPS, scale 1": KPS(COUNTS, max_margin=0.5, scale=1.0),
     "KPS, first stage": KPS(COUNTS).first_stage,
     "Gumbel": Gumbel(COUNTS),
     "Gumbel, softmax": Gumbel(COUNTS, softmax=True),
@@ -74,9 +77,14 @@ def released(name, counts):
         "TwostageCBLoss": (5, plain, EffectiveNumber(counts, beta=0.999), {}),
         "TwostageCBLoss_every_epoch": (5, plain, EffectiveNumber(counts, beta=0.999), {}),
         "TwostageCBLoss_fresh20": (5, plain, EffectiveNumber(counts, beta=0.999), {}),
-        "TwostageLDAMLoss": (5, LDAM(counts), EffectiveNumber(counts, beta=0.999999), {}),
+        "TwostageLDAMLoss": (
+            5,
+            LDAM(counts, rescale=True),
+            EffectiveNumber(counts, beta=0.999999),
+            {},
+        ),
         "TwostageBalancedSoftmax": (5, LogitAdjustment(counts), None, {}),
-        "KPSLoss": (5, KPS(counts, scale=1.0), None, {}),
+        "KPSLoss": (8, KPS(counts, max_margin=0.5, scale=1.0), None, {}),
         "GumbelCE": (4, Gumbel(counts, softmax=True), None, deferred),
         "TwostageEQL_seeded": (
             5,
@@ -121,7 +129,11 @@ def test_released_equalization_with_given_draws(losses, split):
         vectors = f"{split}|TwostageEQL_{name}"
         for k, epoch in enumerate(losses[f"{vectors}|epochs"].tolist()):
             leaf = logits.clone().requires_grad_()
-            costs = CrossEntropy(counts).costs(leaf) if epoch < 19 else loss.costs(leaf, draws)
+            costs = (
+                CrossEntropy(counts).loss_matrix(leaf)
+                if epoch < 19
+                else loss.loss_matrix(leaf, draws)
+            )
             value = costs.gather(1, label[:, None]).mean()
             value.backward()
             assert value.item() == pytest.approx(losses[f"{vectors}|loss"][k], rel=2e-6)
@@ -133,7 +145,7 @@ def softmax_nll(logits, k):
     return np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[k]
 
 
-def test_costs_against_numpy():
+def test_loss_matrices_against_numpy():
     """The paper's formulas, one sample and label at a time."""
     draws = np.random.RandomState(0)
     logits, n = draws.standard_normal((5, 6)) * 3, COUNTS.numpy().astype(float)
@@ -144,23 +156,24 @@ def test_costs_against_numpy():
     def focal(z, k):
         return (1 - np.exp(-softmax_nll(z, k))) ** 2 * softmax_nll(z, k)
 
-    def ldam(z, k):
-        z = z.copy()
-        z[k] -= margins[k]
-        return softmax_nll(30 * z, k)
+    # Of cosines; the network's logits are cosines times the scale.
+    def ldam(cosines, k):
+        cosines = cosines.copy()
+        cosines[k] -= margins[k]
+        return softmax_nll(30 * cosines, k)
 
-    def kps(z, k, scale, second):
-        z = slopes * z
-        z[k] -= slopes[::-1][k] * 0.5 / slopes.max()
+    def kps(cosines, k, margin, scale, second):
+        cosines = slopes * cosines
+        cosines[k] -= slopes[::-1][k] * margin / slopes.max()
         stretch = np.clip(slopes[::-1][k] * scale, scale, 50) if second else scale
-        return softmax_nll(z * stretch, k)
+        return softmax_nll(cosines * stretch, k)
 
     def gumbel(z, k):
         q = np.exp(-np.exp(-np.clip(z, -4, 10)))
         return -np.log(q[k]) - np.log(1 - np.delete(q, k)).sum()
 
     def equalization(z, k, row):
-        spared = (n < n[4]) & (uniform[row] < 0.6)  # place 2 int(6 / 3) = 4
+        spared = (np.arange(6) >= 4) & (uniform[row] < 0.6)  # from place 2 int(6 / 3) on
         spared[k] = False
         return -np.log(np.exp(z[k]) / np.exp(z[~spared]).sum())
 
@@ -168,19 +181,20 @@ def test_costs_against_numpy():
         "focal": focal,
         "balanced softmax": lambda z, k: -np.log(n[k] * np.exp(z[k]) / (n * np.exp(z)).sum()),
         "logit adjustment": lambda z, k: softmax_nll(z + 1.5 * np.log(n / n.sum()), k),
-        "LDAM": ldam,
-        "KPS": lambda z, k: kps(z, k, 30, True),
-        "KPS, scale 1": lambda z, k: kps(z, k, 1, True),
-        "KPS, first stage": lambda z, k: kps(z, k, 30, False),
+        "LDAM": lambda z, k: ldam(z / 30, k),
+        "LDAM, rescaled": ldam,
+        "KPS": lambda z, k: kps(z / 15, k, 0.2, 15, True),
+        "KPS, scale 1": lambda z, k: kps(z, k, 0.5, 1, True),
+        "KPS, first stage": lambda z, k: kps(z / 15, k, 0.2, 15, False),
         "Gumbel": gumbel,
     }
     for name, form in forms.items():
         expected = [[form(z, k) for k in range(6)] for z in logits]
-        costs = LOSSES[name].costs(torch.from_numpy(logits))
-        np.testing.assert_allclose(costs, expected, rtol=1e-4, atol=1e-6, err_msg=name)
-    costs = Equalization(COUNTS, gamma=0.6).costs(*map(torch.from_numpy, (logits, uniform)))
+        found = LOSSES[name].loss_matrix(torch.from_numpy(logits))
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6, err_msg=name)
+    found = Equalization(COUNTS, gamma=0.6).loss_matrix(*map(torch.from_numpy, (logits, uniform)))
     expected = [[equalization(z, k, row) for k in range(6)] for row, z in enumerate(logits)]
-    np.testing.assert_allclose(costs, expected, rtol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_influence_balanced_against_numpy():
@@ -192,10 +206,11 @@ def test_influence_balanced_against_numpy():
     for p, h, k in zip(chances, features, labels):
         influence = np.abs(p - np.eye(6)[k]).sum() * np.abs(h).sum()
         expected += weights[k] * -np.log(p[k]) * 1000 / (influence + 1e-3) / 5
-    loss = InfluenceBalanced(COUNTS)(
-        *map(torch.from_numpy, (logits, np.eye(6)[labels], weights)),
-        features=torch.from_numpy(features),
+    logits, targets, weights, features = map(
+        torch.from_numpy, (logits, np.eye(6)[labels], weights, features)
     )
+    entries = label_weights(targets, weights, "samples")
+    loss = InfluenceBalanced(COUNTS).part(logits, entries, 5, features=features)
     assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
@@ -238,10 +253,10 @@ def test_gradients_of_the_experts_loss():
     loss = Diversity(COUNTS, scale=2.0, diversity=0.3).double()
     (grad,) = torch.autograd.grad(loss(logits, targets), logits)
 
-    mean = (2 * logits.detach().mean(1, keepdim=True) / loss.temperature).softmax(-1)
+    mean = (logits.detach().mean(1, keepdim=True) / loss.temperature).softmax(-1)
 
     def with_fixed_mean(z):
-        own = (2 * z / loss.temperature).log_softmax(-1)
+        own = (z / loss.temperature).log_softmax(-1)
         divergence = (mean * (mean.log() - own)).sum() / len(z)
         margins = sum(LDAM(COUNTS, scale=2.0).double()(z[:, e], targets) for e in range(3))
         return margins - 0.3 * loss.temperature.mean() ** 2 * divergence
@@ -258,7 +273,7 @@ def test_gradients_of_equalization_with_draws():
     logits = torch.randn(4, 6, dtype=torch.float64, generator=draws, requires_grad=True)
     uniform = torch.rand(4, 6, generator=draws)
     loss = Equalization(COUNTS, gamma=0.5)
-    assert torch.autograd.gradcheck(lambda z: loss.costs(z, uniform), logits)
+    assert torch.autograd.gradcheck(lambda z: loss.loss_matrix(z, uniform), logits)
 
 
 @pytest.mark.parametrize("name", [*LOSSES, "influence balanced", "experts"])
@@ -287,8 +302,10 @@ def test_finite_with_a_class_without_samples():
         leaf = logits.clone().requires_grad_()
         kind(counts)(leaf, targets, InverseFrequency(counts)(0)).backward()
         assert leaf.grad.isfinite().all()
-    slopes = KPS(counts).slopes  # an empty class is as one of the rarest
-    assert torch.equal(slopes[[0, 2]], KPS(counts[[0, 2]]).slopes) and slopes[1] == slopes[2]
+    loss, without = KPS(counts), KPS(counts[[0, 2]])  # an empty class is as one of the rarest
+    for name in ("slopes", "margins", "stretch"):
+        values = getattr(loss, name)
+        assert torch.equal(values[[0, 2]], getattr(without, name)) and values[1] == values[2]
 
 
 def test_invariances_that_the_papers_state():
@@ -303,7 +320,6 @@ def test_invariances_that_the_papers_state():
         "balanced softmax, equal counts": LogitAdjustment(equal),
         "logit adjustment, tau 0": LogitAdjustment(COUNTS, tau=0.0),
         "equalization, gamma 0": Equalization(COUNTS, gamma=0.0),
-        "equalization, no tail": Equalization(equal, gamma=1.0),
         "KPS, equal counts, margin 0": KPS(equal, max_margin=0.0, scale=1.0),
     }
     for name, loss in same.items():
@@ -330,7 +346,10 @@ def test_the_order_of_the_classes_does_not_matter():
     kinds = [Focal, LogitAdjustment, LDAM, KPS, lambda n: KPS(n).first_stage, Gumbel]
     kinds += [lambda n: Equalization(n, gamma=1.0)]
     for kind in kinds:
-        costs, permuted = kind(COUNTS).costs(logits), kind(COUNTS[order]).costs(logits[:, order])
+        costs, permuted = (
+            kind(COUNTS).loss_matrix(logits),
+            kind(COUNTS[order]).loss_matrix(logits[:, order]),
+        )
         assert torch.allclose(costs[:, order], permuted, rtol=1e-4)
     weights = EffectiveNumber(COUNTS)(0)
     assert torch.allclose(EffectiveNumber(COUNTS[order])(0), weights[order])
@@ -339,11 +358,82 @@ def test_the_order_of_the_classes_does_not_matter():
 def test_equalization_spares_only_the_tail_and_only_by_chance():
     loss, logits = Equalization(COUNTS, gamma=0.7), torch.zeros(4000, 6)
     torch.manual_seed(0)
-    costs = loss.costs(logits)
-    # Of six equal logits, the rarest class alone may be left out: log 5 or log 6.
-    left_out = costs[:, 0] < 1.7
-    assert left_out.float().mean().item() == pytest.approx(0.7, abs=0.03)
-    np.testing.assert_allclose(costs[:, 0].exp(), torch.where(left_out, 5.0, 6.0), rtol=1e-5)
-    assert (costs[:, 5] > 1.79).all()
+    costs = loss.loss_matrix(logits)
+    # Of six equal logits, those of the last third may be left out: log 4, 5 or 6.
+    seen = costs[:, 0].exp().round()
+    np.testing.assert_allclose(costs[:, 0].exp(), seen, rtol=1e-5)
+    shares = [(seen == value).float().mean().item() for value in (4, 5, 6)]
+    assert shares == pytest.approx([0.49, 0.42, 0.09], abs=0.03)
+    # Under label 5 that class itself stays.
+    assert {4.0, 5.0, 6.0} - set(costs[:, 5].exp().round().tolist()) == {4.0}
     rare = Equalization(COUNTS, gamma=1.0, threshold=0.1)  # n_j < 14
     assert rare.spared.tolist() == [False, False, False, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("counts", "tail"),
+    [
+        ([50, 50, 50, 5, 5, 5], [4, 5]),  # a step list
+        ([7, 7, 7, 7, 7, 7, 7, 7, 7], [6, 7, 8]),
+        ([5, 50, 5, 50, 5, 50], [2, 4]),  # of ties the first labels have the first places
+        ([9, 0, 6, 3, 0, 0], [3]),  # three classes with samples: the last is a third
+        ([9, 0, 6, 3, 5, 1], [3, 4, 5]),
+    ],
+)
+def test_equalization_has_the_last_third_by_place_as_its_tail(counts, tail):
+    spared = Equalization(torch.tensor(counts)).spared
+    assert spared.nonzero().flatten().tolist() == tail
+    draws = torch.zeros(1, len(counts))
+    costs = Equalization(torch.tensor(counts)).loss_matrix(torch.zeros(1, len(counts)), draws)
+    assert costs[0, 0].exp().item() == pytest.approx(len(counts) - len(tail))
+
+
+def test_label_weights_against_torch():
+    """by batch: torch's weighted cross entropy of labels; by samples: its losses' plain mean."""
+    draws = torch.Generator().manual_seed(0)
+    logits = torch.randn(7, 6, dtype=torch.float64, generator=draws)
+    labels = torch.randint(6, (7,), generator=draws)
+    weights = torch.rand(6, dtype=torch.float64, generator=draws)
+    targets = torch.eye(6, dtype=torch.float64)[labels]
+    matrix = CrossEntropy(COUNTS).loss_matrix(logits)
+    torch_loss = torch.nn.functional.cross_entropy
+    for by, expected in (
+        ("batch", torch_loss(logits, labels, weights)),
+        ("samples", torch_loss(logits, labels, weights, reduction="none").mean()),
+    ):
+        assert torch.allclose((label_weights(targets, weights, by) * matrix).sum(), expected)
+        doubled = torch.cat([targets, targets]) * 2  # as Shap-Mix's: two losses are added up
+        twice = (label_weights(doubled, weights, by) * matrix.repeat(2, 1)).sum()
+        assert torch.allclose(twice, 2 * expected)
+    soft = torch.rand(7, 6, dtype=torch.float64, generator=draws).softmax(1)
+    expected = torch_loss(logits, soft, weights)  # torch divides by N where labels are soft
+    assert torch.allclose((label_weights(soft, weights, "samples") * matrix).sum(), expected)
+
+
+@pytest.mark.parametrize("name", [*LOSSES, "influence balanced", "experts"])
+@pytest.mark.parametrize("by", ["batch", "samples"])
+@pytest.mark.parametrize("sets", [1, 2])
+def test_the_parts_of_a_batch_add_up_to_its_loss(name, by, sets):
+    draws = torch.Generator().manual_seed(0)
+    shape = (7, 3, 6) if name == "experts" else (7, 6)
+    logits = torch.randn(shape, dtype=torch.float64, generator=draws, requires_grad=True)
+    features = torch.randn(7, 8, dtype=torch.float64, generator=draws)
+    targets = torch.rand(sets, 7, 6, dtype=torch.float64, generator=draws).flatten(1).softmax(1)
+    targets = 7 * targets.view(sets, 7, 6) / sets if sets > 1 else targets.view(7, 6).softmax(1)
+    entries = label_weights(targets, torch.rand(6, dtype=torch.float64, generator=draws), by)
+    others = {"influence balanced": InfluenceBalanced(COUNTS), "experts": Diversity(COUNTS)}
+    loss = (LOSSES | others)[name].double()
+    whole, *parts = (
+        loss.part(logits[rows], entries[rows], 7,
+                  **({"features": features[rows]} if loss.needs_features else {}))
+        for rows in (slice(None), slice(0, 7, 3), slice(1, 7, 3), slice(2, 7, 3))
+    )  # fmt: skip
+    gradients = [torch.autograd.grad(each, logits)[0] for each in (whole, sum(parts))]
+    torch.testing.assert_close(sum(parts), whole)
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_loss_that_overrides_what_the_loop_does_not_call_is_refused():
+    for name, instead in (("costs", "loss_matrix"), ("forward", "part")):
+        with pytest.raises(InputError, match=f"override {instead} instead of {name}"):
+            type("Mine", (CrossEntropy,), {name: lambda self, logits: logits})

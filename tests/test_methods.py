@@ -1,15 +1,18 @@
 """Methods as files on top of a benchmark, in whole runs."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
 
 import main
-from engine import evaluate
+from engine import config, evaluate
+from engine.build import find_class, make_model, make_stages
+from errors import InputError
 from longtail.mixing import ShapMix
-from tests.tiny_runs import SMALL, run, weights
+from tests.tiny_runs import METHODS, SMALL, run, weights
 
 
 @pytest.mark.parametrize(
@@ -58,10 +61,11 @@ def test_a_classifier_is_retrained_on_a_frozen_backbone(tiny, whole, tmp_path):
     assert changed == {"fc.weight", "fc.bias"}
 
 
-def test_tau_normalisation_needs_no_training(tiny, whole, tmp_path):
+def test_tau_normalization_needs_no_training(tiny, whole, tmp_path):
     run(
-        tiny, tmp_path / "tau", "tau-normalisation.yaml",
-        more=["--phase", "classifier", "--weights", str(whole / "last.pt")],
+        tiny, tmp_path / "tau", "tau-normalization.yaml",
+        more=["classifier_args.tau=1", "--phase", "classifier", "--weights",
+              str(whole / "last.pt")],
     )  # fmt: skip
     lengths = weights(tmp_path / "tau/last.pt")["fc.weight"].norm(dim=1)
     torch.testing.assert_close(lengths, torch.ones(4))
@@ -70,6 +74,116 @@ def test_tau_normalisation_needs_no_training(tiny, whole, tmp_path):
 def test_max_norm_holds_after_the_last_step(tiny, whole, tmp_path, untested):
     more = ["lr=10", "--phase", "classifier", "--weights", str(whole / "last.pt")]
     run(tiny, tmp_path / "run", "max-norm.yaml", more=more)
-    limit = weights(whole / "last.pt")["fc.weight"].norm(dim=1).mean()
+    start = weights(whole / "last.pt")["fc.weight"].norm(dim=1)
+    limit = start.min() + 0.1 * (start.max() - start.min())
     lengths = weights(tmp_path / "run/last.pt")["fc.weight"].norm(dim=1)
     assert lengths.max() <= limit * (1 + 1e-6) and lengths.max() > 0.99 * limit
+
+
+def test_tau_is_chosen_on_samples_that_the_network_has_not_seen(tiny, tmp_path):
+    held_out = ["--val-split", "0.34"]
+    run(tiny, tmp_path / "plain", "cross-entropy.yaml", more=[*SMALL, *held_out])
+    source = ["--phase", "classifier", "--weights", str(tmp_path / "plain/last.pt")]
+    for method in ("post-hoc-adjustment", "tau-normalization"):
+        run(tiny, tmp_path / method, f"{method}.yaml", more=[*SMALL, *held_out, *source])
+        changed = weights(tmp_path / method / "last.pt")
+        log = (tmp_path / method / "log.txt").read_text()
+        assert re.search(r", tau [\d.]+ \(the best on held-out training samples\)", log)
+        assert changed.keys() == weights(tmp_path / "plain/last.pt").keys()
+    for other in ([], ["--val-split", "0.5"], [*held_out, "--seed", "3"]):
+        with pytest.raises(InputError, match="train it with --val-split") as error:
+            run(tiny, tmp_path / "no", "post-hoc-adjustment.yaml", more=[*SMALL, *other, *source])
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "no").exists()
+
+
+def test_classifier_methods_refuse_a_network_of_cosines(tiny, tmp_path):
+    run(tiny, tmp_path / "ldam", "ldam.yaml", more=[*SMALL, "num_epoch=1"])
+    source = ["--phase", "classifier", "--weights", str(tmp_path / "ldam/last.pt")]
+    for method in ("lws", "post-hoc-adjustment", "tau-normalization", "weight-balancing"):
+        more = [*SMALL, "model_args.cosine=30", *source]
+        with pytest.raises(InputError, match="needs a linear classifier with a bias"):
+            run(tiny, tmp_path / "no", f"{method}.yaml", more=more)
+
+
+def test_an_import_string_of_a_former_name_says_the_present_one():
+    for key, former, now in (
+        ("classifier", "longtail.classifiers.TauNormalisation", "TauNormalization"),
+        ("loss", "longtail.losses.Equalisation", "Equalization"),
+    ):
+        with pytest.raises(InputError, match=f"did you mean {now}"):
+            find_class(former, key)
+
+
+def test_ride_has_narrower_experts_and_no_temperature_at_first(tiny):
+    files = [tiny / "tiny-lt/joint.yaml", METHODS / "ride.yaml"]
+    own = config.load(files, ["model_args.base_channels=16"])
+    ride = make_model(own)
+    widths = [block.temporal.merge.conv.out_channels for block in ride.branches[0]]
+    assert widths == [24] * 3 + [48] * 3  # 3/4 of 32 and 64, after four common blocks of 16
+    assert len(ride.trunk.blocks) == 4 and ride.heads[0].in_features == 48
+    full = make_model(own.replace(model_args={**own.model_args, "width": 1}))
+    assert full.heads[0].in_features == 64
+    for counts in ([1000, 10, 1], [5000, *[1] * 199], [7, 0, 3]):
+        stages = make_stages(own, torch.tensor(counts), torch.device("cpu"))
+        first, second = (stages.criterion(epoch).temperature for epoch in (0, own.num_epoch - 1))
+        assert torch.equal(first, torch.ones(len(counts)))
+        share = len(counts) * torch.tensor(counts) / sum(counts)
+        expected = 0.95 + 0.05 * share
+        torch.testing.assert_close(second, expected / expected.max())
+        assert (second > 0).all()
+
+
+@pytest.mark.parametrize("wrong", ["model.stgcnp.Model", "os.system", "Model", "model.fold.fold"])
+def test_a_backbone_of_experts_that_is_none_is_one_line(tiny, wrong):
+    own = config.load([tiny / "tiny-lt/joint.yaml", METHODS / "ride.yaml"])
+    own = own.replace(model_args={**own.model_args, "backbone": wrong})
+    with pytest.raises(InputError, match=r"model_args.backbone: .* is not a backbone"):
+        make_model(own)
+
+
+def test_a_loss_that_needs_features_refuses_experts(tiny, tmp_path):
+    more = [*SMALL, "loss=longtail.losses.InfluenceBalanced", "model_args.cosine=0"]
+    with pytest.raises(InputError, match="needs the features that go into one classifier"):
+        run(tiny, tmp_path / "run", "ride.yaml", more=more)
+    assert not (tmp_path / "run").exists()
+
+
+def test_methods_have_their_authors_values():
+    """What each paper's own code has, where several could be meant."""
+
+    def method(name, *more, benchmark="ntu60-xsub-lt"):
+        files = [config.CONFIG_ROOT / benchmark / "joint.yaml", METHODS / f"{name}.yaml"]
+        return config.load(files, more)
+
+    kps = method("kps")
+    stages = make_stages(kps, torch.tensor([9, 3, 1]), torch.device("cpu"))
+    assert (kps.loss_args, kps.model_args["cosine"]) == ({"max_margin": 0.2, "scale": 15.0}, 15)
+    assert stages.switch == 14  # the last 40 % of 24 epochs
+    assert method("logit-adjustment").loss_args == {"tau": 1.0}
+    weighed = {name: method(name).weigh_by for name in (
+        "class-balanced", "class-balanced-drw", "ldam-drw", "remix-drw", "influence-balanced",
+        "weight-balancing", "inverse-frequency",
+    )}  # fmt: skip
+    assert [name for name, by in weighed.items() if by == "batch"] == [
+        "class-balanced-drw", "ldam-drw", "inverse-frequency",
+    ]  # fmt: skip
+    first, second = method("weight-decay"), method("weight-balancing")
+    assert first.optimizer_args["weight_decay"] == 5e-3
+    assert second.optimizer_args == {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}
+    assert second.class_weights.endswith("EffectiveNumber") and second.weights_from == "start"
+
+
+def test_the_release_on_kinetics_has_no_reverse_sampling_and_21_epochs_of_stage_two():
+    folder = config.CONFIG_ROOT / "k400"
+    paper = config.load([folder / "joint.yaml"])
+    released = config.load([folder / "joint.yaml", folder / "released.yaml"])
+    counts = torch.tensor([900, 300, 200])
+    for own, switch, sampling in (
+        (paper, 130, "longtail.brl.ReverseSampling"),
+        (released, 129, "longtail.sampling.InstanceSampling"),
+    ):
+        stages = make_stages(own, counts, torch.device("cpu"))
+        assert (stages.switch, own.sampling) == (switch, sampling)
+        assert [stages.stage(e) for e in (switch - 1, switch, 149)] == [1, 2, 2]
+    assert released.mixing_args["batch_share"] and released.class_weights_args["alternate"]

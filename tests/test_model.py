@@ -252,13 +252,20 @@ def test_networks_start_as_the_released_ones():
 
 
 def test_cosine_classifier():
-    """model_args.cosine: logits are torch's cosine similarities of features and class vectors."""
+    """model_args.cosine: logits are that number times torch's cosine similarities of features and
+    class vectors, which begin as unit vectors."""
     torch.manual_seed(0)
-    model = stgcnpp.Model(num_class=5, base_channels=8, num_blocks=1, cosine=True).eval()
+    model = stgcnpp.Model(num_class=5, base_channels=8, num_blocks=1, cosine=7).eval()
     clips = torch.randn(2, 2, 8, 25, 3)
     features, vectors = model.features(clips), model.fc.weight
     expected = torch.cosine_similarity(features[:, None], vectors[None], dim=-1)
-    torch.testing.assert_close(model(clips), expected)
+    torch.testing.assert_close(model(clips), 7 * expected)
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(5))
+    with torch.no_grad():
+        vectors.mul_(3)  # a retrained classifier begins so, too
+    model.fc.reset_parameters()
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(5))
+    assert vectors.min() < 0 < vectors.max()
     assert "fc.bias" not in model.state_dict()
 
 

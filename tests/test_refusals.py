@@ -103,7 +103,7 @@ FOCAL = "loss=longtail.losses.Focal"
         (["shots=[1,b]"], "shots must be a list of whole numbers"),
         (["model=tests.test_refusals.Narrow"], "gives (2, 3) for logits (N, K) of (2, 4)"),
         # in constructors
-        ([RIDE, "model_args.backbone=model.nowhere.Model"], "model=longtail.experts.Model with"),
+        ([RIDE, "model_args.backbone=model.nowhere.Model"], "nowhere.Model is not a backbone"),
         ([RIDE, "model_args.backbone=5"], "model=longtail.experts.Model with model_args={"),
         (["model=tests.test_refusals.Broken"], "model=tests.test_refusals.Broken with model"),
         (["model=tests.test_refusals.BROKEN"], "model=tests.test_refusals.BROKEN: is not a class"),

@@ -68,9 +68,9 @@ class Run:
         return self.place.result(which) if self.place.is_finished(self.settings) else None
 
 
-def method_files(method: str) -> list[Path]:
+def method_files(method: str, benchmark: Path = config.CONFIG_ROOT) -> list[Path]:
     """Return the configuration file of a method, none for brl; InputError names the known ones."""
-    files = recipe.method_files()
+    files = recipe.method_files(benchmark)
     if method not in (known := [*files, recipe.BRL]):
         raise InputError(
             f"--methods {method}: no such method{nearest(method, known)}; known: {', '.join(known)}"
@@ -90,7 +90,7 @@ class Sweep:
 
     def plan(self, method: str, seed: int) -> Run:
         """Return the run of a method; a classifier method needs the run of its parent file."""
-        files = [self.benchmark / f"{self.stream}.yaml", *method_files(method)]
+        files = [self.benchmark / f"{self.stream}.yaml", *method_files(method, self.benchmark)]
         settings = config.resolve(files, self.overrides, seed=seed)
         folder = config.run_folder(settings, self.root)
         arguments = ["--config", *map(shown, files), "--seed", str(seed), *self.options]

@@ -27,7 +27,6 @@ METHODS = {
     "class-balanced-sampling": "random over-sampling",
     "mixup": "mixup",
     "remix-drw": "Remix-DRW",
-    "shap-mix-recipe": "Shap-Mix",
     "max-norm": "balanced softmax + MaxNorm",
     "ride": "RIDE (3 experts)",
 }

@@ -17,11 +17,11 @@ import memory
 from data import clip_file
 from engine import checkpoint, config, evaluate, logs, predict_files, recipe
 from engine.build import make_feeder, open_data
-from engine.distributed import Ranks, choose_devices, release
+from engine.distributed import World, choose_devices, free_memory
 from engine.precision import describe_amp
 from engine.predict import Recognizer
 from engine.run import LAST, RunFolder, check_class_names, folder_for_test, remembered
-from engine.train import Trainer
+from engine.session import prepare, restore
 from errors import InputError, Parser, run_command
 from feeders.streams import NAMES as STREAMS
 from longtail import shots
@@ -147,16 +147,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> None:
     options = parse(argv)
-    with Ranks.from_environment() as ranks:
-        devices = choose_devices(options.device, ranks)
+    with World.from_environment() as world:
+        devices = choose_devices(options.device, world)
         if devices[0].type == "cuda":
             torch.cuda.set_device(devices[0])
         else:
             memory.keep_freed()
         if options.phase in ("train", "classifier"):
-            train(options, devices, ranks)
+            train(options, devices, world)
         elif options.phase == "test":
-            test(options, devices, ranks)
+            test(options, devices, world)
         else:
             predict(options, devices[0])
 
@@ -175,7 +175,7 @@ def overrides(options: argparse.Namespace) -> list[str]:
     return [*options.overrides, *([f"amp={options.amp}"] if options.amp else [])]
 
 
-def train(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks) -> None:
+def train(options: argparse.Namespace, devices: list[torch.device], world: World) -> None:
     """Train one stream, or all six one after another and fuse them."""
     if not options.config:
         raise InputError("--config is missing: name a file, e.g. config/demo-lt/joint.yaml")
@@ -189,9 +189,9 @@ def train(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks
             folder = options.work_dir / stream if len(streams) > 1 else options.work_dir
         if len(streams) > 1 and options.resume and RunFolder(folder).is_finished(settings):
             continue
-        train_one(settings, folder, options, devices, ranks)
-        release()
-    if options.stream == "all" and ranks.leads:
+        train_one(settings, folder, options, devices, world)
+        free_memory()
+    if options.stream == "all" and world.is_main:
         import ensemble
 
         ensemble.main([f"--folder={folder.parent}", *(["--quiet"] if options.quiet else [])])
@@ -199,7 +199,7 @@ def train(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks
 
 def train_one(
     settings: config.Config, folder: Path, options: argparse.Namespace,
-    devices: list[torch.device], ranks: Ranks,
+    devices: list[torch.device], world: World,
 ) -> None:  # fmt: skip
     """Train and test one stream. Whatever is wrong is found before the folder is touched."""
     weights = options.weights[0] if options.weights else None
@@ -218,18 +218,17 @@ def train_one(
         )
     run = RunFolder(folder)
     run.check(settings, options.resume, options.overwrite)
-    trainer = Trainer(
-        settings, folder, devices, ranks, options.quiet, weights=weights, classifier=classifier
-    )
-    with run.lock(ranks):
+    training = prepare(settings, devices, world, weights, classifier)
+    with run.lock(world):
         run.check(settings, options.resume, options.overwrite)  # others may have been here since
         if options.resume and run.checkpoint(LAST).is_file():
-            trainer.restore(run.checkpoint(LAST))
-        if len(set(ranks.gather((folder.name, trainer.progress.epoch, trainer.progress.step)))) > 1:
+            restore(training, run.checkpoint(LAST))
+        progress = training.state.progress
+        if len(set(world.gather((folder.name, progress.epoch, progress.step)))) > 1:
             raise InputError(
                 f"{folder} is not the same for all ranks: all machines must see it at the same path"
             )
-        if ranks.leads:
+        if world.is_main:
             run.begin(settings, options.overwrite)
         if classifier and not trainer.classifier.trains:
             trainer.keep_as_it_is()
@@ -238,7 +237,7 @@ def train_one(
         trainer.test()
 
 
-def test(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks) -> None:
+def test(options: argparse.Namespace, devices: list[torch.device], world: World) -> None:
     """Test one checkpoint; its own configuration serves unless --config names another.
 
     The results go to the run that the checkpoint belongs to. A test of other weights or with other
@@ -261,8 +260,8 @@ def test(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks)
     if checkpoint.is_own(state):
         check_class_names(state, data.store, model.num_class, path)
         data, said = remembered(state, data)
-    with run.lock(ranks):
-        log = logs.Log(run if ranks.leads else None, options.quiet)
+    with run.lock(world):
+        log = logs.Log(run if world.is_main else None, options.quiet)
         if settings.amp != "off":
             log.line(describe_amp(settings.amp, devices[0]))
         if run.path != home.path:
@@ -274,9 +273,9 @@ def test(options: argparse.Namespace, devices: list[torch.device], ranks: Ranks)
         feeder = make_feeder(settings, data, data.test_rows, devices[0], clips=settings.test_clips)
         net = fuse_bn(model)
         result = evaluate.test(
-            net, settings, data, feeder, path, run, ranks, state=state, quiet=options.quiet
+            net, settings, data, feeder, path, run, world, state=state, quiet=options.quiet
         )
-        if ranks.leads and not run.config_file.is_file():
+        if world.is_main and not run.config_file.is_file():
             config.write(settings, run.config_file)  # ensemble.py and tools.report read it
         row = [path.name, *(logs.percent(result[key]) for key in shots.METRICS)]
         log.line(logs.table(["checkpoint", *logs.shot_headings(settings.shots)], [row]))

@@ -22,6 +22,7 @@ from errors import InputError, nearest
 from feeders.augment import Augmentation
 from feeders.frames import CHOICES
 from longtail.losses import CrossEntropy
+from longtail.method import Method, Parts
 from longtail.schedule import Stages
 
 
@@ -237,7 +238,30 @@ def _policy(kind: Callable[..., Any], args: dict[str, Any]) -> Any:
     return kind(**own)
 
 
-def make_stages(config: Config, class_counts: torch.Tensor, device: torch.device) -> Stages:
+def make_method(
+    config: Config, data: Data, model: nn.Module, classifier: bool = False
+) -> Method:
+    """Build the method of a run from the keys that name its parts.
+
+    Without `classifier` the key of that name is not used.
+    """
+    counts = data.class_counts
+    labels = torch.from_numpy(data.store.labels[data.train_rows])
+    parts = Parts(
+        counts,
+        sampling=make(config, "sampling", labels, counts, config.repeat),
+        mixing=make(config, "mixing", counts, data.skeleton),
+        stages=make_stages(config, counts),
+        weigh_by=config.weigh_by,
+        classifier=make(config, "classifier", counts) if classifier else None,
+    )
+    method = make(config, "objective", parts, model)
+    if not isinstance(method, Method):
+        raise InputError(f"objective={config.objective}: must be a longtail.method.Method")
+    return method
+
+
+def make_stages(config: Config, class_counts: torch.Tensor) -> Stages:
     """Build the loss, the class weights and the schedule of both."""
     criterion = make(config, "loss", class_counts)
     if not isinstance(criterion, CrossEntropy):
@@ -255,7 +279,7 @@ def make_stages(config: Config, class_counts: torch.Tensor, device: torch.device
         weights_from=config.weights_from,
         num_class=len(class_counts),
         share=config.second_stage_share,
-    ).to(device)
+    )
 
 
 def check_scale(config: Config, criterion: CrossEntropy) -> None:

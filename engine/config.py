@@ -70,6 +70,8 @@ class Config:
     second_stage: int | None = None  # its epochs; null: round(second_stage_share num_epoch)
     second_stage_share: float = 5 / 24  # of the epochs, at least 1 epoch
     repeat: int = 5  # copies of a sample per epoch
+    objective: str = "longtail.method.Composed"  # the method's class; Composed: of the keys below
+    objective_args: dict = field(default_factory=dict)
     sampling: str = "longtail.brl.ReverseSampling"
     sampling_args: dict = field(default_factory=dict)
     mixing: str = "longtail.brl.PartialMixup"

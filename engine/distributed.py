@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,19 +15,19 @@ from errors import InputError, Stopped
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """This process among `world`; every rank makes the same global batch and takes its rows."""
+class World:
+    """This process, one of `size`; every rank makes the same global batch and takes its rows."""
 
     rank: int = 0
-    world: int = 1
+    size: int = 1
     local_rank: int = 0
 
     @classmethod
-    def from_environment(cls) -> Ranks:
+    def from_environment(cls) -> World:
         """Join the group that torchrun started (NCCL between GPUs, else gloo), or be alone."""
         if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", 1)) == 1:
             return cls()
-        ranks = cls(
+        world = cls(
             int(os.environ["RANK"]),
             int(os.environ["WORLD_SIZE"]),
             int(os.environ.get("LOCAL_RANK", 0)),
@@ -34,42 +35,57 @@ class Ranks:
         if not dist.is_initialized():
             on_gpus = torch.cuda.is_available()  # where `--device cpu` may be asked for, too
             dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
-        return ranks
+        return world
 
     @property
-    def leads(self) -> bool:
-        """True for the rank that writes files and talks."""
+    def is_main(self) -> bool:
+        """True for the rank that writes files and prints."""
         return self.rank == 0
 
-    def share(self, count: int) -> slice:
+    def local_rows(self, count: int) -> slice:
         """Return this rank's rows of a global batch of `count`."""
-        return slice(self.rank, count, self.world)
+        return slice(self.rank, count, self.size)
 
     def barrier(self) -> None:
-        if self.world > 1:
+        if self.size > 1:
             dist.barrier()
 
     def gather(self, part: object) -> list[object]:
         """Return every rank's object, in the order of the ranks, on every rank."""
-        if self.world == 1:
+        if self.size == 1:
             return [part]
-        parts: list[object] = [None] * self.world
+        parts: list[object] = [None] * self.size
         dist.all_gather_object(parts, part)
         return parts
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Return the mean of a tensor over the ranks."""
-        if self.world > 1:
+        if self.size > 1:
             dist.all_reduce(values)
-        return values / self.world
+        return values / self.size
 
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set on any rank."""
-        return any(self.gather(flag)) if self.world > 1 else flag
+        return any(self.gather(flag)) if self.size > 1 else flag
 
-    def agree(self, model: nn.Module) -> None:
+    def sync_gradients(self, net: nn.Module, sync: bool) -> AbstractContextManager:
+        """Return the context of a backward pass, after which the ranks' gradients are averaged.
+
+        Not with `sync` false: then more of the same step is to come.
+        """
+        return nullcontext() if self.size == 1 or sync else net.no_sync()
+
+    def average_gradients(self, module: nn.Module) -> None:
+        """Average the gradients of a module that DistributedDataParallel does not know."""
+        if self.size > 1:
+            for parameter in module.parameters():
+                if parameter.grad is not None:
+                    dist.all_reduce(parameter.grad)
+                    parameter.grad /= self.size
+
+    def broadcast_buffers(self, model: nn.Module) -> None:
         """Give every rank the first one's buffers: batch statistics depend on a rank's own rows."""
-        if self.world == 1:
+        if self.size == 1:
             return
         by_type: dict[torch.dtype, list[torch.Tensor]] = {}
         for buffer in model.buffers():
@@ -81,7 +97,7 @@ class Ranks:
             for buffer, part in zip(buffers, parts):
                 buffer.copy_(part.view_as(buffer))
 
-    def __enter__(self) -> Ranks:
+    def __enter__(self) -> World:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -90,11 +106,11 @@ class Ranks:
         They wait for it in turn, until whoever started the ranks ends them.
         """
         together = kind is None or issubclass(kind, Stopped)
-        if self.world > 1 and (together or not torch.cuda.is_available()):
+        if self.size > 1 and (together or not torch.cuda.is_available()):
             dist.destroy_process_group()
 
 
-def choose_devices(names: list[str] | None, ranks: Ranks) -> list[torch.device]:
+def choose_devices(names: list[str] | None, world: World) -> list[torch.device]:
     """Return the devices for `--device` (GPU indices or `cpu`); default GPU 0, else the CPU.
 
     Under torchrun each rank takes one device: the entry of the list that its number within the
@@ -103,7 +119,7 @@ def choose_devices(names: list[str] | None, ranks: Ranks) -> list[torch.device]:
     """
     count = torch.cuda.device_count()
     if not names:
-        names = [str(i) for i in range(ranks.local_rank + 1)] if count else ["cpu"]
+        names = [str(i) for i in range(world.local_rank + 1)] if count else ["cpu"]
     if names == ["cpu"]:
         return [torch.device("cpu")]
     for name in names:
@@ -112,17 +128,17 @@ def choose_devices(names: list[str] | None, ranks: Ranks) -> list[torch.device]:
         if int(name) >= count:
             there = f"0 to {count - 1}" if count else "none; use --device cpu"
             raise InputError(f"--device {name}: no such GPU (there: {there})")
-    if ranks.world > 1:
-        if ranks.local_rank >= len(names):
+    if world.size > 1:
+        if world.local_rank >= len(names):
             raise InputError(
                 f"--device {' '.join(names)}: fewer GPUs than processes; "
                 f"torchrun --nproc-per-node {len(names)} has one for each"
             )
-        names = [names[ranks.local_rank]]
+        names = [names[world.local_rank]]
     return [torch.device("cuda", int(name)) for name in names]
 
 
-def release() -> None:
+def free_memory() -> None:
     """Free what a run held: its frames, and its compiled network, are no use to the next one."""
     gc.collect()
     torch.compiler.reset()

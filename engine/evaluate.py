@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ from tqdm import tqdm
 from engine import logs, recipe
 from engine.build import Data
 from engine.config import Config, from_mapping
-from engine.distributed import Ranks
-from engine.optimizer import AMP_DTYPES
-from engine.precision import amp_kind
+from engine.distributed import World
+from engine.precision import autocast
 from engine.run import BEST, LAST, RunFolder, digest
+from engine.wrap import eager_if_partial
 from errors import InputError
 from feeders.skeleton import Batch
 from longtail import shots
@@ -28,32 +27,9 @@ from longtail import shots
 CLIPS_AT_ONCE = {"cuda": 500, "cpu": 60}
 
 
-def autocast(config: Config, device: torch.device) -> Any:
-    """Return the context of `--amp`: nothing, or autocast to bf16 or fp16."""
-    kind = amp_kind(config.amp, device)
-    return nullcontext() if kind == "off" else torch.autocast(device.type, AMP_DTYPES[kind])
-
-
-def set_tf32(config: Config) -> None:
-    """Let GPUs multiply float32 matrices, and convolve, in TF32, or in float32 alone."""
-    torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
-    torch.backends.cudnn.allow_tf32 = config.tf32  # torch's own default is True
-
-
-def only_whole(config: Config, whole: bool) -> Any:
-    """Return the context of one batch under `--compile`: compiled code if the batch is whole.
-
-    A smaller one, the last, goes through the network as it is written: the same weights and the
-    same values, no sample left out, and nothing compiled again for its shape.
-    """
-    if not config.compile or whole:
-        return nullcontext()
-    return torch.compiler.set_stance("force_eager")
-
-
 @torch.inference_mode()
 def score(
-    net: nn.Module, feeder: Any, config: Config, device: torch.device, ranks: Ranks | None = None,
+    net: nn.Module, feeder: Any, config: Config, device: torch.device, world: World | None = None,
     *, show: str | None = None, before_batch: Callable[[], None] | None = None,
     clips_at_once: int | None = None,
 ) -> np.ndarray:  # fmt: skip
@@ -63,10 +39,10 @@ def score(
     twice. `show` names the progress bar (None: no bar); `before_batch` may raise to stop. As many
     whole samples go through the network together as `clips_at_once` (None: CLIPS_AT_ONCE) holds.
     """
-    ranks = ranks or Ranks()
+    world = world or World()
     net.eval()
     samples = max(1, (clips_at_once or CLIPS_AT_ONCE.get(device.type, 60)) // feeder.clips)
-    mine = torch.arange(len(feeder))[ranks.share(len(feeder))]
+    mine = torch.arange(len(feeder))[world.local_rows(len(feeder))]
     parts = []
     with tqdm(
         total=len(mine), desc=show, unit="sample", leave=False,
@@ -77,13 +53,13 @@ def score(
         ):
             if before_batch is not None:
                 before_batch()
-            whole = len(batch.rows) == samples
-            with autocast(config, device), only_whole(config, whole):
+            partial = len(batch.rows) < samples
+            with autocast(config.amp, device), eager_if_partial(config, partial):
                 logits = net(clips)
             probabilities = logits.float().softmax(dim=1)
             parts.append(probabilities.view(-1, feeder.clips, probabilities.shape[1]).mean(1).cpu())
             bar.update(len(batch.rows))
-    gathered = ranks.gather((mine, torch.cat(parts) if parts else None))
+    gathered = world.gather((mine, torch.cat(parts) if parts else None))
     rows = torch.cat([rows for rows, part in gathered if part is not None])
     scores = torch.cat([part for _, part in gathered if part is not None])
     scores = scores[rows.argsort()].numpy()
@@ -97,7 +73,7 @@ def score(
     return scores
 
 
-def judge(
+def metrics(
     scores: np.ndarray, labels: np.ndarray, class_counts: torch.Tensor | None, config: Config
 ) -> dict[str, Any]:
     """Return top1, top5, mean_class, many, medium, few and per_class in percent."""
@@ -107,7 +83,7 @@ def judge(
 
 def test(
     net: nn.Module, config: Config, data: Data, feeder: Any, weights: Path, run: RunFolder,
-    ranks: Ranks, *, state: dict[str, Any], quiet: bool = False,
+    world: World, *, state: dict[str, Any], quiet: bool = False,
     before_batch: Callable[[], None] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Score a feeder of the test split, all clips of a sample; write the scores and the result.
@@ -116,18 +92,18 @@ def test(
     last one, any other stands for the best.
     """
     scores = score(
-        net, feeder, config, feeder.device, ranks, before_batch=before_batch,
+        net, feeder, config, feeder.device, world, before_batch=before_batch,
         show=None if quiet else f"test {weights.name}",
     )  # fmt: skip
     labels = np.asarray(data.store.labels)[data.test_rows]
-    result = judge(scores, labels, data.class_counts, config)
+    result = metrics(scores, labels, data.class_counts, config)
     trained = from_mapping(state["config"], str(weights)) if "config" in state else config
     clean = ~data.copied
     counts = data.class_counts
     result |= shots.calibration(scores, labels) | {
         "class_counts": None if counts is None else counts.tolist(),
         "samples": len(labels),
-        "top1_clean": judge(scores[clean], labels[clean], counts, config)["top1"],
+        "top1_clean": metrics(scores[clean], labels[clean], counts, config)["top1"],
         "samples_clean": int(clean.sum()),
         "weights": weights.name,
         "weights_digest": digest(weights),
@@ -141,7 +117,7 @@ def test(
         "departures": recipe.departures_of_test(config, trained),
         "published_list": data.published_list,
     }
-    if ranks.leads:
-        which = LAST if "stepper" in state else BEST
+    if world.is_main:
+        which = LAST if "training" in state else BEST
         run.write_test(which, feeder.names, labels, scores, result)
     return result

@@ -6,7 +6,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tensorboardX import SummaryWriter
@@ -38,14 +39,6 @@ class Log:
             if not self.quiet:
                 print(text, flush=True)
 
-    def start_metrics(self, first_epoch: int) -> None:
-        """Open the metrics for an epoch to come, dropping lines of epochs that are run again."""
-        if self.run is None:
-            return
-        kept = [m for m in self.run.epochs() if m["epoch"] < first_epoch]
-        write_text(self.run.metrics_file, "".join(json.dumps(metrics) + "\n" for metrics in kept))
-        self.board = SummaryWriter(str(self.run), purge_step=first_epoch)
-
     def metrics(self, values: dict[str, Any]) -> None:
         """Append one epoch's values (JSON has no NaN: absent figures are null)."""
         if self.run is None:
@@ -56,8 +49,18 @@ class Log:
             if self.board is not None and name != "epoch" and value is not None:
                 self.board.add_scalar(name, value, values["epoch"])
 
-    def close(self) -> None:
-        if self.board is not None:
+    @contextmanager
+    def epochs(self, first: int) -> Iterator[None]:
+        """Take the metrics of epochs from `first` on; lines of epochs that are run again go."""
+        if self.run is None:
+            yield
+            return
+        kept = [m for m in self.run.epochs() if m["epoch"] < first]
+        write_text(self.run.metrics_file, "".join(json.dumps(metrics) + "\n" for metrics in kept))
+        self.board = SummaryWriter(str(self.run), purge_step=first)
+        try:
+            yield
+        finally:
             self.board.close()
             self.board = None
 

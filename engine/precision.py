@@ -1,8 +1,15 @@
-"""Which arithmetic `amp` gives on a device: float32, bf16 or fp16."""
+"""Precision: which arithmetic `amp` gives on a device, autocast, TF32."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
+from torch import Tensor, nn
+
+from model.backbone import Output
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 # What torch.cpu.get_capabilities calls a processor's own arithmetic, on x86 and on ARM. Without it
 # the numbers are taken apart and put together for each operation.
@@ -44,3 +51,32 @@ def describe_amp(amp: str, device: torch.device) -> str:
             "long as in float32; use --amp off, or --amp auto"
         )
     return f"amp {kind}"
+
+
+def autocast(amp: str, device: torch.device) -> AbstractContextManager:
+    """Return the context of `amp`: nothing, or autocast to bf16 or fp16."""
+    kind = amp_kind(amp, device)
+    return nullcontext() if kind == "off" else torch.autocast(device.type, DTYPES[kind])
+
+
+def set_tf32(allowed: bool) -> None:
+    """Let GPUs multiply float32 matrices, and convolve, in TF32, or in float32 alone."""
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed  # torch's own default is True
+
+
+class Float32Outputs(nn.Module):
+    """A network under autocast that gives an `Output` in float32.
+
+    Autocast is inside of it, because the threads of DataParallel do not inherit its kind.
+    """
+
+    def __init__(self, model: nn.Module, amp: str) -> None:
+        super().__init__()
+        self.model, self.amp = model, amp
+
+    def forward(self, clips: Tensor) -> Output:
+        with autocast(self.amp, clips.device):
+            logits, features, extra = self.model(clips, outputs=True)
+        extra = {name: value.float() for name, value in extra.items()}
+        return Output(logits.float(), features.float(), extra)

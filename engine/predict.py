@@ -24,7 +24,7 @@ from data.store import Store
 from engine import checkpoint, evaluate
 from engine.build import feeder_of
 from engine.config import Config
-from engine.distributed import Ranks, choose_devices
+from engine.distributed import World, choose_devices
 from engine.fusion import Scores, fuse, fusions_of
 from errors import InputError
 from model.fold import fuse_bn
@@ -203,7 +203,7 @@ class Recognizer:
         paths = [Path(weights)] if isinstance(weights, str | Path) else [Path(w) for w in weights]
         if not paths or (config and len(paths) > 1):
             raise InputError("--weights: one checkpoint is needed, or several without --config")
-        device = torch.device(device) if device else choose_devices(None, Ranks())[0]
+        device = torch.device(device) if device else choose_devices(None, World())[0]
         return cls([LoadedNetwork.load(path, device, config, overrides) for path in paths], device)
 
     def __call__(

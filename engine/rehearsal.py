@@ -9,76 +9,63 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import nn
 
-from engine import evaluate
-from engine.build import blame, check_used, make_feeder
-from engine.distributed import Ranks
+from engine.build import Data, blame, check_used, make_feeder
+from engine.config import Config
+from engine.distributed import World
+from engine.precision import Float32Outputs
 from errors import InputError
 from feeders.skeleton import Batch
-
-if TYPE_CHECKING:
-    from engine.train import Trainer
+from longtail.method import Method
 
 
-def rehearse(trainer: Trainer) -> None:
-    """Feed, mix, compute and judge a few clips as training and testing will; change nothing.
-
-    The trainer has all of its parts but the wrapped network and the optimizer.
+def rehearse(
+    config: Config, world: World, device: torch.device, data: Data, feeder: Any, method: Method,
+    model: nn.Module,
+) -> None:  # fmt: skip
+    """Feed, mix, compute and test a few clips as the run will; change nothing.
 
     Raises InputError that names the key. Two sizes of batches are tried, so that no shape fits by
-    chance. Every rank rehearses by itself.
+    chance, in the first and the last epoch. Every rank rehearses by itself.
     """
-    config, model, feeder = trainer.config, trainer.model, trainer.feeder
     check_used(config)
     with blame(config, "sampling"):
-        drawn = trainer.sampling.epoch(torch.Generator().manual_seed(0), 0.0)
-    smallest = min(config.batch_size, len(drawn))
-    if smallest < trainer.ranks.world:
+        smallest = min(config.batch_size, len(method.rows(torch.Generator().manual_seed(0), 0.0)))
+    if smallest < world.size:
         raise InputError(
-            f"batch_size: {smallest} samples for {trainer.ranks.world} ranks, but each needs one"
+            f"batch_size: {smallest} samples for {world.size} ranks, but each needs one"
         )
-    stand_in = copy.copy(trainer)
-    stand_in.net = stand_in.judged = model
-    stand_in.ranks, stand_in.mix = Ranks(), copy.deepcopy(trainer.mix)
-    criteria = {trainer.stages.criterion(e): e for e in reversed(range(config.num_epoch))}
-    amp = evaluate.autocast(config, trainer.device)
-    gpus = [trainer.device] if trainer.device.type == "cuda" else []
+    method, net = copy.deepcopy(method), Float32Outputs(model, config.amp)
+    gpus = [device] if device.type == "cuda" else []
     with unchanged(model), torch.random.fork_rng(gpus):
         for count in (2, 3):
             batch = Batch(torch.arange(count) % len(feeder), seed=count)
             with blame(config, "feeder"):
                 ((clips, labels, _),) = feeder.batches([batch])
-            stand_in.set_mode()
-            with blame(config, "model"), torch.no_grad(), amp:
-                model(clips)
-            with blame(config, "mixing"):
-                stand_in.mix(clips, labels, batch.generator)
-            for criterion, epoch in criteria.items():
-                with blame(config, "class_weights"):
-                    weights = trainer.stages.class_weights(epoch).to(trainer.device)
+            method.set_mode(net)
+            with blame(config, "model"), torch.no_grad():
+                net(clips.flatten(0, -6))
+            for epoch in (0, config.num_epoch - 1):
+                method.begin_epoch(epoch)
+                with blame(config, "mixing", "class_weights"):
+                    mixed, targets = method.mix(net, clips, labels, batch.generator)
                 with blame(config, "loss", "model"):
-                    mixed, entries = stand_in.mixed(clips, labels, batch, weights)
-                    loss = stand_in.loss(mixed, entries, len(mixed), criterion)
+                    loss = method.loss(net, mixed, targets, len(mixed))
                     if loss.ndim:
                         raise ValueError(f"gives {tuple(loss.shape)} values, not one")
-        _rehearse_test(trainer)
-    trainer.features.clear()
+        _rehearse_test(config, device, data, net)
 
 
-def _rehearse_test(trainer: Trainer) -> None:
-    config, data = trainer.config, trainer.data
+def _rehearse_test(config: Config, device: torch.device, data: Data, net: nn.Module) -> None:
     with blame(config, "feeder"):
-        feeder = make_feeder(
-            config, data, data.test_rows[:1], trainer.device, clips=config.test_clips
-        )
+        feeder = make_feeder(config, data, data.test_rows[:1], device, clips=config.test_clips)
         ((clips, _, _),) = feeder.batches([torch.arange(1)])
     with blame(config, "model"), torch.inference_mode():
-        with evaluate.autocast(config, trainer.device):
-            logits = trainer.model.eval()(clips[:2])
+        logits = net.eval()(clips[:2]).logits
         wanted = (len(clips[:2]), len(data.class_counts))
         if logits.shape != wanted:
             raise ValueError(f"gives {tuple(logits.shape)} for logits (N, K) of {wanted}")

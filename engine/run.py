@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 from data import long_tail
 from engine import config
 from engine.config import Config
-from engine.distributed import Ranks
+from engine.distributed import World
 from errors import InputError
 from files import leftovers, replacing, write_json
 
@@ -219,19 +219,19 @@ class RunFolder:
         return self.path / ".lock"
 
     @contextmanager
-    def lock(self, ranks: Ranks | None = None) -> Iterator[None]:
+    def lock(self, world: World | None = None) -> Iterator[None]:
         """Hold the folder for this process, of several ranks for all of them.
 
         Raises InputError, on every rank, if another process holds it.
         """
-        ranks, lock, busy = ranks or Ranks(), FileLock(self._lock_file), False
-        if ranks.leads:
+        world, lock, busy = world or World(), FileLock(self._lock_file), False
+        if world.is_main:
             self.path.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire(timeout=LOCK_PATIENCE)
             except Timeout:
                 busy = True
-        if ranks.any(busy):
+        if world.any(busy):
             raise InputError(
                 f"{self}: another process is working in this folder; wait for its end, or name "
                 "another --work-dir or --tag"
@@ -239,9 +239,9 @@ class RunFolder:
         try:
             yield
         finally:
-            if ranks.leads:
+            if world.is_main:
                 self._lock_file.unlink(missing_ok=True)  # a process that waits for it opens another
-                lock.release()
+                lock.free_memory()
 
     @property
     def is_locked(self) -> bool:
@@ -253,7 +253,7 @@ class RunFolder:
             lock.acquire(timeout=0)
         except Timeout:
             return True
-        lock.release()
+        lock.free_memory()
         return False
 
 

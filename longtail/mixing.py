@@ -26,8 +26,6 @@ class Mixing(nn.Module):
     nothing. Constants are non-persistent buffers, what a resumed run needs are persistent ones.
     """
 
-    observes = False  # whether `observe` does something
-
     def __init__(self, class_counts: Tensor, skeleton: Any = None) -> None:
         super().__init__()
         self.num_class = len(class_counts)
@@ -39,7 +37,7 @@ class Mixing(nn.Module):
     def observe(
         self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None
     ) -> None:
-        """See a batch and the network before the batch is mixed."""
+        """See a batch and the network, which gives a `model.backbone.Output`, before it is mixed."""
 
     def forward(
         self, clips: Tensor, labels: Tensor, generator: torch.Generator | None = None
@@ -128,8 +126,6 @@ class ShapMix(Mixing):
     gain, as the released code does, so that it does not start from zeros.
     """
 
-    observes = True
-
     def __init__(
         self,
         class_counts: Tensor,
@@ -178,7 +174,7 @@ class ShapMix(Mixing):
         with_subset = torch.where(self.masks[subset][:, None], clips, without)
         training = net.training
         net.eval()
-        chances = net(torch.cat([with_subset, without])).float().softmax(-1)  # (2N, K)
+        chances = net(torch.cat([with_subset, without])).logits.softmax(-1)  # (2N, K)
         net.train(training)
         gain = chances.gather(1, labels.repeat(2)[:, None]).view(2, -1)
         gain = (gain[0] - gain[1]).relu() * 10 / self.masks[subset].sum()

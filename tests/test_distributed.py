@@ -18,7 +18,7 @@ from torch import nn
 import main
 from engine import checkpoint, config, evaluate
 from engine.config import Config
-from engine.distributed import Ranks, choose_devices, synchronize_batch_norm
+from engine.distributed import World, choose_devices, synchronize_batch_norm
 from engine.train import LOOK_EVERY, Trainer
 from errors import BAD_INPUT, RESUMABLE, InputError, run_command
 from longtail import experts, losses
@@ -108,14 +108,14 @@ def _normalise_half(rank, folder):
     assert ours[0].num_batches_tracked == 1
 
     # without it the first rank's statistics are every rank's before they are used
-    ranks, norm = Ranks(rank, 2), nn.BatchNorm1d(3)
+    ranks, norm = World(rank, 2), nn.BatchNorm1d(3)
     norm.running_mean.fill_(rank + 1)
     norm.running_var.copy_(torch.tensor([1.0, 2, 3]) if rank == 0 else torch.zeros(3))
     norm.num_batches_tracked.fill_(5 + rank)
-    ranks.agree(norm)
+    world.broadcast_buffers(norm)
     assert norm.running_mean.tolist() == [1, 1, 1] and norm.running_var.tolist() == [1, 2, 3]
     assert norm.num_batches_tracked == 5
-    assert ranks.mean(torch.tensor([1.0, 2 * rank])).tolist() == [1, 1]
+    assert world.mean(torch.tensor([1.0, 2 * rank])).tolist() == [1, 1]
     dist.destroy_process_group()
 
 
@@ -134,45 +134,45 @@ def test_batch_norm_is_synchronized_between_gpus_only():
 @pytest.mark.parametrize("count", [1, 7, 16])
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_the_ranks_share_a_batch_without_loss_or_repetition(count, world):
-    rows = [list(range(count))[Ranks(rank, world).share(count)] for rank in range(world)]
+    rows = [list(range(count))[World(rank, world).share(count)] for rank in range(world)]
     assert sorted(row for part in rows for row in part) == list(range(count))
 
 
 @pytest.mark.parametrize(
     ("names", "ranks", "chosen"),
     [
-        (None, Ranks(), [0]),
-        (["0", "2"], Ranks(), [0, 2]),
-        (None, Ranks(5, 8, 1), [1]),  # the second machine of two with four GPUs each
-        (["3", "2"], Ranks(3, 4, 1), [2]),
+        (None, World(), [0]),
+        (["0", "2"], World(), [0, 2]),
+        (None, World(5, 8, 1), [1]),  # the second machine of two with four GPUs each
+        (["3", "2"], World(3, 4, 1), [2]),
     ],
 )
-def test_a_rank_takes_the_gpu_of_its_place_in_the_machine(monkeypatch, names, ranks, chosen):
+def test_a_rank_takes_the_gpu_of_its_place_in_the_machine(monkeypatch, names, world, chosen):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert [device.index for device in choose_devices(names, ranks)] == chosen
+    assert [device.index for device in choose_devices(names, world)] == chosen
 
 
 @pytest.mark.parametrize(
     ("count", "names", "ranks", "said"),
     [
-        (0, ["0", "1"], Ranks(), "no such GPU (there: none; use --device cpu)"),
-        (2, ["0", "2"], Ranks(), "--device 2: no such GPU (there: 0 to 1)"),
-        (2, None, Ranks(2, 3, 2), "--device 2: no such GPU"),
-        (4, ["0", "1"], Ranks(2, 3, 2), "torchrun --nproc-per-node 2"),
-        (4, ["gpu"], Ranks(), "give GPU indices"),
+        (0, ["0", "1"], World(), "no such GPU (there: none; use --device cpu)"),
+        (2, ["0", "2"], World(), "--device 2: no such GPU (there: 0 to 1)"),
+        (2, None, World(2, 3, 2), "--device 2: no such GPU"),
+        (4, ["0", "1"], World(2, 3, 2), "torchrun --nproc-per-node 2"),
+        (4, ["gpu"], World(), "give GPU indices"),
     ],
 )
-def test_a_gpu_that_is_not_there_is_one_line(monkeypatch, count, names, ranks, said):
+def test_a_gpu_that_is_not_there_is_one_line(monkeypatch, count, names, world, said):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     with pytest.raises(InputError) as error:
-        choose_devices(names, ranks)
+        choose_devices(names, world)
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
 def _gradient_of_half(rank, folder, world=2):
     """On each rank: the gradient of a network under DDP, against that of the whole batch."""
     dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world)
-    ranks, counts, weights = Ranks(rank, world), torch.tensor([9, 3, 1]), torch.tensor([0.2, 1, 2])
+    ranks, counts, weights = World(rank, world), torch.tensor([9, 3, 1]), torch.tensor([0.2, 1, 2])
     random = torch.Generator().manual_seed(0)
     inputs = torch.randn(7, 5, generator=random)  # uneven shares: 4 and 3 rows
     soft = torch.rand(7, 3, generator=random).softmax(1)
@@ -190,7 +190,7 @@ def _gradient_of_half(rank, folder, world=2):
         expected = net[0].weight.grad.clone()
         net.zero_grad()
         wrapped = nn.parallel.DistributedDataParallel(net)
-        mine = ranks.share(7)
+        mine = world.local_rows(7)
         entries = losses.label_weights(targets, weights)[mine]
         extra = {name: value[mine] for name, value in extra.items()}
         (world * loss.part(wrapped(inputs[mine]), entries, 7, **extra)).backward()
@@ -212,10 +212,10 @@ def _follow_saliency(rank, tiny, folder):
         [tiny / "tiny-lt/joint.yaml"],
         ["mixing=longtail.mixing.ShapMix", "mixing_args={warm_up: 0}", "batch_size=8", *SMALL],
     )
-    with Ranks.from_environment() as ranks:
-        trainer = Trainer(own, folder, [torch.device("cpu")], ranks, quiet=True)
+    with World.from_environment() as world:
+        trainer = Trainer(own, folder, [torch.device("cpu")], world, quiet=True)
         trainer.train_epoch()
-        first, second = ranks.gather(trainer.mix.saliency)
+        first, second = world.gather(trainer.mix.saliency)
         assert first.any() and torch.equal(first, second)
 
 
@@ -288,7 +288,7 @@ def test_ranks_that_see_other_folders_do_not_train_on(tiny, tmp_path):
 def test_no_rank_is_left_without_rows(count, sizes):
     """A last batch of fewer rows than ranks joins the one before; none of them is lost."""
     trainer = Trainer.__new__(Trainer)
-    trainer.config, trainer.ranks = Config(batch_size=8), Ranks(0, 2)
+    trainer.config, trainer.ranks = Config(batch_size=8), World(0, 2)
     trainer.sampling = InstanceSampling(torch.zeros(count).long(), torch.tensor([count]))
     batches = trainer.order(0)
     assert [len(batch.rows) for batch in batches] == sizes

@@ -10,7 +10,7 @@ from torch import nn
 from engine import config
 from engine.build import find_class
 from engine.config import Config
-from engine.distributed import Ranks
+from engine.distributed import World
 from engine.optimizer import Stepper, fused, rate_factor
 from engine.train import Trainer
 from errors import InputError
@@ -92,7 +92,7 @@ def test_an_epoch_of_accumulated_batches_is_one_of_large_batches(tiny, tmp_path,
         own = config.load(
             [tiny / "tiny-lt/joint.yaml"], settings, batch_size=size, accumulate=accumulate
         )
-        trainer = Trainer(own, tmp_path, [CPU], Ranks(), quiet=True)
+        trainer = Trainer(own, tmp_path, [CPU], World(), quiet=True)
         trainer.feeder.train = False  # the same frames, whatever batch a clip is in
         trainer.feeder.table = trainer.feeder._table()
         trainer.train_epoch()

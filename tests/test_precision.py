@@ -13,7 +13,7 @@ from torch._dynamo.utils import counters
 import main
 from engine import evaluate, precision
 from engine.config import Config
-from engine.distributed import Ranks
+from engine.distributed import World
 from engine.train import Replica, takes_cuda_graphs
 from tests.tiny_runs import SMALL, run, weights
 
@@ -44,12 +44,12 @@ def test_compiled_training_compiles_one_shape_and_follows_the_plain(tiny, tmp_pa
 
 
 def test_cuda_graphs_are_for_one_gpu_whose_steps_do_not_add_up():
-    gpu, alone = torch.device("cuda"), Ranks()
+    gpu, alone = torch.device("cuda"), World()
     assert takes_cuda_graphs(Config(), gpu, alone)
     assert not takes_cuda_graphs(Config(), torch.device("cpu"), alone)
     assert not takes_cuda_graphs(Config(accumulate=2), gpu, alone)
     assert not takes_cuda_graphs(Config(cuda_graphs=False), gpu, alone)
-    assert not takes_cuda_graphs(Config(), gpu, Ranks(0, 2))
+    assert not takes_cuda_graphs(Config(), gpu, World(0, 2))
 
 
 def test_a_mixed_batch_twice_as_long_is_compiled_too(tiny, tmp_path, monkeypatch):

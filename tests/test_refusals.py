@@ -9,7 +9,7 @@ import torch
 
 import main
 from engine import build, checkpoint, config, evaluate, train
-from engine.distributed import Ranks
+from engine.distributed import World
 from engine.optimizer import Stepper
 from errors import BAD_INPUT, InputError, run_command
 from tests.tiny_runs import METHODS, SMALL, assert_same_weights, command, run
@@ -160,7 +160,7 @@ def test_fewer_samples_than_ranks(tiny, whole, tmp_path):
     alone = evaluate.score(net, feeder, settings, cpu)
     parts = [None] * 4
 
-    class Several(Ranks):
+    class Several(World):
         def gather(self, part):
             parts[self.rank] = part
             return [each for each in parts if each is not None]
@@ -172,7 +172,7 @@ def test_fewer_samples_than_ranks(tiny, whole, tmp_path):
         train.Trainer(settings, tmp_path / "run", [cpu], Alone(0, 4))
 
 
-class Alone(Ranks):
+class Alone(World):
     """A rank whose fellows are not there: nothing is gathered."""
 
     def gather(self, part):

@@ -15,7 +15,7 @@ from data.names import digest
 from data.store import Store, StoreWriter
 from engine import build, checkpoint, evaluate, train
 from engine.config import Config, load
-from engine.distributed import Ranks, release
+from engine.distributed import World, free_memory
 from engine.optimizer import Stepper
 from engine.run import RunFolder
 from engine.train import Trainer
@@ -102,7 +102,7 @@ def test_every_epoch_has_an_order_and_draws_of_its_own():
     orders, seeds = {}, {}
     for seed in (0, 1, 0, 1):
         trainer = Trainer.__new__(Trainer)
-        trainer.config, trainer.ranks = Config(batch_size=8, num_epoch=4, seed=seed), Ranks()
+        trainer.config, trainer.ranks = Config(batch_size=8, num_epoch=4, seed=seed), World()
         trainer.sampling = Drawn()
         for epoch in range(4):
             batches = trainer.order(epoch)
@@ -119,7 +119,7 @@ def test_a_seed_draws_the_weights(tiny, tmp_path):
     first, again, other = (
         Trainer(
             load([tiny / "tiny-lt/joint.yaml"], seed=seed), tmp_path / "run",
-            [torch.device("cpu")], Ranks(), quiet=True,
+            [torch.device("cpu")], World(), quiet=True,
         ).model.state_dict()
         for seed in (3, 3, 4)
     )  # fmt: skip
@@ -230,7 +230,7 @@ def test_copies_of_any_training_sample_are_left_out_of_the_clean_figure(tmp_path
     scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.3, 0.7]], "f4")  # labels 0 1 0 1
     monkeypatch.setattr(evaluate, "score", lambda *_, **__: scores)
     (tmp_path / "best.pt").touch()
-    given = config, data, feeder, tmp_path / "best.pt", RunFolder(tmp_path), Ranks()
+    given = config, data, feeder, tmp_path / "best.pt", RunFolder(tmp_path), World()
     result = evaluate.test(None, *given, state={}, quiet=True)
     assert (result["top1"], result["top1_clean"]) == (50, 50)
     assert (result["samples"], result["samples_clean"]) == (4, 2)
@@ -265,7 +265,7 @@ def test_a_stream_leaves_no_frames_behind(tiny):
     frames = Feeder(store, np.arange(len(store)), train=True).source.kept.frames
     held = weakref.ref(frames)
     del frames
-    release()
+    free_memory()
     assert held() is None
 
 

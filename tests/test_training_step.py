@@ -10,7 +10,7 @@ from torch import nn
 import graph
 from engine import build, config
 from engine.config import Config
-from engine.distributed import Ranks
+from engine.distributed import World
 from engine.train import Trainer, micro_batches
 from longtail.losses import label_weights
 from tests.tiny_runs import SMALL
@@ -49,7 +49,7 @@ def one_step(tiny, folder, method, batch_size, accumulate, epoch):
     In double precision, with a network that has no batch norm.
     """
     own = settings(tiny, method, *FLAT, batch_size=batch_size, accumulate=accumulate)
-    trainer = Trainer(own, folder, [CPU], Ranks(), quiet=True)
+    trainer = Trainer(own, folder, [CPU], World(), quiet=True)
     torch.manual_seed(0)
     nn.init.normal_(trainer.model.fc.weight)
     trainer.model.double()
@@ -86,7 +86,7 @@ def test_a_step_divides_by_what_weigh_by_says(tiny, tmp_path, by):
         tiny, "inverse-frequency", *FLAT, "mixing=longtail.mixing.Plain", f"weigh_by={by}",
         batch_size=4, accumulate=3,
     )  # fmt: skip
-    trainer = Trainer(own, tmp_path, [CPU], Ranks(), quiet=True)
+    trainer = Trainer(own, tmp_path, [CPU], World(), quiet=True)
     clips, labels, batch = next(trainer.feeder.batches(trainer.order(0)))
     weights = 1 / trainer.data.class_counts
     weights = weights / weights.sum() * 4
@@ -118,7 +118,7 @@ def test_every_row_is_in_one_micro_batch_of_one_rank(count, accumulate, world, c
     own = Config(batch_size=4, accumulate=accumulate)
     rows = copies * count
     dealt = [
-        [list(range(rows))[part] for part in micro_batches(count, rows, own, Ranks(rank, world))]
+        [list(range(rows))[part] for part in micro_batches(count, rows, own, World(rank, world))]
         for rank in range(world)
     ]
     parts = {len(each) for each in dealt}
@@ -138,7 +138,7 @@ def test_a_step_of_every_method_mixes_up_no_devices(tiny, tmp_path, monkeypatch,
     monkeypatch.setattr("engine.train.rehearse", lambda trainer: None)  # it reads scores
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)  # meta does not know it
     own = settings(tiny, method, *SMALL, batch_size=6, accumulate=2)
-    trainer = Trainer(own, tmp_path, [META], Ranks(), quiet=True)
+    trainer = Trainer(own, tmp_path, [META], World(), quiet=True)
     if own.classifier:
         trainer.classifier = build.make(own, "classifier", trainer.data.class_counts).to(META)
         logits = torch.zeros(3, 4), torch.tensor([0, 1, 1])

@@ -28,7 +28,7 @@ import torch
 import memory
 from engine import config as configs
 from engine.config import Config
-from engine.distributed import Ranks, choose_devices, release
+from engine.distributed import World, choose_devices, free_memory
 from engine.train import Progress, Trainer, takes_cuda_graphs
 from errors import InputError, Parser, run_command
 from feeders.skeleton import Batch
@@ -180,7 +180,7 @@ def prepare(
         named = {word.partition("=")[0] for word in overrides}
         overrides = [*(f"{k}={made[k]}" for k in made.keys() - named), *overrides]
     settings = configs.resolve(options.config, overrides, **values)
-    return settings, choose_devices(options.device, Ranks())[0]
+    return settings, choose_devices(options.device, World())[0]
 
 
 def plainly(settings: Config) -> Config:
@@ -203,7 +203,7 @@ def machine(device: torch.device) -> str:
 
 def training_peak(settings: Config, device: torch.device, folder: Path) -> float | None:
     """Return what a training step adds, in MiB."""
-    trainer = Measured(settings, folder / "run", [device], Ranks(), quiet=True)
+    trainer = Measured(settings, folder / "run", [device], World(), quiet=True)
     return peak_mib(trainer.run_steps, device)
 
 
@@ -212,7 +212,7 @@ def measure(
 ) -> Result:
     """Time the loop as it is, in turns with the plain network's; then again with a clock in it."""
     runs = [settings, plainly(settings)] if options.plain else [settings]
-    trainers = [Measured(run, folder / "run", [device], Ranks(), quiet=True) for run in runs]
+    trainers = [Measured(run, folder / "run", [device], World(), quiet=True) for run in runs]
     own = trainers[0]
     for trainer in trainers[1:]:
         trainer.model.to(memory_format=torch.contiguous_format)  # as the field has it
@@ -231,7 +231,7 @@ def measure(
     plain = (rates[1], rates[0] / rates[1]) if options.plain else ()
     run_steps = settings.num_epoch * math.ceil(len(own.sampling) / settings.batch_size)
     step = seconds[0] / options.steps
-    graphs = settings.compile and takes_cuda_graphs(settings, device, Ranks())
+    graphs = settings.compile and takes_cuda_graphs(settings, device, World())
     return Result(
         machine(device), settings.model, settings.amp, settings.compile, graphs,
         settings.batch_size, own.feeder.where, 1000 * step, rates[0], shares, peak, options.steps,
@@ -282,7 +282,7 @@ def main(argv: list[str]) -> None:
             )  # fmt: skip
             results.append(measure(settings, options, device, Path(folder)))
             print(report(results[-1]), flush=True)
-            release()
+            free_memory()
     if options.json:
         write_json(options.json, [asdict(result) for result in results])
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from engine import checkpoint, config, evaluate, logs
 from engine.build import Data, make_feeder, open_data
-from engine.distributed import Ranks, choose_devices
+from engine.distributed import World, choose_devices
 from engine.evaluate import CLIPS_AT_ONCE
 from engine.predict import LoadedNetwork
 from engine.run import check_class_names, remembered
@@ -185,7 +185,7 @@ def main(argv: list[str]) -> None:
         raise InputError(f"--samples: {args.samples}, but a picture takes 2 or more")
     args.out = args.out or args.weights.parent / "embed"
     given = config.resolve(args.config, args.set) if args.config else None
-    device = choose_devices(args.device, Ranks())[0]
+    device = choose_devices(args.device, World())[0]
     network = LoadedNetwork.load(args.weights, device, given, args.set)
     settings, model = network.config, network.model.eval()
     if not args.explain and not callable(getattr(model, "features", None)):

@@ -1,0 +1,179 @@
+"""What a run consists of: built from its configuration, saved to and restored from last.pt."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from data import long_tail
+from engine import checkpoint, evaluate, logs, precision, recipe
+from engine.build import Data, make_feeder, make_method, make_model, open_data
+from engine.config import Config
+from engine.distributed import World, synchronize_batch_norm
+from engine.rehearsal import rehearse
+from engine.run import LAST, RunFolder, check_same_data, code_version, training_facts
+from engine.state import TrainState
+from engine.wrap import wrap
+from errors import InputError
+from longtail.method import Method
+
+
+def step_seed(*numbers: int) -> int:
+    """Return a seed for (seed, epoch, step, ...): a resumed run draws what the first would have."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+@dataclasses.dataclass
+class Training:
+    """What a run consists of, from its first step to its last."""
+
+    config: Config
+    world: World
+    device: torch.device
+    data: Data
+    feeder: Any
+    val_feeder: Any
+    method: Method
+    net: nn.Module  # the network to train: `net(clips)` gives an Output in float32
+    eval_net: nn.Module  # the network to evaluate: gives logits
+    state: TrainState  # with the network itself, which `net` and `eval_net` wrap
+    started_from: str | None = None  # name of the checkpoint whose weights it began with
+    same_code: bool = True  # as when the run began
+
+
+def prepare(
+    config: Config,
+    devices: list[torch.device],
+    world: World,
+    weights: str | Path | None = None,
+    classifier: bool = False,
+) -> Training:
+    """Build everything, try it out, and write nothing.
+
+    `weights` start the network; with `classifier` only what `config.classifier` says is trained.
+    """
+    torch.manual_seed(step_seed(config.seed))
+    device, model = devices[0], None
+    if weights is not None:
+        config, model, _ = checkpoint.load_network(weights, config)
+    precision.set_tf32(config.tf32)
+    data = open_data(config)
+    model = make_model(config) if model is None else model
+    model = model.to(device, memory_format=torch.channels_last)
+    if config.sync_bn and world.size > 1:
+        model = synchronize_batch_norm(model, device)
+    method = make_method(config, data, model, classifier).to(device)
+    feeder = make_feeder(config, data, data.train_rows, device, train=True, views=method.views)
+    val_feeder = make_feeder(config, data, data.val_rows, device)
+    method.prepare(model, lambda: held_out(config, model, val_feeder, weights))
+    rehearse(config, world, device, data, feeder, method, model)
+    net, eval_net = wrap(model, config, devices, world)
+    state = TrainState(config, model, method, device)
+    started_from = None if weights is None else Path(weights).name
+    return Training(
+        config, world, device, data, feeder, val_feeder, method, net, eval_net, state, started_from
+    )
+
+
+def describe(training: Training, log: logs.Log) -> None:
+    """Log what is run, on what, before the first step."""
+    config, data, state = training.config, training.data, training.state
+    counts = data.class_counts[data.class_counts > 0]
+    largest, smallest = int(counts.max()), int(counts.min())
+    listed = "not a published list"
+    if data.published_list:
+        listed = f"the published list of {long_tail.PUBLISHED[data.published_list]}"
+    size = sum(p.numel() for p in state.model.parameters())
+    lines = [
+        data.list_made,
+        f"{config.benchmark} {config.stream}: {len(data.train_rows)} training samples of "
+        f"{len(counts)} classes ({listed}; {largest} to {smallest}: imbalance "
+        f"{largest / smallest:.3g}), {len(data.test_rows)} test samples",
+        f"{config.model}, {size:,} parameters; {training.device}, store {training.feeder.where}",
+        precision.describe_amp(config.amp, training.device),
+        recipe.describe(config, recipe.departures(config), training.started_from),
+        training.method.summary(),
+    ]
+    if isinstance(training.net, nn.DataParallel):
+        count = len(training.net.device_ids)
+        lines.append(f"{count} GPUs in one process; torchrun --nproc-per-node {count} is faster")
+    progress = state.progress
+    if progress.step or 0 < progress.epoch < config.num_epoch:
+        lines.append(f"resumed at epoch {progress.epoch + 1}, step {progress.step}")
+        if not training.same_code:
+            lines.append("the code has changed since the run began: results may differ")
+    for line in filter(None, lines):
+        log.line(line)
+
+
+def save(training: Training, run: RunFolder, which: str) -> None:
+    """Write best.pt, or last.pt with what a resumed run needs."""
+    if not training.world.is_main:
+        return
+    state, store = training.state, training.data.store
+    content: dict[str, Any] = {
+        "config": dataclasses.asdict(training.config),
+        "model": state.evaluated.state_dict(),
+        **training_facts(training.data),
+        "started_from": training.started_from,
+        "layout": store.layout,
+        "normalization": store.normalization,
+        "centre": store.meta.get("centre"),
+        "size": store.meta.get("size"),
+        "progress": dataclasses.asdict(state.progress),
+    }
+    if which == LAST:
+        content["training"] = state.state_dict()
+    checkpoint.save(run.checkpoint(which), content)
+
+
+def restore(training: Training, path: Path) -> None:
+    """Continue from last.pt: everything it contains becomes what it was when it was saved.
+
+    Raises InputError if the training list or the classes are no longer those of the run.
+    """
+    try:
+        content = checkpoint.read(path)
+        if "training" not in content:
+            raise InputError(f"{path} contains weights only, or is of an earlier version")
+    except InputError as error:
+        raise InputError(
+            f"{error}; --overwrite begins again, --weights FILE from these weights"
+        ) from None
+    check_same_data(content, training.data, path)
+    training.same_code = content.get("code") in (None, code_version())
+    training.started_from = content.get("started_from")
+    state = training.state
+    checkpoint.load_strictly(state.model, content["model"], str(path))
+    state.load_state_dict(content["training"])
+    state.progress = dataclasses.replace(state.progress, **content["progress"])
+
+
+@torch.no_grad()
+def held_out(
+    config: Config, model: nn.Module, feeder: Any, weights: str | Path | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits (n, K) and labels (n,) of the training samples held out by val_split.
+
+    Raises InputError unless the network, of checkpoint `weights`, was trained without them.
+    """
+    trained = checkpoint.trained_with(weights) if weights is not None else {}
+    keys = ("val_split", "seed", "protocol", "training_list", "imbalance", "fold")
+    same = all(trained.get(key) == getattr(config, key) for key in keys)
+    if config.val_split is None or not same:
+        raise InputError(
+            "classifier_args.tau: auto is chosen on training samples that the network has not "
+            "seen: train it with --val-split 0.1 and give this phase the same, with the same "
+            f"--seed and list ({weights} was trained with val_split {trained.get('val_split')}), "
+            "or give a number, e.g. --set classifier_args.tau=1.0"
+        )
+    model.eval()
+    rows = torch.arange(len(feeder))
+    batches = feeder.batches(rows.split(evaluate.CLIPS_AT_ONCE["cpu"]))
+    logits = torch.cat([model(clips).float() for clips, _, _ in batches])
+    return logits, feeder.targets(rows)

@@ -1,0 +1,115 @@
+"""What a run has reached between two steps: optimizer, averaged weights, epoch and step."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.config import Config
+from engine.optimizer import lr_factor, make_optimizer
+from longtail.method import Method
+
+
+class ModelEMA:
+    """A copy of a network with the exponential moving average of its weights and batch statistics.
+
+    After the first step it is the network as it is then. torch's AveragedModel would synchronize
+    with the GPU in every step.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model, self.decay, self.steps = copy.deepcopy(model), decay, 0
+        both = [net.state_dict().values() for net in (self.model, model)]
+        self.averaged = [[x for x in tensors if x.is_floating_point()] for tensors in both]
+        self.counters = [[x for x in tensors if not x.is_floating_point()] for tensors in both]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take one step of the network into the average."""
+        torch._foreach_lerp_(*self.averaged, 1 - self.decay if self.steps else 1.0)
+        if self.counters[0]:
+            torch._foreach_copy_(*self.counters)
+        self.steps += 1
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run is: whole epochs, and optimizer steps within the one under way."""
+
+    epoch: int = 0
+    step: int = 0
+    loss: float = 0.0  # sum over this epoch's steps so far
+    best: float = -1.0  # highest top-1 accuracy of an epoch
+    seconds: float = 0.0  # of this epoch's training so far
+
+
+class TrainState:
+    """Everything that a step changes; it saves and restores itself."""
+
+    def __init__(
+        self, config: Config, model: nn.Module, method: Method, device: torch.device
+    ) -> None:
+        self.config, self.model, self.method = config, model, method
+        self.optimizer = make_optimizer(config, [model, method], device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
+        self.ema = None if config.ema is None else ModelEMA(model, config.ema)
+        self.progress = Progress()
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is evaluated and kept: the averaged one where there is one."""
+        return self.model if self.ema is None else self.ema.model
+
+    @property
+    def lr(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient of a loss; fp16 scales it."""
+        self.scaler.scale(loss).backward()
+
+    def optimizer_step(self, time: float) -> None:
+        """Step along the gradients, at a time in epochs (2.5: half-way through the third)."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.rate * lr_factor(self.config, time)
+        if self.config.clip_grad is not None:
+            self.scaler.unscale_(self.optimizer)
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update()
+        self.progress.step += 1
+
+    def end_epoch(self, top1: float) -> bool:
+        """Count an epoch; return whether its top-1 accuracy is the best so far."""
+        done = self.progress
+        self.progress = Progress(epoch=done.epoch + 1, best=max(done.best, top1))
+        return top1 > done.best
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs beside the evaluated network."""
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "method": self.method.state_dict(),
+        }
+        if self.ema is not None:
+            state |= {"model": self.model.state_dict(), "averaged_steps": self.ema.steps}
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned; the model already has the evaluated weights."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.method.load_state_dict(state["method"])
+        if self.ema is not None:
+            self.ema.model.load_state_dict(self.model.state_dict())
+            self.ema.steps = state["averaged_steps"]
+            self.model.load_state_dict(state["model"])

@@ -1,0 +1,71 @@
+"""The network as it is trained and evaluated: compiled, on several devices, in several processes."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+
+from engine.config import Config
+from engine.distributed import World
+from engine.precision import Float32Outputs
+from errors import InputError
+
+
+def wrap(
+    model: nn.Module, config: Config, devices: list[torch.device], world: World
+) -> tuple[nn.Module, nn.Module]:
+    """Return (the network to train, the network to evaluate) around `model`, which stays itself.
+
+    The first gives an `Output` in float32, the second logits.
+    """
+    eval_net = model
+    if config.compile:
+        mode = "reduce-overhead" if takes_cuda_graphs(config, devices[0], world) else None
+        eval_net = torch.compile(model, mode=mode, dynamic=False)
+    net: nn.Module = Float32Outputs(eval_net, config.amp)
+    if world.size > 1:
+        ids = [devices[0]] if devices[0].type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(net, device_ids=ids), eval_net
+    if len(devices) > 1:
+        if config.compile:
+            raise InputError("--compile with several devices: start it with torchrun instead")
+        ids = [device.index for device in devices]
+        net = nn.DataParallel(net, device_ids=ids)
+        eval_net = Logits(net)
+    return net, eval_net
+
+
+class Logits(nn.Module):
+    """The logits alone of a network that gives an `Output`."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        return self.net(clips).logits
+
+
+def takes_cuda_graphs(config: Config, device: torch.device, world: World) -> bool:
+    """Return whether the compiled network is captured in CUDA graphs, if the configuration agrees.
+
+    Not with accumulation: graphs keep a step's gradients in memory that the next step writes over.
+    Nor with DistributedDataParallel: validation after training then crashed at random
+    (https://github.com/pytorch/pytorch/issues/128218).
+    """
+    return (
+        config.cuda_graphs and device.type == "cuda" and config.accumulate == 1 and world.size == 1
+    )
+
+
+def eager_if_partial(config: Config, partial: bool) -> AbstractContextManager:
+    """Return the context of one batch with `--compile`: a partial batch, the last, runs eagerly.
+
+    It has the same weights and gives the same values; no sample is skipped, and nothing is compiled
+    again for its shape.
+    """
+    if not config.compile or not partial:
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")

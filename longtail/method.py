@@ -1,0 +1,153 @@
+"""A method is one object: what a long-tail method decides about training stands together.
+
+The loop (`engine/train.py`) calls, in order of time:
+
+    method.prepare(model, held_out)                             once, before the first epoch
+    method.begin_epoch(epoch)
+    rows = method.rows(generator, progress)                     which samples the epoch shows
+    clips, targets = method.mix(net, clips, labels, generator)  the batch of one optimizer step
+    loss = method.loss(net, clips, targets, count)              of some of its rows: they add up
+    method.after_step(model)
+
+`Composed` is the usual method, built from the configuration keys: sampling + mixing + loss + class
+weights, each in its stage of the run. A method that is more than that is another class of the same
+kind, which the key `objective` names; docs/extending.md has a contrastive one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from longtail.classifiers import Classifier, HeldOut
+from longtail.losses import label_weights
+from longtail.mixing import Mixing
+from longtail.sampling import InstanceSampling
+from longtail.schedule import Stages
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the configuration keys of a method name, built."""
+
+    class_counts: Tensor  # (K,) int64, of the training list
+    sampling: InstanceSampling
+    mixing: Mixing
+    stages: Stages  # the loss and the class weights, and the epochs in which they hold
+    weigh_by: str = "batch"  # see losses.label_weights
+    classifier: Classifier | None = None  # what becomes of `model.fc`, with --phase classifier
+
+
+class Method(nn.Module):
+    """The contract.
+
+    The parameters of a method (a projection head) are trained with those of the network. What a
+    resumed run needs beside them are persistent buffers.
+    """
+
+    views = 1  # independent augmentations per sample; with several, clips are (N, views, M, ...)
+    trains = True  # False: `prepare` is all there is to do, no epoch is run
+
+    def __init__(self, parts: Parts, model: nn.Module) -> None:
+        """Build from the parts; `model` is asked for facts (`num_class`, `fc`) and is not kept."""
+        super().__init__()
+        self.sampling = parts.sampling
+
+    def __len__(self) -> int:
+        """Samples per epoch."""
+        return len(self.sampling)
+
+    def prepare(self, model: nn.Module, held_out: HeldOut) -> None:
+        """Freeze or replace parts of a network whose weights are loaded, before it is trained.
+
+        `held_out()` gives the logits (n, K) and labels (n,) of training samples that the network
+        has not seen.
+        """
+
+    def summary(self) -> str:
+        """Return what `prepare` chose, one line for the log; empty if it chose nothing."""
+        return ""
+
+    def set_mode(self, net: nn.Module) -> None:
+        """Put the network into the mode in which an epoch trains it."""
+        net.train()
+
+    def stage(self, epoch: int) -> int:
+        """Return the stage, 1 or 2, of an epoch, from 0."""
+        return 1
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Note which epoch begins, from 0."""
+
+    def rows(self, generator: torch.Generator | None, progress: float) -> Tensor:
+        """Return the rows (len(self),) int64 of an epoch, at a share `progress` of training."""
+        return self.sampling.epoch(generator, progress)
+
+    def mix(
+        self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return what goes through the network and its targets, one row of each per clip.
+
+        Args:
+            net: the network; `net(clips)` gives a `model.backbone.Output` in float32
+            clips: (N, M, T, V, C) of one optimizer step, or (N, views, M, T, V, C)
+            labels: (N,) int64
+            generator: for all draws, on the CPU; the same on every rank
+        """
+        return clips, labels
+
+    def loss(self, net: nn.Module, clips: Tensor, targets: Tensor, count: int) -> Tensor:
+        """Return the scalar that some rows of a mixed batch add to the loss of all `count` rows."""
+        raise NotImplementedError
+
+    def after_step(self, model: nn.Module) -> None:
+        """Act after a step of the optimizer."""
+
+
+class Composed(Method):
+    """Sampling, mixing, loss, class weights and stages, each a part of its own."""
+
+    def __init__(self, parts: Parts, model: nn.Module) -> None:
+        super().__init__(parts, model)
+        self.mixing, self.stages = parts.mixing, parts.stages
+        self.weigh_by, self.classifier = parts.weigh_by, parts.classifier
+        self.trains = self.classifier is None or self.classifier.trains
+        self.epoch = 0
+
+    def prepare(self, model: nn.Module, held_out: HeldOut) -> None:
+        if self.classifier is not None:
+            self.classifier.prepare(model, held_out)
+
+    def summary(self) -> str:
+        return "" if self.classifier is None else self.classifier.summary()
+
+    def set_mode(self, net: nn.Module) -> None:
+        """Train the network; where only the classifier learns, the backbone is in evaluation."""
+        net.train(self.classifier is None)
+
+    def stage(self, epoch: int) -> int:
+        return self.stages.stage(epoch)
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.mixing.begin_epoch(epoch)
+
+    def mix(
+        self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return mixed clips (n, M, T, V, C) and their label weights (n, K), see `losses`."""
+        self.mixing.observe(net, clips, labels, generator)
+        clips, targets = self.mixing(clips, labels, generator)
+        weights = self.stages.class_weights(self.epoch)  # (K,)
+        return clips, label_weights(targets, weights, self.weigh_by)
+
+    def loss(self, net: nn.Module, clips: Tensor, targets: Tensor, count: int) -> Tensor:
+        criterion, output = self.stages.criterion(self.epoch), net(clips)
+        features = {"features": output.features} if criterion.needs_features else {}
+        return criterion.part(output.logits, targets, count, **features)
+
+    def after_step(self, model: nn.Module) -> None:
+        if self.classifier is not None:
+            self.classifier.after_step(model)

@@ -221,6 +221,6 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.temporal(self.graph(x))
-        if self.residual is not None:
-            out = out + self.residual(x)
-        return F.relu(out)
+        if self.residual is None:
+            return F.relu(out)
+        return F.relu(out + self.residual(x), inplace=True)

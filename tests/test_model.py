@@ -10,9 +10,12 @@ import pytest
 import torch
 
 import model as models
+from engine.build import make_model
+from engine.config import Config
 from errors import InputError
 from graph import adjacency, load
 from model import aagcn, ctrgcn, msg3d, stgcn, stgcnpp, upstream
+from model.backbone import Output
 from model.fold import fuse_bn
 from model.layers import temporal_conv
 
@@ -163,12 +166,59 @@ def test_clips_of_another_shape_are_refused(shape, named):
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_features_then_classify_is_forward(backbone):
+def test_outputs_are_the_two_halves_of_forward(backbone):
     model = tiny(backbone).eval()
     clips = torch.randn(3, 2, 9, 25, 3)
     features = model.features(clips)
     assert features.shape == (3, model.fc.in_features)
     torch.testing.assert_close(model.classify(features), model(clips))
+    output = model(clips, outputs=True)
+    torch.testing.assert_close(output.logits, model(clips))
+    torch.testing.assert_close(output.features, features)
+    assert all(len(value) == 3 for value in output.extra.values())
+
+
+def wrapped_in_ddp(model, folder):
+    store = torch.distributed.FileStore(str(folder / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    return torch.nn.parallel.DistributedDataParallel(model)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_outputs_pass_through_every_wrapper(backbone, tmp_path, monkeypatch):
+    """DDP, a compiled network without a graph break, and what DataParallel makes of two shares."""
+    model = trained(backbone)
+    clips = torch.randn(4, 2, 8, 25, 3)
+    expected = model(clips, outputs=True)
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=False)
+    gather = torch.nn.parallel.scatter_gather
+    monkeypatch.setattr(gather.Gather, "apply", lambda device, dim, *parts: torch.cat(parts, dim))
+    shares = [model(share, outputs=True) for share in clips.split(2)]
+    try:
+        distributed = wrapped_in_ddp(model, tmp_path)(clips, outputs=True)
+    finally:
+        torch.distributed.destroy_process_group()
+    for output in (compiled(clips, outputs=True), gather.gather(shares, "cpu"), distributed):
+        assert type(output) is Output and output.extra.keys() == expected.extra.keys()
+        for ours, theirs in zip([*output[:2], *output.extra.values()],
+                                [*expected[:2], *expected.extra.values()]):  # fmt: skip
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "argument", "hint"),
+    [
+        *((backbone, "num_clas", "did you mean num_class") for backbone in BACKBONES),
+        ("stgcnpp", "base_chanels", "did you mean base_channels"),
+        ("stgcnpp", "adaptiv", "did you mean adaptive"),
+        ("msg3d", "num_blocks", "takes no such argument"),
+    ],
+)
+def test_an_argument_that_no_base_takes_is_refused(backbone, argument, hint):
+    config = Config(model=f"model.{backbone}.Model", model_args={argument: 5})
+    with pytest.raises(InputError, match=f"model_args.{argument}: .*{hint}"):
+        make_model(config)
 
 
 def trained(backbone, **changes):

@@ -9,17 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from graph import adjacency
 from model.backbone import StackedBackbone, tensor
 from model.fold import Shift, affine, scale_outputs
-from model.layers import Branches, add_relu, shortcut
-
-
-def pointwise(conv: nn.Module, x: Tensor) -> Tensor:
-    """Return a 1x1 convolution of x (B, C, ...) with channels outermost, (C', B, ...): one product.
-
-    A topology of every channel needs the frames of a channel together.
-    """
-    rows = x.transpose(0, 1)
-    out = torch.addmm(conv.bias[:, None], conv.weight.flatten(1), rows.flatten(1))
-    return out.unflatten(1, rows.shape[1:])
+from model.layers import Branches, add_relu, pointwise, shortcut
 
 
 def refine(relations: Tensor, weights: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from model.layers import ConvNorm
 
@@ -140,6 +141,36 @@ def multi_scale(module: nn.Module, ours: str, theirs: str) -> Iterator[Entry]:
 
 def unit_tcn(module: nn.Module | None, ours: str, theirs: str) -> Iterator[Entry]:
     yield from conv_norm(module, ours, f"{theirs}.conv", f"{theirs}.bn")
+
+
+def dgstgcn(model: nn.Module) -> Iterator[Entry]:
+    """DG-STGCN and the body of ProtoGCN."""
+    yield from norm("data_norm", "backbone.data_bn")
+    yield from same("fc", "cls_head.fc_cls")
+    for number, block in enumerate(model.blocks):
+        ours, theirs = f"blocks.{number}", f"backbone.gcn.{number}"
+        graph, gcn = f"{ours}.graph", f"{theirs}.gcn"
+        yield Entry(f"{graph}.adjacency", (f"{gcn}.A",))
+        yield Entry(f"{graph}.alpha", (f"{gcn}.alpha",))
+        yield Entry(f"{graph}.beta", (f"{gcn}.beta",))
+        yield from same(f"{graph}.relate", f"{gcn}.conv1", f"{gcn}.conv2")
+        yield from same(f"{graph}.reduce", f"{gcn}.pre.0")
+        yield from norm(f"{graph}.reduce_norm", f"{gcn}.pre.1")
+        yield from same(f"{graph}.conv", f"{gcn}.post")
+        yield from norm(f"{graph}.norm", f"{gcn}.bn")
+        down = f"{gcn}.down"
+        yield from conv_norm(block.graph.residual, f"{graph}.residual", f"{down}.0", f"{down}.1")
+        temporal, tcn = f"{ours}.temporal", f"{theirs}.tcn"
+        joints = len(block.temporal.branches.coefficient)
+        yield Entry(
+            f"{temporal}.branches.coefficient",
+            (f"{tcn}.add_coeff",),
+            # theirs has 25 entries for every layout, of which the first are used
+            arrange=lambda value, joints=joints: value[:joints],
+            restore=lambda value: F.pad(value, (0, 25 - len(value))),
+        )
+        yield from multi_scale(block.temporal, temporal, tcn)
+        yield from unit_tcn(block.residual, f"{ours}.residual", f"{theirs}.residual")
 
 
 def stgcn_original(model: nn.Module) -> Iterator[Entry]:
@@ -318,6 +349,17 @@ ORIGINAL_NAMES = {"head": "data_bn", "fc": "fc", "block": "l{next}", "learnt": "
 FORMS = (
     Form(
         PYSKL,
+        "dgstgcn",
+        mark="backbone.gcn.0.tcn.add_coeff",
+        adjacency=("backbone.gcn.0.gcn.A",),
+        width="backbone.gcn.{}.gcn.bn.weight",
+        conv="backbone.gcn.0.gcn.down.0.weight",
+        names=dgstgcn,
+        per_subset=True,
+        **HEAD,
+    ),
+    Form(
+        PYSKL,
         "stgcnpp",
         mark="backbone.gcn.0.tcn.transform.0.weight",
         adjacency=("backbone.gcn.0.gcn.A",),
@@ -410,6 +452,15 @@ FORMS = (
         names=stgcn_original,
         data_norm="data_bn.weight",
         fc="fcn.weight",
+    ),
+    Form(
+        OWN,
+        "dgstgcn",
+        mark="blocks.0.temporal.branches.coefficient",
+        adjacency=("blocks.0.graph.adjacency",),
+        width="blocks.{}.graph.norm.weight",
+        conv="blocks.0.graph.residual.conv.weight",
+        per_subset=True,
     ),
     *(
         Form(

@@ -14,7 +14,7 @@ from engine.build import make_model
 from engine.config import Config
 from errors import InputError
 from graph import adjacency, load
-from model import aagcn, ctrgcn, msg3d, stgcn, stgcnpp, upstream
+from model import aagcn, ctrgcn, dgstgcn, msg3d, stgcn, stgcnpp, upstream
 from model.backbone import Output
 from model.fold import fuse_bn
 from model.layers import temporal_conv
@@ -25,6 +25,7 @@ BACKBONES = {
     "aagcn": aagcn,
     "ctrgcn": ctrgcn,
     "msg3d": msg3d,
+    "dgstgcn": dgstgcn,
 }
 RELEASED = [
     "stgcnpp_b16",
@@ -36,8 +37,12 @@ RELEASED = [
     "aagcn_b16_nw_ucla",
     "ctrgcn_b16",
     "msg3d_b12_s5_2",
+    "dgstgcn_b16",
+    "dgstgcn_b16_nw_ucla",
+    "dgstgcn_b16_coco",
 ]
 WITH_GRADIENTS = ["stgcnpp_b16", "stgcn_b16", "aagcn_b16", "ctrgcn_b16", "msg3d_b12_s5_2"]
+WITH_GRADIENTS += ["dgstgcn_b16"]
 # what `original_<name>` is here, and the parameters that its authors' network has
 ORIGINAL = {
     "ctrgcn": ("ctrgcn", "ntu_rgb_d"),
@@ -63,9 +68,10 @@ def test_released_logits(golden, name):
     vectors = np.load(golden / f"model_{name}.npz")
     model = models.from_checkpoint(golden / f"model_{name}.pth", num_person=2)
     assert type(model).__module__ == f"model.{name.split('_')[0]}"
+    clips = torch.from_numpy(vectors["keypoint"])
     with torch.no_grad():
-        logits = model(torch.from_numpy(vectors["keypoint"]))
-    assert relative(logits, vectors["logits_f64"]) < 1e-4
+        assert relative(model(clips), vectors["logits_f64"]) < 1e-4
+        assert relative(model.double()(clips.double()), vectors["logits_f64"]) < 1e-6
 
 
 @pytest.mark.parametrize("name", WITH_GRADIENTS)
@@ -134,7 +140,13 @@ def test_original_networks(golden, tmp_path, name):
 
 @pytest.mark.parametrize(
     ("backbone", "count"),
-    [("stgcnpp", 1403144), ("aagcn", 3781668), ("ctrgcn", 1446672), ("msg3d", 3194595)],
+    [
+        ("stgcnpp", 1403144),
+        ("aagcn", 3781668),
+        ("ctrgcn", 1446672),
+        ("msg3d", 3194595),
+        ("dgstgcn", 1701172),
+    ],
 )
 def test_parameters_at_full_width(backbone, count):
     """As many as golden/timing.json has for the released networks."""

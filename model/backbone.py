@@ -181,19 +181,25 @@ class StackedBackbone(Backbone):
         **common,
     ):
         super().__init__(**common)
-        self.table = stages(self.in_channels, base_channels, num_blocks, inflate, down)
+        self.sizes = (base_channels, num_blocks, inflate, down)
 
-    def stack(self, unit: Callable[[int, int, int], tuple[nn.Module, nn.Module]]) -> None:
+    def stack(
+        self,
+        unit: Callable[[int, int, int], tuple[nn.Module, nn.Module]],
+        embedded: int | None = None,
+    ) -> None:
         """Make the blocks of `unit(channels, out, stride)`, a graph and a temporal module each.
 
-        The residual path of a block goes around both; the first, which sees coordinates, has none.
+        The residual path of a block goes around both; a first block that sees coordinates, not
+        `embedded` channels, has none.
         """
+        table = stages(embedded or self.in_channels, *self.sizes)
         self.finish(
             (
-                Block(*unit(*sizes), shortcut(*sizes) if number else None)
-                for number, sizes in enumerate(self.table)
+                Block(*unit(*sizes), shortcut(*sizes) if number or embedded else None)
+                for number, sizes in enumerate(table)
             ),
-            channels=self.table[-1][1],
+            channels=table[-1][1],
         )
 
 

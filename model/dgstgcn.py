@@ -1,4 +1,4 @@
-"""DG-STGCN (Duan et al., arXiv 2210.05895): no skeleton, graphs that are learnt and made per sample."""
+"""DG-STGCN (Duan et al., arXiv 2210.05895): learnt graphs instead of a skeleton."""
 
 from __future__ import annotations
 

@@ -22,6 +22,8 @@ SMALL = {
     "aagcn": BLOCK,
     "ctrgcn": BLOCK,
     "dgstgcn": BLOCK,
+    "protogcn": BLOCK,
+    "infogcn": BLOCK,
     "msg3d": {"base_channels": 12, "num_gcn_scales": 3, "num_g3d_scales": 2},
 }
 

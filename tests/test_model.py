@@ -14,7 +14,9 @@ from engine.build import make_model
 from engine.config import Config
 from errors import InputError
 from graph import adjacency, load
-from model import aagcn, ctrgcn, dgstgcn, msg3d, stgcn, stgcnpp, upstream
+from longtail.class_contrast import ClassContrast
+from longtail.latent_prior import LatentPrior
+from model import aagcn, ctrgcn, dgstgcn, infogcn, msg3d, protogcn, stgcn, stgcnpp, upstream
 from model.backbone import Output
 from model.fold import fuse_bn
 from model.layers import temporal_conv
@@ -26,6 +28,8 @@ BACKBONES = {
     "ctrgcn": ctrgcn,
     "msg3d": msg3d,
     "dgstgcn": dgstgcn,
+    "protogcn": protogcn,
+    "infogcn": infogcn,
 }
 RELEASED = [
     "stgcnpp_b16",
@@ -40,9 +44,14 @@ RELEASED = [
     "dgstgcn_b16",
     "dgstgcn_b16_nw_ucla",
     "dgstgcn_b16_coco",
+    "protogcn_b16",
+    "protogcn_b8",
+    "protogcn_b8_coco",
 ]
 WITH_GRADIENTS = ["stgcnpp_b16", "stgcn_b16", "aagcn_b16", "ctrgcn_b16", "msg3d_b12_s5_2"]
 WITH_GRADIENTS += ["dgstgcn_b16"]
+# whose gradients are those of its classifier's loss and of its contrastive one
+CONTRASTIVE = ["protogcn_b16", "protogcn_b8", "protogcn_b8_coco"]
 # what `original_<name>` is here, and the parameters that its authors' network has
 ORIGINAL = {
     "ctrgcn": ("ctrgcn", "ntu_rgb_d"),
@@ -51,6 +60,7 @@ ORIGINAL = {
     "agcn": ("aagcn", "ntu_rgb_d"),
     "aagcn": ("aagcn", "ntu_rgb_d"),
     "stgcn": ("stgcn", "ntu_rgb_d"),
+    "infogcn": ("infogcn", "ntu_rgb_d"),
 }
 
 
@@ -74,16 +84,8 @@ def test_released_logits(golden, name):
         assert relative(model.double()(clips.double()), vectors["logits_f64"]) < 1e-6
 
 
-@pytest.mark.parametrize("name", WITH_GRADIENTS)
-def test_released_gradients(golden, name):
-    """Every gradient's norm in float64, each under the name that the released code gives it."""
-    vectors = np.load(golden / f"grad_{name}.npz")
-    weights = upstream.weights(upstream.read(golden / f"model_{name}.pth"))
-    model = models.from_checkpoint(golden / f"model_{name}.pth").double().train()
-    logits = model(torch.from_numpy(vectors["keypoint"]).double())
-    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(vectors["label"]))
-    loss.backward()
-    assert loss.item() == pytest.approx(float(vectors["loss_f64"]), rel=1e-6)
+def check_gradients(model, weights, vectors):
+    """Compare every gradient's norm with that of the released code, under the name it has there."""
     gradients = upstream.split(
         {key: value.grad for key, value in model.named_parameters()},
         upstream.recognise(weights).entries(model),
@@ -100,6 +102,51 @@ def test_released_gradients(golden, name):
     )
     ours = [buffers[key].norm().item() for key in vectors["bn_names"]]
     np.testing.assert_allclose(ours, vectors["bn_norms"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", WITH_GRADIENTS)
+def test_released_gradients(golden, name):
+    """Every gradient's norm in float64, each under the name that the released code gives it."""
+    vectors = np.load(golden / f"grad_{name}.npz")
+    weights = upstream.weights(upstream.read(golden / f"model_{name}.pth"))
+    model = models.from_checkpoint(golden / f"model_{name}.pth").double().train()
+    logits = model(torch.from_numpy(vectors["keypoint"]).double())
+    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(vectors["label"]))
+    loss.backward()
+    assert loss.item() == pytest.approx(float(vectors["loss_f64"]), rel=1e-6)
+    check_gradients(model, weights, vectors)
+
+
+@pytest.mark.parametrize("name", CONTRASTIVE)
+def test_prototypes_and_their_loss(golden, name):
+    """ProtoGCN's graph, both parts of its loss, its memory after a step, and every gradient."""
+    vectors = np.load(golden / f"grad_{name}.npz")
+    released = np.load(golden / f"model_{name}.npz")
+    model = models.from_checkpoint(golden / f"model_{name}.pth")
+    with torch.no_grad():
+        output = model(torch.from_numpy(released["keypoint"]), outputs=True)
+        assert relative(output.extra["graph"], released["graph_f64"]) < 1e-4
+        assert relative(output.logits, released["logits_f64"]) < 1e-4
+    weights = upstream.weights(upstream.read(golden / f"model_{name}.pth"))
+    model.double().train().prototypes.dropout.p = 0
+    labels = torch.from_numpy(vectors["label"])
+    contrast = ClassContrast(num_class=model.num_class).double()
+    bank = np.random.RandomState(int(vectors["bank_seed"])).standard_normal((256, model.num_class))
+    contrast.memory = torch.from_numpy(bank.astype(np.float32).T).double()
+    before = contrast.memory.clone()
+    logits, _, extra = model(torch.from_numpy(vectors["keypoint"]).double(), outputs=True)
+    csc = contrast(extra["embedding"], logits, labels)
+    ce = torch.nn.functional.cross_entropy(logits, labels)
+    (ce + float(vectors["csc_weight"]) * csc).backward()
+    assert relative(extra["graph"].detach(), vectors["graph_f64"]) < 1e-6
+    assert relative(logits.detach(), vectors["logits_train_f64"]) < 1e-6
+    assert ce.item() == pytest.approx(float(vectors["loss_ce_f64"]), rel=1e-6)
+    assert csc.item() == pytest.approx(float(vectors["loss_csc_f64"]), rel=1e-6)
+    changed = (contrast.memory != before).any(1)
+    assert changed.nonzero().flatten().tolist() == sorted(vectors["bank_changed"].tolist())
+    ours = contrast.memory[torch.from_numpy(vectors["bank_changed"])].t()
+    assert relative(ours, vectors["bank_after_f64"]) < 1e-6
+    check_gradients(model, weights, vectors)
 
 
 def original_weights(vectors):
@@ -146,11 +193,72 @@ def test_original_networks(golden, tmp_path, name):
         ("ctrgcn", 1446672),
         ("msg3d", 3194595),
         ("dgstgcn", 1701172),
+        ("protogcn", 4344860),
+        ("infogcn", 1556807),
+        ("protogcn", 4344860),
+        ("infogcn", 1556807),
     ],
 )
 def test_parameters_at_full_width(backbone, count):
     """As many as golden/timing.json has for the released networks."""
     assert parameters(BACKBONES[backbone].Model()) == count
+
+
+def original_infogcn(golden):
+    vectors = np.load(golden / "original_infogcn.npz")
+    model = infogcn.Model().double()
+    weights = original_weights(vectors)
+    model.load_state_dict(upstream.translate(weights, model))
+    return model, vectors, weights
+
+
+@pytest.mark.parametrize("k", [1, 8])
+def test_latent_code_of_k_ancestors(golden, k):
+    """InfoGCN's matrix of ancestors, latent code and logits, in float64."""
+    model, vectors, _ = original_infogcn(golden)
+    suffix = "" if k == 1 else f"_k{k}"
+    model.difference = infogcn.Model(k=k).difference.double()
+    np.testing.assert_array_equal(model.difference, vectors[f"A_vector{suffix}"])
+    clips = torch.from_numpy(vectors["input"]).permute(0, 4, 2, 3, 1).double()
+    with torch.no_grad():
+        logits, features, extra = model.eval()(clips, outputs=True)
+    assert relative(features, vectors[f"z_f64{suffix}"]) < 1e-6
+    assert relative(extra["mean"], vectors[f"z_f64{suffix}"]) < 1e-6
+    assert relative(logits, vectors[f"logits_f64{suffix}"]) < 1e-6
+
+
+def test_no_ancestor_leaves_nothing():
+    with pytest.raises(InputError, match=r"model_args\.k is 0: at least 1"):
+        infogcn.Model(k=0)
+    with pytest.raises(InputError, match=r"model_args\.root is 25"):
+        infogcn.Model(root=25)
+
+
+def test_latent_loss_and_its_gradients(golden, monkeypatch):
+    """InfoGCN in training with the noise given: every part of the loss, and every gradient."""
+    model, _, weights = original_infogcn(golden)
+    vectors = np.load(golden / "grad_infogcn.npz")
+    noise = torch.from_numpy(vectors["eps"]).double()
+    monkeypatch.setattr(torch, "randn_like", lambda tensor: noise)
+    labels = torch.from_numpy(vectors["label"])
+    clips = torch.from_numpy(vectors["input"]).permute(0, 4, 2, 3, 1).double()
+    logits, latent, extra = model.train()(clips, outputs=True)
+    for ours, name in (
+        (extra["mean"], "mu"), (extra["log_variance"], "logvar"), (latent, "z"),
+        (logits, "logits_train"),
+    ):  # fmt: skip
+        assert relative(ours.detach(), vectors[f"{name}_f64"]) < 1e-6
+    prior = LatentPrior(60, 256, float(vectors["lambda_2"]), float(vectors["lambda_1"])).double()
+    prior.prior[torch.from_numpy(vectors["classes"])] = torch.from_numpy(
+        vectors["z_prior_rows"]
+    ).double()
+    loss = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+    loss = loss + prior(latent, labels)
+    loss.backward()
+    assert loss.item() == pytest.approx(float(vectors["loss_f64"]), rel=1e-6)
+    discrepancy = prior.mean_discrepancy(latent, labels).item()
+    assert discrepancy == pytest.approx(float(vectors["loss_mmd_f64"]), rel=1e-6)
+    check_gradients(model, weights, vectors)
 
 
 def tiny(backbone="stgcnpp", **changes):
@@ -342,6 +450,11 @@ def test_any_layout_and_length_each_clip_by_itself(backbone, layout):
             close(model(clips)[1:2], model(clips[1:2]), 1e-5)
 
 
+def total(output):
+    """Return a number on which every weight has an influence."""
+    return sum(value.float().sum() for value in (output.logits, *output.extra.values()))
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_compiles_without_graph_breaks(backbone, training):
@@ -350,9 +463,12 @@ def test_compiles_without_graph_breaks(backbone, training):
     model = trained(backbone).train(training)
     compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=False)
     clips = torch.randn(3, 2, 8, 25, 3)
-    close(compiled(clips), model(clips), 1e-5)
+    torch.manual_seed(0)
+    expected = model(clips)
+    torch.manual_seed(0)
+    close(compiled(clips), expected, 1e-5)
     with torch.autocast("cpu", torch.bfloat16):
-        compiled(clips).float().sum().backward()
+        total(compiled(clips, outputs=True)).backward()
     assert all(weight.grad is not None for weight in model.parameters())
 
 
@@ -362,9 +478,9 @@ def test_half_precision_gives_nearly_the_same(backbone, dtype):
     model = trained(backbone, base_channels=24)
     clips = torch.randn(3, 2, 8, 25, 3)
     with torch.autocast("cpu", dtype):
-        logits = model(clips)
-    close(logits.float(), model(clips), 0.05)
-    logits.float().sum().backward()
+        output = model(clips, outputs=True)
+    close(output.logits.float(), model(clips), 0.05)
+    total(output).backward()
     assert all(weight.grad.isfinite().all() for weight in model.parameters())
 
 

@@ -19,6 +19,7 @@ from tools import weights
 RELEASED = {
     "stgcnpp_b16": "stgcnpp", "stgcn_b16": "stgcn", "aagcn_b16": "aagcn", "ctrgcn_b16": "ctrgcn",
     "msg3d_b12_s5_2": "msg3d", "dgstgcn_b16": "dgstgcn", "dgstgcn_b16_coco": "dgstgcn",
+    "protogcn_b8": "protogcn",
 }  # fmt: skip
 
 

@@ -190,21 +190,22 @@ class Block(nn.Module):
 
 
 UNITS = {
-    "stgcnpp": (PlainGraphConv, PlainMultiScale, False),
-    "ctrgcn": (PlainRefinedConv, PlainBranches, True),
-    "dgstgcn": (PlainDynamicConv, PlainDynamicTemporal, False),
+    "stgcnpp": (PlainGraphConv, PlainMultiScale, False, 64),
+    "ctrgcn": (PlainRefinedConv, PlainBranches, True, 64),
+    "dgstgcn": (PlainDynamicConv, PlainDynamicTemporal, False, 64),
+    "protogcn": (PlainPrototypeConv, PlainDynamicTemporal, False, 96),
 }
 
 
 class Plain(nn.Module):
     """The plain network of a backbone in UNITS; (N, M, T, V, C) to logits (N, K)."""
 
-    def __init__(self, backbone: str, num_class: int = 60, base_channels: int = 64):
+    def __init__(self, backbone: str, num_class: int = 60, base_channels: int | None = None):
         super().__init__()
-        spatial, temporal, self.norm_persons = UNITS[backbone]
+        spatial, temporal, self.norm_persons, width = UNITS[backbone]
         matrix = torch.as_tensor(adjacency.spatial(graph.load("ntu_rgb_d")), dtype=torch.float32)
         self.data_norm = nn.BatchNorm1d(150 if self.norm_persons else 75)
-        table = stages(3, base_channels)
+        table = stages(3, base_channels or width)
         self.blocks = nn.Sequential(
             *(
                 Block(

@@ -47,6 +47,7 @@ RELEASED = [
     "protogcn_b16",
     "protogcn_b8",
     "protogcn_b8_coco",
+    "protogcn_b8_coco_new",
 ]
 WITH_GRADIENTS = ["stgcnpp_b16", "stgcn_b16", "aagcn_b16", "ctrgcn_b16", "msg3d_b12_s5_2"]
 WITH_GRADIENTS += ["dgstgcn_b16"]

@@ -110,8 +110,8 @@ def argument_names(factory: Callable[..., Any]) -> set[str] | None:
     """
     constructors = [factory]
     if inspect.isclass(factory):
-        bases = inspect.getmro(factory)[:-1]  # object takes nothing
-        constructors = [vars(base)["__init__"] for base in bases if "__init__" in vars(base)]
+        bases = [vars(base) for base in inspect.getmro(factory)]
+        constructors = [base["__init__"] for base in bases if "__init__" in base]
     names: set[str] = set()
     for constructor in constructors:
         try:
@@ -121,7 +121,7 @@ def argument_names(factory: Callable[..., Any]) -> set[str] | None:
         names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         if all(p.kind is not p.VAR_KEYWORD for p in parameters):
             return names - {"self"}
-    return None if constructors else names
+    return None
 
 
 @dataclass(frozen=True)

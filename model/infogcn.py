@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from errors import InputError
-from model.backbone import StackedBackbone, tensor
+from model.backbone import StackedBackbone, stages, tensor
 from model.fold import affine
 from model.layers import Branches, add_relu, product_dtype, shortcut
 
@@ -99,10 +100,9 @@ class Model(StackedBackbone):
     def __init__(
         self,
         *,
-        base_channels: int = 64,
         num_blocks: int = 9,
-        inflate: tuple[int, ...] = (4, 7),
-        down: tuple[int, ...] = (4, 7),
+        inflate: Sequence[int] = (4, 7),
+        down: Sequence[int] = (4, 7),
         num_head: int = 3,
         k: int = 1,
         root: int = 1,
@@ -111,8 +111,7 @@ class Model(StackedBackbone):
         **common,
     ):
         super().__init__(
-            base_channels=base_channels, num_blocks=num_blocks, inflate=inflate, down=down,
-            norm_persons=norm_persons, **common,
+            num_blocks=num_blocks, inflate=inflate, down=down, norm_persons=norm_persons, **common,
         )  # fmt: skip
         joints = self.skeleton.num_joints
         if k < 1:
@@ -122,22 +121,24 @@ class Model(StackedBackbone):
         self.noise_ratio = noise_ratio
         difference = ancestor_difference(hung_from(self.skeleton.parent, root), k)
         self.register_buffer("difference", tensor(difference), persistent=False)
-        self.embed = nn.Linear(self.in_channels, base_channels)
-        columns = joints * base_channels
+        embedded = stages(self.in_channels, *self.sizes)[0][1]  # channels of the first block
+        self.embed = nn.Linear(self.in_channels, embedded)
+        columns = joints * embedded
         self.data_norm = nn.BatchNorm1d(columns * self.num_person if norm_persons else columns)
-        self.position = nn.Parameter(torch.randn(1, joints, base_channels))
+        self.position = nn.Parameter(torch.randn(1, joints, embedded))
         self.stack(
             lambda channels, out, stride: (
                 AttentionGraphConv(channels, out, joints, num_head),
                 Branches(out, out, 5, stride, dilations=(1, 2)),
             ),
-            embedded=base_channels,
+            embedded=embedded,
         )
         width = self.fc.in_features
         self.hidden, self.mean, self.log_variance = (nn.Linear(width, width) for _ in range(3))
         for layer in (self.hidden, self.mean, self.log_variance):
             nn.init.xavier_uniform_(layer.weight, gain=2**0.5)
-        nn.init.normal_(self.fc.weight, std=(2 / self.num_class) ** 0.5)
+        if not self.cosine:
+            nn.init.normal_(self.fc.weight, std=(2 / self.num_class) ** 0.5)
 
     def normalise(self, clips: Tensor) -> Tensor:
         """(N, M, T, V, C) to embedded and batch-normed (N M, D, T, V), channels last in memory."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -126,7 +128,7 @@ class Model(Backbone):
     def __init__(
         self,
         *,
-        base_channels: int = 96,
+        base_channels: int | Sequence[int] = 96,
         num_gcn_scales: int = 13,
         num_g3d_scales: int = 6,
         normalise: str = "column",

@@ -62,11 +62,8 @@ def make(config: Config, key: str, *args: Any, **extra: Any) -> Any:
     keywords = getattr(config, f"{key}_args")
     for name in keywords.keys() & extra.keys():
         raise InputError(f"{key}_args.{name}: this argument comes from a key of its own")
-    try:
-        taken = inspect.signature(factory).parameters
-    except ValueError:  # of a class that is not written in Python
-        taken = {}
-    if taken and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+    taken = argument_names(factory)
+    if taken is not None:
         for name in {**keywords, **extra}:
             if name not in taken:
                 hint = nearest(str(name), taken)
@@ -105,6 +102,27 @@ def check_used(config: Config) -> None:
     for key in ("class_weights", "classifier"):
         if getattr(config, key) is None and getattr(config, f"{key}_args"):
             raise InputError(f"{key}_args: {key} is null, so nothing uses them; leave them out")
+
+
+def argument_names(factory: Callable[..., Any]) -> set[str] | None:
+    """Return the names of the arguments that a class or function takes; None: any name.
+
+    A constructor that takes `**common` hands it on: the names are those of its bases as well.
+    """
+    constructors = [factory]
+    if inspect.isclass(factory):
+        bases = [vars(base) for base in inspect.getmro(factory)]
+        constructors = [base["__init__"] for base in bases if "__init__" in base]
+    names: set[str] = set()
+    for constructor in constructors:
+        try:
+            parameters = inspect.signature(constructor).parameters.values()
+        except ValueError:  # of a class that is not written in Python
+            return None
+        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+            return names - {"self"}
+    return None
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graph import adjacency
-from model.backbone import Backbone, stages, tensor
+from model.backbone import StackedBackbone, tensor
 from model.fold import affine
-from model.layers import Block, ConvNorm, add_relu, gather, shortcut
+from model.layers import ConvNorm, add_relu, gather, shortcut
 from model.stgcn import KERNEL
 
 EMBED = 4  # the embeddings of a block have this many times fewer channels than its output
@@ -92,7 +90,7 @@ class AdaptiveGraphConv(nn.Module):
         self.norm = nn.Identity()
 
 
-class Model(Backbone):
+class Model(StackedBackbone):
     """AAGCN; (N, M, T, V, C) to logits (N, K).
 
     2s-AGCN is `similarity='softmax', attention=False`.
@@ -100,34 +98,17 @@ class Model(Backbone):
 
     def __init__(
         self,
-        graph="ntu_rgb_d",
-        num_class: int = 60,
-        num_person: int = 2,
-        in_channels: int = 3,
-        base_channels: int = 64,
-        num_blocks: int = 10,
-        inflate: Sequence[int] = (5, 8),
-        down: Sequence[int] = (5, 8),
+        *,
         similarity: str = "tanh",
         attention: bool = True,
         norm_persons: bool = True,
-        parent_edges: bool = False,
-        dropout: float = 0.0,
-        cosine: bool = False,
+        **common,
     ):
-        super().__init__(
-            graph, num_class, num_person, in_channels, norm_persons, parent_edges, dropout, cosine
-        )
+        super().__init__(norm_persons=norm_persons, **common)
         skeleton = tensor(adjacency.spatial(self.skeleton))
-        table = stages(in_channels, base_channels, num_blocks, inflate, down)
-        self.finish(
-            (
-                Block(
-                    AdaptiveGraphConv(channels, out, skeleton, similarity, attention),
-                    ConvNorm(out, out, KERNEL, stride),
-                    shortcut(channels, out, stride) if number > 1 else None,
-                )
-                for number, (channels, out, stride) in enumerate(table, 1)
-            ),
-            channels=table[-1][1],
+        self.stack(
+            lambda channels, out, stride: (
+                AdaptiveGraphConv(channels, out, skeleton, similarity, attention),
+                ConvNorm(out, out, KERNEL, stride),
+            )
         )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,18 @@ from torch.nn import functional as F
 
 import graph as graphs
 from errors import InputError
+from model.layers import Block, shortcut
+
+
+class Output(NamedTuple):
+    """What a network gives a method: every tensor has one row per clip, as DataParallel joins them.
+
+    The class of a backbone says what it puts into `extra`; most put nothing.
+    """
+
+    logits: Tensor  # (N, K)
+    features: Tensor  # (N, D): what the classifier takes, before dropout
+    extra: dict[str, Tensor]  # each (N, ...)
 
 
 class CosineClassifier(nn.Linear):
@@ -34,16 +46,18 @@ class CosineClassifier(nn.Linear):
 
 
 class Backbone(nn.Module):
-    """Base of the networks; a backbone adds `blocks` and says how wide its last one is.
+    """Base of the networks; a backbone adds blocks by `finish` and says how wide the last one is.
 
-    `model(clips)` with clips (N, M, T, V, C) gives logits (N, K); `features` and `classify` are its
-    two halves. T is free. With `norm_persons` the data batch norm has its own statistics for each
-    person (as in 2s-AGCN, CTR-GCN and MS-G3D), else persons share them (as in ST-GCN). With
-    `parent_edges` the graph is made of the layout's bones, which is how the originals of all of
-    these link NTU's hands, where PYSKL's layout (`edges`) has them otherwise.
+    `model(clips)` with clips (N, M, T, V, C) gives logits (N, K), `model(clips, outputs=True)` an
+    `Output`, through every wrapper (DataParallel, DDP, torch.compile) alike. `features` and
+    `classify` are the two halves of it. T is free. With `norm_persons` the data batch norm has
+    statistics of its own for each person (as in 2s-AGCN, CTR-GCN and MS-G3D), else persons share
+    them (as in ST-GCN). With `parent_edges` the graph is made of the layout's bones, which is how
+    the originals of all of these link NTU's hands, where PYSKL's layout (`edges`) differs.
     `cosine`: logits are this number times the cosines of features and class vectors (0: linear).
 
-    `arguments` are those that the network was built with, as far as they were given.
+    What it was built for are its attributes: `skeleton` (the layout), `num_class`, `num_person`,
+    `in_channels`, and `arguments`, those that were given.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Backbone:
@@ -53,6 +67,7 @@ class Backbone(nn.Module):
 
     def __init__(
         self,
+        *,
         graph: str | Path = "ntu_rgb_d",
         num_class: int = 60,
         num_person: int = 2,
@@ -87,23 +102,32 @@ class Backbone(nn.Module):
         nn.init.normal_(self.fc.weight, std=0.01)
         nn.init.zeros_(self.fc.bias)
 
-    def forward(self, clips: Tensor) -> Tensor:
-        """(N, M, T, V, C) to logits (N, K)."""
-        return self.classify(self.features(clips))
+    def forward(self, clips: Tensor, outputs: bool = False) -> Tensor | Output:
+        """(N, M, T, V, C) to logits (N, K), or with `outputs` to everything there is."""
+        if not outputs:
+            return self.classify(self.features(clips))
+        features, extra = self.features_and_extra(clips)
+        return Output(self.classify(features), features, extra)
 
     def features(self, clips: Tensor) -> Tensor:
         """(N, M, T, V, C) to features (N, D): the mean over frames, joints and persons.
 
         In inference mode the absent persons, all zeros, go through the blocks once for all clips.
-        That asks the device which they are, so neither training nor compiled code does it.
+        Finding them synchronizes with the device, so neither training nor compiled code does it.
         """
         bodies = self.normalise(clips)  # (N M, C, T, V)
-        asks = not self.training and not torch.compiler.is_compiling()
-        if asks and torch.is_inference_mode_enabled():
+        synchronizes = not self.training and not torch.compiler.is_compiling()
+        if synchronizes and torch.is_inference_mode_enabled():
             rows, places = distinct_bodies(clips)
-            bodies = self.blocks(bodies[rows]).mean((2, 3))[places]
-        else:
-            bodies = self.blocks(bodies).mean((2, 3))
+            return self.over_persons(self.blocks(bodies[rows]).mean((2, 3))[places])
+        return self.over_persons(self.blocks(bodies).mean((2, 3)))
+
+    def features_and_extra(self, clips: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the features (N, D), and what else this backbone offers, (N, ...) each."""
+        return self.features(clips), {}
+
+    def over_persons(self, bodies: Tensor) -> Tensor:
+        """(N M, ...) to the mean over persons, (N, ...)."""
         return bodies.unflatten(0, (-1, self.num_person)).mean(1)
 
     def classify(self, features: Tensor) -> Tensor:
@@ -139,6 +163,44 @@ class Backbone(nn.Module):
             raise InputError(
                 f"the clips have {persons} persons, model_args.num_person is {self.num_person}"
             )
+
+
+class StackedBackbone(Backbone):
+    """A backbone of equal blocks, each a graph and a temporal module: `stack` makes them.
+
+    `inflate` and `down` number the blocks, from 1, that double the channels and halve the frames.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_channels: int | Sequence[int] = 64,
+        num_blocks: int = 10,
+        inflate: Sequence[int] = (5, 8),
+        down: Sequence[int] = (5, 8),
+        **common,
+    ):
+        super().__init__(**common)
+        self.sizes = (base_channels, num_blocks, inflate, down)
+
+    def stack(
+        self,
+        unit: Callable[[int, int, int], tuple[nn.Module, nn.Module]],
+        embedded: int | None = None,
+    ) -> None:
+        """Make the blocks of `unit(channels, out, stride)`, a graph and a temporal module each.
+
+        The residual path of a block goes around both; a first block that sees coordinates, not
+        `embedded` channels, has none.
+        """
+        table = stages(embedded or self.in_channels, *self.sizes)
+        self.finish(
+            (
+                Block(*unit(*sizes), shortcut(*sizes) if number or embedded else None)
+                for number, sizes in enumerate(table)
+            ),
+            channels=table[-1][1],
+        )
 
 
 def given_arguments(network: type, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

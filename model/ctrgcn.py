@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from graph import adjacency
-from model.backbone import Backbone, stages, tensor
+from model.backbone import StackedBackbone, tensor
 from model.fold import Shift, affine, scale_outputs
-from model.layers import Block, Branches, add_relu, shortcut
-
-
-def pointwise(conv: nn.Module, x: Tensor) -> Tensor:
-    """Return a 1x1 convolution of x (B, C, ...) with channels outermost, (C', B, ...): one product.
-
-    A topology of every channel needs the frames of a channel together.
-    """
-    rows = x.transpose(0, 1)
-    out = torch.addmm(conv.bias[:, None], conv.weight.flatten(1), rows.flatten(1))
-    return out.unflatten(1, rows.shape[1:])
+from model.layers import Branches, add_relu, pointwise, shortcut
 
 
 def refine(relations: Tensor, weights: Tensor) -> Tensor:
@@ -42,32 +30,17 @@ def aggregate(features: Tensor, relations: Tensor, weights: Tensor) -> Tensor:
     return sums
 
 
-class Aggregate(torch.autograd.Function):
-    """`aggregate` for training.
+def recomputed(features: Tensor, relations: Tensor, weights: Tensor) -> Tensor:
+    """`aggregate`, whose topologies are made again for the backward pass instead of kept.
 
-    The topologies, V times the size of a frame for every channel, are made again for backward
-    instead of kept: that costs R products an entry, where keeping them is most of the memory.
+    They have V times the size of a frame for every channel: keeping them is most of the memory,
+    making them R products per entry.
     """
-
-    @staticmethod
-    def forward(ctx, features: Tensor, relations: Tensor, weights: Tensor) -> Tensor:
-        ctx.save_for_backward(features, relations, weights)
+    if not torch.is_grad_enabled():
         return aggregate(features, relations, weights)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor):
-        features, relations, weights = ctx.saved_tensors
-        topologies = refine(relations, weights)
-        grad_features = torch.empty_like(features)
-        grad_topologies = torch.empty_like(topologies)
-        for subset in range(len(features)):  # one by one: a product of all would copy grad K times
-            torch.bmm(grad, topologies[subset].transpose(1, 2), out=grad_features[subset])
-            torch.bmm(features[subset].transpose(1, 2), grad, out=grad_topologies[subset])
-        columns = grad_topologies.view(*weights.shape[:2], -1)  # (K, C, B V V)
-        grad_relations = torch.bmm(weights.transpose(1, 2), columns).view(relations.shape)
-        grad_weights = torch.bmm(columns, relations.flatten(2).transpose(1, 2))
-        return grad_features, grad_relations, grad_weights
+    return checkpoint(
+        aggregate, features, relations, weights, use_reentrant=False, preserve_rng_state=False
+    )
 
 
 class RefinedGraphConv(nn.Module):
@@ -110,8 +83,7 @@ class RefinedGraphConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         B, _, T, V = x.shape
         features = pointwise(self.conv, x).view(self.subsets, -1, T, V)  # (K, C B, T, V)
-        run = Aggregate.apply if torch.is_grad_enabled() else aggregate
-        out = run(features, *self.topology(x)).view(-1, B, T, V).transpose(0, 1)
+        out = recomputed(features, *self.topology(x)).view(-1, B, T, V).transpose(0, 1)
         out = out.contiguous(memory_format=torch.channels_last)
         return add_relu(self.norm(out), self.residual(x))
 
@@ -121,41 +93,18 @@ class RefinedGraphConv(nn.Module):
         self.norm = Shift(shift[:, None, None])
 
 
-class Model(Backbone):
+class Model(StackedBackbone):
     """CTR-GCN; (N, M, T, V, C) to logits (N, K).
 
     PYSKL's version has a relu after the temporal branches (`relu_branches`), the original has none.
     """
 
-    def __init__(
-        self,
-        graph="ntu_rgb_d",
-        num_class: int = 60,
-        num_person: int = 2,
-        in_channels: int = 3,
-        base_channels: int = 64,
-        num_blocks: int = 10,
-        inflate: Sequence[int] = (5, 8),
-        down: Sequence[int] = (5, 8),
-        relu_branches: bool = True,
-        norm_persons: bool = True,
-        parent_edges: bool = False,
-        dropout: float = 0.0,
-        cosine: bool = False,
-    ):
-        super().__init__(
-            graph, num_class, num_person, in_channels, norm_persons, parent_edges, dropout, cosine
-        )
+    def __init__(self, *, relu_branches: bool = True, norm_persons: bool = True, **common):
+        super().__init__(norm_persons=norm_persons, **common)
         skeleton = tensor(adjacency.spatial(self.skeleton))
-        table = stages(in_channels, base_channels, num_blocks, inflate, down)
-        self.finish(
-            (
-                Block(
-                    RefinedGraphConv(channels, out, skeleton),
-                    Branches(out, out, 5, stride, dilations=(1, 2), relu=relu_branches),
-                    shortcut(channels, out, stride) if number > 1 else None,
-                )
-                for number, (channels, out, stride) in enumerate(table, 1)
-            ),
-            channels=table[-1][1],
+        self.stack(
+            lambda channels, out, stride: (
+                RefinedGraphConv(channels, out, skeleton),
+                Branches(out, out, 5, stride, dilations=(1, 2), relu=relu_branches),
+            )
         )

@@ -98,6 +98,16 @@ def gather(x: Tensor, adjacency: Tensor) -> Tensor:
     return sums.view(batch, length, targets, subsets * channels).permute(0, 3, 1, 2)
 
 
+def pointwise(conv: nn.Module, x: Tensor) -> Tensor:
+    """Return a 1x1 convolution of x (B, C, ...) with channels outermost, (C', B, ...): one product.
+
+    A topology of every channel needs the frames of a channel together.
+    """
+    rows = x.transpose(0, 1)
+    out = torch.addmm(conv.bias[:, None], conv.weight.flatten(1), rows.flatten(1))
+    return out.unflatten(1, rows.shape[1:])
+
+
 class Branches(nn.Module):
     """Parallel temporal branches behind one shared pointwise convolution: norm(cat(branches(x))).
 
@@ -131,8 +141,12 @@ class Branches(nn.Module):
         *parts, pooled = F.relu(self.reduce(x), inplace=True).split(self.widths, dim=1)
         branches = [conv(part) for conv, part in zip(self.convs, parts)]
         branches += [self.pool(pooled), self.plain(x)]
-        out = self.norm(torch.cat(branches, dim=1))
+        out = self.norm(self.join(branches))
         return F.relu(out, inplace=True) if self.relu else out
+
+    def join(self, branches: list[Tensor]) -> Tensor:
+        """Return the outputs of the branches as one, before the norm."""
+        return torch.cat(branches, dim=1)
 
     def fold(self) -> None:
         widths = [*self.widths, self.plain.out_channels]
@@ -220,7 +234,11 @@ class Block(nn.Module):
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.temporal(self.graph(x))
-        if self.residual is not None:
-            out = out + self.residual(x)
-        return F.relu(out)
+        return self.after_graph(self.graph(x), x)
+
+    def after_graph(self, hidden: Tensor, x: Tensor) -> Tensor:
+        """Return what the block makes of x, whose graph module has given `hidden`."""
+        out = self.temporal(hidden)
+        if self.residual is None:
+            return F.relu(out)
+        return F.relu(out + self.residual(x), inplace=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -125,22 +127,15 @@ class Model(Backbone):
 
     def __init__(
         self,
-        graph="ntu_rgb_d",
-        num_class: int = 60,
-        num_person: int = 2,
-        in_channels: int = 3,
-        base_channels: int = 96,
+        *,
+        base_channels: int | Sequence[int] = 96,
         num_gcn_scales: int = 13,
         num_g3d_scales: int = 6,
         normalise: str = "column",
         norm_persons: bool = True,
-        parent_edges: bool = False,
-        dropout: float = 0.0,
-        cosine: bool = False,
+        **common,
     ):
-        super().__init__(
-            graph, num_class, num_person, in_channels, norm_persons, parent_edges, dropout, cosine
-        )
+        super().__init__(norm_persons=norm_persons, **common)
         if normalise not in NORMALISE:
             raise InputError(f"model_args.normalise is {normalise!r}: give column or symmetric")
         normalised = NORMALISE[normalise]
@@ -152,5 +147,5 @@ class Model(Backbone):
         if isinstance(base_channels, int):
             base_channels = [base_channels, 2 * base_channels, 4 * base_channels]
         c1, c2, c3 = base_channels
-        table = ((in_channels, c1, c1, 1), (c1, c1, c2, 2), (c2, c2, c3, 2))
+        table = ((self.in_channels, c1, c1, 1), (c1, c1, c2, 2), (c2, c2, c3, 2))
         self.finish((Block(*widths, scales, windowed) for widths in table), channels=c3)

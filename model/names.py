@@ -14,6 +14,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from model.layers import ConvNorm
 
@@ -142,6 +143,46 @@ def unit_tcn(module: nn.Module | None, ours: str, theirs: str) -> Iterator[Entry
     yield from conv_norm(module, ours, f"{theirs}.conv", f"{theirs}.bn")
 
 
+def dgstgcn(model: nn.Module) -> Iterator[Entry]:
+    """DG-STGCN and the body of ProtoGCN."""
+    yield from norm("data_norm", "backbone.data_bn")
+    yield from same("fc", "cls_head.fc_cls")
+    for number, block in enumerate(model.blocks):
+        ours, theirs = f"blocks.{number}", f"backbone.gcn.{number}"
+        graph, gcn = f"{ours}.graph", f"{theirs}.gcn"
+        yield Entry(f"{graph}.adjacency", (f"{gcn}.A",))
+        yield Entry(f"{graph}.alpha", (f"{gcn}.alpha",))
+        yield Entry(f"{graph}.beta", (f"{gcn}.beta",))
+        yield from same(f"{graph}.relate", f"{gcn}.conv1", f"{gcn}.conv2")
+        yield from same(f"{graph}.reduce", f"{gcn}.pre.0")
+        yield from norm(f"{graph}.reduce_norm", f"{gcn}.pre.1")
+        yield from same(f"{graph}.conv", f"{gcn}.post")
+        yield from norm(f"{graph}.norm", f"{gcn}.bn")
+        down = f"{gcn}.down"
+        yield from conv_norm(block.graph.residual, f"{graph}.residual", f"{down}.0", f"{down}.1")
+        temporal, tcn = f"{ours}.temporal", f"{theirs}.tcn"
+        joints = len(block.temporal.branches.coefficient)
+        yield Entry(
+            f"{temporal}.branches.coefficient",
+            (f"{tcn}.add_coeff",),
+            # theirs has 25 entries for every layout, of which the first are used
+            arrange=lambda value, joints=joints: value[:joints],
+            restore=lambda value: F.pad(value, (0, 25 - len(value))),
+        )
+        yield from multi_scale(block.temporal, temporal, tcn)
+        yield from unit_tcn(block.residual, f"{ours}.residual", f"{theirs}.residual")
+
+
+def protogcn(model: nn.Module) -> Iterator[Entry]:
+    yield from dgstgcn(model)
+    if model.prototypes is None:
+        return
+    yield Entry("prototypes.query.weight", ("backbone.prn.query_matrix.weight",))
+    yield Entry("prototypes.memory.weight", ("backbone.prn.memory_matrix.weight",))
+    yield from conv_norm(model.prototypes.post, "prototypes.post", "backbone.post", "backbone.bn")
+    yield from same("prototypes.embed", "cls_head.csc_loss.cl_fc")
+
+
 def stgcn_original(model: nn.Module) -> Iterator[Entry]:
     yield from norm("data_norm", "data_bn")
     yield from same("fc", "fcn")
@@ -268,6 +309,32 @@ def msg3d(
             yield from unit_tcn(module.residual, f"{name}.residual", f"{theirs}.residual")
 
 
+def infogcn(model: nn.Module) -> Iterator[Entry]:
+    """The original; `to_qk` has the queries of all heads, then their keys, as ours."""
+    yield from norm("data_norm", "data_bn")
+    yield Entry("position", ("pos_embedding",))
+    for ours, theirs in (
+        ("embed", "to_joint_embedding"), ("hidden", "fc"), ("mean", "fc_mu"),
+        ("log_variance", "fc_logvar"), ("fc", "decoder"),
+    ):  # fmt: skip
+        yield from same(ours, theirs)
+    for number, unit in enumerate(model.blocks):
+        ours, theirs = f"blocks.{number}", f"l{number + 1}"
+        graph, agcn = f"{ours}.graph", f"{theirs}.agcn"
+        count = unit.graph.heads
+        yield Entry(f"{graph}.topology", (f"{agcn}.shared_topology",))
+        yield from same(f"{graph}.embed_norm", f"{agcn}.attn.ln")
+        yield from same(f"{graph}.embed", f"{agcn}.attn.to_qk")
+        convs = [f"{agcn}.conv_d.{head}" for head in range(count)]
+        yield subsets(f"{graph}.conv.weight", *(f"{c}.weight" for c in convs), count=count)
+        yield Entry(f"{graph}.bias", tuple(f"{conv}.bias" for conv in convs))
+        yield from norm(f"{graph}.norm", f"{agcn}.bn")
+        down = f"{agcn}.down"
+        yield from conv_norm(unit.graph.residual, f"{graph}.residual", f"{down}.0", f"{down}.1")
+        yield from branches(unit.temporal, f"{ours}.temporal", f"{theirs}.tcn.branches")
+        yield from unit_tcn(unit.residual, f"{ours}.residual", f"{theirs}.residual")
+
+
 def present_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a state dict under the names of today's 2s-AGCN, if it is one of the released files.
 
@@ -302,6 +369,7 @@ class Form:
     fc: str = "fc.weight"
     start: int = 0  # what blocks are counted from
     per_subset: bool = False  # `conv` is that of one of the K subsets
+    embedded: bool = False  # `data_norm` is of embedded joints, as wide as the first block
 
     def entries(self, model: nn.Module) -> list[Entry]:
         if self.names is None:
@@ -315,7 +383,29 @@ UNITS = {"data_norm": "data_bn.weight", "fc": "fc.weight", "start": 1, "per_subs
 PYSKL_NAMES = {"head": "backbone.data_bn", "fc": "cls_head.fc_cls", "learnt": "A"}
 ORIGINAL_NAMES = {"head": "data_bn", "fc": "fc", "block": "l{next}", "learnt": "PA"}
 
+DYNAMIC = {
+    "adjacency": ("backbone.gcn.0.gcn.A",),
+    "width": "backbone.gcn.{}.gcn.bn.weight",
+    "conv": "backbone.gcn.0.gcn.down.0.weight",
+    "per_subset": True,
+    **HEAD,
+}
+OWN_DYNAMIC = {
+    "adjacency": ("blocks.0.graph.adjacency",),
+    "width": "blocks.{}.graph.norm.weight",
+    "conv": "blocks.0.graph.residual.conv.weight",
+    "per_subset": True,
+}
+
 FORMS = (
+    Form(
+        "mmcv (ProtoGCN)",
+        "protogcn",
+        mark="backbone.prn.query_matrix.weight",
+        names=protogcn,
+        **DYNAMIC,
+    ),
+    Form(PYSKL, "dgstgcn", mark="backbone.gcn.0.tcn.add_coeff", names=dgstgcn, **DYNAMIC),
     Form(
         PYSKL,
         "stgcnpp",
@@ -370,6 +460,20 @@ FORMS = (
         **HEAD,
     ),
     Form(
+        f"{ORIGINAL} (InfoGCN)",
+        "infogcn",
+        mark="l1.agcn.shared_topology",
+        adjacency=("l1.agcn.shared_topology",),
+        width="l{}.agcn.bn.weight",
+        conv="to_joint_embedding.weight",
+        names=infogcn,
+        data_norm="data_bn.weight",
+        fc="decoder.weight",
+        start=1,
+        per_subset=True,
+        embedded=True,
+    ),
+    Form(
         f"{ORIGINAL} (CTR-GCN)",
         "ctrgcn",
         mark="l1.gcn1.convs.0.conv1.weight",
@@ -411,6 +515,18 @@ FORMS = (
         data_norm="data_bn.weight",
         fc="fcn.weight",
     ),
+    Form(
+        OWN,
+        "infogcn",
+        mark="blocks.0.graph.topology",
+        adjacency=("blocks.0.graph.topology",),
+        width="blocks.{}.graph.norm.weight",
+        conv="embed.weight",
+        per_subset=True,
+        embedded=True,
+    ),
+    Form(OWN, "protogcn", mark="prototypes.query.weight", **OWN_DYNAMIC),
+    Form(OWN, "dgstgcn", mark="blocks.0.temporal.branches.coefficient", **OWN_DYNAMIC),
     *(
         Form(
             OWN,

@@ -268,7 +268,8 @@ def _describe(state: State, form: Form) -> Description:
     while (key := form.width.format(form.start + len(widths))) in state:
         widths.append(len(state[key]))
     in_channels = state[form.conv].numel() // (widths[0] * (1 if form.per_subset else subsets))
-    persons = len(state[form.data_norm]) // (joints * in_channels)
+    columns = joints * (widths[0] if form.embedded else in_channels)
+    persons = len(state[form.data_norm]) // columns
     args: dict[str, Any] = {"base_channels": widths[0]}
     if form.backbone == "msg3d":
         args |= scales(state, form, subsets)
@@ -283,6 +284,10 @@ def _describe(state: State, form: Form) -> Description:
     if form.backbone == "aagcn":
         args["similarity"] = "tanh" if has(state, ".alpha") else "softmax"
         args["attention"] = has(state, ".conv_sa.weight") or has(state, ".attention.joints.weight")
+    if form.backbone == "infogcn":
+        args["num_head"] = subsets
+    if form.backbone == "protogcn":
+        args["num_prototype"] = len(state[form.mark])
     args["norm_persons"] = persons > 1
     args["parent_edges"] = form.name.startswith(ORIGINAL)
     args["cosine"] = form.fc.replace("weight", "bias") not in state

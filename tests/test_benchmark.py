@@ -82,4 +82,4 @@ def test_a_network_without_a_plain_form_is_said(tiny, tmp_path, capsys):
     argv = ["train", "--config", str(tiny / "tiny-lt/joint.yaml"), "--plain", *SMALL]
     argv += ["--set", "model=model.stgcn.Model"]
     assert run_command(benchmark.main, argv) == BAD_INPUT
-    assert "--plain: there is a plain stgcnpp and ctrgcn only, no stgcn" in capsys.readouterr().err
+    assert "there is a plain form of stgcnpp, ctrgcn, dgstgcn, protogcn" in capsys.readouterr().err

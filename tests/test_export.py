@@ -21,6 +21,9 @@ SMALL = {
     "stgcn": BLOCK,
     "aagcn": BLOCK,
     "ctrgcn": BLOCK,
+    "dgstgcn": BLOCK,
+    "protogcn": BLOCK,
+    "infogcn": BLOCK,
     "msg3d": {"base_channels": 12, "num_gcn_scales": 3, "num_g3d_scales": 2},
 }
 

@@ -10,9 +10,14 @@ import pytest
 import torch
 
 import model as models
+from engine.build import make_model
+from engine.config import Config
 from errors import InputError
 from graph import adjacency, load
-from model import aagcn, ctrgcn, msg3d, stgcn, stgcnpp, upstream
+from longtail.class_contrast import ClassContrast
+from longtail.latent_prior import LatentPrior
+from model import aagcn, ctrgcn, dgstgcn, infogcn, msg3d, protogcn, stgcn, stgcnpp, upstream
+from model.backbone import Output
 from model.fold import fuse_bn
 from model.layers import temporal_conv
 
@@ -22,6 +27,9 @@ BACKBONES = {
     "aagcn": aagcn,
     "ctrgcn": ctrgcn,
     "msg3d": msg3d,
+    "dgstgcn": dgstgcn,
+    "protogcn": protogcn,
+    "infogcn": infogcn,
 }
 RELEASED = [
     "stgcnpp_b16",
@@ -33,8 +41,18 @@ RELEASED = [
     "aagcn_b16_nw_ucla",
     "ctrgcn_b16",
     "msg3d_b12_s5_2",
+    "dgstgcn_b16",
+    "dgstgcn_b16_nw_ucla",
+    "dgstgcn_b16_coco",
+    "protogcn_b16",
+    "protogcn_b8",
+    "protogcn_b8_coco",
+    "protogcn_b8_coco_new",
 ]
 WITH_GRADIENTS = ["stgcnpp_b16", "stgcn_b16", "aagcn_b16", "ctrgcn_b16", "msg3d_b12_s5_2"]
+WITH_GRADIENTS += ["dgstgcn_b16"]
+# whose gradients are those of its classifier's loss and of its contrastive one
+CONTRASTIVE = ["protogcn_b16", "protogcn_b8", "protogcn_b8_coco"]
 # what `original_<name>` is here, and the parameters that its authors' network has
 ORIGINAL = {
     "ctrgcn": ("ctrgcn", "ntu_rgb_d"),
@@ -43,6 +61,7 @@ ORIGINAL = {
     "agcn": ("aagcn", "ntu_rgb_d"),
     "aagcn": ("aagcn", "ntu_rgb_d"),
     "stgcn": ("stgcn", "ntu_rgb_d"),
+    "infogcn": ("infogcn", "ntu_rgb_d"),
 }
 
 
@@ -60,21 +79,14 @@ def test_released_logits(golden, name):
     vectors = np.load(golden / f"model_{name}.npz")
     model = models.from_checkpoint(golden / f"model_{name}.pth", num_person=2)
     assert type(model).__module__ == f"model.{name.split('_')[0]}"
+    clips = torch.from_numpy(vectors["keypoint"])
     with torch.no_grad():
-        logits = model(torch.from_numpy(vectors["keypoint"]))
-    assert relative(logits, vectors["logits_f64"]) < 1e-4
+        assert relative(model(clips), vectors["logits_f64"]) < 1e-4
+        assert relative(model.double()(clips.double()), vectors["logits_f64"]) < 1e-6
 
 
-@pytest.mark.parametrize("name", WITH_GRADIENTS)
-def test_released_gradients(golden, name):
-    """Every gradient's norm in float64, each under the name that the released code gives it."""
-    vectors = np.load(golden / f"grad_{name}.npz")
-    weights = upstream.weights(upstream.read(golden / f"model_{name}.pth"))
-    model = models.from_checkpoint(golden / f"model_{name}.pth").double().train()
-    logits = model(torch.from_numpy(vectors["keypoint"]).double())
-    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(vectors["label"]))
-    loss.backward()
-    assert loss.item() == pytest.approx(float(vectors["loss_f64"]), rel=1e-6)
+def check_gradients(model, weights, vectors):
+    """Compare every gradient's norm with that of the released code, under the name it has there."""
     gradients = upstream.split(
         {key: value.grad for key, value in model.named_parameters()},
         upstream.recognise(weights).entries(model),
@@ -91,6 +103,51 @@ def test_released_gradients(golden, name):
     )
     ours = [buffers[key].norm().item() for key in vectors["bn_names"]]
     np.testing.assert_allclose(ours, vectors["bn_norms"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", WITH_GRADIENTS)
+def test_released_gradients(golden, name):
+    """Every gradient's norm in float64, each under the name that the released code gives it."""
+    vectors = np.load(golden / f"grad_{name}.npz")
+    weights = upstream.weights(upstream.read(golden / f"model_{name}.pth"))
+    model = models.from_checkpoint(golden / f"model_{name}.pth").double().train()
+    logits = model(torch.from_numpy(vectors["keypoint"]).double())
+    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(vectors["label"]))
+    loss.backward()
+    assert loss.item() == pytest.approx(float(vectors["loss_f64"]), rel=1e-6)
+    check_gradients(model, weights, vectors)
+
+
+@pytest.mark.parametrize("name", CONTRASTIVE)
+def test_prototypes_and_their_loss(golden, name):
+    """ProtoGCN's graph, both parts of its loss, its memory after a step, and every gradient."""
+    vectors = np.load(golden / f"grad_{name}.npz")
+    released = np.load(golden / f"model_{name}.npz")
+    model = models.from_checkpoint(golden / f"model_{name}.pth")
+    with torch.no_grad():
+        output = model(torch.from_numpy(released["keypoint"]), outputs=True)
+        assert relative(output.extra["graph"], released["graph_f64"]) < 1e-4
+        assert relative(output.logits, released["logits_f64"]) < 1e-4
+    weights = upstream.weights(upstream.read(golden / f"model_{name}.pth"))
+    model.double().train().prototypes.dropout.p = 0
+    labels = torch.from_numpy(vectors["label"])
+    contrast = ClassContrast(num_class=model.num_class).double()
+    bank = np.random.RandomState(int(vectors["bank_seed"])).standard_normal((256, model.num_class))
+    contrast.memory = torch.from_numpy(bank.astype(np.float32).T).double()
+    before = contrast.memory.clone()
+    logits, _, extra = model(torch.from_numpy(vectors["keypoint"]).double(), outputs=True)
+    csc = contrast(extra["embedding"], logits, labels)
+    ce = torch.nn.functional.cross_entropy(logits, labels)
+    (ce + float(vectors["csc_weight"]) * csc).backward()
+    assert relative(extra["graph"].detach(), vectors["graph_f64"]) < 1e-6
+    assert relative(logits.detach(), vectors["logits_train_f64"]) < 1e-6
+    assert ce.item() == pytest.approx(float(vectors["loss_ce_f64"]), rel=1e-6)
+    assert csc.item() == pytest.approx(float(vectors["loss_csc_f64"]), rel=1e-6)
+    changed = (contrast.memory != before).any(1)
+    assert changed.nonzero().flatten().tolist() == sorted(vectors["bank_changed"].tolist())
+    ours = contrast.memory[torch.from_numpy(vectors["bank_changed"])].t()
+    assert relative(ours, vectors["bank_after_f64"]) < 1e-6
+    check_gradients(model, weights, vectors)
 
 
 def original_weights(vectors):
@@ -131,11 +188,78 @@ def test_original_networks(golden, tmp_path, name):
 
 @pytest.mark.parametrize(
     ("backbone", "count"),
-    [("stgcnpp", 1403144), ("aagcn", 3781668), ("ctrgcn", 1446672), ("msg3d", 3194595)],
+    [
+        ("stgcnpp", 1403144),
+        ("aagcn", 3781668),
+        ("ctrgcn", 1446672),
+        ("msg3d", 3194595),
+        ("dgstgcn", 1701172),
+        ("protogcn", 4344860),
+        ("infogcn", 1556807),
+        ("protogcn", 4344860),
+        ("infogcn", 1556807),
+    ],
 )
 def test_parameters_at_full_width(backbone, count):
     """As many as golden/timing.json has for the released networks."""
     assert parameters(BACKBONES[backbone].Model()) == count
+
+
+def original_infogcn(golden):
+    vectors = np.load(golden / "original_infogcn.npz")
+    model = infogcn.Model().double()
+    weights = original_weights(vectors)
+    model.load_state_dict(upstream.translate(weights, model))
+    return model, vectors, weights
+
+
+@pytest.mark.parametrize("k", [1, 8])
+def test_latent_code_of_k_ancestors(golden, k):
+    """InfoGCN's matrix of ancestors, latent code and logits, in float64."""
+    model, vectors, _ = original_infogcn(golden)
+    suffix = "" if k == 1 else f"_k{k}"
+    model.difference = infogcn.Model(k=k).difference.double()
+    np.testing.assert_array_equal(model.difference, vectors[f"A_vector{suffix}"])
+    clips = torch.from_numpy(vectors["input"]).permute(0, 4, 2, 3, 1).double()
+    with torch.no_grad():
+        logits, features, extra = model.eval()(clips, outputs=True)
+    assert relative(features, vectors[f"z_f64{suffix}"]) < 1e-6
+    assert relative(extra["mean"], vectors[f"z_f64{suffix}"]) < 1e-6
+    assert relative(logits, vectors[f"logits_f64{suffix}"]) < 1e-6
+
+
+def test_no_ancestor_leaves_nothing():
+    with pytest.raises(InputError, match=r"model_args\.k is 0: at least 1"):
+        infogcn.Model(k=0)
+    with pytest.raises(InputError, match=r"model_args\.root is 25"):
+        infogcn.Model(root=25)
+
+
+def test_latent_loss_and_its_gradients(golden, monkeypatch):
+    """InfoGCN in training with the noise given: every part of the loss, and every gradient."""
+    model, _, weights = original_infogcn(golden)
+    vectors = np.load(golden / "grad_infogcn.npz")
+    noise = torch.from_numpy(vectors["eps"]).double()
+    monkeypatch.setattr(torch, "randn_like", lambda tensor: noise)
+    labels = torch.from_numpy(vectors["label"])
+    clips = torch.from_numpy(vectors["input"]).permute(0, 4, 2, 3, 1).double()
+    logits, latent, extra = model.train()(clips, outputs=True)
+    for ours, name in (
+        (extra["mean"], "mu"), (extra["log_variance"], "logvar"), (latent, "z"),
+        (logits, "logits_train"),
+    ):  # fmt: skip
+        assert relative(ours.detach(), vectors[f"{name}_f64"]) < 1e-6
+    prior = LatentPrior(60, 256, float(vectors["lambda_2"]), float(vectors["lambda_1"])).double()
+    prior.prior[torch.from_numpy(vectors["classes"])] = torch.from_numpy(
+        vectors["z_prior_rows"]
+    ).double()
+    loss = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+    loss = loss + prior(latent, labels)
+    loss.backward()
+    assert loss.item() == pytest.approx(float(vectors["loss_f64"]), rel=1e-6)
+    discrepancy = prior.mean_discrepancy(latent, labels).item()
+    assert discrepancy == pytest.approx(float(vectors["loss_mmd_f64"]), rel=1e-6)
+    check_gradients(model, weights, vectors)
 
 
 def tiny(backbone="stgcnpp", **changes):
@@ -163,12 +287,59 @@ def test_clips_of_another_shape_are_refused(shape, named):
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_features_then_classify_is_forward(backbone):
+def test_outputs_are_the_two_halves_of_forward(backbone):
     model = tiny(backbone).eval()
     clips = torch.randn(3, 2, 9, 25, 3)
     features = model.features(clips)
     assert features.shape == (3, model.fc.in_features)
     torch.testing.assert_close(model.classify(features), model(clips))
+    output = model(clips, outputs=True)
+    torch.testing.assert_close(output.logits, model(clips))
+    torch.testing.assert_close(output.features, features)
+    assert all(len(value) == 3 for value in output.extra.values())
+
+
+def wrapped_in_ddp(model, folder):
+    store = torch.distributed.FileStore(str(folder / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    return torch.nn.parallel.DistributedDataParallel(model)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_outputs_pass_through_every_wrapper(backbone, tmp_path, monkeypatch):
+    """DDP, a compiled network without a graph break, and what DataParallel makes of two shares."""
+    model = trained(backbone)
+    clips = torch.randn(4, 2, 8, 25, 3)
+    expected = model(clips, outputs=True)
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=False)
+    gather = torch.nn.parallel.scatter_gather
+    monkeypatch.setattr(gather.Gather, "apply", lambda device, dim, *parts: torch.cat(parts, dim))
+    shares = [model(share, outputs=True) for share in clips.split(2)]
+    try:
+        distributed = wrapped_in_ddp(model, tmp_path)(clips, outputs=True)
+    finally:
+        torch.distributed.destroy_process_group()
+    for output in (compiled(clips, outputs=True), gather.gather(shares, "cpu"), distributed):
+        assert type(output) is Output and output.extra.keys() == expected.extra.keys()
+        for ours, theirs in zip([*output[:2], *output.extra.values()],
+                                [*expected[:2], *expected.extra.values()]):  # fmt: skip
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "argument", "hint"),
+    [
+        *((backbone, "num_clas", "did you mean num_class") for backbone in BACKBONES),
+        ("stgcnpp", "base_chanels", "did you mean base_channels"),
+        ("stgcnpp", "adaptiv", "did you mean adaptive"),
+        ("msg3d", "num_blocks", "takes no such argument"),
+    ],
+)
+def test_an_argument_that_no_base_takes_is_refused(backbone, argument, hint):
+    config = Config(model=f"model.{backbone}.Model", model_args={argument: 5})
+    with pytest.raises(InputError, match=f"model_args.{argument}: .*{hint}"):
+        make_model(config)
 
 
 def trained(backbone, **changes):
@@ -176,7 +347,7 @@ def trained(backbone, **changes):
     torch.manual_seed(0)
     model = tiny(backbone, **changes)
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
-        if name.endswith(("norm.weight", "running_var", "alpha")):
+        if name.endswith(("norm.weight", "running_var", "alpha", "beta", "coefficient")):
             torch.nn.init.uniform_(value, 0.5, 1.5)
         elif name.endswith(("bias", "running_mean")):
             torch.nn.init.normal_(value, std=0.2)
@@ -235,7 +406,8 @@ def test_networks_start_as_the_released_ones():
     torch.manual_seed(0)
     for backbone in BACKBONES:
         model = tiny(backbone, base_channels=48, num_class=60)
-        assert model.fc.weight.std().item() == pytest.approx(0.01, rel=0.1)
+        std = (2 / 60) ** 0.5 if backbone == "infogcn" else 0.01
+        assert model.fc.weight.std().item() == pytest.approx(std, rel=0.1)
         assert not model.fc.bias.any()
     for backbone in ("stgcn", "stgcnpp"):
         conv = tiny(backbone, base_channels=48).blocks[1].graph.conv
@@ -280,6 +452,11 @@ def test_any_layout_and_length_each_clip_by_itself(backbone, layout):
             close(model(clips)[1:2], model(clips[1:2]), 1e-5)
 
 
+def total(output):
+    """Return a number on which every weight has an influence."""
+    return sum(value.float().sum() for value in (output.logits, *output.extra.values()))
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_compiles_without_graph_breaks(backbone, training):
@@ -288,9 +465,12 @@ def test_compiles_without_graph_breaks(backbone, training):
     model = trained(backbone).train(training)
     compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=False)
     clips = torch.randn(3, 2, 8, 25, 3)
-    close(compiled(clips), model(clips), 1e-5)
+    torch.manual_seed(0)
+    expected = model(clips)
+    torch.manual_seed(0)
+    close(compiled(clips), expected, 1e-5)
     with torch.autocast("cpu", torch.bfloat16):
-        compiled(clips).float().sum().backward()
+        total(compiled(clips, outputs=True)).backward()
     assert all(weight.grad is not None for weight in model.parameters())
 
 
@@ -300,21 +480,21 @@ def test_half_precision_gives_nearly_the_same(backbone, dtype):
     model = trained(backbone, base_channels=24)
     clips = torch.randn(3, 2, 8, 25, 3)
     with torch.autocast("cpu", dtype):
-        logits = model(clips)
-    close(logits.float(), model(clips), 0.05)
-    logits.float().sum().backward()
+        output = model(clips, outputs=True)
+    close(output.logits.float(), model(clips), 0.05)
+    total(output).backward()
     assert all(weight.grad.isfinite().all() for weight in model.parameters())
 
 
 def test_refined_topologies_are_not_kept_for_backward():
-    """Of a CTR-GCN block no tensor with C V V values a clip and subset is saved, but made again."""
-    model, kept = tiny("ctrgcn", base_channels=16).train(), []
-    clips = torch.randn(2, 2, 4, 25, 3)
+    """Of a CTR-GCN block no tensor with C V V values per body is saved, but computed again."""
+    model, kept = tiny("ctrgcn", base_channels=64).train(), []
+    clips = torch.randn(2, 2, 2, 25, 3)
     with torch.autograd.graph.saved_tensors_hooks(
         lambda tensor: kept.append(tensor.numel()) or tensor, lambda tensor: tensor
     ):
         model(clips).sum().backward()
-    assert kept and max(kept) < len(clips) * 2 * 3 * 16 * 25 * 25
+    assert kept and max(kept) < len(clips) * 2 * 64 * 25 * 25
 
 
 def test_strided_pointwise_convolutions_are_torchs():

@@ -30,7 +30,7 @@ from files import write_json
 from model.fold import fuse_bn
 from tools.plain import UNITS, Plain
 
-BACKBONES = ("stgcn", "stgcnpp", "aagcn", "ctrgcn", "msg3d")
+BACKBONES = ("stgcn", "stgcnpp", "aagcn", "ctrgcn", "msg3d", "dgstgcn", "protogcn", "infogcn")
 TRAIN_FRAMES, INFER_FRAMES = 64, 100  # of the recipe, and of published inference speeds
 PERSONS, JOINTS, CHANNELS, CLASSES = 2, 25, 3, 60
 AMP = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -187,7 +187,7 @@ def plainly(settings: Config) -> Config:
     """Return the same run with the plain network: float32, nothing fused or compiled."""
     backbone = settings.model.split(".")[-2]
     if backbone not in UNITS:
-        raise InputError(f"--plain: there is a plain {' and '.join(UNITS)} only, no {backbone}")
+        raise InputError(f"--plain: there is a plain form of {', '.join(UNITS)}, not of {backbone}")
     kept = {"num_class", "base_channels"} & settings.model_args.keys()
     model_args = {"backbone": backbone, **{key: settings.model_args[key] for key in kept}}
     return settings.replace(

@@ -1,8 +1,8 @@
-"""ST-GCN++ and CTR-GCN written as the field writes them, to measure the project's own against.
+"""Backbones written as the field writes them, to measure the project's own against.
 
-Contiguous (B, C, T, V) activations, one convolution per branch, a loop over the subsets, einsum for
-the graph. Same sizes and the same arithmetic as `model.stgcnpp` and `model.ctrgcn`; no golden
-vectors are tested with these, and nothing else uses them.
+Contiguous (B, C, T, V) activations, one convolution per branch, a loop over the subsets or einsum
+for the graph. Same sizes and the same arithmetic as the modules of `model` with these names; the
+tests compare their sizes only, and nothing else uses them.
 """
 
 from __future__ import annotations
@@ -125,6 +125,60 @@ class PlainBranches(nn.Module):
         return torch.relu(torch.cat([branch(x) for branch in self.branches], dim=1))
 
 
+class PlainDynamicConv(nn.Module):
+    """DG-STGCN: a graph for every sample and channel."""
+
+    def __init__(self, channels: int, out: int, matrix: Tensor, subsets: int = 8):
+        super().__init__()
+        joints, mid = matrix.shape[-1], out // 8 * subsets
+        self.matrix = nn.Parameter(0.04 + 0.02 * torch.randn(subsets, joints, joints))
+        self.alpha = nn.Parameter(torch.zeros(subsets))
+        self.beta = nn.Parameter(torch.zeros(subsets))
+        self.pre = nn.Sequential(*pointwise(channels, mid))
+        self.post = nn.Conv2d(mid, out, 1)
+        self.conv1 = nn.Conv2d(channels, mid, 1)
+        self.conv2 = nn.Conv2d(channels, mid, 1)
+        self.norm = nn.BatchNorm2d(out)
+        self.down = residual(channels, out)
+
+    def embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean = x.mean(-2, keepdim=True)
+        return self.conv1(mean), self.conv2(mean)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, t, v = x.shape
+        k = len(self.matrix)
+        y = self.pre(x).reshape(n, k, -1, t, v)
+        x1, x2 = (part.mean(-2).reshape(n, k, -1, v) for part in self.embed(x))
+        a = self.matrix[None, :, None]
+        a = torch.tanh(x1.unsqueeze(-1) - x2.unsqueeze(-2)) * self.alpha[0] + a
+        a = a + torch.einsum("nkcv,nkcw->nkvw", x1, x2).softmax(-2)[:, :, None] * self.beta[0]
+        y = torch.einsum("nkctv,nkcvw->nkctw", y, a).contiguous()
+        return torch.relu(self.norm(self.post(y.reshape(n, -1, t, v))) + self.down(x))
+
+
+class PlainPrototypeConv(PlainDynamicConv):
+    """ProtoGCN: the same, embedded in every frame and averaged after that."""
+
+    def embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.conv1(x), self.conv2(x)
+
+
+class PlainDynamicTemporal(PlainMultiScale):
+    """DG-STGCN: the branches of ST-GCN++ on the joints and their mean."""
+
+    def __init__(self, channels: int, stride: int, joints: int = 25):
+        super().__init__(channels, stride)
+        self.coefficient = nn.Parameter(torch.zeros(joints))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([x, x.mean(-1, keepdim=True)], dim=-1)
+        y = torch.cat([b(x) for b in self.branches], dim=1)
+        local, mean = y[..., :-1], y[..., -1]
+        y = local + torch.einsum("nct,v->nctv", mean, self.coefficient)
+        return self.norm(self.transform(y))
+
+
 class Block(nn.Module):
     def __init__(self, spatial: nn.Module, temporal: nn.Module, skip: nn.Module | None):
         super().__init__()
@@ -136,20 +190,22 @@ class Block(nn.Module):
 
 
 UNITS = {
-    "stgcnpp": (PlainGraphConv, PlainMultiScale, False),
-    "ctrgcn": (PlainRefinedConv, PlainBranches, True),
+    "stgcnpp": (PlainGraphConv, PlainMultiScale, False, 64),
+    "ctrgcn": (PlainRefinedConv, PlainBranches, True, 64),
+    "dgstgcn": (PlainDynamicConv, PlainDynamicTemporal, False, 64),
+    "protogcn": (PlainPrototypeConv, PlainDynamicTemporal, False, 96),
 }
 
 
 class Plain(nn.Module):
     """The plain network of a backbone in UNITS; (N, M, T, V, C) to logits (N, K)."""
 
-    def __init__(self, backbone: str, num_class: int = 60, base_channels: int = 64):
+    def __init__(self, backbone: str, num_class: int = 60, base_channels: int | None = None):
         super().__init__()
-        spatial, temporal, self.norm_persons = UNITS[backbone]
+        spatial, temporal, self.norm_persons, width = UNITS[backbone]
         matrix = torch.as_tensor(adjacency.spatial(graph.load("ntu_rgb_d")), dtype=torch.float32)
         self.data_norm = nn.BatchNorm1d(150 if self.norm_persons else 75)
-        table = stages(3, base_channels)
+        table = stages(3, base_channels or width)
         self.blocks = nn.Sequential(
             *(
                 Block(

@@ -1,0 +1,62 @@
+"""ProtoGCN (Liu et al., CVPR 2025): DG-STGCN with prototypes of its last graphs."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model import dgstgcn
+from model.layers import ConvNorm
+
+DROPOUT = 0.1  # of what the prototypes add up to
+EMBED = 256  # width of the embedding that the contrastive loss compares
+
+
+class Prototypes(nn.Module):
+    """Rebuild the graphs of a clip from P learnt prototypes, and embed them.
+
+    Every entry of the graphs, a vector q of C channels, becomes W_m softmax(W_q q); a 1x1
+    convolution, batch norm, relu and the mean over channels make one graph of them.
+    """
+
+    def __init__(self, channels: int, joints: int, count: int):
+        super().__init__()
+        self.query = nn.Linear(channels, count, bias=False)
+        self.memory = nn.Linear(count, channels, bias=False)
+        self.dropout = nn.Dropout(DROPOUT)
+        self.post = ConvNorm(channels, channels)
+        self.embed = nn.Linear(joints**2, EMBED)
+
+    def forward(self, graphs: Tensor) -> dict[str, Tensor]:
+        """(N, C, V, V) to `graph` (N, V V) and its `embedding` (N, EMBED)."""
+        entries = graphs.permute(0, 2, 3, 1)  # (N, V, V, C)
+        entries = self.dropout(self.memory(self.query(entries).softmax(-1)))
+        graph = F.relu(self.post(entries.permute(0, 3, 1, 2))).mean(1).flatten(1)
+        return {"graph": graph, "embedding": self.embed(graph)}
+
+
+class Model(dgstgcn.Model):
+    """ProtoGCN; (N, M, T, V, C) to logits (N, K).
+
+    `extra` of the outputs has the clip's rebuilt `graph` (N, V V) and its `embedding` (N, 256), on
+    which `longtail.class_contrast` trains the prototypes. The logits do not depend on them:
+    num_prototype=0 leaves them out, for training without that loss.
+    """
+
+    def __init__(self, *, base_channels: int = 96, num_prototype: int = 400, **common):
+        super().__init__(base_channels=base_channels, **common)
+        width = self.blocks[-1].graph.reduce.out_channels
+        joints = self.skeleton.num_joints
+        self.prototypes = Prototypes(width, joints, num_prototype) if num_prototype else None
+
+    def features_and_extra(self, clips: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.prototypes is None:
+            return super().features_and_extra(clips)
+        x = self.normalise(clips)
+        *blocks, last = self.blocks
+        for block in blocks:
+            x = block(x)
+        relations = last.graph.relations(x)  # (N M, K, C / K, V, V)
+        hidden = last.graph.convolve(x, relations + last.graph.adjacency[:, None])
+        features = self.over_persons(last.after_graph(hidden, x).mean((2, 3)))
+        return features, self.prototypes(self.over_persons(relations.flatten(1, 2)))

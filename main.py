@@ -18,10 +18,11 @@ from data import clip_file
 from engine import checkpoint, config, evaluate, logs, predict_files, recipe
 from engine.build import make_feeder, open_data
 from engine.distributed import World, choose_devices, free_memory
-from engine.precision import describe_amp
+from engine.precision import describe_amp, set_tf32
 from engine.predict import Recognizer
 from engine.run import LAST, RunFolder, check_class_names, folder_for_test, remembered
 from engine.session import prepare, restore
+from engine.train import test, train
 from errors import InputError, Parser, run_command
 from feeders.streams import NAMES as STREAMS
 from longtail import shots
@@ -154,9 +155,9 @@ def main(argv: list[str]) -> None:
         else:
             memory.keep_freed()
         if options.phase in ("train", "classifier"):
-            train(options, devices, world)
+            train_streams(options, devices, world)
         elif options.phase == "test":
-            test(options, devices, world)
+            test_checkpoint(options, devices, world)
         else:
             predict(options, devices[0])
 
@@ -175,7 +176,7 @@ def overrides(options: argparse.Namespace) -> list[str]:
     return [*options.overrides, *([f"amp={options.amp}"] if options.amp else [])]
 
 
-def train(options: argparse.Namespace, devices: list[torch.device], world: World) -> None:
+def train_streams(options: argparse.Namespace, devices: list[torch.device], world: World) -> None:
     """Train one stream, or all six one after another and fuse them."""
     if not options.config:
         raise InputError("--config is missing: name a file, e.g. config/demo-lt/joint.yaml")
@@ -230,14 +231,12 @@ def train_one(
             )
         if world.is_main:
             run.begin(settings, options.overwrite)
-        if classifier and not trainer.classifier.trains:
-            trainer.keep_as_it_is()
-        else:
-            trainer.run()
-        trainer.test()
+        log = logs.Log(run if world.is_main else None, options.quiet or not world.is_main)
+        train(training, run, log)
+        test(training, run, log)
 
 
-def test(options: argparse.Namespace, devices: list[torch.device], world: World) -> None:
+def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], world: World) -> None:
     """Test one checkpoint; its own configuration serves unless --config names another.
 
     The results go to the run that the checkpoint belongs to. A test of other weights or with other
@@ -254,7 +253,7 @@ def test(options: argparse.Namespace, devices: list[torch.device], world: World)
     settings, model, state = checkpoint.load_network(path, given, overrides(options))
     trained = None if options.config else checkpoint.settings(state, path)
     run = folder_for_test(home, settings, path, trained, options.work_dir)
-    evaluate.set_tf32(settings)
+    set_tf32(settings.tf32)
     data, said = open_data(settings, training=False), None
     model = model.to(devices[0])
     if checkpoint.is_own(state):

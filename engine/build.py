@@ -256,9 +256,7 @@ def _policy(kind: Callable[..., Any], args: dict[str, Any]) -> Any:
     return kind(**own)
 
 
-def make_method(
-    config: Config, data: Data, model: nn.Module, classifier: bool = False
-) -> Method:
+def make_method(config: Config, data: Data, model: nn.Module, classifier: bool = False) -> Method:
     """Build the method of a run from the keys that name its parts.
 
     Without `classifier` the key of that name is not used.

@@ -113,3 +113,9 @@ def load_strictly(model: nn.Module, weights: dict[str, torch.Tensor], where: str
     """Copy a run's own weights into `model`, or on any difference nothing: InputError."""
     own = {"format": FORMAT, "state_dict": weights}
     model.load_state_dict(models.fitted(model, own, where, {}))
+
+
+def trained_with(path: str | Path) -> dict[str, Any]:
+    """Return the configuration values that a checkpoint was trained with; {} of a foreign one."""
+    state = upstream.read(path)
+    return state["config"] if is_own(state) else {}

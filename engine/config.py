@@ -25,7 +25,9 @@ from longtail.shots import SHOTS
 CONFIG_ROOT = Path(__file__).resolve().parents[1] / "config"
 # Naming another class drops the arguments of the one before it. (A model and an optimizer keep
 # theirs: graph and classes go with every backbone, momentum with every SGD.)
-OWN_ARGUMENTS = ("loss", "class_weights", "mixing", "sampling", "classifier", "schedule")
+OWN_ARGUMENTS = (
+    "objective", "loss", "class_weights", "mixing", "sampling", "classifier", "schedule",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import graph
 from data import clip_file, measure, names, normalize, quality
 from data.measure import Size
 from data.store import Store
-from engine import checkpoint, evaluate
+from engine import checkpoint, evaluate, precision
 from engine.build import feeder_of
 from engine.config import Config
 from engine.distributed import World, choose_devices
@@ -147,7 +147,7 @@ class LoadedNetwork:
     def score(self, store: Store, device: torch.device) -> Scores:
         """Return the class probabilities of every clip of a store, as in testing."""
         config = self.config
-        evaluate.set_tf32(config)
+        precision.set_tf32(config.tf32)
         rows = np.arange(len(store))
         feeder = feeder_of(
             config, store, self.takes.skeleton, rows, device, clips=config.test_clips

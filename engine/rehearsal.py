@@ -48,7 +48,7 @@ def rehearse(
                 ((clips, labels, _),) = feeder.batches([batch])
             method.set_mode(net)
             with blame(config, "model"), torch.no_grad():
-                net(clips.flatten(0, -6))
+                net(clips.flatten(0, clips.ndim - 5))
             for epoch in (0, config.num_epoch - 1):
                 method.begin_epoch(epoch)
                 with blame(config, "mixing", "class_weights"):

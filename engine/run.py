@@ -241,7 +241,7 @@ class RunFolder:
         finally:
             if world.is_main:
                 self._lock_file.unlink(missing_ok=True)  # a process that waits for it opens another
-                lock.free_memory()
+                lock.release()
 
     @property
     def is_locked(self) -> bool:
@@ -253,7 +253,7 @@ class RunFolder:
             lock.acquire(timeout=0)
         except Timeout:
             return True
-        lock.free_memory()
+        lock.release()
         return False
 
 

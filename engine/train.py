@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from engine import checkpoint, evaluate, logs

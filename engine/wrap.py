@@ -1,4 +1,4 @@
-"""The network as it is trained and evaluated: compiled, on several devices, in several processes."""
+"""The network as it is trained and evaluated: compiled, on several devices, in several ranks."""
 
 from __future__ import annotations
 

@@ -180,14 +180,14 @@ class Feeder(Dataset):
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, Batch | torch.Tensor]]:
         """Yield (clips (N * S, M, T, V, C), labels (N,), the batch itself), on the device.
 
-        With several views: clips (views * N * S, ...), the first views of all samples first. A
-        batch is a Batch, or rows (N,) for which `generator` draws. All draws are made here, in the
-        order of the batches, whether or not threads read ahead.
+        With several views: clips (N, views * S, M, T, V, C). A batch is a Batch, or rows (N,) for
+        which `generator` draws. All draws are made here, in the order of the batches, whether or
+        not threads read ahead.
         """
         plans = (self._plan(batch, generator) for batch in batches)
         for (rows, draws, batch), read in self.source.read_ahead(plans):
-            labels = self.targets(rows[: len(rows) // self.views])
-            yield self.make(rows, draws, read), labels, batch
+            clips, labels = self.make(rows, draws, read), self.targets(rows[:: self.views])
+            yield clips.unflatten(0, (len(labels), -1)) if self.views > 1 else clips, labels, batch
 
     def _plan(
         self, batch: Batch | torch.Tensor, generator: torch.Generator | None
@@ -195,7 +195,7 @@ class Feeder(Dataset):
         rows = batch
         if isinstance(batch, Batch):
             rows, generator = batch.rows, batch.generator
-        rows = rows.repeat(self.views)
+        rows = rows.repeat_interleave(self.views)
         return rows, self.draw(rows, generator), batch
 
     def batch(self, rows: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:

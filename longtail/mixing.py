@@ -37,7 +37,7 @@ class Mixing(nn.Module):
     def observe(
         self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None
     ) -> None:
-        """See a batch and the network, which gives a `model.backbone.Output`, before it is mixed."""
+        """See a batch before it is mixed, and the network, which gives an `Output`."""
 
     def forward(
         self, clips: Tensor, labels: Tensor, generator: torch.Generator | None = None

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from torch import nn
 from tqdm import tqdm
 
-from engine import checkpoint, config, evaluate, logs
+from engine import checkpoint, config, logs, precision
 from engine.build import Data, make_feeder, open_data
 from engine.distributed import World, choose_devices
 from engine.evaluate import CLIPS_AT_ONCE
@@ -50,7 +50,7 @@ def features(
     parts, classes = [], []
     bar = tqdm(total=len(rows), leave=False, disable=logs.progress_bar_off(False))
     for batch_clips, _, _ in feeder.batches(map(Batch, rows)):
-        with evaluate.autocast(settings, device):
+        with precision.autocast(settings.amp, device):
             found = model.features(batch_clips)  # (N S, D)
             logits = model.classify(found)
         odds = logits.float().softmax(1)
@@ -193,7 +193,7 @@ def main(argv: list[str]) -> None:
             f"{args.weights}: {settings.model} has no features that are one vector per clip; "
             "--explain NAME works with it"
         )
-    evaluate.set_tf32(settings)
+    precision.set_tf32(settings.tf32)
     data = open_data(settings, training=False)
     state = upstream.read(args.weights)
     if checkpoint.is_own(state):

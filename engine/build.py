@@ -216,7 +216,17 @@ def hold_out(
 
 
 def make_model(config: Config) -> nn.Module:
-    return make(config, "model")
+    """Build the network; a backbone that `model_args` names (of experts) is imported here."""
+    args = config.model_args
+    if isinstance(args.get("backbone"), str):
+        args = {**args, "backbone": find_class(args["backbone"], "model_args.backbone")}
+    model = make(config.replace(model_args=args), "model")
+    if "outputs" not in inspect.signature(model.forward).parameters:
+        raise InputError(
+            f"model={config.model}: must be a model.backbone.Backbone, or its forward take "
+            "outputs=True and give a model.backbone.Output"
+        )
+    return model
 
 
 def make_feeder(

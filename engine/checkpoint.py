@@ -63,7 +63,11 @@ def settings(
 
 def up_to_date(values: dict[str, Any]) -> dict[str, Any]:
     """Return the configuration in a checkpoint without classes that there are no more."""
-    if not isinstance(values, dict) or values.get("feeder") != "feeders.nw_ucla.Feeder":
+    if not isinstance(values, dict):
+        return values
+    if values.get("model") == "longtail.experts.Model":
+        values = {**values, "model": "model.experts.Model"}
+    if values.get("feeder") != "feeders.nw_ucla.Feeder":
         return values
     args = dict(values.get("feeder_args") or {})
     angle = args.pop("rotate", math.pi / 3)

@@ -140,7 +140,8 @@ def restore(training: Training, path: Path) -> None:
     try:
         content = checkpoint.read(path)
         if "training" not in content:
-            raise InputError(f"{path} contains weights only, or is of an earlier version")
+            what = "is of an earlier version" if "stepper" in content else "is a best.pt"
+            raise InputError(f"{path} {what}, from which no run can be resumed")
     except InputError as error:
         raise InputError(
             f"{error}; --overwrite begins again, --weights FILE from these weights"

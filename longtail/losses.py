@@ -56,6 +56,15 @@ def expected_loss(loss_matrix: Tensor, label_weights: Tensor) -> Tensor:
     return (label_weights * loss_matrix).sum()
 
 
+def check_logits(logits: Tensor, label_weights: Tensor) -> None:
+    """Raise ValueError for logits that are not (N, K), as of several experts."""
+    if logits.shape != label_weights.shape:
+        raise ValueError(
+            f"takes the logits of one classifier, {tuple(label_weights.shape)}, but the network "
+            f"gives {tuple(logits.shape)}"
+        )
+
+
 def label_dependent_cross_entropy(logits: Tensor) -> Tensor:
     """Return -log softmax(l_ik)_k (N, K) of logits l (N, K, K) that differ with the label k.
 
@@ -113,6 +122,7 @@ class CrossEntropy(nn.Module):
             label_weights: the rows (N, K) of these samples in those of the whole batch
             count: samples in the whole batch
         """
+        check_logits(logits, label_weights)
         return expected_loss(self.loss_matrix(logits), label_weights)
 
     def forward(
@@ -311,6 +321,7 @@ class InfluenceBalanced(CrossEntropy):
         self, logits: Tensor, label_weights: Tensor, count: int, *, features: Tensor
     ) -> Tensor:
         """features (N, D) are those that the logits were made from."""
+        check_logits(logits, label_weights)
         nll = self.loss_matrix(logits)
         influence = 2 * -torch.expm1(-nll) * features.abs().sum(1, keepdim=True)
         return expected_loss(nll * self.alpha / (influence + self.epsilon), label_weights)

@@ -174,7 +174,7 @@ class ShapMix(Mixing):
         with_subset = torch.where(self.masks[subset][:, None], clips, without)
         training = net.training
         net.eval()
-        chances = net(torch.cat([with_subset, without])).logits.softmax(-1)  # (2N, K)
+        chances = net(torch.cat([with_subset, without])).logits.float().softmax(-1)  # (2N, K)
         net.train(training)
         gain = chances.gather(1, labels.repeat(2)[:, None]).view(2, -1)
         gain = (gain[0] - gain[1]).relu() * 10 / self.masks[subset].sum()

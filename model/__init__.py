@@ -20,9 +20,8 @@ from torch import nn
 import graph as graphs
 from errors import InputError, nearest
 from model import upstream
+from model.backbone import Backbone
 
-# RIDE's network, which imports the backbone that its arguments name.
-EXPERTS = "longtail.experts.Model"
 # Arguments of which names and shapes of the weights have no trace.
 UNSEEN = ("relu_branches", "parent_edges", "normalise")
 
@@ -54,13 +53,14 @@ def from_checkpoint(
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     known = {**defaults(network), **shown}
-    if name != EXPERTS and (unknown := [key for key in given if key not in known]):
+    unknown = [key for key in given if key not in known]
+    if unknown and issubclass(network, Backbone):  # experts hand theirs on to one
         raise InputError(
             f"{unknown[0]}: {name} does not take this argument{nearest(unknown[0], known)}"
         )
     args = {**shown, **given}
     try:
-        model = network(**args)
+        model = network(**with_classes(args))
     except InputError:
         raise
     except (TypeError, ValueError, ArithmeticError) as error:
@@ -186,10 +186,9 @@ def import_string(model: nn.Module) -> str:
 
 
 def trusted(name: str, args: Mapping[str, Any]) -> bool:
-    """Return whether a checkpoint may have its network imported: a class in a module of model/, or
-    RIDE's around one. Nothing else that can be found there may be called."""
-    named = [args["backbone"]] if "backbone" in args else []
-    named += [] if name == EXPERTS else [name]
+    """Return whether a checkpoint may have its network imported: a class in a module of model/, and
+    the same for a backbone among its arguments. Nothing else found there may be called."""
+    named = [name, *([args["backbone"]] if "backbone" in args else [])]
     return all(re.fullmatch(r"model\.[a-z]\w*\.[A-Z]\w*", str(each)) for each in named)
 
 
@@ -199,7 +198,7 @@ def check_import(path: str | Path, name: str, args: Mapping[str, Any], way_out: 
     A file from elsewhere must not decide what is imported.
     """
     if not trusted(name, args):
-        named = args.get("backbone", "") if name == EXPERTS else name
+        named = name if not trusted(name, {}) else args["backbone"]
         raise InputError(f"{path}: its model is {named}, from outside model/; {way_out}")
 
 
@@ -213,6 +212,13 @@ def find(name: str) -> type[nn.Module]:
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise InputError(f"{name} is not a network")
     return found
+
+
+def with_classes(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments in which a backbone is a class instead of its import string."""
+    if isinstance(args.get("backbone"), str):
+        return {**args, "backbone": find(args["backbone"])}
+    return dict(args)
 
 
 def defaults(network: type) -> dict[str, Any]:

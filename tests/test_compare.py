@@ -42,7 +42,7 @@ def test_every_method_builds_on_a_benchmark_and_is_pure(method):
     labels = torch.arange(10).repeat_interleave(counts)
     sampling = build.make(settings, "sampling", labels, counts, settings.repeat)
     mix = build.make(settings, "mixing", counts, graph.load("nw_ucla"))
-    stages: Stages = build.make_stages(settings, counts, torch.device("cpu"))
+    stages: Stages = build.make_stages(settings, counts)
     if settings.classifier:
         build.make(settings, "classifier", counts)
     rows = sampling.epoch(torch.Generator().manual_seed(0), 0.5)[:16]
@@ -80,11 +80,11 @@ def test_margins_are_for_cosines_of_one_scale(method, scale):
     logits = model(100 * torch.randn(4, 1, 16, 20, 3))
     assert 1 < logits.abs().max() <= scale * (1 + 1e-6)
     counts = torch.arange(10) + 1
-    build.make_stages(settings, counts, torch.device("cpu"))
+    build.make_stages(settings, counts)
     for override in ("model_args.cosine=0", "model_args.cosine=true", "loss_args.scale=12"):
         other = config.load([NW_UCLA / "joint.yaml", *compare.method_files(method)], [override])
         with pytest.raises(InputError, match="the same number"):
-            build.make_stages(other, counts, torch.device("cpu"))
+            build.make_stages(other, counts)
 
 
 def test_the_released_values_keep_the_rest_of_the_recipe():

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,10 @@ import main
 from engine import checkpoint, config, evaluate
 from engine.config import Config
 from engine.distributed import World, choose_devices, synchronize_batch_norm
-from engine.train import LOOK_EVERY, Trainer
+from engine.session import prepare
+from engine.state import Progress
+from engine.stopping import CHECK_EVERY, StopRequest
+from engine.train import epoch_batches, training_step
 from errors import BAD_INPUT, RESUMABLE, InputError, run_command
 from longtail import experts, losses
 from longtail.sampling import InstanceSampling
@@ -108,7 +112,7 @@ def _normalise_half(rank, folder):
     assert ours[0].num_batches_tracked == 1
 
     # without it the first rank's statistics are every rank's before they are used
-    ranks, norm = World(rank, 2), nn.BatchNorm1d(3)
+    world, norm = World(rank, 2), nn.BatchNorm1d(3)
     norm.running_mean.fill_(rank + 1)
     norm.running_var.copy_(torch.tensor([1.0, 2, 3]) if rank == 0 else torch.zeros(3))
     norm.num_batches_tracked.fill_(5 + rank)
@@ -169,10 +173,11 @@ def test_a_gpu_that_is_not_there_is_one_line(monkeypatch, count, names, world, s
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
-def _gradient_of_half(rank, folder, world=2):
+def _gradient_of_half(rank, folder):
     """On each rank: the gradient of a network under DDP, against that of the whole batch."""
-    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world)
-    ranks, counts, weights = World(rank, world), torch.tensor([9, 3, 1]), torch.tensor([0.2, 1, 2])
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    world = World(rank, 2)
+    counts, weights = torch.tensor([9, 3, 1]), torch.tensor([0.2, 1, 2])
     random = torch.Generator().manual_seed(0)
     inputs = torch.randn(7, 5, generator=random)  # uneven shares: 4 and 3 rows
     soft = torch.rand(7, 3, generator=random).softmax(1)
@@ -193,7 +198,7 @@ def _gradient_of_half(rank, folder, world=2):
         mine = world.local_rows(7)
         entries = losses.label_weights(targets, weights)[mine]
         extra = {name: value[mine] for name, value in extra.items()}
-        (world * loss.part(wrapped(inputs[mine]), entries, 7, **extra)).backward()
+        (world.size * loss.part(wrapped(inputs[mine]), entries, 7, **extra)).backward()
         torch.testing.assert_close(net[0].weight.grad, expected)
     dist.destroy_process_group()
 
@@ -213,9 +218,11 @@ def _follow_saliency(rank, tiny, folder):
         ["mixing=longtail.mixing.ShapMix", "mixing_args={warm_up: 0}", "batch_size=8", *SMALL],
     )
     with World.from_environment() as world:
-        trainer = Trainer(own, folder, [torch.device("cpu")], world, quiet=True)
-        trainer.train_epoch()
-        first, second = world.gather(trainer.mix.saliency)
+        training = prepare(own, [torch.device("cpu")], world)
+        batches = epoch_batches(training)
+        for clips, labels, batch in training.feeder.batches(batches):
+            training_step(training, clips, labels, batch, len(batches))
+        first, second = world.gather(training.method.mixing.saliency)
         assert first.any() and torch.equal(first, second)
 
 
@@ -227,18 +234,17 @@ def test_every_rank_mixes_the_same_batch(tiny, tmp_path):
 class _Asked:
     """A second rank that SIGTERM reached, as the first one sees it."""
 
-    world = 2
+    size = 2
 
     def any(self, flag):
         return True
 
 
 def test_ranks_on_gpus_ask_for_sigterm_now_and_then():
-    trainer = Trainer.__new__(Trainer)
-    trainer.config, trainer.ranks = Config(), _Asked()
-    trainer.device, trainer.stop_asked = torch.device("cuda"), False
-    asked = [step for step in range(1000) if trainer.should_stop(step)]
-    assert asked == list(range(0, 1000, LOOK_EVERY))
+    stop, gpu = StopRequest(_Asked()), torch.device("cuda")
+    asked = [step for step in range(1000) if stop.after_step(step, gpu)]
+    assert asked == list(range(0, 1000, CHECK_EVERY))
+    assert stop.after_step(7, torch.device("cpu")) and stop.together() and not stop.alone()
 
 
 def stop_in_evaluation(rank, tiny, folder, function):
@@ -287,9 +293,11 @@ def test_ranks_that_see_other_folders_do_not_train_on(tiny, tmp_path):
 @pytest.mark.parametrize(("count", "sizes"), [(9, [9]), (10, [8, 2]), (17, [8, 9]), (1, [1])])
 def test_no_rank_is_left_without_rows(count, sizes):
     """A last batch of fewer rows than ranks joins the one before; none of them is lost."""
-    trainer = Trainer.__new__(Trainer)
-    trainer.config, trainer.ranks = Config(batch_size=8), World(0, 2)
-    trainer.sampling = InstanceSampling(torch.zeros(count).long(), torch.tensor([count]))
-    batches = trainer.order(0)
+    sampling = InstanceSampling(torch.zeros(count).long(), torch.tensor([count]))
+    training = SimpleNamespace(
+        config=Config(batch_size=8), world=World(0, 2), state=SimpleNamespace(progress=Progress()),
+        method=SimpleNamespace(rows=sampling.epoch),
+    )  # fmt: skip
+    batches = epoch_batches(training)
     assert [len(batch.rows) for batch in batches] == sizes
     assert sorted(torch.cat([batch.rows for batch in batches]).tolist()) == list(range(count))

@@ -352,9 +352,9 @@ RIDE = {"graph": "ntu_rgb_d", "num_class": 4, "num_person": 2, "base_channels": 
 def ride(tiny, tmp_path_factory):
     """A checkpoint of RIDE on a CTR-GCN as its own repository has it, and its network."""
     settings = Config(store=str(tiny / "store"), protocol="demo-xsub", frames=8, test_clips=2,
-                      model=models.EXPERTS, model_args=RIDE)  # fmt: skip
+                      model="model.experts.Model", model_args=RIDE)  # fmt: skip
     torch.manual_seed(0)
-    network = models.find(models.EXPERTS)(**RIDE).eval()
+    network = models.find("model.experts.Model")(**models.with_classes(RIDE)).eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, 0, 0.3)
     path = tmp_path_factory.mktemp("ride") / "best.pt"
@@ -369,7 +369,9 @@ def test_every_way_builds_the_experts_that_a_checkpoint_says(ride, tmp_path):
     clips = torch.randn(2, 2, 9, 25, 3)
     out = tmp_path / "converted.pt"
     assert run_command(weights.main, [str(path), "--out", str(out)]) == 0
-    given = Config(model=models.EXPERTS, frames=8, model_args={"backbone": "model.ctrgcn.Model"})
+    given = Config(
+        model="model.experts.Model", frames=8, model_args={"backbone": "model.ctrgcn.Model"}
+    )
     with torch.no_grad():
         for built in (
             models.from_checkpoint(path),
@@ -406,7 +408,10 @@ def test_what_experts_rest_on_is_explained(tiny, ride, tmp_path):
         ({"model": "model.nothing.Model", "model_args": {"a": 1}}, "there is no network"),
         ({"model": "model.stgcn.Model", "model_args": {"a": 1}}, "cannot be built with {'a': 1}"),
         ({"model": "model.stgcn.Model", "model_args": {"num_blocks": "x"}}, "cannot be built"),
-        ({"model": models.EXPERTS, "model_args": {"backbone": "os.system"}}, "outside model/"),
+        (
+            {"model": "model.experts.Model", "model_args": {"backbone": "os.system"}},
+            "outside model/",
+        ),
     ],
 )
 def test_what_a_checkpoint_says_of_its_network_is_not_trusted(tmp_path, content, said):

@@ -11,10 +11,13 @@ from engine import config
 from engine.build import find_class
 from engine.config import Config
 from engine.distributed import World
-from engine.optimizer import Stepper, fused, rate_factor
-from engine.train import Trainer
+from engine.optimizer import check_schedule, fused, lr_factor
+from engine.session import prepare
+from engine.state import TrainState
+from engine.train import epoch_batches, training_step
 from errors import InputError
 from longtail.sampling import InstanceSampling
+from model.backbone import Output
 
 CPU = torch.device("cpu")
 PLAIN = {"optimizer_args": {}, "schedule": "constant", "batch_size": 16, "lr": 0.5}
@@ -34,20 +37,24 @@ def network():
     return nn.Linear(3, 2).double()
 
 
-def test_accumulated_batches_make_one_step():
-    """The rate grows with what is accumulated; an epoch's last batches do not wait for more."""
-    net, data = network(), batches(3)
-    stepper = Stepper(Config(accumulate=2, **PLAIN), net, CPU)
-    expected = copy.deepcopy(net)
+def state_of(net, **values):
+    return TrainState(Config(**PLAIN, **values), net, nn.Module(), CPU)
+
+
+def test_gradients_add_up_to_a_step():
+    """The learning rate grows with accumulation; a step leaves no gradient to the next."""
+    net, data = network(), batches(4)
+    state, expected = state_of(net, accumulate=2), copy.deepcopy(net)
     for part in (data[:2], data[2:]):
-        loss = sum(loss_of(expected, batch) for batch in part) / len(part)
+        loss = sum(loss_of(expected, batch) for batch in part)
         gradients = torch.autograd.grad(loss, list(expected.parameters()))
         with torch.no_grad():
             for weight, gradient in zip(expected.parameters(), gradients):
                 weight -= 2 * PLAIN["lr"] * gradient
-    for number, batch in enumerate(data):
-        stepper.step(loss_of(net, batch), 0.0, number == 2, 1 if number == 2 else 0.5)
-        assert stepper.waiting == (1 if number == 0 else 0)
+        for batch in part:
+            state.backward(loss_of(net, batch))
+        state.optimizer_step(0.0)
+    assert state.progress.step == 2
     torch.testing.assert_close(net.state_dict(), expected.state_dict())
 
 
@@ -56,7 +63,7 @@ def test_accumulated_batches_make_one_step():
     [("SGD", "off", True), ("SGD", "bf16", True), ("SGD", "fp16", False), ("AdamW", "fp16", True)],
 )
 def test_a_first_step_that_the_scaler_skips_leaves_no_trace(name, amp, together):
-    """torch's fused SGD would keep uninitialised memory as its momentum."""
+    """torch's fused SGD would keep uninitialized memory as its momentum."""
     config = Config(optimizer=f"torch.optim.{name}", amp=amp, optimizer_args={})
     chosen = fused(config, torch.device("cuda"))
     assert chosen == ({"fused": True} if together else {})
@@ -76,12 +83,14 @@ class Flat(nn.Module):
         super().__init__()
         self.fc = nn.Linear(75, num_class)
 
-    def forward(self, clips):
-        return self.fc(clips.mean((1, 2)).flatten(1))
+    def forward(self, clips, outputs=False):
+        features = clips.mean((1, 2)).flatten(1)
+        logits = self.fc(features)
+        return Output(logits, features, {}) if outputs else logits
 
 
 @pytest.mark.parametrize("batch_size", [2, 3])
-def test_an_epoch_of_accumulated_batches_is_one_of_large_batches(tiny, tmp_path, batch_size):
+def test_an_epoch_of_accumulated_batches_is_one_of_large_batches(tiny, batch_size):
     """10 draws in steps of 6 and 4: of 2 as 2 2 2 and 2 2, of 3 as 3 3 and 3 1."""
     settings = [
         "model=tests.test_optimizer.Flat", "sampling=tests.test_optimizer.Ten",
@@ -92,11 +101,13 @@ def test_an_epoch_of_accumulated_batches_is_one_of_large_batches(tiny, tmp_path,
         own = config.load(
             [tiny / "tiny-lt/joint.yaml"], settings, batch_size=size, accumulate=accumulate
         )
-        trainer = Trainer(own, tmp_path, [CPU], World(), quiet=True)
-        trainer.feeder.train = False  # the same frames, whatever batch a clip is in
-        trainer.feeder.table = trainer.feeder._table()
-        trainer.train_epoch()
-        weights.append(trainer.model.state_dict())
+        training = prepare(own, [CPU], World())
+        training.feeder.train = False  # the same frames, whatever batch a clip is in
+        training.feeder.table = training.feeder._table()
+        steps = epoch_batches(training)
+        for clips, labels, batch in training.feeder.batches(steps):
+            training_step(training, clips, labels, batch, len(steps))
+        weights.append(training.state.model.state_dict())
     torch.testing.assert_close(*weights)
 
 
@@ -110,21 +121,23 @@ def test_the_gradient_is_clipped_at_its_own_scale(amp):
     """A step of plain gradient descent is then rate * clip_grad long, whatever fp16 scales by."""
     net = network().float()
     before = torch.cat([weight.detach().flatten() for weight in net.parameters()])
-    stepper = Stepper(Config(clip_grad=0.01, amp=amp, **PLAIN), net, CPU)
-    stepper.step(loss_of(net, batches(1)[0].float()), 0.0)
+    state = state_of(net, clip_grad=0.01, amp=amp)
+    state.backward(loss_of(net, batches(1)[0].float()))
+    state.optimizer_step(0.0)
     after = torch.cat([weight.detach().flatten() for weight in net.parameters()])
     assert (after - before).norm().item() == pytest.approx(0.5 * 0.01, rel=1e-3)
 
 
 def test_averaged_weights_follow_by_their_decay():
     net = nn.Sequential(network(), nn.BatchNorm1d(2).double())
-    stepper, average = Stepper(Config(ema=0.9, **PLAIN), net, CPU), {}
+    state, average = state_of(net, ema=0.9), {}
     for batch in batches(4):
-        stepper.step(loss_of(net, batch), 0.0)
+        state.backward(loss_of(net, batch))
+        state.optimizer_step(0.0)
         for name, value in net.state_dict().items():
             old = average.get(name, value)
             average[name] = 0.9 * old + 0.1 * value if value.is_floating_point() else value.clone()
-    torch.testing.assert_close(dict(stepper.best_model.state_dict()), average)
+    torch.testing.assert_close(dict(state.evaluated.state_dict()), average)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +162,7 @@ def test_averaged_weights_follow_by_their_decay():
     ],
 )
 def test_the_rate_over_the_epochs(settings, epoch, expected):
-    assert rate_factor(Config(**settings), epoch) == pytest.approx(expected, abs=1e-12)
+    assert lr_factor(Config(**settings), epoch) == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_rate_of_ctr_gcns_recipe():
@@ -159,7 +172,7 @@ def test_the_rate_of_ctr_gcns_recipe():
         (epoch + 1) / 5 if epoch < 5 else 0.1 ** sum(epoch >= step for step in (60, 80))
         for epoch in range(100)
     ]
-    assert [rate_factor(recipe, epoch + 0.3) for epoch in range(100)] == pytest.approx(expected)
+    assert [lr_factor(recipe, epoch + 0.3) for epoch in range(100)] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -181,4 +194,4 @@ def test_the_rate_of_ctr_gcns_recipe():
 )
 def test_arguments_that_a_schedule_does_not_use_are_refused(schedule, args, said):
     with pytest.raises(InputError, match=said):
-        Stepper(Config(schedule=schedule, schedule_args=args), network(), CPU)
+        check_schedule(Config(schedule=schedule, schedule_args=args))

@@ -11,10 +11,11 @@ import torch
 from torch._dynamo.utils import counters
 
 import main
-from engine import evaluate, precision
+from engine import precision
 from engine.config import Config
 from engine.distributed import World
-from engine.train import Replica, takes_cuda_graphs
+from engine.wrap import takes_cuda_graphs
+from model.backbone import Output
 from tests.tiny_runs import SMALL, run, weights
 
 
@@ -24,7 +25,7 @@ def test_half_precision_follows_single(tiny, tmp_path, amp):
     folders = [run(tiny, tmp_path / kind, more=[*more, "--amp", kind]) for kind in ("off", amp)]
     single, half = (json.loads((f / "metrics.jsonl").read_text())["loss"] for f in folders)
     assert half == pytest.approx(single, rel=0.05) and half != single
-    scaler = torch.load(folders[1] / "last.pt", weights_only=True)["stepper"]["scaler"]
+    scaler = torch.load(folders[1] / "last.pt", weights_only=True)["training"]["scaler"]
     assert bool(scaler) == (amp == "fp16")
     kept = weights(folders[1] / "last.pt").values()
     assert all(value.dtype != torch.float16 for value in kept)
@@ -87,7 +88,7 @@ def test_arithmetic_that_a_processor_lacks_is_said_and_never_chosen(
     cpu = torch.device("cpu")
     chosen = "bf16" if "bf16" in pays else "off"
     assert precision.describe_amp("auto", cpu) == f"amp {chosen} (auto)"
-    with evaluate.autocast(Config(amp="auto"), cpu):
+    with precision.autocast("auto", cpu):
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype == (torch.bfloat16 if chosen == "bf16" else torch.float32)
     for kind in ("off", "bf16", "fp16"):
@@ -128,17 +129,31 @@ def test_the_kind_of_arithmetic_is_said_before_the_first_step(tiny, tmp_path, mo
 def test_tf32_is_for_products_and_convolutions(tf32, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", not tf32)
     before = torch.get_float32_matmul_precision()
-    evaluate.set_tf32(Config(tf32=tf32))
+    precision.set_tf32(tf32)
     assert torch.backends.cudnn.allow_tf32 == tf32
     assert torch.get_float32_matmul_precision() == ("high" if tf32 else "highest")
     torch.set_float32_matmul_precision(before)
 
 
-def test_a_replica_knows_to_what_its_network_is_cast():
+class Kind(torch.nn.Linear):
+    """A network that notes the kind of numbers that it computes in."""
+
+    def __init__(self):
+        super().__init__(3, 2)
+        self.seen = []
+
+    def forward(self, clips, outputs):
+        logits = super().forward(clips)
+        self.seen.append(logits.dtype)
+        return Output(logits, logits, {})
+
+
+def test_a_network_in_a_thread_is_cast_as_the_run_says():
     """As DataParallel calls it: from a thread, where autocast is on and has its own default."""
-    net, kinds = Replica(torch.nn.Linear(3, 2), Config(amp="bf16")), []
-    thread = threading.Thread(target=lambda: kinds.append(net(torch.zeros(1, 3)).dtype))
+    net, kinds = precision.Float32Outputs(Kind(), "bf16"), []
+    thread = threading.Thread(target=lambda: kinds.extend(net(torch.zeros(1, 3))[:2]))
     with torch.autocast("cpu", torch.float16):
         thread.start()
         thread.join()
-    assert kinds == [torch.bfloat16]
+    logits, kind = kinds
+    assert net.model.seen == [torch.bfloat16] and logits.dtype == kind.dtype == torch.float32

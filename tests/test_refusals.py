@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import main
-from engine import build, checkpoint, config, evaluate, train
+from engine import build, checkpoint, config, evaluate, session
 from engine.distributed import World
-from engine.optimizer import Stepper
+from engine.state import TrainState
 from errors import BAD_INPUT, InputError, run_command
+from model.backbone import Output
 from tests.tiny_runs import METHODS, SMALL, assert_same_weights, command, run
 
 
@@ -75,7 +76,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(tiny, tmp_path, capsys, more, 
     assert not folder.exists()
 
 
-RIDE = "model=longtail.experts.Model"
+RIDE = "model=model.experts.Model"
 FOCAL = "loss=longtail.losses.Focal"
 
 
@@ -94,17 +95,19 @@ FOCAL = "loss=longtail.losses.Focal"
         (["sampling=longtail.sampling.PowerSampling", "sampling_args.power=x"], "sampling=longt"),
         (["optimizer=torch.optim.LBFGS", "optimizer_args={}"], "optimizer=torch.optim.LBFGS: tak"),
         # accepted one by one, impossible together
-        ([RIDE, FOCAL], "loss=longtail.losses.Focal with loss_args={} and model=longtail.experts"),
+        ([RIDE, FOCAL], "loss=longtail.losses.Focal with loss_args={} and model=model.experts"),
         ([RIDE, FOCAL, "model_args.experts=2"], "loss=longtail.losses.Focal with"),
         ([RIDE, FOCAL, "model_args.experts=3", "batch_size=3"], "loss=longtail.losses.Focal with"),
-        ([RIDE, "loss=longtail.losses.InfluenceBalanced"], "needs the features that go into"),
+        ([RIDE, "loss=longtail.losses.InfluenceBalanced"], "takes the logits of one classifier"),
         # only seen in the test after training
         (["feeder_args.choice=even", "test_clips=10"], "test_clips: 10"),
         (["shots=[1,b]"], "shots must be a list of whole numbers"),
         (["model=tests.test_refusals.Narrow"], "gives (2, 3) for logits (N, K) of (2, 4)"),
         # in constructors
-        ([RIDE, "model_args.backbone=model.nowhere.Model"], "nowhere.Model is not a backbone"),
-        ([RIDE, "model_args.backbone=5"], "model=longtail.experts.Model with model_args={"),
+        ([RIDE, "model_args.backbone=model.nowhere.Model"], "model.nowhere does not exist"),
+        ([RIDE, "model_args.backbone=5"], "model_args.backbone: 5 is not a backbone"),
+        ([RIDE, "model_args.backbone=model.infogcn.Model"], "has outputs of its own"),
+        (["model=tests.test_refusals.Bare"], "must be a model.backbone.Backbone, or its forward"),
         (["model=tests.test_refusals.Broken"], "model=tests.test_refusals.Broken with model"),
         (["model=tests.test_refusals.BROKEN"], "model=tests.test_refusals.BROKEN: is not a class"),
         (["model=..x"], "model=..x: expected an import string"),
@@ -129,9 +132,20 @@ class Narrow(torch.nn.Module):
         super().__init__()
         self.fc = torch.nn.Linear(75, num_class)
 
-    def forward(self, clips):
+    def forward(self, clips, outputs=False):
         logits = self.fc(clips.mean((1, 2)).flatten(1))
-        return logits if self.training else logits[:, 1:]
+        logits = logits if self.training else logits[:, 1:]
+        return Output(logits, clips, {}) if outputs else logits
+
+
+class Bare(torch.nn.Module):
+    """A network of logits alone."""
+
+    def __init__(self, **others):
+        super().__init__()
+
+    def forward(self, clips):
+        return clips
 
 
 BROKEN = 3
@@ -145,7 +159,7 @@ class Broken:
 def test_a_rehearsal_changes_nothing(tiny, tmp_path, monkeypatch, untested):
     more = [*SMALL, "num_epoch=1", "model_args.dropout=0.5", "feeder_args.flip=0.0"]
     run(tiny, tmp_path / "with", "shap-mix.yaml", more=more)
-    monkeypatch.setattr(train, "rehearse", lambda trainer: None)
+    monkeypatch.setattr(session, "rehearse", lambda *parts: None)
     run(tiny, tmp_path / "without", "shap-mix.yaml", more=more)
     assert_same_weights(tmp_path / "with/last.pt", tmp_path / "without/last.pt")
 
@@ -169,7 +183,7 @@ def test_fewer_samples_than_ranks(tiny, whole, tmp_path):
         everything = evaluate.score(net, feeder, settings, cpu, Several(rank, 4))
     np.testing.assert_allclose(everything, alone, rtol=1e-5)
     with pytest.raises(InputError, match="batch_size: 3 samples for 4 ranks"):
-        train.Trainer(settings, tmp_path / "run", [cpu], Alone(0, 4))
+        session.prepare(settings, [cpu], Alone(0, 4))
 
 
 class Alone(World):
@@ -193,13 +207,13 @@ def test_outputs_that_are_not_finite_are_no_accuracy(tiny, whole, tmp_path, monk
     with pytest.raises(InputError, match=r"not finite for 12 of 12 samples \(e\.g\. S001"):
         main.main(argv)
     assert not (tmp_path / "result.json").exists()
-    step = Stepper.step
+    step = TrainState.optimizer_step
 
-    def diverge(stepper, *args):
-        step(stepper, *args)
-        stepper.model.fc.bias.data.fill_(np.inf)
+    def diverge(state, time):
+        step(state, time)
+        state.model.fc.bias.data.fill_(np.inf)
 
-    monkeypatch.setattr(Stepper, "step", diverge)  # and no loss is taken after the only step
+    monkeypatch.setattr(TrainState, "optimizer_step", diverge)  # after the only loss
     settings = ["--set", "num_epoch=1", "batch_size=1000"]
     with pytest.raises(InputError, match="not finite"):
         main.main(command(tiny, tmp_path / "run", "--quiet", *settings))
@@ -338,7 +352,7 @@ def test_what_cannot_be_resumed_is_said_and_kept(tiny, whole, tmp_path, capsys, 
         ),
         (
             lambda state: state["config"].update(
-                model="longtail.experts.Model", model_args={"backbone": "os.system"}
+                model="model.experts.Model", model_args={"backbone": "os.system"}
             ),
             "from outside model/",
         ),

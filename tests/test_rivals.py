@@ -20,6 +20,8 @@ from longtail.classifiers import (
 from longtail.losses import LDAM
 from longtail.mixing import Mixup, Plain, ShapMix
 from longtail.sampling import PowerSampling, ProgressiveSampling, RepeatFactorSampling
+from model import experts as network
+from tests.outputs import Outputs
 
 COUNTS = torch.tensor([60, 40, 25, 10, 4, 1])
 LABELS = torch.arange(6).repeat_interleave(COUNTS)
@@ -268,7 +270,7 @@ def test_shap_mix_saliency_against_a_loop():
         mix.begin_epoch(epoch)
         draws = torch.Generator().manual_seed(step)
         subset, coalition = mix.draw_coalition(torch.Generator().manual_seed(step))
-        mix.observe(model, clips, labels, draws)
+        mix.observe(Outputs(model).train(model.training), clips, labels, draws)
         assert model.training
         mean = clips.mean(0)  # the same batch every time
         inside = sorted(v for part in mix.subsets[subset] for v in parts[part])
@@ -286,7 +288,7 @@ def test_shap_mix_saliency_against_a_loop():
             model.train()
         np.testing.assert_allclose(mix.saliency, table, atol=1e-6)
     assert torch.equal(clips, batch(9)[0])  # what is observed is left as it is
-    shap_mix().observe(model.eval(), clips, labels, None)
+    shap_mix().observe(Outputs(model).eval(), clips, labels, None)
     assert not model.training  # as a backbone that is frozen
     model.train()
     assert all(torch.equal(v, statistics[k]) for k, v in model.state_dict().items())
@@ -294,7 +296,7 @@ def test_shap_mix_saliency_against_a_loop():
     resumed.load_state_dict(copy.deepcopy(mix.state_dict()))
     for each in (mix, resumed):
         each.begin_epoch(7)
-        each.observe(model, clips + 1, labels, torch.Generator().manual_seed(9))
+        each.observe(Outputs(model), clips + 1, labels, torch.Generator().manual_seed(9))
     assert torch.equal(mix.saliency, resumed.saliency)
     assert torch.equal(mix.mean_clip, resumed.mean_clip)
     np.testing.assert_allclose(mix.mean_clip, clips.mean(0) + 0.2, atol=1e-5)
@@ -414,7 +416,7 @@ def test_post_hoc_adjustment_takes_the_prior_off():
 
 def small_experts(**arguments):
     torch.manual_seed(0)
-    return experts.Model(num_class=6, base_channels=8, num_blocks=5, inflate=(3,), down=(3,),
+    return network.Model(num_class=6, base_channels=8, num_blocks=5, inflate=(3,), down=(3,),
                          **arguments)  # fmt: skip
 
 

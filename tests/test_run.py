@@ -2,6 +2,7 @@
 
 import json
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,9 +17,10 @@ from data.store import Store, StoreWriter
 from engine import build, checkpoint, evaluate, train
 from engine.config import Config, load
 from engine.distributed import World, free_memory
-from engine.optimizer import Stepper
 from engine.run import RunFolder
-from engine.train import Trainer
+from engine.session import prepare
+from engine.state import Progress
+from engine.train import epoch_batches
 from feeders.skeleton import Feeder
 from longtail import shots
 from tests.tiny_runs import PROJECT, SMALL, command, run
@@ -40,7 +42,7 @@ def test_a_run_writes_what_it_promises(tiny, whole):
     }  # fmt: skip
     assert yaml.safe_load((whole / "config.yaml").read_text())["benchmark"] == "tiny-lt"
     best = checkpoint.read(whole / "best.pt")
-    assert best["config"]["num_epoch"] == 3 and "stepper" not in best
+    assert best["config"]["num_epoch"] == 3 and "training" not in best
     assert best["class_names"] == ["wave", "kick", "bow", "sit"]  # and how clips are made:
     assert (best["layout"], best["normalization"], best["centre"]) == ("ntu_rgb_d", "centered", 20)
     assert best["size"] == Store.open(tiny / "store").meta["size"] and len(best["size"]) == 3
@@ -69,14 +71,15 @@ def test_the_scores_are_probabilities_and_the_result_follows_from_them(whole):
 def test_the_loss_is_the_mean_of_the_steps_and_the_rate_falls_with_each(
     tiny, tmp_path, monkeypatch, untested
 ):
-    own, steps = Stepper.step, []
+    own, steps = train.training_step, []
 
-    def noted(stepper, loss, *args):
-        own(stepper, loss, *args)
-        steps.append((loss.item(), stepper.rate))
+    def noted(training, *args):
+        loss = own(training, *args)
+        steps.append((loss.item(), training.state.lr))
+        return loss
 
-    monkeypatch.setattr(Stepper, "step", noted)
-    monkeypatch.setattr(train, "LOOK_EVERY", 4)  # of the six steps of an epoch
+    monkeypatch.setattr(train, "training_step", noted)
+    monkeypatch.setattr(train, "SYNC_EVERY", 4)  # of the six steps of an epoch
     folder = run(tiny, tmp_path / "run", more=SMALL)
     losses, rates = np.array(steps).T
     expected = 0.0125 * 4 / 16 * (1 + np.cos(np.pi * np.arange(12) / 12)) / 2
@@ -87,12 +90,12 @@ def test_the_loss_is_the_mean_of_the_steps_and_the_rate_falls_with_each(
 
 
 class Drawn:
-    """A sampling that notes how far the training is."""
+    """A method that notes how far the training is."""
 
     def __init__(self):
         self.progress = []
 
-    def epoch(self, generator, progress):
+    def rows(self, generator, progress):
         self.progress.append(progress)
         return torch.randperm(20, generator=generator)
 
@@ -101,26 +104,28 @@ def test_every_epoch_has_an_order_and_draws_of_its_own():
     """Another seed has others; the same one has the same again."""
     orders, seeds = {}, {}
     for seed in (0, 1, 0, 1):
-        trainer = Trainer.__new__(Trainer)
-        trainer.config, trainer.ranks = Config(batch_size=8, num_epoch=4, seed=seed), World()
-        trainer.sampling = Drawn()
+        method, state = Drawn(), SimpleNamespace(progress=Progress())
+        training = SimpleNamespace(
+            config=Config(batch_size=8, num_epoch=4, seed=seed), world=World(), method=method,
+            state=state,
+        )  # fmt: skip
         for epoch in range(4):
-            batches = trainer.order(epoch)
+            state.progress.epoch = epoch
+            batches = epoch_batches(training)
             assert [(len(b.rows), b.step) for b in batches] == [(8, 0), (8, 1), (4, 2)]
             rows = tuple(torch.cat([b.rows for b in batches]).tolist())
             assert orders.setdefault((seed, epoch), rows) == rows
             for b in batches:
                 assert seeds.setdefault((seed, epoch, b.step), b.seed) == b.seed
-        assert trainer.sampling.progress == [0, 0.25, 0.5, 0.75]
+        assert method.progress == [0, 0.25, 0.5, 0.75]
     assert len(set(orders.values())) == 8 and len(set(seeds.values())) == 24
 
 
 def test_a_seed_draws_the_weights(tiny, tmp_path):
     first, again, other = (
-        Trainer(
-            load([tiny / "tiny-lt/joint.yaml"], seed=seed), tmp_path / "run",
-            [torch.device("cpu")], World(), quiet=True,
-        ).model.state_dict()
+        prepare(
+            load([tiny / "tiny-lt/joint.yaml"], seed=seed), [torch.device("cpu")], World()
+        ).state.model.state_dict()
         for seed in (3, 3, 4)
     )  # fmt: skip
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -242,9 +247,9 @@ def test_copies_of_any_training_sample_are_left_out_of_the_clean_figure(tmp_path
 
 def test_the_best_checkpoint_is_that_of_the_first_highest_epoch(tiny, tmp_path, monkeypatch):
     figures = iter([50.0, 75.0, 75.0])
-    own = evaluate.judge
+    own = evaluate.metrics
     monkeypatch.setattr(evaluate, "test", lambda *_, **__: dict.fromkeys(shots.METRICS))
-    monkeypatch.setattr(evaluate, "judge", lambda *args: own(*args) | {"top1": next(figures)})
+    monkeypatch.setattr(evaluate, "metrics", lambda *args: own(*args) | {"top1": next(figures)})
     folder = run(tiny, tmp_path / "run", more=[*SMALL, "num_epoch=3"])
     assert checkpoint.read(folder / "best.pt")["progress"]["epoch"] == 2
     assert checkpoint.read(folder / "last.pt")["progress"]["epoch"] == 3

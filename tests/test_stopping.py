@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_flatten
 
 import main
 from engine import checkpoint, evaluate, logs
-from engine.optimizer import Stepper
 from engine.run import RunFolder
+from engine.state import TrainState
 from errors import RESUMABLE, Stopped, run_command
 from tests.tiny_runs import CEILING, SMALL, assert_same_weights, command, run, start, wait_until
 
@@ -24,9 +24,8 @@ def test_epochs_that_are_run_again_are_told_once(tmp_path):
         log.metrics({"epoch": epoch, "loss": 0.5})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 3, "lo')
-    log.start_metrics(2)
-    log.metrics({"epoch": 2, "loss": 0.25})
-    log.close()
+    with log.epochs(2):
+        log.metrics({"epoch": 2, "loss": 0.25})
     kept = [(m["epoch"], m["loss"]) for m in RunFolder(tmp_path).epochs()]
     assert kept == [(0, 0.5), (1, 0.5), (2, 0.25)]
 
@@ -133,16 +132,16 @@ def test_sigterm_in_the_middle_of_an_epoch_changes_nothing(tiny, tmp_path, monke
     files = ["shap-mix.yaml"] if method == "shap-mix" else []
     more = [*SMALL, "test_clips=1", *METHOD_ARGUMENTS[method]]
     run(tiny, tmp_path / "whole", *files, more=more)
-    own, stopped = Stepper.step, []
+    own, stopped = TrainState.optimizer_step, []
 
-    def interrupted(stepper, loss, epoch, *args):
-        if epoch > 1.2 and not stopped:
-            stopped.append(epoch)
+    def interrupted(state, time):
+        if time > 1.2 and not stopped:
+            stopped.append(time)
             os.kill(os.getpid(), signal.SIGTERM)
-        return own(stepper, loss, epoch, *args)
+        return own(state, time)
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(Stepper, "step", interrupted)
+        patch.setattr(TrainState, "optimizer_step", interrupted)
         run(tiny, tmp_path / "cut", *files, more=more)
     progress = checkpoint.read(tmp_path / "cut/last.pt")["progress"]
     assert progress["epoch"] == 1 and progress["step"] > 1
@@ -158,16 +157,16 @@ def test_sigterm_in_the_middle_of_an_epoch_changes_nothing(tiny, tmp_path, monke
 
 def test_all_streams_go_on_where_one_was_stopped(tiny, tmp_path, monkeypatch):
     more = [*SMALL, "num_epoch=1", "test_clips=1", "--stream", "all"]
-    own, streams = Stepper.step, []
+    own, streams = TrainState.optimizer_step, []
 
-    def interrupted(stepper, *args):
-        streams.append(stepper.config.stream)
+    def interrupted(state, time):
+        streams.append(state.config.stream)
         if streams.count("skip") == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return own(stepper, *args)
+        return own(state, time)
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(Stepper, "step", interrupted)
+        patch.setattr(TrainState, "optimizer_step", interrupted)
         run(tiny, tmp_path / "all", more=more)
     results = {path: path.read_bytes() for path in tmp_path.glob("all/*/last.pt")}
     assert {path.parent.name for path in results} == {"joint", "bone", "skip"}

@@ -1,5 +1,6 @@
 """One step of every method: in micro-batches, on the `meta` device, with an absent class."""
 
+import inspect
 import itertools
 
 import numpy as np
@@ -9,10 +10,13 @@ from torch import nn
 
 import graph
 from engine import build, config
+from engine.build import find_class
 from engine.config import Config
 from engine.distributed import World
-from engine.train import Trainer, micro_batches
+from engine.session import prepare
+from engine.train import epoch_batches, micro_batches, training_step
 from longtail.losses import label_weights
+from tests.outputs import Outputs
 from tests.tiny_runs import SMALL
 from tools import compare
 
@@ -39,8 +43,9 @@ class Seen(nn.Module):
         self.net, self.clips = net, []
 
     def forward(self, clips):
-        self.clips.append(clips)
-        return self.net(clips)
+        if torch.is_grad_enabled():
+            self.clips.append(clips)
+        return self.net(clips, outputs=True)
 
 
 def one_step(tiny, folder, method, batch_size, accumulate, epoch):
@@ -49,20 +54,19 @@ def one_step(tiny, folder, method, batch_size, accumulate, epoch):
     In double precision, with a network that has no batch norm.
     """
     own = settings(tiny, method, *FLAT, batch_size=batch_size, accumulate=accumulate)
-    trainer = Trainer(own, folder, [CPU], World(), quiet=True)
+    training = prepare(own, [CPU], World())
     torch.manual_seed(0)
-    nn.init.normal_(trainer.model.fc.weight)
-    trainer.model.double()
-    trainer.net = Seen(trainer.net)
-    trainer.mix.begin_epoch(epoch)
-    trainer.progress.epoch = epoch
-    clips, labels, batch = next(trainer.feeder.batches(trainer.order(epoch)))
-    stages = trainer.stages
-    loss = trainer.step(
-        clips.double(), labels, batch, stages.criterion(epoch), stages.class_weights(epoch), epoch
-    )
-    assert len(trainer.net.clips) == accumulate
-    return loss, trainer.model.state_dict(), clips.double(), torch.cat(trainer.net.clips)
+    model = training.state.model
+    nn.init.normal_(model.fc.weight)
+    model.double()
+    training.net = Seen(model)
+    training.method.begin_epoch(epoch)
+    training.state.progress.epoch = epoch
+    batches = epoch_batches(training)
+    clips, labels, batch = next(training.feeder.batches(batches))
+    loss = training_step(training, clips.double(), labels, batch, len(batches))
+    assert len(training.net.clips) == accumulate
+    return loss, model.state_dict(), clips.double(), torch.cat(training.net.clips)
 
 
 # Equalization draws for each sample which classes it spares; RIDE's network has batch norms.
@@ -86,17 +90,18 @@ def test_a_step_divides_by_what_weigh_by_says(tiny, tmp_path, by):
         tiny, "inverse-frequency", *FLAT, "mixing=longtail.mixing.Plain", f"weigh_by={by}",
         batch_size=4, accumulate=3,
     )  # fmt: skip
-    trainer = Trainer(own, tmp_path, [CPU], World(), quiet=True)
-    clips, labels, batch = next(trainer.feeder.batches(trainer.order(0)))
-    weights = 1 / trainer.data.class_counts
+    training = prepare(own, [CPU], World())
+    training.method.begin_epoch(0)
+    batches = epoch_batches(training)
+    clips, labels, batch = next(training.feeder.batches(batches))
+    weights = 1 / training.data.class_counts
     weights = weights / weights.sum() * 4
     with torch.no_grad():
         losses = nn.functional.cross_entropy(
-            trainer.model(clips), labels, weights, reduction="none"
+            training.state.model(clips), labels, weights, reduction="none"
         )
     expected = losses.sum() / (12 if by == "samples" else weights[labels].sum())
-    stages = trainer.stages
-    loss = trainer.step(clips, labels, batch, stages.criterion(0), stages.class_weights(0), 0)
+    loss = training_step(training, clips, labels, batch, len(batches))
     torch.testing.assert_close(loss, expected)
 
 
@@ -135,25 +140,22 @@ def test_every_row_is_in_one_micro_batch_of_one_rank(count, accumulate, world, c
 @pytest.mark.parametrize("method", ALL)
 def test_a_step_of_every_method_mixes_up_no_devices(tiny, tmp_path, monkeypatch, method):
     """Tensors of `meta` have no values, and arithmetic of theirs with the CPU's is refused."""
-    monkeypatch.setattr("engine.train.rehearse", lambda trainer: None)  # it reads scores
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)  # meta does not know it
+    monkeypatch.setattr("engine.session.rehearse", lambda *parts: None)  # it reads scores
+    logits = torch.zeros(3, 4), torch.tensor([0, 1, 1])
+    monkeypatch.setattr("engine.session.held_out", lambda *parts: logits)
     own = settings(tiny, method, *SMALL, batch_size=6, accumulate=2)
-    trainer = Trainer(own, tmp_path, [META], World(), quiet=True)
-    if own.classifier:
-        trainer.classifier = build.make(own, "classifier", trainer.data.class_counts).to(META)
-        logits = torch.zeros(3, 4), torch.tensor([0, 1, 1])
-        if getattr(trainer.classifier, "tau", 0) == "auto":
-            trainer.classifier.tau = 1.0  # to choose it takes values
-        trainer.classifier.prepare(trainer.model, lambda: logits)
-    if own.classifier and not trainer.classifier.trains:
+    if own.classifier and "tau" in inspect.signature(find_class(own.classifier, "")).parameters:
+        own = own.replace(classifier_args={"tau": 1.0})  # to choose it takes values
+    training = prepare(own, [META], World(), classifier=own.classifier is not None)
+    if not training.method.trains:
         return
     for epoch in (0, own.num_epoch - 1):
-        trainer.mix.begin_epoch(epoch)
-        trainer.set_mode()
-        criterion, weights = trainer.stages.criterion(epoch), trainer.stages.class_weights(epoch)
-        clips, labels, batch = next(trainer.feeder.batches(trainer.order(epoch)))
-        loss = trainer.step(clips, labels, batch, criterion, weights, epoch)
-        assert loss.device == META
+        training.method.begin_epoch(epoch)
+        training.method.set_mode(training.net)
+        training.state.progress.epoch = epoch
+        batches = epoch_batches(training)
+        clips, labels, batch = next(training.feeder.batches(batches))
+        assert training_step(training, clips, labels, batch, len(batches)).device == META
 
 
 # --- a class without samples ---
@@ -187,11 +189,11 @@ def test_every_method_is_sane_where_classes_have_no_samples(tiny, method):
     mix = build.make(own, "mixing", COUNTS, NTU)
     mix.begin_epoch(own.num_epoch - 1)
     clips = torch.randn(16, 2, 8, 25, 3, generator=torch.Generator().manual_seed(0))
-    net = nn.Sequential(nn.Flatten(), nn.Linear(2 * 8 * 25 * 3, len(COUNTS)))
-    mix.observe(net, clips, labels[rows], torch.Generator().manual_seed(1))
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(2 * 8 * 25 * 3, len(COUNTS)))
+    mix.observe(Outputs(flat), clips, labels[rows], torch.Generator().manual_seed(1))
     clips, targets = mix(clips, labels[rows], torch.Generator().manual_seed(2))
     assert clips.isfinite().all() and not targets[..., COUNTS == 0].any()
-    stages = build.make_stages(own, COUNTS, CPU)
+    stages = build.make_stages(own, COUNTS)
     for epoch in (0, own.num_epoch - 1):
         weights, criterion = stages.class_weights(epoch), stages.criterion(epoch)
         assert weights.isfinite().all() and (weights[PRESENT] > 0).all()

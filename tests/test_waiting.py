@@ -16,6 +16,7 @@ from feeders import skeleton
 from feeders.augment import Augmentation
 from feeders.frames import Even
 from longtail import brl, experts, losses, mixing
+from tests.outputs import Outputs
 
 META = torch.device("meta")
 NW_UCLA = {"choice": Even(), "box": True, "augmentation": Augmentation(scale=0, flip=0)}
@@ -48,7 +49,7 @@ MIXINGS = {
 @pytest.mark.parametrize("name", MIXINGS)
 def test_mixing_waits_for_nothing(name):
     mix, generator = MIXINGS[name]().to(META), torch.Generator().manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(2 * 64 * 25 * 3, 4)).to(META)
+    net = Outputs(nn.Sequential(nn.Flatten(), nn.Linear(2 * 64 * 25 * 3, 4))).to(META)
     clips = torch.empty(16, 2, 64, 25, 3, device=META)
     labels = torch.empty(16, dtype=torch.int64, device=META)
 

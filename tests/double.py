@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from model import stgcnpp
+from model.backbone import Output
 
 
 class Sum(torch.autograd.Function):
@@ -64,5 +65,5 @@ class Model(stgcnpp.Model):
         if dist.is_initialized():
             synchronize(self)
 
-    def forward(self, clips: Tensor) -> Tensor:
-        return super().forward(clips.double())
+    def forward(self, clips: Tensor, outputs: bool = False) -> Tensor | Output:
+        return super().forward(clips.double(), outputs)

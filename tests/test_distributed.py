@@ -138,12 +138,12 @@ def test_batch_norm_is_synchronized_between_gpus_only():
 @pytest.mark.parametrize("count", [1, 7, 16])
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_the_ranks_share_a_batch_without_loss_or_repetition(count, world):
-    rows = [list(range(count))[World(rank, world).share(count)] for rank in range(world)]
+    rows = [list(range(count))[World(rank, world).local_rows(count)] for rank in range(world)]
     assert sorted(row for part in rows for row in part) == list(range(count))
 
 
 @pytest.mark.parametrize(
-    ("names", "ranks", "chosen"),
+    ("names", "world", "chosen"),
     [
         (None, World(), [0]),
         (["0", "2"], World(), [0, 2]),
@@ -157,7 +157,7 @@ def test_a_rank_takes_the_gpu_of_its_place_in_the_machine(monkeypatch, names, wo
 
 
 @pytest.mark.parametrize(
-    ("count", "names", "ranks", "said"),
+    ("count", "names", "world", "said"),
     [
         (0, ["0", "1"], World(), "no such GPU (there: none; use --device cpu)"),
         (2, ["0", "2"], World(), "--device 2: no such GPU (there: 0 to 1)"),

@@ -204,7 +204,7 @@ def test_a_list_that_takes_the_place_of_a_published_one_makes_no_claim(stopped, 
 def test_the_version_of_the_code_is_kept_and_compared(stopped, monkeypatch):
     argv, _, folder = stopped
     assert checkpoint.read(folder / "last.pt")["code"] == run_folder.code_version()
-    monkeypatch.setattr("engine.train.code_version", lambda: "another")
+    monkeypatch.setattr("engine.session.code_version", lambda: "another")
     main.main(argv)
     assert "the code has changed since the run began" in (folder / "log.txt").read_text()
 

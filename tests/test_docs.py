@@ -4,20 +4,24 @@ import argparse
 import dataclasses
 import importlib
 import inspect
+import os
 import re
 import shlex
 import shutil
+import signal
 import sys
 
 import pytest
+import torch
 
 import graph
 import main
 from data import prepare
 from data.readers import READERS
-from engine import config
+from engine import checkpoint, config
 from engine.build import find_class
-from errors import InputError, Parser
+from engine.state import TrainState
+from errors import InputError, Parser, Stopped
 from tools import benchmark, zoo
 from tools.compare import Sweep
 
@@ -262,7 +266,7 @@ def project_with_examples(tmp_path, monkeypatch):
 
 
 def test_examples_run(project_with_examples, capsys):
-    assert len(EXAMPLES) == 8
+    assert len(EXAMPLES) == 10
     exec(compile(EXAMPLES["make_clips.py"], "make_clips.py", "exec"), {"__name__": "__main__"})
     own = [
         "clips/labels.csv",
@@ -280,9 +284,46 @@ def test_examples_run(project_with_examples, capsys):
     files = ["--config", "config/hand-lt/joint.yaml"]
     main.main([*files, *base, "model=model.small.Model"])
     main.main([*files, "config/methods/smooth.yaml", "--stream", "bone", *base])
+    assert_contrast_resumes(project_with_examples, [*files, "config/methods/contrast.yaml"])
     weights = project_with_examples / "work_dir/hand-lt-small/joint/best.pt"
     main.main(["--phase", "predict", "--weights", str(weights), "--input", "clips/00.npy"])
     assert "wave" in capsys.readouterr().out
+
+
+def assert_contrast_resumes(folder, argv):
+    """Two epochs, and two of which the second is resumed: the same weights, head and queue."""
+    argv = [
+        *argv,
+        "--device",
+        "cpu",
+        "--quiet",
+        "--set",
+        "num_epoch=2",
+        "objective_args={length: 20}",
+    ]
+    main.main([*argv, "--work-dir", "whole"])
+    own, stopped = TrainState.optimizer_step, []
+
+    def interrupted(state, time):
+        if time >= 1 and not stopped:
+            stopped.append(time)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return own(state, time)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(TrainState, "optimizer_step", interrupted)
+        main.main([*argv, "--work-dir", "cut"])
+    main.main([*argv, "--work-dir", "cut", "--resume"])
+    whole, cut = (checkpoint.read(folder / run / "last.pt") for run in ("whole", "cut"))
+    for first, second in ((whole, cut), (whole["training"], cut["training"])):
+        for key in ("model", "method"):
+            for name, value in first.get(key, {}).items():
+                assert torch.equal(value, second[key][name]), name
+    method = whole["training"]["method"]
+    assert (method["queue_labels"] >= 0).all() and method["queue"].norm(dim=1).allclose(
+        torch.ones(20)
+    )
+    assert method["projection.weight"].grad is None and len(method) >= 4
 
 
 def test_example_reader_runs(project_with_examples, capsys):

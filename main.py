@@ -1,4 +1,4 @@
-"""Train, test and use skeleton action recognisers on unbalanced data.
+"""Train, test and use skeleton action recognizers on unbalanced data.
 
 python main.py --config config/ntu60-xsub-lt/joint.yaml --device 0 1
 python main.py --phase test --weights work_dir/ntu60-xsub-lt/joint/best.pt
@@ -26,7 +26,7 @@ from engine.train import test, train
 from errors import InputError, Parser, run_command
 from feeders.streams import NAMES as STREAMS
 from longtail import shots
-from model.fold import fuse_bn
+from model.fuse_bn import fuse_bn
 
 PHASES = ("train", "test", "predict", "classifier")
 # The phases that use each flag; all others refuse it. With *: only next to --config, because

@@ -137,7 +137,7 @@ class Data:
     class_counts: torch.Tensor | None  # (K,) int64
     published_list: str | None  # digest of a published list that is trained on whole, else None
     list_made: str  # how the training list was made, if its file was missing
-    copied: np.ndarray  # (test,) bool: equals a sample of the protocol's whole training split
+    duplicates: np.ndarray  # (n,) bool: test samples equal to one of the whole training split
     list_digest: str | None = None  # of the list that was read, published or not
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -53,26 +52,12 @@ def settings(
     A file from elsewhere must not choose what is imported: InputError if it names another model or
     feeder than a class of this project's; --config vouches for it.
     """
-    own = config.from_mapping(up_to_date(state["config"]), str(path)).replace(**usual)
+    own = config.from_written(state["config"], path).replace(**usual)
     way_out = "give --config to say that you trust it"
     models.check_import(path, own.model, own.model_args, way_out)
     if own.feeder and not re.fullmatch(r"feeders\.[a-z]\w*\.[A-Z]\w*", own.feeder):
         raise InputError(f"{path}: its feeder is {own.feeder}, from outside feeders/; {way_out}")
     return config.from_mapping(config.override(dataclasses.asdict(own), overrides))
-
-
-def up_to_date(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration in a checkpoint without classes that there are no more."""
-    if not isinstance(values, dict):
-        return values
-    if values.get("model") == "longtail.experts.Model":
-        values = {**values, "model": "model.experts.Model"}
-    if values.get("feeder") != "feeders.nw_ucla.Feeder":
-        return values
-    args = dict(values.get("feeder_args") or {})
-    angle = args.pop("rotate", math.pi / 3)
-    protocol = {"choice": "even", "box": True, "rotate": [angle, angle, 0], "scale": 0, "flip": 0}
-    return {**values, "feeder": "feeders.skeleton.Feeder", "feeder_args": {**protocol, **args}}
 
 
 def complete(given: Config, path: str | Path, state: Any = None) -> Config:

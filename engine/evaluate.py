@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from engine import logs, recipe
 from engine.build import Data
-from engine.config import Config, from_mapping
+from engine.config import Config, from_written
 from engine.distributed import World
 from engine.precision import autocast
 from engine.run import BEST, LAST, RunFolder, digest
@@ -97,14 +97,14 @@ def test(
     )  # fmt: skip
     labels = np.asarray(data.store.labels)[data.test_rows]
     result = metrics(scores, labels, data.class_counts, config)
-    trained = from_mapping(state["config"], str(weights)) if "config" in state else config
-    clean = ~data.copied
+    trained = from_written(state["config"], weights) if "config" in state else config
+    deduplicated = ~data.duplicates
     counts = data.class_counts
     result |= shots.calibration(scores, labels) | {
         "class_counts": None if counts is None else counts.tolist(),
         "samples": len(labels),
-        "top1_clean": metrics(scores[clean], labels[clean], counts, config)["top1"],
-        "samples_clean": int(clean.sum()),
+        "top1_clean": metrics(scores[deduplicated], labels[deduplicated], counts, config)["top1"],
+        "samples_clean": int(deduplicated.sum()),
         "weights": weights.name,
         "weights_digest": digest(weights),
         "epochs": state.get("progress", {}).get("epoch"),  # that the weights were trained for

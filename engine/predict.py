@@ -1,4 +1,4 @@
-"""A trained recogniser for clips of one's own: `Recognizer.load('best.pt')(clip)`.
+"""A trained recognizer for clips of one's own: `Recognizer.load('best.pt')(clip)`.
 
 A clip goes the way of testing: the data set's normalization, then the feeder's stream and choice of
 frames, and the mean of the probabilities over test clips; several checkpoints are fused.
@@ -27,7 +27,7 @@ from engine.config import Config
 from engine.distributed import World, choose_devices
 from engine.fusion import Scores, fuse, fusions_of
 from errors import InputError
-from model.fold import fuse_bn
+from model.fuse_bn import fuse_bn
 
 # Class names for a checkpoint that has none, by its layout and number of classes.
 DATA_SETS = {
@@ -213,7 +213,7 @@ class Recognizer:
         window: int | None = None,
         stride: int | None = None,
     ) -> Prediction:
-        """Recognise a clip (T, V, C) or (T, M, V, C) of any length in the layout's raw coordinates.
+        """Classify a clip (T, V, C) or (T, M, V, C) of any length in the layout's raw coordinates.
 
         These are meters for Kinect; for 2D poses pixels of an image of `image_size` (height,
         width), or [-1, 1], and a score. With a `window`, in frames, one begins every `stride`

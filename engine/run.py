@@ -146,7 +146,7 @@ class RunFolder:
         if not self.config_file.is_file():
             known = vars(settings if trained is None else trained)
             return sorted(key for key, value in vars(settings).items() if known[key] != value)
-        changed = config.departures(settings, self.config_file)
+        changed = config.changed_keys(settings, self.config_file)
         # `method` is a label, and absent in folders from before there was one
         return [key for key in changed if key != "method" or "method" in self.config()]
 

@@ -21,7 +21,7 @@ from engine.wrap import eager_if_partial
 from errors import InputError, Stopped
 from feeders.skeleton import Batch
 from longtail import shots
-from model.fold import fuse_bn
+from model.fuse_bn import fuse_bn
 
 # Steps between two reads of the loss: each one synchronizes with the device.
 SYNC_EVERY = 50
@@ -229,9 +229,9 @@ def test(training: Training, run: RunFolder, log: logs.Log) -> None:
     chosen = "held-out training samples" if config.val_split else "the test split"
     log.line(f"test, {clips} clips per sample:\n{table}")
     log.line(f"best.pt was selected by top-1 on {chosen} (one clip); last.pt was not selected")
-    if data.copied.any():
+    if data.duplicates.any():
         log.line(
-            f"{int(data.copied.sum())} of {len(data.copied)} test samples equal a training sample; "
+            f"{int(data.duplicates.sum())} of {len(data.duplicates)} test samples equal a training sample; "
             f"without them top-1 is {logs.percent(result['top1_clean'])} (last.pt)"
         )
 

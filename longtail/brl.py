@@ -124,7 +124,7 @@ class PartialMixup(Mixing):
         return clips, share[:, None] * own + (1 - share)[:, None] * other
 
     def shares(self, labels: Tensor, others: Tensor) -> Tensor:
-        """Return alpha_i (N,) of samples labelled `labels` with partners labelled `others`."""
+        """Return alpha_i (N,) of samples labeled `labels` with partners labeled `others`."""
         own, other = self.counts[labels], self.counts[others]
         share = torch.full(own.shape, self.alpha, device=own.device)
         share = share.masked_fill(own > self.threshold * other, 0.0)

@@ -23,7 +23,7 @@ from model import upstream
 from model.backbone import Backbone
 
 # Arguments of which names and shapes of the weights have no trace.
-UNSEEN = ("relu_branches", "parent_edges", "normalise")
+UNSEEN = ("relu_branches", "parent_edges", "normalize")
 
 
 def from_checkpoint(
@@ -169,7 +169,7 @@ def other_variant(model: nn.Module, checkpoint: Any, path: str | Path) -> dict[s
         return {}
     shown = shown_for(type(model), import_string(model), checkpoint, path, given)
     if shown and not upstream.said(checkpoint)[1]:
-        own = upstream.recognise(upstream.weights(checkpoint, path)).name == upstream.OWN
+        own = upstream.recognize(upstream.weights(checkpoint, path)).name == upstream.OWN
         shown = {} if own else {key: shown[key] for key in UNSEEN if key in shown}
     if not any(key.endswith("skeleton") for key, _ in model.named_buffers()):
         shown = {k: v for k, v in shown.items() if k not in ("graph", "parent_edges")}

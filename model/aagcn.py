@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from graph import adjacency
 from model.backbone import StackedBackbone, tensor
-from model.fold import affine
+from model.fuse_bn import affine
 from model.layers import ConvNorm, add_relu, gather, shortcut
 from model.stgcn import KERNEL
 
@@ -44,10 +44,10 @@ class Attention(nn.Module):
 
 
 class AdaptiveGraphConv(nn.Module):
-    """Graph convolution on a learnt graph plus one that each sample makes of itself (eq. 2 and 3).
+    """Graph convolution on a learned graph plus one that each sample makes of itself (eq. 2 and 3).
 
-    `similarity` 'tanh': scaled by a learnt alpha, on a learnt graph that starts from the skeleton
-    (AAGCN); 'softmax': as it is, on the skeleton plus a learnt graph (2s-AGCN).
+    `similarity` 'tanh': scaled by a learned alpha, on a learned graph that starts from the skeleton
+    (AAGCN); 'softmax': as it is, on the skeleton plus a learned graph (2s-AGCN).
     """
 
     def __init__(self, channels: int, out: int, skeleton: Tensor, similarity: str, attention: bool):
@@ -83,7 +83,7 @@ class AdaptiveGraphConv(nn.Module):
         out = F.conv2d(gather(x, self.graph(x)), self.conv.weight, self.bias.sum(0))
         return self.attention(add_relu(self.norm(out), self.residual(x)))
 
-    def fold(self) -> None:
+    def fuse_bn(self) -> None:
         scale, shift = affine(self.norm)
         self.conv.weight = nn.Parameter(self.conv.weight * scale[:, None, None, None])
         self.bias = nn.Parameter((self.bias.sum(0) * scale + shift)[None])

@@ -115,7 +115,7 @@ class Backbone(nn.Module):
         In inference mode the absent persons, all zeros, go through the blocks once for all clips.
         Finding them synchronizes with the device, so neither training nor compiled code does it.
         """
-        bodies = self.normalise(clips)  # (N M, C, T, V)
+        bodies = self.normalize(clips)  # (N M, C, T, V)
         synchronizes = not self.training and not torch.compiler.is_compiling()
         if synchronizes and torch.is_inference_mode_enabled():
             rows, places = distinct_bodies(clips)
@@ -134,7 +134,7 @@ class Backbone(nn.Module):
         """(N, D) to logits (N, K)."""
         return self.fc(self.dropout(features))
 
-    def normalise(self, clips: Tensor) -> Tensor:
+    def normalize(self, clips: Tensor) -> Tensor:
         """(N, M, T, V, C) to batch-normed (N M, C, T, V), channels last in memory."""
         self.check(clips)
         N, M, T, V, C = clips.shape

@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from graph import adjacency
 from model.backbone import StackedBackbone, tensor
-from model.fold import Shift, affine, scale_outputs
+from model.fuse_bn import Shift, affine, scale_outputs
 from model.layers import Branches, add_relu, pointwise, shortcut
 
 
@@ -87,7 +87,7 @@ class RefinedGraphConv(nn.Module):
         out = out.contiguous(memory_format=torch.channels_last)
         return add_relu(self.norm(out), self.residual(x))
 
-    def fold(self) -> None:
+    def fuse_bn(self) -> None:
         scale, shift = affine(self.norm)
         scale_outputs(self.conv, scale.repeat(self.subsets), torch.zeros(()))
         self.norm = Shift(shift[:, None, None])

@@ -1,4 +1,4 @@
-"""DG-STGCN (Duan et al., arXiv 2210.05895): learnt graphs instead of a skeleton."""
+"""DG-STGCN (Duan et al., arXiv 2210.05895): learned graphs instead of a skeleton."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 from errors import InputError
 from model.backbone import StackedBackbone
-from model.fold import Shift, affine, scale_outputs
+from model.fuse_bn import Shift, affine, scale_outputs
 from model.layers import Branches, ConvNorm, add_relu, shortcut
 
 SUBSETS = 8  # graphs of a layer; each serves an eighth of its channels
-START = (0.04, 0.02)  # mean and deviation of the learnt graphs before training
+START = (0.04, 0.02)  # mean and deviation of the learned graphs before training
 
 
 def mean_frame(x: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def mean_frame(x: Tensor) -> Tensor:
 
 
 class DynamicGraphConv(nn.Module):
-    """Graph convolution on a learnt graph per subset plus one per sample and channel.
+    """Graph convolution on a learned graph per subset plus one per sample and channel.
 
     With source and target embeddings s, t of the mean frame, channel c of subset k sums over joints
     u on A_k[u, v] + alpha tanh(s_c[u] - t_c[v]) + beta softmax_u(sum_c s_c[u] t_c[v]). As released,
@@ -76,7 +76,7 @@ class DynamicGraphConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.convolve(x, self.relations(x, self.adjacency))
 
-    def fold(self) -> None:
+    def fuse_bn(self) -> None:
         scale_outputs(self.reduce, *affine(self.reduce_norm))
         scale_outputs(self.conv, *affine(self.norm))
         self.reduce_norm = self.norm = nn.Identity()
@@ -110,10 +110,10 @@ class DynamicBranches(Branches):
         joints, body = super().join(branches).split([len(self.coefficient), 1], dim=3)
         return torch.addcmul(joints, self.unshift(body), self.coefficient.to(body.dtype))
 
-    def fold(self) -> None:
+    def fuse_bn(self) -> None:
         _, shift = affine(self.norm)  # each branch takes it in; of the mean joint it comes off
         self.unshift = Shift(-shift[:, None, None])
-        super().fold()
+        super().fuse_bn()
 
 
 class DynamicTemporal(nn.Module):

@@ -61,7 +61,7 @@ class Model(nn.Module):
 
     def forward(self, clips: Tensor, outputs: bool = False) -> Tensor | Output:
         """(N, M, T, V, C) to logits, or with `outputs` to an `Output`."""
-        maps = self.trunk.blocks(self.trunk.normalise(clips))
+        maps = self.trunk.blocks(self.trunk.normalize(clips))
         features = [self.trunk.over_persons(branch(maps).mean((2, 3))) for branch in self.branches]
         dropout = self.trunk.dropout
         logits = torch.stack([head(dropout(own)) for head, own in zip(self.heads, features)], 1)

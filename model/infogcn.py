@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from errors import InputError
 from model.backbone import StackedBackbone, stages, tensor
-from model.fold import affine
+from model.fuse_bn import affine
 from model.layers import Branches, add_relu, product_dtype, shortcut
 
 REDUCTION = 8  # a head's queries and keys have this many times fewer channels than its input
@@ -42,7 +42,7 @@ def ancestor_difference(parent: list[int], k: int) -> np.ndarray:
 
 
 class AttentionGraphConv(nn.Module):
-    """Graph convolution over heads whose graph is self-attention times a learnt topology (eq. 6).
+    """Graph convolution over heads whose graph is self-attention times a learned topology (eq. 6).
 
     Per frame and head h: B_h[u, v] = topology_h[u, v] softmax_v(q_h[u] k_h[v] / sqrt(d)), then
     relu(norm(sum_h W_h sum_v B_h[u, v] x[v] + b_h) + residual).
@@ -79,7 +79,7 @@ class AttentionGraphConv(nn.Module):
         out = F.conv2d(sums, self.conv.weight, self.bias.sum(0))
         return add_relu(self.norm(out), self.residual(x))
 
-    def fold(self) -> None:
+    def fuse_bn(self) -> None:
         scale, shift = affine(self.norm)
         self.conv.weight = nn.Parameter(self.conv.weight * scale[:, None, None, None])
         self.bias = nn.Parameter((self.bias.sum(0) * scale + shift)[None])
@@ -140,7 +140,7 @@ class Model(StackedBackbone):
         if not self.cosine:
             nn.init.normal_(self.fc.weight, std=(2 / self.num_class) ** 0.5)
 
-    def normalise(self, clips: Tensor) -> Tensor:
+    def normalize(self, clips: Tensor) -> Tensor:
         """(N, M, T, V, C) to embedded and batch-normed (N M, D, T, V), channels last in memory."""
         self.check(clips)
         N, M, T, V, _ = clips.shape

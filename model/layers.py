@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.fold import Affine, Shift, affine, scale_outputs
+from model.fuse_bn import Affine, Shift, affine, scale_outputs
 
 SAFE = 16  # channels from which oneDNN keeps to its memory, see StridedPointwise
 
@@ -53,7 +53,7 @@ class ConvNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.conv(x))
 
-    def fold(self) -> None:
+    def fuse_bn(self) -> None:
         scale_outputs(self.conv, *affine(self.norm))
         self.norm = nn.Identity()
 
@@ -79,7 +79,7 @@ def product_dtype(x: Tensor) -> torch.dtype:
 
 
 def gather(x: Tensor, adjacency: Tensor) -> Tensor:
-    """Return the K neighbourhood sums of every joint: out[k C + c, w] = sum_v A[k, v, w] x[c, v].
+    """Return the K neighborhood sums of every joint: out[k C + c, w] = sum_v A[k, v, w] x[c, v].
 
     (B, C, T, V) and (K, V, W), or (B, K, V, W) for a graph per sample, to (B, K C, T, W): one
     batched product, before the 1x1 convolution because that never has fewer outputs than inputs.
@@ -148,7 +148,7 @@ class Branches(nn.Module):
         """Return the outputs of the branches as one, before the norm."""
         return torch.cat(branches, dim=1)
 
-    def fold(self) -> None:
+    def fuse_bn(self) -> None:
         widths = [*self.widths, self.plain.out_channels]
         *convs, pool, plain = zip(*(part.split(widths) for part in affine(self.norm)))
         for conv, (scale, shift) in zip([*self.convs, self.plain], [*convs, plain]):
@@ -182,10 +182,10 @@ class GraphConv(nn.Module):
             self.adjacency = nn.Parameter(skeleton.clone())
         else:
             self.register_buffer("skeleton", skeleton, persistent=False)
-            learnt = torch.ones_like(skeleton)
+            learned = torch.ones_like(skeleton)
             if adaptive == "offset":
-                learnt.uniform_(-1e-6, 1e-6)
-            self.edges = nn.Parameter(learnt)
+                learned.uniform_(-1e-6, 1e-6)
+            self.edges = nn.Parameter(learned)
         self.conv = nn.Conv2d(subsets * channels, out, 1, bias=not bias_first)
         if bias_first:
             bound = channels**-0.5  # as for the K convolutions of x that this one stands for
@@ -214,7 +214,7 @@ class GraphConv(nn.Module):
             return F.relu(out, inplace=True)
         return add_relu(out, self.residual(x))
 
-    def fold(self) -> None:
+    def fuse_bn(self) -> None:
         scale, shift = affine(self.norm)
         scale_outputs(self.conv, scale, shift)
         self.norm = nn.Identity()

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from errors import InputError
 from graph import adjacency
 from model.backbone import Backbone, tensor
-from model.fold import affine, scale_outputs
+from model.fuse_bn import affine, scale_outputs
 from model.layers import Branches, GraphConv, add_relu, gather, product_dtype, shortcut
 
 WINDOWS = (3, 5)  # frames of the two G3D pathways
-NORMALISE = {"column": adjacency.by_column, "symmetric": adjacency.symmetric}
+NORMALIZE = {"column": adjacency.by_column, "symmetric": adjacency.symmetric}
 
 
 def windows(x: Tensor, size: int, stride: int) -> Tensor:
@@ -57,7 +57,7 @@ class WindowConv(nn.Module):
         frames = out.unflatten(3, (self.size, -1)).flatten(2, 3)  # (B, C', T' size, V)
         return self.collapse_norm(self.collapse(frames))
 
-    def fold(self) -> None:
+    def fuse_bn(self) -> None:
         scale_outputs(self.conv, *affine(self.norm))
         scale_outputs(self.collapse, *affine(self.collapse_norm))
         self.norm = self.collapse_norm = nn.Identity()
@@ -89,7 +89,7 @@ class ResidualBranches(nn.Module):
 
 
 class Block(nn.Module):
-    """Spatio-temporal block (figure 4a): the factorised and the G3D pathways, added, then time."""
+    """Spatio-temporal block (figure 4a): the factorized and the G3D pathways, added, then time."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class Block(nn.Module):
 class Model(Backbone):
     """MS-G3D; (N, M, T, V, C) to logits (N, K).
 
-    `normalise`: 'column' as PYSKL does (A D^-1), 'symmetric' as the original (D^-1/2 A D^-1/2).
+    `normalize`: 'column' as PYSKL does (A D^-1), 'symmetric' as the original (D^-1/2 A D^-1/2).
     """
 
     def __init__(
@@ -131,17 +131,17 @@ class Model(Backbone):
         base_channels: int | Sequence[int] = 96,
         num_gcn_scales: int = 13,
         num_g3d_scales: int = 6,
-        normalise: str = "column",
+        normalize: str = "column",
         norm_persons: bool = True,
         **common,
     ):
         super().__init__(norm_persons=norm_persons, **common)
-        if normalise not in NORMALISE:
-            raise InputError(f"model_args.normalise is {normalise!r}: give column or symmetric")
-        normalised = NORMALISE[normalise]
-        scales = tensor(adjacency.k_hop(self.skeleton, num_gcn_scales, normalised))
+        if normalize not in NORMALIZE:
+            raise InputError(f"model_args.normalize is {normalize!r}: give column or symmetric")
+        normalized = NORMALIZE[normalize]
+        scales = tensor(adjacency.k_hop(self.skeleton, num_gcn_scales, normalized))
         windowed = [
-            tensor(adjacency.windowed(self.skeleton, num_g3d_scales, size, normalised))
+            tensor(adjacency.windowed(self.skeleton, num_g3d_scales, size, normalized))
             for size in WINDOWS
         ]
         if isinstance(base_channels, int):

@@ -200,7 +200,7 @@ def stgcn_original(model: nn.Module) -> Iterator[Entry]:
 
 
 def aagcn(
-    model: nn.Module, head: str, fc: str, block: str, gcn: str, tcn: str, learnt: str
+    model: nn.Module, head: str, fc: str, block: str, gcn: str, tcn: str, learned: str
 ) -> Iterator[Entry]:
     """AAGCN and 2s-AGCN; `block` names a block by its number from 0, {}, or from 1, {next}."""
     yield from norm("data_norm", head)
@@ -208,18 +208,18 @@ def aagcn(
     for number, unit in enumerate(model.blocks):
         ours = f"blocks.{number}"
         theirs = block.format(number, next=number + 1)
-        yield from adaptive(unit.graph, f"{ours}.graph", f"{theirs}.{gcn}", learnt)
+        yield from adaptive(unit.graph, f"{ours}.graph", f"{theirs}.{gcn}", learned)
         yield from unit_tcn(unit.temporal, f"{ours}.temporal", f"{theirs}.{tcn}")
         yield from unit_tcn(unit.residual, f"{ours}.residual", f"{theirs}.residual")
 
 
-def adaptive(module: nn.Module, ours: str, theirs: str, learnt: str) -> Iterator[Entry]:
+def adaptive(module: nn.Module, ours: str, theirs: str, learned: str) -> Iterator[Entry]:
     """unit_aagcn, and the unit_gcn of 2s-AGCN."""
     if module.similarity == "tanh":
-        yield Entry(f"{ours}.adjacency", (f"{theirs}.{learnt}",))
+        yield Entry(f"{ours}.adjacency", (f"{theirs}.{learned}",))
         yield Entry(f"{ours}.alpha", (f"{theirs}.alpha",))
     else:
-        yield Entry(f"{ours}.edges", (f"{theirs}.{learnt}",))
+        yield Entry(f"{ours}.edges", (f"{theirs}.{learned}",))
     each = range(module.subsets)
     yield from same(f"{ours}.embed", *(f"{theirs}.conv_{ab}.{k}" for ab in "ab" for k in each))
     convs = [f"{theirs}.conv_d.{k}" for k in each]
@@ -236,20 +236,20 @@ def adaptive(module: nn.Module, ours: str, theirs: str, learnt: str) -> Iterator
 
 
 def ctrgcn(
-    model: nn.Module, head: str, fc: str, block: str, learnt: str, target_first: bool = False
+    model: nn.Module, head: str, fc: str, block: str, learned: str, target_first: bool = False
 ) -> Iterator[Entry]:
     yield from norm("data_norm", head)
     yield from same("fc", fc)
     for number, unit in enumerate(model.blocks):
         ours, theirs = f"blocks.{number}", block.format(number, next=number + 1)
         gcn = f"{theirs}.gcn1"
-        yield from refined(unit.graph, f"{ours}.graph", gcn, learnt, target_first)
+        yield from refined(unit.graph, f"{ours}.graph", gcn, learned, target_first)
         yield from branches(unit.temporal, f"{ours}.temporal", f"{theirs}.tcn1.branches")
         yield from unit_tcn(unit.residual, f"{ours}.residual", f"{theirs}.residual")
 
 
 def refined(
-    module: nn.Module, ours: str, theirs: str, learnt: str, target_first: bool
+    module: nn.Module, ours: str, theirs: str, learned: str, target_first: bool
 ) -> Iterator[Entry]:
     """unit_ctrgcn: conv1 and conv2 make the relation, conv3 the features, conv4 the refinement.
 
@@ -261,7 +261,7 @@ def refined(
     source_target = (2, 1) if target_first else (1, 2)
     negate = torch.neg if target_first else None
     expand = tuple(f"{conv}.conv4.weight" for conv in convs)
-    yield graphs(f"{ours}.adjacency", f"{theirs}.{learnt}", count=count, target_first=target_first)
+    yield graphs(f"{ours}.adjacency", f"{theirs}.{learned}", count=count, target_first=target_first)
     yield Entry(f"{ours}.alpha", (f"{theirs}.alpha",))
     yield from same(f"{ours}.relate", *(f"{c}.conv{n}" for n in source_target for c in convs))
     yield from same(f"{ours}.conv", *(f"{conv}.conv3" for conv in convs))
@@ -276,7 +276,7 @@ def msg3d(
     model: nn.Module,
     prefix: str,
     fc: str,
-    learnt: str,
+    learned: str,
     constant: str | None = None,
     target_first: bool = False,
 ) -> Iterator[Entry]:
@@ -294,7 +294,7 @@ def msg3d(
             yield from norm(f"{name}.collapse_norm", f"{windowed}.{pathway}.out_bn")
         for name, (module, theirs) in convs.items():
             order = {"count": len(module.edges), "target_first": target_first}
-            yield graphs(f"{name}.edges", f"{theirs}.{learnt}", **order)
+            yield graphs(f"{name}.edges", f"{theirs}.{learned}", **order)
             if constant:
                 yield graphs(f"{name}.skeleton", f"{theirs}.{constant}", **order)
             yield from same(f"{name}.conv", f"{theirs}.mlp.layers.0")
@@ -380,8 +380,8 @@ class Form:
 PYSKL, ORIGINAL, OWN = "mmcv (BRL, PYSKL)", "original", "own"
 HEAD = {"data_norm": "backbone.data_bn.weight", "fc": "cls_head.fc_cls.weight"}
 UNITS = {"data_norm": "data_bn.weight", "fc": "fc.weight", "start": 1, "per_subset": True}
-PYSKL_NAMES = {"head": "backbone.data_bn", "fc": "cls_head.fc_cls", "learnt": "A"}
-ORIGINAL_NAMES = {"head": "data_bn", "fc": "fc", "block": "l{next}", "learnt": "PA"}
+PYSKL_NAMES = {"head": "backbone.data_bn", "fc": "cls_head.fc_cls", "learned": "A"}
+ORIGINAL_NAMES = {"head": "data_bn", "fc": "fc", "block": "l{next}", "learned": "PA"}
 
 DYNAMIC = {
     "adjacency": ("backbone.gcn.0.gcn.A",),
@@ -455,7 +455,7 @@ FORMS = (
         adjacency=("backbone.sgcn1.0.PA",),
         width="backbone.sgcn{}.0.mlp.layers.1.weight",
         conv="backbone.sgcn1.0.mlp.layers.0.weight",
-        names=partial(msg3d, prefix="backbone.", fc="cls_head.fc_cls", learnt="PA", constant="A"),
+        names=partial(msg3d, prefix="backbone.", fc="cls_head.fc_cls", learned="PA", constant="A"),
         start=1,
         **HEAD,
     ),
@@ -500,7 +500,7 @@ FORMS = (
         adjacency=("sgcn1.0.A_res",),
         width="sgcn{}.0.mlp.layers.1.weight",
         conv="sgcn1.0.mlp.layers.0.weight",
-        names=partial(msg3d, prefix="", fc="fc", learnt="A_res", target_first=True),
+        names=partial(msg3d, prefix="", fc="fc", learned="A_res", target_first=True),
         data_norm="data_bn.weight",
         start=1,
     ),

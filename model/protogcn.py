@@ -13,7 +13,7 @@ EMBED = 256  # width of the embedding that the contrastive loss compares
 
 
 class Prototypes(nn.Module):
-    """Rebuild the graphs of a clip from P learnt prototypes, and embed them.
+    """Rebuild the graphs of a clip from P learned prototypes, and embed them.
 
     Every entry of the graphs, a vector q of C channels, becomes W_m softmax(W_q q); a 1x1
     convolution, batch norm, relu and the mean over channels make one graph of them.
@@ -52,7 +52,7 @@ class Model(dgstgcn.Model):
     def features_and_extra(self, clips: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         if self.prototypes is None:
             return super().features_and_extra(clips)
-        x = self.normalise(clips)
+        x = self.normalize(clips)
         *blocks, last = self.blocks
         for block in blocks:
             x = block(x)

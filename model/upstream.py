@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -18,6 +18,7 @@ State = dict[str, Tensor]
 FORMAT = "brl-checkpoint"  # under the key `format` in the checkpoints of this project's runs
 VERSION = 1  # under `format_version`: raised when an older reader would misread what is written
 SHOWN = 6  # names of each kind that an error lists
+EARLIER_ARGUMENTS = {"normalise": "normalize"}  # of this project's networks
 CONSTANT = ("backbone.A",)  # what PYSKL's MS-G3D keeps beside the graphs made of it
 
 
@@ -91,8 +92,15 @@ def said(checkpoint: Any) -> tuple[str | None, dict[str, Any]]:
     for holder in (config if is_own(checkpoint) else None, checkpoint):
         if isinstance(holder, dict) and isinstance(holder.get("model_args"), dict):
             name = holder.get("model")
-            return name if isinstance(name, str) else None, dict(holder["model_args"])
+            args = current_arguments(holder["model_args"])
+            return name if isinstance(name, str) else None, args
     return None, {}
+
+
+def current_arguments(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a network, written by any version of this project, by their names
+    in this version."""
+    return {EARLIER_ARGUMENTS.get(key, key): value for key, value in args.items()}
 
 
 def form_of(state: State) -> Form | None:
@@ -100,7 +108,7 @@ def form_of(state: State) -> Form | None:
     return next((form for form in FORMS if form.mark in state), None)
 
 
-def recognise(state: State) -> Form:
+def recognize(state: State) -> Form:
     """Return the form of a state dict; InputError if it is none of the known ones."""
     if form := form_of(state):
         return form
@@ -133,7 +141,7 @@ def translate(state: State, model: nn.Module) -> State:
     state = weights(state)
     if state.keys() == model.state_dict().keys():
         return join(state, [Entry(key, (key,)) for key in state], model)
-    form, backbone = recognise(state), type(model).__module__.rpartition(".")[2]
+    form, backbone = recognize(state), type(model).__module__.rpartition(".")[2]
     if form.backbone != backbone:
         raise InputError(
             f"the weights are those of {form.backbone} ({form.name}), the model is {backbone}: "
@@ -249,7 +257,7 @@ class Description:
 
 def describe(state: State) -> Description:
     """Return what a state dict is; InputError if no form fits or what tells sizes is missing."""
-    form = recognise(state)
+    form = recognize(state)
     try:
         return _describe(state, form)
     except (KeyError, StopIteration) as error:
@@ -303,10 +311,10 @@ def has(state: State, ending: str) -> bool:
 
 def stgcnpp_variant(state: State, form: Form, width: int) -> dict[str, Any]:
     """Return how the graph convolutions of an ST-GCN++ work."""
-    learnt = [value for key, value in state.items() if key.endswith((".PA", ".graph.edges"))]
+    learned = [value for key, value in state.items() if key.endswith((".PA", ".graph.edges"))]
     adaptive = "init"
-    if learnt:  # importance starts at 1, an offset at 0; the names are the same
-        adaptive = "importance" if learnt[0].mean() > 0.5 else "offset"
+    if learned:  # importance starts at 1, an offset at 0; the names are the same
+        adaptive = "importance" if learned[0].mean() > 0.5 else "offset"
     if form.name == OWN:
         bias_first = "blocks.0.graph.bias" in state
     else:
@@ -316,11 +324,11 @@ def stgcnpp_variant(state: State, form: Form, width: int) -> dict[str, Any]:
 
 
 def scales(state: State, form: Form, num_gcn_scales: int) -> dict[str, Any]:
-    """Return the scales of an MS-G3D, whose original normalises its graphs otherwise than PYSKL."""
+    """Return the scales of an MS-G3D, whose original normalizes its graphs otherwise than PYSKL."""
     endings = ("gcn3d1.gcn3d.0.gcn3d.1.PA", "gcn3d1.gcn3d.0.gcn3d.1.A_res", "0.windowed.0.edges")
     windowed = next(value for key, value in state.items() if key.endswith(endings))
     return {
         "num_gcn_scales": num_gcn_scales,
         "num_g3d_scales": windowed.numel() // windowed.shape[-1] ** 2,
-        "normalise": "symmetric" if form.name.startswith(ORIGINAL) else "column",
+        "normalize": "symmetric" if form.name.startswith(ORIGINAL) else "column",
     }

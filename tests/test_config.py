@@ -106,8 +106,15 @@ def test_a_run_from_before_a_key_has_its_default(tmp_path):
     resolved = config.load([], ["lr=0.1"])
     lines = [line for line in resolved.to_yaml().splitlines() if not line.startswith("tf32:")]
     former = write(tmp_path / "config.yaml", "\n".join(lines))
-    assert config.departures(resolved, former) == []
-    assert config.departures(resolved.replace(tf32=False, lr=0.2), former) == ["lr", "tf32"]
+    assert config.changed_keys(resolved, former) == []
+    assert config.changed_keys(resolved.replace(tf32=False, lr=0.2), former) == ["lr", "tf32"]
+
+
+def test_a_config_file_with_names_of_an_earlier_version_has_no_changed_keys(tmp_path):
+    resolved = config.load([], ["model=model.msg3d.Model", "model_args.normalize=symmetric"])
+    text = resolved.to_yaml().replace("normalize: symmetric", "normalise: symmetric")
+    assert text != resolved.to_yaml()
+    assert config.changed_keys(resolved, write(tmp_path / "config.yaml", text)) == []
 
 
 def test_the_rate_is_linear_in_the_batch_of_a_step():
@@ -154,7 +161,7 @@ def test_a_mistake_is_named_with_its_file_or_key(tmp_path, text, said):
 @pytest.mark.parametrize("text", ["", "- 1", "lr: ["])
 def test_a_damaged_run_is_named(tmp_path, text):
     with pytest.raises(InputError, match=r"config\.yaml: is damaged"):
-        config.departures(config.Config(), write(tmp_path / "config.yaml", text))
+        config.changed_keys(config.Config(), write(tmp_path / "config.yaml", text))
 
 
 def test_every_resolved_value_survives_its_own_yaml(tmp_path):

@@ -89,7 +89,7 @@ def test_two_ranks_follow_one_though_a_rank_is_killed(tiny, tmp_path):
     np.testing.assert_allclose(two["scores"], one["scores"], atol=1e-4)
 
 
-def _normalise_half(rank, folder):
+def _normalize_half(rank, folder):
     """On each of two ranks: batch norm over one half, against torch's own over the whole."""
     dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
     torch.manual_seed(0)
@@ -125,7 +125,7 @@ def _normalise_half(rank, folder):
 
 @pytest.mark.slow
 def test_two_ranks_have_the_same_batch_statistics(tmp_path):
-    on_two_ranks(_normalise_half, (str(tmp_path),))
+    on_two_ranks(_normalize_half, (str(tmp_path),))
 
 
 def test_batch_norm_is_synchronized_between_gpus_only():

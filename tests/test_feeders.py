@@ -305,7 +305,7 @@ def test_motion_does_not_leak_from_clip_to_clip(name):
 
 @pytest.fixture(scope="module")
 def released(golden):
-    """The golden pipelines, the names of their clips, and a store of these clips, normalised."""
+    """The golden pipelines, the names of their clips, and a store of these clips, normalized."""
     normal = np.load(golden / "tf_prenormalize3d.npz")
     names = [k.split("|")[0] for k in normal.files if k.endswith("|keypoint") and "ucla" not in k]
     clips = [normal[f"{name}|keypoint"].swapaxes(0, 1) for name in names]

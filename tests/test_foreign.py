@@ -17,7 +17,7 @@ from engine.config import Config
 from engine.predict import InputSpec, LoadedNetwork, Recognizer
 from errors import InputError, run_command
 from model import aagcn, ctrgcn, msg3d, stgcn, stgcnpp
-from model.fold import fuse_bn
+from model.fuse_bn import fuse_bn
 from tests.test_model import BACKBONES, ORIGINAL, original_weights, relative
 from tools import embed, export
 
@@ -121,7 +121,7 @@ def test_what_is_set_and_leaves_no_trace_in_weights_holds(original):
     ("name", "built", "said"),
     [
         ("ctrgcn", {}, "relu_branches=False"),
-        ("msg3d", {"parent_edges": True}, "normalise=symmetric"),
+        ("msg3d", {"parent_edges": True}, "normalize=symmetric"),
         ("agcn", {"similarity": "softmax", "attention": False}, "parent_edges=True"),
     ],
 )
@@ -133,7 +133,7 @@ def test_weights_of_another_variant_are_not_loaded_into_a_network(original, name
     with pytest.raises(InputError, match=said):
         checkpoint.load_weights(network, path)
     assert torch.equal(network.fc.weight, before)
-    variant = {"relu_branches": False, "normalise": "symmetric", "parent_edges": True}
+    variant = {"relu_branches": False, "normalize": "symmetric", "parent_edges": True}
     known = models.defaults(type(network))
     variant = {key: value for key, value in variant.items() if key in known}
     network = type(network)(**{**built, **variant})
@@ -481,7 +481,7 @@ def test_own_weights_on_another_device(variant, ride):
         (aagcn, {"similarity": "softmax", "attention": False}),
         (ctrgcn, {}),
         (msg3d, {"num_gcn_scales": 4, "num_g3d_scales": 2}),
-        (msg3d, {"num_gcn_scales": 4, "num_g3d_scales": 2, "normalise": "symmetric"}),
+        (msg3d, {"num_gcn_scales": 4, "num_g3d_scales": 2, "normalize": "symmetric"}),
     ],
 )
 def test_backbones_on_another_device(backbone, args, layout):
@@ -515,3 +515,21 @@ def test_checkpoints_from_before_there_was_a_format_number_are_read(whole, tmp_p
         assert torch.equal(models.from_checkpoint(tmp_path / "best.pt")(clips), expected)
         loaded = LoadedNetwork.load(tmp_path / "best.pt", CPU).model.eval()
         assert torch.equal(loaded(clips), expected)
+
+
+def test_the_earlier_spelling_of_normalize_in_a_checkpoint_is_read(tmp_path):
+    args = {"base_channels": 8, "num_gcn_scales": 2, "num_g3d_scales": 2, "normalize": "symmetric"}
+    network = msg3d.Model(**args).eval()
+    earlier = {"normalise" if key == "normalize" else key: value for key, value in args.items()}
+    values = dataclasses.asdict(Config(model="model.msg3d.Model", model_args=earlier))
+    checkpoint.save(tmp_path / "own.pt", {"config": values, "model": network.state_dict()})
+    converted = {"model": "model.msg3d.Model", "model_args": earlier}
+    torch.save(converted | {"state_dict": network.state_dict()}, tmp_path / "converted.pt")
+    clips = torch.randn(1, 2, 8, 25, 3)
+    with torch.no_grad():
+        expected = network(clips)
+        for path in (tmp_path / "own.pt", tmp_path / "converted.pt"):
+            assert torch.equal(models.from_checkpoint(path)(clips), expected)
+        settings, loaded, _ = checkpoint.load_network(tmp_path / "own.pt")
+        assert torch.equal(loaded.eval()(clips), expected)
+    assert settings.model_args == args

@@ -133,7 +133,9 @@ def test_ride_has_narrower_experts_and_no_temperature_at_first(tiny):
         assert (second > 0).all()
 
 
-@pytest.mark.parametrize("wrong", ["model.stgcnp.Model", "os.system", "Model", "model.fold.fold"])
+@pytest.mark.parametrize(
+    "wrong", ["model.stgcnp.Model", "os.system", "Model", "model.fuse_bn.fuse_bn"]
+)
 def test_a_backbone_of_experts_that_is_none_is_one_line(tiny, wrong):
     own = config.load([tiny / "tiny-lt/joint.yaml", METHODS / "ride.yaml"])
     own = own.replace(model_args={**own.model_args, "backbone": wrong})

@@ -18,7 +18,7 @@ from longtail.class_contrast import ClassContrast
 from longtail.latent_prior import LatentPrior
 from model import aagcn, ctrgcn, dgstgcn, infogcn, msg3d, protogcn, stgcn, stgcnpp, upstream
 from model.backbone import Output
-from model.fold import fuse_bn
+from model.fuse_bn import fuse_bn
 from model.layers import temporal_conv
 
 BACKBONES = {
@@ -89,7 +89,7 @@ def check_gradients(model, weights, vectors):
     """Compare every gradient's norm with that of the released code, under the name it has there."""
     gradients = upstream.split(
         {key: value.grad for key, value in model.named_parameters()},
-        upstream.recognise(weights).entries(model),
+        upstream.recognize(weights).entries(model),
         {key: value.shape for key, value in weights.items()},
     )
     assert set(gradients) == set(vectors["names"])
@@ -98,7 +98,7 @@ def check_gradients(model, weights, vectors):
     assert relative(model.fc.weight.grad, vectors["grad_fc"]) < 1e-3
     buffers = upstream.split(
         dict(model.named_buffers()),
-        upstream.recognise(weights).entries(model),
+        upstream.recognize(weights).entries(model),
         {key: value.shape for key, value in weights.items()},
     )
     ours = [buffers[key].norm().item() for key in vectors["bn_names"]]

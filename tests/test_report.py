@@ -136,7 +136,7 @@ KINECT = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]])  # z becomes y
 @pytest.mark.parametrize(
     "turn",
     [NORMALISED, np.diag([-1, 1, -1]), KINECT, np.diag([-1, -1, 1]) @ KINECT],
-    ids=["normalised", "on the head", "Kinect", "Kinect upside down"],
+    ids=["normalized", "on the head", "Kinect", "Kinect upside down"],
 )
 def test_people_stand_upright_and_are_not_mirrored(turn):
     """Turn a person, by proper rotations, into other conventions: one sees the same person."""

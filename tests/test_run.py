@@ -230,7 +230,7 @@ def test_copies_of_any_training_sample_are_left_out_of_the_clean_figure(tmp_path
         training_list=str(tmp_path / "list.txt"), model_args={"num_class": 2},
     )  # fmt: skip
     data = build.open_data(config)
-    assert data.copied.tolist() == [True, False, True, False]
+    assert data.duplicates.tolist() == [True, False, True, False]
     feeder = build.make_feeder(config, data, data.test_rows, torch.device("cpu"))
     scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.3, 0.7]], "f4")  # labels 0 1 0 1
     monkeypatch.setattr(evaluate, "score", lambda *_, **__: scores)

@@ -74,7 +74,7 @@ def test_as_many_values_in_another_shape_are_refused(golden):
 
 
 def test_weights_of_another_graph_are_refused(golden):
-    """A fixed adjacency beside learnt edges tells on which joints they were trained."""
+    """A fixed adjacency beside learned edges tells on which joints they were trained."""
     for name, key in (("stgcn_b16", "gcn.1.gcn.A"), ("stgcnpp_b16_offset_post", "gcn.0.gcn.A")):
         weights = upstream.weights(upstream.read(golden / f"model_{name}.pth"))
         model = models.from_checkpoint(golden / f"model_{name}.pth")

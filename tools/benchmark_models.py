@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import memory
 from errors import Parser, run_command
 from files import write_json
-from model.fold import fuse_bn
+from model.fuse_bn import fuse_bn
 from tools.plain import UNITS, Plain
 
 BACKBONES = ("stgcn", "stgcnpp", "aagcn", "ctrgcn", "msg3d", "dgstgcn", "protogcn", "infogcn")

@@ -22,7 +22,7 @@ from engine.build import make_feeder, make_model, open_data
 from engine.config import Config
 from errors import Parser, run_command
 from files import write_json
-from model.fold import fuse_bn
+from model.fuse_bn import fuse_bn
 from tools.benchmark_models import in_turns
 from tools.benchmark_train import add_arguments, machine, plainly, prepare
 

@@ -44,7 +44,7 @@ def describe(path: Path, network: nn.Module, given: dict[str, Any]) -> list[tupl
 def form(state: upstream.State) -> str:
     """Return whose names the weights have."""
     try:
-        return upstream.recognise(state).name
+        return upstream.recognize(state).name
     except InputError:  # RIDE's, and those of networks that are not in model/
         return upstream.OWN
 

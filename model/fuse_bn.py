@@ -48,11 +48,11 @@ def scale_outputs(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> None:
 def fuse_bn(model: nn.Module) -> nn.Module:
     """Return a copy of `model` for inference: the same outputs, up to rounding, with fewer passes.
 
-    Layers fuse their own, by a method `fold()`; what has none stays as it is. The copy can
+    Layers fuse their own, in a method `fuse_bn()`; layers without one stay as they are. The copy can
     neither be trained nor saved as a checkpoint.
     """
     fused = copy.deepcopy(model).eval().requires_grad_(False)
     for layer in list(fused.modules()):
-        if hasattr(layer, "fold"):
-            layer.fold()
+        if hasattr(layer, "fuse_bn"):
+            layer.fuse_bn()
     return fused.requires_grad_(False)

@@ -231,8 +231,8 @@ def test(training: Training, run: RunFolder, log: logs.Log) -> None:
     log.line(f"best.pt was selected by top-1 on {chosen} (one clip); last.pt was not selected")
     if data.duplicates.any():
         log.line(
-            f"{int(data.duplicates.sum())} of {len(data.duplicates)} test samples equal a training sample; "
-            f"without them top-1 is {logs.percent(result['top1_clean'])} (last.pt)"
+            f"{int(data.duplicates.sum())} of {len(data.duplicates)} test samples equal a training "
+            f"sample; without them top-1 is {logs.percent(result['top1_clean'])} (last.pt)"
         )
 
 

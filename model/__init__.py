@@ -1,8 +1,9 @@
-"""The backbones, and the one way from a checkpoint to its network.
+"""The backbones, and the network that a checkpoint needs.
 
-A checkpoint says which network it needs (the configuration of a run, or `model_args`), or the names
-and shapes of its weights show it; what the user sets is laid on top. `from_checkpoint(path)` is the
-whole way; the commands, which build from a configuration, go it by way of `engine.checkpoint`.
+A checkpoint contains the import string and arguments of its network (in the configuration of a run,
+or as `model_args`), or they are derived from the names and shapes of its weights; values set by the
+user override them. `from_checkpoint(path)` builds and loads the network; the commands, which build
+from a configuration, use the same functions through `engine.checkpoint`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from errors import InputError, nearest
 from model import upstream
 from model.backbone import Backbone
 
-# Arguments of which names and shapes of the weights have no trace.
+# Arguments that cannot be derived from names and shapes of the weights.
 UNSEEN = ("relu_branches", "parent_edges", "normalize")
 
 
@@ -33,12 +34,12 @@ def from_checkpoint(
     num_person: int | None = None,
     **model_args: Any,
 ) -> nn.Module:
-    """Return the network, its variant included, that a checkpoint of any known form needs, loaded.
+    """Return the network of a checkpoint of any known form, in the right variant, with its weights.
 
     Args:
         path: a checkpoint of this project or of another one.
-        graph, num_class, num_person, model_args: arguments of the network. Those not given are
-            what the checkpoint says, else what its weights show.
+        graph, num_class, num_person, model_args: arguments of the network; by default those in the
+            checkpoint, else those derived from its weights.
 
     The network is in evaluation mode. Raises InputError if the file is not a checkpoint of a known
     form, or if its weights do not fit the arguments given.
@@ -54,7 +55,7 @@ def from_checkpoint(
         raise InputError(f"{path}: {error}") from None
     known = {**defaults(network), **shown}
     unknown = [key for key in given if key not in known]
-    if unknown and issubclass(network, Backbone):  # experts hand theirs on to one
+    if unknown and issubclass(network, Backbone):  # experts pass theirs to one
         raise InputError(
             f"{unknown[0]}: {name} does not take this argument{nearest(unknown[0], known)}"
         )
@@ -92,9 +93,9 @@ def described(
 def shown_for(
     network: type, name: str, checkpoint: Any, path: str | Path, given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the arguments, of class `network`, that a checkpoint says or its weights show.
+    """Return the arguments of class `network` that a checkpoint contains or its weights show.
 
-    None of them, {}, for another network than the checkpoint's, or for weights of no known form.
+    {} for a network other than the checkpoint's, or for weights of no known form.
     """
     its_name, args = upstream.said(checkpoint)
     if its_name is None:
@@ -111,10 +112,9 @@ def shown_for(
 def completed(
     network: type, name: str, given: Mapping[str, Any], checkpoint: Any, path: str | Path
 ) -> dict[str, Any]:
-    """Return the arguments with which to build `network`, import string `name`, for a checkpoint.
+    """Return the arguments that build `network`, with import string `name`, for a checkpoint.
 
-    They are the given ones and, under these, what the checkpoint says or shows, as far as it is not
-    the default anyhow.
+    They are the given ones and those in the checkpoint or shown by its weights, except defaults.
     """
     shown, usual = shown_for(network, name, checkpoint, path, given), defaults(network)
     needed = {k: v for k, v in shown.items() if k not in usual or not same(v, usual[k])}
@@ -124,9 +124,9 @@ def completed(
 def fitted(
     model: nn.Module, checkpoint: Any, path: str | Path, given: Mapping[str, Any]
 ) -> upstream.State:
-    """Return the weights of a checkpoint, as read, for `model` to load: all of them.
+    """Return all weights of a checkpoint, as read, under the names of `model`.
 
-    Raises InputError if they do not fit; it names first the `given` arguments that they contradict.
+    Raises InputError if they do not fit; it first names the `given` arguments that contradict them.
     """
     try:
         return upstream.fitted(checkpoint, model, path)
@@ -142,10 +142,10 @@ def fitted(
 
 
 def load_into(model: nn.Module, path: str | Path) -> None:
-    """Load a checkpoint of any known form into a network that was built without asking it.
+    """Load a checkpoint of any known form into a network that was built independently of it.
 
-    Raises InputError if the weights do not fit, or if they do but are of a variant of the network
-    that was not built; then nothing is loaded.
+    Raises InputError, and loads nothing, if the weights do not fit, or if they fit but belong to
+    another variant of the network.
     """
     checkpoint = upstream.read(path)
     state = fitted(model, checkpoint, path, getattr(model, "arguments", {}))
@@ -159,10 +159,10 @@ def load_into(model: nn.Module, path: str | Path) -> None:
 
 
 def other_variant(model: nn.Module, checkpoint: Any, path: str | Path) -> dict[str, Any]:
-    """Return what a checkpoint says or shows of its network otherwise than `model` was built.
+    """Return the arguments of a checkpoint's network that differ from those of `model`.
 
-    Nothing counts that `model` was explicitly built with, nor what the strict loading settles: the
-    shapes, and the graph where that is among the weights.
+    Arguments given explicitly when `model` was built do not count, nor those that strict loading
+    checks: the shapes, and the graph if it is among the weights.
     """
     given = getattr(model, "arguments", None)
     if given is None:
@@ -186,16 +186,16 @@ def import_string(model: nn.Module) -> str:
 
 
 def trusted(name: str, args: Mapping[str, Any]) -> bool:
-    """Return whether a checkpoint may have its network imported: a class in a module of model/, and
-    the same for a backbone among its arguments. Nothing else found there may be called."""
+    """Return whether the network that a checkpoint names may be imported: it, and a backbone among
+    its arguments, must be a class in a module of model/. Nothing else may be called."""
     named = [name, *([args["backbone"]] if "backbone" in args else [])]
     return all(re.fullmatch(r"model\.[a-z]\w*\.[A-Z]\w*", str(each)) for each in named)
 
 
 def check_import(path: str | Path, name: str, args: Mapping[str, Any], way_out: str) -> None:
-    """Raise InputError, which ends with the way out, for a network that no checkpoint may choose.
+    """Raise InputError, ending with `way_out`, if a checkpoint names a network outside model/.
 
-    A file from elsewhere must not decide what is imported.
+    A downloaded file must not decide what is imported.
     """
     if not trusted(name, args):
         named = name if not trusted(name, {}) else args["backbone"]
@@ -203,7 +203,7 @@ def check_import(path: str | Path, name: str, args: Mapping[str, Any], way_out: 
 
 
 def find(name: str) -> type[nn.Module]:
-    """Return the class of an import string that is trusted; InputError if there is none."""
+    """Return the class of a trusted import string; InputError if it does not exist."""
     module, _, attribute = name.rpartition(".")
     try:
         found = getattr(import_module(module), attribute)
@@ -215,14 +215,14 @@ def find(name: str) -> type[nn.Module]:
 
 
 def with_classes(args: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments in which a backbone is a class instead of its import string."""
+    """Return arguments in which the import string of a backbone is replaced by its class."""
     if isinstance(args.get("backbone"), str):
         return {**args, "backbone": find(args["backbone"])}
     return dict(args)
 
 
 def defaults(network: type) -> dict[str, Any]:
-    """Return the arguments of a class that have a default, those handed on to its bases as well."""
+    """Return the arguments of a class that have a default, including those passed to its bases."""
     found: dict[str, Any] = {}
     for base in reversed(network.__mro__):
         for key, argument in inspect.signature(base.__init__).parameters.items():
@@ -232,22 +232,24 @@ def defaults(network: type) -> dict[str, Any]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Return whether two values of an argument are the same; YAML has lists where Python has
-    tuples, and paths are text."""
+    """Return whether two values of an argument are equal; lists equal tuples, and paths equal text,
+    because they come from YAML."""
     one, other = (list(v) if isinstance(v, tuple) else v for v in (one, other))
     return one == other or str(one) == str(other)
 
 
 def agree(key: str, given: Any, shown: Any) -> bool:
-    """Return whether weights have a given argument; of a layout they show the number of joints."""
+    """Return whether a given argument fits the weights, which show only the number of joints of a
+    layout."""
     if key == "graph":
         return graphs.load(given).num_joints == graphs.load(shown).num_joints
     return same(given, shown)
 
 
 def layout_of(num_joints: int, given: str | Path | None = None) -> str | Path:
-    """Return the given layout, or else the name of the known one, that has this many joints."""
+    """Return the given layout if it has `num_joints` joints, else the name of the known one that
+    has."""
     for layout in (*([] if given is None else [given]), *graphs.LAYOUTS):
         if graphs.load(layout).num_joints == num_joints:
             return layout
-    raise InputError(f"no known layout has {num_joints} joints: give graph, a layout file")
+    raise InputError(f"no known layout has {num_joints} joints: set graph to a layout file")

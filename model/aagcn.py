@@ -16,9 +16,9 @@ EMBED = 4  # the embeddings of a block have this many times fewer channels than 
 
 
 class Attention(nn.Module):
-    """The three attentions of AAGCN in a row (TIP 2020, section III-D): y (1 + a) each.
+    """The three attentions of AAGCN in sequence (TIP 2020, section III-D), each y (1 + a).
 
-    All three gates are found from averages of y, so that y itself is scaled once.
+    All three gates are computed from averages of y, so that y itself is scaled only once.
     """
 
     def __init__(self, channels: int, joints: int):
@@ -44,10 +44,11 @@ class Attention(nn.Module):
 
 
 class AdaptiveGraphConv(nn.Module):
-    """Graph convolution on a learned graph plus one that each sample makes of itself (eq. 2 and 3).
+    """Graph convolution on a learned graph plus one computed from each sample (eq. 2 and 3).
 
-    `similarity` 'tanh': scaled by a learned alpha, on a learned graph that starts from the skeleton
-    (AAGCN); 'softmax': as it is, on the skeleton plus a learned graph (2s-AGCN).
+    `similarity` 'tanh': the sample's graph is scaled by a learned alpha; the learned graph is
+    initialized with the skeleton (AAGCN). 'softmax': it is not scaled; the learned graph is added
+    to the skeleton (2s-AGCN).
     """
 
     def __init__(self, channels: int, out: int, skeleton: Tensor, similarity: str, attention: bool):
@@ -69,12 +70,12 @@ class AdaptiveGraphConv(nn.Module):
         nn.init.normal_(self.embed.weight, std=(2 / (out // EMBED)) ** 0.5)
         nn.init.zeros_(self.embed.bias)
         nn.init.normal_(self.conv.weight, std=(2 / (out * channels * subsets)) ** 0.5)
-        nn.init.constant_(self.norm.weight, 1e-6)  # a block starts as its residual
+        nn.init.constant_(self.norm.weight, 1e-6)  # at the start a block is its residual
 
     def graph(self, x: Tensor) -> Tensor:
-        """Return the adjacency that each sample uses, (B, K, V, V)."""
+        """Return the adjacency of each sample, (B, G, V, V)."""
         source, target = self.embed(x).unflatten(1, (2, self.subsets, -1)).unbind(1)
-        alike = torch.einsum("bkctv,bkctw->bkvw", source, target) / (source.shape[2] * x.shape[2])
+        alike = torch.einsum("bgctv,bgctw->bgvw", source, target) / (source.shape[2] * x.shape[2])
         if self.similarity == "tanh":
             return self.adjacency + self.alpha * torch.tanh(alike)
         return self.skeleton + self.edges + torch.softmax(alike, dim=-2)

@@ -1,4 +1,4 @@
-"""What every backbone is: clips in, features averaged over persons, one linear classifier."""
+"""Base classes of the backbones: clips to features averaged over persons, one linear classifier."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ from model.layers import Block, shortcut
 
 
 class Output(NamedTuple):
-    """What a network gives a method: every tensor has one row per clip, as DataParallel joins them.
+    """The outputs of a network for a method; every tensor has one row per clip, so that
+    DataParallel can join them.
 
-    The class of a backbone says what it puts into `extra`; most put nothing.
+    The docstring of a backbone lists its `extra` outputs; most have none.
     """
 
     logits: Tensor  # (N, K)
-    features: Tensor  # (N, D): what the classifier takes, before dropout
+    features: Tensor  # (N, D), input of the classifier, before dropout
     extra: dict[str, Tensor]  # each (N, ...)
 
 
 class CosineClassifier(nn.Linear):
     """Logits are `scale` times the cosines of features and class vectors, as LDAM's margins assume:
-    Cao et al., NeurIPS 2019, section 4. Class vectors start with random directions and length 1."""
+    Cao et al., NeurIPS 2019, section 4. Class vectors are initialized with random directions and
+    length 1."""
 
     def __init__(self, channels: int, num_class: int, scale: float):
         self.scale = scale
@@ -46,18 +48,26 @@ class CosineClassifier(nn.Linear):
 
 
 class Backbone(nn.Module):
-    """Base of the networks; a backbone adds blocks by `finish` and says how wide the last one is.
+    """Base class; a backbone passes its blocks and the channels of the last one to `finish`.
 
     `model(clips)` with clips (N, M, T, V, C) gives logits (N, K), `model(clips, outputs=True)` an
-    `Output`, through every wrapper (DataParallel, DDP, torch.compile) alike. `features` and
-    `classify` are the two halves of it. T is free. With `norm_persons` the data batch norm has
-    statistics of its own for each person (as in 2s-AGCN, CTR-GCN and MS-G3D), else persons share
-    them (as in ST-GCN). With `parent_edges` the graph is made of the layout's bones, which is how
-    the originals of all of these link NTU's hands, where PYSKL's layout (`edges`) differs.
-    `cosine`: logits are this number times the cosines of features and class vectors (0: linear).
+    `Output`, also through every wrapper (DataParallel, DDP, torch.compile). `features` and
+    `classify` are the two steps of this. T can have any value.
 
-    What it was built for are its attributes: `skeleton` (the layout), `num_class`, `num_person`,
-    `in_channels`, and `arguments`, those that were given.
+    Args:
+        graph: name of a layout, or a layout file
+        num_class: K
+        num_person: M
+        in_channels: C
+        norm_persons: the data batch norm has separate statistics per person (as in 2s-AGCN,
+            CTR-GCN and MS-G3D); else persons share them (as in ST-GCN)
+        parent_edges: the graph consists of the layout's bones (`parent`), which is how the original
+            code of all these networks links NTU's hands; PYSKL's layout (`edges`) differs
+        dropout: probability, before the classifier
+        cosine: logits are this number times the cosines of features and class vectors (0: linear)
+
+    Attributes: `skeleton` (the layout), `num_class`, `num_person`, `in_channels`, and `arguments`,
+    the arguments that were given explicitly.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Backbone:
@@ -93,7 +103,7 @@ class Backbone(nn.Module):
         self.cosine = cosine
 
     def finish(self, blocks: Iterable[nn.Module], channels: int) -> None:
-        """Take the blocks, which end in (B, channels, T', V), and make the classifier."""
+        """Set the blocks, whose output is (B, channels, T', V), and create the classifier."""
         self.blocks = nn.Sequential(*blocks)
         if self.cosine:
             self.fc = CosineClassifier(channels, self.num_class, float(self.cosine))
@@ -103,7 +113,7 @@ class Backbone(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, clips: Tensor, outputs: bool = False) -> Tensor | Output:
-        """(N, M, T, V, C) to logits (N, K), or with `outputs` to everything there is."""
+        """(N, M, T, V, C) to logits (N, K), or with `outputs` to an `Output`."""
         if not outputs:
             return self.classify(self.features(clips))
         features, extra = self.features_and_extra(clips)
@@ -112,8 +122,8 @@ class Backbone(nn.Module):
     def features(self, clips: Tensor) -> Tensor:
         """(N, M, T, V, C) to features (N, D): the mean over frames, joints and persons.
 
-        In inference mode the absent persons, all zeros, go through the blocks once for all clips.
-        Finding them synchronizes with the device, so neither training nor compiled code does it.
+        In inference mode the absent persons, all zeros, are computed once for all clips. Finding
+        them synchronizes with the device, so training and compiled code skip this.
         """
         bodies = self.normalize(clips)  # (N M, C, T, V)
         synchronizes = not self.training and not torch.compiler.is_compiling()
@@ -123,7 +133,7 @@ class Backbone(nn.Module):
         return self.over_persons(self.blocks(bodies).mean((2, 3)))
 
     def features_and_extra(self, clips: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the features (N, D), and what else this backbone offers, (N, ...) each."""
+        """Return the features (N, D) and the extra outputs of this backbone, each (N, ...)."""
         return self.features(clips), {}
 
     def over_persons(self, bodies: Tensor) -> Tensor:
@@ -146,7 +156,7 @@ class Backbone(nn.Module):
         return x.reshape(N * M, T, V, C).permute(0, 3, 1, 2)
 
     def check(self, clips: Tensor) -> None:
-        """Refuse clips that this network was not built for, naming the value at odds."""
+        """Raise InputError for clips that do not fit this network; it names the model argument."""
         if clips.ndim != 5:
             raise InputError(f"clips must be (N, M, T, V, C), not of shape {tuple(clips.shape)}")
         _, persons, _, joints, channels = clips.shape
@@ -166,9 +176,10 @@ class Backbone(nn.Module):
 
 
 class StackedBackbone(Backbone):
-    """A backbone of equal blocks, each a graph and a temporal module: `stack` makes them.
+    """A backbone of similar blocks, each a graph and a temporal module, created by `stack`.
 
-    `inflate` and `down` number the blocks, from 1, that double the channels and halve the frames.
+    `inflate` lists the blocks, numbered from 1, that double the channels, `down` those that halve
+    the frames.
     """
 
     def __init__(
@@ -188,10 +199,11 @@ class StackedBackbone(Backbone):
         unit: Callable[[int, int, int], tuple[nn.Module, nn.Module]],
         embedded: int | None = None,
     ) -> None:
-        """Make the blocks of `unit(channels, out, stride)`, a graph and a temporal module each.
+        """Create the blocks; `unit(channels, out, stride)` gives the graph and the temporal module
+        of one.
 
-        The residual path of a block goes around both; a first block that sees coordinates, not
-        `embedded` channels, has none.
+        The residual path of a block goes around both. The first block has one only if its input is
+        embedded; `embedded` is then the number of these channels (None: coordinates).
         """
         table = stages(embedded or self.in_channels, *self.sizes)
         self.finish(
@@ -204,7 +216,8 @@ class StackedBackbone(Backbone):
 
 
 def given_arguments(network: type, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call by name; a class with `*args` hands them on to its base."""
+    """Return the arguments of a constructor call by name; a class with `*args` passes them to its
+    base."""
     for base in network.__mro__:
         signature = inspect.signature(base.__init__)
         kinds = {parameter.kind for parameter in signature.parameters.values()}
@@ -215,10 +228,11 @@ def given_arguments(network: type, args: tuple, kwargs: dict[str, Any]) -> dict[
 
 
 def distinct_bodies(clips: Tensor) -> tuple[Tensor, Tensor]:
-    """Return which bodies (U,) of clips (N, M, T, V, C) to compute, and whose each of N M is.
+    """Return which bodies of clips (N, M, T, V, C) to compute, (U,), and for each of the N M bodies
+    the position of its result among these, (N M,).
 
-    An absent body, all zeros, is like that of the first clip in which this person is absent: the
-    data batch norm may have statistics for each person.
+    An absent body, all zeros, has the result of the first clip in which the same person is absent:
+    the data batch norm may have separate statistics per person.
     """
     N, M = clips.shape[:2]
     own = torch.arange(N * M, device=clips.device).view(N, M)
@@ -228,7 +242,7 @@ def distinct_bodies(clips: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def tensor(matrix: np.ndarray) -> Tensor:
-    """Return an adjacency as the networks keep it."""
+    """Return an adjacency as a float32 tensor."""
     return torch.as_tensor(matrix, dtype=torch.float32)
 
 
@@ -241,8 +255,8 @@ def stages(
 ) -> list[tuple[int, int, int]]:
     """Return (channels in, channels out, stride) of each block; blocks count from 1.
 
-    The first makes `base_channels`, those in `inflate` double the channels, those in `down` halve
-    the frames. A list of base_channels gives the channels of each block.
+    The first block has `base_channels` outputs, blocks in `inflate` double the channels, blocks in
+    `down` halve the frames. If `base_channels` is a list, it contains the channels of each block.
     """
     table, channels = [], in_channels
     for block in range(1, num_blocks + 1):

@@ -1,4 +1,4 @@
-"""CTR-GCN (Chen et al., ICCV 2021): a topology for every channel, refined from a shared one."""
+"""CTR-GCN (Chen et al., ICCV 2021): one topology per channel, refined from a shared one."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from model.layers import Branches, add_relu, pointwise, shortcut
 
 
 def refine(relations: Tensor, weights: Tensor) -> Tensor:
-    """Return the topologies (K, C B, V, V) of every channel, sums of the relations (K, R, B, V, V).
+    """Return the topology of every channel, (G, C B, V, V), for G subsets.
 
-    What a relation weighs in each channel: (K, C, R).
+    Each is a weighted sum of the relations (G, R, B, V, V), with weights (G, C, R).
     """
     rows = torch.bmm(weights, relations.flatten(2))
     return rows.unflatten(2, relations.shape[2:]).flatten(1, 2)
 
 
 def aggregate(features: Tensor, relations: Tensor, weights: Tensor) -> Tensor:
-    """Sum features (K, C B, T, V) over subsets and joints on refined topologies: (C B, T, V)."""
+    """Sum features (G, C B, T, V) over subsets and joints on refined topologies: (C B, T, V)."""
     first, *others = zip(features, refine(relations, weights))
     sums = torch.bmm(*first)
-    for subset, topology in others:  # each is added where the sum is: no K results to add up
+    for subset, topology in others:  # in place, instead of G results to be added
         sums = sums.baddbmm_(subset, topology)
     return sums
 
 
 def recomputed(features: Tensor, relations: Tensor, weights: Tensor) -> Tensor:
-    """`aggregate`, whose topologies are made again for the backward pass instead of kept.
+    """`aggregate`, which computes the topologies again in the backward pass instead of storing
+    them.
 
-    They have V times the size of a frame for every channel: keeping them is most of the memory,
-    making them R products per entry.
+    Per channel they are V times as large as a frame: storing them would take most of the memory,
+    computing them takes R products per entry.
     """
     if not torch.is_grad_enabled():
         return aggregate(features, relations, weights)
@@ -44,7 +45,7 @@ def recomputed(features: Tensor, relations: Tensor, weights: Tensor) -> Tensor:
 
 
 class RefinedGraphConv(nn.Module):
-    """K channel-wise topology refinement graph convolutions (figure 2), norm, residual, relu."""
+    """G channel-wise topology refinement graph convolutions (figure 2), norm, residual, relu."""
 
     def __init__(self, channels: int, out: int, skeleton: Tensor, reduction: int = 8):
         super().__init__()
@@ -63,16 +64,16 @@ class RefinedGraphConv(nn.Module):
         nn.init.normal_(self.conv.weight, std=(2 / out) ** 0.5)
         for layer in (self.relate, self.conv):
             nn.init.zeros_(layer.bias)
-        nn.init.constant_(self.norm.weight, 1e-6)  # a block starts as its residual
+        nn.init.constant_(self.norm.weight, 1e-6)  # at the start a block is its residual
 
     def topology(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return relations (K, R + 2, B, V, V) and what they weigh in each channel (K, C, R + 2).
+        """Return relations (G, R + 2, B, V, V) and their weights in each channel (G, C, R + 2).
 
-        An entry is (source, target). Beside the R relations of eq. 2 stand ones, which weigh as
-        much as the bias, and the shared topology, which weighs 1: so eq. 3 is one product.
+        The last two axes are (source, target). The R relations of eq. 2 are followed by ones, with
+        the bias as their weight, and by the shared topology, with weight 1: eq. 3 is one product.
         """
         related = pointwise(self.relate, x.mean(2)).unflatten(0, (2, self.subsets, -1))
-        source, target = related.unbind()  # (K, R, B, V)
+        source, target = related.unbind()  # (G, R, B, V)
         relations = torch.tanh(source[..., None] - target[..., None, :])
         shared = self.adjacency[:, None, None].to(relations.dtype).expand_as(relations[:, :1])
         relations = torch.cat([relations, torch.ones_like(shared), shared], dim=1)
@@ -82,7 +83,7 @@ class RefinedGraphConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         B, _, T, V = x.shape
-        features = pointwise(self.conv, x).view(self.subsets, -1, T, V)  # (K, C B, T, V)
+        features = pointwise(self.conv, x).view(self.subsets, -1, T, V)  # (G, C B, T, V)
         out = recomputed(features, *self.topology(x)).view(-1, B, T, V).transpose(0, 1)
         out = out.contiguous(memory_format=torch.channels_last)
         return add_relu(self.norm(out), self.residual(x))

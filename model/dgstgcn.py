@@ -1,4 +1,4 @@
-"""DG-STGCN (Duan et al., arXiv 2210.05895): learned graphs instead of a skeleton."""
+"""DG-STGCN (Duan et al., arXiv 2210.05895): learned graphs instead of the skeleton's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from model.backbone import StackedBackbone
 from model.fuse_bn import Shift, affine, scale_outputs
 from model.layers import Branches, ConvNorm, add_relu, shortcut
 
-SUBSETS = 8  # graphs of a layer; each serves an eighth of its channels
+SUBSETS = 8  # graphs per layer, each for an eighth of the channels
 START = (0.04, 0.02)  # mean and deviation of the learned graphs before training
 
 
@@ -27,12 +27,13 @@ def mean_frame(x: Tensor) -> Tensor:
 class DynamicGraphConv(nn.Module):
     """Graph convolution on a learned graph per subset plus one per sample and channel.
 
-    With source and target embeddings s, t of the mean frame, channel c of subset k sums over joints
-    u on A_k[u, v] + alpha tanh(s_c[u] - t_c[v]) + beta softmax_u(sum_c s_c[u] t_c[v]). As released,
-    alpha and beta have an entry per subset, of which the first serves all.
+    With source and target embeddings s, t of the mean frame, the graph of channel c in subset g is
+    A_g[u, v] + alpha tanh(s_c[u] - t_c[v]) + beta softmax_u(sum_c s_c[u] t_c[v]), summed over
+    joints u. As in the released code, alpha and beta have one entry per subset, and the first is
+    used for all subsets.
 
-    Between the two 1x1 convolutions the frames of a channel are together, (B, C, T, V) in memory,
-    for the graph of that channel.
+    Between the two 1x1 convolutions memory is contiguous as (B, C, T, V), for one product per
+    channel with its graph.
     """
 
     def __init__(self, channels: int, out: int, start: Tensor):
@@ -52,21 +53,21 @@ class DynamicGraphConv(nn.Module):
         self.residual = shortcut(channels, out)
 
     def relations(self, x: Tensor, shared: Tensor | float = 0.0) -> Tensor:
-        """Return the part of the graphs that x makes, on top of `shared` ones: (B, K, C / K, V, V).
+        """Return `shared` graphs plus those computed from x: (B, G, C / G, V, V).
 
-        An entry is (source, target).
+        The last two axes are (source, target).
         """
         related = self.relate(mean_frame(x)).unflatten(1, (2, self.subsets, -1))
         related = related.to(torch.promote_types(related.dtype, torch.float32))
-        source, target = related.unbind(1)  # (B, K, C / K, V)
-        alike = torch.einsum("bkcu,bkcv->bkuv", source, target).softmax(dim=-2)
+        source, target = related.unbind(1)  # (B, G, C / G, V)
+        alike = torch.einsum("bgcu,bgcv->bguv", source, target).softmax(dim=-2)
         common = shared + self.beta[0] * alike - self.alpha[0]
         # tanh(d) = 2 sigmoid(2 d) - 1: torch's sigmoid is several times faster on a CPU
         unlike = torch.sigmoid((2 * source)[..., None] + (-2 * target)[..., None, :])
         return torch.addcmul(common[:, :, None], unlike, 2 * self.alpha[0])
 
     def convolve(self, x: Tensor, graphs: Tensor) -> Tensor:
-        """Return the layer's output for x, on graphs (B, K, C / K, V, V)."""
+        """Return the layer's output for x, given graphs (B, G, C / G, V, V)."""
         reduced = self.reduce_norm(self.reduce(x).contiguous())
         reduced = F.relu(reduced, inplace=True)  # (B, C, T, V)
         sums = torch.bmm(reduced.flatten(0, 1), graphs.flatten(0, 2).to(reduced.dtype))
@@ -83,7 +84,7 @@ class DynamicGraphConv(nn.Module):
 
 
 class DynamicBranches(Branches):
-    """Temporal branches that also see the mean of all joints, as one more joint: joint v becomes
+    """Temporal branches with the mean of all joints as one more joint: joint v becomes
     y_v + coefficient_v y_mean before the norm (section 3.3)."""
 
     def __init__(
@@ -101,7 +102,7 @@ class DynamicBranches(Branches):
 
     def forward(self, x: Tensor) -> Tensor:
         frames = x.permute(0, 2, 3, 1)  # (B, T, V, C), in memory order
-        # the gradient of a sum, unlike that of a mean, needs no pass over all joints to divide
+        # a sum, then a division: the gradient of mean() would take one more pass over all joints
         body = frames.sum(2, keepdim=True) / frames.shape[2]
         frames = torch.cat([frames, body], dim=2)
         return super().forward(frames.permute(0, 3, 1, 2))
@@ -129,7 +130,8 @@ class DynamicTemporal(nn.Module):
 
 
 class Model(StackedBackbone):
-    """DG-STGCN; (N, M, T, V, C) to logits (N, K). Of the layout it knows the number of joints."""
+    """DG-STGCN; (N, M, T, V, C) to logits (N, K). Of the layout it uses the number of joints
+    only."""
 
     def __init__(self, **common):
         super().__init__(**common)

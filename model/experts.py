@@ -15,14 +15,15 @@ from model.backbone import Backbone, Output
 
 
 class Model(nn.Module):
-    """`experts` copies of a backbone with the first blocks in common; the face of a `Backbone`.
+    """`experts` copies of a backbone that share its first blocks; used like a `Backbone`.
 
-    `shared` blocks are common, by default two of five: what RIDE shares of a ResNet. The other
-    blocks are an expert's own and `width` times as wide as the backbone's, as in the authors' code.
-    All other arguments are the backbone's. In training the logits are those of each expert,
-    (N, E, K), in evaluation their mean, (N, K); the features are the experts' mean.
+    The first `shared` blocks are common, by default two fifths, the share of a ResNet's stages in
+    RIDE. Each expert has the other blocks of its own, `width` times as wide as the backbone's, as
+    in the authors' code. All other arguments are the backbone's. In training the logits are those
+    of each expert, (N, E, K), in evaluation their mean, (N, K); the features are the experts' mean.
 
-    Raises InputError for a backbone that does not classify plain features, as InfoGCN.
+    Raises InputError for a backbone with outputs of its own (`features_and_extra`), such as
+    InfoGCN.
     """
 
     def __init__(
@@ -38,14 +39,14 @@ class Model(nn.Module):
             raise InputError(f"model_args.backbone: {backbone} is not a backbone")
         if backbone.features_and_extra is not Backbone.features_and_extra:
             raise InputError(
-                f"model_args.backbone: {backbone.__module__} has outputs of its own, which experts "
-                "of it would not have"
+                f"model_args.backbone: {backbone.__module__} has outputs of its own, which its "
+                "experts would not have"
             )
         self.trunk = backbone(**arguments)
         blocks = len(self.trunk.blocks)
         shared = round(0.4 * blocks) if shared is None else shared
         if experts < 1 or not 0 <= shared < blocks:
-            raise ValueError(f"{experts} experts that share {shared} of {blocks} blocks")
+            raise ValueError(f"{experts} experts cannot share {shared} of {blocks} blocks")
         if width != 1:
             widths = block_widths(self.trunk)
             own = [max(1, round(width * out)) for out in widths[shared:]]
@@ -71,7 +72,7 @@ class Model(nn.Module):
 
 @torch.no_grad()
 def block_widths(network: Backbone) -> list[int]:
-    """Return the channels that each block gives."""
+    """Return the output channels of each block."""
     maps, widths = torch.zeros(1, network.in_channels, 8, network.skeleton.num_joints), []
     for block in network.eval().blocks:
         maps = block(maps)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Shift(nn.Module):
-    """Adds a constant: what is left of a batch norm whose scale went into a convolution."""
+    """Adds a constant: the shift of a batch norm whose scale is fused into a convolution."""
 
     def __init__(self, value: Tensor):
         super().__init__()
@@ -20,7 +20,7 @@ class Shift(nn.Module):
 
 
 class Affine(nn.Module):
-    """Scales and shifts channels: a batch norm in evaluation that follows no convolution."""
+    """Scales and shifts channels: a batch norm in evaluation that does not follow a convolution."""
 
     def __init__(self, scale: Tensor, shift: Tensor):
         super().__init__()
@@ -38,7 +38,7 @@ def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def scale_outputs(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> None:
-    """Make a convolution give scale * conv(x) + shift."""
+    """Change a convolution so that it computes scale * conv(x) + shift."""
     bias = 0 if conv.bias is None else conv.bias.detach()
     conv.weight = nn.Parameter(conv.weight.detach() * scale[:, None, None, None])
     conv.bias = nn.Parameter(bias * scale + shift)
@@ -46,10 +46,10 @@ def scale_outputs(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> None:
 
 @torch.no_grad()
 def fuse_bn(model: nn.Module) -> nn.Module:
-    """Return a copy of `model` for inference: the same outputs, up to rounding, with fewer passes.
+    """Return a copy of `model` for inference with the same outputs up to rounding, but faster.
 
-    Layers fuse their own, in a method `fuse_bn()`; layers without one stay as they are. The copy can
-    neither be trained nor saved as a checkpoint.
+    A layer with a method `fuse_bn()` fuses its own batch norms; other layers are not changed. The
+    copy can neither be trained nor saved as a checkpoint.
     """
     fused = copy.deepcopy(model).eval().requires_grad_(False)
     for layer in list(fused.modules()):

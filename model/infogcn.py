@@ -15,12 +15,12 @@ from model.backbone import StackedBackbone, stages, tensor
 from model.fuse_bn import affine
 from model.layers import Branches, add_relu, product_dtype, shortcut
 
-REDUCTION = 8  # a head's queries and keys have this many times fewer channels than its input
-LARGEST = 100.0  # of the factor that scales the noise
+REDUCTION = 8  # input channels per channel of a head's queries and keys
+LARGEST = 100.0  # upper limit of the factor that scales the noise
 
 
 def hung_from(parent: tuple[int, ...], root: int) -> list[int]:
-    """Return the parents of the same tree of joints with another root, its own parent."""
+    """Return the parents (V,) of the same tree with another root; the root is its own parent."""
     tree = list(parent)
     joint, above = root, parent[root]
     tree[root] = root
@@ -32,7 +32,7 @@ def hung_from(parent: tuple[int, ...], root: int) -> list[int]:
 def ancestor_difference(parent: list[int], k: int) -> np.ndarray:
     """Return the matrix (V, V) that subtracts from each joint its k-th ancestor (section 3.5).
 
-    A joint that has none, being fewer than k steps below the root, stays as it is.
+    A joint that is fewer than k steps below the root has none and is not changed.
     """
     joints = len(parent)
     above = np.zeros((joints, joints))
@@ -61,7 +61,7 @@ class AttentionGraphConv(nn.Module):
         self.residual = shortcut(channels, out)
         nn.init.normal_(self.embed.weight)
         nn.init.normal_(self.conv.weight, std=(2 / (out * channels * heads)) ** 0.5)
-        nn.init.constant_(self.norm.weight, 1e-6)  # a layer starts as its residual
+        nn.init.constant_(self.norm.weight, 1e-6)  # at the start a layer is its residual
 
     def attention(self, frames: Tensor) -> Tensor:
         """(B, T, V, C) to graphs per frame, (B, T, V, H, V): entries (target, head, source)."""
@@ -115,9 +115,9 @@ class Model(StackedBackbone):
         )  # fmt: skip
         joints = self.skeleton.num_joints
         if k < 1:
-            raise InputError(f"model_args.k is {k}: at least 1, or nothing of the clip is left")
+            raise InputError(f"model_args.k is {k}: must be at least 1 (0 would give zeros only)")
         if not 0 <= root < joints:
-            raise InputError(f"model_args.root is {root}: joints are numbered 0 to {joints - 1}")
+            raise InputError(f"model_args.root is {root}: must be a joint, 0 to {joints - 1}")
         self.noise_ratio = noise_ratio
         difference = ancestor_difference(hung_from(self.skeleton.parent, root), k)
         self.register_buffer("difference", tensor(difference), persistent=False)
@@ -161,7 +161,7 @@ class Model(StackedBackbone):
         mean, log_variance = self.mean(hidden), self.log_variance(hidden)
         latent = mean
         if self.training:
-            # the largest factor is set before exp, whose gradient would be infinity times 0
+            # clamped before exp: a clamp after it would have the gradient infinity times 0
             spread = (self.noise_ratio * log_variance).clamp(max=math.log(LARGEST)).exp()
             latent = mean + spread * torch.randn_like(spread)
         return latent, {"mean": mean, "log_variance": log_variance}

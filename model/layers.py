@@ -1,4 +1,5 @@
-"""Layers that several backbones share. Activations are (B, C, T, V) with B = N M, channels last.
+"""Layers that several backbones share. Activations are (B, C, T, V) with B = N M, channels last;
+the adjacency has G subsets, (G, V, V).
 
 Channels last in memory means (B, T, V, C): a 1x1 convolution is then one matrix product over all
 joints and frames, and (B T, V, C) for the adjacency is a view.
@@ -14,14 +15,14 @@ from torch.nn import functional as F
 
 from model.fuse_bn import Affine, Shift, affine, scale_outputs
 
-SAFE = 16  # channels from which oneDNN keeps to its memory, see StridedPointwise
+SAFE = 16  # channels from which oneDNN stays within its memory, see StridedPointwise
 
 
 class StridedPointwise(nn.Conv2d):
     """1x1 convolution with a stride over frames, for few channels.
 
-    In training it takes the frames first. That is slower, but oneDNN (torch 2.13, bf16 on a CPU)
-    leaves the bounds of its memory where it takes the gradient of the weight with a stride.
+    In training the frames are selected first. That is slower, but oneDNN (torch 2.13, bf16 on a
+    CPU) accesses memory out of bounds in the gradient of the weight of a strided convolution.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -33,7 +34,7 @@ class StridedPointwise(nn.Conv2d):
 def temporal_conv(
     channels: int, out: int, kernel: int = 1, stride: int = 1, dilation: int = 1
 ) -> nn.Conv2d:
-    """Return a convolution over `kernel` frames that keeps T (but for the stride)."""
+    """Return a convolution over `kernel` frames that keeps T (apart from the stride)."""
     padding = dilation * (kernel - 1) // 2
     narrow = kernel == 1 and stride > 1 and channels < SAFE
     factory = StridedPointwise if narrow else nn.Conv2d
@@ -59,19 +60,19 @@ class ConvNorm(nn.Module):
 
 
 def shortcut(channels: int, out: int, stride: int = 1) -> nn.Module:
-    """Return the residual path: nothing to do where shapes agree, else a projection."""
+    """Return the residual path: the identity if shapes agree, else a projection."""
     if channels == out and stride == 1:
         return nn.Identity()
     return ConvNorm(channels, out, stride=stride)
 
 
 def add_relu(x: Tensor, residual: Tensor) -> Tensor:
-    """Return relu(x + residual), written over `x`, which nothing else may need."""
+    """Return relu(x + residual), computed in place: the values of `x` are lost."""
     return F.relu(x.add_(residual), inplace=True)
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """Return the type in which a matrix product of x is computed: autocast's where it is on."""
+    """Return the dtype in which a matrix product of x is computed: that of autocast if enabled."""
     device = x.device.type
     if not torch.amp.is_autocast_available(device):  # the meta device
         return x.dtype
@@ -79,21 +80,23 @@ def product_dtype(x: Tensor) -> torch.dtype:
 
 
 def gather(x: Tensor, adjacency: Tensor) -> Tensor:
-    """Return the K neighborhood sums of every joint: out[k C + c, w] = sum_v A[k, v, w] x[c, v].
+    """Return the G neighborhood sums of every joint: out[g C + c, w] = sum_v A[g, v, w] x[c, v].
 
-    (B, C, T, V) and (K, V, W), or (B, K, V, W) for a graph per sample, to (B, K C, T, W): one
+    (B, C, T, V) and (G, V, W), or (B, G, V, W) for a graph per sample, to (B, G C, T, W): one
     batched product, before the 1x1 convolution because that never has fewer outputs than inputs.
     """
     frames = x.permute(0, 2, 3, 1)  # (B, T, V, C), in memory order
     batch, length, joints, channels = frames.shape
     subsets, _, targets = adjacency.shape[-3:]
-    # cast here: autocast would cast, and so make, each of the copies that expand stands for
+    # Cast here: autocast would cast, and so allocate, the expanded matrix.
     adjacency = adjacency.to(product_dtype(x))
     matrix = adjacency.movedim(-1, -3).reshape(-1, 1, targets * subsets, joints)
     matrix = matrix.expand(batch, length, -1, -1)
-    matrix = matrix.reshape(batch * length, targets * subsets, joints)  # a view if graphs agree
+    matrix = matrix.reshape(
+        batch * length, targets * subsets, joints
+    )  # a view if samples share graphs
     frames = frames.reshape(batch * length, joints, channels)
-    # matmul would first copy both operands into another layout if the matrix needs a gradient
+    # matmul would copy both operands into another layout if the matrix needs a gradient.
     sums = torch.bmm(matrix, frames)
     return sums.view(batch, length, targets, subsets * channels).permute(0, 3, 1, 2)
 
@@ -101,7 +104,7 @@ def gather(x: Tensor, adjacency: Tensor) -> Tensor:
 def pointwise(conv: nn.Module, x: Tensor) -> Tensor:
     """Return a 1x1 convolution of x (B, C, ...) with channels outermost, (C', B, ...): one product.
 
-    A topology of every channel needs the frames of a channel together.
+    The frames of a channel are then contiguous, as a topology per channel needs them.
     """
     rows = x.transpose(0, 1)
     out = torch.addmm(conv.bias[:, None], conv.weight.flatten(1), rows.flatten(1))
@@ -112,7 +115,8 @@ class Branches(nn.Module):
     """Parallel temporal branches behind one shared pointwise convolution: norm(cat(branches(x))).
 
     One convolution of `kernel` frames per dilation, one max pooling over three frames, one plain
-    1x1 convolution. The first branch takes the channels that do not divide. `relu` closes.
+    1x1 convolution. Channels are divided evenly, the first branch has the remainder. With `relu`,
+    a relu follows.
     """
 
     def __init__(
@@ -158,12 +162,12 @@ class Branches(nn.Module):
 
 
 class GraphConv(nn.Module):
-    """Graph convolution over K subsets: relu(norm(sum_k A_k x W_k + b_k) + residual).
+    """Graph convolution over G subsets: relu(norm(sum_g A_g x W_g + b_g) + residual).
 
-    `adaptive` 'init': the adjacency is a parameter that starts from the skeleton; 'offset': a
-    parameter is added to the skeleton's; 'importance': it is multiplied by one (ST-GCN's edge
-    importance). With `bias_first` each subset's bias passes through its adjacency, as when one
-    convolves before gathering; else there is one bias at the end.
+    `adaptive` 'init': the adjacency is a parameter, initialized with the skeleton's; 'offset': a
+    parameter is added to the skeleton's; 'importance': it is multiplied by a parameter (ST-GCN's
+    edge importance). With `bias_first` the bias of each subset is multiplied by its adjacency, as
+    if the convolution came before the gathering; else there is one bias at the end.
     """
 
     def __init__(
@@ -188,7 +192,7 @@ class GraphConv(nn.Module):
             self.edges = nn.Parameter(learned)
         self.conv = nn.Conv2d(subsets * channels, out, 1, bias=not bias_first)
         if bias_first:
-            bound = channels**-0.5  # as for the K convolutions of x that this one stands for
+            bound = channels**-0.5  # as for the G convolutions of x that this one replaces
             nn.init.uniform_(self.conv.weight, -bound, bound)
             self.bias = nn.Parameter(torch.empty(subsets, out).uniform_(-bound, bound))
         else:
@@ -197,7 +201,7 @@ class GraphConv(nn.Module):
         self.residual = shortcut(channels, out) if residual else None
 
     def matrix(self) -> Tensor:
-        """Return the adjacency in force, (K, V, V)."""
+        """Return the adjacency used now, (G, V, V)."""
         if self.adaptive == "init":
             return self.adjacency
         if self.adaptive == "offset":
@@ -208,7 +212,7 @@ class GraphConv(nn.Module):
         matrix = self.matrix()
         out = self.conv(gather(x, matrix))
         if self.bias is not None:
-            out = out.add_(torch.einsum("kvw,kc->cw", matrix, self.bias)[:, None])
+            out = out.add_(torch.einsum("gvw,gc->cw", matrix, self.bias)[:, None])
         out = self.norm(out)
         if self.residual is None:
             return F.relu(out, inplace=True)
@@ -218,14 +222,14 @@ class GraphConv(nn.Module):
         scale, shift = affine(self.norm)
         scale_outputs(self.conv, scale, shift)
         self.norm = nn.Identity()
-        if self.bias is not None:  # what the biases make of the adjacency is a constant now
-            through = torch.einsum("kvw,kc->cw", self.matrix(), self.bias)
+        if self.bias is not None:  # biases times adjacency: a constant in evaluation
+            through = torch.einsum("gvw,gc->cw", self.matrix(), self.bias)
             self.norm = Shift(through[:, None] * scale[:, None, None])
             self.bias = None
 
 
 class Block(nn.Module):
-    """relu(temporal(graph(x)) + residual(x)), the unit of ST-GCN and of most that came after it."""
+    """relu(temporal(graph(x)) + residual(x)), the block of ST-GCN and of most later networks."""
 
     def __init__(self, graph: nn.Module, temporal: nn.Module, residual: nn.Module | None):
         super().__init__()
@@ -237,7 +241,8 @@ class Block(nn.Module):
         return self.after_graph(self.graph(x), x)
 
     def after_graph(self, hidden: Tensor, x: Tensor) -> Tensor:
-        """Return what the block makes of x, whose graph module has given `hidden`."""
+        """Return the output of the block for input x, given the output `hidden` of its graph
+        module."""
         out = self.temporal(hidden)
         if self.residual is None:
             return F.relu(out)

@@ -27,11 +27,12 @@ def windows(x: Tensor, size: int, stride: int) -> Tensor:
 
 
 class WindowConv(nn.Module):
-    """One G3D pathway (figure 4b): a graph convolution on a window of frames, then their collapse.
+    """One G3D pathway (figure 4b): a graph convolution on a window of frames, then a collapse of
+    the window.
 
-    The window graph multiplies joints by `size` twice over, so the cheaper side of the 1x1
-    convolution is the one with fewer channels: gather first if the input is narrow (the first
-    block), else convolve first, and on the single frames, before the windows repeat them.
+    The window graph has size^2 times as many entries, so it is applied on the side of the 1x1
+    convolution with fewer channels: gather first if the input is narrow (the first block), else
+    convolve first, on single frames, before the windows repeat them.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class WindowConv(nn.Module):
 
 
 class ResidualBranches(nn.Module):
-    """The multi-scale temporal convolution of MS-G3D (figure 3c): branches, residual, and relu."""
+    """The multi-scale temporal convolution of MS-G3D (figure 3c): branches, residual and relu."""
 
     def __init__(self, channels: int, out: int, stride: int = 1, relu: bool = True):
         super().__init__()
@@ -89,7 +90,8 @@ class ResidualBranches(nn.Module):
 
 
 class Block(nn.Module):
-    """Spatio-temporal block (figure 4a): the factorized and the G3D pathways, added, then time."""
+    """Spatio-temporal block (figure 4a): the sum of the factorized and the G3D pathways, then a
+    temporal convolution."""
 
     def __init__(
         self,

@@ -1,8 +1,7 @@
-"""The names that other projects give to the weights of each backbone.
+"""The names of the weights of each backbone in other projects.
 
-Each known form is a list of `Entry`: one tensor here, the tensors it is made of there, and how.
-Everything that joins tensors is a reordering, so the same list also takes a tensor (or its
-gradient) back to theirs.
+Each known form is a list of `Entry`: one of our tensors, the tensors of theirs that it consists of,
+and how. Joining is only reordering, so the same list also converts a tensor (or its gradient) back.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from model.layers import ConvNorm
 
 @dataclass(frozen=True)
 class Entry:
-    """Tensor `ours` is made of the tensors `theirs`, joined along the first axis.
+    """Tensor `ours` consists of the tensors `theirs`, joined along the first axis.
 
-    `arrange` takes the joined tensor to our order of axes and `restore` takes ours back.
+    `arrange` changes the joined tensor to our order of axes, `restore` does the reverse.
     """
 
     ours: str
@@ -32,7 +31,7 @@ class Entry:
     restore: Callable[[Tensor], Tensor] | None = None
 
 
-# What the entries are made of
+# Parts of the lists
 
 
 def same(ours: str, *theirs: str, leaves: tuple[str, ...] = ("weight", "bias")) -> Iterator[Entry]:
@@ -48,14 +47,14 @@ def norm(ours: str, *theirs: str) -> Iterator[Entry]:
 
 
 def conv_norm(module: nn.Module | None, ours: str, conv: str, batch_norm: str) -> Iterator[Entry]:
-    """A convolution and its norm; a residual path has weights only where shapes change."""
+    """A convolution and its norm; nothing for a residual path that is the identity."""
     if isinstance(module, ConvNorm):
         yield from same(f"{ours}.conv", conv)
         yield from norm(f"{ours}.norm", batch_norm)
 
 
 def subsets(ours: str, *theirs: str, count: int) -> Entry:
-    """K convolutions of x, (K C', C), as one of the K gathered inputs, (C', K C)."""
+    """G convolutions of x, (G C', C), as one convolution of the G gathered inputs, (C', G C)."""
     return Entry(
         ours,
         theirs,
@@ -67,7 +66,7 @@ def subsets(ours: str, *theirs: str, count: int) -> Entry:
 
 
 def graphs(ours: str, *theirs: str, count: int, target_first: bool) -> Entry:
-    """K adjacency matrices, perhaps one below the other; ours are (K, source, target)."""
+    """G adjacency matrices, possibly stacked in one; ours are (G, source, target)."""
     if not target_first:
         return Entry(ours, theirs)
     return Entry(
@@ -336,9 +335,10 @@ def infogcn(model: nn.Module) -> Iterator[Entry]:
 
 
 def present_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict under the names of today's 2s-AGCN, if it is one of the released files.
+    """Return a state dict with the names of 2s-AGCN's published code if it is one of its released
+    files.
 
-    These are older than the published code (https://github.com/lshiwjx/2s-AGCN/issues/32): the
+    These are older than that code (https://github.com/lshiwjx/2s-AGCN/issues/32): the
     projections were `conv_res`, blocks were `l1a`, and their graph convolution had no `gcn1`.
     """
     if not any(re.fullmatch(r"l1a?\.(gcn1\.)?conv_d\.0\.weight", key) for key in state):
@@ -356,20 +356,20 @@ def present_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Form:
-    """How one project writes one backbone, and where in a file its sizes can be read."""
+    """The names of one project for one backbone, and the keys that show its sizes."""
 
     name: str
     backbone: str  # module within this package
-    mark: str  # a key that tells this form from those after it in FORMS
-    adjacency: tuple[str, ...]  # of the first block, (.., V); the first of these that is there
-    width: str  # of a norm of block {} that has as many channels as the block gives
+    mark: str  # a key that no form after this one in FORMS has
+    adjacency: tuple[str, ...]  # of the first block, (.., V); the first of these keys that exists
+    width: str  # a norm of block {}, with as many channels as the block's output
     conv: str  # the first block's graph convolution
     names: Callable[[nn.Module], Iterator[Entry]] | None = None  # None: the names are our own
     data_norm: str = "data_norm.weight"
     fc: str = "fc.weight"
-    start: int = 0  # what blocks are counted from
-    per_subset: bool = False  # `conv` is that of one of the K subsets
-    embedded: bool = False  # `data_norm` is of embedded joints, as wide as the first block
+    start: int = 0  # number of the first block
+    per_subset: bool = False  # `conv` is that of one of the G subsets
+    embedded: bool = False  # `data_norm` is after the embedding, as wide as the first block
 
     def entries(self, model: nn.Module) -> list[Entry]:
         if self.names is None:

@@ -1,4 +1,4 @@
-"""ProtoGCN (Liu et al., CVPR 2025): DG-STGCN with prototypes of its last graphs."""
+"""ProtoGCN (Liu et al., CVPR 2025): DG-STGCN with prototypes of the last layer's graphs."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch.nn import functional as F
 from model import dgstgcn
 from model.layers import ConvNorm
 
-DROPOUT = 0.1  # of what the prototypes add up to
+DROPOUT = 0.1  # of the sums of prototypes
 EMBED = 256  # width of the embedding that the contrastive loss compares
 
 
 class Prototypes(nn.Module):
-    """Rebuild the graphs of a clip from P learned prototypes, and embed them.
+    """Reconstruct the graphs of a clip from P learned prototypes and embed them.
 
-    Every entry of the graphs, a vector q of C channels, becomes W_m softmax(W_q q); a 1x1
-    convolution, batch norm, relu and the mean over channels make one graph of them.
+    Each entry of the graphs, a vector q of C channels, becomes W_m softmax(W_q q); a 1x1
+    convolution, batch norm, relu and the mean over channels then give one graph.
     """
 
     def __init__(self, channels: int, joints: int, count: int):
@@ -38,9 +38,9 @@ class Prototypes(nn.Module):
 class Model(dgstgcn.Model):
     """ProtoGCN; (N, M, T, V, C) to logits (N, K).
 
-    `extra` of the outputs has the clip's rebuilt `graph` (N, V V) and its `embedding` (N, 256), on
-    which `longtail.class_contrast` trains the prototypes. The logits do not depend on them:
-    num_prototype=0 leaves them out, for training without that loss.
+    `extra` of the outputs has the clip's reconstructed `graph` (N, V V) and its `embedding`
+    (N, 256); the loss `longtail.class_contrast` trains the prototypes on them. The logits do not
+    depend on prototypes: num_prototype=0 omits them, for training without that loss.
     """
 
     def __init__(self, *, base_channels: int = 96, num_prototype: int = 400, **common):
@@ -56,7 +56,7 @@ class Model(dgstgcn.Model):
         *blocks, last = self.blocks
         for block in blocks:
             x = block(x)
-        relations = last.graph.relations(x)  # (N M, K, C / K, V, V)
+        relations = last.graph.relations(x)  # (N M, G, C / G, V, V)
         hidden = last.graph.convolve(x, relations + last.graph.adjacency[:, None])
         features = self.over_persons(last.after_graph(hidden, x).mean((2, 3)))
         return features, self.prototypes(self.over_persons(relations.flatten(1, 2)))

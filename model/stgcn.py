@@ -6,7 +6,7 @@ from graph import adjacency
 from model.backbone import StackedBackbone, tensor
 from model.layers import ConvNorm, GraphConv
 
-KERNEL = 9  # frames that a temporal convolution sees
+KERNEL = 9  # frames per temporal convolution
 
 
 class Model(StackedBackbone):

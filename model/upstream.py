@@ -1,4 +1,4 @@
-"""Checkpoints of other projects: what a file is, and its weights under this project's names."""
+"""Checkpoints of other projects: identify the network and translate the names of its weights."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from model.names import FORMS, ORIGINAL, OWN, Entry, Form, present_names
 State = dict[str, Tensor]
 FORMAT = "brl-checkpoint"  # under the key `format` in the checkpoints of this project's runs
 VERSION = 1  # under `format_version`: raised when an older reader would misread what is written
-SHOWN = 6  # names of each kind that an error lists
+SHOWN = 6  # names of each kind that an error lists at most
 EARLIER_ARGUMENTS = {"normalise": "normalize"}  # of this project's networks
-CONSTANT = ("backbone.A",)  # what PYSKL's MS-G3D keeps beside the graphs made of it
+CONSTANT = ("backbone.A",)  # in PYSKL's MS-G3D, next to the graphs computed from it
 
 
 def read(path: str | Path) -> Any:
-    """Return what `torch.save` put into a file, executing nothing; InputError if it cannot be, or
-    if a later version of this project wrote it."""
+    """Return the content of a file written by `torch.save`, without executing code from it.
+
+    Raises InputError if that is not possible, or if a later version of this project wrote it.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
@@ -32,42 +34,43 @@ def read(path: str | Path) -> Any:
     version = checkpoint.get("format_version", 0) if isinstance(checkpoint, dict) else 0
     if not isinstance(version, int) or version > VERSION:
         raise InputError(
-            f"{path}: has checkpoint format {version}, this version of the project reads formats "
-            f"up to {VERSION}: update the project"
+            f"{path}: has checkpoint format {version}, but this version of the project reads "
+            f"formats up to {VERSION}: update the project"
         )
     return checkpoint
 
 
 def unpickled(path: Path) -> Any:
-    """Return what is in a file, on the CPU; InputError if it is damaged or would execute code."""
+    """Return the content of a file, on the CPU; InputError if it is damaged or would execute
+    code."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
             raise InputError(
-                f"{path} holds Python objects that would have to be executed: save its state dict "
-                "alone, torch.save(model.state_dict(), ...)"
+                f"{path} contains Python objects that would have to be executed: save its "
+                "state dict alone, torch.save(model.state_dict(), ...)"
             ) from None
-        raise InputError(f"{path} is no checkpoint that torch.load can read") from None
+        raise InputError(f"{path} is not a checkpoint that torch.load can read") from None
     except PermissionError:
         raise
-    except Exception as error:  # whatever torch's readers make of damaged bytes
+    except Exception as error:  # torch raises many types for damaged bytes
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} is truncated or no checkpoint: {line}") from None
+        raise InputError(f"{path} is truncated or not a checkpoint: {line}") from None
 
 
 def weights(checkpoint: Any, path: str | Path = "the checkpoint") -> State:
-    """Return the state dict within what was read, without the names of what wrapped the network."""
+    """Return the state dict in the content of a file, without the prefixes of DataParallel etc."""
     found = checkpoint
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
     if not isinstance(found, dict):
-        raise InputError(f"{path} holds no state dict")
+        raise InputError(f"{path} does not contain a state dict")
     state = {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
     if not state:
         keys = ", ".join(map(str, list(found)[:6])) or "nothing"
-        raise InputError(f"{path} holds no state dict where one is looked for; it has {keys}")
+        raise InputError(f"{path} does not contain a state dict in a known place; it has {keys}")
     if any(key.startswith("module.") for key in state):
         state.pop("n_averaged", None)  # of torch's AveragedModel
     for wrapper in ("module.", "_orig_mod.", "module."):  # of DataParallel and torch.compile
@@ -77,14 +80,15 @@ def weights(checkpoint: Any, path: str | Path = "the checkpoint") -> State:
 
 
 def is_own(checkpoint: Any) -> bool:
-    """Return whether a checkpoint is of a run of this project, with its configuration."""
+    """Return whether a checkpoint was written by a run of this project, with its configuration."""
     return isinstance(checkpoint, dict) and checkpoint.get("format") == FORMAT
 
 
 def said(checkpoint: Any) -> tuple[str | None, dict[str, Any]]:
-    """Return (import string, arguments) of its network as a checkpoint says them, if it does.
+    """Return (import string, arguments) of the network if the checkpoint contains them, else (None,
+    {}).
 
-    A run's checkpoint has both in its configuration, a converted one at its top.
+    A run's checkpoint has both in its configuration, a converted one at its top level.
     """
     if not isinstance(checkpoint, dict):
         return None, {}
@@ -104,12 +108,12 @@ def current_arguments(args: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def form_of(state: State) -> Form | None:
-    """Return the form of a state dict, if it is a known one."""
+    """Return the form of a state dict; None if it is unknown."""
     return next((form for form in FORMS if form.mark in state), None)
 
 
 def recognize(state: State) -> Form:
-    """Return the form of a state dict; InputError if it is none of the known ones."""
+    """Return the form of a state dict; InputError if it is unknown."""
     if form := form_of(state):
         return form
     shown = ", ".join(list(state)[:3]) or "nothing"
@@ -118,9 +122,9 @@ def recognize(state: State) -> Form:
 
 
 def fitted(checkpoint: Any, model: nn.Module, path: str | Path) -> State:
-    """Return the weights of a checkpoint, as read, under the names of `model`, whole.
+    """Return all weights of a checkpoint, as read, under the names of `model`.
 
-    Raises InputError listing what is missing, left over or of another shape.
+    Raises InputError listing weights that are missing, left over or of another shape.
     """
     state = weights(checkpoint, path)
     if not is_own(checkpoint):
@@ -136,7 +140,7 @@ def fitted(checkpoint: Any, model: nn.Module, path: str | Path) -> State:
 def translate(state: State, model: nn.Module) -> State:
     """Return a state dict of any known form under the names of `model`.
 
-    InputError lists what is missing, left over or of another shape; then nothing is returned.
+    Raises InputError listing weights that are missing, left over or of another shape.
     """
     state = weights(state)
     if state.keys() == model.state_dict().keys():
@@ -151,7 +155,8 @@ def translate(state: State, model: nn.Module) -> State:
 
 
 def join(state: State, entries: list[Entry], model: nn.Module) -> State:
-    """Return our tensors; InputError lists what is missing, left over or of another shape."""
+    """Return our tensors; InputError lists weights that are missing, left over or of another
+    shape."""
     ours = model.state_dict()
     constants = dict(model.named_buffers(remove_duplicate=False))
     left = {key: value for key, value in state.items() if key not in CONSTANT}
@@ -192,13 +197,14 @@ def join(state: State, entries: list[Entry], model: nn.Module) -> State:
 
 
 def some(names: list[str]) -> str:
-    """Return the first of the names, and how many more there are."""
+    """Return the first SHOWN names as text, and the number of the others."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
 
 def differences(state: State, own: State) -> str:
-    """Return how a state dict differs from `own`, that of a network, in names or shapes."""
+    """Return the differences in names and shapes between a state dict and that of a network,
+    `own`."""
     problems = [f"missing {name}" for name in own.keys() - state.keys()]
     problems += [f"unknown {name}" for name in state.keys() - own.keys()]
     problems += [
@@ -210,15 +216,15 @@ def differences(state: State, own: State) -> str:
 
 
 def is_near(value: Tensor, expected: Tensor) -> bool:
-    """Return whether an adjacency, on the CPU, is that of a network, up to the rounding of its
-    entries, at most 1. A network on the meta device has no values that could differ."""
+    """Return whether an adjacency, on the CPU, equals that of a network up to the rounding of its
+    entries, which are at most 1. On the meta device there are no values that could differ."""
     off = max(1e-5, torch.finfo(value.dtype).eps if value.is_floating_point() else 0)
     return expected.is_meta or torch.allclose(value.float(), expected.cpu(), rtol=0, atol=off)
 
 
 def fits(value: Tensor, expected: Tensor) -> bool:
-    """Return whether `value` has the shape of `expected`; axes of length 1 may be more or fewer,
-    and the first two axes (subsets, and what each has) may be one."""
+    """Return whether `value` has the shape of `expected`, apart from axes of length 1; the first
+    two axes (subsets, outputs of each) may be joined."""
     if value.ndim == expected.ndim:
         return value.shape == expected.shape
     joined = (expected.shape[:2].numel(), *expected.shape[2:])
@@ -232,7 +238,7 @@ def long_axes(shape: Iterable[int]) -> list[int]:
 
 
 def split(tensors: State, entries: list[Entry], shapes: dict[str, torch.Size]) -> State:
-    """Return tensors of ours (weights or gradients) as theirs, which have the given shapes."""
+    """Return our tensors (weights or gradients) under their names and in their `shapes`."""
     result = {}
     for entry in entries:
         if entry.ours not in tensors or tensors[entry.ours].ndim == 0:
@@ -247,16 +253,17 @@ def split(tensors: State, entries: list[Entry], shapes: dict[str, torch.Size]) -
 
 @dataclass(frozen=True)
 class Description:
-    """What a state dict is, read from its names and shapes."""
+    """The network of a state dict, derived from names and shapes."""
 
     form: str
     backbone: str  # module within this package
     num_joints: int
-    model_args: dict[str, Any]  # of the network; num_person only if the weights show it
+    model_args: dict[str, Any]  # num_person only if the weights show it
 
 
 def describe(state: State) -> Description:
-    """Return what a state dict is; InputError if no form fits or what tells sizes is missing."""
+    """Return the network of a state dict; InputError if its form is unknown or weights are
+    missing."""
     form = recognize(state)
     try:
         return _describe(state, form)
@@ -282,7 +289,7 @@ def _describe(state: State, form: Form) -> Description:
     if form.backbone == "msg3d":
         args |= scales(state, form, subsets)
     else:
-        # strides leave no trace in the weights: every network known halves T where it doubles C
+        # Weights do not show strides: all known networks halve T where they double C.
         inflate = [n for n in range(2, len(widths) + 1) if widths[n - 1] > widths[n - 2]]
         args |= {"num_blocks": len(widths), "inflate": inflate, "down": inflate}
     if form.backbone == "stgcnpp":
@@ -300,7 +307,7 @@ def _describe(state: State, form: Form) -> Description:
     args["parent_edges"] = form.name.startswith(ORIGINAL)
     args["cosine"] = form.fc.replace("weight", "bias") not in state
     args |= {"num_class": len(state[form.fc]), "in_channels": in_channels}
-    if persons > 1:  # else the weights are the same for any number
+    if persons > 1:  # else the weights do not depend on the number of persons
         args["num_person"] = persons
     return Description(form.name, form.backbone, joints, args)
 
@@ -310,10 +317,10 @@ def has(state: State, ending: str) -> bool:
 
 
 def stgcnpp_variant(state: State, form: Form, width: int) -> dict[str, Any]:
-    """Return how the graph convolutions of an ST-GCN++ work."""
+    """Return the arguments of an ST-GCN++ that select its graph convolutions."""
     learned = [value for key, value in state.items() if key.endswith((".PA", ".graph.edges"))]
     adaptive = "init"
-    if learned:  # importance starts at 1, an offset at 0; the names are the same
+    if learned:  # same names; importance is initialized with 1, an offset with 0
         adaptive = "importance" if learned[0].mean() > 0.5 else "offset"
     if form.name == OWN:
         bias_first = "blocks.0.graph.bias" in state
@@ -324,7 +331,8 @@ def stgcnpp_variant(state: State, form: Form, width: int) -> dict[str, Any]:
 
 
 def scales(state: State, form: Form, num_gcn_scales: int) -> dict[str, Any]:
-    """Return the scales of an MS-G3D, whose original normalizes its graphs otherwise than PYSKL."""
+    """Return the scales of an MS-G3D, and the normalization, which differs between original and
+    PYSKL."""
     endings = ("gcn3d1.gcn3d.0.gcn3d.1.PA", "gcn3d1.gcn3d.0.gcn3d.1.A_res", "0.windowed.0.edges")
     windowed = next(value for key, value in state.items() if key.endswith(endings))
     return {

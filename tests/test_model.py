@@ -228,8 +228,8 @@ def test_latent_code_of_k_ancestors(golden, k):
     assert relative(logits, vectors[f"logits_f64{suffix}"]) < 1e-6
 
 
-def test_no_ancestor_leaves_nothing():
-    with pytest.raises(InputError, match=r"model_args\.k is 0: at least 1"):
+def test_infogcn_rejects_impossible_k_and_root():
+    with pytest.raises(InputError, match=r"model_args\.k is 0: must be at least 1"):
         infogcn.Model(k=0)
     with pytest.raises(InputError, match=r"model_args\.root is 25"):
         infogcn.Model(root=25)

@@ -321,8 +321,8 @@ def test_to_continue_and_to_discard_are_two_things(tiny, whole):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:5000]), "truncated or no checkpoint"),
-        (lambda path: path.write_bytes(b""), "truncated or no checkpoint"),
+        (lambda path: path.write_bytes(path.read_bytes()[:5000]), "truncated or not a checkpoint"),
+        (lambda path: path.write_bytes(b""), "truncated or not a checkpoint"),
         (lambda path: shutil.copy(path.with_name("best.pt"), path), "is a best.pt"),
     ],
 )

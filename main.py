@@ -254,7 +254,7 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
     trained = None if options.config else checkpoint.settings(state, path)
     run = folder_for_test(home, settings, path, trained, options.work_dir)
     set_tf32(settings.tf32)
-    data, said = open_data(settings, training=False), None
+    data, said = open_data(settings, model, training=False), None
     model = model.to(devices[0])
     if checkpoint.is_own(state):
         check_class_names(state, data.store, model.num_class, path)

@@ -21,9 +21,13 @@ from engine.config import Config
 from errors import InputError, nearest
 from feeders.augment import Augmentation
 from feeders.frames import CHOICES
+from graph.shapes import check_shape
 from longtail.losses import CrossEntropy
 from longtail.method import Method, Parts
 from longtail.schedule import Stages
+
+# What the workbench asks of a built network; a Backbone has these attributes.
+NETWORK_FACTS = ("skeleton", "num_class", "num_person", "in_channels")
 
 
 def find_class(path: str, key: str) -> Callable[..., Any]:
@@ -141,22 +145,23 @@ class Data:
     list_digest: str | None = None  # of the list that was read, published or not
 
 
-def open_data(config: Config, training: bool = True) -> Data:
-    """Open the store, check it against model and protocol, and read the training list.
+def open_data(config: Config, model: nn.Module, training: bool = True) -> Data:
+    """Open the store, check that it fits network and protocol, and read the training list.
 
-    For training a missing list is made if the rule can draw it (`long_tail.training_rows`). Without
-    `training`, a list that cannot be read only leaves the class counts empty.
+    For training, a missing list is drawn if the rule is known (`long_tail.training_rows`). Without
+    `training`, class counts are None if the list cannot be read. Raises InputError for a store, a
+    protocol or a list that does not exist or does not fit.
     """
-    store = Store.open(config.store)
-    skeleton = graph.load(config.model_args.get("graph", "ntu_rgb_d"))
-    _check_shape(config, store, skeleton)
+    store, num_class = Store.open(config.store), model.num_class
+    check_shape(
+        config.store, store.joints.shape[1:], model.skeleton, model.in_channels, model.num_person
+    )
     train_split, test_rows = protocols.split(store, config.protocol, config.fold)
-    num_class = config.model_args.get("num_class", 60)
     highest = int(store.labels[np.concatenate([train_split, test_rows])].max(initial=-1))
     if highest >= num_class:
         raise InputError(
-            f"{config.store}: label {highest} is beyond the {num_class} classes of "
-            "model_args.num_class"
+            f"{config.store}: label {highest}, but the network has {num_class} classes "
+            f"(model_args.num_class={num_class})"
         )
     try:
         listed = long_tail.training_rows(
@@ -167,7 +172,7 @@ def open_data(config: Config, training: bool = True) -> Data:
         if training:
             raise
         return Data(
-            store, skeleton, test_rows, None, test_rows, None, None, "",
+            store, model.skeleton, test_rows, None, test_rows, None, None, "",
             copies(store, test_rows, train_split),
         )  # fmt: skip
     train_rows, val_rows = listed.rows, test_rows
@@ -177,29 +182,10 @@ def open_data(config: Config, training: bool = True) -> Data:
             raise InputError(f"val_split: {config.val_split} holds out no sample; raise it")
     class_counts = torch.bincount(torch.as_tensor(store.labels[train_rows]), minlength=num_class)
     return Data(
-        store, skeleton, test_rows, train_rows, val_rows, class_counts,
+        store, model.skeleton, test_rows, train_rows, val_rows, class_counts,
         listed.digest if listed.published and config.val_split is None else None, listed.made,
         copies(store, test_rows, train_split), listed.digest,
     )  # fmt: skip
-
-
-def _check_shape(config: Config, store: Store, skeleton: graph.Skeleton) -> None:
-    persons, joints, channels = store.joints.shape[1:]
-    if joints != skeleton.num_joints:
-        raise InputError(
-            f"{config.store}: {joints} joints ({store.layout}), but model_args.graph="
-            f"{skeleton.name} has {skeleton.num_joints}"
-        )
-    wanted = config.model_args.get("in_channels", 3)
-    if channels != wanted:
-        raise InputError(
-            f"{config.store}: {channels} channels, but model_args.in_channels={wanted}"
-        )
-    wanted = config.model_args.get("num_person", 2)
-    if persons != wanted:
-        raise InputError(
-            f"{config.store}: {persons} persons a clip, but model_args.num_person={wanted}"
-        )
 
 
 def hold_out(
@@ -216,7 +202,11 @@ def hold_out(
 
 
 def make_model(config: Config) -> nn.Module:
-    """Build the network; a backbone that `model_args` names (of experts) is imported here."""
+    """Build the network; `model_args.backbone`, the import string of experts, is imported here.
+
+    Raises InputError for a network that cannot be built or does not have the interface of a
+    `model.backbone.Backbone`.
+    """
     args = config.model_args
     if isinstance(args.get("backbone"), str):
         args = {**args, "backbone": find_class(args["backbone"], "model_args.backbone")}
@@ -224,7 +214,13 @@ def make_model(config: Config) -> nn.Module:
     if "outputs" not in inspect.signature(model.forward).parameters:
         raise InputError(
             f"model={config.model}: must be a model.backbone.Backbone, or its forward take "
-            "outputs=True and give a model.backbone.Output"
+            "outputs=True and return a model.backbone.Output"
+        )
+    missing = [name for name in NETWORK_FACTS if not hasattr(model, name)]
+    if missing:
+        raise InputError(
+            f"model={config.model}: must be a model.backbone.Backbone, or have the attributes "
+            f"{', '.join(NETWORK_FACTS)} ({', '.join(missing)} missing)"
         )
     return model
 

@@ -27,6 +27,7 @@ from engine.config import Config
 from engine.distributed import World, choose_devices
 from engine.fusion import Scores, fuse, fusions_of
 from errors import InputError
+from graph.shapes import check_shape
 from model.fuse_bn import fuse_bn
 
 # Class names for a checkpoint that has none, by its layout and number of classes.
@@ -80,21 +81,14 @@ class InputSpec:
     def of(cls, model: nn.Module, state: dict[str, Any]) -> InputSpec:
         """Return what a network takes: its own facts, and what its checkpoint says of the data.
 
-        A foreign checkpoint says nothing of them. InputError for a network without these facts.
+        A foreign checkpoint contains none of the latter.
         """
-        try:
-            skeleton, num_class = model.skeleton, model.num_class
-            persons, channels = model.num_person, model.in_channels
-        except AttributeError as error:
-            raise InputError(
-                f"{type(model).__module__}.{type(model).__name__} must be a model.backbone.Backbone"
-                f", or have its skeleton, num_class, num_person and in_channels: {error}"
-            ) from None
+        skeleton, num_class = model.skeleton, model.num_class
         said = state if checkpoint.is_own(state) else {}
         return cls(
             skeleton,
-            persons,
-            channels,
+            model.num_person,
+            model.in_channels,
             normalize.name_in(said) or normalize.USUAL.get(skeleton.name, "none"),
             said.get("centre") or 0,
             tuple(said.get("class_names") or known_names(skeleton.name, num_class)),
@@ -290,22 +284,7 @@ class Recognizer:
 
     def check(self, joints: np.ndarray, source: str) -> None:
         """Raise InputError if a clip (T, M, V, C) is not of the network's layout, or empty."""
-        wanted, channels = self.takes.skeleton, self.takes.channels
-        if joints.shape[2] != wanted.num_joints:
-            alike = [
-                name for name in graph.LAYOUTS if graph.load(name).num_joints == joints.shape[2]
-            ]
-            hint = f" (as {alike[0]} has)" if alike else ""
-            raise InputError(
-                f"{source}: {joints.shape[2]} joints{hint}, but the network takes "
-                f"{wanted.num_joints} ({wanted.name}); python -m data.convert may help"
-            )
-        if joints.shape[3] != channels:
-            kinds = {2: "x and y", 3: "x, y and a score" if wanted.confidence else "x, y and z"}
-            raise InputError(
-                f"{source}: {joints.shape[3]} channels, but the network takes {channels}"
-                f" ({kinds.get(channels, 'see model_args.in_channels')})"
-            )
+        check_shape(source, joints.shape[1:], self.takes.skeleton, self.takes.channels)
         if not joints.any():
             raise InputError(f"{source}: there is no body in it, all joints are zero")
 

@@ -62,8 +62,8 @@ def prepare(
     if weights is not None:
         config, model, _ = checkpoint.load_network(weights, config)
     precision.set_tf32(config.tf32)
-    data = open_data(config)
     model = make_model(config) if model is None else model
+    data = open_data(config, model)
     model = model.to(device, memory_format=torch.channels_last)
     if config.sync_bn and world.size > 1:
         model = synchronize_batch_norm(model, device)

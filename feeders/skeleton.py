@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
 import graph
@@ -29,6 +28,7 @@ from feeders.augment import Augmentation
 from feeders.frames import FrameChoice, Table, Uniform
 from feeders.source import Clips, Source, gather
 from feeders.streams import Stream
+from graph.shapes import check_shape
 from memory import send
 
 
@@ -77,12 +77,11 @@ class Feeder(Dataset):
         box: bool = False,
         sampled_motion: bool = False,
         views: int = 1,
-        persons: int | None = None,
         skeleton: graph.Skeleton | None = None,
         device: str | torch.device = "cpu",
         resident: bool | None = None,
     ) -> None:
-        """`frames` T of a clip, `clips` S of a sample, `persons` M of the network (None: stored).
+        """`frames` T of a clip, `clips` S of a sample.
 
         Two policies say what is fed: the `choice` of frames (default: `frames.Uniform()`), and, in
         training, the `augmentation` (default: `Augmentation()`), of which `views` independent draws
@@ -97,7 +96,7 @@ class Feeder(Dataset):
         self.box = box
         self.device = torch.device(device)
         self.skeleton = skeleton or graph.load(store.layout)
-        self.extra_persons = self._check(store, rows, persons)
+        self._check(store, rows)
         self.channels = store.joints.shape[-1]
         self.planar = self.skeleton.confidence or self.channels == 2  # x, y and perhaps a score
         self.stream = Stream(stream, self.skeleton, self.channels, self.device)
@@ -112,20 +111,12 @@ class Feeder(Dataset):
         self.source = Source(store, rows, None if box else whole, self.device, resident)
         self.table = None if train else self._table()
 
-    def _check(self, store: Any, rows: np.ndarray, persons: int | None) -> int:
-        """Return how many absent persons to add; InputError if store and network do not fit."""
-        stored, joints, channels = store.joints.shape[1:]
-        if joints != self.skeleton.num_joints:
-            raise InputError(
-                f"{store.path}: {joints} joints ({store.layout}), but model_args.graph="
-                f"{self.skeleton.name} has {self.skeleton.num_joints}"
-            )
+    def _check(self, store: Any, rows: np.ndarray) -> None:
+        """Raise InputError for a store, rows or sizes that cannot be fed."""
+        check_shape(str(store.path), store.joints.shape[1:], self.skeleton)
+        channels = store.joints.shape[-1]
         if channels not in (2, 3):
-            raise InputError(f"{store.path}: {channels} channels, where 2 or 3 can be fed")
-        if persons is not None and persons < stored:
-            raise InputError(
-                f"model_args.num_person: {persons}, but {store.path} has {stored} persons per clip"
-            )
+            raise InputError(f"{store.path}: {channels} channels, but a feeder takes 2 or 3")
         if len(rows) == 0:
             raise InputError(
                 f"{store.path}: this split has no samples; see protocol, training_list"
@@ -133,7 +124,6 @@ class Feeder(Dataset):
         for key, value in ("frames", self.frames), ("test_clips", self.clips):
             if value < 1:
                 raise InputError(f"{key}: {value}; at least 1 is needed")
-        return 0 if persons is None else persons - stored
 
     def _check_augmentation(self, store: Any) -> None:
         """Raise InputError for an augmentation that the data do not allow or that has no effect."""
@@ -234,9 +224,7 @@ class Feeder(Dataset):
         if self.box:
             clips = self.boxed(clips.packed(), draws)
         batch = self.choose(clips, chosen)
-        if draws is not None:
-            batch = self.augmented(batch, draws)
-        return pad(batch, (0, 0) * 3 + (0, self.extra_persons)) if self.extra_persons else batch
+        return batch if draws is None else self.augmented(batch, draws)
 
     def boxed(self, clips: Clips, draws: Draws | None) -> Clips:
         """Return whole clips rotated, scaled into their boxes, and as the stream, in that order.

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 import graph as graphs
 from errors import InputError
+from graph.shapes import check_shape
 from model.layers import Block, shortcut
 
 
@@ -159,20 +160,8 @@ class Backbone(nn.Module):
         """Raise InputError for clips that do not fit this network; it names the model argument."""
         if clips.ndim != 5:
             raise InputError(f"clips must be (N, M, T, V, C), not of shape {tuple(clips.shape)}")
-        _, persons, _, joints, channels = clips.shape
-        if joints != self.skeleton.num_joints:
-            raise InputError(
-                f"the clips have {joints} joints, model_args.graph {self.skeleton.name} has "
-                f"{self.skeleton.num_joints}: choose the graph of the data's layout"
-            )
-        if channels != self.in_channels:
-            raise InputError(
-                f"the clips have {channels} channels, model_args.in_channels is {self.in_channels}"
-            )
-        if persons != self.num_person:
-            raise InputError(
-                f"the clips have {persons} persons, model_args.num_person is {self.num_person}"
-            )
+        _, M, _, V, C = clips.shape
+        check_shape("clips", (M, V, C), self.skeleton, self.in_channels, self.num_person)
 
 
 class StackedBackbone(Backbone):

@@ -95,7 +95,7 @@ def test_the_drawing_puts_the_largest_dot_on_the_largest_share():
 
 def test_features_are_those_of_each_sample_alone(run):
     settings, model, _ = run
-    data = open_data(settings, training=False)
+    data = open_data(settings, model, training=False)
     feeder = make_feeder(settings, data, data.test_rows, CPU, clips=2)
     found, predicted = embed.features(model, feeder, CPU, settings)
     assert (predicted == score(model, feeder, settings, CPU).argmax(1)).all()
@@ -143,7 +143,7 @@ def test_command_writes_features_and_pictures(run, tmp_path):
 
 def test_command_explains_a_sample_of_any_stream(run, tmp_path):
     settings, model, weights = run
-    data = open_data(settings, training=False)
+    data = open_data(settings, model, training=False)
     name = str(data.store.names[3])
     embed.main([str(weights), "--explain", name, "--out", str(tmp_path)])
     alone = make_feeder(settings, data, np.array([3]), CPU)

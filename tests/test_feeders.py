@@ -435,7 +435,7 @@ FEEDERS = [
     ("ntu_rgb_d", {}),
     ("ntu_rgb_d", {"train": True, "choice": Uniform((0.5, 1)), "views": 2}),
     ("coco", {"train": True, "augmentation": Augmentation(mirror=True), "sampled_motion": True}),
-    ("openpose", {"clips": 3, "persons": 4}),
+    ("openpose", {"clips": 3}),
     ("nw_ucla", {"train": True, **NW_UCLA}),
 ]
 
@@ -466,7 +466,7 @@ def test_mapped_batches_equal_resident_ones(tmp_path, few_at_once, layout, setti
         assert mapped[2].step == resident[2].step == step
         torch.testing.assert_close(mapped[0], resident[0], rtol=0, atol=0)
         torch.testing.assert_close(mapped[1], resident[1], rtol=0, atol=0)
-        assert mapped[0].shape[-4] == settings.get("persons", 2)
+        assert mapped[0].shape[-4] == 2
     assert step == len(order) - 1
 
 
@@ -523,12 +523,6 @@ def test_a_part_of_each_clip_is_taken_in_testing_too():
     chosen = choice.uniform_sample(200, 64, 2, (0.5, 0.5))
     assert chosen[0].max() - chosen[0].min() < 100
     np.testing.assert_array_equal(found, clip[chosen].swapaxes(1, 2))
-
-
-def test_absent_persons_come_after_those_of_the_store():
-    store = make_store(random_clips([9], persons=1))
-    stored, padded = (Feeder(store, [0], persons=m).batch(torch.tensor([0])) for m in (1, 3))
-    assert torch.equal(padded[:, :1], stored) and not padded[:, 1:].any()
 
 
 def test_all_clips_of_a_sample_are_augmented_alike():
@@ -606,8 +600,7 @@ def test_single_samples():
     ("settings", "message"),
     [
         ({"stream": "bones"}, "stream: 'bones'.*did you mean bone"),
-        ({"skeleton": graph.load("coco")}, "25 joints .ntu_rgb_d., but model_args.graph=coco"),
-        ({"persons": 1}, "model_args.num_person: 1, .* 2 persons"),
+        ({"skeleton": graph.load("coco")}, "25 joints .as ntu_rgb_d has., but .*graph=coco"),
         ({"frames": 0}, "frames: 0"),
         ({"clips": 10, "choice": Even()}, "test_clips: 10.*set test_clips to 1"),
         ({"train": True, "box": True}, "feeder_args.scale: .*set scale to 0"),

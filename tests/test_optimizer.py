@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import graph
 from engine import config
 from engine.build import find_class
 from engine.config import Config
@@ -82,6 +83,8 @@ class Flat(nn.Module):
     def __init__(self, num_class, **others):
         super().__init__()
         self.fc = nn.Linear(75, num_class)
+        self.skeleton, self.num_class = graph.load("ntu_rgb_d"), num_class
+        self.num_person, self.in_channels = 2, 3
 
     def forward(self, clips, outputs=False):
         features = clips.mean((1, 2)).flatten(1)

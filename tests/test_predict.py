@@ -266,8 +266,8 @@ def test_persons_that_are_seen_longest_keep_their_places():
 @pytest.mark.parametrize(
     ("clip", "told"),
     [
-        (walk(joints=17), "17 joints (as coco has), but the network takes 25 (ntu_rgb_d)"),
-        (walk(channels=2), "2 channels, but the network takes 3 (x, y and z)"),
+        (walk(joints=17), "17 joints (as coco has), but the network takes 25"),
+        (walk(channels=2), "2 channels, but the network takes 3: x, y and z"),
         (np.zeros((9, 1, 25, 3)), "no body"),
         (np.full((9, 1, 25, 3), np.nan), "9 of 9 frames have a joint that is NaN"),
         (np.zeros((0, 25, 3)), "is empty"),

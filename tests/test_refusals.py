@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import graph
 import main
 from engine import build, checkpoint, config, evaluate, session
 from engine.distributed import World
@@ -47,7 +48,10 @@ def test_a_folder_without_a_run_is_left_alone(tiny, tmp_path):
     ("more", "said"),
     [
         (["--set", "model_args.num_class=3"], "model_args.num_class"),
-        (["--set", "model_args.graph=coco"], "25 joints (ntu_rgb_d), but model_args.graph=coco"),
+        (
+            ["--set", "model_args.graph=coco"],
+            "25 joints (as ntu_rgb_d has), but the",
+        ),
         (["--set", "model_args.num_person=1"], "model_args.num_person"),
         (["--set", "model_args.base_chanels=8"], "did you mean base_channels"),
         (["--set", "num_epok=3"], "did you mean num_epoch"),
@@ -108,6 +112,11 @@ FOCAL = "loss=longtail.losses.Focal"
         ([RIDE, "model_args.backbone=5"], "model_args.backbone: 5 is not a backbone"),
         ([RIDE, "model_args.backbone=model.infogcn.Model"], "has outputs of its own"),
         (["model=tests.test_refusals.Bare"], "must be a model.backbone.Backbone, or its forward"),
+        (
+            ["model=tests.test_refusals.Unlabeled"],
+            "must be a model.backbone.Backbone, or have the attributes skeleton, num_class, "
+            "num_person, in_channels (skeleton, num_person, in_channels missing)",
+        ),
         (["model=tests.test_refusals.Broken"], "model=tests.test_refusals.Broken with model"),
         (["model=tests.test_refusals.BROKEN"], "model=tests.test_refusals.BROKEN: is not a class"),
         (["model=..x"], "model=..x: expected an import string"),
@@ -131,11 +140,24 @@ class Narrow(torch.nn.Module):
     def __init__(self, num_class, **others):
         super().__init__()
         self.fc = torch.nn.Linear(75, num_class)
+        self.skeleton, self.num_class = graph.load("ntu_rgb_d"), num_class
+        self.num_person, self.in_channels = 2, 3
 
     def forward(self, clips, outputs=False):
         logits = self.fc(clips.mean((1, 2)).flatten(1))
         logits = logits if self.training else logits[:, 1:]
         return Output(logits, clips, {}) if outputs else logits
+
+
+class Unlabeled(torch.nn.Module):
+    """A network without the attributes that tell its layout, persons and channels."""
+
+    def __init__(self, num_class, **others):
+        super().__init__()
+        self.num_class = num_class
+
+    def forward(self, clips, outputs=False):
+        raise NotImplementedError
 
 
 class Bare(torch.nn.Module):
@@ -167,10 +189,10 @@ def test_a_rehearsal_changes_nothing(tiny, tmp_path, monkeypatch, untested):
 def test_fewer_samples_than_ranks(tiny, whole, tmp_path):
     """Each of four ranks scores its own of three samples; the last has none."""
     settings = config.load([tiny / "tiny-lt/joint.yaml"], ["batch_size=3"])
-    data = build.open_data(settings)
+    net = build.make_model(settings).eval()
+    data = build.open_data(settings, net)
     cpu = torch.device("cpu")
     feeder = build.make_feeder(settings, data, data.test_rows[:3], cpu, clips=2)
-    net = build.make_model(settings).eval()
     alone = evaluate.score(net, feeder, settings, cpu)
     parts = [None] * 4
 

@@ -212,7 +212,8 @@ def test_what_is_held_out_is_drawn_by_the_seed(tiny):
     assert held == set(range(100, 115))
     file = tiny / "tiny-lt/joint.yaml"
     configs = [load([file], ["val_split=0.4"], seed=seed) for seed in range(10)]
-    assert len({tuple(build.open_data(config).val_rows) for config in configs}) > 3
+    net = build.make_model(configs[0])
+    assert len({tuple(build.open_data(config, net).val_rows) for config in configs}) > 3
 
 
 def test_copies_of_any_training_sample_are_left_out_of_the_clean_figure(tmp_path, monkeypatch):
@@ -229,7 +230,7 @@ def test_copies_of_any_training_sample_are_left_out_of_the_clean_figure(tmp_path
         store=str(tmp_path / "store"), protocol="demo-xsub", frames=4,
         training_list=str(tmp_path / "list.txt"), model_args={"num_class": 2},
     )  # fmt: skip
-    data = build.open_data(config)
+    data = build.open_data(config, build.make_model(config))
     assert data.duplicates.tolist() == [True, False, True, False]
     feeder = build.make_feeder(config, data, data.test_rows, torch.device("cpu"))
     scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.3, 0.7]], "f4")  # labels 0 1 0 1

@@ -54,11 +54,11 @@ class EveryBody(nn.Module):
 
 
 def measure(settings: Config, options: argparse.Namespace, device: torch.device) -> Result:
-    data = open_data(settings, training=False)
+    model = make_model(settings).to(device, memory_format=torch.channels_last)
+    data = open_data(settings, model, training=False)
     feeder = make_feeder(
         settings, data, data.test_rows[: options.samples], device, clips=settings.test_clips
     )
-    model = make_model(settings).to(device, memory_format=torch.channels_last)
     folded = fuse_bn(model)
     ways = [(folded, settings, None), (EveryBody(folded), settings, None), (folded, settings, 1)]
     if options.plain:

@@ -194,7 +194,7 @@ def main(argv: list[str]) -> None:
             "--explain NAME works with it"
         )
     precision.set_tf32(settings.tf32)
-    data = open_data(settings, training=False)
+    data = open_data(settings, model, training=False)
     state = upstream.read(args.weights)
     if checkpoint.is_own(state):
         check_class_names(state, data.store, model.num_class, args.weights)

@@ -1,4 +1,4 @@
-"""Train, test and use skeleton action recognizers on unbalanced data.
+"""Train, test and apply skeleton action recognition on long-tailed data.
 
 python main.py --config config/ntu60-xsub-lt/joint.yaml --device 0 1
 python main.py --phase test --weights work_dir/ntu60-xsub-lt/joint/best.pt
@@ -29,8 +29,8 @@ from longtail import shots
 from model.fuse_bn import fuse_bn
 
 PHASES = ("train", "test", "predict", "classifier")
-# The phases that use each flag; all others refuse it. With *: only next to --config, because
-# without one the checkpoint has its own value.
+# The phases that accept each flag. With *: only together with --config; without it the value in the
+# checkpoint is used.
 USED_BY = {
     "--phase": "train classifier test predict",
     "--config": "train classifier test predict",
@@ -66,41 +66,53 @@ def make_parser() -> Parser:
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 4, 26),
         epilog="engine/config.py documents every key of a configuration file.",
     )
-    what = parser.add_argument_group("what to run")
+    what = parser.add_argument_group("run")
     what.add_argument(
         "--phase", choices=PHASES, default="train", metavar="PHASE",
-        help="train (default), test, predict, or classifier (retrain that alone)",
+        help="train (default), test, predict, or classifier (train only the classifier)",
     )  # fmt: skip
     what.add_argument(
-        "--config", nargs="+", default=[], metavar="FILE", help="YAML files, later ones on top"
-    )
+        "--config",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="YAML files; later ones override earlier ones",
+    )  # fmt: skip
     what.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="overrides",
-        help="override any key, also a.b=value; their order does not matter",
+        help="override any key, also a.b=value, in any order",
     )  # fmt: skip
     what.add_argument(
         "--stream", choices=(*STREAMS, "all"), metavar="NAME", help=f"{', '.join(STREAMS)}, or all"
     )
-    what.add_argument("--weights", nargs="+", default=[], metavar="FILE", help="checkpoint(s)")
+    what.add_argument(
+        "--weights",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="checkpoint, or several for predict",
+    )
     what.add_argument("--seed", type=int, metavar="N", help="random seed (default: 0)")
     what.add_argument(
         "--val-split", type=float, metavar="F",
-        help="validate on this share of the training list instead of the test split",
+        help="validate on this fraction of the training list instead of the test split",
     )  # fmt: skip
 
-    where = parser.add_argument_group("where")
+    where = parser.add_argument_group("device and folder")
     where.add_argument("--device", nargs="+", metavar="D", help="GPU indices, or cpu")
-    where.add_argument("--work-dir", type=Path, metavar="DIR", help="the run's own folder")
+    where.add_argument("--work-dir", type=Path, metavar="DIR", help="folder of this run")
     where.add_argument(
         "--tag", metavar="T", help="suffix of the run folder (default: derived from the overrides)"
     )
     where.add_argument("--resume", action="store_true", help="continue from last.pt")
-    where.add_argument("--overwrite", action="store_true", help="discard the run in the folder")
+    where.add_argument(
+        "--overwrite", action="store_true", help="discard the existing run in the folder"
+    )
 
-    how = parser.add_argument_group("how")
+    how = parser.add_argument_group("computation")
     how.add_argument(
         "--amp", choices=config.choices("amp"), metavar="KIND",
-        help="autocast: off, bf16, fp16, or auto (bf16 where the device has it)",
+        help="autocast: off, bf16, fp16, or auto (bf16 if the device supports it)",
     )  # fmt: skip
     how.add_argument("--compile", action="store_true", default=None, help="use torch.compile")
     how.add_argument(
@@ -110,33 +122,40 @@ def make_parser() -> Parser:
     io = parser.add_argument_group("predict")
     io.add_argument(
         "--input", nargs="+", default=[], metavar="FILE",
-        help="clips (.skeleton, .json, .npy, .npz) or folders of them",
+        help="clips (.skeleton, .json, .npy, .npz) or folders with clips",
     )  # fmt: skip
     io.add_argument("--output", metavar="FILE", help="write predictions as .json or .csv")
     io.add_argument("--window", type=int, metavar="T", help="classify a sliding window of T frames")
     io.add_argument(
-        "--stride", type=int, metavar="T", help="frames between windows (default: half a window)"
+        "--stride",
+        type=int,
+        metavar="T",
+        help="frames from one window to the next (default: half a window)",
     )
     io.add_argument(
-        "--image-size", type=float, nargs=2, metavar=("H", "W"), help="of 2D poses in pixels"
+        "--image-size",
+        type=float,
+        nargs=2,
+        metavar=("H", "W"),
+        help="image height and width, for 2D poses in pixels",
     )
     clip_file.add_nan(io)
 
     talk = parser.add_argument_group("output")
-    talk.add_argument("--quiet", action="store_true", help="errors only")
-    talk.add_argument("--debug", action="store_true", help="errors with their traceback")
+    talk.add_argument("--quiet", action="store_true", help="print errors only")
+    talk.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Return the options; InputError for a flag that their phase does not use (see USED_BY)."""
+    """Return the options; InputError for a flag that the phase does not use (see USED_BY)."""
     parser = make_parser()
     options = parser.parse_args(argv)
     for flag in parser.given(options):
         phases = USED_BY[flag].split()
         if f"{options.phase}*" in phases and not options.config:
             raise InputError(
-                f"{flag}: the checkpoint has its own; leave it out, or give --config too"
+                f"{flag}: the value in the checkpoint is used; omit the flag, or add --config"
             )
         if options.phase not in (phase.rstrip("*") for phase in phases):
             users = ", ".join(phase.rstrip("*") for phase in phases)
@@ -163,7 +182,7 @@ def main(argv: list[str]) -> None:
 
 
 def resolve(options: argparse.Namespace, stream: str | None) -> config.Config:
-    """Resolve what the command line says into one configuration."""
+    """Return the configuration that the command line describes."""
     return config.resolve(
         options.config, options.overrides, options.tag, stream=stream, seed=options.seed,
         val_split=options.val_split, amp=options.amp, compile=options.compile,
@@ -172,16 +191,16 @@ def resolve(options: argparse.Namespace, stream: str | None) -> config.Config:
 
 
 def overrides(options: argparse.Namespace) -> list[str]:
-    """Return what the command line lays over a checkpoint's own configuration."""
+    """Return the words of --set, and --amp as one, which override a checkpoint's configuration."""
     return [*options.overrides, *([f"amp={options.amp}"] if options.amp else [])]
 
 
 def train_streams(options: argparse.Namespace, devices: list[torch.device], world: World) -> None:
-    """Train one stream, or all six one after another and fuse them."""
+    """Train one stream, or all six in sequence and fuse them."""
     if not options.config:
         raise InputError("--config is missing: name a file, e.g. config/demo-lt/joint.yaml")
     if len(options.weights) > 1 or (options.weights and options.stream == "all"):
-        raise InputError("--weights: a run starts from one FILE, that of its own --stream")
+        raise InputError("--weights: a run starts from one FILE, of its own --stream")
     streams = STREAMS if options.stream == "all" else (options.stream,)
     for stream in streams:
         settings = resolve(options, stream)
@@ -202,7 +221,7 @@ def train_one(
     settings: config.Config, folder: Path, options: argparse.Namespace,
     devices: list[torch.device], world: World,
 ) -> None:  # fmt: skip
-    """Train and test one stream. Whatever is wrong is found before the folder is touched."""
+    """Train and test one stream. Everything is checked before the folder is changed."""
     weights = options.weights[0] if options.weights else None
     if weights is not None:
         settings = checkpoint.complete(settings, weights)
@@ -214,20 +233,20 @@ def train_one(
         )
     if settings.classifier is not None and not classifier:
         raise InputError(
-            f"classifier: {settings.classifier} goes on a trained network; add --phase classifier "
+            f"classifier: {settings.classifier} needs a trained network; add --phase classifier "
             "--weights FILE"
         )
     run = RunFolder(folder)
     run.check(settings, options.resume, options.overwrite)
     training = prepare(settings, devices, world, weights, classifier)
     with run.lock(world):
-        run.check(settings, options.resume, options.overwrite)  # others may have been here since
+        run.check(settings, options.resume, options.overwrite)  # again, now locked
         if options.resume and run.checkpoint(LAST).is_file():
             restore(training, run.checkpoint(LAST))
         progress = training.state.progress
         if len(set(world.gather((folder.name, progress.epoch, progress.step)))) > 1:
             raise InputError(
-                f"{folder} is not the same for all ranks: all machines must see it at the same path"
+                f"{folder} differs between ranks: all machines must share it at the same path"
             )
         if world.is_main:
             run.begin(settings, options.overwrite)
@@ -237,10 +256,10 @@ def train_one(
 
 
 def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], world: World) -> None:
-    """Test one checkpoint; its own configuration serves unless --config names another.
+    """Test one checkpoint with its own configuration, or with --config.
 
-    The results go to the run that the checkpoint belongs to. A test of other weights or with other
-    values than the run's goes to a folder in that (folder_for_test), or to --work-dir.
+    The results are written to the run folder of the checkpoint. A test of other weights, or with
+    values that differ from the run's, is written to a subfolder (folder_for_test) or to --work-dir.
     """
     if len(options.weights) != 1:
         raise InputError("--phase test needs one --weights FILE")
@@ -264,9 +283,11 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
         if settings.amp != "off":
             log.line(describe_amp(settings.amp, devices[0]))
         if run.path != home.path:
-            log.line(f"results go to {run}")
+            log.line(f"results are written to {run}")
         if data.class_counts is None:
-            log.line(f"no training list ({settings.training_list}): the shot figures are left out")
+            log.line(
+                f"no training list ({settings.training_list}), so many, medium and few are null"
+            )
         elif said:
             log.line(said)
         feeder = make_feeder(settings, data, data.test_rows, devices[0], clips=settings.test_clips)
@@ -280,15 +301,15 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
         log.line(logs.table(["checkpoint", *logs.shot_headings(settings.shots)], [row]))
         log.line(
             f"{result['samples']} samples, top-5 {logs.percent(result['top5'])}; without the "
-            f"{result['samples'] - result['samples_clean']} copies of training samples top-1 is "
-            f"{logs.percent(result['top1_clean'])}"
+            f"{result['samples'] - result['samples_clean']} duplicates of training samples, top-1 "
+            f"is {logs.percent(result['top1_clean'])}"
         )
         if line := recipe.describe(settings, result["departures"], result["started_from"]):
             log.line(line)
 
 
 def predict(options: argparse.Namespace, device: torch.device) -> None:
-    """Name the actions in clips from files."""
+    """Classify clips from files."""
     if not options.weights or not options.input:
         raise InputError("--phase predict needs --weights FILE... and --input FILE_OR_FOLDER...")
     settings = resolve(options, options.stream) if options.config else None

@@ -1,4 +1,4 @@
-"""From a configuration to objects: import strings become classes here and nowhere else."""
+"""Build the objects that a configuration describes: the only place that imports by string."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NETWORK_FACTS = ("skeleton", "num_class", "num_person", "in_channels")
 
 
 def find_class(path: str, key: str) -> Callable[..., Any]:
-    """Import `package.module.Name`; InputError names the configuration key if there is none."""
+    """Import `package.module.Name`; InputError names the configuration key if it does not exist."""
     if not isinstance(path, str) or not re.fullmatch(r"\w+(\.\w+)+", path):
         raise InputError(f"{key}={path}: expected an import string like package.module.Class")
     module_name, _, name = path.rpartition(".")
@@ -42,8 +42,8 @@ def find_class(path: str, key: str) -> Callable[..., Any]:
         if missing.split(".")[0] == module_name.split(".")[0]:
             lacks = "does not exist" if "." in missing else "is not installed"
             raise InputError(f"{key}={path}: {missing} {lacks}") from None
-        raise InputError(f"{key}={path}: it needs {missing}, which is not installed") from None
-    except Exception as error:  # the module is the user's: anything can happen in it
+        raise InputError(f"{key}={path}: requires {missing}, which is not installed") from None
+    except Exception as error:  # a user's module can raise anything
         raise InputError(
             f"{key}={path}: importing {module_name} fails: {_reason(error)} (--debug shows where)"
         ) from error
@@ -56,16 +56,16 @@ def find_class(path: str, key: str) -> Callable[..., Any]:
 
 
 def make(config: Config, key: str, *args: Any, **extra: Any) -> Any:
-    """Build what the import string under `key` names, with `<key>_args` as keyword arguments.
+    """Build the class named by `key`, with `<key>_args` as keyword arguments.
 
-    `extra` holds arguments of the workbench's own. Whatever goes wrong is an InputError that names
-    the key.
+    `args` and `extra` are arguments that do not come from `<key>_args`. Every error is an
+    InputError that names the key.
     """
     path = getattr(config, key)
     factory = find_class(path, key)
     keywords = getattr(config, f"{key}_args")
     for name in keywords.keys() & extra.keys():
-        raise InputError(f"{key}_args.{name}: this argument comes from a key of its own")
+        raise InputError(f"{key}_args.{name}: this argument is set by another key")
     taken = argument_names(factory)
     if taken is not None:
         for name in {**keywords, **extra}:
@@ -73,7 +73,7 @@ def make(config: Config, key: str, *args: Any, **extra: Any) -> Any:
                 hint = nearest(str(name), taken)
                 raise InputError(
                     f"{key}_args.{name}: {path} takes no such argument{hint}; "
-                    f"--set {key}_args={{...}} gives others"
+                    f"--set {key}_args={{...}} replaces all arguments"
                 )
     with blame(config, key):
         return factory(*args, **keywords, **extra)
@@ -95,23 +95,23 @@ def blame(config: Config, *keys: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """Return an error's text in one line, its type where the text alone would be a riddle."""
+    """Return an error's text on one line, with its type if the text alone is not clear."""
     text = " ".join(str(error).split())
     plain = isinstance(error, ValueError | RuntimeError | TypeError | ArithmeticError) and text
     return text if plain else f"{type(error).__name__}: {text}"
 
 
 def check_used(config: Config) -> None:
-    """Raise InputError for the arguments of a class that is not there."""
+    """Raise InputError for arguments of a class that is null."""
     for key in ("class_weights", "classifier"):
         if getattr(config, key) is None and getattr(config, f"{key}_args"):
-            raise InputError(f"{key}_args: {key} is null, so nothing uses them; leave them out")
+            raise InputError(f"{key}_args: not used, because {key} is null; remove them")
 
 
 def argument_names(factory: Callable[..., Any]) -> set[str] | None:
     """Return the names of the arguments that a class or function takes; None: any name.
 
-    A constructor that takes `**common` hands it on: the names are those of its bases as well.
+    A constructor with `**common` passes it to its base, so the arguments of the bases are included.
     """
     constructors = [factory]
     if inspect.isclass(factory):
@@ -121,7 +121,7 @@ def argument_names(factory: Callable[..., Any]) -> set[str] | None:
     for constructor in constructors:
         try:
             parameters = inspect.signature(constructor).parameters.values()
-        except ValueError:  # of a class that is not written in Python
+        except ValueError:  # a class implemented in C
             return None
         names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         if all(p.kind is not p.VAR_KEYWORD for p in parameters):
@@ -131,18 +131,18 @@ def argument_names(factory: Callable[..., Any]) -> set[str] | None:
 
 @dataclass(frozen=True)
 class Data:
-    """An opened store and the rows of a run; class counts are those of the list that was read."""
+    """An opened store and the rows of a run; class counts are those of the training list."""
 
     store: Store
     skeleton: graph.Skeleton
     test_rows: np.ndarray  # (n,) rows of the test split
-    train_rows: np.ndarray | None  # (n,) rows trained on; None where testing needs no list
-    val_rows: np.ndarray  # the test rows, or those held out by val_split
+    train_rows: np.ndarray | None  # (n,) training rows; None if there is no list (testing)
+    val_rows: np.ndarray  # (n,) the test rows, or those held out by val_split
     class_counts: torch.Tensor | None  # (K,) int64
-    published_list: str | None  # digest of a published list that is trained on whole, else None
-    list_made: str  # how the training list was made, if its file was missing
+    published_list: str | None  # digest, if the whole list is trained on and published
+    list_made: str  # how the training list was drawn, if its file was missing
     duplicates: np.ndarray  # (n,) bool: test samples equal to one of the whole training split
-    list_digest: str | None = None  # of the list that was read, published or not
+    list_digest: str | None = None  # of the training list, published or not
 
 
 def open_data(config: Config, model: nn.Module, training: bool = True) -> Data:
@@ -179,7 +179,7 @@ def open_data(config: Config, model: nn.Module, training: bool = True) -> Data:
     if config.val_split is not None:
         train_rows, val_rows = hold_out(listed.rows, store.labels, config.val_split, config.seed)
         if not len(val_rows):
-            raise InputError(f"val_split: {config.val_split} holds out no sample; raise it")
+            raise InputError(f"val_split: {config.val_split} holds out no sample; increase it")
     class_counts = torch.bincount(torch.as_tensor(store.labels[train_rows]), minlength=num_class)
     return Data(
         store, model.skeleton, test_rows, train_rows, val_rows, class_counts,
@@ -191,7 +191,10 @@ def open_data(config: Config, model: nn.Module, training: bool = True) -> Data:
 def hold_out(
     rows: np.ndarray, labels: np.ndarray, share: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split rows into (training, validation), class by class; one sample a class stays at least."""
+    """Split rows into (training, validation) per class; at least one sample per class is kept.
+
+    rows (n,) of the store with labels (N,); `share` of each class is held out.
+    """
     random = np.random.default_rng(seed)
     held = np.zeros(len(rows), dtype=bool)
     for label in np.unique(labels[rows]):
@@ -228,7 +231,7 @@ def make_model(config: Config) -> nn.Module:
 def make_feeder(
     config: Config, data: Data, rows: np.ndarray, device: torch.device, **how: Any
 ) -> Any:
-    """Build the feeder of some rows of a run's data; `how` as for `feeder_of`."""
+    """Build the feeder of some rows of a run's data; `how` are keywords of `feeder_of`."""
     return feeder_of(config, data.store, data.skeleton, rows, device, **how)
 
 
@@ -236,10 +239,10 @@ def feeder_of(
     config: Config, store: Store, skeleton: graph.Skeleton, rows: np.ndarray, device: torch.device,
     *, clips: int = 1, train: bool = False, views: int = 1,
 ) -> Any:  # fmt: skip
-    """Build the feeder of some rows: training clips, or `clips` fixed ones per sample.
+    """Build the feeder of some rows: random training clips, or `clips` fixed clips per sample.
 
-    `feeder_args` are flat: those of the frame choice and of the augmentation make these policies,
-    the rest goes to the feeder.
+    `feeder_args` contains the fields of the frame choice and of the augmentation as well; the rest
+    are arguments of the feeder.
     """
     args = dict(config.feeder_args)
     name = args.pop("choice", "uniform")
@@ -257,7 +260,7 @@ def feeder_of(
 
 
 def _policy(kind: Callable[..., Any], args: dict[str, Any]) -> Any:
-    """Build a dataclass from those of `args` that are its fields, and take them out of `args`."""
+    """Build a dataclass from its fields in `args`, and remove these from `args`."""
     own = {field.name: args.pop(field.name) for field in fields(kind) if field.name in args}
     return kind(**own)
 
@@ -265,7 +268,7 @@ def _policy(kind: Callable[..., Any], args: dict[str, Any]) -> Any:
 def make_method(config: Config, data: Data, model: nn.Module, classifier: bool = False) -> Method:
     """Build the method of a run from the keys that name its parts.
 
-    Without `classifier` the key of that name is not used.
+    `classifier`: train only the classifier, by the method in the key of that name.
     """
     counts = data.class_counts
     labels = torch.from_numpy(data.store.labels[data.train_rows])
@@ -284,12 +287,10 @@ def make_method(config: Config, data: Data, model: nn.Module, classifier: bool =
 
 
 def make_stages(config: Config, class_counts: torch.Tensor) -> Stages:
-    """Build the loss, the class weights and the schedule of both."""
+    """Build the loss and the class weights with the epochs in which they are used."""
     criterion = make(config, "loss", class_counts)
     if not isinstance(criterion, CrossEntropy):
-        raise InputError(
-            f"loss={config.loss}: a loss is a subclass of longtail.losses.CrossEntropy"
-        )
+        raise InputError(f"loss={config.loss}: must be a subclass of longtail.losses.CrossEntropy")
     check_scale(config, criterion)
     weights = make(config, "class_weights", class_counts) if config.class_weights else None
     return Stages(
@@ -305,11 +306,11 @@ def make_stages(config: Config, class_counts: torch.Tensor) -> Stages:
 
 
 def check_scale(config: Config, criterion: CrossEntropy) -> None:
-    """Refuse a loss whose margins are measured on another scale than the network's logits have."""
+    """Raise InputError for a loss whose margins assume another scale of the logits."""
     scale = float(config.model_args.get("cosine", 0)) or 1.0
     if criterion.logit_scale not in (None, scale):
         raise InputError(
-            f"loss={config.loss}: its margins are for logits of scale {criterion.logit_scale:g}, "
-            f"those of the network have {scale:g}; make model_args.cosine and loss_args.scale the "
-            "same number"
+            f"loss={config.loss}: its margins assume logits of scale {criterion.logit_scale:g}, "
+            f"but those of the network have scale {scale:g}; set model_args.cosine and "
+            "loss_args.scale to the same number"
         )

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without executing anything."""
+"""Checkpoints: written atomically, read without executing code from them."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ from model.upstream import FORMAT, VERSION, is_own
 
 
 def save(path: str | Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint; on a full disk the one that was there stays as it is."""
+    """Write a checkpoint atomically; OSError, and the previous file is kept, if it cannot be
+    written."""
     try:
         with replacing(path) as file:
             torch.save({"format": FORMAT, "format_version": VERSION, **state}, file)
     except (OSError, RuntimeError) as error:
-        raise OSError(f"{path}: not saved, the former checkpoint is kept: {error}") from None
+        raise OSError(f"{path}: not saved, the previous checkpoint is kept: {error}") from None
 
 
 def read(path: str | Path) -> dict[str, Any]:
     """Return one of this project's checkpoints.
 
-    Raises InputError if the file is absent, damaged, would execute code, or is foreign: those hold
-    weights only and need `--config`.
+    Raises InputError if the file does not exist, is damaged or would execute code, or if another
+    project wrote it: such files contain only weights and need `--config`.
     """
     state = upstream.read(path)
     if not is_own(state):
         raise InputError(
-            f"{path}: a foreign checkpoint holds no configuration; name one with --config"
+            f"{path}: a foreign checkpoint does not contain a configuration; name one with --config"
         )
     return state
 
@@ -47,10 +48,10 @@ def read(path: str | Path) -> dict[str, Any]:
 def settings(
     state: dict[str, Any], path: str | Path, overrides: Iterable[str] = (), **usual: Any
 ) -> Config:
-    """Return the configuration inside a checkpoint, `usual` values and then overrides on top.
+    """Return the configuration in a checkpoint, changed by `usual` values and then by overrides.
 
-    A file from elsewhere must not choose what is imported: InputError if it names another model or
-    feeder than a class of this project's; --config vouches for it.
+    Raises InputError if it names a model or feeder that is not a class of this project: a
+    downloaded file must not decide what is imported, unless the user trusts it by --config.
     """
     own = config.from_written(state["config"], path).replace(**usual)
     way_out = "give --config to say that you trust it"
@@ -63,8 +64,8 @@ def settings(
 def complete(given: Config, path: str | Path, state: Any = None) -> Config:
     """Return a configuration whose model_args build the network of a checkpoint's weights.
 
-    What `given` does not say is what the checkpoint says or its weights show. `state` is what was
-    read from the checkpoint, if it was.
+    Values that `given` does not set are those in the checkpoint, or those that its weights show.
+    `state` is the content of the checkpoint (None: it is read).
     """
     state = upstream.read(path) if state is None else state
     network = find_class(given.model, "model")
@@ -77,9 +78,9 @@ def load_network(
 ) -> tuple[Config, nn.Module, dict[str, Any]]:
     """Return the configuration, the network on the CPU, and the content of a checkpoint.
 
-    Every command comes this way. A configuration that is not given is the checkpoint's own, with
-    `usual` values and then overrides on top; a foreign checkpoint has none. Raises InputError if
-    the weights do not fit it.
+    All commands load networks by this function. Without `given`, the configuration is the
+    checkpoint's own, changed by `usual` values and then by overrides; a foreign checkpoint has
+    none. Raises InputError if the weights do not fit the network.
     """
     state = read(path) if given is None else upstream.read(path)
     given = settings(state, path, overrides, **usual) if given is None else given
@@ -90,16 +91,16 @@ def load_network(
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load the weights of any known checkpoint form, strictly: all of them, or none.
+    """Load the weights of any known checkpoint form, strictly: all of them or none.
 
-    Raises InputError listing what is missing, left over or of another shape, or naming the
-    arguments in which the network is another variant than the weights are of.
+    Raises InputError listing the weights that are missing, left over or of another shape, or the
+    arguments in which the network differs from that of the weights.
     """
     models.load_into(model, path)
 
 
 def load_strictly(model: nn.Module, weights: dict[str, torch.Tensor], where: str) -> None:
-    """Copy a run's own weights into `model`, or on any difference nothing: InputError."""
+    """Load the weights of a run into `model`; InputError, and no change, if they do not fit."""
     own = {"format": FORMAT, "state_dict": weights}
     model.load_state_dict(models.fitted(model, own, where, {}))
 

@@ -33,21 +33,21 @@ OWN_ARGUMENTS = (
 
 @dataclass(frozen=True)
 class Config:
-    """Every value of a run; the comment beside a key is its documentation."""
+    """Every value of a run; the comment next to a key is its documentation."""
 
     # Data
     store: str = "data/ntu"  # folder of the prepared store (python -m data.prepare)
-    protocol: str = "ntu60-xsub"  # which samples train and which test
-    fold: str | None = None  # k/n: test on the k-th n-th of the persons, train on all others
-    # File of names, {imbalance} and {seed} filled in; null: the whole training split
+    protocol: str = "ntu60-xsub"  # the training split and the test split
+    fold: str | None = None  # k/n: test on part k of n of the persons, train on the others
+    # File of sample names ({imbalance} and {seed} are replaced); null: the whole training split
     training_list: str | None = None
-    imbalance: int = 100  # imbalance factor of the list
+    imbalance: int = 100  # imbalance factor (largest / smallest class) of the list
     val_split: float | None = (
-        None  # validate on this share of the training list, not on the test set
+        None  # validate on this fraction of the training list instead of the test split
     )
     stream: streams.Name = "joint"
-    frames: int = 64  # frames of a clip
-    test_clips: int = 10  # clips of a sample in testing; their probabilities are averaged
+    frames: int = 64  # frames per clip
+    test_clips: int = 10  # test clips per sample; their probabilities are averaged
     feeder: str = "feeders.skeleton.Feeder"
     feeder_args: dict = field(default_factory=dict)
     # Model
@@ -57,23 +57,23 @@ class Config:
     )  # graph, num_class, num_person, base_channels, ...
     # Optimization
     num_epoch: int = 24
-    batch_size: int = 16  # global: the ranks of a distributed run split it
+    batch_size: int = 16  # global: it is split between the ranks of a distributed run
     accumulate: int = 1  # batches per optimizer step; mixing and weights act on all of them
     lr: float = 0.0125
-    lr_batch: int = 16  # the rate used is lr * batch_size * accumulate / lr_batch
+    lr_batch: int = 16  # the learning rate is lr * batch_size * accumulate / lr_batch
     optimizer: str = "torch.optim.SGD"
     optimizer_args: dict = field(
         default_factory=lambda: {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
     )
     schedule: Literal["cosine", "step", "constant"] = "cosine"  # cosine: to 0, per iteration
     schedule_args: dict = field(default_factory=dict)  # warm_up (epochs); step: milestones, gamma
-    clip_grad: float | None = None  # largest norm of the gradient
+    clip_grad: float | None = None  # maximum norm of the gradient
     ema: float | None = None  # decay of an exponential moving average of the weights
     # Long tail
-    second_stage: int | None = None  # its epochs; null: round(second_stage_share num_epoch)
-    second_stage_share: float = 5 / 24  # of the epochs, at least 1 epoch
+    second_stage: int | None = None  # epochs; null: round(second_stage_share * num_epoch)
+    second_stage_share: float = 5 / 24  # fraction of the epochs, at least 1 epoch
     repeat: int = 5  # copies of a sample per epoch
-    objective: str = "longtail.method.Composed"  # the method's class; Composed: of the keys below
+    objective: str = "longtail.method.Composed"  # class of the method; Composed uses the keys below
     objective_args: dict = field(default_factory=dict)
     sampling: str = "longtail.brl.ReverseSampling"
     sampling_args: dict = field(default_factory=dict)
@@ -82,30 +82,30 @@ class Config:
     loss: str = "longtail.losses.CrossEntropy"
     loss_args: dict = field(default_factory=dict)
     loss_from: Literal["start", "second_stage"] = (
-        "start"  # second_stage: plain cross entropy before it
+        "start"  # second_stage: plain cross entropy in the first stage
     )
     class_weights: str | None = "longtail.brl.ActionAwareWeights"
     class_weights_args: dict = field(default_factory=dict)
     weights_from: Literal["start", "second_stage"] = "second_stage"
     weigh_by: Literal["batch", "samples"] = "batch"  # what weighted losses are divided by
-    classifier: str | None = None  # --phase classifier: what becomes of model.fc
+    classifier: str | None = None  # --phase classifier: what is done to model.fc
     classifier_args: dict = field(default_factory=dict)
-    shots: list[int] = field(default_factory=lambda: list(SHOTS))  # many above, few below
+    shots: list[int] = field(default_factory=lambda: list(SHOTS))  # many: above, few: below
     # Execution
-    amp: Literal["off", "bf16", "fp16", "auto"] = "off"  # auto: bf16 where the device has it
+    amp: Literal["off", "bf16", "fp16", "auto"] = "off"  # auto: bf16 if the device supports it
     compile: bool = False
-    cuda_graphs: bool = True  # of the compiled network on one GPU; never with accumulate
-    tf32: bool = True  # matrix products of float32 in TF32 on GPUs that have it
+    cuda_graphs: bool = True  # for the compiled network on one GPU; not with accumulate
+    tf32: bool = True  # float32 matrix products in TF32 on GPUs that support it
     sync_bn: bool = False  # batch statistics over all ranks of a distributed run
     seed: int = 0
-    # Where the run belongs: filled from the config folder and the command line
-    method: str = ""  # whose recipe these values are: brl, or a file of config/methods
+    # Identity of the run: set from the config folder and the command line
+    method: str = ""  # name of the recipe: brl, or a file of config/methods
     benchmark: str = ""
     tag: str = ""
 
     @property
     def rate(self) -> float:
-        """The learning rate used: linear in the batch of one optimizer step."""
+        """The learning rate, linear in the batch size of one optimizer step."""
         return self.lr * self.batch_size * self.accumulate / self.lr_batch
 
     def replace(self, **changes: Any) -> Config:
@@ -118,7 +118,7 @@ class Config:
 KEYS = {f.name: f for f in dataclasses.fields(Config)}
 _ABOVE_0 = (lambda value: 0 < value < math.inf, "more than 0")
 _SHARE = (lambda value: 0 < value < 1, "between 0 and 1")
-# What a value must be, where it is not null.
+# Conditions on values that are not null.
 LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(
         ("num_epoch", "batch_size", "accumulate", "lr_batch", "frames", "test_clips", "repeat",
@@ -142,7 +142,7 @@ def choices(key: str) -> tuple[str, ...]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with 1e-3 as a number (YAML 1.1 wants 1.0e-3), and no key said twice."""
+    """YAML in which 1e-3 is a number (YAML 1.1 requires 1.0e-3) and duplicate keys are errors."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
@@ -162,7 +162,7 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(text: str) -> Any:
-    """Return the value of a YAML text; yaml.YAMLError if it is none."""
+    """Return the value of a YAML text; yaml.YAMLError if it is not valid."""
     return yaml.load(text, _Loader)  # a SafeLoader
 
 
@@ -213,7 +213,7 @@ def current(values: Any) -> Any:
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay one layer on another: mappings merge, everything else is replaced."""
+    """Return `below` overridden by `above`: mappings are merged, other values replaced."""
     merged = dict(below)
     for key, value in above.items():
         if key in OWN_ARGUMENTS and value != below.get(key):
@@ -228,18 +228,18 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 def override(
     layer: Mapping[str, Any], overrides: Iterable[str] = (), **values: Any
 ) -> dict[str, Any]:
-    """Lay `key=value` and `key.inner=value` words (values in YAML) and `values` on as one layer.
+    """Override a layer by `key=value` and `key.inner=value` words (values in YAML) and by `values`.
 
-    Their order does not matter: a key replaces what was below it, a whole mapping included, and
-    inner keys then go into what the layer has there. `values` are the flags that stand for a key;
-    None is one that was not given. Raises InputError for a key with two different values.
+    Their order does not matter: first keys replace values, including whole mappings, then inner
+    keys are set in the result. `values` come from flags that stand for a key (None: flag not
+    given). Raises InputError for a key with two different values.
     """
     said: dict[tuple[str, ...], tuple[Any, str]] = {}  # (key,) or (key, inner): value, its source
 
     def say(path: tuple[str, ...], value: Any, source: str) -> None:
         former, by = said.setdefault(path, (value, source))
         if repr(former) != repr(value):  # so that 1 is not true
-            raise InputError(f"{by} and {source}: two values of {'.'.join(path)}; leave one out")
+            raise InputError(f"{by} and {source}: two values of {'.'.join(path)}; omit one")
 
     for key, value in values.items():
         if value is not None:
@@ -261,7 +261,7 @@ def override(
 
 
 def _word(text: str) -> tuple[tuple[str, ...], Any]:
-    """Return what a word of --set says: ((key,) or (key, inner), value)."""
+    """Return the key and value in a word of --set: ((key,) or (key, inner), value)."""
     path, separator, raw = text.partition("=")
     if not separator:
         raise InputError(f"--set {text}: expected key=value")
@@ -280,13 +280,13 @@ def _word(text: str) -> tuple[tuple[str, ...], Any]:
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Return the file's values on top of those of its parents (`base:`, relative to the file)."""
     if path.resolve() in seen:
-        raise InputError(f"{path}: `base` leads back to the file itself")
+        raise InputError(f"{path}: `base` refers back to this file")
     try:
         values = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"--config {path}: no such file{_nearest_file(path)}") from None
     except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
+        raise InputError(f"{path}: not UTF-8 text; save it as UTF-8") from None
     except OSError as error:
         raise InputError(f"--config {path}: cannot be read: {error}") from None
     except yaml.YAMLError as error:
@@ -321,7 +321,7 @@ def _check_names(values: Mapping[str, Any], where: str) -> None:
 
 
 def _typed(key: str, value: Any, where: str) -> Any:
-    """Return `value` as the key's type; InputError says where it is of another one."""
+    """Return `value` as the key's type; InputError, which names `where`, if it has another type."""
     wanted = _TYPES[key]
     kinds = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
     if value is None and type(None) in kinds:
@@ -329,11 +329,11 @@ def _typed(key: str, value: Any, where: str) -> Any:
     kind = kinds[0]
     if options := choices(key):
         if key == "amp" and value is False:
-            return "off"  # a word of YAML's own for false
+            return "off"  # YAML reads `off` as false
         if value in options:
             return value
         hint = nearest(str(value), options)
-        raise InputError(f"{where}: {key} is one of {', '.join(options)}, not {value!r}{hint}")
+        raise InputError(f"{where}: {key} must be one of {', '.join(options)}, not {value!r}{hint}")
     if kind == list[int]:
         if isinstance(value, list) and all(type(each) is int for each in value):
             return value
@@ -353,7 +353,8 @@ def _typed(key: str, value: Any, where: str) -> Any:
 
 
 def benchmark_folder(name: str) -> Path:
-    """Return the config folder of a benchmark: `ntu120/xset`, `ntu120-xset[-lt]` are the same."""
+    """Return the config folder of a benchmark: `ntu120/xset` and `ntu120-xset[-lt]` are the
+    same."""
     flat = name.strip("/").replace("/", "-")
     for candidate in (flat, f"{flat}-lt"):
         if (CONFIG_ROOT / candidate / "base.yaml").is_file():
@@ -365,12 +366,13 @@ def benchmark_folder(name: str) -> Path:
 
 
 def make_tag(files: list[Path], config: Config) -> str:
-    """Return what departs from the first file's own configuration, as the run folder's tag."""
+    """Return the tag of a run folder: the differences from the first file's own configuration."""
     return tag_of([file.stem for file in files[1:]], config, load(files[:1]))
 
 
 def tag_of(names: Iterable[str], config: Config, own: Config) -> str:
-    """Return the tag of a run with further files of these names that departs from `own`."""
+    """Return the tag of a run with further config files (`names`) and values that differ from
+    `own`."""
     parts = list(names)
     if config.imbalance != own.imbalance:
         parts.append(f"if{config.imbalance}")
@@ -384,7 +386,7 @@ def tag_of(names: Iterable[str], config: Config, own: Config) -> str:
 
 
 def folder_name(benchmark: str, tag: str | None) -> str:
-    """Return the name of the folder that holds a benchmark's runs with one tag."""
+    """Return the name of the folder for the runs of a benchmark with this tag."""
     return f"{benchmark}-{tag}" if tag else benchmark
 
 
@@ -401,7 +403,7 @@ def resolve(
 ) -> Config:
     """Resolve files and overrides as `load` does and fill in `benchmark` and `tag`.
 
-    A run's own config.yaml says both already.
+    A run's own config.yaml contains both.
     """
     files = [Path(file) for file in files]
     config = load(files, overrides, **values)
@@ -427,5 +429,5 @@ def changed_keys(config: Config, written: Path) -> list[str]:
 
 
 def write(config: Config, path: Path) -> None:
-    """Write every resolved value, as `--config` reads it back."""
+    """Write every resolved value to a file that `--config` accepts."""
     write_text(path, config.to_yaml())

@@ -1,4 +1,4 @@
-"""The ranks of a run: one process by itself, or several under torchrun."""
+"""The ranks of a run: a single process, or several under torchrun."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from errors import InputError, Stopped
 
 @dataclass(frozen=True)
 class World:
-    """This process, one of `size`; every rank makes the same global batch and takes its rows."""
+    """This process, one of `size`; every rank draws the same global batch and computes its rows."""
 
     rank: int = 0
     size: int = 1
@@ -24,7 +24,8 @@ class World:
 
     @classmethod
     def from_environment(cls) -> World:
-        """Join the group that torchrun started (NCCL between GPUs, else gloo), or be alone."""
+        """Join the group started by torchrun (NCCL for GPUs, else gloo), or return a single
+        process."""
         if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", 1)) == 1:
             return cls()
         world = cls(
@@ -33,7 +34,7 @@ class World:
             int(os.environ.get("LOCAL_RANK", 0)),
         )
         if not dist.is_initialized():
-            on_gpus = torch.cuda.is_available()  # where `--device cpu` may be asked for, too
+            on_gpus = torch.cuda.is_available()  # `--device cpu` is possible there as well
             dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
         return world
 
@@ -51,7 +52,7 @@ class World:
             dist.barrier()
 
     def gather(self, part: object) -> list[object]:
-        """Return every rank's object, in the order of the ranks, on every rank."""
+        """Return the objects of all ranks, in rank order, on every rank."""
         if self.size == 1:
             return [part]
         parts: list[object] = [None] * self.size
@@ -69,14 +70,14 @@ class World:
         return any(self.gather(flag)) if self.size > 1 else flag
 
     def sync_gradients(self, net: nn.Module, sync: bool) -> AbstractContextManager:
-        """Return the context of a backward pass, after which the ranks' gradients are averaged.
+        """Return the context of a backward pass; with `sync` gradients are averaged over the ranks.
 
-        Not with `sync` false: then more of the same step is to come.
+        Without `sync` they are accumulated: more micro-batches of the step follow.
         """
         return nullcontext() if self.size == 1 or sync else net.no_sync()
 
     def average_gradients(self, module: nn.Module) -> None:
-        """Average the gradients of a module that DistributedDataParallel does not know."""
+        """Average the gradients of a module that DistributedDataParallel does not wrap."""
         if self.size > 1:
             for parameter in module.parameters():
                 if parameter.grad is not None:
@@ -84,13 +85,13 @@ class World:
                     parameter.grad /= self.size
 
     def broadcast_buffers(self, model: nn.Module) -> None:
-        """Give every rank the first one's buffers: batch statistics depend on a rank's own rows."""
+        """Copy the buffers of rank 0 to all ranks: batch statistics differ between ranks."""
         if self.size == 1:
             return
         by_type: dict[torch.dtype, list[torch.Tensor]] = {}
         for buffer in model.buffers():
             by_type.setdefault(buffer.dtype, []).append(buffer)
-        for buffers in by_type.values():  # one message each
+        for buffers in by_type.values():  # one broadcast per dtype
             flat = torch.cat([buffer.flatten() for buffer in buffers])
             dist.broadcast(flat, src=0)
             parts = flat.split([buffer.numel() for buffer in buffers])
@@ -101,9 +102,9 @@ class World:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Leave the group; a rank that fails by itself does not wait for the others, as NCCL would.
+        """Leave the group; with NCCL, a rank that fails alone does not wait for the others.
 
-        They wait for it in turn, until whoever started the ranks ends them.
+        The others block until torchrun ends them.
         """
         together = kind is None or issubclass(kind, Stopped)
         if self.size > 1 and (together or not torch.cuda.is_available()):
@@ -113,9 +114,8 @@ class World:
 def choose_devices(names: list[str] | None, world: World) -> list[torch.device]:
     """Return the devices for `--device` (GPU indices or `cpu`); default GPU 0, else the CPU.
 
-    Under torchrun each rank takes one device: the entry of the list that its number within the
-    machine says. Raises InputError for a name that is neither, or a GPU that is not there, or fewer
-    GPUs than ranks.
+    Under torchrun each rank takes one device, the entry `local_rank` of the list. Raises InputError
+    for an invalid name, a GPU that does not exist, or fewer GPUs than ranks.
     """
     count = torch.cuda.device_count()
     if not names:
@@ -127,19 +127,19 @@ def choose_devices(names: list[str] | None, world: World) -> list[torch.device]:
             raise InputError(f"--device {name}: give GPU indices (0 1 ...) or cpu")
         if int(name) >= count:
             there = f"0 to {count - 1}" if count else "none; use --device cpu"
-            raise InputError(f"--device {name}: no such GPU (there: {there})")
+            raise InputError(f"--device {name}: no such GPU (available: {there})")
     if world.size > 1:
         if world.local_rank >= len(names):
             raise InputError(
                 f"--device {' '.join(names)}: fewer GPUs than processes; "
-                f"torchrun --nproc-per-node {len(names)} has one for each"
+                f"use torchrun --nproc-per-node {len(names)}"
             )
         names = [names[world.local_rank]]
     return [torch.device("cuda", int(name)) for name in names]
 
 
 def free_memory() -> None:
-    """Free what a run held: its frames, and its compiled network, are no use to the next one."""
+    """Free the frames and the compiled network of a finished run."""
     gc.collect()
     torch.compiler.reset()
     if torch.cuda.is_available():
@@ -147,9 +147,9 @@ def free_memory() -> None:
 
 
 def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Let the batch norms of `model` share their statistics between the ranks (GPUs only)."""
+    """Return `model` with batch norms that share statistics between ranks; InputError on a CPU."""
     if device.type != "cuda":
         raise InputError(
-            "sync_bn: torch synchronizes batch norm between GPUs only; set it to false"
+            "sync_bn: torch synchronizes batch norm only between GPUs; set it to false"
         )
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)

@@ -1,4 +1,4 @@
-"""Scores of a split, and what they are worth."""
+"""Class probabilities of a split, and their accuracy."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from errors import InputError
 from feeders.skeleton import Batch
 from longtail import shots
 
-# Clips that go through the network together: what fills the device, whatever the recipe's batch.
-# One clip a sample or ten, the network sees one shape.
+# Clips per batch in evaluation: enough for the device, independent of the batch size in training
+# and of the number of clips per sample.
 CLIPS_AT_ONCE = {"cuda": 500, "cpu": 60}
 
 
@@ -35,9 +35,10 @@ def score(
 ) -> np.ndarray:  # fmt: skip
     """Return class probabilities (n, K) float32 of a feeder's samples, averaged over their clips.
 
-    The ranks share the samples between them and every rank returns all scores; none is computed
-    twice. `show` names the progress bar (None: no bar); `before_batch` may raise to stop. As many
-    whole samples go through the network together as `clips_at_once` (None: CLIPS_AT_ONCE) holds.
+    The samples are divided between the ranks; every rank returns all scores. `show` is the title of
+    the progress bar (None: no bar); `before_batch` may raise to stop. A batch has whole samples
+    with up to `clips_at_once` clips (None: CLIPS_AT_ONCE). Raises InputError for scores that are
+    not finite.
     """
     world = world or World()
     net.eval()
@@ -67,7 +68,7 @@ def score(
     if len(broken):
         raise InputError(
             f"the network's output is not finite for {len(broken)} of {len(scores)} samples (e.g. "
-            f"{feeder.names[broken[0]]}): its weights have diverged, so lower lr or set clip_grad"
+            f"{feeder.names[broken[0]]}): the training has diverged; lower lr or set clip_grad"
             f"{', or --amp off' if config.amp != 'off' else ''}"
         )
     return scores
@@ -86,10 +87,10 @@ def test(
     world: World, *, state: dict[str, Any], quiet: bool = False,
     before_batch: Callable[[], None] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Score a feeder of the test split, all clips of a sample; write the scores and the result.
+    """Score a feeder of the test split, with all clips per sample; write and return the result.
 
-    `state` is what the file `weights` contains. A checkpoint that a run can be resumed from is the
-    last one, any other stands for the best.
+    `state` is the content of the file `weights`. A checkpoint from which a run can be resumed is
+    written as the test of last.pt, any other as that of best.pt.
     """
     scores = score(
         net, feeder, config, feeder.device, world, before_batch=before_batch,

@@ -1,4 +1,4 @@
-"""Scores of several streams as one: the weighted sum of their class probabilities."""
+"""Fusion of streams: the weighted sum of their class probabilities."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FUSIONS: dict[str, dict[str, float]] = {
     "6-stream": dict(zip(STREAMS, (2, 2, 2, 1, 1, 1))),
 }
 OTHER_FUSIONS = {"k400": {"4-stream": {"joint": 3, "bone": 3, "joint-motion": 1, "bone-motion": 1}}}
-# Rows of float16 probabilities, too, sum to 1 within this.
+# Also holds for the sums of float16 probabilities.
 SUM_TOLERANCE = 1e-3
 
 
@@ -34,20 +34,20 @@ class Scores:
 
     @classmethod
     def read(cls, path: Path) -> Scores:
-        """Read a score file; InputError if it is damaged or has not this form."""
+        """Read a score file; InputError if it is damaged or has another format."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 read = cls(file["names"], file["labels"], file["scores"])
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise InputError(
-                f"{path}: not a score file ({error}); make it again with main.py --phase test"
+                f"{path}: not a score file ({error}); write it again with main.py --phase test"
             ) from None
         for wrong in read.faults():
-            raise InputError(f"{path}: {wrong}; make it again with main.py --phase test")
+            raise InputError(f"{path}: {wrong}; write it again with main.py --phase test")
         return read
 
     def faults(self) -> Iterator[str]:
-        """Yield what keeps these from being scores: of the wrong type, shape or range."""
+        """Yield a description of each wrong type, shape or range."""
         names, labels, scores = self.names, self.labels, self.scores
         for key, array, kinds, wanted in (
             ("names", names, "U", "text"),
@@ -59,29 +59,29 @@ class Scores:
         shapes = [array.shape for array in (names, labels)]
         if shapes != [scores.shape[:1]] * 2 or scores.ndim != 2 or not scores.size:
             yield (
-                f"names (N,), labels (N,) and scores (N, K) do not fit together: "
+                f"names (N,), labels (N,) and scores (N, K) have different lengths: "
                 f"{names.shape}, {labels.shape}, {scores.shape}"
             )
         if not np.isfinite(scores).all():
-            yield "scores that are not finite"
+            yield "scores are not finite"
         sums = scores.sum(axis=1, dtype=np.float64)
         broken = np.flatnonzero((scores.min(axis=1) < 0) | (np.abs(sums - 1) > SUM_TOLERANCE))
         if len(broken):
             yield (
-                f"scores must be probabilities, rows of at least 0 that sum to 1, but that of "
-                f"{names[broken[0]]} has the sum {sums[broken[0]]:.4g} and the least value "
+                f"scores must be probabilities (at least 0, each row sums to 1), but the row of "
+                f"{names[broken[0]]} has the sum {sums[broken[0]]:.4g} and the minimum "
                 f"{scores[broken[0]].min():.4g} ({len(broken)} of {len(scores)} rows; logits?)"
             )
         if labels.min() < 0 or labels.max() >= scores.shape[1]:
             yield (
-                f"labels go from {labels.min()} to {labels.max()}, but scores of "
+                f"labels range from {labels.min()} to {labels.max()}, but scores of "
                 f"{scores.shape[1]} classes need 0 to {scores.shape[1] - 1}"
             )
         if len(np.unique(names)) != len(names):
-            yield "a sample name stands in it twice"
+            yield "a sample name occurs twice"
 
     def in_order_of(self, names: np.ndarray) -> Scores:
-        """Return the same samples in the order of `names` (which must be the same set)."""
+        """Return the same samples in the order of `names` (N,), the same set of names."""
         order = np.argsort(self.names)
         rows = order[np.searchsorted(self.names, names, sorter=order)]
         return Scores(self.names[rows], self.labels[rows], self.scores[rows])
@@ -90,8 +90,8 @@ class Scores:
 def fuse(streams: Mapping[str, Scores], weights: Mapping[str, float]) -> Scores:
     """Return the weighted sum of the streams' probabilities, normalized to rows of sum 1.
 
-    Samples are joined by name. Raises InputError if two streams hold other samples, labels or
-    numbers of classes.
+    Samples are joined by name. Raises InputError if two streams differ in samples, labels or number
+    of classes.
     """
     first_name, *_ = weights
     first = streams[first_name]
@@ -101,14 +101,14 @@ def fuse(streams: Mapping[str, Scores], weights: Mapping[str, float]) -> Scores:
         differing = np.setxor1d(first.names, stream.names)
         if len(differing):
             raise InputError(
-                f"{first_name} and {name} hold other samples ({len(differing)} differ, e.g. "
+                f"{first_name} and {name} have different samples ({len(differing)} differ, e.g. "
                 f"{differing[0]}): test both with the same store and protocol"
             )
         stream = stream.in_order_of(first.names)
         if stream.scores.shape != first.scores.shape:
-            raise InputError(f"{first_name} and {name} have other numbers of classes")
+            raise InputError(f"{first_name} and {name} have different numbers of classes")
         if (stream.labels != first.labels).any():
-            raise InputError(f"{first_name} and {name} hold other labels for the same samples")
+            raise InputError(f"{first_name} and {name} have different labels for the same samples")
         total += weight * stream.scores
     return Scores(first.names, first.labels, (total / sum(weights.values())).astype(np.float32))
 
@@ -119,6 +119,6 @@ def fusions_of(benchmark: str) -> dict[str, dict[str, float]]:
 
 
 def read_streams(folder: Path, which: str = "best") -> dict[str, Scores]:
-    """Return the scores of every stream that has been tested in a benchmark's work folder."""
+    """Return the scores of all tested streams in a benchmark's work folder."""
     paths = {stream: RunFolder(folder / stream).scores_file(which) for stream in STREAMS}
     return {stream: Scores.read(path) for stream, path in paths.items() if path.is_file()}

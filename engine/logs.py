@@ -23,7 +23,7 @@ DASH = "–"
 class Log:
     """Lines to the terminal and the log file, epochs to the metrics file and TensorBoard.
 
-    A log without a run folder (of another rank than the first) writes nothing.
+    A log without a run folder (on ranks other than 0) writes nothing.
     """
 
     def __init__(self, run: RunFolder | None, quiet: bool = False) -> None:
@@ -40,7 +40,7 @@ class Log:
                 print(text, flush=True)
 
     def metrics(self, values: dict[str, Any]) -> None:
-        """Append one epoch's values (JSON has no NaN: absent figures are null)."""
+        """Append the values of one epoch (missing figures are null: JSON has no NaN)."""
         if self.run is None:
             return
         with self.run.metrics_file.open("a", encoding="utf-8") as file:
@@ -51,7 +51,7 @@ class Log:
 
     @contextmanager
     def epochs(self, first: int) -> Iterator[None]:
-        """Take the metrics of epochs from `first` on; lines of epochs that are run again go."""
+        """Accept metrics of epochs from `first` on; remove the lines of epochs that run again."""
         if self.run is None:
             yield
             return
@@ -66,12 +66,12 @@ class Log:
 
 
 def percent(value: float | None) -> str:
-    """Return a figure with one decimal, or a dash where there is none."""
+    """Return a figure with one decimal, or a dash for None and NaN."""
     return DASH if value is None or math.isnan(value) else f"{value:.1f}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a plain table: the first column flush left, the others flush right."""
+    """Return a text table: the first column left-aligned, the others right-aligned."""
     lines = [list(map(str, head)), *(list(map(str, row)) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     text = [
@@ -86,12 +86,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def progress_bar_off(quiet: bool) -> bool:
-    """Progress bars are for terminals: off in files, pipes and quiet runs."""
+    """Return whether to show no progress bar: in quiet runs, or if stderr is not a terminal."""
     return quiet or not sys.stderr.isatty()
 
 
 def shot_headings(shots: Sequence[int]) -> list[str]:
-    """Return the heads of the accuracy columns, with the shot limits of the data set."""
+    """Return the headings of the accuracy columns, with the shot limits of the data set."""
     many, few = shots
     return ["top-1", "mean", f"many >{many}", f"medium {few}..{many}", f"few <{few}"]
 

@@ -23,7 +23,7 @@ SCHEDULE_ARGS = {
 
 
 def check_schedule(config: Config) -> None:
-    """Raise InputError for schedule_args that the schedule does not use, or cannot."""
+    """Raise InputError for schedule_args that the schedule does not use, or that are invalid."""
     args, used = config.schedule_args, SCHEDULE_ARGS[config.schedule]
     for key in args.keys() - used:
         raise InputError(
@@ -51,11 +51,11 @@ def _is_number(value: Any) -> bool:
 
 
 def lr_factor(config: Config, epoch: float) -> float:
-    """Return the learning rate at a time in epochs, as a share of `config.rate`.
+    """Return the learning rate at a time in epochs, relative to `config.rate`.
 
-    cosine: (1 + cos(pi t)) / 2 with t the share of the run behind us, so 0 at the end;
-    step: gamma to the number of milestones (epochs) passed. Epoch e of the `warm_up` epochs, from
-    0, has (e + 1) / warm_up of the rate, as in CTR-GCN's and Shap-Mix's training.
+    cosine: (1 + cos(pi t)) / 2, t the completed fraction of the run, so 0 at the end; step: gamma
+    to the power of the number of milestones (epochs) passed; constant: 1. In epoch e, from 0, of
+    the `warm_up` epochs it is (e + 1) / warm_up, as in the training of CTR-GCN and Shap-Mix.
     """
     warm_up = float(config.schedule_args.get("warm_up", 0))
     if epoch < warm_up:
@@ -69,11 +69,11 @@ def lr_factor(config: Config, epoch: float) -> float:
 
 
 def fused(config: Config, device: torch.device) -> dict[str, bool]:
-    """Return {"fused": True} for an optimizer that can update all weights in one kernel of a GPU.
+    """Return {"fused": True} for an optimizer that can update all weights in one GPU kernel.
 
-    That also keeps the scaler of fp16 from waiting for the device. SGD is not fused then: if the
-    scaler skips its first step, as it often does, torch's fused one keeps as its momentum whatever
-    was in memory. What the user sets takes precedence.
+    A fused optimizer also avoids the synchronization of the fp16 scaler with the device. SGD is not
+    fused with fp16: if the scaler skips the first step, which is common, torch's fused SGD keeps
+    uninitialized memory as momentum. `fused` or `foreach` in optimizer_args takes precedence.
     """
     factory = find_class(config.optimizer, "optimizer")
     said = {"fused", "foreach"} & config.optimizer_args.keys()
@@ -93,7 +93,7 @@ def make_optimizer(
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
         raise InputError(
-            f"optimizer={config.optimizer}: takes a closure that computes the loss several "
-            "times per step, which this training does not do; choose another"
+            f"optimizer={config.optimizer}: needs a closure that computes the loss several "
+            "times per step, which is not supported; choose another optimizer"
         )
     return optimizer

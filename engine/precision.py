@@ -1,4 +1,4 @@
-"""Precision: which arithmetic `amp` gives on a device, autocast, TF32."""
+"""Precision: the arithmetic selected by `amp` on a device, autocast, TF32."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from model.backbone import Output
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
-# What torch.cpu.get_capabilities calls a processor's own arithmetic, on x86 and on ARM. Without it
-# the numbers are taken apart and put together for each operation.
+# Names in torch.cpu.get_capabilities of native arithmetic, on x86 and on ARM. Without it each
+# operation is emulated.
 CPU_ARITHMETIC = {
     "bf16": ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"),
     "fp16": ("avx512_fp16", "amx_fp16", "fp16_arith"),
@@ -20,7 +20,7 @@ CPU_ARITHMETIC = {
 
 
 def has_arithmetic(kind: str, device: torch.device) -> bool:
-    """Return whether a device computes in `kind` (bf16 or fp16) itself."""
+    """Return whether a device has native arithmetic of `kind` (bf16 or fp16)."""
     if device.type == "cpu":
         capabilities = torch.cpu.get_capabilities()
         return any(capabilities.get(name, False) for name in CPU_ARITHMETIC[kind])
@@ -30,14 +30,14 @@ def has_arithmetic(kind: str, device: torch.device) -> bool:
 
 
 def amp_kind(amp: str, device: torch.device) -> str:
-    """Return off, bf16 or fp16: `auto` is bf16 where the device computes in it, else off."""
+    """Return off, bf16 or fp16: `auto` is bf16 if the device has native bf16, else off."""
     if amp == "auto":
         return "bf16" if has_arithmetic("bf16", device) else "off"
     return amp
 
 
 def describe_amp(amp: str, device: torch.device) -> str:
-    """Return what the log says of `amp`: the kind used, and a warning where it does not pay.
+    """Return the log line for `amp`: the kind used, and a warning if it is emulated.
 
     (On two cores with AVX2 only, a step of ST-GCN++ took 32.8 s in bf16 and 2.4 s in float32.)
     """
@@ -54,21 +54,21 @@ def describe_amp(amp: str, device: torch.device) -> str:
 
 
 def autocast(amp: str, device: torch.device) -> AbstractContextManager:
-    """Return the context of `amp`: nothing, or autocast to bf16 or fp16."""
+    """Return the context of `amp`: a null context, or autocast to bf16 or fp16."""
     kind = amp_kind(amp, device)
     return nullcontext() if kind == "off" else torch.autocast(device.type, DTYPES[kind])
 
 
 def set_tf32(allowed: bool) -> None:
-    """Let GPUs multiply float32 matrices, and convolve, in TF32, or in float32 alone."""
+    """Allow TF32 in float32 matrix products and convolutions on GPUs, or not."""
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     torch.backends.cudnn.allow_tf32 = allowed  # torch's own default is True
 
 
 class Float32Outputs(nn.Module):
-    """A network under autocast that gives an `Output` in float32.
+    """A network under autocast whose `Output` is converted to float32.
 
-    Autocast is inside of it, because the threads of DataParallel do not inherit its kind.
+    Autocast is enabled in `forward`, because the threads of DataParallel do not inherit it.
     """
 
     def __init__(self, model: nn.Module, amp: str) -> None:

@@ -30,7 +30,7 @@ from errors import InputError
 from graph.shapes import check_shape
 from model.fuse_bn import fuse_bn
 
-# Class names for a checkpoint that has none, by its layout and number of classes.
+# Class names for checkpoints without them, by layout and number of classes.
 DATA_SETS = {
     ("ntu_rgb_d", 60): "ntu120",
     ("ntu_rgb_d", 120): "ntu120",
@@ -43,15 +43,15 @@ DATA_SETS = {
 class Prediction:
     """The class probabilities of one clip."""
 
-    source: str  # the file, or what the caller named the clip
+    source: str  # the file, or the name given by the caller
     names: tuple[str, ...]  # (K,) of the classes
     probabilities: np.ndarray  # (K,) float32, sums to 1: the mean over the windows
     spans: np.ndarray  # (W, 2) int64: first frame of each window, and the one after its last
     windows: np.ndarray  # (W, K) float32, each row sums to 1
-    warning: str = ""  # why the clip may not be what it is taken for
+    warning: str = ""  # why the clip may be in the wrong units
 
     def top(self, k: int = 3) -> list[tuple[str, float]]:
-        """Return the k most probable classes as (name, probability), the first the likeliest."""
+        """Return the k most probable classes as (name, probability), in descending order."""
         return best(self.names, self.probabilities, k)
 
 
@@ -62,7 +62,7 @@ def best(names: Sequence[str], probabilities: np.ndarray, k: int) -> list[tuple[
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a network takes; checkpoints that are fused have it in common."""
+    """The input of a network; fused checkpoints must have the same."""
 
     skeleton: graph.Skeleton
     persons: int
@@ -79,7 +79,8 @@ class InputSpec:
 
     @classmethod
     def of(cls, model: nn.Module, state: dict[str, Any]) -> InputSpec:
-        """Return what a network takes: its own facts, and what its checkpoint says of the data.
+        """Return the input of a network, from its attributes and the facts about data in its
+        checkpoint.
 
         A foreign checkpoint contains none of the latter.
         """
@@ -96,7 +97,8 @@ class InputSpec:
         )
 
     def differences(self, other: InputSpec) -> list[str]:
-        """Return what another network takes otherwise; how the joints are linked is its own."""
+        """Return the names of the fields that differ from `other`; edges of the skeleton may
+        differ."""
         ours, theirs = (
             dataclasses.replace(each, skeleton=dataclasses.replace(each.skeleton, edges=()))
             for each in (self, other)
@@ -128,10 +130,10 @@ class LoadedNetwork:
         config: Config | None = None,
         overrides: Iterable[str] = (),
     ) -> LoadedNetwork:
-        """Load a checkpoint; `config` in place of its own, which a foreign one does not have.
+        """Load a checkpoint; `config` replaces its configuration (a foreign one has none).
 
-        On the CPU a checkpoint's own `amp`, that of its training, gives way to float32 unless the
-        overrides name it; what `config` says holds everywhere.
+        On the CPU the `amp` in a checkpoint, used in training, is replaced by float32 unless the
+        overrides set it; that of `config` is used on every device.
         """
         usual = {"amp": "off"} if device.type == "cpu" else {}
         config, model, state = checkpoint.load_network(path, config, overrides, **usual)
@@ -151,7 +153,7 @@ class LoadedNetwork:
 
     @functools.cached_property
     def fused(self) -> nn.Module:
-        """The network as it is fastest."""
+        """The network with fused batch norms."""
         return fuse_bn(self.model)
 
 
@@ -169,7 +171,7 @@ class Recognizer:
     """One trained network, or several whose probabilities are fused."""
 
     def __init__(self, members: Sequence[LoadedNetwork], device: torch.device) -> None:
-        """Raises InputError if the members are fed other data, or tell other classes apart."""
+        """Raises InputError if the members have different inputs or classes."""
         first, *others = members
         for other in others:
             for key in first.takes.differences(other.takes):
@@ -191,8 +193,8 @@ class Recognizer:
     ) -> Recognizer:
         """Load one or several checkpoints, by default onto GPU 0 if there is one.
 
-        `overrides` change their configuration, e.g. ["test_clips=1"]: ten times as fast, a little
-        less accurate. A foreign checkpoint needs a `config` and stands alone.
+        `overrides` change their configuration: ["test_clips=1"] is ten times as fast and slightly
+        less accurate. A foreign checkpoint needs a `config` and cannot be fused.
         """
         paths = [Path(weights)] if isinstance(weights, str | Path) else [Path(w) for w in weights]
         if not paths or (config and len(paths) > 1):
@@ -210,9 +212,9 @@ class Recognizer:
         """Classify a clip (T, V, C) or (T, M, V, C) of any length in the layout's raw coordinates.
 
         These are meters for Kinect; for 2D poses pixels of an image of `image_size` (height,
-        width), or [-1, 1], and a score. With a `window`, in frames, one begins every `stride`
+        width), or [-1, 1], and a score. With a `window`, in frames, a window begins every `stride`
         frames (default: half a window) and the probabilities are averaged. Raises InputError if the
-        clip does not fit the network, has NaN, is in other units, or nobody is in it.
+        clip does not fit the network, has NaN, is in other units, or contains no body.
         """
         joints = clip_file.as_clip(clip, "clip")
         return self.score([self.prepare(joints, "clip", image_size, window, stride)])[0]
@@ -225,16 +227,17 @@ class Recognizer:
         window: int | None = None,
         stride: int | None = None,
     ) -> PreparedClip:
-        """Cut a raw clip (T, M, V, C) into windows and normalize each, as the data set's clips are.
+        """Cut a raw clip (T, M, V, C) into windows and normalize each like a clip of the data set.
 
-        Windows that nobody is in are left out. InputError names `source` if it does not fit.
+        Windows without a body are skipped. Raises InputError that names `source` if the clip does
+        not fit.
         """
         takes, how = self.takes, self.takes.normalization
         self.check(joints, source)
         if image_size is not None and how not in normalize.HALF_WIDTHS:
             raise InputError(
-                f"{source}: --image-size does not apply: the network takes positions that no image "
-                f"scales (normalization {how})"
+                f"{source}: --image-size is not used, because the positions are not scaled by an image "
+                f"(normalization {how})"
             )
         is_scaled = how in normalize.HALF_WIDTHS and image_size is None
         if how in normalize.HALF_WIDTHS:  # frame by frame, so that windows do not matter
@@ -246,7 +249,7 @@ class Recognizer:
             windows = [self.normalize(clip, source) for clip in windows]
         inhabited = [row for row, clip in enumerate(windows) if clip.any()]
         if not inhabited:
-            raise InputError(f"{source}: there is no body in it, all joints are zero")
+            raise InputError(f"{source}: contains no body, all joints are zero")
         windows = [windows[row] for row in inhabited]
         doubt = self.doubt(windows, source, is_scaled)
         return PreparedClip(source, spans[inhabited], windows, doubt)
@@ -254,16 +257,16 @@ class Recognizer:
     def normalize(
         self, joints: np.ndarray, source: str, image_size: tuple[float, float] | None = None
     ) -> np.ndarray:
-        """Return a clip (T, M, V, C) as the clips that the network was trained on."""
+        """Return a clip (T, M, V, C), normalized like the training clips of the network."""
         takes = self.takes
         terms = normalize.Terms(takes.centre, image_size, takes.persons, source)
         return normalize.apply(takes.normalization, joints, terms)
 
     def doubt(self, windows: Sequence[np.ndarray], source: str, is_scaled: bool) -> str:
-        """Return why the clip of normalized windows may be in other units than the network's.
+        """Return why the normalized windows may be in other units than the training clips, or "".
 
-        `is_scaled`: its 2D positions are said to be in [-1, 1]. InputError if nobody can be of
-        that size.
+        `is_scaled`: the caller says that 2D positions are in [-1, 1]. Raises InputError if no body
+        can have that size.
         """
         takes = self.takes
         origin = normalize.origin(takes.normalization, takes.skeleton.num_joints, takes.centre)
@@ -271,7 +274,7 @@ class Recognizer:
         sizes = [size for size in sizes if not np.isnan(size)]
         size = float(np.median(sizes)) if sizes else np.nan
         if is_scaled and all(measure.lowest(window) >= 0 for window in windows):
-            return "no x or y is negative; if they are shares of the image, give --image-size 1 1"
+            return "no x or y is negative; if they are fractions of the image, add --image-size 1 1"
         if takes.size is not None:
             doubt = measure.compare(size, takes.size, "those of its training clips")
             if doubt and not takes.planar and measure.is_impossible(size, takes.size):
@@ -283,13 +286,13 @@ class Recognizer:
         return doubt
 
     def check(self, joints: np.ndarray, source: str) -> None:
-        """Raise InputError if a clip (T, M, V, C) is not of the network's layout, or empty."""
+        """Raise InputError if a clip (T, M, V, C) does not fit the network, or contains no body."""
         check_shape(source, joints.shape[1:], self.takes.skeleton, self.takes.channels)
         if not joints.any():
-            raise InputError(f"{source}: there is no body in it, all joints are zero")
+            raise InputError(f"{source}: contains no body, all joints are zero")
 
     def score(self, clips: Sequence[PreparedClip]) -> list[Prediction]:
-        """Return what becomes of prepared clips; the windows of all go through together."""
+        """Return the predictions of prepared clips; all windows are computed together."""
         store = store_of([window for clip in clips for window in clip.windows], self.takes)
         scored = {
             str(row): member.score(store, self.device) for row, member in enumerate(self.members)
@@ -303,7 +306,8 @@ class Recognizer:
 
 
 def fusion_weights(streams: Sequence[str], benchmark: str) -> list[float]:
-    """Return the published weights if there is a fusion of just these streams, else equal ones."""
+    """Return the published weights of the fusion of exactly these streams, or else equal
+    weights."""
     for fusion in fusions_of(benchmark).values():
         if sorted(fusion) == sorted(streams):
             return [fusion[stream] for stream in streams]
@@ -311,7 +315,7 @@ def fusion_weights(streams: Sequence[str], benchmark: str) -> list[float]:
 
 
 def store_of(clips: Sequence[np.ndarray], takes: InputSpec) -> Store:
-    """Return clips (T, M, V, C) as a store in memory, for a feeder to read."""
+    """Return clips (T, M, V, C) as a store in memory for a feeder."""
     lengths = np.array([len(clip) for clip in clips], np.int64)
     return Store(
         path=Path("input"),
@@ -326,9 +330,10 @@ def store_of(clips: Sequence[np.ndarray], takes: InputSpec) -> Store:
 
 
 def cut(length: int, window: int | None = None, stride: int | None = None) -> np.ndarray:
-    """Return (W, 2) first and end frames of windows that cover `length` frames; None: one of all.
+    """Return (W, 2), the first frame of each window and the one after its last.
 
-    The last window is moved back so that it ends with the clip.
+    The windows cover `length` frames; without `window` there is one. The last window is moved back
+    so that it ends with the clip.
     """
     if window is None:
         if stride is not None:
@@ -336,14 +341,14 @@ def cut(length: int, window: int | None = None, stride: int | None = None) -> np
         return np.array([[0, length]])
     stride = max(1, window // 2) if stride is None else stride
     if window < 1 or stride < 1:
-        raise InputError("--window and --stride: at least one frame is needed")
+        raise InputError("--window and --stride must be at least 1")
     firsts = np.arange(0, max(length - window, 0) + stride, stride)
     firsts = np.unique(np.minimum(firsts, max(length - window, 0)))
     return np.stack([firsts, np.minimum(firsts + window, length)], axis=1)
 
 
 def with_persons(joints: np.ndarray, persons: int) -> np.ndarray:
-    """Return a clip with so many persons: absent ones zero; of more, those seen longest."""
+    """Return a clip with `persons` persons: zeros are added, or those visible longest are kept."""
     if joints.shape[1] > persons:
         seen = joints.any(axis=(2, 3)).sum(axis=0)
         longest = np.argsort(-seen, kind="stable")[:persons]

@@ -1,4 +1,4 @@
-"""`main.py --phase predict`: files in, a table and a JSON or CSV file out."""
+"""`main.py --phase predict`: classify files, print a table and write a JSON or CSV file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from engine.predict import Prediction, PreparedClip, Recognizer, best
 from errors import InputError
 from files import write_json, write_text
 
-FILES_AT_ONCE = 256  # bounds the memory; their windows go through the network together
+FILES_AT_ONCE = 256  # files whose windows are computed together: limits the memory
 
 
 def run(
@@ -27,8 +27,8 @@ def run(
 ) -> list[Prediction]:  # fmt: skip
     """Predict files and folders of files, print a table and write `output` (.json or .csv).
 
-    `how` goes to `read` and Recognizer.prepare: nan, image_size, window, stride. A file that cannot
-    be used is named and skipped; at the end InputError says how many there were.
+    `how` are arguments of `read` and Recognizer.prepare: nan, image_size, window, stride. A file
+    that cannot be used is named and skipped; their number is in an InputError at the end.
     """
     output = None if output is None else Path(output)
     if output is not None and output.suffix not in WRITERS:
@@ -58,7 +58,9 @@ def run(
     if output is not None:
         WRITERS[output.suffix](output, recognizer, predictions, failed)
     if failed:
-        raise InputError(f"{len(failed)} of {len(files)} files could not be used, as named above")
+        raise InputError(
+            f"{len(failed)} of {len(files)} files could not be used; see the errors above"
+        )
     return predictions
 
 
@@ -80,7 +82,7 @@ def read(
     recognizer: Recognizer, path: Path, image_size: tuple[float, float] | None = None,
     nan: str = "refuse", **how: Any,
 ) -> PreparedClip:  # fmt: skip
-    """Return a file's clip, prepared; InputError names the file if it cannot be used."""
+    """Return the prepared clip of a file; InputError names the file if it cannot be used."""
     clip = clip_file.read(path, nan)
     wanted = recognizer.takes.skeleton.name
     if clip.layout not in (None, wanted):
@@ -89,7 +91,8 @@ def read(
 
 
 def table(predictions: Sequence[Prediction]) -> str:
-    """Return the three likeliest classes of each file, and of its windows where it has several."""
+    """Return the three most probable classes of each file, and of its windows if there are
+    several."""
     count = min(3, len(predictions[0].names))
     rows = []
     for prediction in predictions:
@@ -138,7 +141,8 @@ def write_as_json(
 def write_as_csv(
     path: Path, recognizer: Recognizer, predictions: Sequence[Prediction], failed: dict[str, str]
 ) -> None:
-    """One row a file (window `all`), and one a window where it has several; none if it failed."""
+    """One row per file (window `all`) and one per window if there are several; failed files have
+    none."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", "window", "first_frame", "last_frame", "class", *recognizer.names])

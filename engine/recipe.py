@@ -1,4 +1,4 @@
-"""The recipe that a run's method has on its benchmark, and what a run changes in it."""
+"""The recipe of a run's method on its benchmark, and the keys in which a run differs from it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from engine import config
 from engine.config import CONFIG_ROOT, Config
 
 BRL = "brl"  # the method of the benchmark folders themselves
-# What a run may choose without leaving the recipe: where its data lie (the list is identified by
-# its digest), which stream and backbone, how it is computed, what it is called.
+# Keys that do not belong to the recipe: paths of the data (the list is identified by its digest),
+# stream and backbone, how the run is computed, and its name.
 FREE = {
     "store", "training_list", "imbalance", "stream", "model", "amp", "compile", "cuda_graphs",
     "tf32", "sync_bn", "seed", "benchmark", "tag", "method",
@@ -18,9 +18,9 @@ FREE = {
 
 
 def method_files(folder: Path = CONFIG_ROOT) -> dict[str, Path]:
-    """Return the configuration file of each method by its label; BRL has none.
+    """Return the configuration file of each method by name; BRL has none.
 
-    A benchmark's folder may have a released.yaml of its own.
+    The folder of a benchmark may contain its own released.yaml.
     """
     files = {path.stem: path for path in sorted((CONFIG_ROOT / "methods").glob("*.yaml"))}
     own = folder / "released.yaml"
@@ -28,10 +28,10 @@ def method_files(folder: Path = CONFIG_ROOT) -> dict[str, Path]:
 
 
 def departures(run: Config) -> list[str] | None:
-    """Return the keys, sorted, in which a run departs from its method's recipe on its benchmark.
+    """Return the keys, sorted, in which a run differs from its method's recipe on its benchmark.
 
-    The label `method` only names the recipe; the values decide. None where no recipe is known: the
-    benchmark is not a folder of config/, or the method not a file of config/methods.
+    The key `method` only names the recipe; all values are compared. None if no recipe is known: the
+    benchmark is not a folder of config/, or the method is not a file of config/methods.
     """
     folder = CONFIG_ROOT / run.benchmark
     file = method_files(folder).get(run.method)
@@ -41,7 +41,7 @@ def departures(run: Config) -> list[str] | None:
     files = [stream] if file is None else [stream, file]
     plain = config.load([stream])
     recipes = [config.load(files)]
-    if run.method == "cross-entropy":  # the plain backbones of the tables have values of their own
+    if run.method == "cross-entropy":  # the tables' plain backbones have other values
         recipes.append(config.load([*files, CONFIG_ROOT / "backbones.yaml"]))
     return min((_changed(run, recipe, plain) for recipe in recipes), key=len)
 
@@ -49,7 +49,7 @@ def departures(run: Config) -> list[str] | None:
 def _changed(run: Config, recipe: Config, plain: Config) -> list[str]:
     """Return the keys in which `run` differs from `recipe`; `plain` is the benchmark's own run.
 
-    A method that names a model has that model; under the others every backbone is free.
+    The model belongs to the recipe only if the method's file names one.
     """
     mine, its = dataclasses.asdict(run), dataclasses.asdict(recipe)
     for values in (mine, its):
@@ -59,16 +59,16 @@ def _changed(run: Config, recipe: Config, plain: Config) -> list[str]:
 
 
 def departures_of_test(tested: Config, trained: Config) -> list[str] | None:
-    """Return the keys in which the training or the test departs from the recipe of the training."""
+    """Return the keys in which the training or the test differs from the recipe of the training."""
     own = tested.replace(method=trained.method, benchmark=trained.benchmark)
     both = [departures(trained), departures(own)]
     return None if None in both else sorted({*both[0], *both[1]})
 
 
 def describe(run: Config, changed: list[str] | None, started_from: str | None) -> str | None:
-    """Return a line on how a run departs from its recipe in the keys `changed`; None if not.
+    """Return a log line if a run differs from its recipe in the keys `changed`, else None.
 
-    A run of a classifier method has to start from a trained network; any other should not.
+    Starting from trained weights is a difference, except for the classifier methods, which need it.
     """
     changed = list(changed or ())
     if started_from is not None and run.classifier is None:

@@ -1,7 +1,7 @@
-"""Two small batches all the way through a run before its first step: what cannot work fails here.
+"""Two small batches through all parts of a run before its first step, so that errors appear early.
 
 Arguments that a constructor accepts can still be wrong for the data, the network or each other. At
-this point nothing is written, and the configuration key is known.
+this point nothing has been written, and the configuration key is known.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ def rehearse(
     config: Config, world: World, device: torch.device, data: Data, feeder: Any, method: Method,
     model: nn.Module,
 ) -> None:  # fmt: skip
-    """Feed, mix, compute and test a few clips as the run will; change nothing.
+    """Feed, mix, compute and test a few clips as the run will, without side effects.
 
-    Raises InputError that names the key. Two sizes of batches are tried, so that no shape fits by
-    chance, in the first and the last epoch. Every rank rehearses by itself.
+    Raises InputError that names the key. Two batch sizes are tried, so that no shape fits by
+    chance, in the first and in the last epoch. Each rank does this independently.
     """
     check_used(config)
     with blame(config, "sampling"):
         smallest = min(config.batch_size, len(method.rows(torch.Generator().manual_seed(0), 0.0)))
     if smallest < world.size:
         raise InputError(
-            f"batch_size: {smallest} samples for {world.size} ranks, but each needs one"
+            f"batch_size: {smallest} samples for {world.size} ranks, but each rank needs one"
         )
     method, net = copy.deepcopy(method), Float32Outputs(model, config.amp)
     gpus = [device] if device.type == "cuda" else []
@@ -56,7 +56,7 @@ def rehearse(
                 with blame(config, "loss", "model"):
                     loss = method.loss(net, mixed, targets, len(mixed))
                     if loss.ndim:
-                        raise ValueError(f"gives {tuple(loss.shape)} values, not one")
+                        raise ValueError(f"the loss has shape {tuple(loss.shape)}, not ()")
         _rehearse_test(config, device, data, net)
 
 
@@ -68,12 +68,12 @@ def _rehearse_test(config: Config, device: torch.device, data: Data, net: nn.Mod
         logits = net.eval()(clips[:2]).logits
         wanted = (len(clips[:2]), len(data.class_counts))
         if logits.shape != wanted:
-            raise ValueError(f"gives {tuple(logits.shape)} for logits (N, K) of {wanted}")
+            raise ValueError(f"returns {tuple(logits.shape)}, but logits (N, K) must be {wanted}")
 
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Give the buffers (batch statistics) and the mode back as they were."""
+    """Restore the buffers (batch statistics) and the training mode at the end of the context."""
     before = [(buffer, buffer.clone()) for buffer in model.buffers()]
     modes = [(module, module.training) for module in model.modules()]
     try:

@@ -1,15 +1,15 @@
-"""A run folder and its owner. No other module spells the names of its files:
+"""The run folder. Only this module contains the names of its files:
 
     config.yaml                         every resolved value
     last.pt, best.pt                    the checkpoints (engine/checkpoint.py)
     log.txt, metrics.jsonl, events.*    lines, an object per epoch, TensorBoard (engine/logs.py)
     scores.npz, result.json             the test of best.pt
     scores-last.npz, result-last.json   the test of last.pt
-    test-<what differs>/                tests of other weights or with other values, likewise
-    .lock                               there while a process works in the folder
+    test-<what differs>/                tests of other weights or with other values
+    .lock                               exists while a process works in the folder
 
-One process at a time works in a folder. The operating system holds the lock, so it ends with the
-process that took it, however that process ends.
+Only one process at a time works in a folder. The lock is one of the operating system, which
+releases it whenever the process ends.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ if TYPE_CHECKING:
 BEST, LAST = "best", "last"
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("main.py", "data", "engine", "feeders", "graph", "longtail", "model")
-# Another process may hold the lock for an instant, to see whether it is free.
+# Another process holds the lock for an instant when it checks whether it is free.
 LOCK_PATIENCE = 1.0  # seconds
 
 
 class RunFolder:
-    """One run's folder; it need not exist yet."""
+    """The folder of one run; it need not exist."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -81,7 +81,7 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether the folder contains a run, or a part of one that can be shown."""
+        """Whether the folder contains a run, or files of one that can be reported."""
         files = (self.config_file, self.metrics_file, self.scores_file())
         return any(file.is_file() for file in files)
 
@@ -107,13 +107,13 @@ class RunFolder:
             raise _damaged(path) from None
 
     def describe(self, which: str = BEST) -> dict[str, Any]:
-        """Return config.yaml and the result on top of it as one mapping, as far as they exist."""
+        """Return the values of config.yaml, overridden by the result, if they exist."""
         return {**self.config(), **(self.result(which) or {})}
 
     def epochs(self) -> list[dict[str, Any]]:
         """Return the epochs of metrics.jsonl in order.
 
-        A line cut short by a kill is skipped; of an epoch written twice the later line counts.
+        A line truncated by a kill is skipped; if an epoch occurs twice, the later line is used.
         """
         epochs: dict[int, dict[str, Any]] = {}
         text = self.metrics_file.read_text(encoding="utf-8") if self.metrics_file.is_file() else ""
@@ -128,7 +128,7 @@ class RunFolder:
     def is_finished(self, settings: Config) -> bool:
         """Return whether a run of `settings` has trained all its epochs and been tested.
 
-        A test of an interrupted run's last checkpoint does not make it finished.
+        A test of the last checkpoint of an interrupted run does not count.
         """
         result = self.result(LAST)
         return (
@@ -138,16 +138,16 @@ class RunFolder:
         )
 
     def changed_keys(self, settings: Config, trained: Config | None = None) -> list[str]:
-        """Return the keys, sorted, of which config.yaml has other values than `settings`.
+        """Return the keys, sorted, whose values in config.yaml differ from `settings`.
 
-        Without a config.yaml `trained`, the configuration in the checkpoint, stands for it; [] if
-        that is not known either.
+        Without a config.yaml, `trained`, the configuration in the checkpoint, is compared; [] if
+        that is None.
         """
         if not self.config_file.is_file():
             known = vars(settings if trained is None else trained)
             return sorted(key for key, value in vars(settings).items() if known[key] != value)
         changed = config.changed_keys(settings, self.config_file)
-        # `method` is a label, and absent in folders from before there was one
+        # `method` is only a label, and earlier versions did not write it
         return [key for key in changed if key != "method" or "method" in self.config()]
 
     # --- writing ---
@@ -155,8 +155,8 @@ class RunFolder:
     def check(self, settings: Config, resume: bool, overwrite: bool) -> None:
         """Accept a new folder, the same run with `resume`, or a run to discard with `overwrite`.
 
-        Raises InputError for another configuration, the same without `resume`, the test of foreign
-        weights, or anything but a run: nothing is lost unasked.
+        Raises InputError for a run with another configuration, the same run without `resume`, a
+        test of foreign weights, or files that are not a run: nothing is overwritten by default.
         """
         ours = {*leftovers(self.path), self._lock_file} if self.path.is_dir() else set()
         if not self.path.is_dir() or not set(self.path.iterdir()) - ours:
@@ -184,9 +184,9 @@ class RunFolder:
             )
 
     def begin(self, settings: Config, overwrite: bool = False) -> None:
-        """Make the folder ready for a run of `settings`; `overwrite` discards what is there.
+        """Prepare the folder for a run of `settings`; `overwrite` discards the existing run.
 
-        Removes what a run writes, the tests of the discarded run included, and nothing else.
+        It removes only files that a run writes, including those of its tests.
         """
         if overwrite:
             for folder in (*self.path.glob("test-*"), self.path):
@@ -207,7 +207,7 @@ class RunFolder:
         self, which: str, names: list[str], labels: np.ndarray, scores: np.ndarray,
         result: dict[str, Any],
     ) -> None:  # fmt: skip
-        """Write the scores (N, K) of N samples and what they are worth, as the test of `which`."""
+        """Write the scores (N, K) of N samples and the result as the test of checkpoint `which`."""
         with replacing(self.scores_file(which)) as file:
             np.savez(file, names=np.array(names), labels=labels, scores=scores)
         write_json(self.result_file(which), result)
@@ -220,9 +220,9 @@ class RunFolder:
 
     @contextmanager
     def lock(self, world: World | None = None) -> Iterator[None]:
-        """Hold the folder for this process, of several ranks for all of them.
+        """Lock the folder for this process, or for all ranks.
 
-        Raises InputError, on every rank, if another process holds it.
+        Raises InputError, on every rank, if another process has locked it.
         """
         world, lock, busy = world or World(), FileLock(self._lock_file), False
         if world.is_main:
@@ -233,14 +233,14 @@ class RunFolder:
                 busy = True
         if world.any(busy):
             raise InputError(
-                f"{self}: another process is working in this folder; wait for its end, or name "
-                "another --work-dir or --tag"
+                f"{self}: another process is working in this folder; wait until it ends, or "
+                "name another --work-dir or --tag"
             )
         try:
             yield
         finally:
             if world.is_main:
-                self._lock_file.unlink(missing_ok=True)  # a process that waits for it opens another
+                self._lock_file.unlink(missing_ok=True)  # waiting processes then open a new file
                 lock.release()
 
     @property
@@ -269,7 +269,7 @@ def digest(path: Path) -> str:
 
 @cache
 def code_version() -> str:
-    """Return a digest of the code that makes a run: the same sources, the same version."""
+    """Return a digest of the source code that a run depends on."""
     found = hashlib.sha256()
     for source in SOURCES:
         path = ROOT / source
@@ -285,7 +285,8 @@ def folder_for_test(
     home: RunFolder, settings: Config, weights: Path, trained: Config | None = None,
     work_dir: Path | None = None,
 ) -> RunFolder:  # fmt: skip
-    """Return the folder for a test: `work_dir`, the run's own, or test-<what differs> in that.
+    """Return the folder for a test: `work_dir`, the run's own, or its subfolder test-<what
+    differs>.
 
     `home` is the folder of the run that the weights belong to, `trained` the configuration in the
     checkpoint. Raises InputError if the folder contains a run or a test of other weights or values.
@@ -302,7 +303,7 @@ def folder_for_test(
     if not parts:
         return home
     beside = RunFolder(home.path / f"test-{'-'.join(parts)}"[:200])
-    known = holds(home, weights) or holds(beside, weights)  # the run's may change as it goes on
+    known = holds(home, weights) or holds(beside, weights)  # weights of a running run may change
     if beside.changed_keys(settings) or not known:
         raise InputError(
             f"{beside} contains the test of other weights or values; name a --work-dir"
@@ -313,16 +314,16 @@ def folder_for_test(
 def differences(
     run: RunFolder, settings: Config, weights: Path, trained: Config | None = None
 ) -> list[str]:
-    """Return in what a test departs from a run, as parts of a file name."""
+    """Return the differences between a test and a run as parts of a file name."""
     values = vars(settings)
     changed = [f"{key}-{_short(values[key])}" for key in run.changed_keys(settings, trained)]
     return ([] if holds(run, weights) else [_short(weights.stem)]) + changed
 
 
 def holds(run: RunFolder, weights: Path) -> bool:
-    """Return whether a checkpoint is the run's own, or what was tested there, by its content.
+    """Return whether a checkpoint, by content, is the run's own or was tested in the folder.
 
-    A folder without a checkpoint or a result can take any.
+    True for a folder without checkpoints and results.
     """
     own = [path for path in map(run.checkpoint, (BEST, LAST)) if path.is_file()]
     if own:
@@ -332,7 +333,7 @@ def holds(run: RunFolder, weights: Path) -> bool:
 
 
 def _short(value: Any) -> str:
-    """Return a value as a part of a file name; what it leaves out, a digest stands for."""
+    """Return a value as a part of a file name, with a digest if characters had to be removed."""
     text = str(value)
     if re.fullmatch(r"[\w.-]{1,40}", text):
         return text
@@ -340,11 +341,12 @@ def _short(value: Any) -> str:
     return f"{name}_{hashlib.sha256(text.encode()).hexdigest()[:8]}".lstrip("_")
 
 
-# --- what a checkpoint keeps of the data that it was trained on ---
+# --- the training data of a checkpoint ---
 
 
 def training_facts(data: Data) -> dict[str, Any]:
-    """Return what a checkpoint keeps: the list's digest, class counts and names, the code."""
+    """Return what a checkpoint records: digest of the list, class counts and names, code
+    version."""
     return {
         "list_digest": data.list_digest,
         "class_counts": data.class_counts,
@@ -354,17 +356,18 @@ def training_facts(data: Data) -> dict[str, Any]:
 
 
 def check_same_data(state: dict[str, Any], data: Data, path: Path) -> None:
-    """Raise InputError saying what changed, if a run was trained on other classes or another list.
+    """Raise InputError that names the changes if a run was trained on other classes or another
+    list.
 
-    `path` is its checkpoint, `state` what that contains.
+    `path` is its checkpoint, `state` the content.
     """
     check_class_names(state, data.store, len(data.class_counts), path)
     before, now = state.get("list_digest"), data.list_digest
     then, counts = state["class_counts"].tolist(), data.class_counts.tolist()
-    if then == counts and before in (None, now):  # a checkpoint from before there were digests
+    if then == counts and before in (None, now):  # earlier versions wrote no digest
         return
     changed = [k for k in range(len(counts)) if k >= len(then) or then[k] != counts[k]]
-    what = "other samples, as many of each class"
+    what = "other samples, same class counts"
     if changed:
         k, names = changed[0], data.store.class_names
         what = (
@@ -375,7 +378,7 @@ def check_same_data(state: dict[str, Any], data: Data, path: Path) -> None:
             what += f"; {len(changed)} classes differ"
     raise InputError(
         f"{path}: the training list has changed since the run began ({what}); restore the list to "
-        "--resume, or --overwrite begins again"
+        "--resume, or start again with --overwrite"
     )
 
 
@@ -391,9 +394,10 @@ def check_class_names(state: dict[str, Any], store: Store, num_class: int, path:
 
 
 def remembered(state: dict[str, Any], data: Data) -> tuple[Data, str | None]:
-    """Return `data` with the class counts and the list of a checkpoint's training, and a line.
+    """Return `data` with the class counts and list in a checkpoint, and a log line.
 
-    What a network was trained on is what it was, whatever the list is now, or if it is gone.
+    If they equal those of `data`, it is returned unchanged, with None. The list of the training is
+    used even if its file has been changed or removed.
     """
     counts, trained_on = state.get("class_counts"), state.get("list_digest")
     if counts is None:
@@ -402,9 +406,9 @@ def remembered(state: dict[str, Any], data: Data) -> tuple[Data, str | None]:
     same = not gone and counts.tolist() == data.class_counts.tolist()
     if same and trained_on in (None, data.list_digest):
         return data, None
-    whole = state["config"].get("val_split") is None  # else some of it was held out
+    whole = state["config"].get("val_split") is None  # else a part was held out
     published = trained_on if whole and trained_on in long_tail.PUBLISHED else None
-    line = "is missing" if gone else "is not the one of the training"
+    line = "is missing" if gone else "differs from that of the training"
     return dataclasses.replace(
         data, class_counts=counts, list_digest=trained_on, published_list=published
     ), f"the training list {line}: the shot figures use the class counts in the checkpoint"

@@ -1,4 +1,4 @@
-"""What a run consists of: built from its configuration, saved to and restored from last.pt."""
+"""The parts of a run: built from the configuration, saved to and restored from last.pt."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from longtail.method import Method
 
 
 def step_seed(*numbers: int) -> int:
-    """Return a seed for (seed, epoch, step, ...): a resumed run draws what the first would have."""
+    """Return a seed that depends on (seed, epoch, step, ...) only, so that runs can be resumed."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 @dataclasses.dataclass
 class Training:
-    """What a run consists of, from its first step to its last."""
+    """The parts of a run."""
 
     config: Config
     world: World
@@ -39,11 +39,11 @@ class Training:
     feeder: Any
     val_feeder: Any
     method: Method
-    net: nn.Module  # the network to train: `net(clips)` gives an Output in float32
-    eval_net: nn.Module  # the network to evaluate: gives logits
-    state: TrainState  # with the network itself, which `net` and `eval_net` wrap
-    started_from: str | None = None  # name of the checkpoint whose weights it began with
-    same_code: bool = True  # as when the run began
+    net: nn.Module  # the network to train: `net(clips)` returns an Output in float32
+    eval_net: nn.Module  # the network to evaluate: returns logits
+    state: TrainState  # contains the model that `net` and `eval_net` wrap
+    started_from: str | None = None  # name of the checkpoint with the initial weights
+    same_code: bool = True  # since the start of the run
 
 
 def prepare(
@@ -53,9 +53,10 @@ def prepare(
     weights: str | Path | None = None,
     classifier: bool = False,
 ) -> Training:
-    """Build everything, try it out, and write nothing.
+    """Build and check all parts of a run; nothing is written.
 
-    `weights` start the network; with `classifier` only what `config.classifier` says is trained.
+    `weights` is a checkpoint with the initial weights; with `classifier` only the classifier is
+    trained, by the method `config.classifier`. Raises InputError for anything that cannot work.
     """
     torch.manual_seed(step_seed(config.seed))
     device, model = devices[0], None
@@ -81,7 +82,7 @@ def prepare(
 
 
 def describe(training: Training, log: logs.Log) -> None:
-    """Log what is run, on what, before the first step."""
+    """Log the data, the network, the device and the method before the first step."""
     config, data, state = training.config, training.data, training.state
     counts = data.class_counts[data.class_counts > 0]
     largest, smallest = int(counts.max()), int(counts.min())
@@ -112,7 +113,7 @@ def describe(training: Training, log: logs.Log) -> None:
 
 
 def save(training: Training, run: RunFolder, which: str) -> None:
-    """Write best.pt, or last.pt with what a resumed run needs."""
+    """Write best.pt, or last.pt, which also contains what a resumed run needs."""
     if not training.world.is_main:
         return
     state, store = training.state, training.data.store
@@ -133,18 +134,19 @@ def save(training: Training, run: RunFolder, which: str) -> None:
 
 
 def restore(training: Training, path: Path) -> None:
-    """Continue from last.pt: everything it contains becomes what it was when it was saved.
+    """Restore the state in last.pt.
 
-    Raises InputError if the training list or the classes are no longer those of the run.
+    Raises InputError if the file cannot be resumed from, or if the training list or the classes
+    have changed.
     """
     try:
         content = checkpoint.read(path)
         if "training" not in content:
             what = "is of an earlier version" if "stepper" in content else "is a best.pt"
-            raise InputError(f"{path} {what}, from which no run can be resumed")
+            raise InputError(f"{path} {what}, which cannot be resumed from")
     except InputError as error:
         raise InputError(
-            f"{error}; --overwrite begins again, --weights FILE from these weights"
+            f"{error}; --overwrite starts again, --weights FILE starts from these weights"
         ) from None
     check_same_data(content, training.data, path)
     training.same_code = content.get("code") in (None, code_version())
@@ -168,10 +170,10 @@ def held_out(
     same = all(trained.get(key) == getattr(config, key) for key in keys)
     if config.val_split is None or not same:
         raise InputError(
-            "classifier_args.tau: auto is chosen on training samples that the network has not "
-            "seen: train it with --val-split 0.1 and give this phase the same, with the same "
-            f"--seed and list ({weights} was trained with val_split {trained.get('val_split')}), "
-            "or give a number, e.g. --set classifier_args.tau=1.0"
+            "classifier_args.tau: auto needs training samples that the network was not trained on: "
+            "train it with --val-split 0.1, and use the same --val-split in this phase, with the "
+            f"same --seed and list ({weights}: val_split {trained.get('val_split')}), or give "
+            "a number, e.g. --set classifier_args.tau=1.0"
         )
     model.eval()
     rows = torch.arange(len(feeder))

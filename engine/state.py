@@ -1,4 +1,4 @@
-"""What a run has reached between two steps: optimizer, averaged weights, epoch and step."""
+"""The state of a run between two steps: optimizer, averaged weights, epoch and step."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from longtail.method import Method
 class ModelEMA:
     """A copy of a network with the exponential moving average of its weights and batch statistics.
 
-    After the first step it is the network as it is then. torch's AveragedModel would synchronize
-    with the GPU in every step.
+    The first step copies the network. torch's AveragedModel would synchronize with the GPU in
+    every step.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -29,7 +29,7 @@ class ModelEMA:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take one step of the network into the average."""
+        """Update the average after an optimizer step."""
         torch._foreach_lerp_(*self.averaged, 1 - self.decay if self.steps else 1.0)
         if self.counters[0]:
             torch._foreach_copy_(*self.counters)
@@ -38,17 +38,17 @@ class ModelEMA:
 
 @dataclasses.dataclass
 class Progress:
-    """How far a run is: whole epochs, and optimizer steps within the one under way."""
+    """Completed epochs, and optimizer steps in the current epoch."""
 
     epoch: int = 0
     step: int = 0
-    loss: float = 0.0  # sum over this epoch's steps so far
+    loss: float = 0.0  # sum over the steps of this epoch so far
     best: float = -1.0  # highest top-1 accuracy of an epoch
-    seconds: float = 0.0  # of this epoch's training so far
+    seconds: float = 0.0  # training time of this epoch so far
 
 
 class TrainState:
-    """Everything that a step changes; it saves and restores itself."""
+    """Everything that a step changes, with `state_dict` and `load_state_dict`."""
 
     def __init__(
         self, config: Config, model: nn.Module, method: Method, device: torch.device
@@ -61,7 +61,7 @@ class TrainState:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network that is evaluated and kept: the averaged one where there is one."""
+        """The network that is evaluated and saved: the averaged one with `ema`."""
         return self.model if self.ema is None else self.ema.model
 
     @property
@@ -69,11 +69,11 @@ class TrainState:
         return self.optimizer.param_groups[0]["lr"]
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Add the gradient of a loss; fp16 scales it."""
+        """Accumulate the gradient of a loss, scaled for fp16."""
         self.scaler.scale(loss).backward()
 
     def optimizer_step(self, time: float) -> None:
-        """Step along the gradients, at a time in epochs (2.5: half-way through the third)."""
+        """Update the weights at a time in epochs (2.5: halfway through the third)."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate * lr_factor(self.config, time)
         if self.config.clip_grad is not None:
@@ -88,13 +88,14 @@ class TrainState:
         self.progress.step += 1
 
     def end_epoch(self, top1: float) -> bool:
-        """Count an epoch; return whether its top-1 accuracy is the best so far."""
+        """Start the next epoch; return whether the top-1 accuracy of this one is the best so
+        far."""
         done = self.progress
         self.progress = Progress(epoch=done.epoch + 1, best=max(done.best, top1))
         return top1 > done.best
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs beside the evaluated network."""
+        """Return what a resumed run needs in addition to the evaluated network."""
         state = {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),

@@ -1,4 +1,4 @@
-"""SIGTERM, deferred to where a run can be saved."""
+"""SIGTERM, deferred until a run can be saved."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 
 from engine.distributed import World
 
-CHECK_EVERY = 50  # steps between two questions to the other ranks on GPUs: each one synchronizes
+CHECK_EVERY = 50  # steps between two exchanges with other ranks on GPUs: each one synchronizes
 
 
 class StopRequest:
-    """Whether SIGTERM has come, to this process or to another rank."""
+    """Whether this process or another rank has received SIGTERM."""
 
     def __init__(self, world: World) -> None:
         self.world, self.received = world, False
@@ -22,28 +22,28 @@ class StopRequest:
     def after_step(self, step: int, device: torch.device) -> bool:
         """Return whether to stop after step `step` of an epoch; all ranks return the same.
 
-        Ranks on GPUs ask each other every CHECK_EVERY steps only.
+        Ranks on GPUs exchange this only every CHECK_EVERY steps.
         """
         if self.world.size == 1:
             return self.received
-        asks = device.type == "cpu" or step % CHECK_EVERY == 0
-        return asks and self.world.any(self.received)
+        due = device.type == "cpu" or step % CHECK_EVERY == 0
+        return due and self.world.any(self.received)
 
     def alone(self) -> bool:
-        """Return whether to stop where ranks cannot agree; with several ranks False.
+        """Return whether to stop, in places that not all ranks reach; False with several ranks.
 
-        In an evaluation one rank may have no batch left while another has.
+        In an evaluation one rank may have a batch left when another has none.
         """
         return self.world.size == 1 and self.received
 
     def together(self) -> bool:
-        """Return whether to stop at a place that all ranks come to; all return the same."""
+        """Return whether to stop, in places that all ranks reach; all ranks return the same."""
         return self.world.any(self.received)
 
 
 @contextmanager
 def deferred_sigterm(world: World) -> Iterator[StopRequest]:
-    """Note SIGTERM instead of dying from it."""
+    """Record SIGTERM in the returned request instead of ending the process."""
     request = StopRequest(world)
     previous = signal.signal(signal.SIGTERM, lambda *_: setattr(request, "received", True))
     try:

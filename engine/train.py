@@ -1,4 +1,4 @@
-"""The training loop: `train` reads in the order of a run, `training_step` in that of a step."""
+"""The training loop: `train` is a run, `training_step` a step, each in order of time."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from feeders.skeleton import Batch
 from longtail import shots
 from model.fuse_bn import fuse_bn
 
-# Steps between two reads of the loss: each one synchronizes with the device.
+# Steps between two reads of the loss; each read synchronizes with the device.
 SYNC_EVERY = 50
 
 
 def train(training: Training, run: RunFolder, log: logs.Log) -> None:
-    """Train from where the state is to the last epoch; validate, log and save after each.
+    """Train from the current state to the last epoch; validate, log and save after each epoch.
 
-    SIGTERM saves and raises Stopped. InputError for a loss that is not finite.
+    SIGTERM saves the state and raises Stopped. Raises InputError for a loss that is not finite.
     """
     config, method, state = training.config, training.method, training.state
     describe(training, log)
-    if not method.trains:  # `prepare` was all there is to do
+    if not method.trains:  # `prepare` has changed the classifier
         state.progress.epoch = config.num_epoch
         save(training, run, BEST)
         save(training, run, LAST)
@@ -65,14 +65,14 @@ def training_step(
     """Take step `batch.step` of an epoch's `steps`; return the loss.
 
     clips (N, M, T, V, C), or (N, views, M, T, V, C), and labels (N,) are the batch of all ranks. It
-    goes through the network in `accumulate` micro-batches, of which every rank takes its rows. What
-    is mixed, and how much each label weighs, is decided for the whole batch before that: neither
-    accumulation nor the number of ranks changes the loss.
+    is mixed as a whole and label weights are those of the whole batch, so that neither accumulation
+    nor the number of ranks changes the loss. Then each rank computes its rows in `accumulate`
+    micro-batches.
     """
     config, world, net = training.config, training.world, training.net
     method, state = training.method, training.state
     epoch, step = state.progress.epoch, batch.step
-    torch.manual_seed(step_seed(config.seed, epoch, step, 1 + world.rank))  # dropout draws from it
+    torch.manual_seed(step_seed(config.seed, epoch, step, 1 + world.rank))  # for dropout
     with eager_if_partial(config, len(labels) < config.batch_size * config.accumulate):
         clips, targets = method.mix(net, clips, labels, batch.generator)
         parts = micro_batches(len(labels), len(clips), config, world)
@@ -80,7 +80,7 @@ def training_step(
         for number, rows in enumerate(parts, start=1):
             with world.sync_gradients(net, number == len(parts)):
                 loss = method.loss(net, clips[rows], targets[rows], len(clips))
-                state.backward(world.size * loss)  # of which the ranks' mean is taken
+                state.backward(world.size * loss)  # gradients are averaged over ranks
             total += world.size * loss.detach()
     world.average_gradients(method)
     state.optimizer_step(epoch + step / steps)
@@ -89,11 +89,12 @@ def training_step(
 
 
 def micro_batches(count: int, rows: int, config: Config, world: World) -> list[slice]:
-    """Return which of `rows` this rank takes through the network in each micro-batch.
+    """Return the rows that this rank computes in each micro-batch.
 
-    `count` is the number of samples in the batch of one optimizer step, `rows` what its mixing made
-    of them. At most `accumulate` micro-batches of about `batch_size` samples; every rank has a row
-    in each. Rows are dealt out in turn, so that a mixing that appends its clips has some in each.
+    `count` is the number of samples in the batch of one optimizer step, `rows` the number of clips
+    after mixing. There are at most `accumulate` micro-batches of about `batch_size` samples, and
+    every rank has at least one row in each. Rows are interleaved, so that clips appended by a
+    mixing are spread over the micro-batches.
     """
     wanted = min(math.ceil(count / config.batch_size), config.accumulate, count // world.size)
     parts = max(1, wanted)
@@ -101,9 +102,9 @@ def micro_batches(count: int, rows: int, config: Config, world: World) -> list[s
 
 
 def epoch_batches(training: Training) -> list[Batch]:
-    """Return the batches of the epoch under way, each of one optimizer step.
+    """Return the batches of the current epoch, one per optimizer step.
 
-    A remainder smaller than the number of ranks joins the last one.
+    If the last batch is smaller than the number of ranks, it is merged with the one before it.
     """
     config, epoch = training.config, training.state.progress.epoch
     generator = torch.Generator().manual_seed(step_seed(config.seed, epoch))
@@ -117,7 +118,7 @@ def epoch_batches(training: Training) -> list[Batch]:
 
 
 class LossMeter:
-    """The losses of an epoch: read every SYNC_EVERY steps, summed up, shown on a progress bar."""
+    """The losses of an epoch: read every SYNC_EVERY steps, summed, and shown on a progress bar."""
 
     def __init__(self, training: Training, batches: list[Batch], quiet: bool) -> None:
         self.training, self.pending = training, []
@@ -132,13 +133,13 @@ class LossMeter:
         )  # fmt: skip
 
     def update(self, loss: torch.Tensor, batch: Batch) -> None:
-        """Note the loss of a step, without synchronizing with the device."""
+        """Record the loss of a step; most calls do not synchronize with the device."""
         self.pending.append((loss, batch))
         if len(self.pending) == SYNC_EVERY or self.progress.step == self.last:
             self.flush()
 
     def flush(self) -> None:
-        """Read the losses noted so far; InputError for one that is not finite."""
+        """Read the recorded losses; InputError for one that is not finite."""
         if not self.pending:
             return
         losses, batches = zip(*self.pending)
@@ -149,8 +150,8 @@ class LossMeter:
                 names = ", ".join(self.training.feeder.names[row] for row in batch.rows.tolist())
                 raise InputError(
                     f"the loss is {value} in epoch {self.progress.epoch + 1}, step {batch.step}; "
-                    f"samples {names}. Look at these with python -m data.inspect, or lower lr; "
-                    "the last whole epoch is kept in last.pt"
+                    f"samples {names}. Inspect them with python -m data.inspect, or lower lr; "
+                    "last.pt contains the last complete epoch"
                 )
         self.progress.loss += sum(values)
         self.progress.seconds = time.monotonic() - self.started
@@ -164,7 +165,7 @@ class LossMeter:
 
 
 def validate(training: Training, before_batch: Callable[[], None]) -> dict[str, Any]:
-    """Return the metrics of the epoch's network on the validation samples, one clip each."""
+    """Return the metrics of the network on the validation samples, one clip per sample."""
     state, feeder = training.state, training.val_feeder
     net = training.eval_net if state.ema is None else state.ema.model
     training.world.broadcast_buffers(net)
@@ -176,7 +177,7 @@ def validate(training: Training, before_batch: Callable[[], None]) -> dict[str, 
 
 
 def end_epoch(training: Training, metrics: dict[str, Any], log: logs.Log) -> bool:
-    """Log an epoch and count it; return whether its top-1 accuracy is the best so far."""
+    """Log an epoch and start the next; return whether its top-1 accuracy is the best so far."""
     state, samples = training.state, len(training.method)
     done, lr = state.progress, state.lr
     loss, rate = done.loss / done.step, samples / max(done.seconds, 1e-9)
@@ -198,9 +199,9 @@ def end_epoch(training: Training, metrics: dict[str, Any], log: logs.Log) -> boo
 
 
 def test(training: Training, run: RunFolder, log: logs.Log) -> None:
-    """Test both checkpoints on `test_clips` clips per sample, write and show the results.
+    """Test both checkpoints with `test_clips` clips per sample; write and log the results.
 
-    SIGTERM raises Stopped: the training is complete, and --resume repeats the test.
+    SIGTERM raises Stopped: the training is complete, and --resume runs the test again.
     """
     config, data, model = training.config, training.data, training.state.model
     clips, rows = config.test_clips, []
@@ -238,6 +239,6 @@ def test(training: Training, run: RunFolder, log: logs.Log) -> None:
 
 def save_and_stop(training: Training, run: RunFolder) -> None:
     save(training, run, LAST)
-    training.world.barrier()  # a rank that ends may take the others with it, even one that saves
-    epoch = training.state.progress.epoch + 1  # as the log counts
+    training.world.barrier()  # a rank that exits can end the others, even while one saves
+    epoch = training.state.progress.epoch + 1  # from 1, as in the log
     raise Stopped(f"{run}: saved; --resume continues in epoch {epoch}")

@@ -1,4 +1,4 @@
-"""The network as it is trained and evaluated: compiled, on several devices, in several ranks."""
+"""Wrappers of the network: compiled, on several devices, in several ranks."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from errors import InputError
 def wrap(
     model: nn.Module, config: Config, devices: list[torch.device], world: World
 ) -> tuple[nn.Module, nn.Module]:
-    """Return (the network to train, the network to evaluate) around `model`, which stays itself.
+    """Return (the network to train, the network to evaluate); both wrap `model`.
 
-    The first gives an `Output` in float32, the second logits.
+    The first returns an `Output` in float32, the second logits.
     """
     eval_net = model
     if config.compile:
@@ -30,7 +30,7 @@ def wrap(
         return nn.parallel.DistributedDataParallel(net, device_ids=ids), eval_net
     if len(devices) > 1:
         if config.compile:
-            raise InputError("--compile with several devices: start it with torchrun instead")
+            raise InputError("--compile with several devices needs torchrun")
         ids = [device.index for device in devices]
         net = nn.DataParallel(net, device_ids=ids)
         eval_net = Logits(net)
@@ -38,7 +38,7 @@ def wrap(
 
 
 class Logits(nn.Module):
-    """The logits alone of a network that gives an `Output`."""
+    """Returns only the logits of a network that returns an `Output`."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -49,10 +49,10 @@ class Logits(nn.Module):
 
 
 def takes_cuda_graphs(config: Config, device: torch.device, world: World) -> bool:
-    """Return whether the compiled network is captured in CUDA graphs, if the configuration agrees.
+    """Return whether the compiled network is captured in CUDA graphs.
 
-    Not with accumulation: graphs keep a step's gradients in memory that the next step writes over.
-    Nor with DistributedDataParallel: validation after training then crashed at random
+    Not with accumulation: the next micro-batch overwrites the memory of the gradients. Not with
+    DistributedDataParallel: validation after training crashed at random
     (https://github.com/pytorch/pytorch/issues/128218).
     """
     return (
@@ -61,10 +61,9 @@ def takes_cuda_graphs(config: Config, device: torch.device, world: World) -> boo
 
 
 def eager_if_partial(config: Config, partial: bool) -> AbstractContextManager:
-    """Return the context of one batch with `--compile`: a partial batch, the last, runs eagerly.
+    """Return the context of one batch with `--compile`: a partial (last) batch runs eagerly.
 
-    It has the same weights and gives the same values; no sample is skipped, and nothing is compiled
-    again for its shape.
+    The values are the same, and nothing is compiled again for another shape.
     """
     if not config.compile or not partial:
         return nullcontext()

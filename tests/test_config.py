@@ -143,9 +143,9 @@ def test_the_rate_is_linear_in_the_batch_of_a_step():
         ("num_epoch: many", r"joint\.yaml: num_epoch must be int"),
         ("shots: [1, b]", "shots must be a list of whole numbers"),
         ("shots: [100]", "shots"),
-        ("loss_from: stage2", "loss_from is one of start, second_stage"),
+        ("loss_from: stage2", "loss_from must be one of start, second_stage"),
         ("stream: bones", "did you mean bone"),
-        ("base: joint.yaml", "leads back"),
+        ("base: joint.yaml", "refers back"),
         ("base: nowhere.yaml", "no such file"),
         ("base: 3", "joint.yaml: base must name a file"),
         ("base: [a.yaml, 3]", "base must name a file"),
@@ -209,7 +209,7 @@ def test_every_file_of_the_project_resolves(path):
 def test_a_file_is_read_and_written_as_utf_8(tmp_path):
     path = tmp_path / "joint.yaml"
     path.write_bytes("store: data/été\n".encode("latin-1"))
-    with pytest.raises(InputError, match=r"joint\.yaml: is not UTF-8"):
+    with pytest.raises(InputError, match=r"joint\.yaml: not UTF-8"):
         config.load([path])
 
 

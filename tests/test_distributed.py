@@ -159,8 +159,8 @@ def test_a_rank_takes_the_gpu_of_its_place_in_the_machine(monkeypatch, names, wo
 @pytest.mark.parametrize(
     ("count", "names", "world", "said"),
     [
-        (0, ["0", "1"], World(), "no such GPU (there: none; use --device cpu)"),
-        (2, ["0", "2"], World(), "--device 2: no such GPU (there: 0 to 1)"),
+        (0, ["0", "1"], World(), "no such GPU (available: none; use --device cpu)"),
+        (2, ["0", "2"], World(), "--device 2: no such GPU (available: 0 to 1)"),
         (2, None, World(2, 3, 2), "--device 2: no such GPU"),
         (4, ["0", "1"], World(2, 3, 2), "torchrun --nproc-per-node 2"),
         (4, ["gpu"], World(), "give GPU indices"),

@@ -190,15 +190,18 @@ def test_a_damaged_score_file_is_named(tmp_path):
     whole = vars(made_up(0))
     twice = np.where(np.arange(40) == 7, "clip000", whole["names"])
     for wrong, said in (
-        ({"scores": whole["scores"][1:]}, r"do not fit together: \(40,\), \(40,\), \(39, 7\)"),
-        ({"labels": whole["labels"][1:]}, "do not fit together"),
-        ({"scores": whole["scores"][:, 0]}, "do not fit together"),
-        ({key: value[:0] for key, value in whole.items()}, "do not fit together"),
-        ({"names": twice}, "a sample name stands in it twice"),
+        ({"scores": whole["scores"][1:]}, r"have different lengths: \(40,\), \(40,\), \(39, 7\)"),
+        ({"labels": whole["labels"][1:]}, "have different lengths"),
+        ({"scores": whole["scores"][:, 0]}, "have different lengths"),
+        ({key: value[:0] for key, value in whole.items()}, "have different lengths"),
+        ({"names": twice}, "a sample name occurs twice"),
         ({"names": np.arange(40)}, "names must be text, not int64"),
         ({"labels": whole["labels"] + 0.0}, "labels must be whole numbers, not float64"),
-        ({"labels": whole["labels"] + 1}, "labels go from 1 to 7, but scores of 7 classes need 0"),
-        ({"labels": whole["labels"] - 1}, "labels go from -1 to 5"),
+        (
+            {"labels": whole["labels"] + 1},
+            "labels range from 1 to 7, but scores of 7 classes need 0",
+        ),
+        ({"labels": whole["labels"] - 1}, "labels range from -1 to 5"),
         ({"scores": np.log(whole["scores"])}, r"must be probabilities.*of clip000.*logits"),
         ({"scores": whole["scores"] * 100}, r"sum 100 .*40 of 40 rows"),
         ({"scores": (whole["scores"] * 100).astype(int)}, "scores must be floating-point"),
@@ -240,5 +243,5 @@ def test_scores_that_are_not_finite_are_refused(tmp_path):
     path = tmp_path / "demo-lt" / "joint" / "scores.npz"
     path.parent.mkdir(parents=True)
     np.savez(path, names=["a", "b"], labels=[0, 1], scores=[[np.nan, np.nan], [0.5, 0.5]])
-    with pytest.raises(InputError, match=r"joint/scores\.npz: scores that are not finite"):
+    with pytest.raises(InputError, match=r"joint/scores\.npz: scores are not finite"):
         ensemble.compare(tmp_path / "demo-lt")

@@ -106,7 +106,7 @@ FOCAL = "loss=longtail.losses.Focal"
         # only seen in the test after training
         (["feeder_args.choice=even", "test_clips=10"], "test_clips: 10"),
         (["shots=[1,b]"], "shots must be a list of whole numbers"),
-        (["model=tests.test_refusals.Narrow"], "gives (2, 3) for logits (N, K) of (2, 4)"),
+        (["model=tests.test_refusals.Narrow"], "returns (2, 3), but logits (N, K) must be (2, 4)"),
         # in constructors
         ([RIDE, "model_args.backbone=model.nowhere.Model"], "model.nowhere does not exist"),
         ([RIDE, "model_args.backbone=5"], "model_args.backbone: 5 is not a backbone"),

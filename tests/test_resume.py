@@ -93,7 +93,7 @@ def _save_to_a_full_disk(path):
     try:
         checkpoint.save(path, {"model": {"weight": torch.ones(100_000)}})
     except OSError as error:
-        raise SystemExit(3 if "the former checkpoint is kept" in str(error) else 4) from None
+        raise SystemExit(3 if "the previous checkpoint is kept" in str(error) else 4) from None
 
 
 def test_a_full_disk_keeps_the_former_checkpoint(tmp_path):
@@ -154,8 +154,8 @@ def test_resume_refuses_a_changed_list_and_says_what_changed(stopped, tiny, caps
     kept = (folder / "last.pt").read_bytes()
     for changed, said in (
         (other, "8 samples then, 7 now; class 0 (wave) 3 then, 2 now"),
-        ([*other, spare[0]] if spare else [*other[::-1], waving[0]], "as many of each class"),
-        ([*reversed(names)], "other samples, as many of each class"),
+        ([*other, spare[0]] if spare else [*other[::-1], waving[0]], "same class counts"),
+        ([*reversed(names)], "other samples, same class counts"),
     ):
         listed.write_text("\n".join(changed))
         assert run_command(main.main, argv) == 2
@@ -181,7 +181,7 @@ def test_a_test_after_the_list_has_changed_tells_of_the_list_of_the_training(sto
     monkeypatch.setitem(long_tail.PUBLISHED, digest(names), "of this test")
     listed.write_text("\n".join(names[:-1]))
     weights = ["--phase", "test", "--weights", str(folder / "best.pt"), "--device", "cpu"]
-    for said in ("is not the one of the training", "is missing"):
+    for said in ("differs from that of the training", "is missing"):
         main.main([*weights, "--quiet", "--set", "num_epoch=2"])
         result = json.loads((folder / "result.json").read_text())
         assert result["class_counts"] == trained["class_counts"] == [3, 3, 1, 1]

@@ -1,7 +1,7 @@
-"""A trained recognizer for clips of one's own: `Recognizer.load('best.pt')(clip)`.
+"""A trained recognizer for your own clips: `Recognizer.load('best.pt')(clip)`.
 
-A clip goes the way of testing: the data set's normalization, then the feeder's stream and choice of
-frames, and the mean of the probabilities over test clips; several checkpoints are fused.
+Clips are processed as in testing: the normalization of the data set, the stream and frame choice of
+the feeder, the mean of the probabilities over test clips. Several checkpoints are fused.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ class Recognizer:
         self.check(joints, source)
         if image_size is not None and how not in normalize.HALF_WIDTHS:
             raise InputError(
-                f"{source}: --image-size is not used, because the positions are not scaled by an image "
+                f"{source}: --image-size does not apply: positions are not scaled by an image size "
                 f"(normalization {how})"
             )
         is_scaled = how in normalize.HALF_WIDTHS and image_size is None

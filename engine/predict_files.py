@@ -58,9 +58,7 @@ def run(
     if output is not None:
         WRITERS[output.suffix](output, recognizer, predictions, failed)
     if failed:
-        raise InputError(
-            f"{len(failed)} of {len(files)} files could not be used; see the errors above"
-        )
+        raise InputError(f"{len(failed)} of {len(files)} files could not be used, see above")
     return predictions
 
 

@@ -1,4 +1,4 @@
-"""Augmentation as pure functions of drawn values: every map is linear, one matrix per clip.
+"""Augmentation as pure functions of the random values: linear maps, one matrix per clip.
 
 Angles in radians, matrices act on the left of a coordinate (column) vector.
 """
@@ -22,11 +22,11 @@ CROSSED[[0, 1, 2], [2, 0, 1], [1, 2, 0]] = -1
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What training does to a clip: each range is symmetric and uniform; 0 switches it off.
+    """The augmentation of training clips; values are drawn uniformly from symmetric ranges.
 
-    scale stretches each axis by 1 + up to this much; rotate turns the body by up to this many
-    radians about x, y and z (one number, or one per axis); flip is the probability that left and
-    right joints are exchanged; mirror (2D data) then negates x, too.
+    scale: each axis is multiplied by 1 + s, s in +-scale; rotate: angles about x, y and z in
+    +-rotate, in radians (one number, or one per axis); flip: probability that left and right joints
+    are exchanged; mirror (2D data): a flipped clip also has x negated. 0 disables each.
     """
 
     scale: float = 0.1
@@ -43,7 +43,7 @@ class Augmentation:
 def rotation(angles: torch.Tensor) -> torch.Tensor:
     """Return the (N, 3, 3) rotations Z Y X by the angles (N, 3) about x, y and z.
 
-    X = [[1, 0, 0], [0, c, s], [0, -s, c]], Y and Z likewise, as the released code has them.
+    X = [[1, 0, 0], [0, c, s], [0, -s, c]], Y and Z likewise, as in the released code.
     """
     cos, sin = angles.cos()[..., None, None], angles.sin()[..., None, None]
     x, y, z = (FIXED + cos * TURNED + sin * CROSSED).unbind(1)
@@ -56,9 +56,9 @@ def matrices(
     mirrored: torch.Tensor | None = None,
     planar: bool = False,
 ) -> torch.Tensor:
-    """Return (N, 3, 3): stretch the axes by 1 + scale (N, 3), rotate, negate x where `mirrored`.
+    """Return (N, 3, 3): scale axes by 1 + scale (N, 3), rotate by angles (N, 3), negate x.
 
-    `planar` leaves the third channel as it is: 2D data is stretched and turned in its plane.
+    x is negated where `mirrored` (N,). `planar`: 2D data, whose third channel is not changed.
     """
     if planar:
         scale, angles = scale * torch.tensor([1, 1, 0]), angles * torch.tensor([0, 0, 1])
@@ -71,8 +71,8 @@ def matrices(
 def transform(clips: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
     """Apply matrices (N, C, C) to the coordinates of clips (N, ..., C).
 
-    Term by term rather than by a matrix product, which would round to TF32 or bfloat16 where that
-    is switched on, and which is no faster for matrices as small as these.
+    Computed term by term: a matrix product would round to TF32 or bfloat16 where that is enabled,
+    and is not faster for such small matrices.
     """
     columns = matrices.reshape(len(clips), *[1] * (clips.dim() - 2), *matrices.shape[1:]).unbind(-1)
     result = clips[..., :1] * columns[0]
@@ -90,7 +90,7 @@ def exchange(clips: torch.Tensor, flipped: torch.Tensor, flip: torch.Tensor) -> 
 def box(frames: torch.Tensor, owner: torch.Tensor, clips: int) -> torch.Tensor:
     """Scale each axis of frames (F, M, V, C) to [-1, 1] over all frames of a clip.
 
-    `owner` (F,) is the clip that a frame belongs to. An axis without extent becomes -1.
+    `owner` (F,) is the number of a frame's clip. An axis without extent becomes -1.
     """
     place = owner[:, None].expand(-1, frames.shape[-1])
     low, high = (

@@ -1,8 +1,8 @@
-"""Which frames of a clip the network sees: indices into a clip's own frames, never the frames.
+"""Frame choice: the indices of the frames of a clip that the network is given.
 
-`Uniform` (the default) and `Even` (NW-UCLA) are the two policies. In testing the choice depends on
-the clip's length alone, so a `Table` holds one row of indices per distinct length; in training it
-is drawn for the whole batch.
+`Uniform` (the default) and `Even` (NW-UCLA) are the two policies. In testing the choice depends
+only on the length of the clip, so a `Table` contains indices per distinct length; in training it is
+drawn for the whole batch.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import torch
 from errors import InputError
 
 TEST_SEED = 255
-NUM_PICKS = 100  # NW-UCLA: how often each frame lies in the urn that training draws from
-TRIES = 4  # values drawn per frame of that urn: a member that was drawn before does not count
+NUM_PICKS = 100  # NW-UCLA: copies of each frame in the urn that training draws from
+TRIES = 4  # values drawn per chosen frame, because repeated members of the urn do not count
 
 
 class FrameChoice(Protocol):
     """A policy: S clips of T frames from a clip of any length."""
 
     def test(self, length: int, frames: int, clips: int) -> np.ndarray:
-        """Return the (S, T) frames that a clip of `length` frames is tested on."""
+        """Return the (S, T) test frames of a clip of `length` frames."""
 
     def num_draws(self, frames: int) -> int:
-        """Return how many uniform values `train` takes per clip of T frames."""
+        """Return the number of uniform values that `train` uses per clip of T frames."""
 
     def train(self, lengths: torch.Tensor, drawn: torch.Tensor, frames: int) -> torch.Tensor:
         """Return (N, S, T) for clips of `lengths` (N,); drawn (N, S, num_draws) in [0, 1)."""
@@ -36,14 +36,14 @@ class FrameChoice(Protocol):
 
 @dataclass(frozen=True)
 class Uniform:
-    """Frames spread evenly with random jitter over a share of the clip within `p_interval`."""
+    """Evenly spread frames with random jitter, over a fraction in `p_interval` of the clip."""
 
     p_interval: tuple[float, float] = (1, 1)
 
     def __post_init__(self) -> None:
         low, high = self.p_interval
         if not 0 < low <= high <= 1:
-            raise InputError(f"feeder_args.p_interval: {low} to {high}, not within 0 to 1")
+            raise InputError(f"feeder_args.p_interval: {low} to {high} is not within 0 to 1")
 
     def test(self, length: int, frames: int, clips: int) -> np.ndarray:
         return uniform_sample(length, frames, clips, self.p_interval)
@@ -62,7 +62,7 @@ class Even:
     def test(self, length: int, frames: int, clips: int) -> np.ndarray:
         if clips != 1:
             raise InputError(
-                f"test_clips: {clips}, but all clips of a sample would be the same with "
+                f"test_clips: {clips}, but all clips of a sample are equal with "
                 "feeder_args.choice=even (NW-UCLA's protocol); set test_clips to 1"
             )
         return linspace(length, frames)
@@ -87,8 +87,8 @@ def uniform_sample(
 ) -> np.ndarray:
     """Return (S, T) frame indices of a clip of `length` frames, spread evenly with random jitter.
 
-    Made clip by clip, in the order in which the released code draws (PYSKL's UniformSample), from
-    its fixed seed unless `random` is given. `sample` is its batched form for training.
+    Values are drawn clip by clip in the order of the released code (PYSKL's UniformSample), from
+    its fixed seed unless `random` is given. `sample` is the batched form for training.
     """
     random = random or np.random.RandomState(TEST_SEED)
     low, high = p_interval
@@ -115,8 +115,8 @@ def sample(
 ) -> torch.Tensor:
     """Return (N, S, T) frame indices for clips of `lengths` (N,), as `uniform_sample` draws them.
 
-    `drawn` (N, S, T + 3), uniform in [0, 1): the share of the clip, its offset, and T + 1 values
-    that jitter the frames.
+    `drawn` (N, S, T + 3), uniform in [0, 1): the fraction of the clip, its offset, and T + 1 values
+    for the jitter of the frames.
     """
     frames = drawn.shape[-1] - 3
     share, offset, jitter = drawn.split([1, 1, frames + 1], dim=-1)
@@ -124,13 +124,13 @@ def sample(
     lengths = lengths[:, None, None]
     part = ((share.double() * (high - low) + low) * lengths).long().clamp(min=1)
     steps = torch.arange(frames + 1)
-    # Shorter than T: every frame in a row from a random start; the modulo below starts over.
+    # Shorter than T: consecutive frames from a random start, repeated by the modulo below.
     running = steps[:-1] + (jitter[..., :1] * part).long()
-    # Shorter than 2 T: all frames but a random subset of the T + 1 gaps, those of lowest jitter.
+    # Shorter than 2 T: a random subset of the T + 1 gaps, those of lowest jitter, is skipped.
     skipped = torch.zeros_like(jitter, dtype=torch.int64)
     skipped.scatter_(-1, jitter.argsort(-1), (steps < part - frames).long())
     spaced = steps[:-1] + skipped.cumsum(-1)[..., :-1]
-    # Longer: one frame from each of T equal blocks.
+    # Longer: one frame of each of T equal blocks.
     bounds = steps * part // frames
     blocks = bounds[..., :-1] + (jitter[..., :-1] * bounds.diff()).long()
     chosen = torch.where(part < frames, running, torch.where(part < 2 * frames, spaced, blocks))
@@ -145,8 +145,8 @@ def linspace(length: int, frames: int) -> np.ndarray:
 def sorted_draw(lengths: torch.Tensor, drawn: torch.Tensor, frames: int) -> torch.Tensor:
     """Return (N, 1, T) sorted indices, drawn without replacement (NW-UCLA's training).
 
-    The urn holds every frame of a clip NUM_PICKS times. `drawn` (N, D) are uniform values in
-    [0, 1), of which the first T that hit distinct members of the urn count: D of 4 T suffices.
+    The urn contains every frame of a clip NUM_PICKS times. `drawn` (N, D) are uniform values in
+    [0, 1); the first T with distinct members of the urn are used, for which D = 4 T is enough.
     """
     member, order = (drawn * (NUM_PICKS * lengths)[:, None]).long().sort(stable=True)
     again = torch.nn.functional.pad(member[:, 1:] == member[:, :-1], (1, 0))
@@ -155,10 +155,10 @@ def sorted_draw(lengths: torch.Tensor, drawn: torch.Tensor, frames: int) -> torc
 
 
 class Table:
-    """The test frames of many clips, computed once for each distinct length."""
+    """The test frames of many clips, computed once per distinct length."""
 
     def __init__(self, lengths: torch.Tensor, choose: Callable[[int], np.ndarray]) -> None:
-        """`choose(length)` gives the (S, T) indices; `lengths` (n,) those of all clips."""
+        """`choose(length)` returns the (S, T) indices; `lengths` (n,) are those of all clips."""
         distinct, self.entry = lengths.unique(return_inverse=True)
         self.indices = torch.from_numpy(np.stack([choose(n) for n in distinct.tolist()]))
 

@@ -1,12 +1,12 @@
-"""Batches from a prepared store, made on the device: frame choice, streams, augmentation.
+"""Batches from a prepared store, computed on the device: frame choice, streams, augmentation.
 
-In a loop of one's own:
+In your own loop:
 
     feeder = Feeder(Store.open("data/ntu60"), rows, stream="bone", train=True, device="cuda")
     for clips, labels, _ in feeder.batches(torch.randperm(len(feeder)).split(16)):
         ...  # clips (N, M, T, V, C) and labels (N,) on the device
 
-or as any Dataset: DataLoader(Feeder(store, rows, train=True), batch_size=16, num_workers=2).
+or as a Dataset: DataLoader(Feeder(store, rows, train=True), batch_size=16, num_workers=2).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from memory import send
 
 @dataclass
 class Batch:
-    """Rows that are fed together, and the seed of all that is drawn for them."""
+    """The rows of a batch, and the seed of its random values."""
 
     rows: torch.Tensor  # (N,) int64, positions within the feeder
     step: int = 0
@@ -42,25 +42,26 @@ class Batch:
 
     @cached_property
     def generator(self) -> torch.Generator | None:
-        """One generator for the feeder, then for the mixing; None (torch's own) without a seed."""
+        """The generator of the feeder, then of the mixing; None (torch's default) without a
+        seed."""
         return None if self.seed is None else torch.Generator().manual_seed(self.seed)
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The random values of a training batch; everything else follows from them."""
+    """The random values of a training batch, which determine it together with the rows."""
 
-    scale: torch.Tensor  # (N, 3) each axis is stretched by 1 + scale
+    scale: torch.Tensor  # (N, 3) each axis is multiplied by 1 + scale
     angles: torch.Tensor  # (N, 3) rotation about x, y and z, in radians
     flip: torch.Tensor  # (N,) bool: left and right exchanged
-    frames: torch.Tensor  # (N, S, D) uniform in [0, 1), what the frame choice takes
+    frames: torch.Tensor  # (N, S, D) uniform in [0, 1), for the frame choice
 
 
 class Feeder(Dataset):
     """Clips of some rows of a store, in batches on the device; also a Dataset of single samples.
 
-    Rows are positions within the feeder. In testing a batch depends on its rows alone, in training
-    also on the generator; which device, and whether it holds the frames, changes nothing.
+    Rows are positions within the feeder. In testing a batch depends only on its rows, in training
+    also on the generator; it does not depend on the device or on where the frames are stored.
     """
 
     def __init__(
@@ -83,12 +84,12 @@ class Feeder(Dataset):
     ) -> None:
         """`frames` T of a clip, `clips` S of a sample.
 
-        Two policies say what is fed: the `choice` of frames (default: `frames.Uniform()`), and, in
+        Two policies define the clips: the `choice` of frames (default: `frames.Uniform()`) and, in
         training, the `augmentation` (default: `Augmentation()`), of which `views` independent draws
-        are made per sample. With `box` each clip is scaled, after its rotation, axis by axis to
-        [-1, 1] over all its frames (NW-UCLA). `sampled_motion` takes a motion stream between the
-        chosen frames, all clips of a sample in a row, as the released k400 recipe does.
-        `resident` keeps the frames on the device (None: if there is room, see source.fits).
+        are made per sample. With `box` each axis of a clip is scaled, after the rotation, to
+        [-1, 1] over all its frames (NW-UCLA). `sampled_motion` computes a motion stream between the
+        chosen frames, over all clips of a sample in sequence, as the released k400 recipe does.
+        `resident` keeps the frames on the device (None: if they fit, see source.fits).
         """
         self.frames, self.clips, self.train, self.views = frames, clips, train, views
         self.choice = choice or Uniform()
@@ -119,25 +120,25 @@ class Feeder(Dataset):
             raise InputError(f"{store.path}: {channels} channels, but a feeder takes 2 or 3")
         if len(rows) == 0:
             raise InputError(
-                f"{store.path}: this split has no samples; see protocol, training_list"
+                f"{store.path}: this split has no samples; check protocol and training_list"
             )
         for key, value in ("frames", self.frames), ("test_clips", self.clips):
             if value < 1:
-                raise InputError(f"{key}: {value}; at least 1 is needed")
+                raise InputError(f"{key}: {value}, but it must be at least 1")
 
     def _check_augmentation(self, store: Any) -> None:
-        """Raise InputError for an augmentation that the data do not allow or that has no effect."""
+        """Raise InputError for an augmentation that is wrong for the data or has no effect."""
         wanted = self.augmentation
         if wanted.flip and not self.stream.commutes_with(self.flip_order):
             raise InputError(
-                f"feeder_args.flip: layout {self.skeleton.name} has other parents left than right, "
-                f"so its {self.stream.name} stream cannot be flipped; set feeder_args.flip to 0, "
-                "or mend parent or flip in the layout"
+                f"feeder_args.flip: parents in layout {self.skeleton.name} are not symmetric, so "
+                f"its {self.stream.name} stream cannot be flipped; set feeder_args.flip to 0, or "
+                "correct parent or flip in the layout"
             )
         if wanted.mirror and store.normalization == "pixels":
             raise InputError(
-                f"feeder_args.mirror: {store.path} holds pixels, without a common axis to mirror "
-                "about; prepare it without --pixels, or set feeder_args.mirror to false"
+                f"feeder_args.mirror: {store.path} contains pixels, which have no common axis to "
+                "mirror about; prepare it without --pixels, or set feeder_args.mirror to false"
             )
         for key in ("scale", "mirror"):
             if self.box and getattr(wanted, key):
@@ -153,7 +154,7 @@ class Feeder(Dataset):
 
     @property
     def where(self) -> str:
-        """Where the frames lie, for the log."""
+        """Where the frames are stored, for the log."""
         return self.source.where
 
     def with_clips(self, clips: int) -> Feeder:
@@ -168,11 +169,11 @@ class Feeder(Dataset):
     def batches(
         self, batches: Iterable[Batch | torch.Tensor], generator: torch.Generator | None = None
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, Batch | torch.Tensor]]:
-        """Yield (clips (N * S, M, T, V, C), labels (N,), the batch itself), on the device.
+        """Yield (clips (N * S, M, T, V, C), labels (N,), batch), tensors on the device.
 
-        With several views: clips (N, views * S, M, T, V, C). A batch is a Batch, or rows (N,) for
-        which `generator` draws. All draws are made here, in the order of the batches, whether or
-        not threads read ahead.
+        With several views: clips (N, views * S, M, T, V, C). A batch is a Batch, or rows (N,) with
+        `generator` for the random values. These are drawn in the order of the batches, also if
+        threads read ahead.
         """
         plans = (self._plan(batch, generator) for batch in batches)
         for (rows, draws, batch), read in self.source.read_ahead(plans):
@@ -189,7 +190,7 @@ class Feeder(Dataset):
         return rows, self.draw(rows, generator), batch
 
     def batch(self, rows: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Return the clips (N * S, M, T, V, C) float32 of rows (N,), those of a sample together."""
+        """Return clips (N * S, M, T, V, C) float32 of rows (N,); those of a sample are adjacent."""
         return self.make(rows, self.draw(rows, generator))
 
     def targets(self, rows: torch.Tensor) -> torch.Tensor:
@@ -199,7 +200,7 @@ class Feeder(Dataset):
     # --- one batch ---
 
     def draw(self, rows: torch.Tensor, generator: torch.Generator | None = None) -> Draws | None:
-        """Draw for a training batch, on the CPU, so that every device sees the same epoch."""
+        """Draw the random values of a training batch, on the CPU: the same for every device."""
         if not self.train:
             return None
         count = self.choice.num_draws(self.frames)
@@ -215,7 +216,7 @@ class Feeder(Dataset):
     def make(
         self, rows: torch.Tensor, draws: Draws | None, read: Clips | None = None
     ) -> torch.Tensor:
-        """Return the batch that rows and draws determine; `read` where it was read ahead."""
+        """Return the batch of rows and draws; `read` contains its clips if they were read ahead."""
         clips = self.source.finish(read or self.source.read(rows))
         if draws is None:
             chosen = self.table[rows]  # (N, S, T)
@@ -227,9 +228,9 @@ class Feeder(Dataset):
         return batch if draws is None else self.augmented(batch, draws)
 
     def boxed(self, clips: Clips, draws: Draws | None) -> Clips:
-        """Return whole clips rotated, scaled into their boxes, and as the stream, in that order.
+        """Return whole clips, rotated, scaled to their boxes, and converted to the stream.
 
-        A rotation acts on row vectors here, as the field has it: column vectors by the transpose.
+        The rotation acts on row vectors, as in the field's NW-UCLA feeders: hence the transpose.
         """
         frames, count = clips.frames, len(clips.lengths)
         owner = send(torch.arange(count).repeat_interleave(clips.lengths), self.device)  # (F,)
@@ -240,7 +241,7 @@ class Feeder(Dataset):
         return Clips(frames, clips.starts, clips.lengths)
 
     def choose(self, clips: Clips, chosen: torch.Tensor) -> torch.Tensor:
-        """Return (N * S, M, T, V, C), the frames `chosen` (N, S, T); here a motion may be taken."""
+        """Return (N * S, M, T, V, C), the frames `chosen` (N, S, T), or the motion between them."""
         batch = gather(clips, chosen)
         if self.sampled_motion:
             following = chosen.flatten(1).roll(-1, dims=1).view_as(chosen)
@@ -249,7 +250,7 @@ class Feeder(Dataset):
         return batch
 
     def augmented(self, batch: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """Flip, stretch, rotate and mirror (N * S, M, T, V, C); a boxed clip is rotated already."""
+        """Flip, scale, rotate and mirror (N * S, M, T, V, C); boxed clips are already rotated."""
         wanted = self.augmentation
         if wanted.flip:
             flipped = send(draws.flip.repeat_interleave(self.clips), self.device)
@@ -269,11 +270,11 @@ class Feeder(Dataset):
         return len(self.names)
 
     def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
-        """Return (clip (M, T, V, C), label); (S, M, T, V, C) with several clips a sample."""
+        """Return (clip (M, T, V, C), label); (S, M, T, V, C) with several clips per sample."""
         return self.__getitems__([range(len(self))[row]])[0]
 
     def __getitems__(self, rows: list[int]) -> list[tuple[torch.Tensor, int]]:
-        """Return the samples at `rows`: DataLoader asks for a whole batch this way."""
+        """Return the samples at `rows`, a whole batch of a DataLoader."""
         rows = torch.tensor(rows)
         clips = self.batch(rows).unflatten(0, (len(rows), self.clips))
         clips = clips.squeeze(1) if self.clips == 1 else clips

@@ -1,4 +1,4 @@
-"""Where a feeder's frames lie: on the device as one tensor, or memory-mapped and read on demand."""
+"""The frames of a feeder: on the device as one tensor, or memory-mapped and read on demand."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import torch
 
 from memory import send
 
-CLIPS_AT_ONCE = 1024  # of a store on its way to the device: some 50 MB of NTU
+CLIPS_AT_ONCE = 1024  # clips per copy to the device: about 50 MB of NTU
 
-THREADS = 2  # that read ahead where the frames are memory-mapped,
-AHEAD = 4  # so many batches
+THREADS = 2  # that read memory-mapped frames ahead
+AHEAD = 4  # batches read ahead
 
-# Frames (F, M, V, C) of whole clips and the clips' lengths (N,) to frames of the same shape.
+# (frames (F, M, V, C) of whole clips, lengths (N,) of the clips) to frames of the same shape.
 Prepare = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -29,15 +29,15 @@ class Clips:
     """Clips of unequal length: clip i is frames[starts[i] : starts[i] + lengths[i]]."""
 
     frames: torch.Tensor  # (F, M, V, C)
-    starts: torch.Tensor  # (N,) int64 on the CPU, as are
-    lengths: torch.Tensor  # (N,) int64
+    starts: torch.Tensor  # (N,) int64 on the CPU
+    lengths: torch.Tensor  # (N,) int64 on the CPU
 
     def __getitem__(self, rows: torch.Tensor) -> Clips:
         """Return the clips at `rows`, within the same frames."""
         return Clips(self.frames, self.starts[rows], self.lengths[rows])
 
     def packed(self) -> Clips:
-        """Return a copy that holds these clips' frames only, end to end."""
+        """Return a copy with only the frames of these clips, end to end."""
         starts = self.lengths.cumsum(0) - self.lengths
         shift = (self.starts - starts).repeat_interleave(self.lengths)
         index = torch.arange(len(shift)) + shift
@@ -46,7 +46,7 @@ class Clips:
 
 
 def gather(clips: Clips, chosen: torch.Tensor) -> torch.Tensor:
-    """Return (N * S, M, T, V, C): of clip n the frames chosen[n] (S, T), persons put outside."""
+    """Return (N * S, M, T, V, C), the frames `chosen` (N, S, T) of the N clips."""
     frames = clips.frames
     _, M, V, C = frames.shape
     index = send(clips.starts[:, None, None] + chosen, frames.device)[:, :, None]  # (N, S, 1, T)
@@ -56,17 +56,17 @@ def gather(clips: Clips, chosen: torch.Tensor) -> torch.Tensor:
 
 
 def take_joints(frames: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """Return frames[..., order, :] of frames (..., V, C), several times faster on the CPU."""
+    """Return frames[..., order, :] of frames (..., V, C); several times faster on the CPU."""
     V, C = frames.shape[-2:]
     columns = (order[:, None] * C + torch.arange(C, device=order.device)).flatten()
     return frames.reshape(-1, V * C).index_select(1, columns).view(frames.shape)
 
 
 class Source:
-    """The clips of some rows of a store, as `prepare` (a stream; None: raw) leaves them.
+    """The clips of some rows of a store, processed by `prepare` (a stream; None: raw).
 
-    Resident: prepared once and kept on the device. Otherwise each `read` takes whole clips from
-    the memory map and `finish` prepares them on the device; the values are the same.
+    Resident frames are processed once and kept on the device. Otherwise `read` copies whole clips
+    from the memory map and `finish` processes them on the device; the values are the same.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Source:
         device: torch.device,
         resident: bool | None = None,
     ) -> None:
-        """`resident=None` decides by `fits`."""
+        """`resident=None`: see `fits`."""
         self.prepare, self.device = prepare, device
         starts, lengths = (torch.from_numpy(x[rows]) for x in (store.starts, store.lengths))
         self.mapped = Clips(_as_tensor(store.joints), starts, lengths)
@@ -100,7 +100,7 @@ class Source:
         return f"on the device ({self.device}), {self.nbytes / 1e9:.2f} GB"
 
     def _load(self) -> Clips:
-        """Bring the frames to the device, some clips at a time, and prepare them there."""
+        """Copy the frames to the device, CLIPS_AT_ONCE clips at a time, and process them there."""
         lengths = self.lengths
         starts = lengths.cumsum(0) - lengths
         shape = (int(lengths.sum()), *self.mapped.frames.shape[1:])
@@ -112,11 +112,11 @@ class Source:
         return Clips(frames, starts, lengths)
 
     def read(self, rows: torch.Tensor) -> Clips:
-        """Return the clips at `rows` as the store has them (any thread); resident: nothing new."""
+        """Return the clips at `rows`, unprocessed unless resident; thread-safe."""
         return self.mapped[rows].packed() if self.kept is None else self.kept[rows]
 
     def finish(self, clips: Clips) -> Clips:
-        """Return what `read` gave on the device and prepared."""
+        """Return the clips from `read`, processed and on the device."""
         if self.kept is not None:
             return clips
         frames = send(clips.frames, self.device)
@@ -125,7 +125,8 @@ class Source:
         return Clips(frames, clips.starts, clips.lengths)
 
     def read_ahead(self, plans: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, Clips]]:
-        """Yield each plan, a tuple that begins with rows, and what `read` gives for its rows."""
+        """Yield each plan, a tuple that begins with rows, and the clips that `read` returns for
+        them."""
         if self.kept is not None:
             for plan in plans:
                 yield plan, self.read(plan[0])
@@ -141,7 +142,8 @@ class Source:
                 yield plan, reading.result()
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy for another process maps the store again rather than take the frames along."""
+        """Return the state for another process, which maps the store again instead of copying
+        it."""
         if self.path is None:
             return self.__dict__
         return {**self.__dict__, "mapped": (self.mapped.starts, self.lengths), "kept": None}
@@ -153,16 +155,16 @@ class Source:
 
 
 def _as_tensor(array: np.ndarray) -> torch.Tensor:
-    """Return the array as a tensor without copying it; nothing here writes to it."""
+    """Return the array as a tensor that shares its memory, which is never written to."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(array)
 
 
 def fits(nbytes: int, device: torch.device) -> bool:
-    """Whether so much is kept on the device: half of a GPU's free memory, a gigabyte of RAM.
+    """Return whether frames are kept on the device: half of a GPU's free memory, 1 GiB of RAM.
 
-    What is larger and stays in RAM is served as well by the page cache, which all processes share.
+    For more RAM the page cache, which processes share, is as fast.
     """
     if device.type == "cuda":
         return nbytes < torch.cuda.mem_get_info(device)[0] / 2

@@ -1,8 +1,8 @@
-"""The six streams: what of the joints a network is shown (design section 6).
+"""The six streams: joints, bones, skips and the motion of each.
 
 bone = joint - parent; skip = joint - grandparent, zero where the parent is the root; motion = next
-frame - this one, zero in a clip's last frame. Streams are linear and, for a skeleton whose two
-sides are alike, commute with every augmentation: so they are taken first, from whole clips.
+frame - this frame, zero in the last frame of a clip. Streams are linear and, for a skeleton with
+symmetric parents, commute with every augmentation, so they are computed first, from whole clips.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from memory import send
 
 Name = Literal["joint", "bone", "skip", "joint-motion", "bone-motion", "skip-motion"]
 NAMES: tuple[str, ...] = get_args(Name)
-SCORE = 2  # the channel of 2D data that holds a confidence
+SCORE = 2  # the channel of 2D data with the confidence score
 
 
 class Stream:
@@ -27,10 +27,10 @@ class Stream:
     def __init__(
         self, name: str, skeleton: Skeleton, channels: int, device: str | torch.device = "cpu"
     ) -> None:
-        """`channels` of the frames: with all three of a 2D layout, the third is a confidence."""
+        """`channels` of the frames; if 3 in a 2D layout, the third is a confidence score."""
         if name not in NAMES:
             raise InputError(
-                f"stream: {name!r} is none of {', '.join(NAMES)}{nearest(name, NAMES)}"
+                f"stream: {name!r} is not one of {', '.join(NAMES)}{nearest(name, NAMES)}"
             )
         self.name = name
         self.kind, _, self.motion = name.partition("-")
@@ -38,17 +38,17 @@ class Stream:
         joint, parent = torch.arange(skeleton.num_joints), torch.tensor(skeleton.parent)
         grandparent = parent[parent]
         partner = {"joint": joint, "bone": parent, "skip": grandparent}[self.kind]
-        # A skip to the root would be the bone over again: such a joint is taken from itself.
+        # A skip to the root would equal the bone: such a joint is subtracted from itself.
         is_bone = (self.kind == "skip") & (grandparent == parent)
         self.partner = partner.to(device)
         self.origin = torch.where(is_bone, joint, partner).to(device)
 
     def commutes_with(self, flip: torch.Tensor) -> bool:
-        """Whether the stream of flipped joints is the flipped stream of the joints."""
+        """Return whether the stream of flipped joints equals the flipped stream of the joints."""
         return torch.equal(self.origin[flip], flip[self.origin])
 
     def __call__(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Return the stream of frames (F, M, V, C): clips of `lengths` (N,), end to end."""
+        """Return the stream of frames (F, M, V, C), clips of `lengths` (N,) end to end."""
         frames = self.relative(frames)
         if self.motion:
             last = send(lengths.cumsum(0) - 1, frames.device)
@@ -57,7 +57,8 @@ class Stream:
         return frames
 
     def relative(self, frames: torch.Tensor) -> torch.Tensor:
-        """Each joint of frames (..., V, C) minus its origin; its score is the two joints' mean."""
+        """Return frames (..., V, C) minus the origin of each joint; scores are means of both
+        joints."""
         if self.kind == "joint":
             return frames
         result = take_joints(frames, self.origin).neg_().add_(frames)
@@ -67,11 +68,11 @@ class Stream:
         return result
 
     def relative_of_clips(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """`relative`, called as the stream is: the motion is taken later, between chosen frames."""
+        """Return `relative(frames)`: the motion is computed later, between chosen frames."""
         return self.relative(frames)
 
     def between(self, this: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
-        """The motion from `this` to `following` (..., V, C); its score is the two frames' mean."""
+        """Return `following - this`, both (..., V, C); scores are the means of both frames."""
         result = following - this
         if self.scored:
             result[..., SCORE] = (this[..., SCORE] + following[..., SCORE]) / 2

@@ -1,13 +1,13 @@
 """BRL in one file: Liu et al., "Balanced Representation Learning for Long-tailed Skeleton-based
 Action Recognition", arXiv 2308.14024.
 
-1. Rebalanced partial mixup (`PartialMixup`) and reverse sampling (`ReverseSampling`) balance what
-   the network sees; 2. the detached action-aware schedule (`ActionAwareWeights` with
-   `longtail.schedule.Stages`) balances what it is asked for; 3. the skip stream is in feeders/.
+1. Rebalanced partial mixup (`PartialMixup`) and reverse sampling (`ReverseSampling`) balance the
+   samples; 2. the detached action-aware schedule (`ActionAwareWeights` with
+   `longtail.schedule.Stages`) balances the loss; 3. the skip stream is in feeders/.
 
 n_y is the training count of class y, K the number of classes, N the batch of one optimizer step.
 The defaults are the paper's. The released code departs from the paper; `config/released.yaml` sets
-the values of the same objects that repeat it. The mix of an upper and a lower body is that of
+values of the same objects that reproduce it. The mix of an upper and a lower body is that of
 SkeletonMix: Xu et al., "Topology-Aware Convolutional Neural Network for Efficient Skeleton-Based
 Action Recognition" (Ta-CNN), AAAI 2022.
 """
@@ -31,7 +31,7 @@ from memory import send
 def formula_counts(class_counts: Tensor, imbalance: float | None) -> Tensor:
     """Return class_counts, or with an imbalance the counts int(n_max IF^(-c/(K-1))) (K,) float64.
 
-    The released mixing and losses know no list: whatever is read, they count by IF 100, NW-UCLA 10.
+    The released mixing and losses use IF 100 (NW-UCLA: 10) for every training list.
     """
     counts = class_counts.cpu().double()
     if imbalance is None:
@@ -51,16 +51,16 @@ class PartialMixup(Mixing):
                                                      1      if n_j > threshold n_i,
                                                      alpha  otherwise:
 
-    where one class is rarer by that factor, its label is the whole target. An infinite threshold
-    keeps the share fixed (the paper's ablation). The released behavior, by values:
+    if one class is rarer by this factor, its label is the whole target. An infinite threshold
+    keeps the share fixed (the paper's ablation). Values for the released behavior:
 
-    alpha            0.64 for every skeleton, also where the upper body is 11 of 20 joints
+    alpha            0.64 for every skeleton, also if the upper body is 11 of 20 joints
     permute_joints   mixed samples have their joints in the order [upper..., lower...]
-    walk             the batch is walked by index in a list that loses each mixed sample, so the
-                     index after a mixed one is passed over, and a mixed sample is no partner later
+    walk             the loop removes mixed samples from the list that it iterates over, so the
+                     index after a mixed one is skipped, and mixed samples are not partners later
     batch_share      one share, the last mixed sample's, for the whole batch, and targets (2, N, K):
                      the label sets of i and of j, whose losses are normalized separately
-    formula          the imbalance of the formula that counts come from (`formula_counts`)
+    formula          imbalance of the formula for the counts (`formula_counts`)
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class PartialMixup(Mixing):
         joints = torch.arange(skeleton.num_joints)
         upper = torch.isin(joints, torch.tensor(skeleton.upper))  # (V,)
         self.alpha = float(upper.double().mean()) if alpha is None else alpha
-        # Slot v of a mixed sample takes joint order[v], its own where own[v], else its partner's.
+        # Joint v of a mixed sample is joint order[v] of the sample if own[v], else of its partner.
         order = torch.cat([joints[upper], joints[~upper]]) if permute_joints else joints
         self.register_buffer("order", order, persistent=False)
         self.register_buffer("own", upper[order], persistent=False)
@@ -134,7 +134,7 @@ class PartialMixup(Mixing):
 def shrinking_walk(
     batch: int, chosen: list[int], choose: Callable[[list[int]], int]
 ) -> tuple[Tensor, Tensor]:
-    """Return rows and partners as the released loop finds them: it shortens the list it walks.
+    """Return rows and partners, both (n,) int64, of the released loop, which shortens its own list.
 
     `choose(pool)` draws a partner from the samples that are not mixed so far.
     """
@@ -150,18 +150,18 @@ def shrinking_walk(
 
 
 class ReverseSampling(InstanceSampling):
-    """Reverse sampling: the tail third is shown as often as the most frequent class.
+    """Reverse sampling: each class of the tail third is drawn as often as the most frequent class.
 
     Classes from place 2 int(K/3) on in the order by count, descending and stable, have
     repeat * n_max / n_c copies per epoch: whole copies, and int(fraction * n_c) distinct members,
-    drawn again for each epoch. All other classes have `repeat` copies. A class without samples has
-    no place and does not count in K.
+    drawn again for each epoch. All other classes have `repeat` copies. Classes without
+    samples have no place and do not count in K.
     """
 
     def draws(self, progress: float) -> Tensor:
         counts, members = self.class_counts, self.members
         top, each = self.repeat * counts.max(), counts.clamp_min(1)
-        # In integers: the whole copies, then the fraction (top % each) / each of the members.
+        # In integers: whole copies, then the fraction (top % each) / each of the members.
         reversed_draws = top // each * members + top % each * members // each
         return torch.where(last_third(counts), reversed_draws, self.repeat * members)
 
@@ -173,8 +173,8 @@ class ActionAwareWeights(Weighting):
     w_y = (1 - beta_y) / (1 - beta_y^n_y), scaled to sum K.
 
     All ones if n_max = n_min. A class without samples weighs 0 and takes no part in n_min, n_max or
-    K. `alternate`: the released loss overwrites its list of beta by 1 - beta each time it is
-    refreshed, so every other epoch has nearly uniform weights; `formula` as in `formula_counts`.
+    K. `alternate`: the released loss replaces its list of beta by 1 - beta whenever it is updated,
+    so weights are nearly uniform in every other epoch; `formula` as in `formula_counts`.
     """
 
     def __init__(

@@ -10,14 +10,14 @@ from torch.nn import functional as F
 class ClassContrast(nn.Module):
     """Cross entropy of the cosines between embeddings h (N, D) and a remembered mean per class.
 
-    The memory m_c, a buffer (K, D) that starts as N(0, 1), follows the samples that the network
-    recognizes: those whose most probable class is their label, with a probability above
-    `threshold`. With H_c the mean of theirs in this batch,
+    The memory m_c, a buffer (K, D) initialized from N(0, 1), is the moving average of the samples
+    that the network recognizes: those whose most probable class is their label, with a probability
+    above `threshold`. With H_c their mean in this batch,
 
         m_c <- momentum m_c + (1 - momentum) H_c     for each class that has any,
         loss = mean_i -log softmax_c(cos(h_i, m_c) / temperature)[y_i]     over all samples.
 
-    The gradient goes through h and the new part of m. The memory moves in training mode only.
+    The gradient flows through h and the new part of m. The memory is updated in training mode only.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
-"""Two-stage methods: a classifier that is replaced or trained further on a frozen backbone.
+"""Two-stage methods: the classifier is replaced or trained again on a frozen backbone.
 
-Each works on `model.fc`, a linear layer that stays one: `prepare(model, held_out)` freezes what is
-not to learn, after which the usual loop (with its own loss, sampling and weights) trains the rest,
-with the backbone in evaluation mode and `after_step(model)` after each optimizer step. Where
-`trains` is False, `prepare` is all there is to do. `held_out()` returns the logits (n, K) and
-labels (n,) of training samples that the network was not trained on.
+Each changes `model.fc`, which remains a linear layer: `prepare(model, held_out)` freezes the other
+parameters, then the usual loop (with its own loss, sampling and weights) trains the rest, with the
+backbone in evaluation mode and a call of `after_step(model)` after each optimizer step. If `trains`
+is False, `prepare` does everything. `held_out()` returns the logits (n, K) and labels (n,) of
+training samples that the network was not trained on.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from errors import InputError
 from longtail.losses import log_prior
 
 HeldOut = Callable[[], tuple[Tensor, Tensor]]
-TAUS = [step / 20 for step in range(41)]  # what `tau: auto` chooses from: 0 to 2
+TAUS = [step / 20 for step in range(41)]  # candidates of `tau: auto`, 0 to 2
 
 
 class Classifier(nn.Module):
-    """What every two-stage method is; this one leaves the network as it is."""
+    """Base class of two-stage methods; does not change the network."""
 
     trains = False
 
@@ -32,17 +32,17 @@ class Classifier(nn.Module):
         self.register_buffer("absent", class_counts == 0, persistent=False)
 
     def prepare(self, model: nn.Module, held_out: HeldOut | None = None) -> None:
-        """Make the classifier `model.fc` what the method starts from."""
+        """Change the classifier `model.fc` before training."""
 
     def after_step(self, model: nn.Module) -> None:
-        """Impose the method's constraint on the classifier, if it has one."""
+        """Apply the constraint of the method to the classifier, if there is one."""
 
     def summary(self) -> str:
-        """Return a line on what was done to the classifier, for the log."""
+        """Return a log line on the change of the classifier."""
         return type(self).__name__
 
     def layer(self, model: nn.Module) -> nn.Linear:
-        """Return the classifier; InputError for a network with several, as RIDE's."""
+        """Return the classifier; InputError for a network with several, such as RIDE's."""
         layer = getattr(model, "fc", None)
         if not isinstance(layer, nn.Linear):
             raise InputError(
@@ -52,21 +52,22 @@ class Classifier(nn.Module):
         return layer
 
     def biased(self, model: nn.Module) -> nn.Linear:
-        """Return the classifier; InputError for one of cosines, which has no bias and no norms."""
+        """Return the classifier; InputError for a cosine classifier, which has no bias."""
         layer = self.layer(model)
         if layer.bias is None:
             raise InputError(
-                f"classifier: {type(self).__name__} needs a linear classifier with a bias; that of "
-                "model_args.cosine has none"
+                f"classifier: {type(self).__name__} needs a linear classifier with a bias, which "
+                "model_args.cosine does not have"
             )
         return layer
 
 
 class Retraining(Classifier):
-    """cRT: the classifier is drawn again and trained under class-balanced sampling: Kang et al.,
-    "Decoupling Representation and Classifier for Long-Tailed Recognition", ICLR 2020, section 4.
+    """cRT: the classifier is initialized again and trained with class-balanced sampling: Kang et
+    al., "Decoupling Representation and Classifier for Long-Tailed Recognition", ICLR 2020, section
+    4.
 
-    fresh False continues from the present classifier.
+    fresh False: training continues from the given classifier.
     """
 
     trains = True
@@ -76,7 +77,7 @@ class Retraining(Classifier):
         self.fresh = fresh
 
     def prepare(self, model: nn.Module, held_out: HeldOut | None = None) -> None:
-        """Freeze everything but `model.fc`, and draw that again."""
+        """Freeze everything except `model.fc`, which is initialized again if `fresh`."""
         layer = self.layer(model)
         model.requires_grad_(False)
         layer.requires_grad_(True)
@@ -87,7 +88,7 @@ class Retraining(Classifier):
 class ScaledLinear(nn.Linear):
     """A linear layer that scales the rows v_k and biases b_k of another one by f_k.
 
-    The weight w_k = f_k v_k is the only parameter that learns. Its gradient is projected to
+    The weight w_k = f_k v_k is the only trained parameter. Its gradient is projected to
     (dL/df_k) v_k, so that gradient descent on it, momentum and weight decay included, is gradient
     descent on f_k. The state is that of a plain linear layer: `update_bias` writes f_k b_k to it.
     """
@@ -128,17 +129,17 @@ class LearnableScaling(Retraining):
         model.fc = ScaledLinear(layer)
 
     def after_step(self, model: nn.Module) -> None:
-        """Let the bias that is saved follow the class vectors."""
+        """Scale the saved bias like the class vectors."""
         model.fc.update_bias()
 
 
 class MaxNorm(Retraining):
     """The classifier is trained further, each class vector within a ball: w_k <- w_k min(1, r /
     |w_k|) after each step: Alshammari et al., "Long-Tailed Recognition via Weight Balancing", CVPR
-    2022, who join it with the class-balanced loss and a strong weight decay.
+    2022, combined with the class-balanced loss and a strong weight decay.
 
-    radius None is min + 0.1 (max - min) of the class vectors' lengths at the start, as the authors
-    have it.
+    radius None is min + 0.1 (max - min) of the class vectors' lengths at the start, as in the
+    authors' code.
     """
 
     def __init__(self, class_counts: Tensor, radius: float | None = None) -> None:
@@ -157,15 +158,15 @@ class MaxNorm(Retraining):
 
     @torch.no_grad()
     def after_step(self, model: nn.Module) -> None:
-        """Put class vectors that left the ball back on it."""
+        """Project class vectors onto the ball."""
         weight = model.fc.weight
         weight.mul_((self.limit / row_lengths(weight)).clamp_max(1))
 
 
 class ChosenTau(Classifier):
-    """A change of the classifier by a number tau, given or chosen: `tau: auto` takes that of TAUS
-    with the highest mean accuracy of the classes on held-out training samples, of equals the one
-    with the lowest mean negative log-likelihood of the classes.
+    """A change of the classifier by a number tau. `tau: auto` selects from TAUS the one with the
+    highest mean class accuracy on held-out training samples; ties are broken by the lowest mean
+    negative log-likelihood per class.
     """
 
     def __init__(self, class_counts: Tensor, tau: float | str = "auto") -> None:
@@ -184,7 +185,7 @@ class ChosenTau(Classifier):
 
     @torch.no_grad()
     def prepare(self, model: nn.Module, held_out: HeldOut | None = None) -> None:
-        """Change the classifier once, by the tau that was given or the best one."""
+        """Change the classifier once, by the given tau or the best one."""
         layer = self.biased(model)
         if self.tau == "auto":
             if held_out is None:
@@ -195,7 +196,7 @@ class ChosenTau(Classifier):
         layer.bias.copy_(bias)
 
     def choose(self, layer: nn.Linear, logits: Tensor, labels: Tensor) -> float:
-        """Return the best of TAUS for the logits (n, K) that the layer gives as it is."""
+        """Return the best of TAUS for the logits (n, K) of the unchanged layer and labels (n,)."""
         present = labels.unique()
         members = (labels == present[:, None]).double()
         members /= members.sum(1, keepdim=True)  # (classes, n)
@@ -211,11 +212,11 @@ class ChosenTau(Classifier):
 
 class TauNormalization(ChosenTau):
     """w_k <- w_k / |w_k|^tau, without a bias: Kang et al., ICLR 2020, section 4. Nothing is
-    trained; tau 0 only drops the bias, tau 1 makes all class vectors unit vectors. The authors
-    choose tau on validation samples.
+    trained; tau 0 only removes the bias, tau 1 normalizes all class vectors to length 1. The
+    authors select tau on validation samples.
 
-    A class without training samples keeps its bias, scaled like its vector: that is what the
-    training pushed down.
+    A class without training samples keeps its negative bias, scaled like its vector: the training
+    has lowered it.
     """
 
     def adjust(self, layer: nn.Linear, tau: float) -> tuple[Tensor, Tensor]:
@@ -228,7 +229,7 @@ class PostHocAdjustment(ChosenTau):
     Menon et al., "Long-Tail Learning via Logit Adjustment", ICLR 2021, eq. 9, tau 1 or the best on
     validation samples.
 
-    A class without training samples is shifted like the most frequent one: it gains on no other.
+    A class without training samples is shifted like the most frequent one.
     """
 
     def __init__(self, class_counts: Tensor, tau: float | str = "auto") -> None:

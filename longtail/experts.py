@@ -13,10 +13,10 @@ class Diversity(LDAM):
     """sum_e [LDAM(z_e) - diversity T^2 KL(p_mean(T) || p_e(T))] over experts e.
 
     p(T) is the softmax of z_k / T_k, T_k in proportion to 1 - f + f K n_k / n with f `reweighting`
-    and scaled to a maximum of 1, so that tail classes are told apart more sharply; T^2 stands for
-    the square of their mean. In the first stage, before the classes are re-weighted, T = 1. As in
-    the authors' code the experts are compared with their mean, not pair by pair. (The gradients
-    that go through the mean add up to zero and are left out.)
+    and scaled to a maximum of 1, so that the softmax of tail classes is sharper; T^2 is the
+    square of their mean. In the first stage, before the classes are re-weighted, T = 1. As in
+    the authors' code experts are compared with their mean, not pairwise. (The gradients through
+    the mean sum to zero and are omitted.)
     """
 
     def __init__(

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 
 class LatentPrior(nn.Module):
-    """Draw the latent codes of each class towards a mean of its own, and all of them to the origin.
+    """Pull the latent codes of each class towards a mean of that class, and all codes to the
+    origin.
 
     The means p_c, a buffer (K, D), are orthogonal, of norm `gain`, drawn once and never trained.
     With z_c the mean of class c's codes in the batch and z that of all,
@@ -29,7 +30,7 @@ class LatentPrior(nn.Module):
         self.register_buffer("prior", nn.init.orthogonal_(prior, gain=gain))
 
     def forward(self, latent: Tensor, labels: Tensor) -> Tensor:
-        """Return the scalar loss of latent codes (N, D) as drawn in training, labels (N,) int64."""
+        """Return the scalar loss of sampled latent codes (N, D) and labels (N,) int64."""
         latent = latent.to(self.prior.dtype)
         return (
             self.discrepancy * self.mean_discrepancy(latent, labels)
@@ -37,7 +38,8 @@ class LatentPrior(nn.Module):
         )
 
     def mean_discrepancy(self, latent: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean square between the mean codes of the classes present and theirs."""
+        """Return the mean squared distance between the mean codes of the classes present and
+        p_c."""
         members = nn.functional.one_hot(labels, len(self.prior)).to(latent.dtype)  # (N, K)
         count = members.sum(0)
         means = members.t() @ latent / count.clamp_min(1)[:, None]  # (K, D)

@@ -1,16 +1,16 @@
 """Losses, pure: constants from the class counts, no epochs, hard and soft targets alike.
 
-Every loss says what sample i costs under each possible label k, the loss matrix c (N, K). Targets,
-hard or mixed, and class weights say how much each of its entries counts, the label weights s
-(N, K); the loss of a batch is
+Every loss is a loss matrix c (N, K), the loss of sample i under each possible label k. Targets,
+hard or mixed, and class weights give the weights of its entries, the label weights s (N, K); the
+loss of a batch is
 
     loss = sum_ik s_ik c_ik    (`expected_loss`),    s = label_weights(targets, weights).
 
-s is known before the network has run and carries the normalizer of the whole batch, so the sum may
-be taken in any parts: over micro-batches of one optimizer step, or over the ranks of a distributed
-run. z are the logits, p their softmax, n_k the training count of class k. A loss that is another
-one before the second stage carries that one as its attribute `first_stage`; one with
-`needs_features` takes the features (N, D) that the logits were made from as well.
+s does not depend on the network and includes the normalizer of the whole batch, so the sum can be
+computed in parts: micro-batches of one optimizer step, or the ranks of a distributed run. z are the
+logits, p their softmax, n_k the training count of class k. The attribute `first_stage` is the loss
+of the first stage if it differs; a loss with `needs_features` also takes the features (N, D), the
+input of the classifier.
 """
 
 from __future__ import annotations
@@ -28,17 +28,16 @@ WEIGH_BY = ("batch", "samples")
 
 
 def label_weights(targets: Tensor, weights: Tensor | None = None, by: str = "batch") -> Tensor:
-    """Return s (N, K), how much each entry of the loss matrix counts in the loss of this batch.
+    """Return s (N, K), the weight of each entry of the loss matrix in the loss of this batch.
 
     targets (N, K) with class weights w (K,):
 
         by batch      s_ik = w_k t_ik / sum_jl w_l t_jl    torch's cross entropy with hard labels
         by samples    s_ik = w_k t_ik / N                  a batch of rare classes has a large loss
 
-    (torch divides by N as well where labels are soft.) Rows of targets that sum to 2, as those of
-    Shap-Mix, double the loss. targets (P, N, K) are P label sets, of which each counts by its share
-    sum_ik t_pik / N and has a normalizer of its own, as in the released BRL heads. A label set
-    without weight counts nothing.
+    (torch divides by N if labels are soft.) Rows of targets that sum to 2, as in Shap-Mix, double
+    the loss. targets (P, N, K) are P label sets; each is weighted by its share sum_ik t_pik / N and
+    has its own normalizer, as in the released BRL heads. A label set without weight is ignored.
     """
     if by not in WEIGH_BY:
         raise ValueError(f"label weights are divided by {' or '.join(WEIGH_BY)}, not by {by}")
@@ -57,32 +56,34 @@ def expected_loss(loss_matrix: Tensor, label_weights: Tensor) -> Tensor:
 
 
 def check_logits(logits: Tensor, label_weights: Tensor) -> None:
-    """Raise ValueError for logits that are not (N, K), as of several experts."""
+    """Raise ValueError for logits that are not (N, K), such as those of several experts."""
     if logits.shape != label_weights.shape:
         raise ValueError(
             f"takes the logits of one classifier, {tuple(label_weights.shape)}, but the network "
-            f"gives {tuple(logits.shape)}"
+            f"returns {tuple(logits.shape)}"
         )
 
 
 def label_dependent_cross_entropy(logits: Tensor) -> Tensor:
     """Return -log softmax(l_ik)_k (N, K) of logits l (N, K, K) that differ with the label k.
 
-    Margins and masks depend on the label; l_ik are the K logits that sample i has under label k.
+    Margins and masks depend on the label; l_ik are the K logits of sample i under label k.
     """
     return logits.logsumexp(-1) - logits.diagonal(dim1=-2, dim2=-1)
 
 
 def log_prior(class_counts: Tensor) -> Tensor:
-    """Return log(n_k / n) (K,) float32; a class without samples has the rarest class's."""
+    """Return log(n_k / n) (K,) float32; classes without samples have the value of the rarest
+    class."""
     counts = fill_absent(class_counts.double(), class_counts)
     return (counts / class_counts.sum()).log().float()
 
 
 def mirrored(values: Tensor, class_counts: Tensor) -> Tensor:
-    """Return for each class the value of the class at the mirrored place in the order by count.
+    """Return for each class the value (K,) of the class at the mirrored place in the order by
+    count.
 
-    A class without samples has no place; it takes the rarest class's value.
+    Classes without samples have no place and get the value of the rarest class.
     """
     order = class_counts.argsort(descending=True, stable=True)[: int((class_counts > 0).sum())]
     result = torch.zeros_like(values)
@@ -93,8 +94,8 @@ def mirrored(values: Tensor, class_counts: Tensor) -> Tensor:
 class CrossEntropy(nn.Module):
     """c_ik = -log p_ik. The other losses override `loss_matrix`.
 
-    `logit_scale`: what the network's cosines must be scaled by (`model_args.cosine`) where a loss
-    has margins that are measured in them; None where that does not matter.
+    `logit_scale`: the required scale of the network's cosines (`model_args.cosine`) for a loss with
+    margins; None if any scale is possible.
     """
 
     needs_features = False
@@ -107,7 +108,7 @@ class CrossEntropy(nn.Module):
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         for former, now in (("costs", "loss_matrix"), ("forward", "part")):
-            if former in vars(cls):  # the loop would pass over it, and train with the parent's loss
+            if former in vars(cls):  # it would be ignored, and the parent's loss used
                 raise InputError(f"loss {cls.__name__}: override {now} instead of {former}")
 
     def loss_matrix(self, logits: Tensor) -> Tensor:
@@ -115,7 +116,7 @@ class CrossEntropy(nn.Module):
         return -logits.log_softmax(-1)
 
     def part(self, logits: Tensor, label_weights: Tensor, count: int) -> Tensor:
-        """Return what some samples of a batch add to its loss.
+        """Return the part of some samples in the loss of a batch.
 
         Args:
             logits: (N, K)
@@ -152,7 +153,7 @@ class Focal(CrossEntropy):
     def loss_matrix(self, logits: Tensor) -> Tensor:
         nll = super().loss_matrix(logits)
         doubt = -torch.expm1(-nll)  # 1 - p, exact also where p is nearly 1
-        # Where p is 1, a power below 1 has no finite slope.
+        # At p = 1 a power below 1 has no finite slope.
         return doubt.clamp_min(torch.finfo(doubt.dtype).tiny) ** self.gamma * nll
 
 
@@ -178,7 +179,7 @@ class LDAM(CrossEntropy):
 
     C makes the largest margin `max_margin`. The paper's logits are cosines of a normalized
     classifier times the scale s (`model_args.cosine`, the same number as `scale`). `rescale`: the
-    logits are plain ones and are multiplied by s here, as in the released BRL code.
+    logits are those of a linear classifier and multiplied by s here, as in the released BRL code.
     """
 
     def __init__(
@@ -207,9 +208,9 @@ class Equalization(CrossEntropy):
 
     beta_j ~ Bernoulli(gamma) for each sample and class; T(j) = 1 for tail classes: those of a
     frequency n_j / n below `threshold`, or (None) the last third by count (`counts.last_third`). So
-    a tail class is rarely pushed down by the samples of others. `masked: head` spares the other
-    classes instead, as the released BRL code does, with gamma 1 - 0.00176 and a tail that begins
-    one place later. A class without samples is never spared: nothing else would push it down.
+    the logit of a tail class is rarely lowered by samples of other classes. `masked: head` spares
+    the other classes instead, as in the released BRL code, with gamma 1 - 0.00176 and a tail that
+    begins one place later. Classes without samples are never spared: no other samples lower them.
     """
 
     def __init__(
@@ -244,12 +245,12 @@ class KPS(CrossEntropy):
 
         b_k (a_j z_j - [j = k] s m_k),   a_j = log(base n_j / n_min) / log(base).
 
-    a_j grows with the count. With ' for the class at the mirrored place in the order by count:
-    m_k = max_margin a'_k / max a, so that the rarest class has the largest margin, and
-    b_k = clamp(a'_k, 1, limit / s), the gradient adjustment, which acts in the second stage, their
-    last 40 % of the epochs; in the first b_k = 1. The paper's logits are cosines of a normalized
-    classifier times the scale s (`model_args.cosine`, the same number as `scale`); the released BRL
-    code takes plain logits, with margins of 0.5 and a scale s of 1.
+    a_j grows with the count. With ' for the class at the mirrored place in the order by count: m_k
+    = max_margin a'_k / max a, so that the rarest class has the largest margin, and b_k =
+    clamp(a'_k, 1, limit / s), the gradient adjustment, used in the second stage (in the authors'
+    code the last 40% of the epochs); in the first b_k = 1. The paper's logits are cosines of a
+    normalized classifier times the scale s (`model_args.cosine`, the same number as `scale`); the
+    released BRL code uses linear logits, margins of 0.5 and a scale s of 1.
     """
 
     def __init__(
@@ -284,7 +285,7 @@ class Gumbel(CrossEntropy):
 
         c_ik = -log q_ik - sum_{j != k} log(1 - q_ij),
 
-    logits clamped to [-4, 10]. `softmax: true` is the released BRL code, which takes q for logits:
+    logits clamped to [-4, 10]. `softmax: true` is the released BRL code, which uses q as logits:
     c_ik = -log softmax(q_i)_k, bounded by 1 + log(K - 1 + 1/e).
     """
 
@@ -306,9 +307,9 @@ class InfluenceBalanced(CrossEntropy):
 
         c_ik = (-log p_ik) alpha / (|p_i - e_k|_1 |h_i|_1 + epsilon),
 
-    h_i the features, |p_i - e_k|_1 = 2 (1 - p_ik). Its class weights are the inverse frequencies,
-    averaged over the samples (`weigh_by: samples`), and it follows a phase of cross entropy:
-    `loss_from: second_stage`.
+    h_i the features, |p_i - e_k|_1 = 2 (1 - p_ik). It is used with inverse frequencies as class
+    weights, averaged over the samples (`weigh_by: samples`), after a phase of cross entropy
+    (`loss_from: second_stage`).
     """
 
     needs_features = True
@@ -320,7 +321,7 @@ class InfluenceBalanced(CrossEntropy):
     def part(
         self, logits: Tensor, label_weights: Tensor, count: int, *, features: Tensor
     ) -> Tensor:
-        """features (N, D) are those that the logits were made from."""
+        """`features` (N, D) are the input of the classifier."""
         check_logits(logits, label_weights)
         nll = self.loss_matrix(logits)
         influence = 2 * -torch.expm1(-nll) * features.abs().sum(1, keepdim=True)

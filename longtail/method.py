@@ -1,17 +1,16 @@
-"""A method is one object: what a long-tail method decides about training stands together.
+"""A long-tail method is one object.
 
 The loop (`engine/train.py`) calls, in order of time:
 
     method.prepare(model, held_out)                             once, before the first epoch
-    method.begin_epoch(epoch)
-    rows = method.rows(generator, progress)                     which samples the epoch shows
-    clips, targets = method.mix(net, clips, labels, generator)  the batch of one optimizer step
-    loss = method.loss(net, clips, targets, count)              of some of its rows: they add up
-    method.after_step(model)
+    method.begin_epoch(epoch) rows = method.rows(generator, progress)                     rows of
+    the samples in the epoch clips, targets = method.mix(net, clips, labels, generator)  the batch
+    of one optimizer step loss = method.loss(net, clips, targets, count)              of some of its
+    rows; parts are summed method.after_step(model)
 
 `Composed` is the usual method, built from the configuration keys: sampling + mixing + loss + class
-weights, each in its stage of the run. A method that is more than that is another class of the same
-kind, which the key `objective` names; docs/extending.md has a contrastive one.
+weights, each with the stage in which it is used. Any other method is another subclass of `Method`,
+named by the key `objective`; docs/extending.md contains a contrastive one.
 """
 
 from __future__ import annotations
@@ -30,28 +29,29 @@ from longtail.schedule import Stages
 
 @dataclass(frozen=True)
 class Parts:
-    """What the configuration keys of a method name, built."""
+    """The objects that the configuration keys of a method name."""
 
     class_counts: Tensor  # (K,) int64, of the training list
     sampling: InstanceSampling
     mixing: Mixing
-    stages: Stages  # the loss and the class weights, and the epochs in which they hold
+    stages: Stages  # the loss and the class weights, and the epochs in which they are used
     weigh_by: str = "batch"  # see losses.label_weights
-    classifier: Classifier | None = None  # what becomes of `model.fc`, with --phase classifier
+    classifier: Classifier | None = None  # how `model.fc` is changed in --phase classifier
 
 
 class Method(nn.Module):
-    """The contract.
+    """Base class.
 
-    The parameters of a method (a projection head) are trained with those of the network. What a
-    resumed run needs beside them are persistent buffers.
+    Parameters of a method (such as a projection head) are trained with those of the network. Other
+    state that a resumed run needs must be persistent buffers.
     """
 
     views = 1  # independent augmentations per sample; with several, clips are (N, views, M, ...)
-    trains = True  # False: `prepare` is all there is to do, no epoch is run
+    trains = True  # False: `prepare` does everything, no epoch is run
 
     def __init__(self, parts: Parts, model: nn.Module) -> None:
-        """Build from the parts; `model` is asked for facts (`num_class`, `fc`) and is not kept."""
+        """Build from the parts; attributes of `model` (`num_class`, `fc`) are read, it is not
+        stored."""
         super().__init__()
         self.sampling = parts.sampling
 
@@ -60,18 +60,18 @@ class Method(nn.Module):
         return len(self.sampling)
 
     def prepare(self, model: nn.Module, held_out: HeldOut) -> None:
-        """Freeze or replace parts of a network whose weights are loaded, before it is trained.
+        """Freeze or replace parts of the network, with its weights loaded, before training.
 
-        `held_out()` gives the logits (n, K) and labels (n,) of training samples that the network
-        has not seen.
+        `held_out()` returns the logits (n, K) and labels (n,) of training samples that the network
+        was not trained on.
         """
 
     def summary(self) -> str:
-        """Return what `prepare` chose, one line for the log; empty if it chose nothing."""
+        """Return a log line on what `prepare` did, or an empty string."""
         return ""
 
     def set_mode(self, net: nn.Module) -> None:
-        """Put the network into the mode in which an epoch trains it."""
+        """Set the training mode of the network for an epoch."""
         net.train()
 
     def stage(self, epoch: int) -> int:
@@ -79,35 +79,36 @@ class Method(nn.Module):
         return 1
 
     def begin_epoch(self, epoch: int) -> None:
-        """Note which epoch begins, from 0."""
+        """Called at the start of each epoch, counted from 0."""
 
     def rows(self, generator: torch.Generator | None, progress: float) -> Tensor:
-        """Return the rows (len(self),) int64 of an epoch, at a share `progress` of training."""
+        """Return the rows (len(self),) int64 of an epoch; `progress` in [0, 1) is the part
+        completed."""
         return self.sampling.epoch(generator, progress)
 
     def mix(
         self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """Return what goes through the network and its targets, one row of each per clip.
+        """Return the input of the network and its targets, with one row per clip.
 
         Args:
-            net: the network; `net(clips)` gives a `model.backbone.Output` in float32
+            net: the network; `net(clips)` returns a `model.backbone.Output` in float32
             clips: (N, M, T, V, C) of one optimizer step, or (N, views, M, T, V, C)
             labels: (N,) int64
-            generator: for all draws, on the CPU; the same on every rank
+            generator: for all random values, on the CPU; the same on every rank
         """
         return clips, labels
 
     def loss(self, net: nn.Module, clips: Tensor, targets: Tensor, count: int) -> Tensor:
-        """Return the scalar that some rows of a mixed batch add to the loss of all `count` rows."""
+        """Return the scalar part of some rows of a mixed batch in the loss of all `count` rows."""
         raise NotImplementedError
 
     def after_step(self, model: nn.Module) -> None:
-        """Act after a step of the optimizer."""
+        """Called after each optimizer step."""
 
 
 class Composed(Method):
-    """Sampling, mixing, loss, class weights and stages, each a part of its own."""
+    """A method composed of sampling, mixing, loss, class weights and stages."""
 
     def __init__(self, parts: Parts, model: nn.Module) -> None:
         super().__init__(parts, model)
@@ -124,7 +125,7 @@ class Composed(Method):
         return "" if self.classifier is None else self.classifier.summary()
 
     def set_mode(self, net: nn.Module) -> None:
-        """Train the network; where only the classifier learns, the backbone is in evaluation."""
+        """Set training mode, or evaluation mode if only the classifier is trained."""
         net.train(self.classifier is None)
 
     def stage(self, epoch: int) -> int:

@@ -1,8 +1,8 @@
-"""Mixing of the samples of a batch, and the soft targets that it gives.
+"""Mixing of the samples of a batch, with soft targets.
 
-All draws come from a CPU generator, so an epoch is the same on every device; the arithmetic runs
-where the clips are, and nothing waits for it. Inputs are never modified. BRL's own mixing is in
-brl.py; with `threshold: .inf` that is the body-part CutMix of a fixed share.
+All random values come from a CPU generator, so an epoch is the same on every device; the arithmetic
+runs on the device of the clips, without synchronization. Inputs are not modified. BRL's mixing is
+in brl.py; with `threshold: .inf` it is body-part CutMix with a fixed share.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from memory import send
 
 
 class Mixing(nn.Module):
-    """What every mixing is: a batch and its labels in, mixed clips and soft targets out.
+    """Base class: a batch and its labels to mixed clips and soft targets.
 
-    The batch is that of one optimizer step. A mixing overrides `forward`; the base class mixes
-    nothing. Constants are non-persistent buffers, what a resumed run needs are persistent ones.
+    The batch is that of one optimizer step. A subclass overrides `forward`; the base class does not
+    mix. Constants are non-persistent buffers; state that a resumed run needs are persistent ones.
     """
 
     def __init__(self, class_counts: Tensor, skeleton: Any = None) -> None:
@@ -32,12 +32,12 @@ class Mixing(nn.Module):
         self.register_buffer("counts", class_counts.double(), persistent=False)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Hear which epoch begins, from 0."""
+        """Called at the start of each epoch, counted from 0."""
 
     def observe(
         self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None
     ) -> None:
-        """See a batch before it is mixed, and the network, which gives an `Output`."""
+        """Called with each batch before it is mixed; `net(clips)` returns an `Output`."""
 
     def forward(
         self, clips: Tensor, labels: Tensor, generator: torch.Generator | None = None
@@ -51,7 +51,7 @@ class Plain(Mixing):
 
 
 class Mixup(Mixing):
-    """Mixup: lam x_i + (1 - lam) x_j, lam ~ Beta(alpha, alpha) for a batch, j a permutation of it:
+    """Mixup: lam x_i + (1 - lam) x_j, lam ~ Beta(alpha, alpha) per batch, j from a permutation:
     Zhang et al., "mixup", ICLR 2018. With a finite kappa it is Remix (Chou et al., "Remix:
     Rebalanced Mixup", ECCV workshops 2020), which gives the label to the rarer class:
 
@@ -106,24 +106,24 @@ class ShapMix(Mixing):
     """Zhang et al., "Shap-Mix: Shapley Value Guided Mixing for Long-Tailed Skeleton Based Action
     Recognition", IJCAI 2024, arXiv 2407.12312.
 
-    The body has five parts; S runs over the 20 subsets of two or three of them. The saliency V
-    (K, 20) holds what the parts S tell of class y, an average with memory `memory` of the gains
+    The body has five parts; S is one of the 20 subsets of two or three of them. The saliency V
+    (K, 20) of parts S for class y is a moving average, with factor `memory`, of the gains
 
         ReLU(p_y(x_{S u R}) - p_y(x_R)) * 10 / joints(S),
 
     R a random coalition of the other parts (empty in the first `warm_up` epochs); absent parts are
-    the mean clip's. A batch comes back twice, clean and mixed: (2N, ...), and targets whose rows
-    sum to 2, so that the losses of both halves add up, as the paper's do. With probability `mixup`
-    the mixed half is plain mixup, lam ~ U(0, 1). Else a segment of the clip is pasted from sample j
-    on some parts; its length, in steps of 4 frames, lies between the shares `segment` of the clip
-    (28 to 44 of 64 frames); the donor's segment is as long or longer and is resized in time. If j's
-    class is the rarer, S ~ softmax(V[y_j] / temperature) is pasted; else S ~
+    taken from the mean clip. The result is the clean and the mixed batch, (2N, ...), with targets
+    whose rows sum to 2, so that the losses of both halves are added, as in the paper. With
+    probability `mixup` the mixed half is plain mixup, lam ~ U(0, 1). Else a segment of the clip is
+    pasted from sample j on some parts; its length, in steps of 4 frames, lies between the shares
+    `segment` of the clip (28 to 44 of 64 frames); the donor's segment is as long or longer and is
+    resized in time. If j's class is rarer, S ~ softmax(V[y_j] / temperature) is pasted; else S ~
     softmax(V[y_i] / temperature) is kept, and all other parts are pasted. lam is the pasted share
     of (T, V). In the first `warm_up` epochs S is uniform.
 
-    `observe` is to be called with each batch before it is mixed. The mean clip is that of the
-    training clips seen so far; up to and including epoch `warm_up` (from 0) V takes the latest
-    gain, as the released code does, so that it does not start from zeros.
+    `observe` must be called with each batch before it is mixed. The mean clip is the mean of the
+    training clips so far. Up to and including epoch `warm_up` (from 0) V is the latest gain, as in
+    the released code, so that the average does not start from zeros.
     """
 
     def __init__(
@@ -137,19 +137,19 @@ class ShapMix(Mixing):
         segment: tuple[float, float] = (7 / 16, 11 / 16),
     ) -> None:
         if len(skeleton.parts) != 5:
-            raise ValueError(f"layout {skeleton.name} names no five body parts")
+            raise ValueError(f"layout {skeleton.name} does not define five body parts")
         if not 0 < segment[0] <= segment[1] <= 1:
-            raise ValueError(f"segment must be two rising shares of the clip, not {segment}")
+            raise ValueError(f"segment must be two increasing fractions of the clip, not {segment}")
         super().__init__(class_counts)
         joints = torch.arange(skeleton.num_joints)
         parts = torch.stack([torch.isin(joints, torch.tensor(p)) for p in skeleton.parts])
         self.subsets = [s for size in (2, 3) for s in combinations(range(5), size)]
-        # unions[b]: the joints (V,) of the parts whose bits are set in b; masks those of a subset.
+        # unions[b]: joints (V,) of the parts whose bits are set in b; masks: those of each subset.
         unions = [parts[[bool(b >> p & 1) for p in range(5)]].any(0) for b in range(32)]
         self.register_buffer("unions", torch.stack(unions), persistent=False)
         masks = torch.stack([unions[bits(s)] for s in self.subsets])  # (20, V)
         self.register_buffer("masks", masks, persistent=False)
-        # The other parts of a subset of two or three are one of three or two.
+        # The complement of a subset of two or three parts is a subset of three or two.
         others = [tuple(p for p in range(5) if p not in s) for s in self.subsets]
         complement = torch.tensor([self.subsets.index(s) for s in others])
         self.register_buffer("complement", complement, persistent=False)
@@ -166,7 +166,7 @@ class ShapMix(Mixing):
     def observe(
         self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None
     ) -> None:
-        """Measure one random S on clips (N, M, T, V, C): two passes of the network, unmixed."""
+        """Measure one random S on unmixed clips (N, M, T, V, C), with two passes of the network."""
         self.seen += len(clips)
         self.mean_clip = self.mean_clip + (clips - self.mean_clip).sum(0) / self.seen
         subset, coalition = self.draw_coalition(generator)
@@ -181,7 +181,7 @@ class ShapMix(Mixing):
         self.update(subset, labels, gain)
 
     def draw_coalition(self, generator: torch.Generator | None) -> tuple[int, list[int]]:
-        """Return the number of a subset S, sizes two and three alike, and the parts of R."""
+        """Return the index of a random subset S, of size two or three, and the parts of R."""
         size = int(torch.randint(2, 4, (), generator=generator))
         order = torch.randperm(5, generator=generator).tolist()
         most = int(torch.randint(0, 6 - size, (), generator=generator))
@@ -189,9 +189,10 @@ class ShapMix(Mixing):
         return self.subsets.index(tuple(sorted(order[:size]))), coalition
 
     def update(self, subset: int, labels: Tensor, gains: Tensor) -> None:
-        """Let V[y_i, subset] take gains[i] (N,) in turn: V <- memory V + (1 - memory) gain."""
+        """Update V[y_i, subset] with gains[i] (N,) in sequence: V <- memory V + (1 - memory)
+        gain."""
         memory = self.memory if self.epoch > self.warm_up else 0.0
-        later = (labels[:, None] == labels).triu(1).sum(1)  # updates of the same class to come
+        later = (labels[:, None] == labels).triu(1).sum(1)  # following updates of the same class
         fresh = torch.zeros_like(self.saliency[:, subset])
         fresh.index_add_(0, labels, (1 - memory) * memory**later * gains)
         times = one_hot(labels, self.num_class).sum(0)
@@ -242,7 +243,7 @@ class ShapMix(Mixing):
         return torch.where(donor_is_rarer, subset, self.complement[subset])
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Take the mean clip of whatever shape the saved run had seen."""
+        """Load a mean clip of any shape."""
         self.mean_clip = self.mean_clip.new_zeros(state[f"{prefix}mean_clip"].shape)
         super()._load_from_state_dict(state, prefix, *rest)
 

@@ -1,8 +1,8 @@
-"""Which rows an epoch shows, and how often: a number of draws per class, then a shuffle.
+"""Sampling: the rows of an epoch, from a number of draws per class, then shuffled.
 
-Rows are chosen on the CPU, wherever the network is, so a sampling's tensors are no buffers. A
-class's draws are spread over its members as evenly as they go: whole copies of all members, then
-distinct members drawn anew each epoch. So no rule leaves a sample out while it shows another twice.
+Rows are chosen on the CPU, independent of the network's device, so the tensors are not buffers. The
+draws of a class are distributed evenly over its members: whole copies of all members, then distinct
+members drawn again in each epoch. So no sample is skipped while another one occurs twice.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 def draw_rows(labels: Tensor, draws: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Return the shuffled rows (sum of draws,) int64 that show class c draws[c] times.
+    """Return shuffled rows (sum of draws,) int64 with draws[c] samples of class c.
 
     labels (n,) int64, draws (K,) int64, 0 for a class without members.
     """
@@ -28,13 +28,13 @@ def draw_rows(labels: Tensor, draws: Tensor, generator: torch.Generator | None) 
 
 
 def apportion(shares: Tensor, length: int) -> Tensor:
-    """Split `length` draws by shares (K,), rounding so that they add up: (K,) int64."""
+    """Return `length` draws divided by shares (K,), rounded so that they sum up: (K,) int64."""
     ends = (shares.double().cumsum(0) / shares.double().sum() * length).round().long()
     return ends.diff(prepend=ends.new_zeros(1))
 
 
 class InstanceSampling(nn.Module):
-    """Every row `repeat` times per epoch. The other rules override `draws`."""
+    """Every row `repeat` times per epoch. Subclasses override `draws`."""
 
     def __init__(self, labels: Tensor, class_counts: Tensor, repeat: int = 1) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class InstanceSampling(nn.Module):
         self.repeat = repeat
 
     def draws(self, progress: float) -> Tensor:
-        """Return how often each class is shown, (K,) int64, at a share `progress` of training."""
+        """Return the draws of each class (K,) int64; `progress` in [0, 1) is the part completed."""
         return self.repeat * self.members
 
     def __len__(self) -> int:
@@ -81,7 +81,7 @@ class PowerSampling(InstanceSampling):
 
 class ProgressiveSampling(PowerSampling):
     """From instance to class-balanced sampling, Kang et al., ICLR 2020, eq. 2: shares
-    (1 - t) p_instance + t p_balanced, where t is the share of training that is done."""
+    (1 - t) p_instance + t p_balanced, where t is the completed part of the training."""
 
     def __init__(self, labels: Tensor, class_counts: Tensor, repeat: int = 1) -> None:
         super().__init__(labels, class_counts, repeat)

@@ -1,4 +1,4 @@
-"""Which loss and which class weights an epoch has: the only place where epochs and losses meet."""
+"""The loss and the class weights of each epoch; losses themselves do not depend on epochs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ STAGES = ("start", "second_stage")
 
 
 def second_stage_epochs(num_epoch: int, share: float = 5 / 24) -> int:
-    """Return the length of the second stage in epochs where none is given, at least 1."""
+    """Return the default length of the second stage in epochs, at least 1."""
     return max(1, round(num_epoch * share))
 
 
 class Stages(nn.Module):
-    """The two stages of a run: plain cross entropy, then (deferred) what the method asks for.
+    """The two stages of a run: plain cross entropy, then (deferred) the loss of the method.
 
-    The last `second_stage` of `num_epoch` epochs are stage 2 (None: `second_stage_epochs`; 0: there
-    is none). `criterion` and `weights` (epoch within its stage -> (K,), or None) hold from the
-    start or from the second stage on, as `loss_from` and `weights_from` say; before that the loss
-    is cross entropy and the weights are ones. A criterion that is another one before stage 2
-    carries that one as its attribute `first_stage`. Epochs count from 0.
+    The last `second_stage` of `num_epoch` epochs are stage 2 (None: `second_stage_epochs`; 0: no
+    second stage). `criterion` and `weights` (a function of the epoch within its stage, or None) are
+    used from the start or from the second stage on, see `loss_from` and `weights_from`; before that
+    the loss is cross entropy and the weights are ones. If `criterion` has an attribute
+    `first_stage`, this is the loss before stage 2. Epochs count from 0.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Stages(nn.Module):
             raise InputError(f"second_stage: {length} is not within 0..num_epoch ({num_epoch})")
         for key, value in (("loss_from", loss_from), ("weights_from", weights_from)):
             if value not in STAGES:
-                raise InputError(f"{key}: {value} is none of {', '.join(STAGES)}")
+                raise InputError(f"{key}: {value} is not one of {', '.join(STAGES)}")
         self.switch = num_epoch - length
         self.loss_start = 0 if loss_from == "start" else self.switch
         self.weights_start = 0 if weights_from == "start" else self.switch

@@ -1,4 +1,4 @@
-"""What scores are worth: accuracy, also by the groups of the long tail, and calibration."""
+"""Accuracy of scores, also by the groups of the long tail, and calibration."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import torch
 from torch import Tensor
 
 GROUPS = ("many", "medium", "few")
-METRICS = ("top1", "mean_class", *GROUPS)  # what tables and curves show, in this order
+METRICS = ("top1", "mean_class", *GROUPS)  # columns of tables and curves, in this order
 SHOTS = (100, 20)  # many: more training samples per class; few: fewer
 ECE_BINS = 15
 
 
 def groups(class_counts: Any, shots: Sequence[int] = SHOTS) -> dict[str, Tensor]:
-    """Return a mask (K,) for each group by training counts: many > shots[0], few < shots[1]."""
+    """Return a mask (K,) per group by training counts: many > shots[0], few < shots[1]."""
     counts = torch.as_tensor(class_counts)
     many, few = counts > shots[0], counts < shots[1]
     return dict(zip(GROUPS, (many, ~(many | few), few)))
 
 
 def hits(scores: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Return whether each label is among the k highest scores (N,); of ties the first class is."""
+    """Return whether each label is among the k highest scores, (N,); ties: the lower class wins."""
     own = scores.gather(1, labels[:, None])
     earlier = torch.arange(scores.shape[1], device=scores.device) < labels[:, None]
     return ((scores > own) | ((scores == own) & earlier)).sum(1) < k
@@ -31,7 +31,7 @@ def hits(scores: Tensor, labels: Tensor, k: int) -> Tensor:
 def accuracy(
     scores: Any, labels: Any, class_counts: Any = None, shots: Sequence[int] = SHOTS
 ) -> dict[str, Any]:
-    """Return accuracies in percent of scores (N, K) for labels (N,); None where there are none.
+    """Return accuracies in percent of scores (N, K) for labels (N,); None for no samples.
 
     top1 and top5 average samples; mean_class, many, medium and few average the per_class (a list of
     K) of the classes that have test samples. Without class_counts the three groups are None.
@@ -63,7 +63,7 @@ def calibration(scores: Any, labels: Any) -> dict[str, float | None]:
     """Return macro_f1 and ece in percent and nll of probabilities (N, K) for labels (N,).
 
     macro_f1: the mean F1 of the classes that are a label or a prediction; a class never predicted
-    rightly has 0. ece: expected calibration error of the predicted class (Guo et al., arXiv
+    correctly has 0. ece: expected calibration error of the predicted class (Guo et al., arXiv
     1706.04599, eq. 3), 15 bins of equal width, each open on the left. nll: mean of -log p of the
     label in nats; a probability of 0 counts as the smallest normal float32. None without samples.
     """

@@ -1,7 +1,7 @@
-"""Class weights by training count: what a sample of class y counts for in the loss.
+"""Class weights by training count: the weight of a sample of class y in the loss.
 
-A weighting is built from the class counts and called with the epoch of its stage, from 0. What the
-weighted losses are divided by, the weight of the batch or its samples, is `weigh_by`
+A weighting is built from the class counts and called with the epoch of its stage, from 0. Whether
+weighted losses are divided by the weight of the batch or by its samples is set by `weigh_by`
 (`losses.label_weights`).
 """
 
@@ -22,7 +22,7 @@ def scaled(raw: Tensor, counts: Tensor) -> Tensor:
 
 
 class Weighting(nn.Module):
-    """Class weights that are the same in all epochs; one that changes overrides `forward`."""
+    """Class weights that are the same in all epochs; subclasses that change override `forward`."""
 
     def __init__(self, weights: Tensor) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class EffectiveNumber(Weighting):
     """w_y = (1 - beta) / (1 - beta^n_y), scaled to sum K: Cui et al., "Class-Balanced Loss Based on
     Effective Number of Samples", CVPR 2019.
 
-    beta 0 weighs all classes alike, beta -> 1 by inverse frequency. The authors divide the loss by
+    beta 0 gives equal weights, beta -> 1 the inverse frequencies. The authors divide the loss by
     the samples (`weigh_by: samples`), as Remix-DRW does; LDAM-DRW, with beta 0.9999, by the weight
     of the batch. The released BRL code has 0.999 for the class-balanced loss, 0.999999 for LDAM.
     """

@@ -623,7 +623,7 @@ def test_pixels_are_not_mirrored_about_their_corner():
     Feeder(store, [0], train=True, augmentation=Augmentation(mirror=True))
     store.meta["normalisation"] = "pixels"
     Feeder(store, [0], augmentation=Augmentation(mirror=True))  # in testing nothing is mirrored
-    with pytest.raises(InputError, match=r"feeder_args\.mirror: made-up holds pixels"):
+    with pytest.raises(InputError, match=r"feeder_args\.mirror: made-up contains pixels"):
         Feeder(store, [0], train=True, augmentation=Augmentation(mirror=True))
 
 

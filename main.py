@@ -155,7 +155,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         phases = USED_BY[flag].split()
         if f"{options.phase}*" in phases and not options.config:
             raise InputError(
-                f"{flag}: the value in the checkpoint is used; omit the flag, or add --config"
+                f"{flag}: the checkpoint has its own value; omit the flag, or add --config"
             )
         if options.phase not in (phase.rstrip("*") for phase in phases):
             users = ", ".join(phase.rstrip("*") for phase in phases)

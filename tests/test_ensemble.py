@@ -72,8 +72,8 @@ def test_streams_that_do_not_belong_together_are_refused():
     renamed = Scores(np.char.add(other.names, "x"), other.labels, other.scores)
     relabelled = Scores(other.names, (other.labels + 1) % 7, other.scores)
     for wrong, said in (
-        (renamed, "other samples"),
-        (relabelled, "other labels"),
+        (renamed, "different samples"),
+        (relabelled, "different labels"),
         (made_up(3, classes=8), "numbers of classes"),
     ):
         with pytest.raises(InputError, match=said):
@@ -205,7 +205,7 @@ def test_a_damaged_score_file_is_named(tmp_path):
         ({"scores": np.log(whole["scores"])}, r"must be probabilities.*of clip000.*logits"),
         ({"scores": whole["scores"] * 100}, r"sum 100 .*40 of 40 rows"),
         ({"scores": (whole["scores"] * 100).astype(int)}, "scores must be floating-point"),
-        ({"scores": whole["scores"] * 9 - 8 / 7}, "the least value -1"),
+        ({"scores": whole["scores"] * 9 - 8 / 7}, "the minimum -1"),
     ):
         np.savez(path, **{**whole, **wrong})
         with pytest.raises(InputError, match=said) as caught:

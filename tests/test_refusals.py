@@ -97,7 +97,7 @@ FOCAL = "loss=longtail.losses.Focal"
         ([FOCAL, "loss_args.gamma=x", "loss_from=second_stage"], "loss=longtail.losses.Focal with"),
         (["loss=torch.nn.CrossEntropyLoss"], "loss=torch.nn.CrossEntropyLoss"),
         (["sampling=longtail.sampling.PowerSampling", "sampling_args.power=x"], "sampling=longt"),
-        (["optimizer=torch.optim.LBFGS", "optimizer_args={}"], "optimizer=torch.optim.LBFGS: tak"),
+        (["optimizer=torch.optim.LBFGS", "optimizer_args={}"], "torch.optim.LBFGS: needs a closure"),
         # accepted one by one, impossible together
         ([RIDE, FOCAL], "loss=longtail.losses.Focal with loss_args={} and model=model.experts"),
         ([RIDE, FOCAL, "model_args.experts=2"], "loss=longtail.losses.Focal with"),
@@ -121,8 +121,8 @@ FOCAL = "loss=longtail.losses.Focal"
         (["model=tests.test_refusals.BROKEN"], "model=tests.test_refusals.BROKEN: is not a class"),
         (["model=..x"], "model=..x: expected an import string"),
         # passed over
-        (["class_weights=null", "class_weights_args.beta=1"], "class_weights_args: class_we"),
-        (["classifier_args.tau=1"], "classifier_args: classifier is null"),
+        (["class_weights=null", "class_weights_args.beta=1"], "class_weights_args: not used"),
+        (["classifier_args.tau=1"], "classifier_args: not used, because"),
     ],
 )  # fmt: skip
 def test_what_a_run_will_need_is_tried_before_its_first_step(tiny, tmp_path, capsys, words, said):

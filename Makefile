@@ -1,5 +1,5 @@
-# make demo    from a fresh clone to a table of results on the project's own demo data
-# make test    the test suite
+# make demo    install, generate demo data, train, test, fuse, print a table of results
+# make test    run the test suite
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python

@@ -365,7 +365,7 @@ def test_bones_of_all_sets_are_those_of_one_body_plan(published) -> None:
     assert 0.1 < median["head"] < 0.35
     # Head above shoulders, hips and feet; a person's left is on one side of the right.
     height = dict(zip(skeleton.joints, np.median(joints[..., 1], axis=0)))
-    assert height["head"] > height["shoulder centre"] > height["hip centre"] > height["left foot"]
+    assert height["head"] > height["shoulder center"] > height["hip center"] > height["left foot"]
 
 
 def test_orders_are_permutations() -> None:

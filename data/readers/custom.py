@@ -133,13 +133,13 @@ def reader(args: argparse.Namespace) -> Raw:
             skeleton.name,
             shape,
             normalization,
-            normalize.Terms(skeleton.centre, size),
+            normalize.Terms(skeleton.center, size),
             args.nan,
         ),
         layout=args.layout,
         class_names=class_names,
         shape=shape,
-        meta={"normalization": normalization, "centre": skeleton.centre, "image_size": size},
+        meta={"normalization": normalization, "centre": skeleton.center, "image_size": size},
         left_out={"other_files": clips.other_files},
     )
 

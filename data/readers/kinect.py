@@ -25,7 +25,7 @@ NORMALIZATION = "centered"
 
 def raw(data_set: str, items: Sequence[Any], read: Callable[[Any], Clip], **meta: Any) -> Raw:
     """Return what is to be read of a data set with class names of its own (data/class_names/)."""
-    centre = graph.load(LAYOUT).centre
+    center = graph.load(LAYOUT).center
     return Raw(
         items=items,
         total=len(items),
@@ -33,7 +33,7 @@ def raw(data_set: str, items: Sequence[Any], read: Callable[[Any], Clip], **meta
         layout=LAYOUT,
         class_names=names.class_names(data_set),
         shape=(1, NUM_JOINTS, 3),
-        meta={"normalization": NORMALIZATION, "centre": centre, **meta},
+        meta={"normalization": NORMALIZATION, "centre": center, **meta},
     )
 
 
@@ -44,7 +44,7 @@ def clip(file: File, name: str, label: int, subject: int, joints: np.ndarray) ->
         fail(file, f"frame {finite.argmin()} has a joint that is NaN or infinite")
     joints = joints[joints.any(axis=(1, 2)), None].astype(np.float32)  # (T', 1, 20, 3)
     if len(joints):
-        joints = normalize.centered(joints, graph.load(LAYOUT).centre)
+        joints = normalize.centered(joints, graph.load(LAYOUT).center)
     return Clip(name, label, joints, {"subject": subject})
 
 

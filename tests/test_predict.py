@@ -661,7 +661,7 @@ def test_a_clip_far_from_the_size_of_training_is_told(small, sized, tmp_path, ca
     write(tmp_path / "usual.npy", person())
     recognizer = Recognizer.load(sized, device="cpu")
     giant, usual = predict_files.run(recognizer, [tmp_path], tmp_path / "out" / "o.json")
-    assert "a body measures 11" in giant.warning and usual.warning == ""
+    assert "body size is 11" in giant.warning and usual.warning == ""
     assert capsys.readouterr().err.startswith(f"warning: {tmp_path / 'giant.npy'}: a body")
     written = json.loads((tmp_path / "out" / "o.json").read_text())["predictions"]
     assert [prediction.get("warning", "") for prediction in written] == [giant.warning, ""]
@@ -683,7 +683,7 @@ def test_persons_before_frames_are_refused(small, shape, tmp_path):
         lambda: convert.convert(clip, "kinect-25", "ntu_rgb_d"),
         lambda: clip_file.read(tmp_path / "a.npy"),
     ):
-        with pytest.raises(InputError, match="exchange the first two axes"):
+        with pytest.raises(InputError, match="swap the first two"):
             way()
     assert clip_file.as_clip(walk(4, 6), "crowd").shape == (4, 6, 25, 3)
 
@@ -756,7 +756,7 @@ def test_mediapipes_positions_are_shares_or_pixels():
 def test_kinects_positions_are_meters(unit):
     convert.convert(person(), "kinect-25", "ntu_rgb_d")
     factor = f"{1 / unit:.3g}"
-    with pytest.raises(InputError, match=f"multiplied by {factor} it would fit"):
+    with pytest.raises(InputError, match=f"multiply the positions by {factor}"):
         convert.convert(person() * unit, "kinect-25", "ntu_rgb_d")
 
 

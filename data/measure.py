@@ -113,9 +113,9 @@ def compare(measured: float, usual: Size, whose: str) -> str:
     """
     if not (measured > usual.high * FAR or measured < usual.low / FAR):
         return ""
-    sizes = f"body size is {measured:.4g}, of {whose} {usual.low:.3g} to {usual.high:.3g}"
+    sizes = f"body size is {measured:.4g}; {whose}: {usual.low:.3g} to {usual.high:.3g}"
     if measured == 0:
-        return f"{sizes}: all joints are at the same point"
+        return f"{sizes}; all joints are at the same point"
     return f"{sizes}; multiply the positions by {factor(measured, usual.median):.3g}"
 
 

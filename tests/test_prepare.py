@@ -483,7 +483,7 @@ def test_statistics_are_printed(tmp_path: Path, capsys) -> None:
     out = capsys.readouterr().out
     assert "body size: 1.6e+03, 1.6e+03, 1.6e+03" in out
     assert "without motion: 1 (c); duplicates: 1 (b of a)" in out
-    assert "warning: body size is 1600, " in out and "multiply the positions by 0.001" in out
+    assert "warning: body size is 1600; " in out and "multiply the positions by 0.001" in out
     assert Store.open(tmp_path / "s").meta["size"] == [1600, 1600, 1600]
 
 

@@ -653,7 +653,7 @@ def test_poses_without_any_score_are_told(coco):
 def test_nobody_is_as_large_as_that(sized, height, told):
     with pytest.raises(InputError) as error:
         Recognizer.load(sized, device="cpu")(person(height) + 1)
-    assert told in str(error.value) and "training clips 1.1 to 1.9" in str(error.value)
+    assert told in str(error.value) and "training clips: 1.1 to 1.9" in str(error.value)
 
 
 def test_a_clip_far_from_the_size_of_training_is_told(small, sized, tmp_path, capsys):
@@ -666,7 +666,7 @@ def test_a_clip_far_from_the_size_of_training_is_told(small, sized, tmp_path, ca
     written = json.loads((tmp_path / "out" / "o.json").read_text())["predictions"]
     assert [prediction.get("warning", "") for prediction in written] == [giant.warning, ""]
     # A checkpoint that does not tell its size is of people in meters: said, not refused.
-    assert "multiplied by 0.001" in Recognizer.load(small, device="cpu")(person(1600)).warning
+    assert "by 0.001" in Recognizer.load(small, device="cpu")(person(1600)).warning
 
 
 def test_checkpoints_are_fused_whose_sizes_differ(small, sized):

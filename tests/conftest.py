@@ -1,6 +1,6 @@
-"""What several tests share: the golden vectors, a tiny benchmark, and one thread a test.
+"""Shared fixtures: the golden vectors, a tiny benchmark, and one thread per test.
 
-On one thread runs repeat exactly, and tests do not wait for a busy core.
+With one thread, runs are repeatable and tests do not depend on other load.
 """
 
 from pathlib import Path
@@ -20,9 +20,9 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of golden vectors and real data beside the project; tests skip without it."""
+    """The folder of golden vectors and real data next to the project; tests skip without it."""
     if not SHARED.is_dir():
-        pytest.skip("needs ../shared (golden vectors and real data), which is not here")
+        pytest.skip("requires ../shared (golden vectors and real data), which is absent")
     return SHARED
 
 
@@ -38,7 +38,7 @@ def _threads() -> None:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A benchmark of four easily told classes: `tiny-lt/joint.yaml`, its store and its list."""
+    """A benchmark of four easy classes: `tiny-lt/joint.yaml`, its store and its list."""
     root = tmp_path_factory.mktemp("tiny")
     random = np.random.default_rng(0)
     names = []
@@ -85,6 +85,6 @@ def whole(tiny, tmp_path_factory):
 
 @pytest.fixture
 def untested(monkeypatch):
-    """Runs without their evaluations."""
+    """Skips the evaluations of runs."""
     monkeypatch.setattr(evaluate, "score", lambda net, feeder, *_, **__: np.eye(4)[feeder.labels])
     monkeypatch.setattr(evaluate, "test", lambda *_, **__: dict.fromkeys(shots.METRICS))

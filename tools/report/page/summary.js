@@ -16,11 +16,11 @@ function summarize() {
     if (!entry) return;
     $('headline').replaceChildren(...Object.entries(FIGURES).slice(0, 5).map(([key, name]) => {
       const other = compared()?.figures[key] ?? null, value = entry.figures[key], known = publishedFor(entry, key);
-      const beside = compared() ? (other !== null && value !== null ? `${signed(value - other)} vs. ${compared().name}` : '')
+      const comparison = compared() ? (other !== null && value !== null ? `${signed(value - other)} vs. ${compared().name}` : '')
         : known !== null ? `published ${percent(known)}` : key === 'top1' ? entry.name : '';
       return el('div', {},
         el('dt', {}, SHOTS.includes(key) && el('span', { class: 'dot', style: `--c: var(--${key})` }), name),
-        el('dd', {}, percent(value), el('small', {}, beside)));
+        el('dd', {}, percent(value), el('small', {}, comparison)));
     }));
   });
 }

@@ -20,6 +20,7 @@ FACTORS = (1e-3, 1e-2, 0.0254, 0.1, 10, 1 / 0.0254, 1e2, 1e3)  # from another un
 OUTSIDE, ASTRAY = 2.0, 20.0
 NOT_SCALED = 5.0  # the same of poses that are said to be scaled: pixels are far beyond it
 MANY = 0.1  # share of the joints outside an image that calls its size into question
+BEYOND_ORIGIN = 0.3  # share of them left of or above the image that calls its origin into question
 # Positions in pixels of which most joints lie within this are shares of the image instead.
 IS_SHARE, SMALLEST_IMAGE = 1.5, 16
 MOST_PERSONS = 6  # that any sensor tracks; with more of them than frames, the axes are exchanged
@@ -134,22 +135,35 @@ def check_axes(joints: np.ndarray, where: str) -> None:
         )
 
 
-def check_pixels(poses: np.ndarray, height: float, width: float, where: str) -> None:
-    """Raise InputError if positions (T, M, V, 2 or 3) are not pixels of an image of that size."""
-    positions = np.abs(poses[seen(poses)][:, :2])  # (n, 2)
-    if not len(positions):
+def check_pixels(
+    poses: np.ndarray, height: float, width: float, where: str, option: str = "--image-size"
+) -> None:
+    """Raise InputError if positions (T, M, V, 2 or 3) are not pixels of an image of that size.
+
+    `option` gives the size to whatever reads them.
+    """
+    signed = poses[seen(poses)][:, :2]  # (n, 2)
+    if not len(signed):
         return
+    positions = np.abs(signed)
     shown = f"{where}: positions up to {positions.max():.4g}"
     if _are_shares(positions) and max(height, width) >= SMALLEST_IMAGE:
         raise InputError(
             f"{shown} are not pixels of an image of {height:g} x {width:g}; for shares of it, from "
-            "0 to 1, give --image-size 1 1; for positions in [-1, 1] none"
+            f"0 to 1, give {option} 1 1; for positions in [-1, 1] none"
         )
     apart = np.abs(positions / (width / 2, height / 2) - 1)  # half-widths from the center
     if np.median(apart.max(axis=1)) > OUTSIDE or apart.max() > ASTRAY:
         raise InputError(
             f"{shown} are not in an image of height {height:g} and width {width:g}; give its size "
-            "in pixels as --image-size HEIGHT WIDTH"
+            f"in pixels as {option} HEIGHT WIDTH"
+        )
+    is_beyond = (signed < 0).any(axis=1)
+    if is_beyond.mean() > BEYOND_ORIGIN:
+        raise InputError(
+            f"{where}: {100 * is_beyond.mean():.0f} % of the joints have a negative x or y, but "
+            "positions count from the image's upper left corner; if theirs is the image's center, "
+            "add half of its width and height"
         )
     is_out = (positions > (width, height)).any(axis=1)
     if is_out.mean() > MANY and not (positions > (height, width)).any():

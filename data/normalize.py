@@ -101,19 +101,20 @@ def to_image(joints: np.ndarray, height: float, width: float) -> np.ndarray:
 
 
 def in_image(
-    joints: np.ndarray, image_size: tuple[float, float] | None, where: str = "clip"
-) -> np.ndarray:
+    joints: np.ndarray, image_size: tuple[float, float] | None, where: str = "clip",
+    option: str = "--image-size",
+) -> np.ndarray:  # fmt: skip
     """Return 2D poses in [-1, 1] as `to_image` does; without a size they are so already.
 
     InputError, which begins with `where`, if they are not, or are not pixels of such an image, or
-    none of their scores is positive.
+    none of their scores is positive; `option` is what gives the size.
     """
     joints = only_found(joints, where)
     if image_size is None:
         check_scaled(joints, where)
         return joints.astype(np.float32)
     scaled = to_image(joints, *image_size)
-    check_pixels(joints, *image_size, where)
+    check_pixels(joints, *image_size, where, option)
     return scaled
 
 

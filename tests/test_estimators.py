@@ -65,6 +65,30 @@ def test_two_recordings_in_a_folder_are_no_clip(tmp_path: Path) -> None:
         pose_json.read_openpose(folder)
 
 
+def test_recordings_that_go_on_in_their_numbers_are_no_clip(tmp_path: Path) -> None:
+    names = [f"a_{t:012}_keypoints.json" for t in range(3)]
+    names += [f"b_{t:012}_keypoints.json" for t in range(3, 6)]
+    folder = openpose(tmp_path / "p", {name: [pose(100)] for name in names})
+    with pytest.raises(InputError, match="give every recording a folder of its own"):
+        pose_json.read_openpose(folder)
+
+
+def test_positions_around_the_center_of_the_image_are_refused(tmp_path: Path) -> None:
+    """Pixels counted from the center, and MediaPipe's landmarks in meters from the hips."""
+    pixels = np.concatenate([RANDOM.uniform(-200, 200, (9, 17, 2)), np.ones((9, 17, 1))], -1)
+    world = RANDOM.uniform([-0.4, -0.7, -0.3], [0.4, 0.9, 0.3], (9, 33, 3))
+    for joints, form, size in ((pixels, "coco-17", (480, 640)), (world, "mediapipe-33", None)):
+        with pytest.raises(InputError, match="% of the joints have a negative x or y"):
+            convert.convert(joints, form, "coco", size)
+    within = pixels + (320, 240, 0)
+    np.testing.assert_allclose(
+        convert.convert(within, "coco-17", "coco", (480, 640))[:, 0, :, :2],
+        pixels[..., :2] / (320, 240), atol=1e-6,
+    )  # fmt: skip
+    within[:, :4, 0] -= 500  # a fourth of the body has left the image
+    assert convert.convert(within, "coco-17", "coco", (480, 640)).shape == (9, 1, 17, 3)
+
+
 def test_an_empty_pose_is_nobody_and_the_old_key_is_read(tmp_path: Path) -> None:
     folder = openpose(tmp_path / "p", {"0.json": [[], pose(1)], "1.json": [[]], "2.json": []})
     joints = pose_json.read_openpose(folder)

@@ -94,7 +94,9 @@ def _frame_number(path: Path) -> int | None:
 
 
 def _refuse_two_recordings(folder: Path, paths: Iterable[Path]) -> None:
+    """Raise InputError if names differ in more than their last number, or a number comes twice."""
     of_number: dict[int, Path] = {}
+    of_name: dict[str, Path] = {}
     for path in paths:
         number = _frame_number(path)
         if number is not None and (other := of_number.setdefault(number, path)) is not path:
@@ -102,6 +104,13 @@ def _refuse_two_recordings(folder: Path, paths: Iterable[Path]) -> None:
                 f"{folder}: frame {number} comes twice, as {other.name} and {path.name}; "
                 "give every recording a folder of its own"
             )
+        of_name.setdefault(re.sub(r"\d+(?=\D*$)", "", path.stem), path)
+    if len(of_name) > 1:
+        first, second, *_ = of_name.values()
+        raise InputError(
+            f"{folder}: {first.name} and {second.name} differ in more than the number of the "
+            "frame; give every recording a folder of its own"
+        )
 
 
 def _people(file: JsonFile) -> list[np.ndarray]:

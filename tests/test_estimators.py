@@ -73,6 +73,39 @@ def test_recordings_that_go_on_in_their_numbers_are_no_clip(tmp_path: Path) -> N
         pose_json.read_openpose(folder)
 
 
+@pytest.mark.parametrize("nan", clip_file.NAN)
+def test_nan_in_files_of_estimators_is_what_nan_says(tmp_path: Path, capsys, nan: str) -> None:
+    """The second person of the second frame has a joint that is NaN, and the higher scores."""
+    one, other = [100.0, 50.0, 0.5] * 17, [200.0, 60.0, 0.9] * 17
+    gone = [200.0, 60.0, 0.9] * 16 + [float("nan")] * 3
+    people = [[one, other], [one, gone], [one, other]]
+    out, folder, table = tmp_path / "c.npz", tmp_path / "p", tmp_path / "a.json"
+    openpose(folder, {f"{t}.json": poses for t, poses in enumerate(people)})
+    found = [(t, idx, pose) for t, poses in enumerate(people) for idx, pose in enumerate(poses)]
+    entries = [{"image_id": f"{t}.jpg", "idx": idx, "keypoints": pose} for t, idx, pose in found]
+    table.write_text(json.dumps(entries))
+    for source in (folder, table):
+        argv = ["--from", "coco-17", "--to", "coco", source, "--image-size", 100, 400]
+        code = run_command(convert.main, [*map(str, argv), "--nan", nan, "--out", str(out)])
+        if nan == "refuse":
+            assert code == 2 and "the first is frame 1" in capsys.readouterr().err
+            continue
+        joints = clip_file.read(out).joints
+        last = {"zero": (0, 0, 0), "interpolate": (0, 0.2, 0.9)}[nan]
+        np.testing.assert_allclose(joints[1, 0, 16], last, atol=1e-6)
+        np.testing.assert_allclose(joints[1, 0, 15], (0, 0.2, 0.9), atol=1e-6)
+        np.testing.assert_allclose(joints[1, 1, 16], (-0.5, 0, 0.5), atol=1e-6)
+
+
+def test_gaps_of_alphapose_are_told(tmp_path: Path, capsys) -> None:
+    path, out = tmp_path / "a.json", tmp_path / "c.npz"
+    alphapose(path, [(f"{t}.jpg", 0, 100.0 + t) for t in (1, 2, 5, 10)])
+    argv = ["--from", "coco-17", "--to", "coco", str(path), "--image-size", "240", "320"]
+    assert run_command(convert.main, [*argv, "--out", str(out)]) == 0
+    assert "frames 3 to 4, 6 to 9 are missing between 1 and 10" in capsys.readouterr().err
+    assert len(clip_file.read(out).joints) == 4
+
+
 def test_positions_around_the_center_of_the_image_are_refused(tmp_path: Path) -> None:
     """Pixels counted from the center, and MediaPipe's landmarks in meters from the hips."""
     pixels = np.concatenate([RANDOM.uniform(-200, 200, (9, 17, 2)), np.ones((9, 17, 1))], -1)
@@ -109,7 +142,7 @@ def test_an_empty_pose_is_nobody_and_the_old_key_is_read(tmp_path: Path) -> None
             "0.json: line 1: person 0: its pose is not",
         ),
         (
-            '{"people": [{"pose_keypoints_2d": [1, 2, NaN]}]}',
+            '{"people": [{"pose_keypoints_2d": [1, 2, "x"]}]}',
             "its pose is not a list of x, y, score",
         ),
         ('{"people": 3}', "'people' is missing or not a list"),

@@ -267,7 +267,7 @@ def test_pickled_objects_and_image_sizes_of_files(clips: Path, capsys) -> None:
     (clips / "labels.csv").write_text("file,label\nclips/0.npz,0\n")
     assert run(*argv) == 0  # the file says how large its image is
     np.testing.assert_allclose(Store.open(clips / "s").clip(0)[0, 0, 0], [-0.5, 0, 100], atol=1e-6)
-    fails(capsys, "not of --image-size (480, 640)", *argv, "--image-size", 480, 640)
+    fails(capsys, "not of --image-size 480 640", *argv, "--image-size", 480, 640)
     fails(
         capsys, "--image-size: is for --normalize image, not none", *argv,
         "--image-size", 200, 400, "--normalise", "none",

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -310,6 +311,37 @@ def test_pixels_are_told_from_shares_of_the_image(tmp_path):
 
 
 # --- files ---
+
+
+def test_what_files_of_poses_say_is_not_passed_over(tmp_path):
+    """Which image they are of, which frames are missing; files come in the order of their numbers.
+
+    A file of another image than --image-size is refused, as data.prepare does.
+    """
+    args = {"graph": "coco", "num_class": 2, "num_person": 1, "base_channels": 8, "num_blocks": 1}
+    config = Config(frames=8, test_clips=1, model_args=args)
+    recognizer = Recognizer.load(
+        save(tmp_path / "coco.pt", config, names=["a", "b"], layout="coco"), device="cpu"
+    )
+    pixels = np.random.default_rng(0).uniform(0.1, 1, (9, 17, 3)) * [640, 480, 1]
+    path = tmp_path / "a.npz"
+    np.savez(path, joints=pixels, image_size=np.array([480, 640]))
+    (own,) = predict_files.run(recognizer, [path], quiet=True)
+    (given,) = predict_files.run(recognizer, [path], quiet=True, image_size=(480, 640))
+    np.testing.assert_array_equal(own.probabilities, given.probabilities)
+    with pytest.raises(InputError, match="of an image of 480 640, not of --image-size 500 700"):
+        predict_files.run(recognizer, [path], quiet=True, image_size=(500, 700))
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for number in (10, 9, 2):
+        entries = [
+            {"image_id": f"{t}.jpg", "idx": 0, "keypoints": pose.ravel().tolist()}
+            for t, pose in zip((0, 1, 2, 5, 6), pixels)
+        ]
+        (folder / f"{number}.json").write_text(json.dumps(entries))
+    found = predict_files.run(recognizer, [folder], quiet=True, image_size=(480, 640))
+    assert [Path(each.source).name for each in found] == ["2.json", "9.json", "10.json"]
+    assert all("frames 3 to 4 are missing" in each.warning for each in found)
 
 
 def write(path, joints, **more):

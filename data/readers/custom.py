@@ -80,19 +80,15 @@ class Read:
     def _normalized(self, clip: clip_file.ClipFile, path: Path) -> np.ndarray:
         if not clip.joints.any():
             return clip.joints[:0]
-        size = self.terms.image_size or clip.image_size
+        is_image = self.normalization == "image"
+        size = clip.image_size_or(self.terms.image_size, path) if is_image else None
         terms = replace(self.terms, where=str(path), image_size=size)
-        if self.normalization != "image":
+        if not is_image:
             return normalize.apply(self.normalization, clip.joints, terms)
         if size is None:
             raise InputError(
                 f"{path}: needs --image-size: 2D poses are scaled by their image; give HEIGHT "
                 "WIDTH, or --normalize none if they are scaled already"
-            )
-        if clip.image_size not in (None, size):
-            raise InputError(
-                f"{path}: is of an image of {clip.image_size}, not of --image-size {size}; leave "
-                "the option out"
             )
         return normalize.apply("image", clip.joints, terms)
 

@@ -179,7 +179,7 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if args.training_list and not args.protocol:
         raise InputError("--training-list: name its benchmark by --protocol too")
-    if not args.training_list:
+    if "{imbalance}" not in (args.training_list or ""):
         parser.refuse(args, "--imbalance", reason="fills {imbalance} in --training-list; name one")
     store = Store.open(args.store)
     rows = np.arange(len(store))

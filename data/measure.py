@@ -158,19 +158,25 @@ def check_pixels(
             f"{shown} are not in an image of height {height:g} and width {width:g}; give its size "
             f"in pixels as {option} HEIGHT WIDTH"
         )
-    is_beyond = (signed < 0).any(axis=1)
-    if is_beyond.mean() > BEYOND_ORIGIN:
-        raise InputError(
-            f"{where}: {100 * is_beyond.mean():.0f} % of the joints have a negative x or y, but "
-            "positions count from the image's upper left corner; if theirs is the image's center, "
-            "add half of its width and height"
-        )
+    check_corner(poses, where)
     is_out = (positions > (width, height)).any(axis=1)
     if is_out.mean() > MANY and not (positions > (height, width)).any():
         raise InputError(
             f"{where}: {100 * is_out.mean():.0f} % of the joints lie outside an image of height "
             f"{height:g} and width {width:g}, and none outside one of height {width:g} and width "
             f"{height:g}: give the height first; if it is, set the scores of joints outside to 0"
+        )
+
+
+def check_corner(poses: np.ndarray, where: str) -> None:
+    """Raise InputError if the origin of positions (T, M, V, 2 or 3) does not look like the corner
+    of an image."""
+    is_beyond = (poses[seen(poses)][:, :2] < 0).any(axis=1)
+    if len(is_beyond) and is_beyond.mean() > BEYOND_ORIGIN:
+        raise InputError(
+            f"{where}: {100 * is_beyond.mean():.0f} % of the joints have a negative x or y, but "
+            "positions count from the image's upper left corner; if theirs is the image's center, "
+            "add half of its width and height"
         )
 
 

@@ -99,3 +99,10 @@ def test_lost_joints_do_not_decide_how_a_clip_is_looked_at() -> None:
     view = inspect._View(clip, graph.load("ntu_rgb_d"), None)
     assert view.axes.tolist() == expected == [0, 2]
     assert (view.high - view.low < 2).all()
+
+
+def test_an_imbalance_that_fills_nothing_is_refused(tmp_path, capsys):
+    argv = ["store", "--protocol", "given", "--imbalance", "10", "--training-list", "list.txt"]
+    for more in (argv, argv[:-2]):
+        assert run_command(inspect.main, more) == 2
+        assert "--imbalance: fills {imbalance} in --training-list" in capsys.readouterr().err

@@ -391,6 +391,10 @@ def test_label_files_of_kinetics(tmp_path: Path, capsys) -> None:
         assert store.meta["left_out"]["unlabeled"] == ["c"]
     for entries, words in [
         ({"a": entry, "c": {**entry, "label": "wave"}}, "c: label_index 0 is 'wave' here and 'act"),
+        (
+            {"a": entry, "c": {**entry, "label_index": 1}},
+            "c: 'action 0' has label_index 1 here and 0",
+        ),
         ({"a": {**entry, "label_index": 1.5}}, "a: label_index 1.5 is not a class"),
         ({"a": {**entry, "label_index": -1}}, "a: label_index -1 is not a class"),
         ({"a": {"label": "x"}}, "a: has no 'label' or no 'label_index'"),
@@ -398,6 +402,26 @@ def test_label_files_of_kinetics(tmp_path: Path, capsys) -> None:
     ]:
         path.write_text(json.dumps(entries))
         fails(capsys, f"{path}: {words}", *argv)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda person: person - [0.5, 0.5, 0], "% of the joints have a negative x or y"),
+        (lambda person: person * [2, 2, 1] - [1, 1, 0], "% of the joints have a negative x or y"),
+        (lambda person: person * [1, 1, 0], "no score (the third channel) is positive"),
+    ],
+)
+def test_kinetics_in_another_form_is_refused(tmp_path: Path, capsys, change, words) -> None:
+    """Around the center of the image, from -1 to 1, and without scores."""
+    person = RANDOM.uniform(0.1, 0.9, (18, 3))
+    frames = [kinetics_frame(1, [change(person)])]
+    kinetics(tmp_path, {"a": ("train", 0, frames), "b": ("val", 1, [kinetics_frame(1, [person])])})
+    argv = ["kinetics-skeleton", tmp_path, "--out", tmp_path / "s"]
+    assert run(*argv) == 2
+    said = capsys.readouterr().err
+    assert words in said and f"{tmp_path}/kinetics_train/a.json: " in said
+    assert Store.open(tmp_path / "s").names.tolist() == ["b"]
 
 
 def test_an_empty_pose_of_kinetics_is_nobody(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from data import names, normalize
+from data import measure, names, normalize
 from data.readers import Clip, Raw
 from data.readers.json_file import JsonFile, to_numbers
 from errors import InputError
@@ -58,6 +58,7 @@ def _list(source: Path, folder: str, part: str, class_names: dict[int, str]) -> 
     """Return the clips that a label file names, and add its class names."""
     file = JsonFile(source / f"kinetics_{folder}_label.json")
     items: list[Item] = []
+    indices = {word: label for label, word in class_names.items()}
     for name, entry in sorted(file.table().items()):
         if not isinstance(entry, dict) or not {"label", "label_index"} <= entry.keys():
             raise InputError(f"{file.path}: {name}: has no 'label' or no 'label_index'")
@@ -71,6 +72,10 @@ def _list(source: Path, folder: str, part: str, class_names: dict[int, str]) -> 
             raise InputError(
                 f"{file.path}: {name}: label_index {label} is {word!r} here and "
                 f"{class_names[label]!r} before"
+            )
+        if (first := indices.setdefault(word, label)) != label:
+            raise InputError(
+                f"{file.path}: {name}: {word!r} has label_index {label} here and {first} before"
             )
         is_empty = not entry.get("has_skeleton", True)
         items.append((source / f"kinetics_{folder}" / f"{name}.json", part, label, is_empty))
@@ -95,7 +100,8 @@ def read(item: Item, num_class: int) -> Clip:
         file.fail(f"label_index {stated} is not {label}, as in the label file")
     if not 0 <= label < num_class:
         file.fail(f"label {label} is beyond the {num_class} classes")
-    joints = read_frames(file)
+    joints = measure.only_found(read_frames(file), str(path))
+    measure.check_corner(joints, str(path))
     return Clip(path.stem, label, normalize.best_scored(joints, MAX_BODIES), {"split": part})
 
 

@@ -313,6 +313,26 @@ def test_pixels_are_told_from_shares_of_the_image(tmp_path):
 # --- files ---
 
 
+def test_as_many_class_names_as_the_network_has_classes(tmp_path):
+    """Whatever its store had: more classes, as NTU RGB+D 120's under 60, or fewer."""
+    args = {"graph": "ntu_rgb_d", "num_class": 3, "base_channels": 8, "num_blocks": 1}
+    config = Config(frames=8, test_clips=1, model_args=args)
+    write(tmp_path / "a.npy", walk())
+    for names, known in (
+        (["a", "b", "c", "d", "e"], ["a", "b", "c"]),
+        (["a", "b"], ["a", "b", "class 2"]),
+    ):
+        recognizer = Recognizer.load(save(tmp_path / "n.pt", config, names=names), device="cpu")
+        outputs = tmp_path / "out.csv", tmp_path / "out.json"
+        for output in outputs:
+            predict_files.run(recognizer, [tmp_path / "a.npy"], output, quiet=True)
+        head, row = csv.reader(outputs[0].read_text().splitlines())
+        assert head[5:] == known and len(row) == len(head)
+        said = json.loads(outputs[1].read_text())
+        assert said["class_names"] == known
+        assert len(said["predictions"][0]["probabilities"]) == 3
+
+
 def test_what_files_of_poses_say_is_not_passed_over(tmp_path):
     """Which image they are of, which frames are missing; files come in the order of their numbers.
 

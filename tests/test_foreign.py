@@ -81,6 +81,17 @@ def test_what_a_file_says_lies_on_what_its_weights_show(original, name, said):
             assert relative(network(clips), logits) < 1e-4
 
 
+def test_a_file_may_say_what_its_weights_do_not_show(original):
+    """Over what is taken for granted of the authors' networks."""
+    said = {"relu_branches": True, "parent_edges": False}
+    path, _, _ = original("ctrgcn", lambda state: {"model_args": said, "state_dict": state})
+    assert models.from_checkpoint(path).arguments.items() >= said.items()
+    shown = models.described(torch.load(path), path)[1]
+    assert shown["norm_persons"] and shown["num_class"] == 60
+    path, clips, _ = original("stgcn", lambda s: {"model_args": {"num_person": 3}, "state_dict": s})
+    assert models.from_checkpoint(path).num_person == 3
+
+
 @pytest.mark.parametrize("name", PYSKL)
 def test_pyskl_weights_need_nothing_but_their_backbone(golden, name):
     """The width, in the golden files a quarter or less of the usual, is what the weights show."""

@@ -88,7 +88,7 @@ def test_a_file_may_say_what_its_weights_do_not_show(original):
     assert models.from_checkpoint(path).arguments.items() >= said.items()
     shown = models.described(torch.load(path), path)[1]
     assert shown["norm_persons"] and shown["num_class"] == 60
-    path, clips, _ = original("stgcn", lambda s: {"model_args": {"num_person": 3}, "state_dict": s})
+    path, _, _ = original("stgcn", lambda s: {"model_args": {"num_person": 3}, "state_dict": s})
     assert models.from_checkpoint(path).num_person == 3
 
 

@@ -309,8 +309,9 @@ def test_damaged_ctrgcn_files_are_one_line(tmp_path: Path, capsys) -> None:
     x[0, 4, 7] = np.nan
     np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
     fails(capsys, "train_000000: frame 4", *argv)
-    np.savez(path, x_train=x, y_train=y * 0, x_test=x, y_test=y)
-    fails(capsys, "not one-hot", *argv)
+    for labels in (y * 0, -y, y + np.eye(1, 60, 3), y / 2, np.zeros(1, np.int64)):
+        np.savez(path, x_train=x, y_train=labels, x_test=x, y_test=y)
+        fails(capsys, "not one-hot", *argv)
     np.savez(path, x_train=x[..., :75], y_train=y, x_test=x, y_test=y)
     fails(capsys, "(1, 300, 75)", *argv)
     assert not (tmp_path / "s").exists()

@@ -8,6 +8,7 @@ python main.py --phase predict --weights work_dir/ntu60-xsub-lt/*/best.pt --inpu
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from engine.build import make_feeder, open_data
 from engine.distributed import World, choose_devices, free_memory
 from engine.precision import describe_amp, set_tf32
 from engine.predict import Recognizer
-from engine.run import LAST, RunFolder, check_class_names, folder_for_test, remembered
+from engine.run import LAST, RunFolder, check_store, folder_for_test, remembered
 from engine.session import prepare, restore
 from engine.train import test, train
 from errors import InputError, Parser, run_command
@@ -132,7 +133,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """Return the options; InputError for a flag that their phase does not use (see USED_BY)."""
     parser = make_parser()
     options = parser.parse_args(argv)
-    for flag in parser.given(options):
+    # A key of a checkpoint's own configuration and its flag are one.
+    words = [] if options.config else options.overrides
+    keys = [re.split("[.=]", word)[0].strip().replace("_", "-") for word in words]
+    for flag in [*parser.given(options), *(f"--{key}" for key in keys if f"--{key}" in USED_BY)]:
         phases = USED_BY[flag].split()
         if f"{options.phase}*" in phases and not options.config:
             raise InputError(
@@ -254,10 +258,10 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
     trained = None if options.config else checkpoint.settings(state, path)
     run = folder_for_test(home, settings, path, trained, options.work_dir)
     set_tf32(settings.tf32)
-    data, said = open_data(settings, training=False), None
+    data, said, doubt = open_data(settings, training=False), None, ""
     model = model.to(devices[0])
     if checkpoint.is_own(state):
-        check_class_names(state, data.store, model.num_class, path)
+        doubt = check_store(state, data.store, model.num_class, path)
         data, said = remembered(state, data)
     with run.lock(world):
         log = logs.Log(run if world.is_main else None, options.quiet)
@@ -265,6 +269,8 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
             log.line(describe_amp(settings.amp, devices[0]))
         if run.path != home.path:
             log.line(f"results go to {run}")
+        if doubt:
+            log.line(f"warning: {doubt}")
         if data.class_counts is None:
             log.line(f"no training list ({settings.training_list}): the shot figures are left out")
         elif said:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,24 @@ class ClipFile:
     joints: np.ndarray  # (T, M, V, C) float32 or float16
     layout: str | None = None  # None if the file does not contain it
     image_size: tuple[float, float] | None = None  # height, width in pixels; None if not contained
+    doubt: str = ""  # which frames are missing
+
+    def image_size_or(
+        self, given: Sequence[float] | None, path: str | Path
+    ) -> tuple[float, float] | None:
+        """Return the given height and width, or else those in the file, if any.
+
+        InputError if the file contains others.
+        """
+        if given is None:
+            return self.image_size
+        if self.image_size not in (None, tuple(given)):
+            shown = " ".join(f"{length:g}" for length in self.image_size)
+            raise InputError(
+                f"{path}: contains the image size {shown}, not --image-size "
+                f"{' '.join(f'{length:g}' for length in given)}; omit the option"
+            )
+        return tuple(given)
 
 
 def read(path: str | Path, nan: str = "refuse") -> ClipFile:
@@ -128,8 +147,8 @@ def _skeleton(path: Path, nan: str) -> ClipFile:
 def _json(path: Path, nan: str) -> ClipFile:
     file = JsonFile(path)
     if (poses := pose_json.read_clip(file)) is not None:
-        joints, layout, image_size = poses
-        return ClipFile(as_clip(joints, str(path), nan), layout, image_size)
+        joints, layout, image_size, doubt = poses
+        return ClipFile(as_clip(joints, str(path), nan), layout, image_size, doubt)
     is_ucla = isinstance(file.content, dict) and "skeletons" in file.content
     joints = file.joints("skeletons" if is_ucla else "joints", finite=nan == "refuse")
     return ClipFile(as_clip(joints, str(path), nan))

@@ -149,11 +149,14 @@ def main(argv: list[str]) -> None:
         raise InputError(f"--out {options.out}: must end in .npz")
     if options.file.is_dir():
         joints, size = read_openpose(options.file), None
+        joints = clip_file.as_clip(joints, str(options.file), options.nan)
         if gaps := missing_frames(options.file):
             print(gaps, file=sys.stderr)
     else:
         clip = clip_file.read(options.file, options.nan)
         joints, size = clip.joints, clip.image_size
+        if clip.doubt:
+            print(f"{options.file}: {clip.doubt}", file=sys.stderr)
     size = tuple(options.image_size) if options.image_size else size
     joints = convert(joints, options.form, options.to, size, str(options.file))
     with replacing(options.out) as file:

@@ -191,8 +191,8 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if args.training_list and not args.protocol:
         raise InputError("--training-list: give its benchmark with --protocol too")
-    if not args.training_list:
-        parser.refuse(args, "--imbalance", reason="applies only to --training-list")
+    if "{imbalance}" not in (args.training_list or ""):
+        parser.refuse(args, "--imbalance", reason="applies only to {imbalance} in --training-list")
     store = Store.open(args.store)
     rows = np.arange(len(store))
     if args.protocol:

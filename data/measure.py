@@ -20,6 +20,7 @@ FACTORS = (1e-3, 1e-2, 0.0254, 0.1, 10, 1 / 0.0254, 1e2, 1e3)  # factors between
 OUTSIDE, ASTRAY = 2.0, 20.0
 NOT_SCALED = 5.0  # limit for the median joint of scaled poses; pixels are far beyond it
 MANY = 0.1  # fraction of joints outside the image above which the image size is checked
+BEYOND_ORIGIN = 0.3  # fraction of joints left of or above the image: its origin is elsewhere
 # Positions are relative to the image, not pixels, if the median is at most IS_SHARE.
 IS_SHARE, SMALLEST_IMAGE = 1.5, 16
 MOST_PERSONS = 6  # that a sensor tracks; more persons than that and than frames: swapped axes
@@ -134,29 +135,48 @@ def check_axes(joints: np.ndarray, where: str) -> None:
         )
 
 
-def check_pixels(poses: np.ndarray, height: float, width: float, where: str) -> None:
-    """Raise InputError if positions (T, M, V, 2 or 3) are not pixels of an image of that size."""
-    positions = np.abs(poses[seen(poses)][:, :2])  # (n, 2)
-    if not len(positions):
+def check_pixels(
+    poses: np.ndarray, height: float, width: float, where: str, option: str = "--image-size"
+) -> None:
+    """Raise InputError if positions (T, M, V, 2 or 3) are not pixels of an image of that size.
+
+    `option` gives the size to whatever reads them.
+    """
+    signed = poses[seen(poses)][:, :2]  # (n, 2)
+    if not len(signed):
         return
+    positions = np.abs(signed)
     shown = f"{where}: positions up to {positions.max():.4g}"
     if _are_shares(positions) and max(height, width) >= SMALLEST_IMAGE:
         raise InputError(
             f"{shown} are not pixels of an image of {height:g} x {width:g}; if they are relative "
-            "to the image (0 to 1), give --image-size 1 1; if they are in [-1, 1], omit it"
+            f"to the image (0 to 1), give {option} 1 1; if they are in [-1, 1], omit it"
         )
     distance = np.abs(positions / (width / 2, height / 2) - 1)  # in half-widths from the center
     if np.median(distance.max(axis=1)) > OUTSIDE or distance.max() > ASTRAY:
         raise InputError(
             f"{shown} are outside an image of height {height:g} and width {width:g}; give its size "
-            "in pixels as --image-size HEIGHT WIDTH"
+            f"in pixels as {option} HEIGHT WIDTH"
         )
+    check_corner(poses, where)
     is_out = (positions > (width, height)).any(axis=1)
     if is_out.mean() > MANY and not (positions > (height, width)).any():
         raise InputError(
             f"{where}: {100 * is_out.mean():.0f} % of the joints are outside an image of height "
             f"{height:g} and width {width:g}, none outside one of height {width:g} and width "
             f"{height:g}: give the height first, or set the scores of joints outside to 0"
+        )
+
+
+def check_corner(poses: np.ndarray, where: str) -> None:
+    """Raise InputError if the origin of positions (T, M, V, 2 or 3) does not look like the corner
+    of an image."""
+    is_beyond = (poses[seen(poses)][:, :2] < 0).any(axis=1)
+    if len(is_beyond) and is_beyond.mean() > BEYOND_ORIGIN:
+        raise InputError(
+            f"{where}: {100 * is_beyond.mean():.0f} % of the joints have a negative x or y, but "
+            "positions count from the image's upper left corner; if theirs is the image's center, "
+            "add half of its width and height"
         )
 
 

@@ -103,18 +103,20 @@ def to_image(joints: np.ndarray, height: float, width: float) -> np.ndarray:
 
 
 def in_image(
-    joints: np.ndarray, image_size: tuple[float, float] | None, where: str = "clip"
-) -> np.ndarray:
+    joints: np.ndarray, image_size: tuple[float, float] | None, where: str = "clip",
+    option: str = "--image-size",
+) -> np.ndarray:  # fmt: skip
     """Return 2D poses scaled by `to_image`; without a size they must be in [-1, 1] already.
 
-    InputError, which begins with `where`, if the units are wrong or no score is positive.
+    InputError, which begins with `where`, if the units are wrong or no score is positive; `option`
+    is the flag that gives the size.
     """
     joints = only_found(joints, where)
     if image_size is None:
         check_scaled(joints, where)
         return joints.astype(np.float32)
     scaled = to_image(joints, *image_size)
-    check_pixels(joints, *image_size, where)
+    check_pixels(joints, *image_size, where, option)
     return scaled
 
 

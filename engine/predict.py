@@ -97,7 +97,7 @@ class InputSpec:
             channels,
             normalize.name_in(said) or normalize.USUAL.get(skeleton.name, "none"),
             said.get("centre") or 0,
-            tuple(said.get("class_names") or known_names(skeleton.name, num_class)),
+            names_of(num_class, said.get("class_names"), skeleton.name),
             Size(*said["size"]) if said.get("size") else None,
         )
 
@@ -109,6 +109,17 @@ class InputSpec:
         )
         names = [field.name for field in dataclasses.fields(InputSpec) if field.compare]
         return [name for name in names if getattr(ours, name) != getattr(theirs, name)]
+
+
+def names_of(num_class: int, said: Sequence[str] | None, layout: str) -> tuple[str, ...]:
+    """Return the K names of a network's classes.
+
+    A checkpoint says those of its store, which may have more classes (a store of NTU RGB+D 120
+    serves 60) or fewer; if it says none, they are the data set's of that layout.
+    """
+    if not said:
+        return tuple(known_names(layout, num_class))
+    return (*said, *names.numbered([num_class - 1])[len(said) :])[:num_class]
 
 
 def known_names(layout: str, num_class: int) -> list[str]:

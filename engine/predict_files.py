@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data import clip_file
+from data.names import natural_order
 from engine import logs
 from engine.predict import Prediction, PreparedClip, Recognizer, best
 from errors import InputError
@@ -63,14 +65,15 @@ def run(
 
 
 def find_files(inputs: Sequence[str | Path]) -> list[Path]:
-    """Return the files, and those in the folders that have a known ending, by name."""
+    """Return the files, and those in the folders that have a known ending, in natural
+    order."""
     files: list[Path] = []
     for path in map(Path, inputs):
         if path.is_dir():
             within = [file for file in path.rglob("*") if file.suffix in clip_file.SUFFIXES]
             if not within:
                 raise InputError(f"--input {path}: no {', '.join(clip_file.SUFFIXES)} file in it")
-            files += sorted(within)
+            files += sorted(within, key=lambda file: natural_order(file.as_posix()))
         else:
             files.append(path)
     return files
@@ -85,7 +88,10 @@ def read(
     wanted = recognizer.takes.skeleton.name
     if clip.layout not in (None, wanted):
         raise InputError(f"{path}: has layout {clip.layout}, but the network takes {wanted}")
-    return recognizer.prepare(clip.joints, str(path), image_size or clip.image_size, **how)
+    size = clip.image_size_or(image_size, path)
+    ready = recognizer.prepare(clip.joints, str(path), size, **how)
+    doubts = "; ".join(filter(None, (clip.doubt, ready.warning)))
+    return dataclasses.replace(ready, warning=doubts)
 
 
 def table(predictions: Sequence[Prediction]) -> str:

@@ -61,6 +61,10 @@ def parts(folder: Path) -> list[list[int]]:
         ({"train": NAMES[:6], "val": NAMES[6:8], "test": NAMES[8:]}, [], range(6), range(8, 12)),
         ({"train": NAMES[:6], "val": NAMES[6:8], "test": NAMES[8:]}, ["--test-split", "val"],
          range(6), range(6, 8)),
+        # Names of parts as in a CSV.
+        ({"training": NAMES[:6], "validation": NAMES[6:8], "testing": NAMES[8:]}, [],
+         range(6), range(8, 12)),
+        ({"Train": NAMES[:8], "VALID": NAMES[8:]}, [], range(8), range(8, 12)),
     ],
 )  # fmt: skip
 def test_split_selection(tmp_path: Path, split, more, train, test) -> None:
@@ -190,3 +194,51 @@ def test_ntu_names_exclude_split_flags(tmp_path: Path, capsys) -> None:
         assert "has names of NTU RGB+D, which determine the split" in capsys.readouterr().err
     assert pyskl(tmp_path, clips) == 0  # a plain list needs no split
     assert Store.open(tmp_path / "s").columns["subject"].tolist() == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("split", "words"),
+    [
+        ({"trainval": NAMES[:8], "test": NAMES[8:]}, "has trainval, test, not train and val"),
+        ({"train": NAMES[:8], "training": NAMES[:2], "val": NAMES[8:]},
+         "both train and training are for train"),
+        ({"train": NAMES[:8], "test1": NAMES[8:]}, "has train, test1, not train and val (or test)"),
+    ],
+)  # fmt: skip
+def test_splits_that_can_be_understood_in_two_ways(tmp_path: Path, capsys, split, words) -> None:
+    assert pyskl(tmp_path, {"split": split, "annotations": ALL}) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_backslash_is_a_separator(tmp_path: Path) -> None:
+    clips = [
+        ALL[n] | {"frame_dir": f"{'v/' if n % 2 else 'v' + chr(92)}{NAMES[n]}"} for n in (0, 1, 2)
+    ]
+    split = {"train": [f"v{chr(92)}{NAMES[1]}", f"v/{NAMES[0]}"], "val": [f"v/{NAMES[2]}"]}
+    assert pyskl(tmp_path, {"split": split, "annotations": clips}) == 0
+    store = Store.open(tmp_path / "s")
+    assert store.names.tolist() == [f"v/{NAMES[n]}" for n in (0, 1, 2)]
+    assert store.columns["split"].tolist() == ["train", "train", "test"]
+
+
+@pytest.mark.parametrize("frames", [20, 3])
+def test_frames_before_persons_are_refused(tmp_path: Path, capsys, frames) -> None:
+    """(T, M, V, C), of which two persons would be left, and one frame per person."""
+    clips = [
+        annotation(
+            number,
+            keypoint=POSES[number, 0, :frames, None],
+            keypoint_score=np.ones((frames, 1, 17)),
+            total_frames=frames,
+        )
+        for number in range(12)
+    ]
+    assert pyskl(tmp_path, {"split": USUAL, "annotations": clips}) == 2
+    assert f"1 frames of {frames} persons; persons come first" in capsys.readouterr().err
+
+
+def test_shares_of_the_image_are_refused_with_a_way_that_there_is(tmp_path: Path, capsys) -> None:
+    clips = [annotation(number, keypoint=POSES[number] / 500) for number in range(12)]
+    assert pyskl(tmp_path, {"split": USUAL, "annotations": clips}) == 2
+    said = capsys.readouterr().err
+    assert "give img_shape 1 1" in said and "--image-size" not in said

@@ -67,7 +67,64 @@ def test_two_recordings_in_a_folder_are_rejected(tmp_path: Path) -> None:
         pose_json.read_openpose(folder)
 
 
-def test_empty_poses_and_old_openpose_key(tmp_path: Path) -> None:
+def test_recordings_that_go_on_in_their_numbers_are_no_clip(tmp_path: Path) -> None:
+    names = [f"a_{t:012}_keypoints.json" for t in range(3)]
+    names += [f"b_{t:012}_keypoints.json" for t in range(3, 6)]
+    folder = openpose(tmp_path / "p", {name: [pose(100)] for name in names})
+    with pytest.raises(InputError, match="give every recording a folder of its own"):
+        pose_json.read_openpose(folder)
+
+
+@pytest.mark.parametrize("nan", clip_file.NAN)
+def test_nan_in_files_of_estimators_is_what_nan_says(tmp_path: Path, capsys, nan: str) -> None:
+    """The second person of the second frame has a joint that is NaN, and the higher scores."""
+    one, other = [100.0, 50.0, 0.5] * 17, [200.0, 60.0, 0.9] * 17
+    gone = [200.0, 60.0, 0.9] * 16 + [float("nan")] * 3
+    people = [[one, other], [one, gone], [one, other]]
+    out, folder, table = tmp_path / "c.npz", tmp_path / "p", tmp_path / "a.json"
+    openpose(folder, {f"{t}.json": poses for t, poses in enumerate(people)})
+    found = [(t, idx, pose) for t, poses in enumerate(people) for idx, pose in enumerate(poses)]
+    entries = [{"image_id": f"{t}.jpg", "idx": idx, "keypoints": pose} for t, idx, pose in found]
+    table.write_text(json.dumps(entries))
+    for source in (folder, table):
+        argv = ["--from", "coco-17", "--to", "coco", source, "--image-size", 100, 400]
+        code = run_command(convert.main, [*map(str, argv), "--nan", nan, "--out", str(out)])
+        if nan == "refuse":
+            assert code == 2 and "the first is frame 1" in capsys.readouterr().err
+            continue
+        joints = clip_file.read(out).joints
+        last = {"zero": (0, 0, 0), "interpolate": (0, 0.2, 0.9)}[nan]
+        np.testing.assert_allclose(joints[1, 0, 16], last, atol=1e-6)
+        np.testing.assert_allclose(joints[1, 0, 15], (0, 0.2, 0.9), atol=1e-6)
+        np.testing.assert_allclose(joints[1, 1, 16], (-0.5, 0, 0.5), atol=1e-6)
+
+
+def test_gaps_of_alphapose_are_told(tmp_path: Path, capsys) -> None:
+    path, out = tmp_path / "a.json", tmp_path / "c.npz"
+    alphapose(path, [(f"{t}.jpg", 0, 100.0 + t) for t in (1, 2, 5, 10)])
+    argv = ["--from", "coco-17", "--to", "coco", str(path), "--image-size", "240", "320"]
+    assert run_command(convert.main, [*argv, "--out", str(out)]) == 0
+    assert "frames 3 to 4, 6 to 9 are missing between 1 and 10" in capsys.readouterr().err
+    assert len(clip_file.read(out).joints) == 4
+
+
+def test_positions_around_the_center_of_the_image_are_refused(tmp_path: Path) -> None:
+    """Pixels counted from the center, and MediaPipe's landmarks in meters from the hips."""
+    pixels = np.concatenate([RANDOM.uniform(-200, 200, (9, 17, 2)), np.ones((9, 17, 1))], -1)
+    world = RANDOM.uniform([-0.4, -0.7, -0.3], [0.4, 0.9, 0.3], (9, 33, 3))
+    for joints, form, size in ((pixels, "coco-17", (480, 640)), (world, "mediapipe-33", None)):
+        with pytest.raises(InputError, match="% of the joints have a negative x or y"):
+            convert.convert(joints, form, "coco", size)
+    within = pixels + (320, 240, 0)
+    np.testing.assert_allclose(
+        convert.convert(within, "coco-17", "coco", (480, 640))[:, 0, :, :2],
+        pixels[..., :2] / (320, 240), atol=1e-6,
+    )  # fmt: skip
+    within[:, :4, 0] -= 500  # a fourth of the body has left the image
+    assert convert.convert(within, "coco-17", "coco", (480, 640)).shape == (9, 1, 17, 3)
+
+
+def test_an_empty_pose_is_nobody_and_the_old_key_is_read(tmp_path: Path) -> None:
     folder = openpose(tmp_path / "p", {"0.json": [[], pose(1)], "1.json": [[]], "2.json": []})
     joints = pose_json.read_openpose(folder)
     assert joints.shape[0] == 3 and (joints[0, 0, :, 0] == 1).all() and not joints[1:].any()
@@ -87,7 +144,7 @@ def test_empty_poses_and_old_openpose_key(tmp_path: Path) -> None:
             "0.json: line 1: person 0: the pose is not",
         ),
         (
-            '{"people": [{"pose_keypoints_2d": [1, 2, NaN]}]}',
+            '{"people": [{"pose_keypoints_2d": [1, 2, "x"]}]}',
             "the pose is not a list of x, y, score",
         ),
         ('{"people": 3}', "'people' is missing or not a list"),

@@ -64,6 +64,34 @@ def test_the_documented_way_gives_the_authors_logits(original, name):
         assert relative(network.eval()(clips), logits) < 1e-4
 
 
+@pytest.mark.parametrize("said", [{}, {"model": "model.{backbone}.Model"}])
+@pytest.mark.parametrize("name", ON_NTU)
+def test_what_a_file_says_lies_on_what_its_weights_show(original, name, said):
+    """Authors' weights with some of the arguments, as people save them."""
+    said = {key: value.format(backbone=ORIGINAL[name][0]) for key, value in said.items()}
+
+    def with_arguments(state):
+        return {**said, "model_args": {"num_class": 60, "num_person": 2}, "state_dict": state}
+
+    path, clips, logits = original(name, with_arguments)
+    for network in (
+        models.from_checkpoint(path), checkpoint.load_network(path, documented(name))[1].eval(),
+    ):  # fmt: skip
+        with torch.no_grad():
+            assert relative(network(clips), logits) < 1e-4
+
+
+def test_a_file_may_say_what_its_weights_do_not_show(original):
+    """Over what is taken for granted of the authors' networks."""
+    said = {"relu_branches": True, "parent_edges": False}
+    path, _, _ = original("ctrgcn", lambda state: {"model_args": said, "state_dict": state})
+    assert models.from_checkpoint(path).arguments.items() >= said.items()
+    shown = models.described(torch.load(path), path)[1]
+    assert shown["norm_persons"] and shown["num_class"] == 60
+    path, _, _ = original("stgcn", lambda s: {"model_args": {"num_person": 3}, "state_dict": s})
+    assert models.from_checkpoint(path).num_person == 3
+
+
 @pytest.mark.parametrize("name", PYSKL)
 def test_pyskl_weights_need_nothing_but_their_backbone(golden, name):
     """The width, in the golden files a quarter or less of the usual, is what the weights show."""

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import graph
-from data import inspect, normalize
+from data import inspect, normalize, quality
 from data.store import StoreWriter
 from errors import run_command
 
@@ -99,3 +99,20 @@ def test_unseen_joints_do_not_affect_the_view() -> None:
     view = inspect._View(clip, graph.load("ntu_rgb_d"), None)
     assert view.axes.tolist() == expected == [0, 2]
     assert (view.high - view.low < 2).all()
+
+
+def test_an_imbalance_that_fills_nothing_is_refused(tmp_path, capsys):
+    argv = ["store", "--protocol", "given", "--imbalance", "10", "--training-list", "list.txt"]
+    for more in (argv, argv[:-2]):
+        assert run_command(inspect.main, more) == 2
+        assert "--imbalance: applies only to {imbalance} in --training-list" in capsys.readouterr().err
+
+
+def test_one_frame_is_not_a_frozen_clip():
+    reading = quality.Reading.of("ntu_rgb_d", (2, 25, 3), {"normalization": "none"})
+    clip = np.stack([STANCE, STANCE])[:, None]
+    assert quality.figures("a", clip, reading).is_frozen
+    assert not quality.figures("a", clip[:1], reading).is_frozen
+    assert not quality.figures(
+        "a", clip * np.array([1, 1.1])[:, None, None, None], reading
+    ).is_frozen

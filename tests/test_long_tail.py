@@ -454,3 +454,12 @@ def test_ntu60_list_is_generated_from_the_included_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"published list of ntu60-xview: 1258 of 9150 names are"):
         long_tail.training_rows(store, "ntu60-xview", template, 50, make=True)
     assert not (tmp_path / "ntu60-xview_50.txt").exists()
+
+
+def test_classes_without_samples_take_no_place_in_the_tail() -> None:
+    """20 * 10^(-c/2) of three classes, not 20 * 10^(-c/3)."""
+    available = np.array([20, 0, 20, 0, 20])
+    kept = long_tail.class_sizes(available, 10, natural=True)
+    assert kept.tolist() == [20, 0, 6, 0, 2]
+    step = long_tail.class_sizes(available, 10, "step", natural=True)
+    assert step.tolist() == [20, 0, 2, 0, 2]

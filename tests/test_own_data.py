@@ -272,7 +272,7 @@ def test_pickled_objects_are_rejected_and_image_size_is_read(clips: Path, capsys
     (clips / "labels.csv").write_text("file,label\nclips/0.npz,0\n")
     assert run(*argv) == 0  # the file contains the image size
     np.testing.assert_allclose(Store.open(clips / "s").clip(0)[0, 0, 0], [-0.5, 0, 100], atol=1e-6)
-    fails(capsys, "not --image-size (480, 640)", *argv, "--image-size", 480, 640)
+    fails(capsys, "not --image-size 480 640", *argv, "--image-size", 480, 640)
     fails(
         capsys, "--image-size: applies only to --normalize image, not none", *argv,
         "--image-size", 200, 400, "--normalise", "none",

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -310,6 +311,57 @@ def test_pixels_are_told_from_shares_of_the_image(tmp_path):
 
 
 # --- files ---
+
+
+def test_as_many_class_names_as_the_network_has_classes(tmp_path):
+    """Whatever its store had: more classes, as NTU RGB+D 120's under 60, or fewer."""
+    args = {"graph": "ntu_rgb_d", "num_class": 3, "base_channels": 8, "num_blocks": 1}
+    config = Config(frames=8, test_clips=1, model_args=args)
+    write(tmp_path / "a.npy", walk())
+    for names, known in (
+        (["a", "b", "c", "d", "e"], ["a", "b", "c"]),
+        (["a", "b"], ["a", "b", "class 2"]),
+    ):
+        recognizer = Recognizer.load(save(tmp_path / "n.pt", config, names=names), device="cpu")
+        outputs = tmp_path / "out.csv", tmp_path / "out.json"
+        for output in outputs:
+            predict_files.run(recognizer, [tmp_path / "a.npy"], output, quiet=True)
+        head, row = csv.reader(outputs[0].read_text().splitlines())
+        assert head[5:] == known and len(row) == len(head)
+        said = json.loads(outputs[1].read_text())
+        assert said["class_names"] == known
+        assert len(said["predictions"][0]["probabilities"]) == 3
+
+
+def test_what_files_of_poses_say_is_not_passed_over(tmp_path):
+    """Which image they are of, which frames are missing; files come in the order of their numbers.
+
+    A file of another image than --image-size is refused, as data.prepare does.
+    """
+    args = {"graph": "coco", "num_class": 2, "num_person": 1, "base_channels": 8, "num_blocks": 1}
+    config = Config(frames=8, test_clips=1, model_args=args)
+    recognizer = Recognizer.load(
+        save(tmp_path / "coco.pt", config, names=["a", "b"], layout="coco"), device="cpu"
+    )
+    pixels = np.random.default_rng(0).uniform(0.1, 1, (9, 17, 3)) * [640, 480, 1]
+    path = tmp_path / "a.npz"
+    np.savez(path, joints=pixels, image_size=np.array([480, 640]))
+    (own,) = predict_files.run(recognizer, [path], quiet=True)
+    (given,) = predict_files.run(recognizer, [path], quiet=True, image_size=(480, 640))
+    np.testing.assert_array_equal(own.probabilities, given.probabilities)
+    with pytest.raises(InputError, match="contains the image size 480 640, not --image-size 500 700"):
+        predict_files.run(recognizer, [path], quiet=True, image_size=(500, 700))
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for number in (10, 9, 2):
+        entries = [
+            {"image_id": f"{t}.jpg", "idx": 0, "keypoints": pose.ravel().tolist()}
+            for t, pose in zip((0, 1, 2, 5, 6), pixels)
+        ]
+        (folder / f"{number}.json").write_text(json.dumps(entries))
+    found = predict_files.run(recognizer, [folder], quiet=True, image_size=(480, 640))
+    assert [Path(each.source).name for each in found] == ["2.json", "9.json", "10.json"]
+    assert all("frames 3 to 4 are missing" in each.warning for each in found)
 
 
 def write(path, joints, **more):

@@ -313,8 +313,9 @@ def test_damaged_ctrgcn_file_is_one_line_error(tmp_path: Path, capsys) -> None:
     x[0, 4, 7] = np.nan
     np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
     fails(capsys, "train_000000: frame 4", *argv)
-    np.savez(path, x_train=x, y_train=y * 0, x_test=x, y_test=y)
-    fails(capsys, "not one-hot", *argv)
+    for labels in (y * 0, -y, y + np.eye(1, 60, 3), y / 2, np.zeros(1, np.int64)):
+        np.savez(path, x_train=x, y_train=labels, x_test=x, y_test=y)
+        fails(capsys, "not one-hot", *argv)
     np.savez(path, x_train=x[..., :75], y_train=y, x_test=x, y_test=y)
     fails(capsys, "(1, 300, 75)", *argv)
     assert not (tmp_path / "s").exists()
@@ -394,9 +395,10 @@ def test_kinetics_label_files(tmp_path: Path, capsys) -> None:
         assert store.names.tolist() == ["a", "b"] and store.labels.tolist() == [0, 1]
         assert store.meta["left_out"]["unlabeled"] == ["c"]
     for entries, words in [
+        ({"a": entry, "c": {**entry, "label": "wave"}}, "c: label_index 0 is 'wave' here, but 'ac"),
         (
-            {"a": entry, "c": {**entry, "label": "wave"}},
-            "c: label_index 0 is 'wave' here, but 'act",
+            {"a": entry, "c": {**entry, "label_index": 1}},
+            "c: 'action 0' has label_index 1 here and 0",
         ),
         ({"a": {**entry, "label_index": 1.5}}, "a: label_index 1.5 is not a class"),
         ({"a": {**entry, "label_index": -1}}, "a: label_index -1 is not a class"),
@@ -407,7 +409,27 @@ def test_kinetics_label_files(tmp_path: Path, capsys) -> None:
         fails(capsys, f"{path}: {words}", *argv)
 
 
-def test_empty_kinetics_pose_is_not_a_person(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda person: person - [0.5, 0.5, 0], "% of the joints have a negative x or y"),
+        (lambda person: person * [2, 2, 1] - [1, 1, 0], "% of the joints have a negative x or y"),
+        (lambda person: person * [1, 1, 0], "no score (third channel"),
+    ],
+)
+def test_kinetics_in_another_form_is_refused(tmp_path: Path, capsys, change, words) -> None:
+    """Around the center of the image, from -1 to 1, and without scores."""
+    person = RANDOM.uniform(0.1, 0.9, (18, 3))
+    frames = [kinetics_frame(1, [change(person)])]
+    kinetics(tmp_path, {"a": ("train", 0, frames), "b": ("val", 1, [kinetics_frame(1, [person])])})
+    argv = ["kinetics-skeleton", tmp_path, "--out", tmp_path / "s"]
+    assert run(*argv) == 2
+    said = capsys.readouterr().err
+    assert words in said and f"{tmp_path}/kinetics_train/a.json: " in said
+    assert Store.open(tmp_path / "s").names.tolist() == ["b"]
+
+
+def test_an_empty_pose_of_kinetics_is_nobody(tmp_path: Path) -> None:
     person = RANDOM.uniform(0.1, 1, (18, 3))
     frames = [kinetics_frame(t, [person[:0], person]) for t in range(3)]
     kinetics(tmp_path, {"a": ("train", 0, frames), "b": ("val", 0, frames)})

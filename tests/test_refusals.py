@@ -222,7 +222,7 @@ def test_outputs_that_are_not_finite_are_no_accuracy(tiny, whole, tmp_path, monk
 
 # A value for every flag of main.py.
 VALUES = {
-    "--phase": [], "--config": ["a.yaml"], "--set": ["lr=1"], "--stream": ["bone"],
+    "--phase": [], "--config": ["a.yaml"], "--set": ["frames=6"], "--stream": ["bone"],
     "--weights": ["a.pt"], "--seed": ["7"], "--val-split": ["0.1"], "--device": ["cpu"],
     "--work-dir": ["run"], "--tag": ["mine"], "--resume": [], "--overwrite": [], "--amp": ["bf16"],
     "--compile": [], "--accumulate": ["2"], "--input": ["a.npy"], "--output": ["a.csv"],
@@ -236,6 +236,16 @@ def test_the_table_of_phases_has_every_flag():
     """So that no flag can be added without saying which phases use it."""
     flags = {flag for action in main.make_parser()._actions for flag in action.option_strings}
     assert flags - {"-h", "--help"} == set(main.USED_BY) == set(VALUES)
+
+
+@pytest.mark.parametrize("phase", ["test", "predict"])
+@pytest.mark.parametrize("word", ["stream=bone", "seed=7", "compile=true", "val_split=0.1"])
+def test_a_key_is_refused_as_its_flag_is(phase, word, whole, capsys):
+    argv = ["--phase", phase, "--weights", str(whole / "best.pt"), "--set", "frames=6", word]
+    flag = f"--{word.partition('=')[0].replace('_', '-')}"
+    assert run_command(main.main, argv) == BAD_INPUT
+    assert capsys.readouterr().err.startswith(f"error: {flag}: ")
+    main.parse([*argv[:-1], "test_clips=1", "amp=bf16"])
 
 
 @pytest.mark.parametrize("phase", main.PHASES)

@@ -28,7 +28,7 @@ from engine.build import Data, make_feeder, open_data
 from engine.distributed import World, choose_devices
 from engine.evaluate import CLIPS_AT_ONCE
 from engine.predict import LoadedNetwork
-from engine.run import check_class_names, remembered
+from engine.run import check_store, remembered
 from errors import InputError, Parser, run_command
 from feeders.skeleton import Batch
 from files import replacing
@@ -200,7 +200,8 @@ def main(argv: list[str]) -> None:
     data = open_data(settings, training=False)
     state = upstream.read(args.weights)
     if checkpoint.is_own(state):
-        check_class_names(state, data.store, model.num_class, args.weights)
+        if doubt := check_store(state, data.store, model.num_class, args.weights):
+            print(f"warning: {doubt}", file=sys.stderr)
         data, _ = remembered(state, data)
     with matplotlib.rc_context(STYLE):
         (explain if args.explain else embed)(settings, data, model, args)

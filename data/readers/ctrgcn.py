@@ -98,7 +98,8 @@ def _num_class(path: Path) -> int:
 def _one_hot(path: Path, part: str) -> np.ndarray:
     """Return the labels (n, K), one column per class."""
     (one_hot,) = load(path, [f"y_{part}"]).values()
-    if one_hot.ndim != 2 or (np.count_nonzero(one_hot, axis=1) != 1).any():
+    is_one = one_hot == 1
+    if one_hot.ndim != 2 or (one_hot[~is_one] != 0).any() or (is_one.sum(axis=1) != 1).any():
         raise InputError(f"{path}: y_{part} is not one-hot")
     return one_hot
 

@@ -87,19 +87,15 @@ class Read:
     def _normalized(self, clip: clip_file.ClipFile, path: Path) -> np.ndarray:
         if not clip.joints.any():
             return clip.joints[:0]
-        size = self.terms.image_size or clip.image_size
+        is_image = self.normalization == "image"
+        size = clip.image_size_or(self.terms.image_size, path) if is_image else None
         terms = replace(self.terms, where=str(path), image_size=size)
-        if self.normalization != "image":
+        if not is_image:
             return normalize.apply(self.normalization, clip.joints, terms)
         if size is None:
             raise InputError(
                 f"{path}: 2D poses are scaled by the image size; give --image-size HEIGHT WIDTH, "
                 "or --normalize none if they are scaled already"
-            )
-        if clip.image_size not in (None, size):
-            raise InputError(
-                f"{path}: contains the image size {clip.image_size}, not --image-size {size}; omit "
-                "the option"
             )
         return normalize.apply("image", clip.joints, terms)
 

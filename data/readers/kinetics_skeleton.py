@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from data import names, normalize
+from data import measure, names, normalize
 from data.readers import Clip, Raw
 from data.readers.json_file import JsonFile, to_numbers
 from errors import InputError
@@ -61,6 +61,7 @@ def _list(source: Path, folder: str, part: str, class_names: dict[int, str]) -> 
     """Return the clips in a label file, and add its class names to `class_names`."""
     file = JsonFile(source / f"kinetics_{folder}_label.json")
     items: list[Item] = []
+    indices = {word: label for label, word in class_names.items()}
     for name, entry in sorted(file.table().items()):
         if not isinstance(entry, dict) or not {"label", "label_index"} <= entry.keys():
             raise InputError(f"{file.path}: {name}: has no 'label' or no 'label_index'")
@@ -74,6 +75,10 @@ def _list(source: Path, folder: str, part: str, class_names: dict[int, str]) -> 
             raise InputError(
                 f"{file.path}: {name}: label_index {label} is {word!r} here, but "
                 f"{class_names[label]!r} before"
+            )
+        if (first := indices.setdefault(word, label)) != label:
+            raise InputError(
+                f"{file.path}: {name}: {word!r} has label_index {label} here and {first} before"
             )
         is_empty = not entry.get("has_skeleton", True)
         items.append((source / f"kinetics_{folder}" / f"{name}.json", part, label, is_empty))
@@ -97,8 +102,9 @@ def read(item: Item, num_class: int) -> Clip:
     if names.whole_number(stated) != label:
         file.fail(f"label_index is {stated}, but {label} in the label file")
     if not 0 <= label < num_class:
-        file.fail(f"label {label} exceeds the {num_class} classes")
-    joints = read_frames(file)
+        file.fail(f"label {label} is beyond the {num_class} classes")
+    joints = measure.only_found(read_frames(file), str(path))
+    measure.check_corner(joints, str(path))
     return Clip(path.stem, label, normalize.best_scored(joints, MAX_BODIES), {"split": part})
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from data import names, normalize, unpickle
+from data import measure, names, normalize, unpickle
 from data.readers import Clip, Raw, splits
 from errors import InputError
 
@@ -41,8 +41,9 @@ NUM_JOINTS = {layout: joints for (joints, _), layout in LAYOUTS.items()}
 IMAGE_LAYOUTS = ("coco", "openpose")
 NUM_KINETICS = 400
 FORM = "{'split': {'train': [frame_dir, ...], 'val': [...]}, 'annotations': [{...}, ...]}"
-SPLIT_KEY = re.compile(r"(?:(.+?)[_-]?)?(train|val|test)(?:[_-]?(.+))?")
-UNREADABLE = "unreadable"  # key in an annotation that replaces its keypoints by an error message
+_PART = "|".join(sorted(splits.PARTS, key=len, reverse=True))  # the longest that matches
+SPLIT_KEY = re.compile(rf"(?:(.+?)[_-]?)?({_PART})(?:[_-]?(.+))?", re.IGNORECASE)
+UNREADABLE = "unreadable"  # stands in an annotation for the keypoints, with the reason
 
 Annotation = dict[str, Any]
 
@@ -90,7 +91,7 @@ class Read:
         joints = joints.astype(np.float32)
         if self.in_pixels:
             return joints
-        return normalize.in_image(joints, _image_size(annotation), "keypoint")
+        return normalize.in_image(joints, _image_size(annotation), "keypoint", "img_shape")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -165,7 +166,9 @@ def _load(path: Path) -> tuple[list[Annotation], dict[str, list[str]] | None]:
             raise InputError(f"{path}: is not an annotation pickle, {FORM}")
         if not all(isinstance(part, list | tuple | set | np.ndarray) for part in split.values()):
             raise InputError(f"{path}: split: the values are not lists of frame_dir, as in {FORM}")
-        split = {str(key): [str(name) for name in part] for key, part in split.items()}
+        split = {
+            str(key): [str(name).replace("\\", "/") for name in part] for key, part in split.items()
+        }
     else:
         annotations = content
     if not isinstance(annotations, list | tuple):
@@ -180,8 +183,8 @@ def _frame_dirs(annotations: list[Annotation], path: Path) -> list[str]:
     """Return the names; converts them to str in the annotations too."""
     for row, annotation in enumerate(annotations):
         if "frame_dir" not in annotation:
-            raise InputError(f"{path}: annotation {row} has no 'frame_dir', the name of the clip")
-        annotation["frame_dir"] = str(annotation["frame_dir"])
+            raise InputError(f"{path}: annotation {row} has no 'frame_dir', the clip's name")
+        annotation["frame_dir"] = str(annotation["frame_dir"]).replace("\\", "/")
     return [annotation["frame_dir"] for annotation in annotations]
 
 
@@ -257,18 +260,23 @@ def _keys(split: dict[str, list[str]], args: argparse.Namespace) -> dict[str, st
     for key in split:
         if found := SPLIT_KEY.fullmatch(key):
             before, part, after = found.groups(default="")
-            keys.setdefault(before + after, {})[part] = key
-    which = args.split if args.split is not None else next(iter(keys), "")
-    if args.split is None and len(keys) > 1:
-        raise InputError(f"{args.source}: has several splits; give --split: {', '.join(keys)}")
-    parts = keys.get(which, {})
-    if "train" not in parts or len(parts) < 2:
+            part = splits.PARTS[part.lower()]
+            other = keys.setdefault(before + after, {}).setdefault(part, key)
+            if other != key:
+                raise InputError(f"{args.source}: split: both {other} and {key} are for {part}")
+    whole = {which: parts for which, parts in keys.items() if "train" in parts and len(parts) > 1}
+    which = args.split if args.split is not None else next(iter(whole), "")
+    if args.split is None and len(whole) > 1:
+        raise InputError(
+            f"{args.source}: has several splits; give --split: {', '.join(whole)}"
+        )
+    if which not in whole:
         chosen = f"--split {args.split}: " if args.split is not None else ""
         raise InputError(
             f"{chosen}{args.source}: the split has {', '.join(split) or 'no keys'}, not "
             f"train{which} and val{which} (or test{which})"
         )
-    return parts
+    return whole[which]
 
 
 def _emptying(annotations: list[Annotation]) -> Iterator[Annotation]:
@@ -361,6 +369,14 @@ def _joints(annotation: Annotation, threshold: float, is_image: bool) -> np.ndar
         return decompress(frames, joints)
     if joints.ndim != 4:
         raise InputError(f"keypoint is {joints.shape}, not (M, T, V, C)")
+    persons, frames = joints.shape[:2]
+    if persons > max(frames, measure.MOST_PERSONS) or (
+        persons == names.whole_number(annotation.get("total_frames")) != frames
+    ):
+        raise InputError(
+            f"keypoint is {joints.shape}, {frames} frames of {persons} persons; persons come "
+            "first: exchange the first two axes, (M, T, V, C)"
+        )
     if is_image:
         if "keypoint_score" in annotation:
             score = _array(annotation, "keypoint_score")

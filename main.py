@@ -15,7 +15,7 @@ import torch
 
 import memory
 from data import clip_file
-from engine import checkpoint, config, evaluate, logs, predict_files, recipe
+from engine import checkpoint, config, evaluate, jobs, logs, predict_files, recipe
 from engine.build import make_feeder, open_data
 from engine.distributed import World, choose_devices, free_memory
 from engine.precision import describe_amp, set_tf32
@@ -40,6 +40,7 @@ USED_BY = {
     "--seed": "train classifier",
     "--val-split": "train classifier",
     "--device": "train classifier test predict",
+    "--jobs": "train",
     "--work-dir": "train classifier test",
     "--tag": "train classifier test*",
     "--resume": "train classifier",
@@ -90,6 +91,9 @@ def make_parser() -> Parser:
 
     where = parser.add_argument_group("where")
     where.add_argument("--device", nargs="+", metavar="D", help="GPU indices, or cpu")
+    where.add_argument(
+        "--jobs", type=jobs.number, metavar="N", help="streams side by side, or auto"
+    )
     where.add_argument("--work-dir", type=Path, metavar="DIR", help="the run's own folder")
     where.add_argument(
         "--tag", metavar="T", help="suffix of the run folder (default: derived from the overrides)"
@@ -143,6 +147,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
             raise InputError(f"{flag}: --phase {options.phase} does not use it, only {users}")
     if options.resume and options.overwrite:
         raise InputError("--resume continues a run and --overwrite discards it; give one of them")
+    if options.jobs is not None and options.stream != "all":
+        raise InputError("--jobs: one stream is one run; --stream all makes several")
     return options
 
 
@@ -183,11 +189,17 @@ def train_streams(options: argparse.Namespace, devices: list[torch.device], worl
     if len(options.weights) > 1 or (options.weights and options.stream == "all"):
         raise InputError("--weights: a run starts from one FILE, that of its own --stream")
     streams = STREAMS if options.stream == "all" else (options.stream,)
+    runs: list[tuple[config.Config, Path]] = []
     for stream in streams:
         settings = resolve(options, stream)
         folder = config.run_folder(settings)
         if options.work_dir is not None:
             folder = options.work_dir / stream if len(streams) > 1 else options.work_dir
+        runs.append((settings, folder))
+    if options.jobs is not None:
+        train_side_by_side(runs, options, ranks)
+        runs = []
+    for settings, folder in runs:
         if len(streams) > 1 and options.resume and RunFolder(folder).is_finished(settings):
             continue
         train_one(settings, folder, options, devices, world)
@@ -196,6 +208,27 @@ def train_streams(options: argparse.Namespace, devices: list[torch.device], worl
         import ensemble
 
         ensemble.main([f"--folder={folder.parent}", *(["--quiet"] if options.quiet else [])])
+
+
+def train_side_by_side(
+    runs: list[tuple[config.Config, Path]], options: argparse.Namespace, ranks: Ranks
+) -> None:
+    """Train the streams as processes of their own, --jobs at a time."""
+    if ranks.world > 1:
+        raise InputError("--jobs: deals whole runs to the devices; torchrun splits one, use either")
+    said = make_parser().words(options, "--stream", "--jobs", "--device", "--work-dir", "--quiet")
+    several = []
+    for settings, folder in runs:
+        RunFolder(folder).check(settings, options.resume, options.overwrite)
+        words = (*said, "--stream", settings.stream, "--work-dir", str(folder))
+        several.append(
+            jobs.Job(
+                settings.stream, words, RunFolder(folder), settings, overwrite=options.overwrite
+            )
+        )
+    slots = jobs.make_slots(options.jobs, options.device, len(several))
+    failures = jobs.run_all(several, slots, folder.parent / "jobs", options.quiet)
+    jobs.check(failures)
 
 
 def train_one(

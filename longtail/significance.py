@@ -75,9 +75,7 @@ def paired_bootstrap(
     return total / len(parts)
 
 
-def _draws(
-    labels: np.ndarray, resamples: int, random: np.random.Generator
-) -> Iterator[np.ndarray]:
+def _draws(labels: np.ndarray, resamples: int, random: np.random.Generator) -> Iterator[np.ndarray]:
     """Yield how often each clip is drawn, (BLOCK, n) at a time; each class keeps its size."""
     order = np.argsort(labels, kind="stable")
     sizes = np.bincount(labels)[labels[order]]  # of the class of each clip, in order

@@ -1,11 +1,11 @@
-"""The paired bootstrap against every resample there is, Holm's correction against its definition."""
+"""The paired bootstrap against every resample there is, Holm's correction by its definition."""
 
 from itertools import product
 
 import numpy as np
 import pytest
 
-from longtail import significance, shots
+from longtail import shots, significance
 
 LABELS = np.array([1, 0, 1])  # two clips of class 1, one of class 0: 4 resamples of the clips
 

@@ -1,280 +1,511 @@
-"""Compare methods on one benchmark: run what is missing, then one table beside the published one.
+"""Compare methods on one benchmark: run what is missing, then one table.
 
-python -m tools.compare --benchmark nw-ucla-lt --methods brl,ldam-drw --seeds 0 1 2
-python -m tools.compare --benchmark nw-ucla-lt --methods brl,ldam-drw --seeds 0 1 2 --dry-run
+python -m tools.compare --benchmark nw-ucla-lt --methods brl,ldam-drw --seeds 0 1 2 --equal-steps
+python -m tools.compare ... --tune lr=0.5x,1x,2x loss_args.tau=0.5,1,2 --jobs auto
 
 A method is a file of config/methods, config/released.yaml (`released`), or `brl`: the benchmark as
-it is. Several processes, also of several machines that share the folder, may work on one sweep:
-main.py locks the folder of a run while it works there. With --dry-run the lines printed are
-commands of their own, to be spread by other means.
+it is. With `--set 'training_list=data/lists/NAME_{imbalance}_{seed}.txt'` each seed draws which
+classes are rare, and their samples. Several calls, also on several machines that share the folder,
+may work on one comparison: main.py locks the folder of a run while it works there. With --dry-run
+the lines printed are jobs of their own, to be spread by other means.
+
+PATH.json has all numbers: of each run, of each method (means, deviations), and its differences to
+the baseline (value, low, high, p, p_holm, different), in percent.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import shlex
-import signal
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+import numpy as np
+import torch
 
-from engine import config, logs, recipe
-from engine.run import LAST, RunFolder
-from errors import BAD_INPUT, InputError, Parser, Stopped, nearest, run_command
+from engine import config, jobs, logs
+from engine.fusion import Scores
+from engine.run import BEST, LAST, code_version
+from errors import InputError, Parser, run_command
 from feeders.streams import NAMES as STREAMS
-from files import write_text
-from longtail.shots import METRICS
-from tools import published
+from files import write_json, write_text
+from longtail import shots
+from longtail.significance import LEVEL, Difference, clip_weights, differences, holm
+from tools import published, tuning
+from tools.sweep import WORK_DIR, Run, Sweep, method_files
+from tools.tuning import Choice, Tuned, as_chosen, tune
 
-MAIN = Path(__file__).resolve().parents[1] / "main.py"
-POLL = 5.0  # seconds between two looks at a run that another process makes
+FIGURES = (*shots.METRICS, "macro_f1", "ece")  # of result.json; top1_clean where it differs
+FEW_SEEDS = 5  # of fewer a bootstrap underestimates the variance by a fifth or more
 
 
-@dataclass(frozen=True)
-class Run:
-    """One method with one seed: where it lies, what main.py is told, the run it starts from."""
+# --- making the runs ---
+
+
+def make_side_by_side(
+    runs: Sequence[Run], number: int | str, devices: Sequence[str] | None, logs_at: Path,
+    quiet: bool,
+) -> dict[Run, str]:  # fmt: skip
+    """Make the runs, and those that they need; return what went wrong with which."""
+    made: dict[Run, jobs.Job] = {}
+
+    def job(run: Run) -> jobs.Job:
+        if run not in made:
+            needs = job(run.needs) if run.needs else None
+            made[run] = jobs.Job(run.name, run.arguments, run.place, run.settings, needs)
+        return made[run]
+
+    missing = [job(run) for run in runs if not run.is_finished]
+    slots = jobs.make_slots(number, devices, len(missing))
+    failures = jobs.run_all(missing, slots, logs_at, quiet)
+    return {run: failures[job] for run, job in made.items() if job in failures}
+
+
+def job_lines(runs: Sequence[Run], devices: Sequence[str] | None) -> list[str]:
+    """Return a shell line per job that is missing: a run, then the runs that start from it."""
+    chains: dict[Run, list[Run]] = {}
+    for run in (run for run in dict.fromkeys(runs) if not run.is_finished):
+        root = run.needs if run.needs and not run.needs.is_finished else run
+        chains.setdefault(root, [root])
+        if run != root:
+            chains[root].append(run)
+    device = ["--device", *devices] if devices else []
+    return [
+        " && ".join(shlex.join(["python", "main.py", *run.arguments, *device]) for run in chain)
+        for chain in chains.values()
+    ]
+
+
+# --- the numbers ---
+
+
+@dataclass
+class Row:
+    """A method: its finished runs with their results, and its differences to the baseline."""
 
     method: str
-    seed: int
-    folder: Path
-    settings: config.Config = field(compare=False)
-    arguments: tuple[str, ...]
-    needs: Run | None = None
+    runs: list[tuple[Run, dict[str, Any]]]
+    differences: dict[str, dict[str, Any]]  # by metric; {} for the baseline
 
-    def check(self) -> None:
-        """Raise InputError if the folder, or the needed run's, holds a run with other values."""
-        if self.needs is not None:
-            self.needs.check()
-        if changed := self.place.changed_keys(self.settings):
-            raise InputError(
-                f"{self.folder} contains a run with other values of {', '.join(changed)}; "
-                "another --work-dir keeps both"
-            )
+    def spread(self, figure: str) -> tuple[float, float | None] | None:
+        """Return (mean, sample standard deviation) over the runs; one run has no deviation."""
+        values = [r[figure] for _, r in self.runs if r.get(figure) is not None]
+        deviation = statistics.stdev(values) if len(values) > 1 else None
+        return (statistics.mean(values), deviation) if values else None
 
     @property
-    def place(self) -> RunFolder:
-        return RunFolder(self.folder)
+    def steps(self) -> list[int] | None:
+        """The optimizer steps of each run; None if their training lists are not there."""
+        try:
+            return [run.steps for run, _ in self.runs]
+        except InputError:
+            return None
 
-    def result(self, which: str = LAST) -> dict[str, Any] | None:
-        """Return the result of the last or best checkpoint; None while the run is not finished."""
-        return self.place.result(which) if self.place.is_finished(self.settings) else None
-
-
-def method_files(method: str, benchmark: Path = config.CONFIG_ROOT) -> list[Path]:
-    """Return the configuration file of a method, none for brl; InputError names the known ones."""
-    files = recipe.method_files(benchmark)
-    if method not in (known := [*files, recipe.BRL]):
-        raise InputError(
-            f"--methods {method}: no such method{nearest(method, known)}; known: {', '.join(known)}"
-        )
-    return [files[method]] if method in files else []
+    def published(self, stream: str, which: str) -> dict[str, float | None]:
+        facts = [run.place.describe(which) for run, _ in self.runs]
+        return {metric: published.beside(facts, stream, metric) for metric in shots.METRICS}
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """What all runs of a comparison share."""
-
-    benchmark: Path  # its folder of configurations
-    stream: str = "joint"
-    root: Path = Path("work_dir")
-    overrides: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()  # for main.py: --device and the like
-
-    def plan(self, method: str, seed: int) -> Run:
-        """Return the run of a method; a classifier method needs the run of its parent file."""
-        files = [self.benchmark / f"{self.stream}.yaml", *method_files(method, self.benchmark)]
-        settings = config.resolve(files, self.overrides, seed=seed)
-        folder = config.run_folder(settings, self.root)
-        arguments = ["--config", *map(shown, files), "--seed", str(seed), *self.options]
-        if self.overrides:
-            arguments += ["--set", *self.overrides]
-        if self.root != Path("work_dir"):
-            arguments += ["--work-dir", str(folder)]
-        needs = None
-        if settings.classifier is not None:
-            needs = self.plan(Path(yaml.safe_load(files[-1].read_text())["base"]).stem, seed)
-            arguments += ["--phase", "classifier", "--weights", str(needs.place.checkpoint(LAST))]
-        return Run(method, seed, folder, settings, tuple(arguments), needs)
-
-    def command(self, run: Run, shared: bool = False) -> str:
-        """Return one plain command that makes a run. One that starts from another's weights is a
-        call of this tool, which makes or awaits that one first; so is a `shared` run, one that
-        others start from: as it is claimed, none of them makes it a second time."""
-        if run.needs is None and not shared:
-            return shlex.join(["python", "main.py", *run.arguments, "--resume"])
-        words = ["python", "-m", "tools.compare", "--benchmark", self.benchmark.name]
-        words += ["--methods", run.method, "--seeds", str(run.seed), "--stream", self.stream]
-        words += ["--work-dir", str(self.root), *self.options]
-        return shlex.join([*words, *(["--set", *self.overrides] if self.overrides else [])])
+def hits(run: Run, which: str) -> tuple[Scores, np.ndarray]:
+    """Return a run's scores, by name, and whether each test clip is right (n,) float64."""
+    scores = Scores.read(run.place.scores_file(which))
+    scores = scores.in_order_of(np.sort(scores.names))
+    right = shots.hits(torch.as_tensor(scores.scores), torch.as_tensor(scores.labels).long(), 1)
+    return scores, right.double().numpy()
 
 
-def shown(path: Path) -> str:
-    """Return a path relative to the current folder where it lies below it."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+def class_masks(run: Run, result: Mapping[str, Any]) -> dict[str, np.ndarray | None]:
+    """Return the classes (K,) that each metric averages, by the class counts of the run's list."""
+    counts = result.get("class_counts")
+    masks: dict[str, np.ndarray | None] = {"top1": None}
+    if counts is not None:
+        masks["mean_class"] = np.ones(len(counts), bool)
+        for name, mask in shots.groups(counts, run.settings.shots).items():
+            masks[name] = mask.numpy()
+    return masks
 
 
-def execute(run: Run) -> str:
-    """Make a run, and the one it needs; returns 'done', 'busy' (elsewhere) or what went wrong.
+def paired_parts(
+    row: Row, baseline: Row, which: str
+) -> tuple[list[str], list[np.ndarray], list[np.ndarray]]:
+    """Return the metrics, and what each clip adds to the differences, as `differences` takes it.
 
-    main.py locks the folder of its run, so of several calls that start one run one makes it.
+    Seeds that both methods have on every fold. A metric is left out if a run has no class for it.
     """
-    while run.needs is not None and run.needs.result() is None:
-        state = execute(run.needs)
-        if state not in ("done", "busy"):
-            return state
-        if state == "busy":
-            time.sleep(POLL)
-    if run.result() is not None:
-        return "done"
-    if run.place.is_locked:
-        return "busy"
-    print(f"{run.method}, seed {run.seed}: {run.folder}", flush=True)
-    code = supervise([sys.executable, str(MAIN), *run.arguments, "--resume"])
-    if code == BAD_INPUT and run.place.is_locked:  # another call was faster
-        return "busy"
-    return "done" if code == 0 else f"exit code {code}"
+    both = [{(run.seed, run.fold): (run, r) for run, r in each.runs} for each in (row, baseline)]
+    cells = [cell for cell in both[0] if cell in both[1]]
+    folds = list(dict.fromkeys(fold for _, fold in cells))
+    seeds = dict.fromkeys(seed for seed, _ in cells)
+    seeds = [seed for seed in seeds if all((seed, fold) in cells for fold in folds)]
+    metrics, parts, labels = list(shots.METRICS), [], []
+    for fold in folds if seeds else ():
+        of_seeds = []
+        for seed in seeds:
+            run, result = both[0][seed, fold]
+            (own, right), (other, others) = (hits(each[seed, fold][0], which) for each in both)
+            if own.names.tolist() != other.names.tolist() or (own.labels != other.labels).any():
+                raise InputError(
+                    f"{run.folder} and {both[1][seed, fold][0].folder} were tested on other "
+                    "samples; test both with the same store"
+                )
+            masks = class_masks(run, result)
+            weights = {m: clip_weights(own.labels, mask) for m, mask in masks.items()}
+            metrics = [m for m in metrics if m in weights and weights[m].any()]
+            of_seeds.append({m: weights[m] * (right - others) for m in metrics})
+        parts.append(of_seeds)
+        labels.append(own.labels)
+    stacked = [
+        np.stack([np.stack([each[m] for m in metrics], axis=1) for each in of_seeds])
+        for of_seeds in parts
+    ]
+    return metrics, stacked, labels
 
 
-def supervise(command: Sequence[str]) -> int:
-    """Run a command to its end, which is at the latest that of this process."""
-    process = subprocess.Popen(command)
-    try:
-        return process.wait()
-    finally:
-        if process.poll() is None:
-            process.terminate()  # main.py saves, to be resumed
-            process.wait()
+def add_differences(rows: Sequence[Row], baseline: str, which: str) -> None:
+    """Compare every row with the baseline; Holm's correction over the rows, for each metric."""
+    base = next(row for row in rows if row.method == baseline)
+    found: dict[str, dict[str, Difference]] = {}  # metric -> method
+    for row in rows:
+        metrics, parts, labels = paired_parts(row, base, which)
+        if row is not base and parts:
+            for metric, each in zip(metrics, differences(parts, labels)):
+                found.setdefault(metric, {})[row.method] = each
+    for metric, by_method in found.items():
+        adjusted = holm([each.p for each in by_method.values()])
+        for row in rows:
+            if row.method in by_method:
+                p = adjusted[list(by_method).index(row.method)]
+                row.differences[metric] = asdict(by_method[row.method]) | {
+                    "p_holm": p, "different": p < 1 - LEVEL,
+                }  # fmt: skip
 
 
 # --- the table ---
 
 
-def summarise(results: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float | None] | None]:
-    """Return (mean, sample standard deviation) of each metric over seeds; None where there is none.
+@dataclass
+class Comparison:
+    """What a table shows, and what it says about itself."""
 
-    One seed has no deviation.
-    """
-    summary: dict[str, tuple[float, float | None] | None] = {}
-    for metric in METRICS:
-        values = [result[metric] for result in results if result[metric] is not None]
-        deviation = statistics.stdev(values) if len(values) > 1 else None
-        summary[metric] = (statistics.mean(values), deviation) if values else None
-    return summary
+    sweep: Sweep
+    which: str
+    seeds: Sequence[int]
+    folds: Sequence[str | None]
+    baseline: str
+    rows: list[Row]
+    choices: Sequence[Choice] = ()
+    tuned_on: str = ""  # which share and seeds the trials had
+    notes: Sequence[str] = ()
 
+    @property
+    def settings(self) -> config.Config:
+        return self.sweep.resolve("brl", self.seeds[0], self.sweep.words(self.folds[0]))
 
-def tabulate(sweep: Sweep, runs: Sequence[Run], which: str) -> tuple[str, str]:
-    """Return the comparison as (CSV, Markdown), methods in the order of the runs."""
-    settings = config.resolve([sweep.benchmark / f"{sweep.stream}.yaml"], sweep.overrides)
-    heads = logs.shot_headings(settings.shots)
-    buffer = io.StringIO()
-    rows = csv.writer(buffer, lineterminator="\n")
-    deviations = [name for metric in METRICS for name in (metric, f"{metric}_sd")]
-    rows.writerow(["method", "stream", "checkpoint", "seeds", *deviations]
-                  + [f"published_{metric}" for metric in METRICS])  # fmt: skip
-    lines = [
-        f"{settings.benchmark}, {sweep.stream}, {which}.pt; mean ± standard deviation over seeds",
-        "",
-        "| method | seeds | " + " | ".join(heads) + " | published top-1 (many, medium, few) |",
-        "| --- | ---: |" + " ---: |" * (len(heads) + 1),
-    ]
-    notes: list[str] = []
-    for method in dict.fromkeys(run.method for run in runs):
-        own = [run for run in runs if run.method == method]
-        done = {run.seed: run.result(which) for run in own}
-        done = {seed: result for seed, result in done.items() if result is not None}
-        summary = summarise(list(done.values()))
-        facts = [run.place.describe(which) for run in own if run.seed in done]
-        others = [published.beside(facts, sweep.stream, metric) for metric in METRICS]
-        notes += [
-            f"{run.method}, seed {run.seed}: {why}"
-            for run, fact in zip((run for run in own if run.seed in done), facts)
-            if (why := published.why_none(fact))
+    @property
+    def variance(self) -> str:
+        """What the runs of a method differ in, which their deviation is of."""
+        over = []
+        if len(self.seeds) > 1:
+            drawn = "{seed}" in (self.settings.training_list or "")
+            kind = "its own draw of the training list" if drawn else "one training list for all"
+            over.append(f"{len(self.seeds)} seeds ({kind})")
+        if len(self.folds) > 1:
+            over.append(f"{len(self.folds)} folds of persons")
+        if not over:
+            return "one run per method, no deviation"
+        return f"mean ± standard deviation over {' times '.join(over)}"
+
+    @property
+    def caption(self) -> list[str]:
+        steps = "equal optimizer steps" if self.sweep.equal_steps else "each method's own epochs"
+        lines = [
+            f"{self.settings.benchmark}, {self.sweep.stream}, {self.which}.pt; {steps}; "
+            f"{self.variance}. Percent; ECE: lower is better."
         ]
-        flat = [value for metric in METRICS for value in summary[metric] or (None, None)]
-        rows.writerow([method, sweep.stream, which, " ".join(map(str, done))]
-                      + ["" if value is None else f"{value:.3f}" for value in flat]
-                      + ["" if value is None else value for value in others])  # fmt: skip
-        shots = [logs.percent(value) for value in others[2:]]
-        beside = logs.percent(others[0])
-        if any(value is not None for value in others[2:]):
-            beside += f" ({', '.join(shots)})"
-        cells = [spread(summary[metric]) for metric in METRICS]
-        lines.append(f"| {method} | {len(done)} | {' | '.join(cells)} | {beside} |")
-    lines += [f"\n{note}" for note in dict.fromkeys(notes)]
-    return buffer.getvalue(), "\n".join(lines) + "\n"
+        if self.which == BEST:
+            chosen = "held-out training samples" if self.settings.val_split else "the test split"
+            lines.append(f"best.pt was chosen by top-1 on {chosen}.")
+        if self.choices:
+            lines.append(f"Values chosen by mean class accuracy on {self.tuned_on}.")
+        return lines
+
+    def markdown(self) -> str:
+        return "\n\n".join([*self.caption, self._accuracies(), *self._differences(), *self.notes])
+
+    def _accuracies(self) -> str:
+        figures = dict(zip(FIGURES, (*logs.shot_headings(self.settings.shots), "macro F1", "ECE")))
+        results = [result for row in self.rows for _, result in row.runs]
+        if any(r.get("samples_clean", 0) != r.get("samples", 0) for r in results):
+            names = list(figures.items())
+            figures = dict([names[0], ("top1_clean", "without copies"), *names[1:]])
+        beside = {row.method: row.published(self.sweep.stream, self.which) for row in self.rows}
+        is_published = any(any(figures.values()) for figures in beside.values())
+        head = ["method", *(["chosen"] if self.choices else []), "steps", "runs", *figures.values()]
+        lines = []
+        for row in self.rows:
+            cells = [row.method]
+            if self.choices:
+                own = [each.shown for each in self.choices if each.method == row.method]
+                cells.append("; ".join(dict.fromkeys(own)) or logs.DASH)
+            cells += [_range(row.steps), str(len(row.runs))]
+            cells += [_plus_minus(row.spread(figure)) for figure in figures]
+            if is_published:
+                cells.append(_published(beside[row.method]))
+            lines.append(cells)
+        if is_published:
+            head.append("published top-1 (many, medium, few)")
+        return _table(head, lines, left=2 if self.choices else 1)
+
+    def _differences(self) -> list[str]:
+        others = [row for row in self.rows if row.differences]
+        if not others:
+            return []
+        metrics = [m for m in shots.METRICS if any(m in row.differences for row in others)]
+        heads = dict(zip(shots.METRICS, logs.shot_headings(self.settings.shots)))
+        lines = [
+            [row.method, *(_difference(row.differences.get(m)) for m in metrics)] for row in others
+        ]
+        over = "test clips and seeds" if len(self.seeds) > 1 else "test clips (one seed)"
+        said = (
+            f"Differences to {self.baseline} in percentage points, with {LEVEL:.0%} intervals of a "
+            f"bootstrap paired over {over}. ▲ higher, ▼ lower: different at {1 - LEVEL:.2f} after "
+            f"Holm's correction over {len(others)} methods; ○ not shown to differ."
+        )
+        if 1 < len(self.seeds) < FEW_SEEDS:
+            said += f" With fewer than {FEW_SEEDS} seeds the intervals are too narrow."
+        return [said, _table(["method", *(heads[m] for m in metrics)], lines)]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "benchmark": self.settings.benchmark, "stream": self.sweep.stream,
+            "checkpoint": self.which, "seeds": list(self.seeds),
+            "folds": [fold for fold in self.folds if fold], "equal_steps": self.sweep.equal_steps,
+            "overrides": list(self.sweep.overrides), "variance": self.variance,
+            "baseline": self.baseline, "code": code_version(),
+            "tuned_on": self.tuned_on or None,
+            "choices": [asdict(choice) for choice in self.choices],
+            "methods": {row.method: self._row_as_json(row) for row in self.rows},
+            "notes": list(self.notes),
+        }  # fmt: skip
+
+    def _row_as_json(self, row: Row) -> dict[str, Any]:
+        figures = (*FIGURES, "top1_clean")
+        spreads = {figure: row.spread(figure) for figure in figures}
+        steps = row.steps or [None] * len(row.runs)
+        return {
+            "runs": [
+                {"seed": run.seed, "fold": run.fold, "folder": str(run.folder), "steps": count}
+                | {figure: result.get(figure) for figure in figures}
+                for (run, result), count in zip(row.runs, steps)
+            ],
+            "mean": {figure: spread and spread[0] for figure, spread in spreads.items()},
+            "deviation": {figure: spread and spread[1] for figure, spread in spreads.items()},
+            "published": row.published(self.sweep.stream, self.which),
+            "differences": row.differences,
+        }
 
 
-def spread(figure: tuple[float, float | None] | None) -> str:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Return a Markdown table; all but the first `left` columns flush right."""
+    rule = ["---"] * left + ["---:"] * (len(head) - left)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
+
+
+def _plus_minus(spread: tuple[float, float | None] | None) -> str:
     """Return `mean ± deviation`, the mean alone, or a dash."""
-    if figure is None or figure[1] is None:
-        return logs.percent(figure and figure[0])
-    return f"{figure[0]:.1f} ± {figure[1]:.1f}"
+    if spread is None or spread[1] is None:
+        return logs.percent(spread and spread[0])
+    return f"{spread[0]:.1f} ± {spread[1]:.1f}"
+
+
+def _range(numbers: Sequence[int] | None) -> str:
+    ends = sorted({min(numbers), max(numbers)}) if numbers else []
+    return "..".join(map(str, ends)) or logs.DASH
+
+
+def _published(figures: Mapping[str, float | None]) -> str:
+    top1, _, *groups = (figures[metric] for metric in shots.METRICS)
+    text = logs.percent(top1)
+    if any(value is not None for value in groups):
+        text += f" ({', '.join(map(logs.percent, groups))})"
+    return text
+
+
+def _difference(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return logs.DASH
+    mark = "○" if not found["different"] else "▲" if found["value"] > 0 else "▼"
+    return f"{found['value']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}] {mark}"
+
+
+def compare(
+    runs: Sequence[Run], methods: Sequence[str], which: str, baseline: str
+) -> tuple[list[Row], list[str]]:
+    """Return the rows of the finished runs, and notes on published figures that do not apply."""
+    done = [(run, run.result(which)) for run in runs]
+    done = [(run, result) for run, result in done if result is not None]
+    rows = [Row(m, [(r, f) for r, f in done if r.method == m], {}) for m in methods]
+    add_differences(rows, baseline, which)
+    notes = [
+        f"{run.name}: {why}"
+        for run, _ in done
+        if (why := published.why_none(run.place.describe(which)))
+    ]
+    return rows, list(dict.fromkeys(notes))
+
+
+# --- the command ---
+
+
+def make_parser() -> Parser:
+    parser = Parser(prog="python -m tools.compare", description=__doc__)
+
+    def add(flag: str, text: str = "", **how: Any) -> None:
+        parser.add_argument(flag, help=text, **how)
+
+    seeds = {"type": int, "nargs": "+", "metavar": "N"}
+    words = {"nargs": "+", "action": "extend", "default": []}
+    add("--benchmark", "e.g. nw-ucla-lt or ntu120/xset", required=True)
+    add("--methods", "names with commas between", required=True)
+    add("--baseline", "what the others are compared with (default: cross-entropy, else the first)")
+    add("--seeds", "random seeds, a run of each method per seed (default: 0)", default=[0], **seeds)
+    add("--folds", "K folds of persons in place of the usual split", type=int, metavar="K")
+    add(
+        "--equal-steps",
+        "every method takes the optimizer steps of the longest one: its epochs grow (repeat)",
+        action="store_true",
+    )
+    add(
+        "--tune",
+        "choose a value for each method that has the key; 0.5x: a multiple of its own value; "
+        "KEY+KEY=V,V: the same value for both",
+        metavar="KEY=V,V",
+        **words,
+    )
+    add("--tune-seeds", "seeds of the trials (default: those of --seeds)", **seeds)
+    add(
+        "--tune-split", "share of the training list that the trials hold out (default: 0.2)",
+        type=float, default=0.2, metavar="F",
+    )  # fmt: skip
+    add("--stream", f"{', '.join(STREAMS)} (default: joint)", choices=STREAMS, default="joint",
+        metavar="NAME")  # fmt: skip
+    add("--which", "checkpoint (default: last; best is chosen on the test split)",
+        choices=(LAST, BEST), default=LAST)  # fmt: skip
+    add("--set", "override any key for all runs", metavar="KEY=VALUE", dest="overrides", **words)
+    add("--device", "GPU indices, or cpu", nargs="+", metavar="D")
+    add(
+        "--jobs", "runs side by side, dealt to the GPUs; auto: one per GPU, else per CPU core",
+        type=jobs.number, default=1, metavar="N",
+    )  # fmt: skip
+    add("--work-dir", "root of the runs (default: work_dir); use another for other values of --set",
+        type=Path, default=WORK_DIR, metavar="DIR")  # fmt: skip
+    add("--output", "write PATH.md and PATH.json", type=Path, metavar="PATH")
+    add("--dry-run", "print a line for each job that is missing", action="store_true")
+    add("--quiet", "errors and the table only", action="store_true")
+    add("--debug", "errors with their traceback", action="store_true")
+    return parser
+
+
+def parse(argv: list[str]) -> Any:
+    """Return the options, `methods` as a tuple, `tune` as Tuned; InputError for what cannot be."""
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    if options.dry_run:
+        parser.refuse(options, "--which", "--output", "--baseline", "--jobs", "--quiet",
+                      reason="--dry-run makes no run and no table")  # fmt: skip
+    if not options.tune:
+        parser.refuse(options, "--tune-seeds", "--tune-split", reason="there is no --tune")
+    names = [name.strip() for name in options.methods.split(",") if name.strip()]
+    options.methods = tuple(dict.fromkeys(names))
+    if not options.methods:
+        raise InputError("--methods: names none; e.g. --methods brl,cross-entropy")
+    if options.baseline is None:
+        usual = "cross-entropy"
+        options.baseline = usual if usual in options.methods else options.methods[0]
+    if options.baseline not in options.methods:
+        raise InputError(f"--baseline {options.baseline}: is not among --methods")
+    if options.folds is not None and options.folds < 2:
+        raise InputError(f"--folds must be at least 2, not {options.folds}")
+    options.seeds = list(dict.fromkeys(options.seeds))
+    options.tune = [Tuned.parse(text) for text in options.tune]
+    if options.equal_steps and any("repeat" in each.keys for each in options.tune):
+        raise InputError("--tune repeat: --equal-steps sets it; leave one out")
+    return options
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(prog="python -m tools.compare", description=__doc__)
-    add = parser.add_argument
-    add("--benchmark", required=True, help="e.g. nw-ucla-lt or ntu120/xset")
-    add("--methods", required=True, help="names with commas between")
-    add("--seeds", type=int, nargs="+", default=[0])
-    add("--stream", choices=STREAMS, default="joint")
-    add("--which", choices=("last", "best"), default="last", help="best is chosen on the test set")
-    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="overrides")
-    add("--device", nargs="+", metavar="D", help="GPU indices, or cpu")
-    add("--work-dir", type=Path, default=Path("work_dir"), help="root of the runs; one a --set")
-    add("--output", type=Path, metavar="PATH", help="the tables are PATH.csv and PATH.md")
-    add("--dry-run", action="store_true", help="print a command for each run that is missing")
-    add("--quiet", action="store_true", help="pass --quiet on to main.py")
-    add("--debug", action="store_true", help="errors with their traceback")
-    options = parser.parse_args(argv)
-    if options.dry_run:
-        parser.refuse(options, "--which", "--output", reason="--dry-run makes no table")
-    passed = ["--device", *options.device] if options.device else []
+    options = parse(argv)
+    folder = config.benchmark_folder(options.benchmark)
+    for method in options.methods:
+        method_files(method, folder)
     sweep = Sweep(
-        config.benchmark_folder(options.benchmark),
-        options.stream,
-        options.work_dir,
-        tuple(options.overrides),
-        (*passed, *(["--quiet"] if options.quiet else [])),
-    )
-    methods = [name.strip() for name in options.methods.split(",") if name.strip()]
-    if not methods:
-        raise InputError("--methods: names none; e.g. --methods brl,cross-entropy")
-    runs = [sweep.plan(method, seed) for seed in options.seeds for method in methods]
+        folder, options.methods, options.stream, options.work_dir, tuple(options.overrides),
+        options.equal_steps,
+    )  # fmt: skip
+    folds = [f"{k + 1}/{options.folds}" for k in range(options.folds)] if options.folds else [None]
+    tuning.check(sweep, options.tune, folds[0])
+
+    def make(runs: Sequence[Run]) -> dict[Run, str] | None:
+        if not options.dry_run:
+            return make_side_by_side(
+                runs, options.jobs, options.device, options.work_dir / "jobs", options.quiet
+            )
+        lines = job_lines(runs, options.device)
+        for line in lines:
+            print(line)
+        return None if lines else {}
+
+    trials = options.tune_seeds or options.seeds
+    choices = tune(
+        sweep, options.tune, trials, folds, options.tune_split, options.which, make
+    )  # fmt: skip
+    if choices is None:
+        print("the runs with the chosen values follow: call again when these are done",
+              file=sys.stderr)  # fmt: skip
+        return
+    runs = [
+        sweep.plan(method, seed, fold, as_chosen(choices))
+        for seed in options.seeds
+        for fold in folds
+        for method in options.methods
+    ]
     for run in runs:
         run.check()
+    failures = make(runs)
     if options.dry_run:
-        needed = {run.needs for run in runs}
-        for run in dict.fromkeys(runs):
-            if run.result() is None:
-                print(sweep.command(run, shared=run in needed))
         return
-    signal.signal(signal.SIGTERM, stop)
-    states = {run: execute(run) for run in runs}
-    table, text = tabulate(sweep, runs, options.which)
-    output = options.output or options.work_dir / f"compare-{sweep.benchmark.name}-{options.stream}"
-    write_text(output.with_name(f"{output.name}.csv"), table)
+    rows, notes = compare(runs, options.methods, options.which, options.baseline)
+    notes += [
+        f"--tune: {choice.method}, {words}: {reason}"
+        for choice in choices
+        for words, reason in choice.failed.items()
+    ]
+    notes += [f"failed: {run.name}: {reason}" for run, reason in failures.items()]
+    tuned_on = (
+        f"{options.tune_split:.0%} of the training list, held out from trials with "
+        f"seeds {' '.join(map(str, trials))}"
+    )
+    comparison = Comparison(
+        sweep, options.which, options.seeds, folds, options.baseline, rows, choices,
+        tuned_on if choices else "", notes,
+    )  # fmt: skip
+    write(
+        comparison, options.output or options.work_dir / f"compare-{folder.name}-{options.stream}"
+    )
+    if failures:
+        named = "; ".join(f"{run.name}: {reason}" for run, reason in failures.items())
+        raise ChildProcessError(f"{len(failures)} runs failed: {named}")
+
+
+def write(comparison: Comparison, output: Path) -> None:
+    """Write the table and the numbers, and print the table."""
+    text = comparison.markdown() + "\n"
     write_text(output.with_name(f"{output.name}.md"), text)
+    write_json(output.with_name(f"{output.name}.json"), comparison.as_json())
     print(text)
-    for run, state in states.items():
-        if state == "busy":
-            print(f"{run.folder}: another process is at it; call again for the whole table")
-    failed = [f"{run.folder} ({s})" for run, s in states.items() if s not in ("done", "busy")]
-    if failed:
-        raise ChildProcessError(f"failed: {', '.join(failed)}")
-
-
-def stop(*_: Any) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break off the saving
-    raise Stopped("the run under way was saved; the same call continues")
 
 
 if __name__ == "__main__":

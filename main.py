@@ -52,6 +52,7 @@ USED_BY = {
     "--output": "predict",
     "--window": "predict",
     "--stride": "predict",
+    "--threshold": "predict",
     "--image-size": "predict",
     "--nan": "predict",
     "--quiet": "train classifier test predict",
@@ -122,6 +123,10 @@ def make_parser() -> Parser:
         "--stride", type=int, metavar="T", help="frames between windows (default: half a window)"
     )
     io.add_argument(
+        "--threshold", type=float, metavar="P",
+        help="answer `unknown` below this probability (default: that of tools.calibrate)",
+    )  # fmt: skip
+    io.add_argument(
         "--image-size", type=float, nargs=2, metavar=("H", "W"), help="of 2D poses in pixels"
     )
     clip_file.add_nan(io)
@@ -147,8 +152,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
             raise InputError(f"{flag}: --phase {options.phase} does not use it, only {users}")
     if options.resume and options.overwrite:
         raise InputError("--resume continues a run and --overwrite discards it; give one of them")
-    if options.jobs is not None and options.stream != "all":
-        raise InputError("--jobs: one stream is one run; --stream all makes several")
     return options
 
 
@@ -188,6 +191,8 @@ def train_streams(options: argparse.Namespace, devices: list[torch.device], worl
         raise InputError("--config is missing: name a file, e.g. config/demo-lt/joint.yaml")
     if len(options.weights) > 1 or (options.weights and options.stream == "all"):
         raise InputError("--weights: a run starts from one FILE, that of its own --stream")
+    if options.jobs is not None and options.stream != "all":
+        raise InputError("--jobs: one stream is one run; --stream all makes several")
     streams = STREAMS if options.stream == "all" else (options.stream,)
     runs: list[tuple[config.Config, Path]] = []
     for stream in streams:
@@ -324,8 +329,12 @@ def predict(options: argparse.Namespace, device: torch.device) -> None:
     """Name the actions in clips from files."""
     if not options.weights or not options.input:
         raise InputError("--phase predict needs --weights FILE... and --input FILE_OR_FOLDER...")
+    if options.threshold is not None and not 0 <= options.threshold <= 1:
+        raise InputError(f"--threshold: must be between 0 and 1, not {options.threshold}")
     settings = resolve(options, options.stream) if options.config else None
-    recognizer = Recognizer.load(options.weights, device, settings, overrides(options))
+    recognizer = Recognizer.load(
+        options.weights, device, settings, overrides(options), options.threshold
+    )
     predict_files.run(
         recognizer, options.input, options.output, options.quiet,
         window=options.window, stride=options.stride, image_size=options.image_size,

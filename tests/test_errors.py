@@ -29,8 +29,8 @@ def test_a_mistake_on_the_command_line_is_told_in_one_line(argv, told, capsys):
     "command",
     (
         "ensemble", "data.prepare", "data.long_tail", "data.inspect", "data.convert",
-        "tools.compare", "tools.embed", "tools.export", "tools.report.__main__", "tools.weights",
-        "tools.zoo", "tools.benchmark",
+        "tools.calibrate", "tools.compare", "tools.embed", "tools.export", "tools.report.__main__",
+        "tools.weights", "tools.zoo", "tools.benchmark",
     ),
 )  # fmt: skip
 def test_every_command_tells_a_mistake_in_one_line(command, capsys):

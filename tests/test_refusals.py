@@ -227,7 +227,8 @@ VALUES = {
     "--work-dir": ["run"], "--jobs": ["2"], "--tag": ["mine"], "--resume": [],
     "--overwrite": [], "--amp": ["bf16"], "--compile": [],
     "--accumulate": ["2"], "--input": ["a.npy"], "--output": ["a.csv"],
-    "--window": ["9"], "--stride": ["3"], "--image-size": ["480", "640"], "--nan": ["zero"],
+    "--window": ["9"], "--stride": ["3"], "--threshold": ["0.5"],
+    "--image-size": ["480", "640"], "--nan": ["zero"],
     "--quiet": [],
     "--debug": [],
 }  # fmt: skip

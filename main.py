@@ -202,7 +202,7 @@ def train_streams(options: argparse.Namespace, devices: list[torch.device], worl
             folder = options.work_dir / stream if len(streams) > 1 else options.work_dir
         runs.append((settings, folder))
     if options.jobs is not None:
-        train_side_by_side(runs, options, ranks)
+        train_side_by_side(runs, options, world)
         runs = []
     for settings, folder in runs:
         if len(streams) > 1 and options.resume and RunFolder(folder).is_finished(settings):
@@ -216,10 +216,10 @@ def train_streams(options: argparse.Namespace, devices: list[torch.device], worl
 
 
 def train_side_by_side(
-    runs: list[tuple[config.Config, Path]], options: argparse.Namespace, ranks: Ranks
+    runs: list[tuple[config.Config, Path]], options: argparse.Namespace, world: World
 ) -> None:
     """Train the streams as processes of their own, --jobs at a time."""
-    if ranks.world > 1:
+    if world.size > 1:
         raise InputError("--jobs: deals whole runs to the devices; torchrun splits one, use either")
     said = make_parser().words(options, "--stream", "--jobs", "--device", "--work-dir", "--quiet")
     several = []

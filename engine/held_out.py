@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from engine import checkpoint, evaluate
+from engine import checkpoint, evaluate, precision
 from engine.build import make_feeder, open_data
 from engine.config import Config
 from engine.fusion import Scores
@@ -32,6 +32,7 @@ def score(path: Path, device: torch.device, config: Config | None = None) -> Sco
     check_same_data(state, data, path)
     feeder = make_feeder(config, data, data.val_rows, device, clips=config.test_clips)
     net = fuse_bn(model.to(device, memory_format=torch.channels_last))
+    precision.set_tf32(config.tf32)
     scores = evaluate.score(net, feeder, config, device)
     names = np.asarray(data.store.names)[data.val_rows]
     return Scores(names, np.asarray(data.store.labels)[data.val_rows], scores)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from engine import checkpoint, held_out, logs
-from engine.distributed import Ranks, choose_devices
+from engine.distributed import World, choose_devices
 from engine.fusion import Scores
 from engine.run import BEST, LAST, RunFolder
 from errors import InputError, Parser, run_command
@@ -43,7 +43,7 @@ def calibrate(
     run: RunFolder, which: str, coverage: float | None, device: list[str] | None
 ) -> tuple[dict[str, Any], Scores]:
     """Return what is to be kept in a checkpoint, and the scores of the held-out samples."""
-    scores = held_out.score(run.checkpoint(which), choose_devices(device, Ranks())[0])
+    scores = held_out.score(run.checkpoint(which), choose_devices(device, World())[0])
     temperature = fit_temperature(scores.scores, scores.labels)
     threshold = None
     if coverage is not None:

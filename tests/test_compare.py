@@ -403,7 +403,7 @@ def test_equal_steps_are_equal_counted(tiny, tmp_path, monkeypatch, untested):
 
     monkeypatch.setattr(torch.optim.SGD, "step", step)
     methods = ("brl", "cross-entropy", "square-root-sampling")
-    small = ("num_epoch=2", "batch_size=3", *SMALL)
+    small = ("num_epoch=2", "batch_size=2", "accumulate=2", *SMALL)
     sweep = compare.Sweep(tiny / "tiny-lt", methods, root=tmp_path, overrides=small,
                           equal_steps=True)  # fmt: skip
     for method in methods:
@@ -559,7 +559,8 @@ def write_result(run, top1, few, facts=None, right=None):
         "top1_clean": top1 + 2, "samples": 40, "samples_clean": 30,
         "class_counts": [200, 50, 50, 5],
     }  # fmt: skip
-    order = np.random.default_rng(run.seed).permutation(40)  # joined by name, not by row
+    random = np.random.default_rng([run.seed, len(run.method)])
+    order = random.permutation(40)  # samples are joined by name, not by row
     for suffix, gain in (("-last", 0), ("", 5)):
         text = json.dumps(result | {"top1": top1 + gain})
         (run.folder / f"result{suffix}.json").write_text(text)

@@ -278,6 +278,7 @@ def test_main_resolves_what_was_planned():
     assert run.name == "crt, seed 1, fold 2/5, lr=0.3, val_split=0.25"
     assert run.folder.parent.name == "nw-ucla-lt-crt-fold2of5-seed1-val0.25-lr0.3"
     assert run.needs.settings.lr == 0.05 and run.needs.settings.val_split == 0.25
+    assert run.settings.test_clips == 1 and sweep.plan("crt", 1).settings.val_split is None
     for each in (run, run.needs):
         options = main.parse(list(each.arguments))
         assert main.resolve(options, None) == each.settings

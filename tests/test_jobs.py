@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import main
 from engine import config, jobs
 from engine.run import RunFolder
-from errors import RESUMABLE, Stopped
+from errors import BAD_INPUT, RESUMABLE, Stopped, run_command
 from tests.tiny_runs import CEILING, ENVIRONMENT, PROJECT, SMALL, assert_same_weights, wait_until
 
 SETTINGS = config.Config(num_epoch=1)
@@ -153,6 +154,32 @@ def test_a_signal_ends_every_run(pretend, tmp_path, sign, monkeypatch):
         jobs.run_all(several, [jobs.Slot()] * 2, tmp_path / "logs", quiet=True)
     assert [run.process.returncode for run in started] == [-signal.SIGTERM] * 2
     assert signal.signal(sign, former) is signal.default_int_handler  # put back
+
+
+def test_a_run_is_told_what_the_command_line_says():
+    parser = main.make_parser()
+    argv = ["--config", "a.yaml", "b.yaml", "--set", "lr=1", "--set", "frames=8", "--stream", "all"]
+    argv += ["--jobs", "2", "--resume", "--val-split", "0.1", "--seed", "3", "--device", "0", "1"]
+    words = parser.words(parser.parse_args(argv), "--stream", "--jobs", "--device")
+    told = parser.parse_args([*words, "--stream", "bone"])
+    assert (told.config, told.overrides) == (["a.yaml", "b.yaml"], ["lr=1", "frames=8"])
+    assert told.resume and (told.val_split, told.seed, told.stream) == (0.1, 3, "bone")
+    assert told.device is None and told.jobs is None and not told.overwrite
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--jobs", "2"], "--jobs: one stream is one run"),
+        (["--jobs", "0", "--stream", "all"], "at least 1, or auto"),
+        (["--jobs", "2", "--stream", "all", "--set", "lr=x"], "lr must be float"),
+    ],
+)
+def test_a_mistake_is_found_before_any_process_begins(tiny, tmp_path, more, said, capsys):
+    argv = ["--config", str(tiny / "tiny-lt/joint.yaml"), "--work-dir", str(tmp_path / "w"), *more]
+    assert run_command(main.main, argv) == BAD_INPUT
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line and not (tmp_path / "w").exists()
 
 
 # --- real runs ---

@@ -208,7 +208,8 @@ class Sweep:
         """
         own = (chosen or {}).get((method, fold), ())
         kept = [] if held_out is None else [f"val_split={held_out:g}"]
-        words = self.words(fold, [*own, *kept])
+        # The test of a trial is not looked at, so it is a short one.
+        words = self.words(fold, [*own, *kept, *(["test_clips=1"] if kept else [])])
         settings = self.resolve(method, seed, words)
         tags = [settings.tag] if settings.tag else []
         tags += [_as_tag(word) for word in (*kept, *own)]

@@ -232,8 +232,10 @@ def train_side_by_side(
             )
         )
     slots = jobs.make_slots(options.jobs, options.device, len(several))
-    failures = jobs.run_all(several, slots, folder.parent / "jobs", options.quiet)
-    jobs.check(failures)
+    failures = jobs.run_all(
+        several, slots, folder.parent / "jobs", options.quiet, "the same call with --resume"
+    )
+    jobs.check({job.name: reason for job, reason in failures.items()})
 
 
 def train_one(

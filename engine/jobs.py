@@ -1,9 +1,9 @@
 """Independent runs side by side, each a process of main.py.
 
-Each run has a slot: one device, and its part of the CPU's cores. What it prints goes to files of
-its own. A run that fails is named in the end, and the others go on; SIGINT (Ctrl-C), SIGTERM and
-SIGHUP let every run save and end, and the same call continues them. A run that another process is
-working on is awaited.
+Each run has a slot: one device and its share of the CPU cores. Its output goes to files of its own.
+A run that fails is named at the end, and the others finish. SIGINT (Ctrl-C), SIGTERM and SIGHUP let
+every run save and end; the same call resumes them. A run that another process is working on is
+awaited.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import torch
 from tqdm import tqdm
 
 from engine.config import Config
+from engine.distributed import World, choose_devices
 from engine.run import RunFolder
 from errors import BAD_INPUT, RESUMABLE, Stopped
 from files import last_line
@@ -35,29 +36,29 @@ TERMINATED = (RESUMABLE, -signal.SIGTERM)  # the latter before a run has anythin
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One run: what it is called, what main.py is told, its folder, and the run it starts from."""
+    """One run: its name, the arguments of main.py, its folder, and the run that it starts from."""
 
     name: str
     arguments: tuple[str, ...]
     place: RunFolder
     settings: Config
     needs: Job | None = None
-    overwrite: bool = False  # also a run that is finished is made
+    overwrite: bool = False  # run it even if it is finished
 
 
 @dataclass(frozen=True)
 class Slot:
-    """Where one run at a time goes: words for --device, CPU threads (None: torch decides)."""
+    """A place for one run at a time: words for --device, CPU threads (None: torch decides)."""
 
     device: tuple[str, ...] = ()
     threads: int | None = None
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment of a run; what the user says about threads holds.
+        """The environment of a run; variables that the user has set are kept.
 
-        Threads that spin while they wait take the cores of the runs beside them: at 2 cores, one of
-        them busy, a step was measured at 2.7 s in place of 0.2.
+        Waiting threads must not spin, because that takes the cores of other runs: with two threads
+        on two cores, one of them busy, a training step took 2.7 s instead of 0.2.
         """
         if self.threads is None:
             return dict(os.environ)
@@ -84,10 +85,11 @@ def number(text: str) -> int | str:
 def make_slots(jobs: int | str, devices: Sequence[str] | None, runs: int) -> list[Slot]:
     """Return the slots for `runs` runs, `jobs` at a time.
 
-    `devices` are the words of --device, None: every GPU there is, else the CPU. Several slots are
-    dealt to the devices in turn and share the cores evenly; one slot has all devices. auto: one run
-    per GPU, on the CPU one per core.
+    `devices` are the words of --device (None: all GPUs, else the CPU). Several slots take the
+    devices in turn and share the cores evenly; a single slot has all devices. auto: one run per
+    GPU, or per core on the CPU. Raises InputError for a device that does not exist.
     """
+    choose_devices(list(devices or ()), World())
     gpus = [str(index) for index in range(torch.cuda.device_count())]
     names = list(devices or gpus or ["cpu"])
     count = jobs
@@ -122,14 +124,16 @@ class Process:
         if code == 0:
             return None
         if code in TERMINATED:
-            return "was stopped; the same call continues it"
+            return "was stopped before its end"
         reason = last_line(self.errors).removeprefix("error: ") or "it left no message"
         return f"exit code {code}: {reason} ({self.errors})"
 
     @property
     def was_late(self) -> bool:
-        """Whether the run ended because another process had begun it just before."""
-        return self.process.returncode == BAD_INPUT and self.job.place.is_locked
+        """Whether the run was refused because another process had begun it just before."""
+        place = self.job.place
+        is_made = place.is_locked or place.is_finished(self.job.settings)
+        return self.process.returncode == BAD_INPUT and is_made and not self.job.overwrite
 
 
 class Display:
@@ -162,11 +166,16 @@ class Display:
 
 
 def run_all(
-    jobs: Sequence[Job], slots: Sequence[Slot], logs: Path, quiet: bool = False
+    jobs: Sequence[Job],
+    slots: Sequence[Slot],
+    logs: Path,
+    quiet: bool = False,
+    resume: str = "the same call",
 ) -> dict[Job, str]:
-    """Make every run that is not finished; return what went wrong with which, {} if nothing.
+    """Make every run that is not finished, after the ones that it needs.
 
-    Jobs that they need are made first. Raises Stopped once all have ended after a signal.
+    Returns the reason for each that failed. After a signal, once all have ended, raises Stopped,
+    which says that `resume` resumes them.
     """
     pool = Pool(in_order(jobs), slots, logs, quiet)
     with noted_signals() as signals:
@@ -178,7 +187,7 @@ def run_all(
         finally:
             ended = pool.end()
     if signals:
-        raise Stopped(f"{ended} runs were ended; the same call continues")
+        raise Stopped(f"unfinished runs: {ended}; {resume} resumes them")
     return pool.failures
 
 
@@ -211,7 +220,7 @@ class Pool:
         return bool(self.waiting or self.running)
 
     def collect(self) -> None:
-        """Note how the runs ended that have ended since the last look."""
+        """Note how runs have ended."""
         for place, run in list(self.running.items()):
             if run.process.poll() is None:
                 continue
@@ -227,7 +236,7 @@ class Pool:
                 self.say(f"{run.job.name}: done in {minutes:.1f} min")
 
     def fill(self) -> None:
-        """Begin runs in the free slots, and show how far all are."""
+        """Begin runs in free slots, and show the progress of all."""
         for place, slot in enumerate(self.slots):
             if place not in self.running and (job := self.next()) is not None:
                 self.running[place] = Process(job, slot, self.logs)
@@ -238,7 +247,7 @@ class Pool:
         self.display.show(self.running)
 
     def next(self) -> Job | None:
-        """Take the first job off the list that can begin; what is finished, or cannot, goes too."""
+        """Take the first job off the list that can begin, and all that are finished or cannot."""
         for job in list(self.waiting):
             if job.needs in self.failures:
                 self.failures[job] = f"needs {job.needs.name}, which failed"
@@ -267,7 +276,7 @@ class Pool:
 
 @contextmanager
 def noted_signals() -> Iterator[list[int]]:
-    """Yield a list that the signals which end a process go to; ignored ones stay ignored."""
+    """Yield a list that collects signals instead of ending the process; ignored ones stay so."""
     noted: list[int] = []
     former = {}
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -280,8 +289,8 @@ def noted_signals() -> Iterator[list[int]]:
             signal.signal(each, handler)
 
 
-def check(failures: Mapping[Job, str]) -> None:
+def check(failures: Mapping[str, str]) -> None:
     """Raise ChildProcessError that names each run that failed, with the reason."""
     if failures:
-        named = "; ".join(f"{job.name}: {reason}" for job, reason in failures.items())
-        raise ChildProcessError(f"{len(failures)} runs failed: {named}")
+        named = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+        raise ChildProcessError(f"failed runs: {len(failures)}; {named}")

@@ -615,7 +615,12 @@ def test_the_caption_says_which_variance_it_is(tmp_path):
     )
     for each, seeds, folds, said in (
         (sweep, [0], [None], "one run per method, no deviation"),
-        (drawn, [0, 1], [None], "deviation over 2 seeds (its own draw of the training list)"),
+        (
+            drawn,
+            [0, 1],
+            [None],
+            "deviation over 2 seeds (each with its own draw of the training list)",
+        ),
         (sweep, [0], ["1/2", "2/2"], "deviation over 2 folds of persons"),
         (sweep, [0, 1], ["1/2", "2/2"], "2 seeds (one training list for all) times 2 folds of per"),
     ):
@@ -706,7 +711,7 @@ def test_a_failed_run_is_named_and_the_table_written(tiny, tmp_path, monkeypatch
     argv += ["--work-dir", str(tmp_path), "--quiet", "--set", "num_epoch=1", *SMALL]
     assert run_command(compare.main, argv) == 1
     out, err = capsys.readouterr()
-    assert "1 runs failed: focal, seed 0: exit code 2: " in err and "does not contain a run" in err
+    assert "failed runs: 1; focal, seed 0: exit code 2: " in err and "does not contain a run" in err
     assert "| brl |" in out and "failed: focal, seed 0: exit code 2" in out
 
 

@@ -12,7 +12,7 @@ import pytest
 import main
 from engine import config, jobs
 from engine.run import RunFolder
-from errors import BAD_INPUT, RESUMABLE, Stopped, run_command
+from errors import BAD_INPUT, RESUMABLE, InputError, Stopped, run_command
 from tests.tiny_runs import CEILING, ENVIRONMENT, PROJECT, SMALL, assert_same_weights, wait_until
 
 SETTINGS = config.Config(num_epoch=1)
@@ -68,8 +68,8 @@ def test_a_failed_run_is_named_and_the_others_finish(pretend, tmp_path, capsys):
     }
     assert all(job.place.is_finished(SETTINGS) for job in (several[0], several[3]))
     assert (tmp_path / "logs/runs-a.out").read_text() == "epoch 1/1\n"
-    with pytest.raises(ChildProcessError, match=r"2 runs failed: b: exit code 2: no such .*; c:"):
-        jobs.check(failures)
+    with pytest.raises(ChildProcessError, match=r"failed runs: 2; b: exit code 2: no such .*; c:"):
+        jobs.check({job.name: reason for job, reason in failures.items()})
     shown = capsys.readouterr().out.splitlines()
     assert shown[0].startswith("[0/4] a: begins in ") and len(shown) == 6
 
@@ -112,7 +112,6 @@ def test_slots_share_cores_and_are_dealt_to_gpus(monkeypatch):
     monkeypatch.setattr(jobs.torch.cuda, "device_count", lambda: 0)
     make = jobs.make_slots
     assert make(1, None, 9) == [jobs.Slot()]  # as main.py by itself
-    assert make(1, ["0", "1"], 9) == [jobs.Slot(("0", "1"))]  # DataParallel
     assert make(3, None, 9) == [jobs.Slot(("cpu",), 2)] * 3
     assert make(3, None, 2) == [jobs.Slot(("cpu",), 4)] * 2
     assert make("auto", ["cpu"], 99) == [jobs.Slot(("cpu",), 1)] * 8
@@ -121,6 +120,9 @@ def test_slots_share_cores_and_are_dealt_to_gpus(monkeypatch):
     assert [slot.device for slot in make("auto", None, 9)] == [("0",), ("1",)]
     assert [slot.device for slot in make(3, None, 9)] == [("0",), ("1",), ("0",)]
     assert [slot.device for slot in make(2, ["1"], 9)] == [("1",), ("1",)]
+    assert make(1, ["0", "1"], 9) == [jobs.Slot(("0", "1"))]  # DataParallel
+    with pytest.raises(InputError, match="--device 2: no such GPU"):
+        make(2, ["1", "2"], 9)
     for wrong in ("0", "-1", "many", "1.5"):
         with pytest.raises(Exception, match="at least 1, or auto"):
             jobs.number(wrong)
@@ -150,7 +152,7 @@ def test_a_signal_ends_every_run(pretend, tmp_path, sign, monkeypatch):
         return started[-1]
 
     monkeypatch.setattr(jobs, "Process", begin)
-    with pytest.raises(Stopped, match="2 runs were ended"):
+    with pytest.raises(Stopped, match="unfinished runs: 2; the same call resumes"):
         jobs.run_all(several, [jobs.Slot()] * 2, tmp_path / "logs", quiet=True)
     assert [run.process.returncode for run in started] == [-signal.SIGTERM] * 2
     assert signal.signal(sign, former) is signal.default_int_handler  # put back
@@ -234,7 +236,7 @@ def test_killed_jobs_resume_to_the_same_weights(six, tiny, tmp_path, killed):
         process.send_signal(signal.SIGTERM)
         said = process.communicate(timeout=CEILING)[0]
         assert process.returncode == RESUMABLE, said
-        assert "runs were ended; the same call continues" in said
+        assert "; the same call with --resume resumes them" in said
     elif killed == "parent killed":
         process.kill()  # its children go on by themselves
         process.wait()
@@ -242,7 +244,7 @@ def test_killed_jobs_resume_to_the_same_weights(six, tiny, tmp_path, killed):
         for child in children_of(process.pid):
             os.kill(child, signal.SIGKILL)
         said = process.communicate(timeout=CEILING)[0]
-        assert process.returncode == 1 and "runs failed: " in said
+        assert process.returncode == 1 and "failed runs: 2; " in said
         assert "exit code -9" in said
     resumed = start_all(tiny, folder, "--resume")
     said = resumed.communicate(timeout=CEILING)[0]

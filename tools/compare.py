@@ -206,9 +206,7 @@ def main(argv: list[str]) -> None:
     write(
         comparison, options.output or options.work_dir / f"compare-{folder.name}-{options.stream}"
     )
-    if failures:
-        named = "; ".join(f"{run.name}: {reason}" for run, reason in failures.items())
-        raise ChildProcessError(f"{len(failures)} runs failed: {named}")
+    jobs.check({run.name: reason for run, reason in failures.items()})
 
 
 def write(comparison: Comparison, output: Path) -> None:

@@ -155,7 +155,11 @@ class Comparison:
         over = []
         if len(self.seeds) > 1:
             drawn = "{seed}" in (self.settings.training_list or "")
-            kind = "its own draw of the training list" if drawn else "one training list for all"
+            kind = (
+                "each with its own draw of the training list"
+                if drawn
+                else "one training list for all"
+            )
             over.append(f"{len(self.seeds)} seeds ({kind})")
         if len(self.folds) > 1:
             over.append(f"{len(self.folds)} folds of persons")

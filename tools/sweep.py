@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -58,6 +59,8 @@ def _training_data(
     listed = long_tail.training_rows(
         opened, protocol, training_list, imbalance, fold, seed, make=True
     )
+    if listed.made:
+        print(listed.made, file=sys.stderr)  # the lines of --dry-run stay commands
     rows = listed.rows
     if val_split is not None:
         rows, _ = hold_out(rows, opened.labels, val_split, seed)

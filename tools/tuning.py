@@ -60,7 +60,7 @@ class Tuned:
 
     def _value(self, settings: config.Config, key: str, value: str) -> str:
         """Return a value as it is, or a factor times the method's own value."""
-        if not re.fullmatch(r"[0-9.]+(e-?\d+)?x", value):
+        if not re.fullmatch(r"\d*\.?\d+(e[-+]?\d+)?x", value):
             return value
         own = _own_value(settings, key)
         if isinstance(own, bool) or not isinstance(own, int | float):

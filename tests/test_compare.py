@@ -272,7 +272,7 @@ def test_plans_and_what_main_is_told():
 
 def test_main_resolves_what_was_planned():
     """The same values and the same folder, also of a trial on a fold."""
-    sweep = compare.Sweep(NW_UCLA, overrides=("lr=0.1", "num_epoch=3"))
+    sweep = compare.Sweep(NW_UCLA, overrides=("lr=0.1", "num_epoch=3", "test_clips=5"))
     chosen = {("crt", "2/5"): ("lr=0.3",), ("cross-entropy", "2/5"): ("lr=0.05",)}
     run = sweep.plan("crt", 1, "2/5", chosen, held_out=0.25)
     assert run.name == "crt, seed 1, fold 2/5, lr=0.3, val_split=0.25"

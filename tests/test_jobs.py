@@ -1,5 +1,6 @@
 """Runs side by side: slots, order, failures, signals, and what a killed one resumes to."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -29,8 +30,8 @@ if kind == "fails":
     sys.exit(2)
 folder.mkdir(parents=True, exist_ok=True)
 (folder / "config.yaml").write_text(CONFIG)
-if kind == "waits":
-    time.sleep(1000)
+if kind in ("waits", "slow"):
+    time.sleep(1000 if kind == "waits" else 1)
 (folder / "result-last.json").write_text("{}")
 with open(folder.parent / "order", "a") as file:
     file.write("done\\n")
@@ -75,12 +76,20 @@ def test_a_failed_run_is_named_and_the_others_finish(pretend, tmp_path, capsys):
 
 
 def test_a_run_comes_after_the_one_that_it_needs_and_finished_ones_not_again(pretend, tmp_path):
-    first = pretend("works", "first")
+    first = pretend("slow", "first")
     second = pretend("works", "second", first)
     assert jobs.in_order([second, first]) == [first, second]
     for _ in range(2):
         assert jobs.run_all([second], [jobs.Slot()] * 2, tmp_path / "logs", quiet=True) == {}
     assert (tmp_path / "runs/order").read_text().split() == ["first", "done", "second", "done"]
+
+
+def test_a_finished_run_is_made_again_to_overwrite_it(pretend, tmp_path):
+    job = pretend("works", "a")
+    again = dataclasses.replace(job, overwrite=True)
+    assert jobs.run_all([job], [jobs.Slot()], tmp_path / "logs", quiet=True) == {}
+    assert jobs.run_all([again], [jobs.Slot()], tmp_path / "logs", quiet=True) == {}
+    assert (tmp_path / "runs/order").read_text().split() == ["a", "done", "a", "done"]
 
 
 def test_a_run_of_another_process_is_awaited(pretend, tmp_path, capsys):

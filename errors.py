@@ -59,6 +59,17 @@ class Parser(argparse.ArgumentParser):
             and getattr(options, action.dest, action.default) != action.default
         ]
 
+    def words(self, options: argparse.Namespace, *without: str) -> list[str]:
+        """Return a command line that says what `options` say, except the flags of `without`."""
+        words: list[str] = []
+        for action in self._actions:
+            flag = action.option_strings[-1] if action.option_strings else ""
+            if flag in self.given(options) and flag not in without:
+                value = getattr(options, action.dest)
+                values = [] if action.nargs == 0 else value if isinstance(value, list) else [value]
+                words += [flag, *map(str, values)]
+        return words
+
     def refuse(self, options: argparse.Namespace, *flags: str, reason: str) -> None:
         """Raise InputError for the first of `flags` that is given, so that none is ignored."""
         for flag in self.given(options):

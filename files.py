@@ -72,3 +72,11 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically; ValueError for NaN (use None)."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def last_line(path: Path) -> str:
+    """Return the last line of a text file that is not empty, '' if there is none."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4096))
+        lines = file.read().decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

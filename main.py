@@ -16,7 +16,7 @@ import torch
 
 import memory
 from data import clip_file
-from engine import checkpoint, config, evaluate, logs, predict_files, recipe
+from engine import checkpoint, config, evaluate, jobs, logs, predict_files, recipe
 from engine.build import make_feeder, open_data
 from engine.distributed import World, choose_devices, free_memory
 from engine.precision import describe_amp, set_tf32
@@ -41,6 +41,7 @@ USED_BY = {
     "--seed": "train classifier",
     "--val-split": "train classifier",
     "--device": "train classifier test predict",
+    "--jobs": "train",
     "--work-dir": "train classifier test",
     "--tag": "train classifier test*",
     "--resume": "train classifier",
@@ -52,6 +53,7 @@ USED_BY = {
     "--output": "predict",
     "--window": "predict",
     "--stride": "predict",
+    "--threshold": "predict",
     "--image-size": "predict",
     "--nan": "predict",
     "--quiet": "train classifier test predict",
@@ -91,6 +93,9 @@ def make_parser() -> Parser:
 
     where = parser.add_argument_group("where")
     where.add_argument("--device", nargs="+", metavar="D", help="GPU indices, or cpu")
+    where.add_argument(
+        "--jobs", type=jobs.number, metavar="N", help="streams side by side, or auto"
+    )
     where.add_argument("--work-dir", type=Path, metavar="DIR", help="the run's own folder")
     where.add_argument(
         "--tag", metavar="T", help="suffix of the run folder (default: derived from the overrides)"
@@ -118,6 +123,10 @@ def make_parser() -> Parser:
     io.add_argument(
         "--stride", type=int, metavar="T", help="frames between windows (default: half a window)"
     )
+    io.add_argument(
+        "--threshold", type=float, metavar="P",
+        help="answer `unknown` below this probability (default: that of tools.calibrate)",
+    )  # fmt: skip
     io.add_argument(
         "--image-size", type=float, nargs=2, metavar=("H", "W"), help="of 2D poses in pixels"
     )
@@ -186,12 +195,20 @@ def train_streams(options: argparse.Namespace, devices: list[torch.device], worl
         raise InputError("--config is missing: name a file, e.g. config/demo-lt/joint.yaml")
     if len(options.weights) > 1 or (options.weights and options.stream == "all"):
         raise InputError("--weights: a run starts from one FILE, that of its own --stream")
+    if options.jobs is not None and options.stream != "all":
+        raise InputError("--jobs: one stream is one run; --stream all makes several")
     streams = STREAMS if options.stream == "all" else (options.stream,)
+    runs: list[tuple[config.Config, Path]] = []
     for stream in streams:
         settings = resolve(options, stream)
         folder = config.run_folder(settings)
         if options.work_dir is not None:
             folder = options.work_dir / stream if len(streams) > 1 else options.work_dir
+        runs.append((settings, folder))
+    if options.jobs is not None:
+        train_side_by_side(runs, options, world)
+        runs = []
+    for settings, folder in runs:
         if len(streams) > 1 and options.resume and RunFolder(folder).is_finished(settings):
             continue
         train_one(settings, folder, options, devices, world)
@@ -200,6 +217,29 @@ def train_streams(options: argparse.Namespace, devices: list[torch.device], worl
         import ensemble
 
         ensemble.main([f"--folder={folder.parent}", *(["--quiet"] if options.quiet else [])])
+
+
+def train_side_by_side(
+    runs: list[tuple[config.Config, Path]], options: argparse.Namespace, world: World
+) -> None:
+    """Train the streams as processes of their own, --jobs at a time."""
+    if world.size > 1:
+        raise InputError("--jobs: deals whole runs to the devices; torchrun splits one, use either")
+    said = make_parser().words(options, "--stream", "--jobs", "--device", "--work-dir", "--quiet")
+    several = []
+    for settings, folder in runs:
+        RunFolder(folder).check(settings, options.resume, options.overwrite)
+        words = (*said, "--stream", settings.stream, "--work-dir", str(folder))
+        several.append(
+            jobs.Job(
+                settings.stream, words, RunFolder(folder), settings, overwrite=options.overwrite
+            )
+        )
+    slots = jobs.make_slots(options.jobs, options.device, len(several))
+    failures = jobs.run_all(
+        several, slots, folder.parent / "jobs", options.quiet, "the same call with --resume"
+    )
+    jobs.check({job.name: reason for job, reason in failures.items()})
 
 
 def train_one(
@@ -297,8 +337,12 @@ def predict(options: argparse.Namespace, device: torch.device) -> None:
     """Name the actions in clips from files."""
     if not options.weights or not options.input:
         raise InputError("--phase predict needs --weights FILE... and --input FILE_OR_FOLDER...")
+    if options.threshold is not None and not 0 <= options.threshold <= 1:
+        raise InputError(f"--threshold: must be between 0 and 1, not {options.threshold}")
     settings = resolve(options, options.stream) if options.config else None
-    recognizer = Recognizer.load(options.weights, device, settings, overrides(options))
+    recognizer = Recognizer.load(
+        options.weights, device, settings, overrides(options), options.threshold
+    )
     predict_files.run(
         recognizer, options.input, options.output, options.quiet,
         window=options.window, stride=options.stride, image_size=options.image_size,

@@ -71,7 +71,7 @@ class Config:
     # Long tail
     second_stage: int | None = None  # its epochs; null: round(second_stage_share num_epoch)
     second_stage_share: float = 5 / 24  # of the epochs, at least 1 epoch
-    repeat: int = 5  # copies of a sample per epoch
+    repeat: float = 5  # copies of a sample per epoch; 2.5: half of the samples a third time
     objective: str = "longtail.method.Composed"  # the method's class; Composed: of the keys below
     objective_args: dict = field(default_factory=dict)
     sampling: str = "longtail.brl.ReverseSampling"

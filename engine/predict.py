@@ -27,6 +27,7 @@ from engine.config import Config
 from engine.distributed import World, choose_devices
 from engine.fusion import Scores, fuse, fusions_of
 from errors import InputError
+from longtail.calibration import tempered
 from model.fold import fuse_bn
 
 # Class names for a checkpoint that has none, by its layout and number of classes.
@@ -36,6 +37,7 @@ DATA_SETS = {
     ("nw_ucla", 10): "nw-ucla",
     ("coco", 400): "kinetics400",
 }
+UNKNOWN = "unknown"  # the answer where no class is likely enough
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,12 @@ class Prediction:
     spans: np.ndarray  # (W, 2) int64: first frame of each window, and the one after its last
     windows: np.ndarray  # (W, K) float32, each row sums to 1
     warning: str = ""  # why the clip may not be what it is taken for
+    threshold: float = 0.0  # the least probability of an answer
+
+    @property
+    def answer(self) -> str:
+        """The likeliest class, or `unknown` if its probability is below the threshold."""
+        return answer(self.names, self.probabilities, self.threshold)
 
     def top(self, k: int = 3) -> list[tuple[str, float]]:
         """Return the k most probable classes as (name, probability), the first the likeliest."""
@@ -57,6 +65,12 @@ class Prediction:
 def best(names: Sequence[str], probabilities: np.ndarray, k: int) -> list[tuple[str, float]]:
     order = np.argsort(-probabilities, kind="stable")[:k]
     return [(names[row], float(probabilities[row])) for row in order]
+
+
+def answer(names: Sequence[str], probabilities: np.ndarray, threshold: float) -> str:
+    """Return the likeliest of the classes, or `unknown` below the threshold."""
+    ((name, probability),) = best(names, probabilities, 1)
+    return name if probability >= threshold else UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -129,6 +143,29 @@ def known_names(layout: str, num_class: int) -> list[str]:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What tools.calibrate keeps in a checkpoint."""
+
+    temperature: float = 1.0
+    threshold: float | None = None
+
+    @classmethod
+    def of(cls, state: dict[str, Any], path: Path) -> Calibration:
+        """Read it from the content of a checkpoint; InputError if it is none."""
+        said = state.get("calibration") if checkpoint.is_own(state) else None
+        if said is None:
+            return cls()
+        try:
+            temperature, threshold = float(said["temperature"]), said["threshold"]
+            threshold = None if threshold is None else float(threshold)
+        except (TypeError, KeyError, ValueError):
+            temperature, threshold = 0.0, None
+        if not 0 < temperature < float("inf") or not 0 <= (threshold or 0) <= 1:
+            raise InputError(f"{path}: its calibration is damaged; run tools.calibrate again")
+        return cls(temperature, threshold)
+
+
+@dataclass(frozen=True)
 class LoadedNetwork:
     """One checkpoint of a recognizer."""
 
@@ -136,6 +173,7 @@ class LoadedNetwork:
     config: Config
     model: nn.Module
     takes: InputSpec
+    calibration: Calibration = Calibration()
 
     @classmethod
     def load(
@@ -153,10 +191,11 @@ class LoadedNetwork:
         usual = {"amp": "off"} if device.type == "cpu" else {}
         config, model, state = checkpoint.load_network(path, config, overrides, **usual)
         takes = InputSpec.of(model, state)
-        return cls(path, config, model.to(device, memory_format=torch.channels_last), takes)
+        model = model.to(device, memory_format=torch.channels_last)
+        return cls(path, config, model, takes, Calibration.of(state, path))
 
     def score(self, store: Store, device: torch.device) -> Scores:
-        """Return the class probabilities of every clip of a store, as in testing."""
+        """Return the class probabilities of every clip of a store, as in testing, calibrated."""
         config = self.config
         precision.set_tf32(config.tf32)
         rows = np.arange(len(store))
@@ -164,6 +203,7 @@ class LoadedNetwork:
             config, store, self.takes.skeleton, rows, device, clips=config.test_clips
         )
         scores = evaluate.score(self.fused, feeder, config, device)
+        scores = tempered(scores, self.calibration.temperature)
         return Scores(store.names, store.labels, scores)
 
     @functools.cached_property
@@ -185,8 +225,17 @@ class PreparedClip:
 class Recognizer:
     """One trained network, or several whose probabilities are fused."""
 
-    def __init__(self, members: Sequence[LoadedNetwork], device: torch.device) -> None:
-        """Raises InputError if the members are fed other data, or tell other classes apart."""
+    def __init__(
+        self,
+        members: Sequence[LoadedNetwork],
+        device: torch.device,
+        threshold: float | None = None,
+    ) -> None:
+        """Raises InputError if the members are fed other data, or tell other classes apart.
+
+        `threshold` is the least probability of an answer. None: that of a single calibrated
+        checkpoint, else none; the thresholds of several say nothing about their fusion.
+        """
         first, *others = members
         for other in others:
             for key in first.takes.differences(other.takes):
@@ -197,6 +246,9 @@ class Recognizer:
         streams = [member.config.stream for member in members]
         self.weights = fusion_weights(streams, first.config.benchmark)  # of the members
         self.names = first.takes.class_names
+        if threshold is None and not others:
+            threshold = first.calibration.threshold
+        self.threshold = threshold or 0.0
 
     @classmethod
     def load(
@@ -205,6 +257,7 @@ class Recognizer:
         device: str | torch.device | None = None,
         config: Config | None = None,
         overrides: Iterable[str] = (),
+        threshold: float | None = None,
     ) -> Recognizer:
         """Load one or several checkpoints, by default onto GPU 0 if there is one.
 
@@ -215,7 +268,8 @@ class Recognizer:
         if not paths or (config and len(paths) > 1):
             raise InputError("--weights: one checkpoint is needed, or several without --config")
         device = torch.device(device) if device else choose_devices(None, World())[0]
-        return cls([LoadedNetwork.load(path, device, config, overrides) for path in paths], device)
+        members = [LoadedNetwork.load(path, device, config, overrides) for path in paths]
+        return cls(members, device, threshold)
 
     def __call__(
         self,
@@ -329,7 +383,15 @@ class Recognizer:
         fused = fuse(scored, dict(zip(scored, self.weights))).scores  # (all windows, K)
         ends = np.cumsum([len(clip.windows) for clip in clips])
         return [
-            Prediction(clip.source, self.names, part.mean(axis=0), clip.spans, part, clip.warning)
+            Prediction(
+                clip.source,
+                self.names,
+                part.mean(axis=0),
+                clip.spans,
+                part,
+                clip.warning,
+                self.threshold,
+            )
             for clip, part in zip(clips, np.split(fused, ends[:-1]))
         ]
 

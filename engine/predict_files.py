@@ -16,7 +16,7 @@ from tqdm import tqdm
 from data import clip_file
 from data.names import natural_order
 from engine import logs
-from engine.predict import Prediction, PreparedClip, Recognizer, best
+from engine.predict import Prediction, PreparedClip, Recognizer, answer, best
 from errors import InputError
 from files import write_json, write_text
 
@@ -95,33 +95,45 @@ def read(
 
 
 def table(predictions: Sequence[Prediction]) -> str:
-    """Return the three likeliest classes of each file, and of its windows where it has several."""
-    count = min(3, len(predictions[0].names))
+    """Return the three likeliest classes of each file, and of its windows where it has several.
+
+    With a threshold, the answer comes before them.
+    """
+    names, threshold = predictions[0].names, predictions[0].threshold
+    count = min(3, len(names))
+
+    def row(title: str, probabilities: np.ndarray) -> list[str]:
+        answers = [answer(names, probabilities, threshold)] if threshold else []
+        top = best(names, probabilities, count)
+        return [title, *answers, *(f"{name} {probability:.3f}" for name, probability in top)]
+
     rows = []
     for prediction in predictions:
-        rows.append([prediction.source, *_cells(prediction.top(count))])
+        rows.append(row(prediction.source, prediction.probabilities))
         if len(prediction.spans) > 1:
             for (first, end), part in zip(prediction.spans.tolist(), prediction.windows):
-                top = best(prediction.names, part, count)
-                rows.append([f"  frames {first} to {end - 1}", *_cells(top)])
-    return logs.table(["file", *("first", "second", "third")[:count]], rows)
-
-
-def _cells(top: list[tuple[str, float]]) -> list[str]:
-    return [f"{name} {probability:.3f}" for name, probability in top]
+                rows.append(row(f"  frames {first} to {end - 1}", part))
+    head = ["file", *(["answer"] if threshold else []), *("first", "second", "third")[:count]]
+    return logs.table(head, rows)
 
 
 def write_as_json(
     path: Path, recognizer: Recognizer, predictions: Sequence[Prediction], failed: dict[str, str]
 ) -> None:
     def described(probabilities: np.ndarray) -> dict[str, Any]:
-        (name, _), *_ = best(recognizer.names, probabilities, 1)
+        name = answer(recognizer.names, probabilities, recognizer.threshold)
         return {"class": name, "probabilities": np.round(probabilities.astype(float), 6).tolist()}
 
     value = {
         "class_names": list(recognizer.names),
+        "threshold": recognizer.threshold,
         "checkpoints": [
-            {"weights": str(member.path), "stream": member.config.stream, "weight": weight}
+            {
+                "weights": str(member.path),
+                "stream": member.config.stream,
+                "weight": weight,
+                "temperature": member.calibration.temperature,
+            }
             for member, weight in zip(recognizer.members, recognizer.weights)
         ],
         "predictions": [
@@ -154,7 +166,7 @@ def write_as_csv(
         if len(spans) > 1:
             parts += zip(range(len(spans)), spans, prediction.windows)
         for window, (first, end), part in parts:
-            (name, _), *_ = best(recognizer.names, part, 1)
+            name = answer(recognizer.names, part, recognizer.threshold)
             figures = [f"{probability:.6f}" for probability in part]
             writer.writerow([prediction.source, window, first, end - 1, name, *figures])
     write_text(path, text.getvalue())

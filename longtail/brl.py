@@ -160,10 +160,10 @@ class ReverseSampling(InstanceSampling):
 
     def draws(self, progress: float) -> Tensor:
         counts, members = self.class_counts, self.members
-        top, each = self.repeat * counts.max(), counts.clamp_min(1)
+        top, each = round(self.repeat * int(counts.max())), counts.clamp_min(1)
         # In integers: the whole copies, then the fraction (top % each) / each of the members.
         reversed_draws = top // each * members + top % each * members // each
-        return torch.where(last_third(counts), reversed_draws, self.repeat * members)
+        return torch.where(last_third(counts), reversed_draws, super().draws(progress))
 
 
 class ActionAwareWeights(Weighting):

@@ -191,6 +191,29 @@ def test_instance_sampling_and_empty_classes():
     assert apportion(torch.tensor([1.0, 1.0, 1.0]), 10).sum() == 10
 
 
+@pytest.mark.parametrize("kind", [InstanceSampling, ReverseSampling])
+def test_a_fraction_of_repeat_is_shown(kind):
+    """Every sample two or three times, in each epoch others three times."""
+    counts = torch.tensor([8, 6, 4, 3, 2, 1])
+    labels = torch.arange(6).repeat_interleave(counts)
+    sampling = kind(labels, counts, repeat=2.5)
+    first, second = (
+        sampling.epoch(torch.Generator().manual_seed(seed)).bincount() for seed in (0, 1)
+    )
+    head = labels < 4  # reverse sampling shows the last two classes more often
+    for shown in (first, second):
+        assert shown[head].min() == 2 and shown[head].max() == 3
+        per_class = labels.repeat_interleave(shown).bincount(minlength=6)
+        assert (per_class - 2.5 * counts)[:4].abs().max() <= 1
+        if kind is ReverseSampling:
+            assert per_class[4:].tolist() == [20, 20]  # 2.5 n_max
+        else:
+            assert shown.sum() == len(sampling) == 60
+    assert not torch.equal(first, second)
+    assert kind(labels, counts, 2.0).draws(0).tolist() == kind(labels, counts, 2).draws(0).tolist()
+    assert kind(labels, counts, 2).draws(0)[:4].tolist() == [16, 12, 8, 6]
+
+
 def test_action_aware_weights_against_golden(golden):
     losses = np.load(golden / "losses.npz")
     for split in ("xsub_train_60", "xsub_train_120", "xset_train_120", "train_10"):

@@ -39,7 +39,7 @@ EXAMPLES = {
 }
 COMMANDS = (
     "main", "ensemble", "data.prepare", "data.long_tail", "data.inspect", "data.convert",
-    "tools.compare", "tools.report", "tools.embed", "tools.export", "tools.zoo",
+    "tools.calibrate", "tools.compare", "tools.report", "tools.embed", "tools.export", "tools.zoo",
 )  # fmt: skip
 FLAGS_OF_OTHER_PROGRAMS = {  # torchrun, Slurm, pip
     "--nproc-per-node", "--nnodes", "--node-rank", "--master-addr", "--master-port",

@@ -29,8 +29,8 @@ def test_wrong_argument_is_one_line_error(argv, message, capsys):
     "command",
     (
         "ensemble", "data.prepare", "data.long_tail", "data.inspect", "data.convert",
-        "tools.compare", "tools.embed", "tools.export", "tools.report.__main__", "tools.weights",
-        "tools.zoo", "tools.benchmark",
+        "tools.calibrate", "tools.compare", "tools.embed", "tools.export", "tools.report.__main__",
+        "tools.weights", "tools.zoo", "tools.benchmark",
     ),
 )  # fmt: skip
 def test_unknown_flag_is_one_line_error_in_every_command(command, capsys):

@@ -426,7 +426,7 @@ def test_json_tells_each_window_and_what_it_is_made_of(small, tmp_path):
     )
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["checkpoints"] == [
-        {"weights": str(weights), "stream": stream, "weight": 1}
+        {"weights": str(weights), "stream": stream, "weight": 1, "temperature": 1.0}
         for weights, stream in zip(small, ("joint", "bone"))
     ]
     (told,) = written["predictions"]

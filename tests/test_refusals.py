@@ -224,9 +224,11 @@ def test_outputs_that_are_not_finite_are_no_accuracy(tiny, whole, tmp_path, monk
 VALUES = {
     "--phase": [], "--config": ["a.yaml"], "--set": ["frames=6"], "--stream": ["bone"],
     "--weights": ["a.pt"], "--seed": ["7"], "--val-split": ["0.1"], "--device": ["cpu"],
-    "--work-dir": ["run"], "--tag": ["mine"], "--resume": [], "--overwrite": [], "--amp": ["bf16"],
-    "--compile": [], "--accumulate": ["2"], "--input": ["a.npy"], "--output": ["a.csv"],
-    "--window": ["9"], "--stride": ["3"], "--image-size": ["480", "640"], "--nan": ["zero"],
+    "--work-dir": ["run"], "--jobs": ["2"], "--tag": ["mine"], "--resume": [],
+    "--overwrite": [], "--amp": ["bf16"], "--compile": [],
+    "--accumulate": ["2"], "--input": ["a.npy"], "--output": ["a.csv"],
+    "--window": ["9"], "--stride": ["3"], "--threshold": ["0.5"],
+    "--image-size": ["480", "640"], "--nan": ["zero"],
     "--quiet": [],
     "--debug": [],
 }  # fmt: skip

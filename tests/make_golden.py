@@ -125,9 +125,7 @@ def reduced(source: Path) -> dict[str, bytes]:
             arrays = {key: file[key] for key in file.files if wanted(key)}
         contents[name] = _npz({key: _rounded(name, key, value) for key, value in arrays.items()})
     own = {
-        f"{name}|{key}": value
-        for name in NETWORKS
-        for key, value in network_vectors(name).items()
+        f"{name}|{key}": value for name in NETWORKS for key, value in network_vectors(name).items()
     }
     contents["small_networks.npz"] = _npz(own)
     return contents | {name: (source / name).read_bytes() for name in WHOLE}

@@ -3,6 +3,7 @@
 With one thread, runs are repeatable and tests do not depend on other load.
 """
 
+import shutil
 import signal
 from pathlib import Path
 from typing import Self
@@ -133,13 +134,19 @@ model_args: {{graph: ntu_rgb_d, num_class: 4, num_person: 2, base_channels: 8}}
     return root
 
 
-@pytest.fixture(scope="module")
-def whole(tiny, tmp_path_factory):
-    """An uninterrupted run."""
-    folder = tmp_path_factory.mktemp("whole") / "joint"
+@pytest.fixture(scope="session")
+def uninterrupted(tiny, tmp_path_factory):
+    """A finished run that nobody may change."""
+    folder = tmp_path_factory.mktemp("trained") / "joint"
     torch.set_num_threads(1)
     main.main(command(tiny, folder, "--quiet"))
     return folder
+
+
+@pytest.fixture(scope="module")
+def whole(uninterrupted, tmp_path_factory):
+    """An uninterrupted run, copied for the tests of one file."""
+    return Path(shutil.copytree(uninterrupted, tmp_path_factory.mktemp("whole") / "joint"))
 
 
 @pytest.fixture

@@ -69,10 +69,11 @@ class Golden(type(Path())):  # the class of this system's paths
 @pytest.fixture(scope="session")
 def reduced(tmp_path_factory: pytest.TempPathFactory) -> Golden:
     """The reduced set of golden vectors, which comes with the project."""
-    folder = Golden(tmp_path_factory.mktemp("golden"))
-    folder.whole = False
+    folder = tmp_path_factory.mktemp("golden")
     make_golden.unpack(folder)
-    return folder
+    golden = Golden(folder)
+    golden.whole = False
+    return golden
 
 
 @pytest.fixture(scope="session")

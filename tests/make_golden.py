@@ -163,8 +163,20 @@ def pack(contents: Mapping[str, bytes], archive: Path) -> None:
 
 def unpack(folder: Path, archive: Path = ARCHIVE) -> None:
     """Write the files of the reduced set below `folder`."""
+    for name, content in contents_of(archive).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def contents_of(archive: Path) -> dict[str, bytes]:
+    """Return {file: content} of an archive that `pack` wrote."""
+    contents = {}
     with tarfile.open(archive) as file:
-        file.extractall(folder, filter="data")
+        for member in file:
+            opened = file.extractfile(member)
+            assert opened is not None, f"{member.name} is not a file"
+            contents[member.name] = opened.read()
+    return contents
 
 
 def main(argv: list[str]) -> None:

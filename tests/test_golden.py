@@ -1,7 +1,5 @@
 """The reduced set of golden vectors: equal to the whole one, small, and figures only."""
 
-import tarfile
-
 import numpy as np
 import pytest
 import torch
@@ -12,8 +10,7 @@ from tests import make_golden
 def test_the_reduced_set_is_what_its_script_makes_of_the_whole_one(shared):
     """Its own networks' figures, which a rounding may change, but for that."""
     expected = make_golden.reduced(shared / "golden")
-    with tarfile.open(make_golden.ARCHIVE) as archive:
-        found = {member.name: archive.extractfile(member).read() for member in archive}
+    found = make_golden.contents_of(make_golden.ARCHIVE)
     del expected["small_networks.npz"], found["small_networks.npz"]
     assert found == expected
 

@@ -7,6 +7,15 @@ import pytest
 
 
 def only(quick: Iterable[Any], values: Iterable[Any]) -> list[Any]:
-    """Return the values as parameters of a test; those that are not `quick` are marked slow."""
+    """Return the values as parameters of a test; those that are not `quick` are marked slow.
+
+    A tuple is the values of several parameters.
+    """
     quick = list(quick)
-    return [v if v in quick else pytest.param(v, marks=pytest.mark.slow) for v in values]
+    return [
+        pytest.param(
+            *(value if isinstance(value, tuple) else (value,)),
+            marks=[] if value in quick else [pytest.mark.slow],
+        )
+        for value in values
+    ]

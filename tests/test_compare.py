@@ -19,6 +19,7 @@ from data import long_tail
 from engine import build, config, recipe
 from errors import BAD_INPUT, InputError
 from longtail.schedule import Stages
+from tests import quick
 from tests.tiny_runs import PROJECT
 from tools import compare, published
 
@@ -336,7 +337,7 @@ def test_a_run_that_another_process_makes_is_busy(tmp_path, monkeypatch):
     assert compare.execute(run) == f"exit code {BAD_INPUT}"
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sign", quick.only([signal.SIGINT], [signal.SIGINT, signal.SIGTERM]))
 def test_an_interrupted_sweep_ends_its_run(sign):
     """The child tells that it began and, in the end, that it was asked to stop."""
     script = (

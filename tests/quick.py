@@ -1,4 +1,4 @@
-"""The quick suite: `pytest -m "not slow"`, which two idle cores finish within two minutes."""
+"""The quick suite, `pytest -m "not slow"`: two minutes on two idle cores are its budget."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -45,7 +45,7 @@ def ntu120(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("benchmark, imbalance", quick.only([("ntu120-xset", 100)], NTU120))
-def test_ntu120_lists_are_the_published_ones(ntu120, tmp_path, benchmark, imbalance) -> None:
+def test_generated_ntu120_lists_equal_published(ntu120, tmp_path, benchmark, imbalance) -> None:
     out = tmp_path / "list.txt"
     argv = [benchmark, "--names", ntu120, "--imbalance", imbalance, "--out", out]
     assert run_command(long_tail.main, [*map(str, argv)]) == 0
@@ -101,7 +101,7 @@ def test_ntu60_lists_of_other_imbalances(tmp_path: Path, capsys) -> None:
 
 
 @pytest.mark.slow
-def test_ntu60_by_own_order_is_drawn_by_name(ntu120: Path, tmp_path: Path, capsys) -> None:
+def test_own_order_draws_ntu60_list_in_name_order(ntu120: Path, tmp_path: Path, capsys) -> None:
     argv = ["ntu60/xsub", "--names", str(ntu120), "--out", str(tmp_path / "list.txt")]
     assert run_command(long_tail.main, argv) == 0
     assert "the published list of ntu60-xsub 100" in capsys.readouterr().out

@@ -114,8 +114,8 @@ def test_error_of_file_without_weights_lists_its_keys(tmp_path):
 
 
 @pytest.mark.parametrize("name", quick.only(["stgcnpp_b16", "stgcn_b16"], RELEASED))
-def test_weights_of_half_precision_are_taken(golden, tmp_path, name):
-    """Their adjacency, where the file has one, is rounded like all else."""
+def test_half_precision_weights_are_loaded(golden, tmp_path, name):
+    """The adjacency in the file, if any, is rounded like the other tensors."""
     state = upstream.weights(upstream.read(golden / f"model_{name}.pth"))
     for dtype in (torch.float16, torch.bfloat16):
         half = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}

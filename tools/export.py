@@ -123,13 +123,8 @@ def export(network: LoadedNetwork, form: str, out: Path) -> float:
     missing = [name for name in NEEDED[form] if not importlib.util.find_spec(name)]
     if missing:
         raise InputError(
-<<<<<<< HEAD
             f"--format {form} requires {', '.join(missing)}: pip install {' '.join(missing)} "
-            "(versions in requirements-dev.txt)"
-=======
-            f"--format {form} needs {', '.join(missing)}: pip install {' '.join(missing)} "
             "(versions in constraints.txt)"
->>>>>>> 684e6ee (Installable with pip: version ranges for users, tested versions in constraints.txt; config files found from any folder)
         )
     write, run = FORMATS[form]
     model = network.model.eval()

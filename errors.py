@@ -42,7 +42,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see --help")
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_args(  # type: ignore[override]  # its overloads differ in the namespace's type
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
         options, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flag = unknown[0].partition("=")[0]
@@ -76,7 +78,9 @@ class Parser(argparse.ArgumentParser):
             if flag in flags:
                 raise InputError(f"{flag}: {reason}")
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
         """Raise InputError for a repeated flag, of which argparse would use only the last."""
         seen: set[str] = set()
         for word in sys.argv[1:] if args is None else args:
@@ -91,7 +95,7 @@ class Parser(argparse.ArgumentParser):
 
 def _flags(parser: argparse.ArgumentParser) -> list[str]:
     """Return the flags of a parser and of its subcommands."""
-    flags = []
+    flags: list[str] = []
     for action in parser._actions:
         flags += action.option_strings
         if isinstance(action, argparse._SubParsersAction):

@@ -172,8 +172,17 @@ def load(files: Iterable[str | Path], overrides: Iterable[str] = (), **values: A
     """
     layer = dataclasses.asdict(Config())
     for file in files:
-        layer = merge(layer, _read(Path(file)))
+        layer = merge(layer, _read(find(file)))
     return from_mapping(override(layer, overrides, **values))
+
+
+def find(file: str | Path) -> Path:
+    """Return a config file's path: from the working directory, else from the project's folder.
+
+    So `config/demo-lt/joint.yaml` names the project's own file wherever a command is started.
+    """
+    path, own = Path(file), CONFIG_ROOT.parent / file
+    return own if not path.is_file() and own.is_file() else path
 
 
 def from_mapping(values: Mapping[str, Any], where: str = "configuration") -> Config:
@@ -285,7 +294,7 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _nearest_file(path: Path) -> str:
-    known = [str(p) for p in Path("config").rglob("*.yaml")]
+    known = [str(p.relative_to(CONFIG_ROOT.parent)) for p in CONFIG_ROOT.rglob("*.yaml")]
     return nearest(str(path), known)
 
 

@@ -80,7 +80,7 @@ def _skeleton(table: Any, stem: str) -> Skeleton:
     skeleton = Skeleton(
         name=str(table.get("name", stem)),
         joints=tuple(map(str, names)),
-        edges=tuple(_joints("edges", pair, count, size=2) for pair in table["edges"]),
+        edges=tuple(_edge(pair, count) for pair in table["edges"]),
         parent=_joints("parent", table["parent"], count),
         flip=_joints("flip", table["flip"], count, size=count),
         upper=_joints("upper", table["upper"], count, distinct=True),
@@ -109,6 +109,11 @@ def _joints(
     if distinct and len(set(values)) != len(values):
         raise ValueError(f"{key} names a joint twice")
     return tuple(values)
+
+
+def _edge(pair: Any, count: int) -> tuple[int, int]:
+    child, parent = _joints("edges", pair, count, size=2)
+    return child, parent
 
 
 def _parts(table: Any, count: int) -> tuple[tuple[int, ...], ...]:

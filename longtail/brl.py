@@ -15,12 +15,12 @@ Action Recognition" (Ta-CNN), AAAI 2022.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from graph import Skeleton
 from longtail.counts import last_third
 from longtail.mixing import Mixing
 from longtail.sampling import InstanceSampling
@@ -63,10 +63,13 @@ class PartialMixup(Mixing):
     formula          the imbalance of the formula that counts come from (`formula_counts`)
     """
 
+    order: Tensor
+    own: Tensor
+
     def __init__(
         self,
         class_counts: Tensor,
-        skeleton: Any,
+        skeleton: Skeleton,
         ratio: float = 1 / 16,
         alpha: float | None = None,
         threshold: float = 3.0,
@@ -176,6 +179,8 @@ class ActionAwareWeights(Weighting):
     K. `alternate`: the released loss overwrites its list of beta by 1 - beta each time it is
     refreshed, so every other epoch has nearly uniform weights; `formula` as in `formula_counts`.
     """
+
+    beta: Tensor
 
     def __init__(
         self,

@@ -26,6 +26,7 @@ class Classifier(nn.Module):
     """What every two-stage method is; this one leaves the network as it is."""
 
     trains = False
+    absent: Tensor  # (K,) bool: classes without training samples
 
     def __init__(self, class_counts: Tensor) -> None:
         super().__init__()
@@ -92,9 +93,13 @@ class ScaledLinear(nn.Linear):
     descent on f_k. The state is that of a plain linear layer: `update_bias` writes f_k b_k to it.
     """
 
+    directions: Tensor
+    start_bias: Tensor
+
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer.in_features, layer.out_features, device="meta")
-        self.weight, self.bias = layer.weight, layer.bias.requires_grad_(False)
+        layer.bias.requires_grad_(False)
+        self.weight, self.bias = layer.weight, layer.bias
         directions = layer.weight.detach().clone()  # v (K, D)
         self.register_buffer("directions", directions, persistent=False)
         self.register_buffer("start_bias", layer.bias.detach().clone(), persistent=False)
@@ -129,7 +134,9 @@ class LearnableScaling(Retraining):
 
     def after_step(self, model: nn.Module) -> None:
         """Let the bias that is saved follow the class vectors."""
-        model.fc.update_bias()
+        scaled = self.layer(model)
+        assert isinstance(scaled, ScaledLinear)
+        scaled.update_bias()
 
 
 class MaxNorm(Retraining):
@@ -140,6 +147,8 @@ class MaxNorm(Retraining):
     radius None is min + 0.1 (max - min) of the class vectors' lengths at the start, as the authors
     have it.
     """
+
+    limit: Tensor
 
     def __init__(self, class_counts: Tensor, radius: float | None = None) -> None:
         super().__init__(class_counts, fresh=False)
@@ -158,7 +167,7 @@ class MaxNorm(Retraining):
     @torch.no_grad()
     def after_step(self, model: nn.Module) -> None:
         """Put class vectors that left the ball back on it."""
-        weight = model.fc.weight
+        weight = self.layer(model).weight
         weight.mul_((self.limit / row_lengths(weight)).clamp_max(1))
 
 
@@ -186,11 +195,12 @@ class ChosenTau(Classifier):
     def prepare(self, model: nn.Module, held_out: HeldOut | None = None) -> None:
         """Change the classifier once, by the tau that was given or the best one."""
         layer = self.biased(model)
-        if self.tau == "auto":
+        tau = self.tau
+        if isinstance(tau, str):
             if held_out is None:
                 raise InputError("classifier_args.tau: auto needs held-out training samples")
-            self.tau = self.choose(layer, *held_out())
-        factors, bias = self.adjust(layer, self.tau)
+            tau = self.tau = self.choose(layer, *held_out())
+        factors, bias = self.adjust(layer, tau)
         layer.weight.mul_(factors[:, None])
         layer.bias.copy_(bias)
 
@@ -230,6 +240,8 @@ class PostHocAdjustment(ChosenTau):
 
     A class without training samples is shifted like the most frequent one: it gains on no other.
     """
+
+    prior: Tensor
 
     def __init__(self, class_counts: Tensor, tau: float | str = "auto") -> None:
         super().__init__(class_counts, tau)

@@ -19,6 +19,8 @@ class Diversity(LDAM):
     that go through the mean add up to zero and are left out.)
     """
 
+    temperature: Tensor
+
     def __init__(
         self,
         class_counts: Tensor,

@@ -164,6 +164,8 @@ class LogitAdjustment(CrossEntropy):
     cross entropy. (Post hoc, at test time: `longtail.classifiers.PostHocAdjustment`.)
     """
 
+    shift: Tensor
+
     def __init__(self, class_counts: Tensor, tau: float = 1.0) -> None:
         super().__init__(class_counts)
         self.register_buffer("shift", tau * log_prior(class_counts))
@@ -180,6 +182,8 @@ class LDAM(CrossEntropy):
     classifier times the scale s (`model_args.cosine`, the same number as `scale`). `rescale`: the
     logits are plain ones and are multiplied by s here, as in the released BRL code.
     """
+
+    margins: Tensor
 
     def __init__(
         self,
@@ -211,6 +215,8 @@ class Equalization(CrossEntropy):
     classes instead, as the released BRL code does, with gamma 1 - 0.00176 and a tail that begins
     one place later. A class without samples is never spared: nothing else would push it down.
     """
+
+    spared: Tensor
 
     def __init__(
         self,
@@ -251,6 +257,10 @@ class KPS(CrossEntropy):
     classifier times the scale s (`model_args.cosine`, the same number as `scale`); the released BRL
     code takes plain logits, with margins of 0.5 and a scale s of 1.
     """
+
+    slopes: Tensor
+    margins: Tensor
+    stretch: Tensor
 
     def __init__(
         self,
@@ -317,7 +327,7 @@ class InfluenceBalanced(CrossEntropy):
         super().__init__(class_counts)
         self.alpha, self.epsilon = alpha, epsilon
 
-    def part(
+    def part(  # type: ignore[override]  # `needs_features`: it is called with them
         self, logits: Tensor, label_weights: Tensor, count: int, *, features: Tensor
     ) -> Tensor:
         """features (N, D) are those that the logits were made from."""

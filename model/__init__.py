@@ -233,7 +233,8 @@ def defaults(network: type) -> dict[str, Any]:
     """Return the arguments of a class that have a default, those handed on to its bases as well."""
     found: dict[str, Any] = {}
     for base in reversed(network.__mro__):
-        for key, argument in inspect.signature(base.__init__).parameters.items():
+        signature = inspect.signature(base.__init__)  # type: ignore[misc]  # of each base's own
+        for key, argument in signature.parameters.items():
             if argument.default is not argument.empty:
                 found[key] = argument.default
     return found

@@ -96,11 +96,14 @@ class Backbone(nn.Module):
         """Take the blocks, which end in (B, channels, T', V), and make the classifier."""
         self.blocks = nn.Sequential(*blocks)
         if self.cosine:
-            self.fc = CosineClassifier(channels, self.num_class, float(self.cosine))
+            self.fc: nn.Linear | CosineClassifier = CosineClassifier(
+                channels, self.num_class, float(self.cosine)
+            )
             return
-        self.fc = nn.Linear(channels, self.num_class)
-        nn.init.normal_(self.fc.weight, std=0.01)
-        nn.init.zeros_(self.fc.bias)
+        linear = nn.Linear(channels, self.num_class)
+        nn.init.normal_(linear.weight, std=0.01)
+        nn.init.zeros_(linear.bias)
+        self.fc = linear
 
     def forward(self, clips: Tensor, outputs: bool = False) -> Tensor | Output:
         """(N, M, T, V, C) to logits (N, K), or with `outputs` to everything there is."""
@@ -206,7 +209,7 @@ class StackedBackbone(Backbone):
 def given_arguments(network: type, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call by name; a class with `*args` hands them on to its base."""
     for base in network.__mro__:
-        signature = inspect.signature(base.__init__)
+        signature = inspect.signature(base.__init__)  # type: ignore[misc]  # of each base's own
         kinds = {parameter.kind for parameter in signature.parameters.values()}
         if not args or inspect.Parameter.VAR_POSITIONAL not in kinds:
             names = list(signature.parameters)[1:]  # without self

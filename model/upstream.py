@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from errors import InputError
+from graph import Skeleton
 from model.names import FORMS, ORIGINAL, OWN, Entry, Form, present_names
 
 State = dict[str, Tensor]
@@ -157,7 +158,7 @@ def join(state: State, entries: list[Entry], model: nn.Module) -> State:
             else:
                 missing += absent
             continue
-        expected = ours.get(entry.ours, constants.get(entry.ours))
+        expected = ours[entry.ours] if entry.ours in ours else constants[entry.ours]
         try:
             value = parts[0] if parts[0].ndim == 0 else torch.cat(parts)
             value = entry.arrange(value) if entry.arrange else value
@@ -172,6 +173,7 @@ def join(state: State, entries: list[Entry], model: nn.Module) -> State:
         if entry.ours in ours:
             result[entry.ours] = value
         elif not is_near(value, expected):
+            assert isinstance(model.skeleton, Skeleton)
             raise InputError(
                 f"{entry.theirs[0]} is not the adjacency of {model.skeleton.name}: "
                 "set model_args.graph to the layout that the weights were trained on"
@@ -264,7 +266,7 @@ def _describe(state: State, form: Form) -> Description:
     graph = state[next(key for key in form.adjacency if key in state)]
     joints = graph.shape[-1]
     subsets = graph.numel() // joints**2
-    widths = []
+    widths: list[int] = []
     while (key := form.width.format(form.start + len(widths))) in state:
         widths.append(len(state[key]))
     in_channels = state[form.conv].numel() // (widths[0] * (1 if form.per_subset else subsets))

@@ -11,6 +11,7 @@ from data import long_tail
 from data.names import class_names, parse
 from data.store import StoreWriter
 from errors import run_command
+from tests import quick
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL_SETS = ("utd-mhad-lt", "msr-action3d-lt", "utkinect-lt", "kinder-gator-lt")
@@ -86,9 +87,12 @@ def rows_of(names: list[str]) -> list[tuple]:
 @pytest.mark.parametrize(
     ("folder", "stream", "counts"),
     [
-        *(
-            (folder, stream, None)
-            for folder, stream in zip(NTU, ("joint", "bone", "skip", "joint-motion"))
+        *quick.only(
+            [],
+            (
+                (folder, stream, None)
+                for folder, stream in zip(NTU, ("joint", "bone", "skip", "joint-motion"))
+            ),
         ),
         ("demo-lt", "bone-motion", None),
         ("nw-ucla-lt", "joint", [100, 77, 59, 46, 35, 27, 21, 16, 12, 10]),

@@ -9,6 +9,7 @@ import torch
 from engine.config import Config
 from engine.predict import LoadedNetwork
 from errors import InputError, run_command
+from tests import quick
 from tests.test_predict import save
 from tools import export
 
@@ -40,7 +41,7 @@ def clips():
     return torch.from_numpy(np.random.default_rng(0).normal(size=(5, 2, 37, 20, 3))).float()
 
 
-@pytest.mark.parametrize("backbone", SMALL)
+@pytest.mark.parametrize("backbone", quick.only(["stgcn"], SMALL))
 def test_onnx_logits_and_metadata(backbone, clips, tmp_path, capsys):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -57,7 +58,7 @@ def test_onnx_logits_and_metadata(backbone, clips, tmp_path, capsys):
     assert notes["normalisation"] == "nw-ucla"
 
 
-@pytest.mark.parametrize("backbone", SMALL)
+@pytest.mark.parametrize("backbone", quick.only(["stgcn"], SMALL))
 def test_torch_program_logits_and_metadata(backbone, clips, tmp_path):
     weights, out = small(tmp_path, backbone), tmp_path / "net.pt2"
     assert run_command(export.main, [str(weights), "--format", "torch", "--out", str(out)]) == 0

@@ -18,6 +18,7 @@ from engine.predict import InputSpec, LoadedNetwork, Recognizer
 from errors import InputError, run_command
 from model import aagcn, ctrgcn, msg3d, stgcn, stgcnpp
 from model.fold import fuse_bn
+from tests import quick
 from tests.test_model import BACKBONES, ORIGINAL, original_weights, relative
 from tools import embed, export
 
@@ -51,7 +52,7 @@ def original(golden, tmp_path_factory):
     return write
 
 
-@pytest.mark.parametrize("name", ORIGINAL)
+@pytest.mark.parametrize("name", quick.only(["stgcn", "ctrgcn_ucla"], ORIGINAL))
 def test_the_documented_way_gives_the_authors_logits(original, name):
     path, clips, logits = original(name)
     settings, network, _ = checkpoint.load_network(path, documented(name))
@@ -313,6 +314,7 @@ def test_main_trains_it_and_its_run_says_so(variant, argv, tmp_path):
     assert second == state["config"]["model_args"]
 
 
+@pytest.mark.slow
 def test_export_writes_it(variant, argv, tmp_path):
     network, path = variant
     out = tmp_path / "net.pt2"
@@ -477,7 +479,7 @@ def test_pyskl_weights_on_another_device(golden, name):
 
 
 @NO_COPY
-@pytest.mark.parametrize("name", ON_NTU)
+@pytest.mark.parametrize("name", quick.only(["stgcn"], ON_NTU))
 def test_original_weights_on_another_device(original, name):
     path, *_ = original(name)
     network = LoadedNetwork.load(path, META, documented(name)).model

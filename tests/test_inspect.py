@@ -105,7 +105,9 @@ def test_an_imbalance_that_fills_nothing_is_refused(tmp_path, capsys):
     argv = ["store", "--protocol", "given", "--imbalance", "10", "--training-list", "list.txt"]
     for more in (argv, argv[:-2]):
         assert run_command(inspect.main, more) == 2
-        assert "--imbalance: applies only to {imbalance} in --training-list" in capsys.readouterr().err
+        assert (
+            "--imbalance: applies only to {imbalance} in --training-list" in capsys.readouterr().err
+        )
 
 
 def test_one_frame_is_not_a_frozen_clip():

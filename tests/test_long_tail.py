@@ -14,6 +14,7 @@ from data import long_tail, protocols
 from data.names import digest, parse, samples
 from data.store import Store, StoreWriter
 from errors import InputError, run_command
+from tests import quick
 
 ROOT = Path(__file__).resolve().parents[1]
 # First 16 digits of the digest and number of samples, by benchmark and imbalance.
@@ -43,7 +44,7 @@ def ntu120(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("benchmark, imbalance", NTU120)
+@pytest.mark.parametrize("benchmark, imbalance", quick.only([("ntu120-xset", 100)], NTU120))
 def test_generated_ntu120_lists_equal_published(ntu120, tmp_path, benchmark, imbalance) -> None:
     out = tmp_path / "list.txt"
     argv = [benchmark, "--names", ntu120, "--imbalance", imbalance, "--out", out]
@@ -99,6 +100,7 @@ def test_ntu60_lists_of_other_imbalances(tmp_path: Path, capsys) -> None:
         assert words in capsys.readouterr().err and not out.exists()
 
 
+@pytest.mark.slow
 def test_own_order_draws_ntu60_list_in_name_order(ntu120: Path, tmp_path: Path, capsys) -> None:
     argv = ["ntu60/xsub", "--names", str(ntu120), "--out", str(tmp_path / "list.txt")]
     assert run_command(long_tail.main, argv) == 0

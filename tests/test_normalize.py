@@ -26,17 +26,26 @@ def test_upright_equals_released_class(golden: Path) -> None:
     np.testing.assert_allclose(joints, reference, rtol=2e-7, atol=1e-7)
 
 
-def test_to_image_equals_released_class(golden: Path) -> None:
-    vectors = np.load(golden / "tf_genskefeat.npz")
-    for name in ("coco|m1_t20", "coco|m2_t50"):
-        score = vectors[f"{name}|in_score"][..., None]
-        joints = np.concatenate([vectors[f"{name}|in_kp"], score], axis=-1)
-        for suffix, size in {"": (1080, 1920), "_480x640": (480, 640)}.items():
-            scaled = normalize.to_image(joints, *size)
-            np.testing.assert_array_equal(
-                scaled[..., :2], vectors[f"{name}|prenormalize2d{suffix}"]
-            )
-            np.testing.assert_array_equal(scaled[..., 2:], score)
+@pytest.mark.parametrize("name", ["coco|m1_t20", "coco|m2_t50"])
+def test_to_image_equals_released_class(golden, name: str) -> None:
+    vectors = golden.load("tf_genskefeat.npz")
+    score = vectors[f"{name}|in_score"][..., None]
+    joints = np.concatenate([vectors[f"{name}|in_kp"], score], axis=-1)
+    for suffix, size in {"": (1080, 1920), "_480x640": (480, 640)}.items():
+        scaled = normalize.to_image(joints, *size)
+        np.testing.assert_array_equal(scaled[..., :2], vectors[f"{name}|prenormalize2d{suffix}"])
+        np.testing.assert_array_equal(scaled[..., 2:], score)
+
+
+def test_upright_takes_the_body_with_more_frames_for_the_first() -> None:
+    """Strictly more: of two that are there equally long the order stays."""
+    clip = np.random.RandomState(5).standard_normal((6, 2, 25, 3))
+    exchanged = clip[:, ::-1].copy()
+    exchanged[:2, 0] = 0
+    expected = clip.copy()
+    expected[:2, 1] = 0
+    np.testing.assert_array_equal(normalize.upright(exchanged), normalize.upright(expected))
+    assert not np.array_equal(normalize.upright(clip), normalize.upright(clip[:, ::-1]))
 
 
 def test_to_image_keeps_missing_joints_zero_but_not_joints_in_the_corner() -> None:

@@ -349,7 +349,9 @@ def test_what_files_of_poses_say_is_not_passed_over(tmp_path):
     (own,) = predict_files.run(recognizer, [path], quiet=True)
     (given,) = predict_files.run(recognizer, [path], quiet=True, image_size=(480, 640))
     np.testing.assert_array_equal(own.probabilities, given.probabilities)
-    with pytest.raises(InputError, match="contains the image size 480 640, not --image-size 500 700"):
+    with pytest.raises(
+        InputError, match="contains the image size 480 640, not --image-size 500 700"
+    ):
         predict_files.run(recognizer, [path], quiet=True, image_size=(500, 700))
     folder = tmp_path / "clips"
     folder.mkdir()

@@ -35,13 +35,13 @@ def dump(path: Path, annotations: list[dict], split: dict) -> Path:
 
 
 def compressed(golden: Path, name: str) -> dict:
-    vectors = np.load(golden / "tf_k400.npz")
+    vectors = golden.load("tf_k400.npz")
     keys = ("frame_inds", "keypoint", "box_score", "total_frames", "img_shape")
     return {"frame_dir": name, "label": 0, **{key: vectors[f"in|{key}"] for key in keys}}
 
 
 def test_decompress_equals_released_class(golden: Path) -> None:
-    vectors = np.load(golden / "tf_k400.npz")
+    vectors = golden.load("tf_k400.npz")
     frames, poses = vectors["in|frame_inds"], vectors["in|keypoint"]
     kept = vectors["in|anno_inds_thr0.5"]
     for name, joints in {
@@ -73,7 +73,7 @@ def test_threshold_and_crowd_limit_are_inclusive() -> None:
 
 def test_kinetics_clips_equal_released_pipelines(golden: Path, tmp_path: Path) -> None:
     """Without a threshold and in pixels, as in the released configurations."""
-    vectors = np.load(golden / "tf_k400.npz")
+    vectors = golden.load("tf_k400.npz")
     source = dump(
         tmp_path / "k400.pkl",
         [compressed(golden, "one"), compressed(golden, "two")],
@@ -104,7 +104,7 @@ def test_kinetics_scaling_and_threshold(golden: Path, tmp_path: Path) -> None:
     store = Store.open(tmp_path / "k")
     assert store.names.tolist() == ["one", "two"]
     assert store.meta["left_out"]["nobody"] == ["three"]
-    vectors = np.load(golden / "tf_k400.npz")
+    vectors = golden.load("tf_k400.npz")
     height, width = vectors["in|img_shape"]
     expected = vectors["squeeze_anno|keypoint"][:2].astype(np.float64).swapaxes(0, 1)
     score = vectors["squeeze_anno|keypoint_score"][:2].swapaxes(0, 1)

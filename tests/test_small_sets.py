@@ -16,6 +16,7 @@ from data import long_tail, prepare, protocols
 from data.readers import kinder_gator, msr_action3d, utd_mhad
 from data.store import Store
 from errors import run_command
+from tests import quick
 
 PUBLISHED = {  # samples, classes, persons, samples without a body
     "utd-mhad": (861, 27, 8, []),
@@ -284,7 +285,7 @@ def test_missing_scipy_is_reported_before_reading(tmp_path: Path, monkeypatch, c
 # ---------------------------------------------------------------- the published files
 
 
-@pytest.fixture(scope="module", params=PUBLISHED)
+@pytest.fixture(scope="module", params=quick.only(["utkinect"], PUBLISHED))
 def published(request, shared: Path, tmp_path_factory) -> tuple[str, Path, Store]:
     """The name of a set, its unpacked files, and the prepared store."""
     if request.param == "utd-mhad":

@@ -124,7 +124,7 @@ def export(network: LoadedNetwork, form: str, out: Path) -> float:
     if missing:
         raise InputError(
             f"--format {form} requires {', '.join(missing)}: pip install {' '.join(missing)} "
-            "(versions in requirements-dev.txt)"
+            "(versions in constraints.txt)"
         )
     write, run = FORMATS[form]
     model = network.model.eval()

@@ -267,9 +267,7 @@ def _keys(split: dict[str, list[str]], args: argparse.Namespace) -> dict[str, st
     whole = {which: parts for which, parts in keys.items() if "train" in parts and len(parts) > 1}
     which = args.split if args.split is not None else next(iter(whole), "")
     if args.split is None and len(whole) > 1:
-        raise InputError(
-            f"{args.source}: has several splits; give --split: {', '.join(whole)}"
-        )
+        raise InputError(f"{args.source}: has several splits; give --split: {', '.join(whole)}")
     if which not in whole:
         chosen = f"--split {args.split}: " if args.split is not None else ""
         raise InputError(

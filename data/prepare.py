@@ -54,6 +54,7 @@ class Summary:
     classes: int = 0  # with at least one sample
     nobody: list[str] = field(default_factory=list)  # names of samples without a body
     unreadable: list[str] = field(default_factory=list)  # one message per file, with its name
+    doubts: list[str] = field(default_factory=list)  # warnings about files that were read
     left_out: dict[str, list[str]] = field(default_factory=dict)  # names by reason, see LEFT_OUT
     untrained: list[str] = field(default_factory=list)  # classes without a training sample
     quality: Quality | None = None
@@ -71,6 +72,7 @@ def prepare(raw: Raw, out: Path, workers: int, **meta: Any) -> Summary:
             else:
                 try:
                     writer.add(clip.name, clip.label, clip.joints, **clip.columns)
+                    summary.doubts += filter(None, [clip.doubt])
                 except InputError as error:
                     summary.unreadable.append(str(error))
         if not writer.rows:
@@ -182,7 +184,7 @@ def main(argv: list[str]) -> None:
         f"{summary.classes} of {len(raw.class_names)} classes, layout {raw.layout}"
     )
     print("\n".join(summary.quality.lines()))
-    for doubt in summary.quality.doubts:
+    for doubt in (*summary.quality.doubts, *summary.doubts):
         print(f"warning: {doubt}")
     for reason, line in LEFT_OUT.items():
         if left_out := summary.left_out.get(reason):

@@ -106,6 +106,11 @@ def test_gaps_of_alphapose_are_told(tmp_path: Path, capsys) -> None:
     assert run_command(convert.main, [*argv, "--out", str(out)]) == 0
     assert "frames 3 to 4, 6 to 9 are missing between 1 and 10" in capsys.readouterr().err
     assert len(clip_file.read(out).joints) == 4
+    (tmp_path / "labels.csv").write_text("file,label,split\na.json,wave,train\n")
+    own = ["custom", str(tmp_path / "labels.csv"), "--layout", "coco", "--persons", "1"]
+    own += ["--image-size", "240", "320", "--out", str(tmp_path / "store"), "--workers", "1"]
+    assert run_command(prepare.main, own) == 0
+    assert f"warning: {path}: frames 3 to 4, 6 to 9 are missing" in capsys.readouterr().out
 
 
 def test_positions_around_the_center_of_the_image_are_refused(tmp_path: Path) -> None:

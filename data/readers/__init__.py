@@ -48,6 +48,7 @@ class Clip:
     label: int
     joints: np.ndarray  # (T, m, V, C) float32, m up to the store's M
     columns: dict[str, int | str] = field(default_factory=dict)
+    doubt: str = ""  # a warning about its file: which frames are missing
 
 
 @dataclass(frozen=True)

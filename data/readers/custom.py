@@ -72,7 +72,8 @@ class Read:
         seen = np.flatnonzero(clip.joints.any(axis=(0, 2, 3)))
         clip = replace(clip, joints=clip.joints[:, : seen.max(initial=0) + 1])
         self._check(clip.joints, path)
-        return Clip(table.sample_name(file), label, self._normalized(clip, path), columns)
+        doubt = f"{path}: {clip.doubt}" if clip.doubt else ""
+        return Clip(table.sample_name(file), label, self._normalized(clip, path), columns, doubt)
 
     def _check(self, joints: np.ndarray, path: Path) -> None:
         persons, num_joints, channels = self.shape

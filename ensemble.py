@@ -1,4 +1,4 @@
-"""Fuse the streams of a benchmark: the weighted sum of their class probabilities.
+"""Fuse the streams of a benchmark by the weighted sum of their class probabilities.
 
 python ensemble.py --dataset ntu120/xset
 """
@@ -23,11 +23,11 @@ from tools import published
 
 
 def baseline_folder(folder: Path, baseline: str) -> Path:
-    """Return where main.py writes the baseline of the runs in `folder`.
+    """Return the folder that contains the baseline of the runs in `folder`.
 
-    The name of a method (a file of config/methods, `released`, or `brl`: no file) stands for the
-    runs with that file on top and otherwise the values of these runs: for those of the tag if50,
-    cross-entropy is in cross-entropy-if50. Any other word is the whole tag.
+    If `baseline` names a method (a file of config/methods, `released`, or `brl`, which has no
+    file), the baseline are the runs with that file and the other values of these runs: for runs
+    with the tag if50, cross-entropy is in cross-entropy-if50. Any other word is the whole tag.
     """
     files = [CONFIG_ROOT / "methods" / f"{baseline}.yaml", CONFIG_ROOT / f"{baseline}.yaml"]
     written = [path for name in STREAMS if (path := folder / name / "config.yaml").is_file()]
@@ -45,19 +45,19 @@ def compare(
     folder: Path, chosen: Sequence[str] | None = None, weights: Sequence[float] | None = None,
     which: str = "best", baseline: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Judge the single streams and the fusions that a work folder allows.
+    """Evaluate the single streams and the possible fusions of a work folder.
 
     Returns {"rows": {name: {"weights", "published", top1, mean_class, many, medium, few, ...}},
-    "missing": streams without scores}. With `chosen` streams, one fusion of these (weights 1 if
-    none are given) stands instead of the published ones. The single streams of a `baseline` folder
-    come first, named after it.
+    "missing": streams without scores}. With `chosen` streams, their fusion (default weights: 1)
+    replaces the published fusions. The single streams of a `baseline` folder are the first rows;
+    their names start with the name of that folder.
     """
     streams = read_streams(folder, which)
     missing = [stream for stream in chosen or STREAMS if stream not in streams]
     if not streams or (chosen and missing):
         needed = ", ".join(missing)
         raise InputError(
-            f"{folder}: no scores of {needed}; train them with main.py, or test with --phase test"
+            f"{folder}: no scores for {needed}; train with main.py, or test with --phase test"
         )
     runs = {name: RunFolder(folder / name).describe(which) for name in streams}
     run = next(iter(runs.values()))
@@ -67,9 +67,9 @@ def compare(
         if len(weights) != len(chosen):
             raise InputError(f"{len(chosen)} --streams, but {len(weights)} --weights")
         if not all(0 < weight < math.inf for weight in weights):
-            raise InputError(f"--weights: {weights}, but each must be more than 0")
+            raise InputError(f"--weights: {weights}, but each must be greater than 0")
         if len(set(chosen)) < len(chosen):
-            raise InputError(f"--streams: {' '.join(chosen)} names one twice")
+            raise InputError(f"--streams: {' '.join(chosen)} contains a stream twice")
         fusions = {"+".join(chosen): dict(zip(chosen, weights))}
     else:
         fusions = {
@@ -86,21 +86,21 @@ def compare(
     for name, scores in streams.items():
         if counts is not None and len(counts) != scores.scores.shape[1]:
             raise InputError(
-                f"{folder / name}: scores of {scores.scores.shape[1]} classes, but class_counts of "
-                f"{len(counts)} in result.json; test again: main.py --phase test"
+                f"{folder / name}: scores have {scores.scores.shape[1]} classes, but class_counts "
+                f"in result.json has {len(counts)}; test again: main.py --phase test"
             )
     for name in others:
         if RunFolder(baseline / name).describe(which).get("class_counts", counts) != counts:
             raise InputError(
                 f"--baseline: {baseline / name} was trained on another list than {folder}: their "
-                "class_counts differ, and so would the meaning of many, medium and few"
+                "class_counts differ, so many, medium and few would be different classes"
             )
 
-    def judge(fused: Scores, **facts: Any) -> dict[str, Any]:
+    def evaluate(fused: Scores, **facts: Any) -> dict[str, Any]:
         return facts | shots.accuracy(fused.scores, fused.labels, counts, limits)
 
     rows = {
-        f"{baseline.name} {name}": judge(
+        f"{baseline.name} {name}": evaluate(
             scores, weights={name: 1.0},
             published=published.beside([RunFolder(baseline / name).describe(which)], name),
         )
@@ -108,8 +108,8 @@ def compare(
     }  # fmt: skip
     for name, fusion in {**singles, **fusions}.items():
         fused = fuse(streams, fusion)
-        beside = published.beside([runs[stream] for stream in fusion], name)
-        rows[name] = judge(fused, weights=fusion, published=beside)
+        figure = published.beside([runs[stream] for stream in fusion], name)
+        rows[name] = evaluate(fused, weights=fusion, published=figure)
     return {
         "benchmark": benchmark,
         "which": which,
@@ -121,7 +121,7 @@ def compare(
 
 
 def table(result: dict[str, Any]) -> str:
-    """Return the comparison as text: single streams, then fusions, beside the published top-1."""
+    """Return the result as a text table: single streams, then fusions, with the published top-1."""
     rows = [
         [
             name,
@@ -137,25 +137,34 @@ def table(result: dict[str, Any]) -> str:
 
 def main(argv: list[str]) -> None:
     parser = Parser(
-        prog="ensemble.py", description="Fuse the streams of a benchmark by their probabilities."
+        prog="ensemble.py",
+        description="Fuse the streams of a benchmark by the weighted sum of their probabilities.",
     )
     parser.add_argument("--dataset", help="benchmark, e.g. ntu120/xset")
-    parser.add_argument("--streams", nargs="+", choices=STREAMS, help="fuse these only")
-    parser.add_argument("--weights", nargs="+", type=float, help="one per stream, in that order")
-    parser.add_argument("--tag", help="runs with this tag")
+    parser.add_argument("--streams", nargs="+", choices=STREAMS, help="fuse only these streams")
+    parser.add_argument("--weights", nargs="+", type=float, help="weight of each of --streams")
+    parser.add_argument("--tag", help="tag of the runs to fuse")
     parser.add_argument(
-        "--baseline", metavar="METHOD", help="show the streams of this method first, or of a tag"
+        "--baseline", metavar="METHOD", help="also show the streams of this method (or tag)"
     )
-    parser.add_argument("--which", choices=("best", "last"), default="best")
-    parser.add_argument("--work-dir", type=Path, default=Path("work_dir"), help="root of the runs")
-    parser.add_argument("--folder", type=Path, help="the folder of the streams itself")
-    parser.add_argument("--quiet", action="store_true", help="write ensemble.json, show nothing")
-    parser.add_argument("--debug", action="store_true")
+    parser.add_argument(
+        "--which", choices=("best", "last"), default="best",
+        help="checkpoint whose scores are fused (default: best)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--work-dir", type=Path, default=Path("work_dir"),
+        help="root of all runs (default: work_dir)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--folder", type=Path, help="folder with one subfolder per stream (instead of --dataset)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="write ensemble.json, print nothing")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(argv)
     if options.weights and not options.streams:
         raise InputError("--weights needs --streams, in the same order")
     if options.folder is not None:
-        reason = "--folder names the runs; leave it out"
+        reason = "cannot be combined with --folder, which already selects the runs"
         parser.refuse(options, "--dataset", "--tag", "--work-dir", reason=reason)
     elif options.dataset is None:
         raise InputError("--dataset is missing, e.g. --dataset ntu120/xset")

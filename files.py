@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written beside their place, synced, then renamed."""
+"""Atomic writes: a temporary file in the same folder is written, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-# What NumPy and zipfile raise on files that are missing, damaged or encrypted.
+# Errors that NumPy and zipfile raise for missing, damaged or encrypted files.
 UNREADABLE = (
     OSError,
     ValueError,
@@ -31,9 +31,9 @@ UNREADABLE = (
 
 @contextmanager
 def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a temporary file that takes the place of `path` once it is written without an error.
+    """Open a temporary file that replaces `path` when the block ends without an error.
 
-    On any error (a full disk, an interrupt) the temporary file is removed and `path` is untouched.
+    On any error (full disk, interrupt) the temporary file is removed and `path` is unchanged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,12 +50,12 @@ def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Return the temporary files in `folder` that a killed process did not come to rename."""
+    """Return the temporary files that killed processes left in `folder`."""
     return list(folder.glob(".*.tmp"))
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename within `folder` durable."""
+    """Sync `folder`, which makes a rename in it durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -64,11 +64,19 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all."""
+    """Write a text file in UTF-8, atomically."""
     with replacing(path, "w") as file:
         file.write(text)
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all; NaN is refused (use None)."""
+    """Write `value` as indented JSON, atomically; ValueError for NaN (use None)."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def last_line(path: Path) -> str:
+    """Return the last line of a text file that is not empty, '' if there is none."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4096))
+        lines = file.read().decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

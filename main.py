@@ -8,6 +8,7 @@ python main.py --phase predict --weights work_dir/ntu60-xsub-lt/*/best.pt --inpu
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -15,12 +16,12 @@ import torch
 
 import memory
 from data import clip_file
-from engine import checkpoint, config, evaluate, logs, predict_files, recipe
+from engine import checkpoint, config, evaluate, jobs, logs, predict_files, recipe
 from engine.build import make_feeder, open_data
 from engine.distributed import World, choose_devices, free_memory
 from engine.precision import describe_amp, set_tf32
 from engine.predict import Recognizer
-from engine.run import LAST, RunFolder, check_class_names, folder_for_test, remembered
+from engine.run import LAST, RunFolder, check_store, folder_for_test, remembered
 from engine.session import prepare, restore
 from engine.train import test, train
 from errors import InputError, Parser, run_command
@@ -40,6 +41,7 @@ USED_BY = {
     "--seed": "train classifier",
     "--val-split": "train classifier",
     "--device": "train classifier test predict",
+    "--jobs": "train",
     "--work-dir": "train classifier test",
     "--tag": "train classifier test*",
     "--resume": "train classifier",
@@ -51,6 +53,7 @@ USED_BY = {
     "--output": "predict",
     "--window": "predict",
     "--stride": "predict",
+    "--threshold": "predict",
     "--image-size": "predict",
     "--nan": "predict",
     "--quiet": "train classifier test predict",
@@ -77,7 +80,7 @@ def make_parser() -> Parser:
         default=[],
         metavar="FILE",
         help="YAML files; later ones override earlier ones",
-    )  # fmt: skip
+    )  # fmt: skip  # fmt: skip
     what.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="overrides",
         help="override any key, also a.b=value, in any order",
@@ -100,6 +103,9 @@ def make_parser() -> Parser:
 
     where = parser.add_argument_group("device and folder")
     where.add_argument("--device", nargs="+", metavar="D", help="GPU indices, or cpu")
+    where.add_argument(
+        "--jobs", type=jobs.number, metavar="N", help="streams side by side, or auto"
+    )
     where.add_argument("--work-dir", type=Path, metavar="DIR", help="folder of this run")
     where.add_argument(
         "--tag", metavar="T", help="suffix of the run folder (default: derived from the overrides)"
@@ -133,12 +139,13 @@ def make_parser() -> Parser:
         help="frames from one window to the next (default: half a window)",
     )
     io.add_argument(
-        "--image-size",
-        type=float,
-        nargs=2,
-        metavar=("H", "W"),
+        "--threshold", type=float, metavar="P",
+        help="answer `unknown` below this probability (default: that of tools.calibrate)",
+    )  # fmt: skip
+    io.add_argument(
+        "--image-size", type=float, nargs=2, metavar=("H", "W"),
         help="image height and width, for 2D poses in pixels",
-    )
+    )  # fmt: skip
     clip_file.add_nan(io)
 
     talk = parser.add_argument_group("output")
@@ -151,7 +158,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """Return the options; InputError for a flag that the phase does not use (see USED_BY)."""
     parser = make_parser()
     options = parser.parse_args(argv)
-    for flag in parser.given(options):
+    # A key of a checkpoint's own configuration and its flag are one.
+    words = [] if options.config else options.overrides
+    keys = [re.split("[.=]", word)[0].strip().replace("_", "-") for word in words]
+    for flag in [*parser.given(options), *(f"--{key}" for key in keys if f"--{key}" in USED_BY)]:
         phases = USED_BY[flag].split()
         if f"{options.phase}*" in phases and not options.config:
             raise InputError(
@@ -201,12 +211,20 @@ def train_streams(options: argparse.Namespace, devices: list[torch.device], worl
         raise InputError("--config is missing: name a file, e.g. config/demo-lt/joint.yaml")
     if len(options.weights) > 1 or (options.weights and options.stream == "all"):
         raise InputError("--weights: a run starts from one FILE, of its own --stream")
+    if options.jobs is not None and options.stream != "all":
+        raise InputError("--jobs: one stream is one run; --stream all makes several")
     streams = STREAMS if options.stream == "all" else (options.stream,)
+    runs: list[tuple[config.Config, Path]] = []
     for stream in streams:
         settings = resolve(options, stream)
         folder = config.run_folder(settings)
         if options.work_dir is not None:
             folder = options.work_dir / stream if len(streams) > 1 else options.work_dir
+        runs.append((settings, folder))
+    if options.jobs is not None:
+        train_side_by_side(runs, options, world)
+        runs = []
+    for settings, folder in runs:
         if len(streams) > 1 and options.resume and RunFolder(folder).is_finished(settings):
             continue
         train_one(settings, folder, options, devices, world)
@@ -215,6 +233,29 @@ def train_streams(options: argparse.Namespace, devices: list[torch.device], worl
         import ensemble
 
         ensemble.main([f"--folder={folder.parent}", *(["--quiet"] if options.quiet else [])])
+
+
+def train_side_by_side(
+    runs: list[tuple[config.Config, Path]], options: argparse.Namespace, world: World
+) -> None:
+    """Train the streams as processes of their own, --jobs at a time."""
+    if world.size > 1:
+        raise InputError("--jobs: deals whole runs to the devices; torchrun splits one, use either")
+    said = make_parser().words(options, "--stream", "--jobs", "--device", "--work-dir", "--quiet")
+    several = []
+    for settings, folder in runs:
+        RunFolder(folder).check(settings, options.resume, options.overwrite)
+        words = (*said, "--stream", settings.stream, "--work-dir", str(folder))
+        several.append(
+            jobs.Job(
+                settings.stream, words, RunFolder(folder), settings, overwrite=options.overwrite
+            )
+        )
+    slots = jobs.make_slots(options.jobs, options.device, len(several))
+    failures = jobs.run_all(
+        several, slots, folder.parent / "jobs", options.quiet, "the same call with --resume"
+    )
+    jobs.check({job.name: reason for job, reason in failures.items()})
 
 
 def train_one(
@@ -273,10 +314,10 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
     trained = None if options.config else checkpoint.settings(state, path)
     run = folder_for_test(home, settings, path, trained, options.work_dir)
     set_tf32(settings.tf32)
-    data, said = open_data(settings, model, training=False), None
+    data, said, doubt = open_data(settings, model, training=False), None, ""
     model = model.to(devices[0])
     if checkpoint.is_own(state):
-        check_class_names(state, data.store, model.num_class, path)
+        doubt = check_store(state, data.store, model.num_class, path)
         data, said = remembered(state, data)
     with run.lock(world):
         log = logs.Log(run if world.is_main else None, options.quiet)
@@ -284,6 +325,8 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
             log.line(describe_amp(settings.amp, devices[0]))
         if run.path != home.path:
             log.line(f"results are written to {run}")
+        if doubt:
+            log.line(f"warning: {doubt}")
         if data.class_counts is None:
             log.line(
                 f"no training list ({settings.training_list}), so many, medium and few are null"
@@ -312,8 +355,12 @@ def predict(options: argparse.Namespace, device: torch.device) -> None:
     """Classify clips from files."""
     if not options.weights or not options.input:
         raise InputError("--phase predict needs --weights FILE... and --input FILE_OR_FOLDER...")
+    if options.threshold is not None and not 0 <= options.threshold <= 1:
+        raise InputError(f"--threshold: must be between 0 and 1, not {options.threshold}")
     settings = resolve(options, options.stream) if options.config else None
-    recognizer = Recognizer.load(options.weights, device, settings, overrides(options))
+    recognizer = Recognizer.load(
+        options.weights, device, settings, overrides(options), options.threshold
+    )
     predict_files.run(
         recognizer, options.input, options.output, options.quiet,
         window=options.window, stride=options.stride, image_size=options.image_size,

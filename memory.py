@@ -1,4 +1,4 @@
-"""Memory: keep what is freed within the process, and send tensors without waiting."""
+"""Memory: keep freed memory in the process, and copy tensors to the device asynchronously."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import ctypes
 import sys
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the preparation of data does without torch
+if TYPE_CHECKING:  # data preparation does not import torch
     import torch
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4  # malloc.h
 KEEP = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_TOP_PAD: 64 << 20}
-RETURN = {  # where glibc begins
+RETURN = {  # glibc's defaults
     M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 128 << 10, M_TRIM_THRESHOLD: 128 << 10, M_TOP_PAD: 0,
 }  # fmt: skip
 
 
 def keep_freed(keep: bool = True) -> bool:
-    """Make malloc keep what is freed for the next tensor; return whether that could be set.
+    """Make malloc keep freed memory for the next tensor; return whether that succeeded.
 
-    By default glibc maps every large tensor anew and unmaps it when it dies, so that the system
-    clears each of its pages again. With few cores that costs about as much as the arithmetic. The
-    process does not shrink any more; a GPU's memory is not concerned. `keep=False` returns what is
-    free, and from then on every large tensor that dies. No effect but on Linux with glibc.
+    By default glibc maps memory for every large tensor and unmaps it when the tensor is freed, so
+    the system has to clear the pages each time. With few cores that takes about as long as the
+    arithmetic. With `keep` the process never shrinks; GPU memory is not affected. `keep=False`
+    restores the defaults and returns free memory to the system. Only on Linux with glibc.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -37,7 +37,7 @@ def keep_freed(keep: bool = True) -> bool:
 
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a CPU tensor on the device, without waiting for what the device does now."""
+    """Copy a CPU tensor to the device without synchronizing with the device."""
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

@@ -1,8 +1,9 @@
-"""One clip from one file: .skeleton (NTU RGB+D), .json, .npy or .npz, joints as recorded."""
+"""Read one clip from a .skeleton (NTU RGB+D), .json, .npy or .npz file, without normalization."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,33 +19,51 @@ from data.readers.skeleton_file import parse
 from errors import InputError
 from files import UNREADABLE
 
-NAN = ("refuse", "zero", "interpolate")  # what becomes of joints that are NaN or infinite
+NAN = ("refuse", "zero", "interpolate")  # treatment of joints that are NaN or infinite
 SUFFIXES = (".skeleton", ".json", ".npy", ".npz")
 
 
 @dataclass(frozen=True)
 class ClipFile:
-    """What a file says of its clip."""
+    """The content of a clip file."""
 
     joints: np.ndarray  # (T, M, V, C) float32 or float16
-    layout: str | None = None  # of the joints, where the file names it
-    image_size: tuple[float, float] | None = None  # height and width in pixels, where it names them
+    layout: str | None = None  # None if the file does not contain it
+    image_size: tuple[float, float] | None = None  # height, width in pixels; None if not contained
+    doubt: str = ""  # which frames are missing
+
+    def image_size_or(
+        self, given: Sequence[float] | None, path: str | Path
+    ) -> tuple[float, float] | None:
+        """Return the given height and width, or else those in the file, if any.
+
+        InputError if the file contains others.
+        """
+        if given is None:
+            return self.image_size
+        if self.image_size not in (None, tuple(given)):
+            shown = " ".join(f"{length:g}" for length in self.image_size)
+            raise InputError(
+                f"{path}: contains the image size {shown}, not --image-size "
+                f"{' '.join(f'{length:g}' for length in given)}; omit the option"
+            )
+        return tuple(given)
 
 
 def read(path: str | Path, nan: str = "refuse") -> ClipFile:
-    """Return the clip of a file; InputError names the file if it cannot be read as one.
+    """Return the clip in a file; InputError names the file if it cannot be read.
 
-    `nan`, one of NAN: what becomes of joints that are NaN or infinite, as in `as_clip`.
+    `nan`, one of NAN, is the treatment of joints that are NaN or infinite (see `as_clip`).
 
-    .json is a list [T][V][C] or [T][M][V][C], or has one under `skeletons` (NW-UCLA's files) or
-    `joints`, or is what a pose estimator writes (data/readers/pose_json.py); .npz has it under
-    `joints` or as its one array, and may tell `layout` and `image_size` (height, width).
+    .json contains a list [T][V][C] or [T][M][V][C], by itself or under `skeletons` (NW-UCLA) or
+    `joints`, or the output of a pose estimator (data/readers/pose_json.py). .npz contains an array
+    `joints`, or a single array, and optionally `layout` and `image_size` (height, width).
     """
     path = Path(path)
     if not path.exists():
-        raise InputError(f"{path}: there is no such file or folder")
+        raise InputError(f"{path}: no such file or folder")
     if path.suffix not in SUFFIXES:
-        raise InputError(f"{path}: not one of {', '.join(SUFFIXES)}")
+        raise InputError(f"{path}: not a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
     try:
         return _READERS[path.suffix](path, nan)
     except InputError:
@@ -54,11 +73,11 @@ def read(path: str | Path, nan: str = "refuse") -> ClipFile:
 
 
 def as_clip(values: Any, where: str, nan: str = "refuse") -> np.ndarray:
-    """Return (T, V, C) or (T, M, V, C) numbers as (T, M, V, C) float32, or InputError.
+    """Return an array (T, V, C) or (T, M, V, C) as (T, M, V, C) float32; InputError if invalid.
 
-    A joint that is NaN or infinite is refused, or, as `nan` says, unseen ('zero') or taken from its
-    neighboring frames ('interpolate'). float16 stays: `normalize.upright` computes with it as the
-    released code does.
+    Joints that are NaN or infinite are an error ('refuse'), unseen ('zero') or interpolated between
+    frames ('interpolate'), by `nan`. float16 is kept, because `normalize.upright` computes in
+    float16 as the released code does.
     """
     if nan not in NAN:
         raise InputError(f"--nan {nan}: not one of {', '.join(NAN)}")
@@ -68,13 +87,13 @@ def as_clip(values: Any, where: str, nan: str = "refuse") -> np.ndarray:
             raise ValueError
     except ValueError:
         raise InputError(
-            f"{where}: not an array of numbers; every frame needs the same joints and channels"
+            f"{where}: not an array of numbers; all frames need the same joints and channels"
         ) from None
     if joints.ndim == 3:
         joints = joints[:, None]
     if joints.ndim != 4:
         raise InputError(
-            f"{where}: has shape {joints.shape}; a clip is (frames, joints, channels) or "
+            f"{where}: has shape {joints.shape}; expected (frames, joints, channels) or "
             "(frames, persons, joints, channels)"
         )
     if 0 in joints.shape:
@@ -90,27 +109,27 @@ def as_clip(values: Any, where: str, nan: str = "refuse") -> np.ndarray:
         frames = broken.any(axis=(1, 2))
         raise InputError(
             f"{where}: {frames.sum()} of {len(joints)} frames have a joint that is NaN or "
-            f"infinite, the first is frame {frames.argmax()}; write 0 for what was not seen, or "
-            "give --nan zero or --nan interpolate"
+            f"infinite, the first is frame {frames.argmax()}; set unseen joints to 0, or give "
+            "--nan zero or --nan interpolate"
         )
     joints = np.where(broken[..., None], 0, joints)
     return interpolated(joints, broken) if nan == "interpolate" else joints
 
 
 def add_nan(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add --nan to the command line of whatever reads clips."""
+    """Add --nan to the command line of a program that reads clips."""
     parser.add_argument(
         "--nan", choices=NAN, default="refuse",
-        help="joints that are NaN or infinite: refuse the clip (default), take them as not seen "
-        "(zero), or interpolate them between frames",
+        help="joints that are NaN or infinite: reject the clip (refuse, the default), treat them "
+        "as unseen (zero), or interpolate them between frames",
     )  # fmt: skip
 
 
 def interpolated(joints: np.ndarray, broken: np.ndarray) -> np.ndarray:
     """Return a clip (T, M, V, C) with its `broken` joints (T, M, V) interpolated in time.
 
-    That is between the frames before and after in which the joint was seen; where there is only one
-    of them it is repeated, and where there is none the joint stays zero, unseen.
+    Interpolation is linear between the nearest frames in which the joint was seen; before the first
+    and after the last of them its position is repeated. A joint that is never seen stays zero.
     """
     joints, usable = joints.copy(), measure.seen(joints) & ~broken
     for person, joint in np.argwhere(broken.any(axis=0) & usable.any(axis=0)):
@@ -128,8 +147,8 @@ def _skeleton(path: Path, nan: str) -> ClipFile:
 def _json(path: Path, nan: str) -> ClipFile:
     file = JsonFile(path)
     if (poses := pose_json.read_clip(file)) is not None:
-        joints, layout, image_size = poses
-        return ClipFile(as_clip(joints, str(path), nan), layout, image_size)
+        joints, layout, image_size, doubt = poses
+        return ClipFile(as_clip(joints, str(path), nan), layout, image_size, doubt)
     is_ucla = isinstance(file.content, dict) and "skeletons" in file.content
     joints = file.joints("skeletons" if is_ucla else "joints", finite=nan == "refuse")
     return ClipFile(as_clip(joints, str(path), nan))
@@ -143,7 +162,7 @@ def _npz(path: Path, nan: str) -> ClipFile:
     with np.load(path, allow_pickle=False) as file:
         arrays = [key for key in file.files if key not in ("layout", "image_size")]
         if "joints" not in arrays and len(arrays) != 1:
-            raise InputError(f"{path}: holds {arrays}, not 'joints' or one array")
+            raise InputError(f"{path}: contains {arrays}, not 'joints' or a single array")
         joints = as_clip(file["joints" if "joints" in arrays else arrays[0]], str(path), nan)
         layout = str(file["layout"]) if "layout" in file.files else None
         size = file["image_size"].tolist() if "image_size" in file.files else None

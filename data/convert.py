@@ -1,4 +1,4 @@
-"""Joints as pose estimators give them, in the order and units of this project's layouts.
+"""Convert the output of a pose estimator to a layout of this project.
 
 python -m data.convert --from mediapipe-33 --to coco poses.npy --out clip.npz
 python -m data.convert --from body-25 --to openpose FOLDER --image-size 1080 1920 --out c.npz
@@ -17,7 +17,7 @@ from data.readers.pose_json import missing_frames, read_openpose
 from errors import InputError, Parser, run_command
 from files import replacing
 
-# What an estimator's joints are called; of joints that no layout has, the name does not matter.
+# Joint names of the estimators; joints are matched with those of the layouts by name.
 MEDIAPIPE_33 = (
     "nose", "left eye inner", "left eye", "left eye outer",
     "right eye inner", "right eye", "right eye outer", "left ear", "right ear",
@@ -40,29 +40,29 @@ FORMS = {
     "mediapipe-33": MEDIAPIPE_33,
     "kinect-25": graph.load("ntu_rgb_d").joints,
 }
-# A joint that an estimator does not give lies halfway between two that it does.
+# A joint that the estimator lacks -> the two joints between which it is placed.
 BETWEEN = {"neck": ("left shoulder", "right shoulder")}
-# MediaPipe gives positions as shares of the image's width and height, then z and visibility.
+# MediaPipe's x and y are relative to the image; then come z and visibility.
 MEDIAPIPE_CHANNELS = {2: (0, 1), 3: (0, 1), 4: (0, 1, 3), 5: (0, 1, 3)}
 
 
 def sources(form: str, layout: str) -> np.ndarray:
-    """Return (V, 2): the two joints of `form` between which each joint of `layout` lies.
+    """Return (V, 2): for each joint of `layout`, the two joints of `form` that it is between.
 
-    They are the same joint twice where the estimator gives it. InputError if there is no way.
+    Both are the same joint if the estimator has it. InputError if a joint cannot be obtained.
     """
     names = FORMS[form]
     wanted = graph.load(layout).joints
     pairs = [(name, name) if name in names else BETWEEN.get(name, ()) for name in wanted]
     if any(not pair or not set(pair) <= set(names) for pair in pairs):
-        raise InputError(f"--from {form}: does not have all joints of --to {layout}")
+        raise InputError(f"--from {form}: lacks joints of --to {layout}")
     return np.array([[names.index(name) for name in pair] for pair in pairs])
 
 
 def rearrange(joints: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Return joints (..., V, 3), each between its `pairs` (V, 2) of joints (..., U, 3).
+    """Return joints (..., V, 3) from joints (..., U, 3) and the pairs (V, 2) of `sources`.
 
-    x and y are the mean of the two, the third channel, a score, is the lesser one.
+    x and y are the mean of the pair; the third channel, a score, is the minimum.
     """
     first, second = joints[..., pairs[:, 0], :], joints[..., pairs[:, 1], :]
     score = np.minimum(first[..., 2:], second[..., 2:])
@@ -70,7 +70,7 @@ def rearrange(joints: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 
 def with_score(joints: np.ndarray, form: str) -> np.ndarray:
-    """Return x, y and score (..., 3) of an estimator's channels; score 1 if it has none."""
+    """Return x, y and score (..., 3) of the estimator's channels; without scores they are 1."""
     channels = joints.shape[-1]
     if form == "mediapipe-33" and channels in MEDIAPIPE_CHANNELS:
         joints = joints[..., MEDIAPIPE_CHANNELS[channels]]
@@ -89,12 +89,12 @@ def convert(
     image_size: tuple[float, float] | None = None,
     source: str = "",
 ) -> np.ndarray:
-    """Return an estimator's clip (T, [M,] U, C) as (T, M, V, 3) float32 of a layout.
+    """Convert an estimator's clip (T, [M,] U, C) to a layout, (T, M, V, 3) float32.
 
-    Kinect: meters, unchanged. Others: x and y from pixels of an image of `image_size` (height,
-    width) to [-1, 1], and a score; a joint whose score is 0 was not seen and becomes all zero.
-    MediaPipe's own positions, shares of the image, need no image size. Raises InputError for
-    anything that does not fit, wrong units too, and names `source`.
+    Kinect: meters, unchanged. Others: x and y are scaled from pixels of an image of `image_size`
+    (height, width) to [-1, 1], with a score; joints with score 0 are unseen and become zero.
+    MediaPipe's relative positions need no image size. InputError, which begins with `source`, if
+    shape or units do not fit.
     """
     where = f"{source}: --from {form}" if source else f"--from {form}"
     joints = clip_file.as_clip(joints, where)
@@ -105,7 +105,7 @@ def convert(
         if joints.shape[-1] != 3:
             raise InputError(f"{where}: {joints.shape[-1]} channels; expected x, y and z")
         if image_size is not None:
-            raise InputError(f"{where}: gives positions in space; --image-size does not apply")
+            raise InputError(f"{where}: has 3D positions; --image-size does not apply")
         check_meters(joints, where)
         return joints
     joints = measure.only_found(with_score(joints, form), where)
@@ -117,7 +117,7 @@ def convert(
 
 
 def check_meters(joints: np.ndarray, where: str) -> None:
-    """Raise InputError if bodies (T, M, V, 3) are not as large as people are in meters."""
+    """Raise InputError if bodies (T, M, V, 3) do not have the size of people in meters."""
     doubt = measure.compare(
         measure.size(joints, measure.seen(joints)), measure.METERS, "people in meters"
     )
@@ -128,27 +128,35 @@ def check_meters(joints: np.ndarray, where: str) -> None:
 def main(argv: list[str]) -> None:
     parser = Parser(
         prog="python -m data.convert",
-        description="Bring the joints of a pose estimator to a layout of this project.",
+        description="Convert the output of a pose estimator to a layout of this project.",
     )
-    parser.add_argument("--from", dest="form", choices=FORMS, required=True)
-    parser.add_argument("--to", choices=graph.LAYOUTS, required=True)
     parser.add_argument(
-        "file", type=Path, help=".npy, .npz or .json clip, or OpenPose's folder of .json files"
+        "--from", dest="form", choices=FORMS, required=True, help="joints of the pose estimator"
     )
-    parser.add_argument("--image-size", type=float, nargs=2, metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--to", choices=graph.LAYOUTS, required=True, help="layout to convert to")
+    parser.add_argument(
+        "file", type=Path, help="clip (.npy, .npz or .json), or OpenPose's folder of .json files"
+    )
+    parser.add_argument(
+        "--image-size", type=float, nargs=2, metavar=("HEIGHT", "WIDTH"),
+        help="image size in pixels; 1 1 if positions are relative to the image",
+    )  # fmt: skip
     clip_file.add_nan(parser)
     parser.add_argument("--out", type=Path, required=True, help=".npz file to write")
-    parser.add_argument("--debug", action="store_true", help="errors with their traceback")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(argv)
     if options.out.suffix != ".npz":
         raise InputError(f"--out {options.out}: must end in .npz")
     if options.file.is_dir():
         joints, size = read_openpose(options.file), None
+        joints = clip_file.as_clip(joints, str(options.file), options.nan)
         if gaps := missing_frames(options.file):
             print(gaps, file=sys.stderr)
     else:
         clip = clip_file.read(options.file, options.nan)
         joints, size = clip.joints, clip.image_size
+        if clip.doubt:
+            print(f"{options.file}: {clip.doubt}", file=sys.stderr)
     size = tuple(options.image_size) if options.image_size else size
     joints = convert(joints, options.form, options.to, size, str(options.file))
     with replacing(options.out) as file:

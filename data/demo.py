@@ -1,14 +1,14 @@
-"""The project's own demo data: procedurally drawn actions, written as NTU RGB+D text files.
+"""Synthetic demo data: procedurally generated actions, written as NTU RGB+D text files.
 
-`write_raw` writes genuine `.skeleton` files with NTU names, so that the demo walks the same road as
-the real data. Twenty subjects differ in build and manner, three cameras see them in four set-ups
-(at the heights and distances of NTU's first four), and the sensor is noisy, guesses hidden limbs
-and loses whole frames. A test subject's partner is a test subject, too.
+`write_raw` writes `.skeleton` files with NTU names, so the demo uses the same code as the real
+data. Twenty subjects differ in body proportions and style. Three cameras record them in four setups
+(with the heights and distances of NTU's first four). The simulated sensor is noisy, estimates
+hidden limbs and misses whole frames. The partner of a test subject is a test subject too.
 
-An action is a small function of phase, which runs from 0 to 1 over the performance, and says what a
-right-handed person does. Classes are listed head first. The last, rare ones resemble a frequent one
-(phone call and drink, push and punch; standing up is sitting down played backwards), so that the
-long tail hurts.
+An action is a function of the phase, which goes from 0 to 1 over the performance, and returns the
+poses of a right-handed person. Classes are listed from head to tail. The last, rare ones resemble a
+frequent one (phone call and drink, push and punch; stand up is sit down in reverse), which makes
+the long tail difficult.
 """
 
 from __future__ import annotations
@@ -38,46 +38,46 @@ from data.puppet import (
 
 SUBJECTS = range(1, 21)
 SETUPS = ((1.7, 3.5), (1.7, 2.5), (1.4, 2.5), (1.2, 3.0))  # S001-S004: camera height, distance (m)
-CAMERAS = (0.0, -np.pi / 4, np.pi / 4)  # C001-C003: where each stands around the performer
-FACING = (-np.pi / 4, np.pi / 4)  # R001, R002: where the performer looks (at C002, at C003)
+CAMERAS = (0.0, -np.pi / 4, np.pi / 4)  # C001-C003: direction of the camera from the performer
+FACING = (-np.pi / 4, np.pi / 4)  # R001, R002: the performer faces C002, C003
 
-# Where a wrist can be, as puppet.REST.
+# Positions of a wrist, in the units of puppet.REST.
 MOUTH = (-0.26, 0.20, 0.42)
 EAR = (0.02, 0.34, 0.18)
-CHEST = (-0.30, -0.30, 0.50)  # before the breastbone, where two hands can meet
-PARTNER = (-0.25, -0.20, 0.90)  # as far as the other person's hand
+CHEST = (-0.30, -0.30, 0.50)  # in front of the chest, where both hands can meet
+PARTNER = (-0.25, -0.20, 0.90)  # at the hand of the other person
 
 # --- actions: phase (T,) -> the poses of one or two persons --------------------------------------
 
 
 def smooth(t: Array, start: float, end: float) -> Array:
-    """Return 0 before `start`, 1 after `end`, and a rise without jerks between (smoothstep)."""
+    """Return 0 before `start`, 1 after `end`, with a smooth transition (smoothstep)."""
     s = np.clip((t - start) / (end - start), 0, 1)
     return s * s * (3 - 2 * s)
 
 
 def held(t: Array, start: float, full: float, leave: float, end: float) -> Array:
-    """Rise from 0 to 1, stay, and return to 0."""
+    """Return a curve that rises from 0 to 1, stays, and returns to 0."""
     return smooth(t, start, full) - smooth(t, leave, end)
 
 
 def beat(t: Array, cycles: float) -> Array:
-    """Swing between -1 and 1."""
+    """Return an oscillation between -1 and 1."""
     return np.sin(2 * np.pi * cycles * t)
 
 
 def move(curve: Array, vector: Array | tuple[float, ...]) -> Array:
-    """Follow a vector (3,) as far as the curve (T,) says: (T, 3)."""
+    """Return a vector (3,) times a curve (T,): (T, 3)."""
     return np.multiply.outer(curve, vector)
 
 
 def reach(curve: Array, target: Array | tuple[float, ...]) -> Array:
-    """Bring a wrist from rest to `target` (3,) as the curve (T,) goes from 0 to 1: (T, 3)."""
+    """Move a wrist from rest to `target` (3,) as the curve (T,) goes from 0 to 1: (T, 3)."""
     return REST + move(curve, target - REST)
 
 
 def near(rng: Generator, place: tuple[float, ...], spread: float = 0.06) -> Array:
-    """Return where this performance puts a hand that aims at `place` (3,)."""
+    """Return a random position (3,) near `place`, for one performance."""
     return rng.normal(place, spread)
 
 
@@ -114,7 +114,7 @@ def throw(t: Array, rng: Generator) -> tuple[Pose]:
 
 
 def both_hands(t: Array, rng: Generator, gap: Array | float, slide: Array | float) -> tuple[Pose]:
-    """Hold the hands before the chest, `gap` apart, and slide one along the other."""
+    """Hold the hands in front of the chest, `gap` apart, and slide one along the other."""
     lift, place = held(t, 0.0, 0.2, 0.85, 1.0), near(rng, CHEST)
     hand = reach(lift, place) + move(lift * gap / 2, (1, 0, 0))
     slide = move(lift * slide, (0, 0.5, 1))
@@ -176,14 +176,14 @@ def punch(t: Array, rng: Generator) -> tuple[Pose, Pose]:
 def push(t: Array, rng: Generator) -> tuple[Pose, Pose]:
     guard, strike = held(t, 0.05, 0.3, 0.65, 0.95), held(t, 0.3, 0.5, 0.58, 0.8)
     hand = reach(guard, near(rng, (0.0, -0.4, 0.2))) + move(strike, near(rng, (-0.2, 0.35, 0.75)))
-    both = rng.uniform(0.5, 1.0)  # from nearly one-handed to both hands alike
+    both = rng.uniform(0.5, 1.0)  # from almost one-handed to both hands equally
     lunge, twist = move(strike, (0, 0, rng.uniform(0.05, 0.2))), 0.3 * (1 - both) * strike
     pusher = Pose(hand, REST + both * (hand - REST), hips=lunge, lean=0.25 * strike, twist=twist)
     return pusher, stagger(held(t, 0.4, 0.58, 0.65, 0.95), rng)
 
 
 def stagger(hit: Array, rng: Generator) -> Pose:
-    """Give way to a blow: the trunk thrown back, then a step."""
+    """React to a hit: the trunk moves back, then a step back."""
     step = move(smooth(np.maximum.accumulate(hit), 0.3, 1.0), (0, 0, -rng.uniform(0.05, 0.3)))
     hips, lean = step - move(hit, (0, 0, 0.06)), -rng.uniform(0.1, 0.35) * hit
     return Pose(hips=hips, foot=step, other_foot=0.7 * step, lean=lean, nod=lean)
@@ -191,7 +191,7 @@ def stagger(hit: Array, rng: Generator) -> Pose:
 
 def hand_over(t: Array, rng: Generator) -> tuple[Pose, Pose]:
     offer, take = held(t, 0.05, 0.35, 0.6, 0.85), held(t, 0.2, 0.5, 0.6, 0.9)
-    keep = rng.uniform(0, 1) * smooth(t, 0.6, 0.9)  # what was taken may stay before the chest
+    keep = rng.uniform(0, 1) * smooth(t, 0.6, 0.9)  # the hand may stay in front of the chest
     giver = Pose(reach(offer, near(rng, PARTNER)), lean=0.12 * offer)
     hand = reach(take, near(rng, PARTNER)) + move(keep, CHEST - REST)
     return giver, Pose(hand, lean=0.12 * take)
@@ -229,7 +229,7 @@ CLASS_NAMES = list(ACTIONS)
 
 @dataclass(frozen=True)
 class Clip:
-    """Numbers from 1 on: they are a clip's name and, with a seed, decide what is in it."""
+    """Numbers from 1 that form the name of a clip and, with the seed, determine its content."""
 
     setup: int
     camera: int
@@ -242,7 +242,7 @@ class Clip:
 
 
 def clips(subjects: Iterable[int] = SUBJECTS) -> Iterator[Clip]:
-    """List the data set: odd subjects (to train on) perform everything twice, even ones once."""
+    """Yield all clips: odd subjects (training) perform each action twice, even subjects once."""
     for subject in subjects:
         setup = 1 + (subject - 1) * len(SETUPS) // len(SUBJECTS)
         for replication in (1, 2) if subject % 2 else (1 + subject // 2 % 2,):
@@ -252,47 +252,47 @@ def clips(subjects: Iterable[int] = SUBJECTS) -> Iterator[Clip]:
 
 
 def perform(clip: Clip, seed: int, rng: Generator) -> tuple[Array, Array]:
-    """Return the joints of one or two persons (M, T, 25, 3) in the first one's axes, and phase."""
+    """Return the joints (M, T, 25, 3) of one or two persons, in the axes of the first, and t."""
     half = [subject for subject in SUBJECTS if (subject - clip.subject) % 2 == 0]
     partner = rng.choice([subject for subject in half if subject != clip.subject])
     bodies = [Body.draw(np.random.default_rng((seed, who))) for who in (clip.subject, partner)]
     frames = round(np.clip(40 * rng.uniform(0.75, 1.25) / bodies[0].tempo, 24, 60))
     t = np.linspace(rng.uniform(-0.05, 0.08), rng.uniform(0.92, 1.05), frames)
-    t += rng.uniform(-0.5, 0.5) * np.sin(np.pi * t) / np.pi  # an uneven pace
+    t += rng.uniform(-0.5, 0.5) * np.sin(np.pi * t) / np.pi  # uneven tempo
     poses = ACTIONS[CLASS_NAMES[clip.action - 1]](t, rng)
     persons = np.stack([body.perform(pose, t, rng) for body, pose in zip(bodies, poses)])
-    if bodies[0].left_handed != (rng.random() < 0.1):  # now and then it is the other hand
+    if bodies[0].left_handed != (rng.random() < 0.1):  # sometimes the other hand is used
         persons = mirrored(persons)
-    if len(persons) == 2:  # face to face, an arm's length on either side of the middle
+    if len(persons) == 2:  # face to face, about an arm's length from the middle
         persons[..., 2] -= rng.uniform(0.42, 0.55)
         persons[1] *= (-1, 1, -1)
     return persons, t
 
 
 def record(clip: Clip, seed: int) -> tuple[Array, Array, Array]:
-    """Perform an action before a camera.
+    """Record an action with a camera.
 
-    Returns the joints in camera axes (M, T, 25, 3): x grows towards the right hand of a person who
-    faces the camera, y up, z away from it; which joints are guessed (M, T, 25); and which bodies
-    are seen (M, T).
+    Returns the joints in camera axes (M, T, 25, 3): x points to the right hand of a person who
+    faces the camera, y up, z away from the camera; the mask of estimated joints (M, T, 25); and the
+    mask of seen bodies (M, T).
     """
     rng = np.random.default_rng((seed, *astuple(clip)))
     persons, t = perform(clip, seed, rng)
     turn = FACING[clip.replication - 1] - CAMERAS[clip.camera - 1] + rng.normal(0, 0.15)
-    turn += np.pi / 2 * (len(persons) == 2)  # a pair is seen side by side, not one behind another
+    turn += np.pi / 2 * (len(persons) == 2)  # two persons are seen side by side
     own_axes = ((np.cos(turn), 0, np.sin(turn)), (0, 1, 0), (np.sin(turn), 0, -np.cos(turn)))
     height, distance = SETUPS[clip.setup - 1]
     place = rng.normal((0, -height, distance), (0.2, 0.02, 0.15))
     tilt = np.arctan2(height - 0.9, distance)  # the camera looks down at the middle of the body
     level = ((1, 0, 0), (0, np.cos(tilt), -np.sin(tilt)), (0, np.sin(tilt), np.cos(tilt)))
-    joints = (rng.permutation(persons) @ own_axes + place) @ level  # who is first means nothing
+    joints = (rng.permutation(persons) @ own_axes + place) @ level  # random order of the persons
     return sense(joints, t, rng)
 
 
 def sense(joints: Array, t: Array, rng: Generator) -> tuple[Array, Array, Array]:
-    """See joints (M, T, 25, 3) as a depth sensor does; returns what `record` does."""
+    """Simulate a depth sensor on joints (M, T, 25, 3); returns the same as `record`."""
     behind = joints[..., 2] - joints[:, :, [SPINE_MID], 2]
-    hidden = np.clip(behind / 0.2, 0, 1)  # (M, T, 25): the body stands in the way
+    hidden = np.clip(behind / 0.2, 0, 1)  # (M, T, 25): occluded by the body
     guessed, seen = np.zeros(hidden.shape, bool), np.ones(hidden.shape[:2], bool)
     for person in range(len(joints)):
         for limb in (LEFT_ARM, RIGHT_ARM, LEFT_LEG, RIGHT_LEG):
@@ -306,7 +306,7 @@ def sense(joints: Array, t: Array, rng: Generator) -> tuple[Array, Array, Array]
 
 
 def some(rng: Generator, t: Array, low: int, high: int) -> slice:
-    """Draw a run of `low` to `high` - 1 frames, anywhere but at the very start."""
+    """Draw a range of `low` to `high` - 1 frames that does not include the first two frames."""
     start = rng.integers(2, len(t) - low)
     return slice(start, start + rng.integers(low, high))
 
@@ -314,8 +314,8 @@ def some(rng: Generator, t: Array, low: int, high: int) -> slice:
 # --- the file -----------------------------------------------------------------------------------
 
 PARENT = [0, 0, 20, 2, 20, 4, 5, 6, 20, 8, 9, 10, 0, 12, 13, 14, 0, 16, 17, 18, 1, 7, 7, 11, 11]
-LEAVES = [HEAD, LEFT_LEG[-1], RIGHT_LEG[-1], *LEFT_ARM[-2:], *RIGHT_ARM[-2:]]  # not oriented
-BODY_ID = 72057594037930000  # as large as Kinect's
+LEAVES = [HEAD, LEFT_LEG[-1], RIGHT_LEG[-1], *LEFT_ARM[-2:], *RIGHT_ARM[-2:]]  # no orientation
+BODY_ID = 72057594037930000  # of the same magnitude as Kinect's
 # bodyID, clipedEdges, confidence and state of both hands, isRestricted, leanX leanY, trackingState
 BODY = "%d 0 0 0 0 0 0 %.3f %.3f 2\n25\n"
 # x y z, depthX depthY, colorX colorY, orientation W X Y Z, trackingState
@@ -323,15 +323,15 @@ JOINT = "%.4f %.4f %.4f %.1f %.1f %.1f %.1f %.3f %.3f %.3f %.3f %d\n"
 
 
 def text(joints: Array, guessed: Array, seen: Array) -> str:
-    """Return what `record` returns in the NTU RGB+D text format, with the decimals that matter."""
+    """Return the result of `record` in the NTU RGB+D text format, with rounded numbers."""
     x, y, z = np.moveaxis(joints, -1, 0)  # (M, T, 25)
-    bones = unit(joints - joints[..., PARENT, :] + (0, 1e-9, 0))  # the root's points upwards
-    # An orientation turns the y axis to the bone that ends in the joint, on the shortest way.
+    bones = unit(joints - joints[..., PARENT, :] + (0, 1e-9, 0))  # that of the root points up
+    # The orientation is the shortest rotation of the y axis onto the bone that ends in the joint.
     turn = unit(np.stack((1 + bones[..., 1], bones[..., 2], 0 * x, -bones[..., 0]), axis=-1))
     turn[..., LEAVES, :] = 0
-    depth = 256 + 366 * x / z, 212 - 366 * y / z  # pixels of a 512 x 424 image
-    colour = 960 + 1060 * x / z, 540 - 1060 * y / z  # of 1920 x 1080
-    pixels, state = np.stack((*depth, *colour), axis=-1), 2 - guessed[..., None]
+    depth = 256 + 366 * x / z, 212 - 366 * y / z  # pixels of the 512 x 424 depth image
+    color = 960 + 1060 * x / z, 540 - 1060 * y / z  # pixels of the 1920 x 1080 color image
+    pixels, state = np.stack((*depth, *color), axis=-1), 2 - guessed[..., None]
     rows = np.concatenate((joints, pixels, turn, state), axis=-1)  # (M, T, 25, 12)
     rows, lean = rows.reshape(*seen.shape, 25 * 12), bones[:, :, SPINE_MID, ::2]
     parts = [f"{seen.shape[1]}\n"]
@@ -344,7 +344,7 @@ def text(joints: Array, guessed: Array, seen: Array) -> str:
 
 
 def write_raw(folder: Path, seed: int = 0, subjects: Iterable[int] = SUBJECTS) -> None:
-    """Write the subjects' `.skeleton` files into `folder`; the same seed gives the same bytes."""
+    """Write the `.skeleton` files of the subjects to `folder`; the seed determines every byte."""
     folder.mkdir(parents=True, exist_ok=True)
     for clip in clips(subjects):
         (folder / f"{clip}.skeleton").write_text(text(*record(clip, seed)), encoding="utf-8")

@@ -1,9 +1,9 @@
-"""Look at a prepared store: what is in it, how long its tail is, whether the bodies look right.
+"""Inspect a prepared store.
 
     python -m data.inspect STORE [--protocol P] [--training-list FILE] [--sample NAME]
 
-Prints the numbers and writes classes.png (the long-tail curve), skeletons.png (a contact sheet)
-and, for a sample, an animated GIF.
+Prints statistics and writes classes.png (the long-tail curve), skeletons.png (a contact sheet)
+and, with --sample, an animated GIF.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from errors import InputError, Parser, run_command
 from files import replacing
 from graph import Skeleton
 
-SHEET = (10, 6)  # rows (samples, each of another class) and columns (moments of each)
+SHEET = (10, 6)  # rows (one sample per class) and columns (frames of the sample)
 FRAMES_PER_SECOND = 15
-MAX_FRAMES = 150  # of a GIF; longer clips are shown with frames left out
+MAX_FRAMES = 150  # of a GIF; longer clips are subsampled
 COLORS = ("tab:blue", "tab:red", "tab:green", "tab:orange", "tab:purple")  # by person
 
 
 def describe(store: Store, rows: np.ndarray) -> str:
-    """Return the numbers that tell whether a store is what it should be, as text."""
+    """Return the statistics of these rows of a store, as text."""
     lengths, counts = store.lengths[rows], class_counts(store, rows)
     quality = store.quality(rows)
     persons = np.bincount([_persons(store.clip(row)) for row in rows])
@@ -43,12 +43,16 @@ def describe(store: Store, rows: np.ndarray) -> str:
     lines = [
         f"{store.path}: {len(rows)} samples, {lengths.sum()} frames, layout {store.layout}",
         f"prepared from {store.meta.get('data_set', '?')}, {store.normalization or '?'}",
-        f"frames of a sample: {lengths.min()} to {lengths.max()}, median {np.median(lengths):g}",
-        "persons in a sample: "
-        + ", ".join(f"{number} in {count}" for number, count in enumerate(persons) if count),
+        f"frames per sample: {lengths.min()} to {lengths.max()}, median {np.median(lengths):g}",
+        "samples "
+        + "; ".join(
+            f"with {number} person{'s' if number != 1 else ''}: {count}"
+            for number, count in enumerate(persons)
+            if count
+        ),
         *quality.lines(),
         *(f"warning: {doubt}" for doubt in quality.doubts),
-        f"samples of a class: {seen.max()} to {seen.min()}, imbalance {seen.max() / seen.min():g}, "
+        f"samples per class: {seen.max()} to {seen.min()}, imbalance {seen.max() / seen.min():g}, "
         f"{len(seen)} of {len(counts)} classes",
     ]
     for name, column in store.columns.items():
@@ -63,7 +67,7 @@ def describe(store: Store, rows: np.ndarray) -> str:
 
 
 def class_counts(store: Store, rows: np.ndarray) -> np.ndarray:
-    """Return how many of the rows each class has, (K,)."""
+    """Return the number of rows of each class, (K,)."""
     return np.bincount(store.labels[rows], minlength=len(store.class_names))
 
 
@@ -72,7 +76,7 @@ def _persons(clip: np.ndarray) -> int:
 
 
 def draw_classes(store: Store, rows: np.ndarray, path: Path) -> None:
-    """Write a picture of the samples per class, largest class first."""
+    """Write a bar chart of the samples per class, largest class first."""
     counts = class_counts(store, rows)
     order = np.argsort(-counts, kind="stable")
     figure, axes = plt.subplots(figsize=(10, 4.5), layout="constrained")
@@ -86,7 +90,7 @@ def draw_classes(store: Store, rows: np.ndarray, path: Path) -> None:
 
 
 def draw_sheet(store: Store, rows: np.ndarray, path: Path) -> None:
-    """Write a contact sheet: a sample of each of some classes, at moments from start to end."""
+    """Write a contact sheet: one row per class, with frames of a sample from start to end."""
     labels = np.unique(store.labels[rows])
     labels = labels[np.unique(np.linspace(0, len(labels) - 1, SHEET[0]).astype(int))]
     size = (1.6 * SHEET[1], 1.7 * len(labels))
@@ -128,16 +132,16 @@ def draw_sample(store: Store, row: int, path: Path) -> None:
 
 
 class _View:
-    """A clip to draw: 2D poses as they are, 3D ones along their two widest axes."""
+    """A view of a clip: 2D poses unchanged, 3D poses along their two widest axes."""
 
     def __init__(self, clip: np.ndarray, skeleton: Skeleton, origin: int | None) -> None:
-        """`origin` is the joint that is zero because it is the origin, if there is one."""
+        """`origin` is the joint at the origin, which is zero although it is seen; or None."""
         self.clip, self.bones = clip, np.array(skeleton.edges)
         self.seen = measure.seen(clip, origin)  # (T, M, V)
         self.is_image = skeleton.confidence or clip.shape[-1] == 2
         if self.is_image:
             self.axes = [0, 1]
-        else:  # people are taller than wide
+        else:  # the widest axes: height and width of a person
             bodies = np.where(self.seen[..., None], clip, np.nan)[self.seen.any(axis=-1)]
             extent = np.median(np.nanmax(bodies, axis=1) - np.nanmin(bodies, axis=1), axis=0)
             self.axes = np.argsort(-extent, kind="stable")[1::-1]
@@ -155,7 +159,7 @@ class _View:
         axes.set(xlim=(self.low[0] - margin, self.high[0] + margin))
         axes.set(ylim=(self.low[1] - margin, self.high[1] + margin))
         axes.set(aspect="equal", xticks=[], yticks=[])
-        if self.is_image:  # whose y grows downwards
+        if self.is_image:  # y points down
             axes.invert_yaxis()
 
 
@@ -168,19 +172,27 @@ def _save(figure: plt.Figure, path: Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(prog="python -m data.inspect", description="Look at a prepared store.")
-    parser.add_argument("store", type=Path)
-    parser.add_argument("--protocol", help="only what this benchmark trains on")
-    parser.add_argument("--training-list", help="only the samples of this list")
-    parser.add_argument("--imbalance", type=float, default=100, help="what {imbalance} stands for")
-    parser.add_argument("--sample", help="also write a GIF of the sample of this name")
-    parser.add_argument("--out", type=Path, help="folder of the pictures (work_dir/inspect/STORE)")
-    parser.add_argument("--debug", action="store_true", help="show where an error arose")
+    parser = Parser(
+        prog="python -m data.inspect",
+        description="Print statistics of a prepared store and write pictures of it.",
+    )
+    parser.add_argument("store", type=Path, help="folder of the store")
+    parser.add_argument("--protocol", help="only the training split of this benchmark")
+    parser.add_argument("--training-list", help="only the samples in this list")
+    parser.add_argument(
+        "--imbalance", type=float, default=100,
+        help="value of {imbalance} in --training-list (default: 100)",
+    )  # fmt: skip
+    parser.add_argument("--sample", metavar="NAME", help="also write a GIF of this sample")
+    parser.add_argument(
+        "--out", type=Path, help="folder of the pictures (default: work_dir/inspect/STORE)"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     if args.training_list and not args.protocol:
-        raise InputError("--training-list: name its benchmark by --protocol too")
-    if not args.training_list:
-        parser.refuse(args, "--imbalance", reason="fills {imbalance} in --training-list; name one")
+        raise InputError("--training-list: give its benchmark with --protocol too")
+    if "{imbalance}" not in (args.training_list or ""):
+        parser.refuse(args, "--imbalance", reason="applies only to {imbalance} in --training-list")
     store = Store.open(args.store)
     rows = np.arange(len(store))
     if args.protocol:

@@ -1,10 +1,10 @@
-"""Long-tailed training lists: drawn by the field's rule, or read and recognized by their digest.
+"""Long-tailed training lists: generated, or read from a file and identified by their digest.
 
     python -m data.long_tail BENCHMARK --names FILE_OR_STORE --imbalance 100 --out FILE
 
-The rule is that of LDAM (Cao et al., arXiv 1906.07413) as BRL (arXiv 2308.14024) uses it: class c
-of K keeps int(n_max * IF^(-c/(K-1))) samples. NTU RGB+D 60's lists come with the project, because
-the order that they were drawn from is not known (data/lists/NOTICE).
+The profile is that of LDAM (Cao et al., arXiv 1906.07413) as used by BRL (arXiv 2308.14024): class
+c of K keeps int(n_max * IF^(-c/(K-1))) samples. The lists of NTU RGB+D 60 are included, because
+the sample order from which they were drawn is unknown (data/lists/NOTICE).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from errors import InputError, Parser, run_command
 from files import write_text
 
 LISTS = Path(__file__).parent / "lists"
-# Lists of imbalance 10 that come with the project. Of a larger imbalance each class keeps the first
-# of the same samples: all are shuffled before any is left out.
+# Included lists, of imbalance 10. With a larger imbalance each class keeps the first of the same
+# samples, because the samples are shuffled before the class is cut.
 SHIPPED = {
     "ntu60-xsub": "ntu60-xsub_10.txt.xz",
     "ntu60-xview": "ntu60-xview_10.txt.xz",
@@ -52,30 +52,30 @@ PUBLISHED = {
 
 
 # Kinds of `left_out` in a store's meta.json.
-WHY_LEFT_OUT = {"nobody": "nobody is seen in it", "missing": "excluded by --missing"}
+WHY_LEFT_OUT = {"nobody": "it has no body", "missing": "excluded by --missing"}
 
 
 @dataclass(frozen=True)
 class TrainingList:
-    """The rows to train on, in the list's order, and which list it is."""
+    """The training rows, in the order of the list, and the identity of the list."""
 
     rows: np.ndarray  # (n,) int64
-    digest: str  # sha256 of its names
-    published: str | None  # what the digest is known as
-    made: str = ""  # how the file came to be, if it was missing
+    digest: str  # sha256 of the names
+    published: str | None  # name of the published list with this digest
+    made: str = ""  # message about a list that was missing and has been generated
 
 
 def counts(
     n_max: int, imbalance: float, num_class: int, profile: str = "exp", least: int = 0
 ) -> np.ndarray:
-    """Return how many samples each class keeps, (K,) int64, most frequent class first.
+    """Return the number of samples that each class keeps, (K,) int64, most frequent class first.
 
     exp: int(n_max * IF^(-c/(K-1))). step: n_max in the first half, int(n_max / IF) in the second.
-    No class has less than `least`. InputError if that leaves a class without samples.
+    Each class keeps at least `least`. InputError if a class is left without samples.
     """
     if not 1 <= imbalance < np.inf:
         raise InputError(
-            f"imbalance: {imbalance:g}, but largest over smallest class must be at least 1"
+            f"imbalance: must be at least 1 (largest / smallest class), not {imbalance:g}"
         )
     if profile == "step":
         tail = np.arange(num_class) >= num_class // 2
@@ -84,13 +84,13 @@ def counts(
         share = [imbalance ** -(c / max(num_class - 1, 1)) for c in range(num_class)]
         kept = np.array([int(n_max * s) for s in share], np.int64)
     else:
-        raise InputError(f"profile: {profile!r} is neither exp nor step")
+        raise InputError(f"profile: must be exp or step, not {profile!r}")
     if n_max >= least:
         kept = np.maximum(kept, least)
     if kept.min() < 1:
         raise InputError(
-            f"imbalance: {imbalance:g} leaves class {kept.argmin()} no sample where the largest "
-            f"has {n_max}; lower --imbalance or raise --n-max"
+            f"imbalance: {imbalance:g} leaves class {kept.argmin()} without samples if the largest "
+            f"class has {n_max}; lower --imbalance or raise --n-max"
         )
     return kept
 
@@ -98,9 +98,9 @@ def counts(
 def draw(
     labels: np.ndarray, kept: np.ndarray, random: np.random.RandomState | None = None
 ) -> np.ndarray:
-    """Return positions in a training list whose labels are (n,): kept[c] of each class c.
+    """Return positions in a training list with labels (n,): kept[c] of each class c.
 
-    Class by class in label order, each shuffled by one generator that serves them all (seed 0).
+    Classes are processed in label order; one generator (seed 0) shuffles all of them.
     """
     random = random or np.random.RandomState(0)
     drawn = []
@@ -112,14 +112,14 @@ def draw(
 
 
 def published(names: list[str]) -> str | None:
-    """Return the name of the published list that these names are, None if they are none."""
+    """Return the name of the published list with these names, None if it is not published."""
     return PUBLISHED.get(digest(names))
 
 
 def read_list(path: str | Path, store: Store) -> np.ndarray:
-    """Return the rows (int64) of the names in file `path`, in its order.
+    """Return the rows (int64) of the names in file `path`, in the order of the file.
 
-    InputError names the file if it cannot be read, a name comes twice or is not in the store.
+    InputError if the file cannot be read, or a name is repeated or not in the store.
     """
     try:
         names = sample_names.read(path)
@@ -130,39 +130,39 @@ def read_list(path: str | Path, store: Store) -> np.ndarray:
 
 
 def _rows_of(samples: Store | Samples, names: list[str], source: str | Path) -> np.ndarray:
-    """Return the rows of a list's names; InputError says how many are absent, and why."""
+    """Return the rows of names; InputError gives the number of absent names, and a reason."""
     rows = {name: row for row, name in enumerate(samples.names.tolist())}
     absent = [name for name in names if name not in rows]
     if absent:
         left_out = getattr(samples, "meta", {}).get("left_out", {})
         reasons = [_why_absent(name, left_out) for name in absent]
         known = sum(reason is not None for reason in reasons)
-        told = f"; left_out of its meta.json has {known} of them" if left_out else ""
+        listed = f"; left_out of its meta.json lists {known} of them" if left_out else ""
         raise InputError(
-            f"{source}: {len(absent)} of {len(names)} names are not in {samples.path}{told}; the "
-            f"first is {absent[0]!r}: {reasons[0] or 'not among the samples that were prepared'}"
+            f"{source}: {len(absent)} of {len(names)} names are not in {samples.path}{listed}; the "
+            f"first is {absent[0]!r}: {reasons[0] or 'not among the prepared samples'}"
         )
     return np.array([rows[name] for name in names], np.int64)
 
 
 def _why_absent(name: str, left_out: dict[str, list[str]]) -> str | None:
-    """Return why data.prepare left a sample out, None if it tells nothing of it."""
-    # A reason begins with the sample's name, or with its file: folder/NAME.npy, NAME_skeleton.mat.
+    """Return why data.prepare skipped a sample, None if there is no entry for it."""
+    # An entry begins with the name of the sample or its file: folder/NAME.npy, NAME_skeleton.mat.
     subject = re.compile(rf"(?:^|[/\\:]){re.escape(name)}(?:[._]\w+)*:")
     for kind, entries in left_out.items():
         if kind == "unreadable":
             if reason := next(filter(subject.search, entries), None):
                 return f"unreadable, {reason}"
         elif name in entries:
-            return WHY_LEFT_OUT.get(kind, f"left out as {kind!r}")
+            return WHY_LEFT_OUT.get(kind, f"skipped ({kind})")
     return None
 
 
 def list_path(training_list: str, imbalance: float, fold: str | None, seed: int) -> Path:
-    """Return the file that a `training_list` names.
+    """Return the path of a `training_list`.
 
-    With {imbalance} in it, it is a template, in which {seed} may stand as well; each fold has a
-    file of its own then: NAME-fold2of5.txt for 2/5. Any other file is itself.
+    If it contains {imbalance} it is a template, which can contain {seed} too, and each fold has its
+    own file: NAME-fold2of5.txt for 2/5. Otherwise it is the path itself.
     """
     if "{imbalance}" not in training_list:
         return Path(training_list)
@@ -181,9 +181,10 @@ def training_rows(
 ) -> TrainingList:
     """Return the training samples of a run: those of a list, or the whole training split (None).
 
-    `training_list` is a file, or a template of files (`list_path`). With `make` a missing file of a
-    template is written: drawn by the rule, with {seed} in it shuffled by the seed. InputError if
-    the list is missing (it says how to get it) or has a sample that the protocol does not train on.
+    `training_list` is a file or a template (`list_path`). With `make`, the missing file of a
+    template is generated; {seed} in the template shuffles the classes with that seed. InputError if
+    the list is missing (with the command that generates it) or contains a sample outside the
+    protocol's training split.
     """
     train, _ = protocols.split(store, protocol, fold)
     if training_list is None:
@@ -202,7 +203,7 @@ def training_rows(
         part = f" in fold {fold}" if fold else ""
         raise InputError(
             f"{path}: {store.names[foreign[0]]} is not a training sample of {protocol}{part} "
-            f"({len(foreign)} such names)"
+            f"({len(foreign)} such samples)"
         )
     return _training_list(store, rows, made)
 
@@ -215,7 +216,7 @@ def _training_list(store: Store | Samples, rows: np.ndarray, made: str = "") -> 
 def _way_to(
     path: Path, protocol: str, store: Path, imbalance: float, fold: str | None, shuffle: int | None
 ) -> str:
-    """Say in one line where a missing list comes from."""
+    """Return the error message for a missing list, with the command that generates it."""
     command = (
         f"python -m data.long_tail {protocols.resolve(protocol)} --names {shlex.quote(str(store))} "
         f"--imbalance {imbalance:g} --out {shlex.quote(str(path))}"
@@ -228,23 +229,23 @@ def _way_to(
 def _make_missing(
     path: Path, store: Store, protocol: str, imbalance: float, fold: str | None, shuffle: int | None
 ) -> str:
-    """Write a missing list and say so; InputError if it should be a published one and is not."""
+    """Write a missing list, return a message; InputError if it differs from the published list."""
     drawn = make_list(store, protocol, imbalance, fold=fold, shuffle_classes=shuffle)
     known = f"{protocols.resolve(protocol)} {imbalance:g}"
     is_plain = fold is None and shuffle is None
     if is_plain and known in PUBLISHED.values() and drawn.published != known:
         raise InputError(
-            f"training_list: {path} is missing, and what the rule draws from {store.path} is not "
+            f"training_list: {path} is missing, and the list generated from {store.path} is not "
             f"the published list of {known} (sha256 {drawn.digest[:16]}): the store lacks training "
-            "samples; prepare all of them, or draw the list with data.long_tail and set "
-            "training_list to its file"
+            "samples; prepare all of them, or generate the list with data.long_tail and set "
+            "training_list to that file"
         )
     write_text(path, "\n".join(store.names[drawn.rows].tolist()))
-    return f"{path} was missing and has been made: {describe(drawn, store, imbalance)}"
+    return f"{path} was missing and has been generated: {describe(drawn, store, imbalance)}"
 
 
 def describe(drawn: TrainingList, samples: Store | Samples, imbalance: float) -> str:
-    """Say what a list holds, the imbalance that came out, and whether it is a published one."""
+    """Return a line with the size of a list, its imbalance, and whether it is published."""
     per_class = np.bincount(samples.labels[drawn.rows])
     per_class = per_class[per_class > 0]
     largest, smallest = per_class.max(), per_class.min()
@@ -268,11 +269,10 @@ def make_list(
     fold: str | None = None,
     shuffle_classes: int | None = None,
 ) -> TrainingList:
-    """Return the training list of a benchmark, drawn by the rule (`class_sizes`).
+    """Return the training list of a benchmark, with the sizes of `class_sizes`.
 
-    With `shuffle_classes`, a seed, the order of the classes is drawn as well. A list that comes
-    with the project is not drawn, unless by `own_order`. InputError if a class has fewer samples
-    than the list asks for.
+    The seed `shuffle_classes` also shuffles the order of the classes. An included list is not
+    generated, except with `own_order`. InputError if a class has fewer samples than the list needs.
     """
     rule, name = protocols.get(protocol), protocols.resolve(protocol)
     is_own = own_order or fold is not None or shuffle_classes is not None
@@ -297,7 +297,7 @@ def make_list(
 
 
 class ClassTooSmall(InputError):
-    """A class has fewer training samples than a list asks for."""
+    """A class has fewer training samples than the list needs."""
 
     def __init__(self, label: int, reason: str) -> None:
         super().__init__(reason)
@@ -314,11 +314,11 @@ def class_sizes(
 ) -> np.ndarray:
     """Return how many of its `available` (K,) training samples each class keeps, (K,) int64.
 
-    The classes take the numbers of `counts` in `order`, by default that of the labels. Without
-    `n_max` the largest has what the smallest class allows, and no class has less than 1. Where the
-    classes differ in size by nature they are ranked by it; then the largest has what it has, the
-    others what they have if that is less, and classes without samples stay out. ClassTooSmall if a
-    class has fewer.
+    The classes get the sizes of `counts` in `order`, by default label order. Without `n_max` the
+    largest class gets as many as the smallest class has, and each class keeps at least 1. With
+    `natural`, classes are sorted by size: the largest keeps all its samples, the others the size of
+    `counts` or all they have if that is less, and empty classes stay empty. Otherwise ClassTooSmall
+    if a class has too few samples.
     """
     if natural:
         order = np.argsort(-available, kind="stable") if order is None else order
@@ -339,14 +339,14 @@ def class_sizes(
         label = int(short[0])
         raise ClassTooSmall(
             label,
-            f"has {available[label]} training samples, the list asks for {wanted[label]}; lower "
+            f"has {available[label]} training samples, but the list needs {wanted[label]}; lower "
             "--n-max",
         )
     return np.minimum(wanted, available)
 
 
 def shipped(protocol: str) -> Samples:
-    """Return the samples of the list that comes with the project, class by class."""
+    """Return the samples of an included list, class by class."""
     path = LISTS / SHIPPED[protocol]
     content = path.read_bytes()
     names = (lzma.decompress(content) if path.suffix == ".xz" else content).decode().split()
@@ -355,17 +355,17 @@ def shipped(protocol: str) -> Samples:
 
 
 def shipped_part(protocol: str, kept: np.ndarray) -> list[str]:
-    """Return the first kept[c] names of each class c of a list that comes with the project.
+    """Return the first kept[c] names of each class c of an included list.
 
-    InputError if a class of it has fewer.
+    InputError if a class has fewer names.
     """
     whole = shipped(protocol)
     has = np.bincount(whole.labels, minlength=len(kept))
     if (has < kept).any():
         label = int((has < kept).argmax())
         raise InputError(
-            f"{protocol}: the published lists have up to {has[label]} samples of class {label}, "
-            f"not {kept[label]}; use --imbalance 10 or more, or --own-order to draw one by name"
+            f"{protocol}: the published lists have at most {has[label]} samples of class {label}, "
+            f"not {kept[label]}; use --imbalance 10 or more, or --own-order for a list of your own"
         )
     place = np.arange(len(whole.labels)) - (np.cumsum(has) - has)[whole.labels]
     return whole.names[place < kept[whole.labels]].tolist()
@@ -373,35 +373,39 @@ def shipped_part(protocol: str, kept: np.ndarray) -> list[str]:
 
 def main(argv: list[str]) -> None:
     parser = Parser(
-        prog="python -m data.long_tail", description="Write a long-tailed training list."
+        prog="python -m data.long_tail", description="Generate a long-tailed training list."
     )
     parser.add_argument("benchmark", help=f"one of {', '.join(protocols.PROTOCOLS)}")
     parser.add_argument(
         "--names", type=Path,
-        help=f"a store, or a file of names; not needed for {', '.join(SHIPPED)}",
+        help=f"store, or file of sample names; not needed for {', '.join(SHIPPED)}",
     )  # fmt: skip
     parser.add_argument(
-        "--imbalance", type=float, default=100, help="largest over smallest class (default: 100)"
+        "--imbalance", type=float, default=100, help="largest / smallest class (default: 100)"
     )
-    parser.add_argument("--out", required=True, type=Path, help="the file to write")
+    parser.add_argument("--out", required=True, type=Path, help="file to write")
     parser.add_argument(
         "--profile", choices=("exp", "step"), default="exp",
-        help="exp: sizes fall exponentially (default); step: half of the classes are small",
+        help="exp: exponential class sizes (default); step: half of the classes are rare",
     )  # fmt: skip
-    parser.add_argument("--n-max", type=int, help="samples of the largest class")
-    parser.add_argument("--fold", metavar="K/N", help="the K-th of N folds over persons")
+    parser.add_argument(
+        "--n-max", type=int, help="samples of the largest class (default: from the benchmark)"
+    )
+    parser.add_argument("--fold", metavar="K/N", help="K-th of N folds over subjects")
     parser.add_argument(
         "--shuffle-classes", type=int, metavar="SEED",
-        help="draw which classes are rare, and the samples, by this seed",
+        help="choose the rare classes and the samples at random, with this seed",
     )  # fmt: skip
     parser.add_argument(
         "--own-order", action="store_true",
-        help="draw by name where the published list comes with the project",
+        help="generate a list in name order instead of using the included published list",
     )  # fmt: skip
-    parser.add_argument("--debug", action="store_true", help="show where an error arose")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     if args.shuffle_classes is not None and not 0 <= args.shuffle_classes < 2**32:
-        raise InputError(f"--shuffle-classes: {args.shuffle_classes}, but a seed is at least 0")
+        raise InputError(
+            f"--shuffle-classes: the seed must be from 0 to 2**32 - 1, not {args.shuffle_classes}"
+        )
     is_own = args.own_order or args.fold is not None or args.shuffle_classes is not None
     samples = _samples(args.names, args.benchmark, is_own)
     drawn = make_list(
@@ -413,16 +417,16 @@ def main(argv: list[str]) -> None:
 
 
 def _samples(path: Path | None, benchmark: str, is_own: bool) -> Store | Samples:
-    """Return the samples to draw from: of a store or a file of names, else of a shipped list.
+    """Return the samples of a store or of a file of names, otherwise those of an included list.
 
-    `is_own` says that the list asked for is not one that comes with the project.
+    `is_own`: the requested list is not an included one.
     """
     if path is not None:
         return Store.open(path) if path.is_dir() else sample_names.samples(path)
     protocols.get(benchmark)  # an unknown benchmark is reported first
     name = protocols.resolve(benchmark)
     if name not in SHIPPED or is_own:
-        raise InputError("--names: name the store to draw from, or a file of names")
+        raise InputError("--names: give the store to draw from, or a file of sample names")
     return shipped(name)
 
 

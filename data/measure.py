@@ -1,8 +1,8 @@
-"""What the numbers of a clip tell: which joints were seen, how large a body is, whether units fit.
+"""Measurements and unit checks of clips: which joints were seen, how large the bodies are.
 
-Clips are (T, M, V, C): frames, persons, joints, channels. A joint that is zero in all channels was
-not seen. Every way in (readers through StoreWriter, data.convert, prediction) has its units checked
-here; an InputError begins with `where`, which names the clip.
+Clips are (T, M, V, C): frames, persons, joints, channels. A joint that is zero in all channels is
+unseen. The readers (in StoreWriter), data.convert and prediction check their units here; an
+InputError begins with `where`, the name of the clip.
 """
 
 from __future__ import annotations
@@ -13,36 +13,37 @@ import numpy as np
 
 from errors import InputError
 
-FAR = 5.0  # a body this many times larger or smaller than the usual is reported
-IMPOSSIBLE = 20.0  # and in space by this factor is refused: nobody is that large
-FACTORS = (1e-3, 1e-2, 0.0254, 0.1, 10, 1 / 0.0254, 1e2, 1e3)  # from another unit to the right one
-# Half-widths of an image from its center, beyond which most joints, or a single one, cannot lie.
+FAR = 5.0  # bodies larger or smaller than usual by this factor are reported
+IMPOSSIBLE = 20.0  # 3D bodies larger or smaller than usual by this factor are an error
+FACTORS = (1e-3, 1e-2, 0.0254, 0.1, 10, 1 / 0.0254, 1e2, 1e3)  # factors between common units
+# Limits on the distance from the image center, in half-widths: for the median joint, for any joint.
 OUTSIDE, ASTRAY = 2.0, 20.0
-NOT_SCALED = 5.0  # the same of poses that are said to be scaled: pixels are far beyond it
-MANY = 0.1  # share of the joints outside an image that calls its size into question
-# Positions in pixels of which most joints lie within this are shares of the image instead.
+NOT_SCALED = 5.0  # limit for the median joint of scaled poses; pixels are far beyond it
+MANY = 0.1  # fraction of joints outside the image above which the image size is checked
+BEYOND_ORIGIN = 0.3  # fraction of joints left of or above the image: its origin is elsewhere
+# Positions are relative to the image, not pixels, if the median is at most IS_SHARE.
 IS_SHARE, SMALLEST_IMAGE = 1.5, 16
-MOST_PERSONS = 6  # that any sensor tracks; with more of them than frames, the axes are exchanged
+MOST_PERSONS = 6  # that a sensor tracks; more persons than that and than frames: swapped axes
 
 
 @dataclass(frozen=True)
 class Size:
-    """Percentiles of the sizes of a data set's bodies, each the median of a clip."""
+    """Percentiles over the clips of a data set; the size of a clip is the median of its bodies."""
 
     low: float  # 5 %
     median: float
     high: float  # 95 %
 
 
-METERS = Size(0.8, 1.6, 2.0)  # people before a depth sensor, sitting and standing
+METERS = Size(0.8, 1.6, 2.0)  # people in front of a depth sensor, sitting and standing
 
 
 def seen(joints: np.ndarray, origin: int | None = None) -> np.ndarray:
     """Return which joints (..., V, C) were seen, (..., V) bool.
 
-    In a normalized clip (T, M, V, C) `origin` is the joint whose first place is the origin: of the
-    first body it is zero there, though seen. So up to its first frame elsewhere it counts as seen
-    wherever another joint of that body is.
+    In a normalized clip (T, M, V, C), `origin` is the joint whose first position is the origin. It
+    is zero there for the first body, although it was seen; until it first leaves the origin, it
+    counts as seen in frames in which another joint of that body is seen.
     """
     there = joints.any(axis=-1)
     if origin is not None:
@@ -55,30 +56,30 @@ def seen(joints: np.ndarray, origin: int | None = None) -> np.ndarray:
 def found(poses: np.ndarray) -> np.ndarray:
     """Return which joints of 2D poses (..., V, 2 or 3) were found, (..., V) bool.
 
-    A joint with a score (third channel) is found if its score is positive, one without if it does
-    not lie exactly at zero.
+    With a score (third channel), a joint is found if the score is positive; without, if its
+    position is not exactly zero.
     """
     return poses[..., 2] > 0 if poses.shape[-1] == 3 else seen(poses)
 
 
 def only_found(poses: np.ndarray, where: str = "clip") -> np.ndarray:
-    """Return 2D poses (T, M, V, 2 or 3), zero in all channels where a joint was not found.
+    """Return 2D poses (T, M, V, 2 or 3) with joints that were not found set to zero.
 
-    InputError if there are positions but no score is positive.
+    InputError if there are positions but no positive score.
     """
     there = found(poses)
     if not there.any() and poses.any():
         raise InputError(
-            f"{where}: no score (the third channel) is positive, so no joint counts as found; "
-            "write 1 where a pose estimator gives no score"
+            f"{where}: no score (third channel) is positive, so no joint counts as found; if the "
+            "pose estimator has no scores, set them to 1"
         )
     return np.where(there[..., None], poses, 0)
 
 
 def size(joints: np.ndarray, there: np.ndarray, planar: bool = False) -> float:
-    """Return how large a body is: its largest extent along an axis, the median over all frames.
+    """Return the body size: the largest extent along an axis, median over frames and bodies.
 
-    `there`, (T, M, V), are the seen joints; `planar`: the third channel, if there is one, is a
+    `there`, (T, M, V), are the seen joints. `planar`: the poses are 2D, and a third channel is a
     score. NaN if no body has two joints.
     """
     is_body = np.count_nonzero(there, axis=2) > 1  # (T, M)
@@ -102,61 +103,80 @@ def lowest(joints: np.ndarray, origin: int | None = None) -> float:
 
 
 def factor(measured: float, usual: float) -> float:
-    """Return the change of units that brings a body's size nearest to the usual one."""
+    """Return the unit conversion that brings a body size closest to the usual one."""
     return min(FACTORS, key=lambda f: abs(np.log(f * measured / usual)))
 
 
 def compare(measured: float, usual: Size, whose: str) -> str:
-    """Return how a body of `measured` size departs FAR from the usual ones; '' if it does not.
+    """Return a message if `measured` differs from the usual size by the factor FAR, else ''.
 
-    `whose` says of which bodies the usual sizes are.
+    `whose` names the bodies of usual size.
     """
     if not (measured > usual.high * FAR or measured < usual.low / FAR):
         return ""
-    sizes = f"a body measures {measured:.4g}, {whose} {usual.low:.3g} to {usual.high:.3g}"
+    sizes = f"body size is {measured:.4g}; {whose}: {usual.low:.3g} to {usual.high:.3g}"
     if measured == 0:
-        return f"{sizes}: all joints lie in one point"
-    return f"{sizes}; multiplied by {factor(measured, usual.median):.3g} it would fit"
+        return f"{sizes}; all joints are at the same point"
+    return f"{sizes}; multiply the positions by {factor(measured, usual.median):.3g}"
 
 
 def is_impossible(measured: float, usual: Size) -> bool:
-    """Return whether no person can be of `measured` size where others are as usual."""
+    """Return whether `measured` differs from the usual size by the factor IMPOSSIBLE."""
     return measured > usual.high * IMPOSSIBLE or measured < usual.low / IMPOSSIBLE
 
 
 def check_axes(joints: np.ndarray, where: str) -> None:
-    """Raise InputError if a clip seems to be (M, T, V, C), persons first, as in PYSKL's pickles."""
+    """Raise InputError if a clip seems to be (M, T, V, C), as in PYSKL's pickles."""
     frames, persons = joints.shape[:2]
     if persons > max(frames, MOST_PERSONS):
         raise InputError(
-            f"{where}: {frames} frames of {persons} persons, shape {joints.shape}; frames come "
-            "first: exchange the first two axes, (frames, persons, joints, channels)"
+            f"{where}: {frames} frames with {persons} persons, shape {joints.shape}; the axes must "
+            "be (frames, persons, joints, channels): swap the first two"
         )
 
 
-def check_pixels(poses: np.ndarray, height: float, width: float, where: str) -> None:
-    """Raise InputError if positions (T, M, V, 2 or 3) are not pixels of an image of that size."""
-    positions = np.abs(poses[seen(poses)][:, :2])  # (n, 2)
-    if not len(positions):
+def check_pixels(
+    poses: np.ndarray, height: float, width: float, where: str, option: str = "--image-size"
+) -> None:
+    """Raise InputError if positions (T, M, V, 2 or 3) are not pixels of an image of that size.
+
+    `option` gives the size to whatever reads them.
+    """
+    signed = poses[seen(poses)][:, :2]  # (n, 2)
+    if not len(signed):
         return
+    positions = np.abs(signed)
     shown = f"{where}: positions up to {positions.max():.4g}"
     if _are_shares(positions) and max(height, width) >= SMALLEST_IMAGE:
         raise InputError(
-            f"{shown} are not pixels of an image of {height:g} x {width:g}; for shares of it, from "
-            "0 to 1, give --image-size 1 1; for positions in [-1, 1] none"
+            f"{shown} are not pixels of an image of {height:g} x {width:g}; if they are relative "
+            f"to the image (0 to 1), give {option} 1 1; if they are in [-1, 1], omit it"
         )
-    apart = np.abs(positions / (width / 2, height / 2) - 1)  # half-widths from the center
-    if np.median(apart.max(axis=1)) > OUTSIDE or apart.max() > ASTRAY:
+    distance = np.abs(positions / (width / 2, height / 2) - 1)  # in half-widths from the center
+    if np.median(distance.max(axis=1)) > OUTSIDE or distance.max() > ASTRAY:
         raise InputError(
-            f"{shown} are not in an image of height {height:g} and width {width:g}; give its size "
-            "in pixels as --image-size HEIGHT WIDTH"
+            f"{shown} are outside an image of height {height:g} and width {width:g}; give its size "
+            f"in pixels as {option} HEIGHT WIDTH"
         )
+    check_corner(poses, where)
     is_out = (positions > (width, height)).any(axis=1)
     if is_out.mean() > MANY and not (positions > (height, width)).any():
         raise InputError(
-            f"{where}: {100 * is_out.mean():.0f} % of the joints lie outside an image of height "
-            f"{height:g} and width {width:g}, and none outside one of height {width:g} and width "
-            f"{height:g}: give the height first; if it is, set the scores of joints outside to 0"
+            f"{where}: {100 * is_out.mean():.0f} % of the joints are outside an image of height "
+            f"{height:g} and width {width:g}, none outside one of height {width:g} and width "
+            f"{height:g}: give the height first, or set the scores of joints outside to 0"
+        )
+
+
+def check_corner(poses: np.ndarray, where: str) -> None:
+    """Raise InputError if the origin of positions (T, M, V, 2 or 3) does not look like the corner
+    of an image."""
+    is_beyond = (poses[seen(poses)][:, :2] < 0).any(axis=1)
+    if len(is_beyond) and is_beyond.mean() > BEYOND_ORIGIN:
+        raise InputError(
+            f"{where}: {100 * is_beyond.mean():.0f} % of the joints have a negative x or y, but "
+            "positions count from the image's upper left corner; if theirs is the image's center, "
+            "add half of its width and height"
         )
 
 
@@ -165,7 +185,7 @@ def check_unscaled(poses: np.ndarray, where: str) -> None:
     positions = np.abs(poses[seen(poses)][:, :2])
     if len(positions) and _are_shares(positions):
         raise InputError(
-            f"{where}: positions up to {positions.max():.4g} look scaled, but pixels are expected"
+            f"{where}: positions up to {positions.max():.4g} look scaled; pixels are expected"
         )
 
 
@@ -178,11 +198,11 @@ def check_scaled(
     poses: np.ndarray,
     where: str,
     half_width: float = 1.0,
-    remedy: str = "give --image-size HEIGHT WIDTH",
+    fix: str = "give --image-size HEIGHT WIDTH",
 ) -> None:
     """Raise InputError if positions (T, M, V, 2 or 3) look like pixels.
 
-    The image's center is the origin, its edges are expected at `half_width`.
+    They must be scaled so that the image is [-half_width, half_width]; the error ends with `fix`.
     """
     positions = np.abs(poses[seen(poses)][:, :2]) / half_width
     if not len(positions):
@@ -190,5 +210,5 @@ def check_scaled(
     if np.median(positions.max(axis=1)) > NOT_SCALED or positions.max() > ASTRAY:
         raise InputError(
             f"{where}: positions up to {positions.max() * half_width:.4g} look like pixels; "
-            f"[-{half_width:g}, {half_width:g}] over the image is expected: {remedy}"
+            f"[-{half_width:g}, {half_width:g}] over the image is expected: {fix}"
         )

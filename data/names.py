@@ -1,6 +1,6 @@
-"""Names and labels: what sample names say, lists of names, class names, labels as written.
+"""Sample names, lists of names, class names, and labels.
 
-The names of NTU RGB+D and NW-UCLA say action, person and camera.
+The sample names of NTU RGB+D and NW-UCLA contain action, subject and camera.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CLASS_NAMES = Path(__file__).parent / "class_names"
 
 @dataclass(frozen=True)
 class Samples:
-    """What protocols and lists need of samples. A Store has these attributes too."""
+    """The attributes of samples that protocols and lists use; a Store has them too."""
 
     path: Path
     names: np.ndarray  # (N,) str
@@ -52,13 +52,13 @@ def parse(name: str) -> tuple[int, dict[str, int]]:
         if action in NW_UCLA_ACTIONS:
             return NW_UCLA_ACTIONS.index(action), {"camera": view, "subject": subject}
     raise InputError(
-        f"{name!r} is no sample name of NTU RGB+D (S001C001P001R001A001) "
+        f"{name!r} is not a sample name of NTU RGB+D (S001C001P001R001A001) "
         "or NW-UCLA (a01_s01_e00_v01)"
     )
 
 
 def decode_file(path: Path) -> str:
-    """Return the text of a file in UTF-8, UTF-16 or cp1252; InputError if it is in none of them."""
+    """Return the text of a file in UTF-8, UTF-16 or cp1252; InputError for other content."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -71,38 +71,38 @@ def decode_file(path: Path) -> str:
             continue
         if "\0" not in text:
             return text
-    raise InputError(f"{path}: is not a text in UTF-8, UTF-16 (with its mark) or cp1252")
+    raise InputError(f"{path}: is not text in UTF-8, UTF-16 (with a byte order mark) or cp1252")
 
 
 def read(path: str | Path) -> list[str]:
-    """Read names, one per line; InputError if there is no such file, no name, or one comes twice.
+    """Read names, one per line; InputError for a missing or empty file or a duplicate name.
 
-    A backslash is a separator, as in the names of files on Windows.
+    A backslash is a path separator, as on Windows.
     """
     path = Path(path)
     lines = decode_file(path).splitlines()
-    # A user's names may have spaces.
+    # Names of custom samples can contain spaces.
     names = [line.strip().replace("\\", "/") for line in lines if line.strip()]
     if not names:
-        raise InputError(f"{path}: holds no names")
+        raise InputError(f"{path}: contains no names")
     if twice := repeated(names):
-        raise InputError(f"{path}: {twice[0]} comes twice")
+        raise InputError(f"{path}: contains {twice[0]} twice")
     return names
 
 
 def repeated(names: Iterable[str]) -> list[str]:
-    """Return the names that come more than once, in their order."""
+    """Return the names that occur more than once, in their order."""
     return [name for name, count in Counter(names).items() if count > 1]
 
 
 def natural_order(text: str) -> tuple[list[tuple[int, int | str]], str]:
-    """Return a sort key by which frame2 comes before frame10."""
+    """Return a sort key that sorts frame2 before frame10."""
     parts = re.split(r"(\d+)", text)
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts if part], text
 
 
 def samples(path: str | Path) -> Samples:
-    """Read a file of NTU or NW-UCLA names; its order counts as the official list's for NW-UCLA."""
+    """Read a file of NTU or NW-UCLA names; NW-UCLA's must be in the order of the official list."""
     path = Path(path)
     names = read(path)
     try:
@@ -122,21 +122,21 @@ def digest(names: Iterable[str]) -> str:
 
 
 def class_names(data_set: str, num_class: int | None = None) -> list[str]:
-    """Return the class names of a data set (data/class_names/), the first `num_class` of them."""
+    """Return the (first `num_class`) class names of a data set, from data/class_names/."""
     lines = (CLASS_NAMES / f"{data_set}.txt").read_text(encoding="utf-8").splitlines()
     return lines[:num_class]
 
 
 def numbered(labels: Sequence[int]) -> list[str]:
-    """Return class names for labels that came without: 'class 0' up to the largest label."""
+    """Return class names for labels without names: 'class 0' to the largest label."""
     largest = max(labels, default=-1)
     if largest >= MANY_CLASSES:
-        raise InputError(f"label {largest}: labels have to number the classes from 0")
+        raise InputError(f"label {largest}: labels must number the classes from 0")
     return [f"class {label}" for label in range(largest + 1)]
 
 
 def number(label: Any) -> float | None:
-    """Return the number that a label is or spells ("3", "3.0", "3,0", "3e0"), None for a word."""
+    """Return a label as a number ("3", "3.0", "3,0" and "3e0" are numbers), None for a word."""
     if isinstance(label, Real):
         return float(label)
     if isinstance(label, str) and NUMBER.fullmatch(label.strip()):
@@ -145,7 +145,7 @@ def number(label: Any) -> float | None:
 
 
 def whole_number(label: Any) -> int | None:
-    """Return the number from 0 that a label is or spells, None if it is nothing of the kind."""
+    """Return a label as an integer of at least 0, None if it is not one."""
     value = number(label)
     return int(value) if value is not None and value.is_integer() and value >= 0 else None
 
@@ -153,8 +153,8 @@ def whole_number(label: Any) -> int | None:
 def classes(labels: Sequence[Any], where: Callable[[int], str]) -> tuple[list[int], list[str]]:
     """Return labels as numbers from 0, and the class names.
 
-    Labels are all numbers, in any spelling, or all words, which are numbered in natural order.
-    InputError begins with `where(i)`, the place of the label at fault.
+    Labels are all numbers (see `number`) or all words, which are numbered in natural order.
+    InputError begins with `where(i)`, the position of the wrong label.
     """
 
     def fail(row: int, what: str) -> NoReturn:
@@ -169,9 +169,9 @@ def classes(labels: Sequence[Any], where: Callable[[int], str]) -> tuple[list[in
         if are_words:
             continue
         if value is None:
-            fail(row, "is a word where others are numbers; write all as numbers, or all as names")
+            fail(row, "is a word, but others are numbers; write all as numbers or all as names")
         if not value.is_integer() or not 0 <= value < MANY_CLASSES:
-            fail(row, "is not a class; labels number the classes from 0")
+            fail(row, "is not a class; labels must number the classes from 0")
     if not are_words:
         return [int(value) for value in numbers], numbered([int(value) for value in numbers])
     words = [label.strip() for label in labels]

@@ -1,8 +1,8 @@
-"""Normalization: what is done once to every clip, so that no later step needs to.
+"""Normalizations, applied once to every clip when a store is prepared.
 
-All functions are pure and take joints (T, M, V, C): frames, persons, joints, channels. A joint that
-was not seen is zero in all channels, before and after. `NORMALIZATIONS` has them by the name that a
-store's meta.json, and each checkpoint trained on it, gives.
+All functions are pure and take joints (T, M, V, C): frames, persons, joints, channels. Unseen
+joints are zero in all channels, before and after. `NORMALIZATIONS` maps the names in the meta.json
+of stores and in checkpoints to functions.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from data.measure import (
 from errors import InputError
 from graph import Skeleton
 
-SPINE = (0, 1)  # NTU RGB+D's base and middle of the spine: this vector is turned onto z
-SHOULDERS = (8, 4)  # right and left shoulder: from left to right is turned onto x
-NOTHING = 1e-6  # vectors and angles below this have no direction
+SPINE = (0, 1)  # NTU RGB+D's base and middle of the spine; this vector is rotated onto z
+SHOULDERS = (8, 4)  # right and left shoulder; the vector from left to right is rotated onto x
+EPSILON = 1e-6  # shorter vectors have no direction
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What a normalization needs to know apart from the clip."""
+    """The parameters of a normalization."""
 
-    center: int = 1  # joint of the origin
+    center: int = 1  # joint at the origin
     image_size: tuple[float, float] | None = None  # height, width; None: positions in [-1, 1]
-    persons: int = 2  # the most persons of a frame
-    where: str = "clip"  # what an InputError calls the clip
+    persons: int = 2  # maximum number of persons in a frame
+    where: str = "clip"  # name of the clip in an InputError
 
 
 def upright(joints: np.ndarray) -> np.ndarray:
-    """Center and straighten a 3D clip (T, M, V, 3) of at most two persons; returns (T', M, V, 3).
+    """Center and align a 3D clip (T, M, V, 3) of at most two persons; returns (T', M, V, 3).
 
-    Frames without the first body are dropped; if the second body has strictly more frames the two
-    are exchanged. The origin is joint 1 (the last one where there are not 25) of the first body in
-    the first frame kept; its spine is turned onto z, then its shoulders onto x, by the shortest
-    rotations. All-zero joints stay zero. T' = 0 if nobody is there.
+    Frames without the first body are dropped; if the second body has strictly more frames, the two
+    bodies are swapped first. The origin is joint 1 (the last joint unless there are 25) of the
+    first body in the first remaining frame; its spine is rotated onto z, then its shoulders onto x,
+    by the shortest rotations. All-zero joints stay zero. T' = 0 if there are no bodies.
 
-    This is PYSKL's PreNormalize3D (Duan et al., arXiv 2205.09443), which the released weights saw:
-    a float16 clip is centred, and its unit spine taken, in float16; all that follows is float64.
+    This is PYSKL's PreNormalize3D (Duan et al., arXiv 2205.09443), used for the released weights: a
+    float16 clip is centered, and its unit spine vector computed, in float16, the rest in float64.
     """
     present = (np.abs(joints) > 1e-8).any(axis=(2, 3))  # (T, M)
     frames = present.sum(axis=0)
@@ -67,18 +67,18 @@ def upright(joints: np.ndarray) -> np.ndarray:
 
 
 def upright_center(num_joints: int) -> int:
-    """Return the joint that `upright` takes for the origin."""
+    """Return the joint that `upright` moves to the origin."""
     return 1 if num_joints == 25 else num_joints - 1
 
 
 def shortest_rotation(vector: np.ndarray, axis: int) -> np.ndarray:
-    """Return the (3, 3) float64 rotation that turns `vector` onto +axis the short way.
+    """Return the (3, 3) float64 rotation by the smallest angle that rotates `vector` onto +axis.
 
-    The identity if the vector is nearly zero or nearly parallel to the axis, in either sense.
+    The identity if the vector is nearly zero or nearly (anti)parallel to the axis.
     """
     onto = np.eye(3)[axis]
     around = np.cross(vector, onto)
-    if np.abs(vector).sum() < NOTHING or np.abs(around).sum() < NOTHING:
+    if np.abs(vector).sum() < EPSILON or np.abs(around).sum() < EPSILON:
         return np.eye(3)
     cosine = np.clip(np.dot(vector / np.linalg.norm(vector), onto), -1, 1)
     x, y, z = around / np.linalg.norm(around)
@@ -90,38 +90,42 @@ def shortest_rotation(vector: np.ndarray, axis: int) -> np.ndarray:
 def to_image(joints: np.ndarray, height: float, width: float) -> np.ndarray:
     """Scale pixel positions (T, M, V, 2 or 3) to [-1, 1] over the image; returns float32.
 
-    A score in the third channel stays as it is; a joint that was not found is zero in all channels.
-    InputError if the size is not one.
+    A score in the third channel is unchanged; joints that were not found are zero in all channels.
+    InputError if height or width is not positive and finite.
     """
     if not (0 < height < np.inf and 0 < width < np.inf):
-        raise InputError(f"--image-size: {height:g} {width:g}, but height and width are pixels")
+        raise InputError(
+            f"--image-size: must be height and width in pixels, not {height:g} {width:g}"
+        )
     half = np.array([width / 2, height / 2], np.float32)
     scaled = np.concatenate([(joints[..., :2] - half) / half, joints[..., 2:]], axis=-1)
     return np.where(found(joints)[..., None], scaled, 0).astype(np.float32)
 
 
 def in_image(
-    joints: np.ndarray, image_size: tuple[float, float] | None, where: str = "clip"
-) -> np.ndarray:
-    """Return 2D poses in [-1, 1] as `to_image` does; without a size they are so already.
+    joints: np.ndarray, image_size: tuple[float, float] | None, where: str = "clip",
+    option: str = "--image-size",
+) -> np.ndarray:  # fmt: skip
+    """Return 2D poses scaled by `to_image`; without a size they must be in [-1, 1] already.
 
-    InputError, which begins with `where`, if they are not, or are not pixels of such an image, or
-    none of their scores is positive.
+    InputError, which begins with `where`, if the units are wrong or no score is positive; `option`
+    is the flag that gives the size.
     """
     joints = only_found(joints, where)
     if image_size is None:
         check_scaled(joints, where)
         return joints.astype(np.float32)
     scaled = to_image(joints, *image_size)
-    check_pixels(joints, *image_size, where)
+    check_pixels(joints, *image_size, where, option)
     return scaled
 
 
 def best_scored(joints: np.ndarray, persons: int = 2) -> np.ndarray:
     """Normalize OpenPose joints (T, M, V, 3), positions in [0, 1] and a score, as st-gcn does.
 
-    The image's center becomes the origin, joints of score 0 are zero, and of each frame the persons
-    with the largest total score are kept, best first (Yan et al., arXiv 1801.07455, section 4.1).
+    The image center becomes the origin, joints with score 0 become zero, and in each frame the
+    persons with the largest total score are kept, best first (Yan et al., arXiv 1801.07455,
+    section 4.1).
     """
     position = np.where(found(joints)[..., None], joints[..., :2] - 0.5, 0)
     joints = np.concatenate([position, joints[..., 2:]], axis=-1).astype(np.float32)
@@ -130,18 +134,18 @@ def best_scored(joints: np.ndarray, persons: int = 2) -> np.ndarray:
 
 
 def nw_ucla(joints: np.ndarray) -> np.ndarray:
-    """Subtract joint 1 of the first frame from a clip, as NW-UCLA's published protocol does.
+    """Subtract joint 1 of the first frame from a clip, as in NW-UCLA's published protocol.
 
-    Unseen joints are shifted as well, and nothing is if joint 1 is unseen there.
+    Unseen joints are shifted too. If joint 1 is unseen in the first frame, nothing is shifted.
     """
     return joints - joints[0, 0, 1]
 
 
 def centered(joints: np.ndarray, center: int = 1) -> np.ndarray:
-    """Subtract the place of joint `center` of the first body from all seen joints of a clip.
+    """Subtract the position of joint `center` of the first body from all seen joints of a clip.
 
-    The place is that of the first frame in which the joint is seen. If it never is, it is the mean
-    of the body's joints in the first frame that has any. Unseen joints stay zero.
+    The position is taken from the first frame in which the joint is seen. If it is never seen, the
+    mean of the body's seen joints in its first frame is used. Unseen joints stay zero.
     """
     there = seen(joints)  # (T, M, V)
     if not there.any():
@@ -156,7 +160,7 @@ def centered(joints: np.ndarray, center: int = 1) -> np.ndarray:
 
 
 def _best_scored_in_image(joints: np.ndarray, terms: Terms) -> np.ndarray:
-    """`best_scored` of poses in pixels or in [-1, 1]."""
+    """Apply `best_scored` to poses in pixels or in [-1, 1]."""
     poses = in_image(joints, terms.image_size, terms.where)
     shares = np.concatenate([(poses[..., :2] + 1) / 2, poses[..., 2:]], axis=-1)
     return best_scored(shares, terms.persons)
@@ -171,7 +175,7 @@ def _unchanged(joints: np.ndarray, terms: Terms) -> np.ndarray:
     return joints
 
 
-# Name -> the normalization of a clip as recorded: 3D in meters, 2D in pixels or [-1, 1].
+# Name -> normalization of a raw clip: 3D in meters, 2D in pixels or [-1, 1].
 NORMALIZATIONS: dict[str, Callable[[np.ndarray, Terms], np.ndarray]] = {
     "upright": lambda joints, terms: upright(joints),
     "nw-ucla": lambda joints, terms: nw_ucla(joints),
@@ -181,7 +185,7 @@ NORMALIZATIONS: dict[str, Callable[[np.ndarray, Terms], np.ndarray]] = {
     "pixels": _in_pixels,
     "none": _unchanged,
 }
-# Those that scale by the image's size, and half of its width and height afterwards.
+# Normalizations that scale by the image size -> half of the image width and height afterwards.
 HALF_WIDTHS = {"image": 1.0, "st-gcn": 0.5}
 # The normalization of a layout's published data.
 USUAL = {"ntu_rgb_d": "upright", "nw_ucla": "nw-ucla", "coco": "image", "openpose": "st-gcn"}
@@ -189,7 +193,7 @@ EARLIER_NAMES = {"centred": "centered"}
 
 
 def apply(name: str, joints: np.ndarray, terms: Terms) -> np.ndarray:
-    """Return a clip (T, M, V, C) normalized by name; InputError if there is no such name."""
+    """Apply the normalization `name` to a clip (T, M, V, C); InputError for an unknown name."""
     if name not in NORMALIZATIONS:
         raise InputError(
             f"{terms.where}: normalization {name!r} is not one of {', '.join(NORMALIZATIONS)} "
@@ -199,7 +203,7 @@ def apply(name: str, joints: np.ndarray, terms: Terms) -> np.ndarray:
 
 
 def usual(skeleton: Skeleton, channels: int) -> str:
-    """Return the normalization of one's own clips of a layout, unless another is asked for."""
+    """Return the default normalization of custom clips of a layout."""
     if skeleton.confidence or channels == 2:
         return "image"
     return "upright" if skeleton.name == "ntu_rgb_d" else "centered"
@@ -212,14 +216,14 @@ def origin(name: str | None, num_joints: int, center: int | None) -> int | None:
 
 
 def canonical(name: str) -> str:
-    """Return the name in NORMALIZATIONS of what an earlier version may have called otherwise."""
+    """Return the current name of a normalization, which can be a name of an earlier version."""
     return EARLIER_NAMES.get(name, name)
 
 
 def name_in(facts: Mapping[str, Any]) -> str | None:
-    """Return the normalization that a meta.json or a checkpoint tells, or None.
+    """Return the normalization in the facts of a meta.json or a checkpoint, or None.
 
-    Earlier versions wrote the key `normalisation`.
+    Earlier versions wrote it with the key `normalisation`.
     """
     name = facts.get("normalization") or facts.get("normalisation")
     return canonical(name) if name else None

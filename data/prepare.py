@@ -1,9 +1,9 @@
-"""Turn the raw files of a data set into a prepared store.
+"""Convert the raw files of a data set to a prepared store.
 
     python -m data.prepare NAME SOURCE... --out data/<name>
 
-Files are read by several processes in memory that does not grow with their number. A file that
-cannot be read is named with the reason and left out; the store appears whole or not at all.
+Several processes read the files; memory does not grow with their number. Unreadable files are
+skipped and reported with the reason. The store is written completely or not at all.
 """
 
 from __future__ import annotations
@@ -32,35 +32,36 @@ from data.readers import READERS, Clip, Raw
 from data.store import StoreWriter
 from errors import InputError, Parser, run_command
 
-BATCH = 16  # items a worker takes at a time
-AHEAD = 4  # batches under way per worker: what bounds the memory
-# What is counted at the end, by its key under `left_out` in meta.json.
+BATCH = 16  # items per task of a worker
+AHEAD = 4  # batches in progress per worker, which bounds the memory
+# Keys of `left_out` in meta.json -> the line printed at the end.
 LEFT_OUT = {
-    "missing": "skipped samples that --missing names",
-    "unlabeled": "skipped samples that no label file names",
+    "missing": "skipped samples listed in --missing",
+    "unlabeled": "skipped samples that are not in a label file",
     "other_files": "skipped files that are not clips",
     "nobody": "skipped samples without a body",
-    "unmatched": "names of the split that no sample has",
-    "no_part": "samples in no part of the split, neither trained nor tested on",
+    "unmatched": "names in the split without a sample",
+    "no_part": "samples outside the split (neither training nor test)",
 }
 
 
 @dataclass
 class Summary:
-    """What came of the items."""
+    """The result of preparing a data set."""
 
     samples: int = 0
     frames: int = 0
-    classes: int = 0  # that have a sample
+    classes: int = 0  # with at least one sample
     nobody: list[str] = field(default_factory=list)  # names of samples without a body
-    unreadable: list[str] = field(default_factory=list)  # one reason per file, which it names
+    unreadable: list[str] = field(default_factory=list)  # one message per file, with its name
+    doubts: list[str] = field(default_factory=list)  # warnings about files that were read
     left_out: dict[str, list[str]] = field(default_factory=dict)  # names by reason, see LEFT_OUT
     untrained: list[str] = field(default_factory=list)  # classes without a training sample
     quality: Quality | None = None
 
 
 def prepare(raw: Raw, out: Path, workers: int, **meta: Any) -> Summary:
-    """Write the store of all that is readable; InputError if that is nothing."""
+    """Write a store of all readable samples; InputError if there are none."""
     summary = Summary()
     with StoreWriter(out, raw.layout, raw.class_names, raw.shape, **raw.meta, **meta) as writer:
         for clip in tqdm(_read_all(raw, workers), total=raw.total, unit="clip", disable=None):
@@ -71,6 +72,7 @@ def prepare(raw: Raw, out: Path, workers: int, **meta: Any) -> Summary:
             else:
                 try:
                     writer.add(clip.name, clip.label, clip.joints, **clip.columns)
+                    summary.doubts += filter(None, [clip.doubt])
                 except InputError as error:
                     summary.unreadable.append(str(error))
         if not writer.rows:
@@ -94,11 +96,11 @@ def prepare(raw: Raw, out: Path, workers: int, **meta: Any) -> Summary:
 
 
 def _nothing(summary: Summary, out: Path) -> str:
-    """Say why there is no store."""
+    """Return why no store was written."""
     if len(summary.unreadable) == 1 and not summary.nobody:
         return summary.unreadable[0]
     return (
-        f"{out}: not one usable sample ({len(summary.nobody)} without a body, "
+        f"{out}: no usable samples ({len(summary.nobody)} without a body, "
         f"{len(summary.unreadable)} unreadable{_first(summary.unreadable)})"
     )
 
@@ -108,24 +110,23 @@ def _first(reasons: list[str]) -> str:
 
 
 def _read_all(raw: Raw, workers: int) -> Iterator[Clip | str]:
-    """Yield the clips, or why one cannot be read, in the order of the items.
+    """Yield each clip, or the reason why it cannot be read, in the order of the items.
 
-    Only so many batches are under way at a time, so that neither a slow disk nor a fast reader
-    fills the memory.
+    The number of batches in progress is limited, which bounds the memory.
     """
     batches = _batches(raw.items)
     if workers <= 1:
         for batch in batches:
             yield from _read(raw.read, batch)
         return
-    # Fresh processes: a fork would inherit threads and all memory of the caller.
+    # Spawn: a forked process would inherit the threads and the memory of the caller.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _start_worker, (raw.read,)) as pool:
-        under_way = deque(pool.submit(_work, batch) for batch in islice(batches, workers * AHEAD))
+        pending = deque(pool.submit(_work, batch) for batch in islice(batches, workers * AHEAD))
         try:
-            while under_way:
-                results = under_way.popleft().result()
-                under_way.extend(pool.submit(_work, batch) for batch in islice(batches, 1))
+            while pending:
+                results = pending.popleft().result()
+                pending.extend(pool.submit(_work, batch) for batch in islice(batches, 1))
                 yield from results
         except BrokenProcessPool:
             raise InputError(
@@ -152,7 +153,7 @@ def _read(read: Callable[[Any], Clip], batch: list[Any]) -> list[Clip | str]:
 
 
 def _start_worker(read: Callable[[Any], Clip]) -> None:
-    """Keep what reads an item, and end with the parent, whether interrupted or killed."""
+    """Store the function that reads an item; end this process when its parent ends."""
     global _worker_read
     _worker_read = read
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -172,7 +173,7 @@ def _work(batch: list[Any]) -> list[Clip | str]:
 def main(argv: list[str]) -> None:
     args = _arguments(argv)
     if args.workers < 1:
-        raise InputError(f"--workers: {args.workers}; at least 1 is needed")
+        raise InputError(f"--workers: must be at least 1, not {args.workers}")
     raw = importlib.import_module(READERS[args.name]).reader(args)
     out = args.out or Path("data") / args.name
     sources = getattr(args, "source", [])
@@ -183,20 +184,20 @@ def main(argv: list[str]) -> None:
         f"{summary.classes} of {len(raw.class_names)} classes, layout {raw.layout}"
     )
     print("\n".join(summary.quality.lines()))
-    for doubt in summary.quality.doubts:
+    for doubt in (*summary.quality.doubts, *summary.doubts):
         print(f"warning: {doubt}")
-    for reason, said in LEFT_OUT.items():
+    for reason, line in LEFT_OUT.items():
         if left_out := summary.left_out.get(reason):
-            print(f"{said}: {len(left_out)}, as {left_out[0]} (named in {out}/meta.json)")
+            print(f"{line}: {len(left_out)}, e.g. {left_out[0]} (listed in {out}/meta.json)")
     if summary.untrained:
         first = ", ".join(summary.untrained[:3])
-        print(f"classes without a training sample: {len(summary.untrained)} ({first})")
+        print(f"classes without training samples: {len(summary.untrained)} ({first})")
     for reason in summary.unreadable:
         print(f"unreadable: {reason}", file=sys.stderr)
     if summary.unreadable:
         raise InputError(
-            f"{len(summary.unreadable)} of {raw.total} samples are unreadable (named above); "
-            f"{out} holds the others"
+            f"{len(summary.unreadable)} of {raw.total} samples are unreadable (listed above); "
+            f"{out} contains the others"
         )
 
 
@@ -208,9 +209,12 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         about = reader.__doc__
         options = names.add_parser(name, help=about.splitlines()[0], description=about)
         reader.arguments(options)
-        options.add_argument("--out", type=Path, help=f"folder to write (data/{name})")
-        options.add_argument("--workers", type=int, default=_cores(), help="processes that read")
-        options.add_argument("--debug", action="store_true", help="show where an error arose")
+        options.add_argument("--out", type=Path, help=f"folder to write (default: data/{name})")
+        options.add_argument(
+            "--workers", type=int, default=_cores(),
+            help="number of reading processes (default: one per core)",
+        )  # fmt: skip
+        options.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(argv)
 
 

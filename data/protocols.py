@@ -1,8 +1,8 @@
-"""The benchmarks: who trains, who tests, in which order, and how long the head of the tail is.
+"""Protocols of the benchmarks: training and test split, list order, size of the largest class.
 
 NTU RGB+D: Shahroudy et al., arXiv 1604.02808; 120: Liu et al., arXiv 1905.04757; NW-UCLA: Wang et
-al., arXiv 1405.2941. The small sets' usual split is by person; Kinder-Gator, which has none
-published, trains on every other child and adult.
+al., arXiv 1405.2941. The small sets are usually split by subject. Kinder-Gator has no published
+split; here every other child and every other adult is for training.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ KINDER_GATOR_SUBJECTS = (103, 169, 337, 474, 644, 577, 734, 888, 934, 976)  # ch
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to split a data set; a sample whose `column` is in `train` is for training."""
+    """One way to split a data set: samples whose `column` is in `train` are for training."""
 
     column: str
     train: tuple[int | str, ...]
-    num_class: int | None  # None: the store's; samples of later classes take no part
-    n_max: int | None  # samples of the largest class of the long tail; None: what all classes have
-    order: tuple[str, ...]  # columns that order the training list, most important first
-    natural: bool = False  # classes differ in size: the long tail ranks them by it
+    num_class: int | None  # None: that of the store; samples of further classes are not used
+    n_max: int | None  # samples of the largest class of the long tail; None: of the smallest class
+    order: tuple[str, ...]  # columns by which the training list is sorted, most important first
+    natural: bool = False  # classes differ in size; the long tail keeps their order by size
 
 
 PROTOCOLS = {
@@ -54,25 +54,25 @@ PROTOCOLS = {
 }
 
 
-# Benchmarks that are called otherwise than their protocol.
-OTHERWISE = {"demo": "demo-xsub", "k400": "given", "kinetics-skeleton": "given"}
+# Benchmarks whose protocol has another name.
+ALIASES = {"demo": "demo-xsub", "k400": "given", "kinetics-skeleton": "given"}
 
 
 def get(name: str) -> Protocol:
-    """Return the protocol of that name, or of the benchmark of that name (see `resolve`)."""
+    """Return the protocol with that name, or of the benchmark with that name (see `resolve`)."""
     name = resolve(name)
     if name not in PROTOCOLS:
         raise InputError(
-            f"protocol: there is no {name!r}{nearest(name, PROTOCOLS)}; "
-            f"known are {', '.join(PROTOCOLS)}"
+            f"protocol: unknown protocol {name!r}{nearest(name, PROTOCOLS)}; "
+            f"known: {', '.join(PROTOCOLS)}"
         )
     return PROTOCOLS[name]
 
 
 def resolve(name: str) -> str:
-    """Return the protocol's name: `ntu120-xset` of `ntu120/xset` and of `ntu120-xset-lt`."""
+    """Return the name of the protocol: `ntu120-xset` for `ntu120/xset` and `ntu120-xset-lt`."""
     name = name.replace("/", "-").removesuffix("-lt")
-    return OTHERWISE.get(name, name)
+    return ALIASES.get(name, name)
 
 
 def split(
@@ -80,9 +80,9 @@ def split(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows (int64) for training, in the order of the training list, and for testing.
 
-    With a fold (`2/5`: the second of five) the samples of a fifth of the persons are for testing,
-    all others for training, whoever the protocol trains on. InputError if the samples lack the
-    column that is split by, or one part is empty.
+    With a fold (`2/5`: the second of five), a fifth of the subjects are for testing and all others
+    for training, regardless of the protocol's split. InputError if the samples lack the required
+    column, or one part is empty.
     """
     rule = get(protocol)
     takes_part = np.ones(len(store.names), bool)
@@ -98,30 +98,31 @@ def split(
     train, test = np.flatnonzero(takes_part & trains), np.flatnonzero(takes_part & ~trains)
     for rows, part in ((train, "train"), (test, "test")):
         if not len(rows):
-            raise InputError(f"{store.path}: protocol {protocol!r} finds no samples to {part} on")
+            raise InputError(f"{store.path}: protocol {protocol!r} has no samples to {part} on")
     return train[_order(store, rule, train)], test
 
 
 def held_out(subjects: np.ndarray, fold: str) -> np.ndarray:
-    """Return the persons that fold `k/n` tests on: from the k-th on, every n-th in their order.
+    """Return the test subjects of fold `k/n`: the k-th, (k+n)-th, ... in sorted order.
 
-    InputError if the fold is not 1/n to n/n, n from 2 to the number of persons.
+    InputError unless 1 <= k <= n and 2 <= n <= the number of subjects.
     """
     persons = np.unique(subjects)
     match = re.fullmatch(r"(\d+)/(\d+)", fold)
     index, folds = map(int, match.groups()) if match else (0, 0)
     if not 2 <= folds <= len(persons) or not 1 <= index <= folds:
         raise InputError(
-            f"fold: {fold!r} is not k/n, the k-th of n folds, n from 2 to {len(persons)} persons"
+            f"fold: {fold!r} is not k/n, the k-th of n folds, with n from 2 to {len(persons)}, the "
+            "number of subjects"
         )
     return persons[index - 1 :: folds]
 
 
 def _column(store: Store | Samples, column: str, what: str) -> np.ndarray:
-    """Return a column that `what` needs; InputError if the samples lack it."""
+    """Return the column that `what` needs; InputError if the samples lack it."""
     if column not in store.columns:
-        own = "; it brings a split of its own: protocol=given" if "split" in store.columns else ""
-        raise InputError(f"{store.path}: its samples have no {column!r}, which {what} needs{own}")
+        own = "; to use its own split, set protocol=given" if "split" in store.columns else ""
+        raise InputError(f"{store.path}: samples have no {column!r}, which {what} needs{own}")
     return store.columns[column]
 
 
@@ -131,7 +132,7 @@ def num_class(store: Store, protocol: str) -> int:
 
 
 def _order(store: Store | Samples, rule: Protocol, rows: np.ndarray) -> np.ndarray:
-    """Return the permutation of `rows` that the training list's order asks for."""
+    """Return the permutation that sorts `rows` in the order of the training list."""
     columns = {"name": store.names, **store.columns}
     keys = [columns[key][rows] for key in rule.order if key in columns]
     return np.lexsort(keys[::-1]) if keys else np.arange(len(rows))

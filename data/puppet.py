@@ -1,8 +1,8 @@
-"""A kinematic NTU skeleton: poses in, joints out, with bone lengths that never change.
+"""A kinematic NTU skeleton that converts poses to joints, with constant bone lengths.
 
-A pose says where a right-handed person's wrists, ankles, hips and trunk are; two-bone inverse
-kinematics finds elbows and knees. A person's own axes are right, up, forward; the origin is on the
-floor between the feet. Metres, radians; T frames.
+A pose gives the positions of a right-handed person's wrists, ankles, hips and trunk; two-bone
+inverse kinematics computes elbows and knees. The axes of a person are right, up, forward; the
+origin is on the floor between the feet. Meters, radians; T frames.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ SPINE_BASE, SPINE_MID, NECK, HEAD, SPINE_SHOULDER = 0, 1, 2, 3, 20
 # Arms are shoulder, elbow, wrist, hand, tip, thumb; legs hip, knee, ankle, foot.
 LEFT_ARM, RIGHT_ARM, LEFT_LEG, RIGHT_LEG = map(list, SKELETON.parts[:4])
 
-BONES = {  # metres, of a person of about 1.70 m
+BONES = {  # meters, for a person of about 1.70 m
     "belly": 0.29, "chest": 0.23, "neck": 0.07, "head": 0.14, "shoulder": 0.18,
     "upper arm": 0.28, "forearm": 0.25, "palm": 0.075, "finger": 0.08, "thumb": 0.05,
     "hip": 0.085, "thigh": 0.41, "shin": 0.39, "ankle": 0.08, "foot": 0.13,
 }  # fmt: skip
 
-# Wrists are given from their shoulder: outwards, up, forward, in lengths of the arm.
+# Wrists are relative to their shoulder: outward, up, forward, in units of the arm length.
 REST = np.array((0.11, -0.96, 0.08))
 IDLE = np.array((REST, (0.00, -0.70, 0.00), (-0.15, -0.50, 0.40)))  # hanging, on hip, in front
 
 
 @dataclass
 class Pose:
-    """What a right-handed person does: curves over T frames. What is not named stays at rest."""
+    """The motion of a right-handed person: curves over T frames; the default is rest."""
 
-    hand: Array | None = None  # (T, 3) right wrist, as REST
-    other_hand: Array | None = None  # (T, 3) left wrist; outwards is to the left
-    hips: Array | float = 0.0  # (T, 3) right, up, forward, from standing
-    foot: Array | float = 0.0  # (T, 3) right ankle, from standing
+    hand: Array | None = None  # (T, 3) right wrist, in the units of REST
+    other_hand: Array | None = None  # (T, 3) left wrist; outward is to the left
+    hips: Array | float = 0.0  # (T, 3) right, up, forward, relative to standing
+    foot: Array | float = 0.0  # (T, 3) right ankle, relative to standing
     other_foot: Array | float = 0.0  # (T, 3)
     lean: Array | float = 0.0  # (T,) of the trunk, forward
     twist: Array | float = 0.0  # (T,) of the shoulders, to the left
@@ -47,27 +47,27 @@ class Pose:
 
 @dataclass(frozen=True)
 class Body:
-    """A person: bone lengths in metres, and manners."""
+    """A person: bone lengths in meters, and style of motion."""
 
     bones: dict[str, float]
     stoop: float  # lean of the trunk at rest
-    vigour: float  # how far the wrists go, as a share of what the pose says
+    vigor: float  # factor of the wrist motion
     tempo: float
     left_handed: bool
 
     @classmethod
     def draw(cls, rng: Generator) -> Body:
-        """Draw somebody: tall or short, long- or short-limbed, brisk or slow."""
+        """Draw a random person, of random height, limb lengths and tempo."""
         height = rng.uniform(0.9, 1.12)
         bones = {name: length * height * rng.uniform(0.94, 1.06) for name, length in BONES.items()}
-        manners = rng.normal(0, 0.05), rng.uniform(0.85, 1.1), rng.uniform(0.8, 1.25)
-        return cls(bones, *manners, left_handed=rng.random() < 0.25)
+        style = rng.normal(0, 0.05), rng.uniform(0.85, 1.1), rng.uniform(0.8, 1.25)
+        return cls(bones, *style, left_handed=rng.random() < 0.25)
 
     def perform(self, pose: Pose, t: Array, rng: Generator) -> Array:
         """Return the joints (T, 25, 3) at phase `t` (T,).
 
-        A body is never still: smooth random sway is added to what the pose says. An idle hand
-        hangs, rests on the hip or is held in front.
+        Smooth random motion is added to the pose. An idle hand hangs, rests on the hip or is held
+        in front.
         """
         bone, leg, still = self.bones, self.bones["thigh"] + self.bones["shin"], 0 * t[:, None]
         scale = leg / (BONES["thigh"] + BONES["shin"])
@@ -86,7 +86,7 @@ class Body:
 
         idle = IDLE[rng.choice(len(IDLE), p=(0.7, 0.15, 0.15))] + still
         for side, arm, wrist in ((1, RIGHT_ARM, pose.hand), (-1, LEFT_ARM, pose.other_hand)):
-            wrist = idle if wrist is None else REST + self.vigour * (wrist - REST)
+            wrist = idle if wrist is None else REST + self.vigor * (wrist - REST)
             wrist = (wrist + 0.03 * wander(t, rng, 3)) * (side, 1, 1)
             joints[:, arm] = self.arm(joints[:, SPINE_SHOULDER], wrist, side, trunk, upright)
         for side, chain, step in ((1, RIGHT_LEG, pose.foot), (-1, LEFT_LEG, pose.other_foot)):
@@ -118,7 +118,7 @@ class Body:
 
 
 def mirrored(joints: Array) -> Array:
-    """Return the left-handed performance of a right-handed one: (..., 25, 3) in own axes."""
+    """Return the mirror image of joints (..., 25, 3) in the axes of the person."""
     return joints[..., SKELETON.flip, :] * (-1, 1, 1)
 
 
@@ -130,7 +130,7 @@ def wander(t: Array, rng: Generator, *shape: int) -> Array:
 
 
 def turned(lean: Array, twist: Array) -> Array:
-    """Return (T, 3, 3): right, up and forward of one who leans forward and has turned left."""
+    """Return (T, 3, 3): right, up and forward after leaning forward and twisting to the left."""
     sin, cos, up = np.sin(twist), np.cos(twist), np.array((0, 1, 0))
     right, ahead = np.stack((cos, 0 * sin, sin), -1), np.stack((-sin, 0 * sin, cos), -1)
     sin, cos = np.sin(lean)[:, None], np.cos(lean)[:, None]
@@ -143,18 +143,18 @@ def unit(vectors: Array) -> Array:
 
 
 def across(vector: Array, direction: Array) -> Array:
-    """Return the unit vector at right angles to the unit `direction` that is nearest `vector`."""
+    """Return the unit vector perpendicular to the unit `direction` that is closest to `vector`."""
     return unit(vector - (vector * direction).sum(-1, keepdims=True) * direction)
 
 
 def bend(root: Array, goal: Array, upper: float, lower: float, pole: Array) -> tuple[Array, Array]:
-    """Two-bone inverse kinematics: the middle joint, bent towards `pole`, and the end; (T, 3) each.
+    """Two-bone inverse kinematics; returns the middle joint, bent toward `pole`, and the end.
 
-    The end lies in the direction of `goal`, as near to it as the two bones allow.
+    Both are (T, 3). The end is in the direction of `goal`, as close to it as the bones allow.
     """
     span = np.linalg.norm(goal - root, axis=-1, keepdims=True)
     direction = (goal - root) / span
-    span = span.clip(0.35 * (upper + lower), 0.998 * (upper + lower))  # joints bend only so far
+    span = span.clip(0.35 * (upper + lower), 0.998 * (upper + lower))  # limits of the joint
     along = (upper**2 - lower**2 + span**2) / (2 * span)  # the law of cosines
     middle = root + along * direction + np.sqrt(upper**2 - along**2) * across(pole, direction)
     return [middle, root + span * direction]

@@ -1,4 +1,4 @@
-"""What a data set's clips are like: sizes of bodies, unseen joints, frozen and duplicate clips."""
+"""Statistics of the clips of a data set: body sizes, unseen joints, static and duplicate clips."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ import graph
 from data import measure, normalize
 from data.measure import Size
 
-KINECT = ("ntu_rgb_d", "nw_ucla")  # layouts of people before a depth sensor, in meters
-NAMED = 3  # clips that a line names
+KINECT = ("ntu_rgb_d", "nw_ucla")  # layouts of a depth sensor, in meters
+NAMED = 3  # clips named in a line
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How the numbers of a data set's normalized clips are to be read."""
+    """How the coordinates of normalized clips are to be interpreted."""
 
-    layout: str  # its name
-    planar: bool  # x, y and perhaps a score, not a place in space
+    layout: str  # name of the layout
+    planar: bool  # 2D: x, y and possibly a score
     normalization: str | None
-    origin: int | None  # joint of the first body whose first place is the origin, if one's is
+    origin: int | None  # joint of the first body whose first position is the origin, or None
 
     @classmethod
     def of(
         cls, layout: str | Path, shape: tuple[int, int, int], meta: Mapping[str, Any]
     ) -> Reading:
-        """Return how clips of `shape` (M, V, C) of a layout are read; `meta` as in meta.json."""
+        """Return the interpretation of clips with shape (M, V, C); `meta` as in meta.json."""
         skeleton, (_, num_joints, channels) = graph.load(layout), shape
         normalization = normalize.name_in(meta)
         return cls(
@@ -43,21 +43,21 @@ class Reading:
 
     @property
     def half_width(self) -> float | None:
-        """Half of the image's width in the clips' unit, if they are scaled by it."""
+        """Half of the image width in the unit of the clips; None if not scaled by the image."""
         return normalize.HALF_WIDTHS.get(self.normalization)
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What is measured of one clip."""
+    """The measurements of one clip."""
 
     name: str
-    size: float  # of a body, see measure.size; NaN if no body has two joints
-    unseen: int  # joints of the bodies that are there, over all frames
-    joints: int  # all joints of these bodies
-    low: float  # the smallest x or y of 2D poses
-    is_frozen: bool  # all of its frames, more than one, are equal
-    digest: bytes  # equal for clips that are equal bit for bit
+    size: float  # body size, see measure.size; NaN if no body has two joints
+    unseen: int  # number of unseen joints of the present bodies, over all frames
+    joints: int  # number of all joints of these bodies
+    low: float  # smallest x or y of 2D poses
+    is_frozen: bool  # several frames, all equal
+    digest: bytes  # equal for bit-identical clips
 
 
 def figures(name: str, joints: np.ndarray, reading: Reading) -> Figures:
@@ -78,16 +78,14 @@ def figures(name: str, joints: np.ndarray, reading: Reading) -> Figures:
 
 @dataclass(frozen=True)
 class Quality:
-    """What is reported of a data set's clips."""
+    """The statistics of the clips of a data set."""
 
     size: Size | None  # None if no body has two joints
-    unseen: float  # share of the joints of all bodies, 0 to 1
-    far: tuple[
-        str, ...
-    ]  # clips whose bodies are measure.FAR times larger or smaller than the median
-    frozen: tuple[str, ...]
-    duplicates: tuple[tuple[str, str], ...]  # clip, and the first one that it equals
-    doubts: tuple[str, ...]  # what looks wrong about the units
+    unseen: float  # fraction of the joints of all bodies, 0 to 1
+    far: tuple[str, ...]  # clips larger or smaller than the median by the factor measure.FAR
+    frozen: tuple[str, ...]  # clips without motion
+    duplicates: tuple[tuple[str, str], ...]  # a clip, and the first clip identical to it
+    doubts: tuple[str, ...]  # warnings about the units
 
     @classmethod
     def of(cls, clips: Sequence[Figures], reading: Reading) -> Quality:
@@ -111,20 +109,20 @@ class Quality:
         )
 
     def lines(self) -> list[str]:
-        """Return the figures as text."""
+        """Return the statistics as lines of text."""
         size = self.size
         sizes = f"{size.low:.3g}, {size.median:.3g}, {size.high:.3g}" if size else "unknown"
         return [
-            f"size of a body: {sizes} (5, 50, 95 % of the clips); "
+            f"body size: {sizes} (5th, 50th, 95th percentile of the clips); "
             f"unseen joints: {100 * self.unseen:.2g} %",
             f"clips {measure.FAR:g} times larger or smaller than the median: {_named(self.far)}; "
-            f"frozen: {_named(self.frozen)}; "
+            f"without motion: {_named(self.frozen)}; "
             f"duplicates: {_named([f'{clip} of {of}' for clip, of in self.duplicates])}",
         ]
 
 
 def _doubts(size: Size | None, low: float, reading: Reading) -> Iterator[str]:
-    """Yield what looks wrong about the units of clips of this size, none of whose x, y is lower."""
+    """Yield warnings about the units of clips of this size, whose smallest x or y is `low`."""
     if size is None:
         return
     if not reading.planar:
@@ -134,17 +132,17 @@ def _doubts(size: Size | None, low: float, reading: Reading) -> Iterator[str]:
             yield doubt
     elif reading.normalization == "none" and size.median > 2 * measure.OUTSIDE:
         yield (
-            f"a body measures {size.median:.4g}, but a whole image, from -1 to 1, is 2: scale "
-            "pixels by --normalize image --image-size HEIGHT WIDTH"
+            f"body size is {size.median:.4g}, but the whole image, from -1 to 1, has size 2; scale "
+            "pixels with --normalize image --image-size HEIGHT WIDTH"
         )
     elif reading.normalization in ("image", "none") and low >= 0:
         yield (
-            "no x or y is negative, as in shares of the image, from 0 to 1, where -1 to 1 is "
-            "expected; scale them by --normalize image --image-size 1 1"
+            "no x or y is negative: positions seem to be relative to the image (0 to 1), but -1 to "
+            "1 is expected; scale them with --normalize image --image-size 1 1"
         )
 
 
 def _named(clips: Sequence[str]) -> str:
-    """Return how many, and the first of them."""
+    """Return the number of clips, and the first names."""
     more = ", ..." if len(clips) > NAMED else ""
     return f"{len(clips)} ({', '.join(clips[:NAMED])}{more})" if clips else "0"

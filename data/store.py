@@ -1,8 +1,8 @@
-"""The prepared store: one folder with every frame of a data set, open at once and read at will.
+"""The prepared store: a folder with all frames of a data set, memory-mapped for random access.
 
-`joints.npy` holds all frames of all clips end to end, (F, M, V, C) float32, memory-mapped;
-`index.npz` the names, labels, starts and lengths of the clips and one array per further column;
-`meta.json` the layout, the class names and how the clips were made.
+`joints.npy` contains the frames of all clips, concatenated, (F, M, V, C) float32; `index.npz` the
+names, labels, starts and lengths of the clips and one array per additional column; `meta.json` the
+layout, the class names and how the clips were prepared.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ INDEX = ("names", "labels", "starts", "lengths")
 
 @dataclass(frozen=True)
 class Store:
-    """An opened store; `Store.open(path)` makes it, checked, without reading the joints."""
+    """An open store; `Store.open(path)` validates it without reading the joints."""
 
     path: Path
     joints: np.ndarray  # (F, M, V, C) float32, memory-mapped
@@ -54,7 +54,7 @@ class Store:
         path = Path(path)
         if not (path / "meta.json").is_file():
             raise InputError(
-                f"{path}: no prepared store here; make it with "
+                f"{path}: is not a prepared store; create it with "
                 f"`python -m data.prepare {example(path.name)} --out {shlex.quote(str(path))}`"
             )
         try:
@@ -72,39 +72,39 @@ class Store:
         return store
 
     def _check(self) -> None:
-        """Raise ValueError unless the parts of the store fit one another."""
+        """Raise ValueError unless the files of the store are consistent."""
         if self.meta["format"] != FORMAT:
             raise ValueError(f"format {self.meta['format']}, this version reads {FORMAT}")
         if self.joints.ndim != 4 or self.joints.dtype != np.float32:
-            raise ValueError(f"joints.npy holds {self.joints.dtype} {self.joints.shape}")
+            raise ValueError(f"joints.npy contains {self.joints.dtype} {self.joints.shape}")
         columns = [self.names, self.labels, self.starts, self.lengths, *self.columns.values()]
         if any(column.shape != self.names.shape for column in columns):
             raise ValueError("the columns of index.npz differ in length")
         if self.lengths.sum() != len(self.joints) or self.lengths.min() < 1:
-            raise ValueError("index.npz and joints.npy disagree on the number of frames")
+            raise ValueError("index.npz and joints.npy have different numbers of frames")
         if not np.array_equal(self.starts, np.cumsum(self.lengths) - self.lengths):
-            raise ValueError("the clips of index.npz do not lie end to end")
+            raise ValueError("the clips of index.npz are not contiguous")
         if self.labels.min() < 0 or self.labels.max() >= len(self.class_names):
-            raise ValueError(f"labels go beyond the {len(self.class_names)} classes of meta.json")
+            raise ValueError(f"labels exceed the {len(self.class_names)} classes of meta.json")
 
     @property
     def layout(self) -> str:
-        """The joint layout as `graph.load` takes it: a name, or the file that came with it."""
+        """The layout as an argument of `graph.load`: a name, or the layout file in the store."""
         layout = self.meta["layout"]
         return str(self.path / layout) if layout == LAYOUT_FILE else layout
 
     @property
     def normalization(self) -> str | None:
-        """What was done to the clips, a name of normalize.NORMALIZATIONS; None if unknown."""
+        """The normalization of the clips, a key of normalize.NORMALIZATIONS; None if unknown."""
         return normalize.name_in(self.meta)
 
     @property
     def reading(self) -> Reading:
-        """How the numbers of the clips are to be read."""
+        """How the coordinates of the clips are to be interpreted."""
         return Reading.of(self.layout, self.joints.shape[1:], self.meta)
 
     def quality(self, rows: np.ndarray) -> Quality:
-        """Return what the clips of these rows are like; reads all of their frames."""
+        """Return statistics of the clips of these rows; reads all of their frames."""
         reading = self.reading
         names = self.names[rows].tolist()
         clips = [figures(name, self.clip(row), reading) for name, row in zip(names, rows)]
@@ -118,7 +118,7 @@ class Store:
         return len(self.names)
 
     def clip(self, row: int) -> np.ndarray:
-        """Return the frames of one clip, (T, M, V, C), without copying them."""
+        """Return the frames of one clip, (T, M, V, C), as a view."""
         start = self.starts[row]
         return self.joints[start : start + self.lengths[row]]
 
@@ -133,15 +133,15 @@ class Store:
         except KeyError as error:
             (name,) = error.args
             hint = nearest(name, self._by_name) if len(self) < 10_000 else ""
-            raise InputError(f"{self.path}: holds no sample {name!r}{hint}") from None
+            raise InputError(f"{self.path}: does not contain a sample {name!r}{hint}") from None
 
 
 class StoreWriter:
-    """Write a store clip by clip, in memory that does not grow with the frames.
+    """Write a store clip by clip; memory does not grow with the number of frames.
 
-    As a context manager: on leaving without an error the whole store takes its place in one
-    rename; on any error nothing is left, and a killed writer leaves only a hidden folder, which the
-    next one removes. An older store at `path` stays until then.
+    A context manager: without an error, the complete store is renamed to `path` at the end, where
+    it replaces an older store. On any error nothing remains. A killed process leaves only a hidden
+    folder, which the next writer removes.
     """
 
     def __init__(
@@ -152,12 +152,12 @@ class StoreWriter:
         shape: tuple[int, int, int],
         **meta: Any,
     ) -> None:
-        """`shape` is (M, V, C) of every frame, `layout` a name or a layout file (to be copied).
+        """`shape` is (M, V, C) of each frame, `layout` a name or a layout file (which is copied).
 
-        `meta` is whatever else meta.json is to tell.
+        `meta` are additional entries of meta.json.
         """
         self.path = Path(path)
-        if self.path.is_symlink():  # the store stays on the disk that the link leads to
+        if self.path.is_symlink():  # write to the file system of the link's target
             self.path = self.path.resolve()
         self.shape = shape
         is_file = Path(layout).suffix in graph.SUFFIXES
@@ -184,18 +184,18 @@ class StoreWriter:
         self._write_header()
 
     def _write_header(self) -> int:
-        """Write the head of joints.npy for the frames so far; return the bytes it takes."""
+        """Write the header of joints.npy for the current number of frames; return its size."""
         self.file.seek(0)
         shape = (self.frames, *self.shape)
-        # NumPy pads the head so that the first axis may grow without a change of its size.
+        # NumPy pads the header, so its size does not change when the first axis grows.
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self.file, header)
         return self.file.tell()
 
     def add(self, name: str, label: int, joints: np.ndarray, **columns: int | str) -> None:
-        """Append a clip of joints (T, m, V, C), m <= M: absent bodies are zero.
+        """Append a clip of joints (T, m, V, C), m <= M; absent bodies are filled with zeros.
 
-        Every clip brings the same columns. InputError names a clip that does not fit the store.
+        All clips must have the same columns. InputError names a clip that does not fit the store.
         """
         frames, persons, *rest = joints.shape
         if persons > self.shape[0] or tuple(rest) != self.shape[1:]:
@@ -204,11 +204,11 @@ class StoreWriter:
             )
         num_class = len(self.meta["class_names"])
         if not 0 <= label < num_class:
-            raise InputError(f"{name}: label {label} is beyond the {num_class} classes")
+            raise InputError(f"{name}: label {label} exceeds the {num_class} classes")
         if name in self.seen:
-            raise InputError(f"{name}: this name comes twice")
+            raise InputError(f"{name}: duplicate name")
         if frames < 1:
-            raise InputError(f"{name}: has no frame")
+            raise InputError(f"{name}: has no frames")
         if self.rows and columns.keys() != self.columns.keys():
             raise InputError(f"{name}: has columns {sorted(columns)}, not {sorted(self.columns)}")
         if not np.isfinite(joints).all():
@@ -216,8 +216,8 @@ class StoreWriter:
         block = np.zeros((frames, *self.shape), "<f4")
         block[:, :persons] = joints
         if self.reading.half_width:
-            remedy = "divide x by the image's width and y by its height first"
-            measure.check_scaled(block, name, self.reading.half_width, remedy)
+            fix = "divide x by the image width and y by the image height first"
+            measure.check_scaled(block, name, self.reading.half_width, fix)
         with _naming(self.path):
             self.file.write(block.data)
         self.frames += frames
@@ -228,16 +228,16 @@ class StoreWriter:
             self.columns[key].append(value)
 
     def quality(self) -> Quality:
-        """Return what the clips so far are like."""
+        """Return statistics of the clips written so far."""
         return Quality.of(self.figures, self.reading)
 
     def close(self) -> None:
-        """Complete the store and put it in its place; InputError if it has no clip."""
+        """Complete the store and rename it to its path; InputError if it has no clips."""
         if not self.rows:
-            raise InputError(f"{self.path}: not one usable sample, so no store was written")
+            raise InputError(f"{self.path}: no usable samples, so no store was written")
         size = self.file.tell() - self.frames * int(np.prod(self.shape)) * 4
         if self._write_header() != size:
-            raise RuntimeError("the head of joints.npy has outgrown its place")
+            raise RuntimeError("the header of joints.npy changed its size")
         _sync_and_close(self.file)
         names, labels, lengths = zip(*self.rows)
         lengths = np.array(lengths, np.int64)
@@ -256,7 +256,7 @@ class StoreWriter:
         self._take_place()
 
     def _take_place(self) -> None:
-        """Rename the finished folder to its place; the older store, if any, goes."""
+        """Rename the finished folder to its path; an older store is removed."""
         older = self.path.with_name(f".{self.path.name}.{os.getpid()}.older")
         if self.path.exists():
             self.path.rename(older)
@@ -283,7 +283,7 @@ class StoreWriter:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Let an error of writing (a full disk) name the store: the system does not."""
+    """Add the path of the store to write errors (full disk), which do not contain it."""
     try:
         yield
     except OSError as error:
@@ -298,15 +298,15 @@ def _sync_and_close(file: Any) -> None:
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Raise InputError if `path` holds anything but a store: preparing would replace it."""
+    """Raise InputError if `path` contains anything but a store, because it would be replaced."""
     if path.is_dir() and all(entry.name in FILES for entry in path.iterdir()):
         return
     if path.exists():
-        raise InputError(f"--out {path}: holds other files; name a new folder for the store")
+        raise InputError(f"--out {path}: contains other files; give a new folder for the store")
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove what writers of this store left that were killed (their process is no more)."""
+    """Remove the folders of killed writers of this store, whose process no longer exists."""
     for kind in ("partial", "older"):
         for leftover in path.parent.glob(f".{path.name}.*.{kind}"):
             pid = leftover.suffixes[-2].lstrip(".")
@@ -325,10 +325,10 @@ def _is_alive(pid: int) -> bool:
 
 
 def copies(store: Store, test_rows: np.ndarray, train_rows: np.ndarray) -> np.ndarray:
-    """Return a mask over `test_rows`: True where all frames equal those of a training clip.
+    """Return a mask over `test_rows`: True where the clip is identical to a training clip.
 
-    Equal means bit for bit and of one length. Only clips that agree in length and in their middle
-    frame are read whole, so a data set without copies costs one frame per clip.
+    Identical means the same length and bit-identical frames. Only clips with the same length and
+    the same middle frame are read completely; without duplicates that is one frame per clip.
     """
 
     def middle(row: int) -> tuple[int, bytes]:

@@ -1,4 +1,4 @@
-"""Read annotation pickles without executing anything: NumPy arrays and plain containers only."""
+"""Load annotation pickles safely: only NumPy arrays and plain containers are allowed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 
 from errors import InputError
 
-# What a pickle of arrays calls, under the names of NumPy 1 and of NumPy 2.
+# The functions that pickles of arrays call, with the module names of NumPy 1 and NumPy 2.
 _ARRAYS = {
     "_reconstruct": np._core.multiarray._reconstruct,
     "scalar": np._core.multiarray.scalar,
     "_frombuffer": np._core.numeric._frombuffer,
 }
-ADMITTED = {
+ALLOWED = {
     **{
         (f"numpy.{core}.{module}", name): function
         for core in ("core", "_core")
@@ -27,7 +27,7 @@ ADMITTED = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("collections", "OrderedDict"): collections.OrderedDict,
-    # Python 2's bytes; the codec is fixed below, for a codec can unpack a small file without end.
+    # Python 2's bytes. The codec is ignored, because some codecs decompress without a limit.
     ("_codecs", "encode"): lambda text, codec="latin1": text.encode("latin1"),
     **{
         (module, kind.__name__): kind
@@ -38,32 +38,32 @@ ADMITTED = {
 
 
 class _Refused(pickle.UnpicklingError):
-    """The pickle asks for something that is not admitted."""
+    """The pickle calls a function that is not allowed."""
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return ADMITTED[module, name]
+            return ALLOWED[module, name]
         except KeyError:
             raise _Refused(
-                f"it calls {module}.{name}; only NumPy arrays and plain containers are read"
+                f"it calls {module}.{name}; only NumPy arrays and plain containers are allowed"
             ) from None
 
 
 def load(path: str | Path) -> Any:
-    """Return what the pickle file holds; InputError if it is damaged or calls anything else."""
+    """Return the content of a pickle file; InputError if it is damaged or not allowed."""
     path = Path(path)
     try:
         with path.open("rb") as file:
             return _Unpickler(file, encoding="latin1").load()
     except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file") from None
+        raise InputError(f"{path}: no such file") from None
     except MemoryError:
         raise InputError(f"{path}: does not fit into memory, or is damaged") from None
     except _Refused as error:
         raise InputError(f"{path}: cannot be read as a pickle of arrays ({error})") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception as error:  # a damaged pickle fails in whatever way its bytes happen to ask
+    except Exception as error:  # a damaged pickle can raise any exception
         raise InputError(f"{path}: is damaged or not a pickle") from error

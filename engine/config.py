@@ -72,7 +72,7 @@ class Config:
     # Long tail
     second_stage: int | None = None  # epochs; null: round(second_stage_share * num_epoch)
     second_stage_share: float = 5 / 24  # fraction of the epochs, at least 1 epoch
-    repeat: int = 5  # copies of a sample per epoch
+    repeat: float = 5  # copies of a sample per epoch; 2.5: half of the samples a third time
     objective: str = "longtail.method.Composed"  # class of the method; Composed uses the keys below
     objective_args: dict = field(default_factory=dict)
     sampling: str = "longtail.brl.ReverseSampling"
@@ -173,8 +173,17 @@ def load(files: Iterable[str | Path], overrides: Iterable[str] = (), **values: A
     """
     layer = dataclasses.asdict(Config())
     for file in files:
-        layer = merge(layer, _read(Path(file)))
+        layer = merge(layer, _read(find(file)))
     return from_mapping(override(layer, overrides, **values))
+
+
+def find(file: str | Path) -> Path:
+    """Return a config file's path: from the working directory, else from the project's folder.
+
+    So `config/demo-lt/joint.yaml` names the project's own file wherever a command is started.
+    """
+    path, own = Path(file), CONFIG_ROOT.parent / file
+    return own if not path.is_file() and own.is_file() else path
 
 
 def from_mapping(values: Mapping[str, Any], where: str = "configuration") -> Config:
@@ -310,7 +319,7 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _nearest_file(path: Path) -> str:
-    known = [str(p) for p in Path("config").rglob("*.yaml")]
+    known = [str(p.relative_to(CONFIG_ROOT.parent)) for p in CONFIG_ROOT.rglob("*.yaml")]
     return nearest(str(path), known)
 
 

@@ -28,6 +28,7 @@ from engine.distributed import World, choose_devices
 from engine.fusion import Scores, fuse, fusions_of
 from errors import InputError
 from graph.shapes import check_shape
+from longtail.calibration import tempered
 from model.fuse_bn import fuse_bn
 
 # Class names for checkpoints without them, by layout and number of classes.
@@ -37,6 +38,7 @@ DATA_SETS = {
     ("nw_ucla", 10): "nw-ucla",
     ("coco", 400): "kinetics400",
 }
+UNKNOWN = "unknown"  # the answer where no class is likely enough
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,12 @@ class Prediction:
     spans: np.ndarray  # (W, 2) int64: first frame of each window, and the one after its last
     windows: np.ndarray  # (W, K) float32, each row sums to 1
     warning: str = ""  # why the clip may be in the wrong units
+    threshold: float = 0.0  # the least probability of an answer
+
+    @property
+    def answer(self) -> str:
+        """The most probable class, or `unknown` if its probability is below the threshold."""
+        return answer(self.names, self.probabilities, self.threshold)
 
     def top(self, k: int = 3) -> list[tuple[str, float]]:
         """Return the k most probable classes as (name, probability), in descending order."""
@@ -58,6 +66,12 @@ class Prediction:
 def best(names: Sequence[str], probabilities: np.ndarray, k: int) -> list[tuple[str, float]]:
     order = np.argsort(-probabilities, kind="stable")[:k]
     return [(names[row], float(probabilities[row])) for row in order]
+
+
+def answer(names: Sequence[str], probabilities: np.ndarray, threshold: float) -> str:
+    """Return the most probable class, or `unknown` if it is below the threshold."""
+    ((name, probability),) = best(names, probabilities, 1)
+    return name if probability >= threshold else UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -92,7 +106,7 @@ class InputSpec:
             model.in_channels,
             normalize.name_in(said) or normalize.USUAL.get(skeleton.name, "none"),
             said.get("centre") or 0,
-            tuple(said.get("class_names") or known_names(skeleton.name, num_class)),
+            names_of(num_class, said.get("class_names"), skeleton.name),
             Size(*said["size"]) if said.get("size") else None,
         )
 
@@ -107,10 +121,44 @@ class InputSpec:
         return [name for name in names if getattr(ours, name) != getattr(theirs, name)]
 
 
+def names_of(num_class: int, said: Sequence[str] | None, layout: str) -> tuple[str, ...]:
+    """Return the K names of a network's classes.
+
+    A checkpoint says those of its store, which may have more classes (a store of NTU RGB+D 120
+    serves 60) or fewer; if it says none, they are the data set's of that layout.
+    """
+    if not said:
+        return tuple(known_names(layout, num_class))
+    return (*said, *names.numbered([num_class - 1])[len(said) :])[:num_class]
+
+
 def known_names(layout: str, num_class: int) -> list[str]:
     """Return class names for a checkpoint that brings none: the data set's, or numbers."""
     data_set = DATA_SETS.get((layout, num_class))
     return names.class_names(data_set, num_class) if data_set else names.numbered([num_class - 1])
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What tools.calibrate keeps in a checkpoint."""
+
+    temperature: float = 1.0
+    threshold: float | None = None
+
+    @classmethod
+    def of(cls, state: dict[str, Any], path: Path) -> Calibration:
+        """Read it from the content of a checkpoint; InputError if it is none."""
+        said = state.get("calibration") if checkpoint.is_own(state) else None
+        if said is None:
+            return cls()
+        try:
+            temperature, threshold = float(said["temperature"]), said["threshold"]
+            threshold = None if threshold is None else float(threshold)
+        except (TypeError, KeyError, ValueError):
+            temperature, threshold = 0.0, None
+        if not 0 < temperature < float("inf") or not 0 <= (threshold or 0) <= 1:
+            raise InputError(f"{path}: its calibration is damaged; run tools.calibrate again")
+        return cls(temperature, threshold)
 
 
 @dataclass(frozen=True)
@@ -121,6 +169,7 @@ class LoadedNetwork:
     config: Config
     model: nn.Module
     takes: InputSpec
+    calibration: Calibration = Calibration()
 
     @classmethod
     def load(
@@ -138,10 +187,11 @@ class LoadedNetwork:
         usual = {"amp": "off"} if device.type == "cpu" else {}
         config, model, state = checkpoint.load_network(path, config, overrides, **usual)
         takes = InputSpec.of(model, state)
-        return cls(path, config, model.to(device, memory_format=torch.channels_last), takes)
+        model = model.to(device, memory_format=torch.channels_last)
+        return cls(path, config, model, takes, Calibration.of(state, path))
 
     def score(self, store: Store, device: torch.device) -> Scores:
-        """Return the class probabilities of every clip of a store, as in testing."""
+        """Return the class probabilities of every clip of a store, as in testing, calibrated."""
         config = self.config
         precision.set_tf32(config.tf32)
         rows = np.arange(len(store))
@@ -149,6 +199,7 @@ class LoadedNetwork:
             config, store, self.takes.skeleton, rows, device, clips=config.test_clips
         )
         scores = evaluate.score(self.fused, feeder, config, device)
+        scores = tempered(scores, self.calibration.temperature)
         return Scores(store.names, store.labels, scores)
 
     @functools.cached_property
@@ -170,8 +221,18 @@ class PreparedClip:
 class Recognizer:
     """One trained network, or several whose probabilities are fused."""
 
-    def __init__(self, members: Sequence[LoadedNetwork], device: torch.device) -> None:
-        """Raises InputError if the members have different inputs or classes."""
+    def __init__(
+        self,
+        members: Sequence[LoadedNetwork],
+        device: torch.device,
+        threshold: float | None = None,
+    ) -> None:
+        """`threshold`: minimum probability of an answer.
+
+        None: that of a single calibrated checkpoint, else 0; thresholds of several checkpoints do
+        not apply to their fusion. Raises InputError if the members have different inputs or
+        classes.
+        """
         first, *others = members
         for other in others:
             for key in first.takes.differences(other.takes):
@@ -182,6 +243,9 @@ class Recognizer:
         streams = [member.config.stream for member in members]
         self.weights = fusion_weights(streams, first.config.benchmark)  # of the members
         self.names = first.takes.class_names
+        if threshold is None and not others:
+            threshold = first.calibration.threshold
+        self.threshold = threshold or 0.0
 
     @classmethod
     def load(
@@ -190,6 +254,7 @@ class Recognizer:
         device: str | torch.device | None = None,
         config: Config | None = None,
         overrides: Iterable[str] = (),
+        threshold: float | None = None,
     ) -> Recognizer:
         """Load one or several checkpoints, by default onto GPU 0 if there is one.
 
@@ -200,7 +265,8 @@ class Recognizer:
         if not paths or (config and len(paths) > 1):
             raise InputError("--weights: one checkpoint is needed, or several without --config")
         device = torch.device(device) if device else choose_devices(None, World())[0]
-        return cls([LoadedNetwork.load(path, device, config, overrides) for path in paths], device)
+        members = [LoadedNetwork.load(path, device, config, overrides) for path in paths]
+        return cls(members, device, threshold)
 
     def __call__(
         self,
@@ -300,7 +366,15 @@ class Recognizer:
         fused = fuse(scored, dict(zip(scored, self.weights))).scores  # (all windows, K)
         ends = np.cumsum([len(clip.windows) for clip in clips])
         return [
-            Prediction(clip.source, self.names, part.mean(axis=0), clip.spans, part, clip.warning)
+            Prediction(
+                clip.source,
+                self.names,
+                part.mean(axis=0),
+                clip.spans,
+                part,
+                clip.warning,
+                self.threshold,
+            )
             for clip, part in zip(clips, np.split(fused, ends[:-1]))
         ]
 

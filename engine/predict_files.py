@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import sys
 from collections.abc import Sequence
@@ -13,8 +14,9 @@ import numpy as np
 from tqdm import tqdm
 
 from data import clip_file
+from data.names import natural_order
 from engine import logs
-from engine.predict import Prediction, PreparedClip, Recognizer, best
+from engine.predict import Prediction, PreparedClip, Recognizer, answer, best
 from errors import InputError
 from files import write_json, write_text
 
@@ -63,14 +65,15 @@ def run(
 
 
 def find_files(inputs: Sequence[str | Path]) -> list[Path]:
-    """Return the files, and those in the folders that have a known ending, by name."""
+    """Return the files, and those in the folders that have a known ending, in natural
+    order."""
     files: list[Path] = []
     for path in map(Path, inputs):
         if path.is_dir():
             within = [file for file in path.rglob("*") if file.suffix in clip_file.SUFFIXES]
             if not within:
                 raise InputError(f"--input {path}: no {', '.join(clip_file.SUFFIXES)} file in it")
-            files += sorted(within)
+            files += sorted(within, key=lambda file: natural_order(file.as_posix()))
         else:
             files.append(path)
     return files
@@ -85,38 +88,52 @@ def read(
     wanted = recognizer.takes.skeleton.name
     if clip.layout not in (None, wanted):
         raise InputError(f"{path}: has layout {clip.layout}, but the network takes {wanted}")
-    return recognizer.prepare(clip.joints, str(path), image_size or clip.image_size, **how)
+    size = clip.image_size_or(image_size, path)
+    ready = recognizer.prepare(clip.joints, str(path), size, **how)
+    doubts = "; ".join(filter(None, (clip.doubt, ready.warning)))
+    return dataclasses.replace(ready, warning=doubts)
 
 
 def table(predictions: Sequence[Prediction]) -> str:
-    """Return the three most probable classes of each file, and of its windows if there are
-    several."""
-    count = min(3, len(predictions[0].names))
+    """Return the three most probable classes of each file, and of its windows if there are several.
+
+    With a threshold, the answer comes before them.
+    """
+    names, threshold = predictions[0].names, predictions[0].threshold
+    count = min(3, len(names))
+
+    def row(title: str, probabilities: np.ndarray) -> list[str]:
+        answers = [answer(names, probabilities, threshold)] if threshold else []
+        top = best(names, probabilities, count)
+        return [title, *answers, *(f"{name} {probability:.3f}" for name, probability in top)]
+
     rows = []
     for prediction in predictions:
-        rows.append([prediction.source, *_cells(prediction.top(count))])
+        rows.append(row(prediction.source, prediction.probabilities))
         if len(prediction.spans) > 1:
             for (first, end), part in zip(prediction.spans.tolist(), prediction.windows):
-                top = best(prediction.names, part, count)
-                rows.append([f"  frames {first} to {end - 1}", *_cells(top)])
-    return logs.table(["file", *("first", "second", "third")[:count]], rows)
-
-
-def _cells(top: list[tuple[str, float]]) -> list[str]:
-    return [f"{name} {probability:.3f}" for name, probability in top]
+                rows.append(row(f"  frames {first} to {end - 1}", part))
+    head = ["file", *(["answer"] if threshold else []), *("first", "second", "third")[:count]]
+    return logs.table(head, rows)
 
 
 def write_as_json(
     path: Path, recognizer: Recognizer, predictions: Sequence[Prediction], failed: dict[str, str]
 ) -> None:
     def described(probabilities: np.ndarray) -> dict[str, Any]:
-        (name, _), *_ = best(recognizer.names, probabilities, 1)
+        name = answer(recognizer.names, probabilities, recognizer.threshold)
         return {"class": name, "probabilities": np.round(probabilities.astype(float), 6).tolist()}
 
     value = {
         "class_names": list(recognizer.names),
+        "threshold": recognizer.threshold,
         "checkpoints": [
-            {"weights": str(member.path), "stream": member.config.stream, "weight": weight}
+            {
+                "weights": str(member.path),
+                "stream": member.config.stream,
+                "weight": weight,
+                "temperature": member.calibration.temperature,
+            }
             for member, weight in zip(recognizer.members, recognizer.weights)
         ],
         "predictions": [
@@ -150,7 +167,7 @@ def write_as_csv(
         if len(spans) > 1:
             parts += zip(range(len(spans)), spans, prediction.windows)
         for window, (first, end), part in parts:
-            (name, _), *_ = best(recognizer.names, part, 1)
+            name = answer(recognizer.names, part, recognizer.threshold)
             figures = [f"{probability:.6f}" for probability in part]
             writer.writerow([prediction.source, window, first, end - 1, name, *figures])
     write_text(path, text.getvalue())

@@ -29,6 +29,8 @@ import yaml
 from filelock import FileLock, Timeout
 
 from data import long_tail
+from data.measure import Size, compare, is_impossible
+from data.normalize import name_in
 from engine import config
 from engine.config import Config
 from engine.distributed import World
@@ -361,7 +363,7 @@ def check_same_data(state: dict[str, Any], data: Data, path: Path) -> None:
 
     `path` is its checkpoint, `state` the content.
     """
-    check_class_names(state, data.store, len(data.class_counts), path)
+    check_store(state, data.store, len(data.class_counts), path)
     before, now = state.get("list_digest"), data.list_digest
     then, counts = state["class_counts"].tolist(), data.class_counts.tolist()
     if then == counts and before in (None, now):  # earlier versions wrote no digest
@@ -382,8 +384,13 @@ def check_same_data(state: dict[str, Any], data: Data, path: Path) -> None:
     )
 
 
-def check_class_names(state: dict[str, Any], store: Store, num_class: int, path: Path) -> None:
-    """Raise InputError if the K classes of a checkpoint of this project are not the store's."""
+def check_store(state: dict[str, Any], store: Store, num_class: int, path: Path) -> str:
+    """Return in what a store's clips may be of other units than a checkpoint's, '' if in nothing.
+
+    InputError if its K classes are not the store's, or if its training clips were normalized
+    otherwise or nobody can be of such a size. `state` is what checkpoint `path` of this project
+    contains.
+    """
     names = (state.get("class_names") or ())[:num_class]
     for k, (own, its) in enumerate(zip(names, store.class_names)):
         if own != its:
@@ -391,6 +398,30 @@ def check_class_names(state: dict[str, Any], store: Store, num_class: int, path:
                 f"{path}: was trained with class {k} = {own!r}, but in {store.path} it is {its!r}; "
                 "name the store of the same classes: --set store=DIR"
             )
+    then, now = _normalization(state), _normalization(store.meta)
+    if None not in (then[0], now[0]) and then != now:
+        raise InputError(
+            f"{path}: was trained on clips of normalization {_shown(*then)}, but those of "
+            f"{store.path} have {_shown(*now)}; prepare them alike, or name the store: "
+            "--set store=DIR"
+        )
+    if state.get("size") is None or store.meta.get("size") is None:
+        return ""
+    usual, (_, size, _) = Size(*state["size"]), store.meta["size"]
+    doubt = compare(size, usual, "those of its training clips")
+    if doubt and not store.reading.planar and is_impossible(size, usual):
+        raise InputError(f"{path}: does not fit {store.path}: {doubt}")
+    return f"{store.path}: {doubt}" if doubt else ""
+
+
+def _normalization(facts: dict[str, Any]) -> tuple[str | None, int | None]:
+    """Return what a checkpoint or a meta.json says of normalization: its name, and its joint."""
+    name = name_in(facts)
+    return name, facts.get("centre") if name == "centered" else None
+
+
+def _shown(name: str, joint: int | None) -> str:
+    return name if joint is None else f"{name} (joint {joint})"
 
 
 def remembered(state: dict[str, Any], data: Data) -> tuple[Data, str | None]:

@@ -15,7 +15,6 @@ import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from errors import InputError
 from feeders import augment
 from feeders.augment import Augmentation
 from feeders.frames import FrameChoice, Table, Uniform
-from feeders.source import Clips, Source, gather
+from feeders.source import Clips, ClipStore, Source, gather
 from feeders.streams import Stream
 from graph.shapes import check_shape
 from memory import send
@@ -66,7 +65,7 @@ class Feeder(Dataset):
 
     def __init__(
         self,
-        store: Any,
+        store: ClipStore,
         rows: np.ndarray,
         stream: str = "joint",
         frames: int = 64,
@@ -110,9 +109,9 @@ class Feeder(Dataset):
         self.labels = torch.from_numpy(store.labels[rows])
         whole = self.stream.relative_of_clips if self.sampled_motion else self.stream
         self.source = Source(store, rows, None if box else whole, self.device, resident)
-        self.table = None if train else self._table()
+        self.table: Table | None = None if train else self._table()
 
-    def _check(self, store: Any, rows: np.ndarray) -> None:
+    def _check(self, store: ClipStore, rows: np.ndarray) -> None:
         """Raise InputError for a store, rows or sizes that cannot be fed."""
         check_shape(str(store.path), store.joints.shape[1:], self.skeleton)
         channels = store.joints.shape[-1]
@@ -126,7 +125,7 @@ class Feeder(Dataset):
             if value < 1:
                 raise InputError(f"{key}: {value}, but it must be at least 1")
 
-    def _check_augmentation(self, store: Any) -> None:
+    def _check_augmentation(self, store: ClipStore) -> None:
         """Raise InputError for an augmentation that is wrong for the data or has no effect."""
         wanted = self.augmentation
         if wanted.flip and not self.stream.commutes_with(self.flip_order):
@@ -183,9 +182,10 @@ class Feeder(Dataset):
     def _plan(
         self, batch: Batch | torch.Tensor, generator: torch.Generator | None
     ) -> tuple[torch.Tensor, Draws | None, Batch | torch.Tensor]:
-        rows = batch
         if isinstance(batch, Batch):
             rows, generator = batch.rows, batch.generator
+        else:
+            rows = batch
         rows = rows.repeat_interleave(self.views)
         return rows, self.draw(rows, generator), batch
 
@@ -219,6 +219,7 @@ class Feeder(Dataset):
         """Return the batch of rows and draws; `read` contains its clips if they were read ahead."""
         clips = self.source.finish(read or self.source.read(rows))
         if draws is None:
+            assert self.table is not None, "draws are needed in training"
             chosen = self.table[rows]  # (N, S, T)
         else:
             chosen = self.choice.train(clips.lengths, draws.frames, self.frames)
@@ -275,7 +276,7 @@ class Feeder(Dataset):
 
     def __getitems__(self, rows: list[int]) -> list[tuple[torch.Tensor, int]]:
         """Return the samples at `rows`, a whole batch of a DataLoader."""
-        rows = torch.tensor(rows)
-        clips = self.batch(rows).unflatten(0, (len(rows), self.clips))
+        index = torch.tensor(rows)
+        clips = self.batch(index).unflatten(0, (len(rows), self.clips))
         clips = clips.squeeze(1) if self.clips == 1 else clips
-        return list(zip(clips, self.labels[rows].tolist()))
+        return list(zip(clips, self.labels[index].tolist()))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -62,6 +62,27 @@ def take_joints(frames: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     return frames.reshape(-1, V * C).index_select(1, columns).view(frames.shape)
 
 
+class ClipStore(Protocol):
+    """What feeding needs of a store; `data.store.Store` is one."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def layout(self) -> str: ...
+    @property
+    def normalization(self) -> str | None: ...
+    @property
+    def joints(self) -> np.ndarray: ...  # (F, M, V, C) float32, often memory-mapped
+    @property
+    def names(self) -> np.ndarray: ...  # (N,) str
+    @property
+    def labels(self) -> np.ndarray: ...  # (N,) int64
+    @property
+    def starts(self) -> np.ndarray: ...  # (N,) int64, first frame of each clip
+    @property
+    def lengths(self) -> np.ndarray: ...  # (N,) int64, frames of each clip
+
+
 class Source:
     """The clips of some rows of a store, processed by `prepare` (a stream; None: raw).
 
@@ -71,7 +92,7 @@ class Source:
 
     def __init__(
         self,
-        store: Any,
+        store: ClipStore,
         rows: np.ndarray,
         prepare: Prepare | None,
         device: torch.device,
@@ -81,7 +102,8 @@ class Source:
         self.prepare, self.device = prepare, device
         starts, lengths = (torch.from_numpy(x[rows]) for x in (store.starts, store.lengths))
         self.mapped = Clips(_as_tensor(store.joints), starts, lengths)
-        self.path = Path(store.joints.filename) if isinstance(store.joints, np.memmap) else None
+        file = store.joints.filename if isinstance(store.joints, np.memmap) else None
+        self.path = None if file is None else Path(file)
         self.nbytes = int(lengths.sum()) * self.mapped.frames[0].nbytes
         self.kept: Clips | None = None
         if fits(self.nbytes, device) if resident is None else resident:
@@ -146,12 +168,13 @@ class Source:
         it."""
         if self.path is None:
             return self.__dict__
-        return {**self.__dict__, "mapped": (self.mapped.starts, self.lengths), "kept": None}
+        clips = Clips(torch.empty(0), self.mapped.starts, self.lengths)
+        return {**self.__dict__, "mapped": clips, "kept": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ = state
         if self.path is not None:
-            self.mapped = Clips(_as_tensor(np.load(self.path, mmap_mode="r")), *self.mapped)
+            self.mapped.frames = _as_tensor(np.load(self.path, mmap_mode="r"))
 
 
 def _as_tensor(array: np.ndarray) -> torch.Tensor:

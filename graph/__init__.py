@@ -1,4 +1,4 @@
-"""Skeleton topology as data: `load('ntu_rgb_d')`, or a user's own layout file of the same form."""
+"""Skeleton layouts: `load('ntu_rgb_d')`, or a layout file of your own in the same format."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from errors import InputError, nearest
 FOLDER = Path(__file__).parent
 LAYOUTS = tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 SUFFIXES = (".yaml", ".yml")  # of layout files
+EARLIER_KEYS = {"centre": "center"}  # still accepted in layout files
 PARTS = ("left arm", "right arm", "left leg", "right leg", "torso")
 
 
@@ -22,13 +23,13 @@ class Skeleton:
     """One layout of V joints, numbered from 0."""
 
     name: str
-    joints: tuple[str, ...]  # a name for each joint
+    joints: tuple[str, ...]  # (V,) names
     edges: tuple[tuple[int, int], ...]  # (child, parent), for the adjacency
-    parent: tuple[int, ...]  # where each joint's bone starts; the root is its own parent
-    flip: tuple[int, ...]  # x[flip] exchanges left and right
+    parent: tuple[int, ...]  # (V,) where each joint's bone starts; the root is its own parent
+    flip: tuple[int, ...]  # (V,) x[flip] exchanges left and right
     upper: tuple[int, ...]  # joints of the upper body
-    centre: int  # what st-gcn's partition measures distance from
-    parts: tuple[tuple[int, ...], ...] = ()  # the joints of PARTS, or nothing
+    center: int  # ST-GCN's partition measures distances from this joint
+    parts: tuple[tuple[int, ...], ...] = ()  # the joints of each of PARTS, or empty
     confidence: bool = False  # 2D data: the third channel is a score, not a coordinate
 
     @property
@@ -37,17 +38,17 @@ class Skeleton:
 
 
 def load(layout: str | Path) -> Skeleton:
-    """Return the layout of that name, or that of a YAML file; InputError if it makes no sense."""
+    """Return the layout with that name or in that YAML file; InputError if it is not valid."""
     path = FOLDER / f"{layout}.yaml" if str(layout) in LAYOUTS else Path(layout)
     if not path.is_file() or path.suffix not in SUFFIXES:
         raise InputError(
-            f"graph {str(layout)!r} is no known layout{nearest(str(layout), LAYOUTS)} and no YAML "
+            f"graph {str(layout)!r} is not a known layout{nearest(str(layout), LAYOUTS)} or a YAML "
             f"file: give one of {', '.join(LAYOUTS)}, or a layout file like graph/ntu_rgb_d.yaml"
         )
     try:
         table = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no YAML file: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from None
     try:
         return _skeleton(table, path.stem)
     except ValueError as error:
@@ -55,32 +56,35 @@ def load(layout: str | Path) -> Skeleton:
 
 
 def _skeleton(table: Any, stem: str) -> Skeleton:
-    """Return the checked layout that a parsed file describes; ValueError names the key at fault."""
+    """Return the layout in a parsed file, validated; ValueError names the wrong key."""
     if not isinstance(table, dict):
-        raise ValueError("expected keys such as edges, parent, flip, upper and centre")
+        raise ValueError("expected keys such as edges, parent, flip, upper and center")
+    for earlier, key in EARLIER_KEYS.items():
+        if earlier in table and key not in table:
+            table[key] = table.pop(earlier)
     known = [field.name for field in fields(Skeleton)]
     for key in table:
         if key not in known:
             raise ValueError(f"unknown key {key!r}{nearest(str(key), known)}")
-    for key in ("edges", "parent", "flip", "upper", "centre"):
+    for key in ("edges", "parent", "flip", "upper", "center"):
         if key not in table:
             raise ValueError(f"the key {key!r} is missing")
     if not isinstance(table["parent"], list) or not table["parent"]:
-        raise ValueError("parent must list one joint for each joint")
+        raise ValueError("parent must be a list with one joint number per joint")
     count = len(table["parent"])
     if not isinstance(table["edges"], list):
         raise ValueError("edges must be a list of [child, parent] pairs")
     names = table.get("joints") or [f"joint {v}" for v in range(count)]
     if not isinstance(names, list) or len(names) != count:
-        raise ValueError(f"joints must name {count} joints, as many as parent has")
+        raise ValueError(f"joints must name {count} joints, the length of parent")
     skeleton = Skeleton(
         name=str(table.get("name", stem)),
         joints=tuple(map(str, names)),
-        edges=tuple(_joints("edges", pair, count, size=2) for pair in table["edges"]),
+        edges=tuple(_edge(pair, count) for pair in table["edges"]),
         parent=_joints("parent", table["parent"], count),
         flip=_joints("flip", table["flip"], count, size=count),
         upper=_joints("upper", table["upper"], count, distinct=True),
-        centre=_joints("centre", [table["centre"]], count)[0],
+        center=_joints("center", [table["center"]], count)[0],
         parts=_parts(table.get("parts"), count),
         confidence=table.get("confidence", False),
     )
@@ -107,20 +111,25 @@ def _joints(
     return tuple(values)
 
 
+def _edge(pair: Any, count: int) -> tuple[int, int]:
+    child, parent = _joints("edges", pair, count, size=2)
+    return child, parent
+
+
 def _parts(table: Any, count: int) -> tuple[tuple[int, ...], ...]:
-    """Return the joints of each of PARTS, checked to share out the whole body."""
+    """Return the joints of each of PARTS; together they must contain every joint once."""
     if table is None:
         return ()
     if not isinstance(table, dict) or set(table) != set(PARTS):
         raise ValueError(f"parts must have exactly the keys {', '.join(PARTS)}")
     parts = tuple(_joints(f"parts: {name}", table[name], count) for name in PARTS)
     if sorted(joint for part in parts for joint in part) != list(range(count)):
-        raise ValueError(f"parts must hold each of the {count} joints once")
+        raise ValueError(f"parts must contain each of the {count} joints once")
     return parts
 
 
 def _check_hierarchy(parent: tuple[int, ...]) -> None:
-    """Refuse parents that run in a circle or have more roots than one."""
+    """Raise ValueError unless the parents form a tree with one root."""
     roots = [joint for joint, above in enumerate(parent) if above == joint]
     if len(roots) != 1:
         raise ValueError(f"parent needs one root, a joint that is its own parent, not {len(roots)}")
@@ -129,26 +138,26 @@ def _check_hierarchy(parent: tuple[int, ...]) -> None:
         for _ in parent:
             above = parent[above]
         if above != roots[0]:
-            raise ValueError(f"parent runs in a circle from joint {joint}")
+            raise ValueError(f"parent has a cycle at joint {joint}")
 
 
 def _check_edges(skeleton: Skeleton) -> None:
-    """Refuse loops, doubled edges and joints that no path of edges links to the centre."""
+    """Raise ValueError for self loops, repeated edges and joints not connected to the center."""
     pairs = [frozenset(edge) for edge in skeleton.edges]
     if any(len(pair) != 2 for pair in pairs):
-        raise ValueError("edges has an edge from a joint to itself; those are added where needed")
+        raise ValueError("edges contains a self loop; self loops are added where needed")
     if len(set(pairs)) != len(pairs):
-        raise ValueError("edges has an edge twice")
-    reached = _reach(skeleton.centre, pairs)
+        raise ValueError("edges contains an edge twice")
+    reached = _reach(skeleton.center, pairs)
     lost = [joint for joint in range(skeleton.num_joints) if joint not in reached]
     if lost:
-        raise ValueError(f"edges do not link joint {lost[0]} to the centre {skeleton.centre}")
+        raise ValueError(f"edges do not connect joint {lost[0]} to the center {skeleton.center}")
 
 
 def _reach(start: int, pairs: Iterable[frozenset[int]]) -> set[int]:
-    """Return the joints that paths of edges link to `start`."""
-    reached, fresh = {start}, {start}
-    while fresh:
-        fresh = {joint for pair in pairs if pair & fresh for joint in pair} - reached
-        reached |= fresh
+    """Return the joints that are connected to `start`."""
+    reached, new = {start}, {start}
+    while new:
+        new = {joint for pair in pairs if pair & new for joint in pair} - reached
+        reached |= new
     return reached

@@ -15,12 +15,12 @@ Action Recognition" (Ta-CNN), AAAI 2022.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from graph import Skeleton
 from longtail.counts import last_third
 from longtail.mixing import Mixing
 from longtail.sampling import InstanceSampling
@@ -63,10 +63,13 @@ class PartialMixup(Mixing):
     formula          imbalance of the formula for the counts (`formula_counts`)
     """
 
+    order: Tensor
+    own: Tensor
+
     def __init__(
         self,
         class_counts: Tensor,
-        skeleton: Any,
+        skeleton: Skeleton,
         ratio: float = 1 / 16,
         alpha: float | None = None,
         threshold: float = 3.0,
@@ -160,10 +163,10 @@ class ReverseSampling(InstanceSampling):
 
     def draws(self, progress: float) -> Tensor:
         counts, members = self.class_counts, self.members
-        top, each = self.repeat * counts.max(), counts.clamp_min(1)
+        top, each = round(self.repeat * int(counts.max())), counts.clamp_min(1)
         # In integers: whole copies, then the fraction (top % each) / each of the members.
         reversed_draws = top // each * members + top % each * members // each
-        return torch.where(last_third(counts), reversed_draws, self.repeat * members)
+        return torch.where(last_third(counts), reversed_draws, super().draws(progress))
 
 
 class ActionAwareWeights(Weighting):
@@ -176,6 +179,8 @@ class ActionAwareWeights(Weighting):
     K. `alternate`: the released loss replaces its list of beta by 1 - beta whenever it is updated,
     so weights are nearly uniform in every other epoch; `formula` as in `formula_counts`.
     """
+
+    beta: Tensor
 
     def __init__(
         self,

@@ -20,6 +20,8 @@ class ClassContrast(nn.Module):
     The gradient flows through h and the new part of m. The memory is updated in training mode only.
     """
 
+    memory: Tensor
+
     def __init__(
         self,
         num_class: int,

@@ -26,6 +26,7 @@ class Classifier(nn.Module):
     """Base class of two-stage methods; does not change the network."""
 
     trains = False
+    absent: Tensor  # (K,) bool: classes without training samples
 
     def __init__(self, class_counts: Tensor) -> None:
         super().__init__()
@@ -93,9 +94,13 @@ class ScaledLinear(nn.Linear):
     descent on f_k. The state is that of a plain linear layer: `update_bias` writes f_k b_k to it.
     """
 
+    directions: Tensor
+    start_bias: Tensor
+
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer.in_features, layer.out_features, device="meta")
-        self.weight, self.bias = layer.weight, layer.bias.requires_grad_(False)
+        layer.bias.requires_grad_(False)
+        self.weight, self.bias = layer.weight, layer.bias
         directions = layer.weight.detach().clone()  # v (K, D)
         self.register_buffer("directions", directions, persistent=False)
         self.register_buffer("start_bias", layer.bias.detach().clone(), persistent=False)
@@ -130,7 +135,9 @@ class LearnableScaling(Retraining):
 
     def after_step(self, model: nn.Module) -> None:
         """Scale the saved bias like the class vectors."""
-        model.fc.update_bias()
+        scaled = self.layer(model)
+        assert isinstance(scaled, ScaledLinear)
+        scaled.update_bias()
 
 
 class MaxNorm(Retraining):
@@ -141,6 +148,8 @@ class MaxNorm(Retraining):
     radius None is min + 0.1 (max - min) of the class vectors' lengths at the start, as in the
     authors' code.
     """
+
+    limit: Tensor
 
     def __init__(self, class_counts: Tensor, radius: float | None = None) -> None:
         super().__init__(class_counts, fresh=False)
@@ -159,7 +168,7 @@ class MaxNorm(Retraining):
     @torch.no_grad()
     def after_step(self, model: nn.Module) -> None:
         """Project class vectors onto the ball."""
-        weight = model.fc.weight
+        weight = self.layer(model).weight
         weight.mul_((self.limit / row_lengths(weight)).clamp_max(1))
 
 
@@ -187,11 +196,12 @@ class ChosenTau(Classifier):
     def prepare(self, model: nn.Module, held_out: HeldOut | None = None) -> None:
         """Change the classifier once, by the given tau or the best one."""
         layer = self.biased(model)
-        if self.tau == "auto":
+        tau = self.tau
+        if isinstance(tau, str):
             if held_out is None:
                 raise InputError("classifier_args.tau: auto needs held-out training samples")
-            self.tau = self.choose(layer, *held_out())
-        factors, bias = self.adjust(layer, self.tau)
+            tau = self.tau = self.choose(layer, *held_out())
+        factors, bias = self.adjust(layer, tau)
         layer.weight.mul_(factors[:, None])
         layer.bias.copy_(bias)
 
@@ -231,6 +241,8 @@ class PostHocAdjustment(ChosenTau):
 
     A class without training samples is shifted like the most frequent one.
     """
+
+    prior: Tensor
 
     def __init__(self, class_counts: Tensor, tau: float | str = "auto") -> None:
         super().__init__(class_counts, tau)

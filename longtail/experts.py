@@ -19,6 +19,8 @@ class Diversity(LDAM):
     the mean sum to zero and are omitted.)
     """
 
+    temperature: Tensor
+
     def __init__(
         self,
         class_counts: Tensor,

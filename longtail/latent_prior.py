@@ -16,6 +16,8 @@ class LatentPrior(nn.Module):
         loss = discrepancy mean_{c, d}(z_c - p_c)^2 + center ||z||    over the classes present.
     """
 
+    prior: Tensor
+
     def __init__(
         self,
         num_class: int,

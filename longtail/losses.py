@@ -165,6 +165,8 @@ class LogitAdjustment(CrossEntropy):
     cross entropy. (Post hoc, at test time: `longtail.classifiers.PostHocAdjustment`.)
     """
 
+    shift: Tensor
+
     def __init__(self, class_counts: Tensor, tau: float = 1.0) -> None:
         super().__init__(class_counts)
         self.register_buffer("shift", tau * log_prior(class_counts))
@@ -181,6 +183,8 @@ class LDAM(CrossEntropy):
     classifier times the scale s (`model_args.cosine`, the same number as `scale`). `rescale`: the
     logits are those of a linear classifier and multiplied by s here, as in the released BRL code.
     """
+
+    margins: Tensor
 
     def __init__(
         self,
@@ -212,6 +216,8 @@ class Equalization(CrossEntropy):
     the other classes instead, as in the released BRL code, with gamma 1 - 0.00176 and a tail that
     begins one place later. Classes without samples are never spared: no other samples lower them.
     """
+
+    spared: Tensor
 
     def __init__(
         self,
@@ -252,6 +258,10 @@ class KPS(CrossEntropy):
     normalized classifier times the scale s (`model_args.cosine`, the same number as `scale`); the
     released BRL code uses linear logits, margins of 0.5 and a scale s of 1.
     """
+
+    slopes: Tensor
+    margins: Tensor
+    stretch: Tensor
 
     def __init__(
         self,
@@ -318,7 +328,7 @@ class InfluenceBalanced(CrossEntropy):
         super().__init__(class_counts)
         self.alpha, self.epsilon = alpha, epsilon
 
-    def part(
+    def part(  # type: ignore[override]  # `needs_features`: it is called with them
         self, logits: Tensor, label_weights: Tensor, count: int, *, features: Tensor
     ) -> Tensor:
         """`features` (N, D) are the input of the classifier."""

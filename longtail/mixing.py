@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from graph import Skeleton
 from memory import send
 
 
@@ -26,7 +27,9 @@ class Mixing(nn.Module):
     mix. Constants are non-persistent buffers; state that a resumed run needs are persistent ones.
     """
 
-    def __init__(self, class_counts: Tensor, skeleton: Any = None) -> None:
+    counts: Tensor
+
+    def __init__(self, class_counts: Tensor, skeleton: Skeleton | None = None) -> None:
         super().__init__()
         self.num_class = len(class_counts)
         self.register_buffer("counts", class_counts.double(), persistent=False)
@@ -65,7 +68,7 @@ class Mixup(Mixing):
     def __init__(
         self,
         class_counts: Tensor,
-        skeleton: Any = None,
+        skeleton: Skeleton | None = None,
         alpha: float = 1.0,
         kappa: float = float("inf"),
         tau: float = 0.5,
@@ -126,10 +129,17 @@ class ShapMix(Mixing):
     the released code, so that the average does not start from zeros.
     """
 
+    unions: Tensor
+    masks: Tensor
+    complement: Tensor
+    saliency: Tensor
+    mean_clip: Tensor
+    seen: Tensor
+
     def __init__(
         self,
         class_counts: Tensor,
-        skeleton: Any,
+        skeleton: Skeleton,
         mixup: float = 0.25,
         memory: float = 0.9,
         temperature: float = 0.2,

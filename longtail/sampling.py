@@ -34,9 +34,12 @@ def apportion(shares: Tensor, length: int) -> Tensor:
 
 
 class InstanceSampling(nn.Module):
-    """Every row `repeat` times per epoch. Subclasses override `draws`."""
+    """Every row `repeat` times per epoch. The other rules override `draws`.
 
-    def __init__(self, labels: Tensor, class_counts: Tensor, repeat: int = 1) -> None:
+    A fraction of `repeat` is spread over the classes, and within each drawn again for each epoch.
+    """
+
+    def __init__(self, labels: Tensor, class_counts: Tensor, repeat: float = 1) -> None:
         super().__init__()
         self.labels = labels.cpu()
         self.class_counts = class_counts.cpu().long()
@@ -45,7 +48,7 @@ class InstanceSampling(nn.Module):
 
     def draws(self, progress: float) -> Tensor:
         """Return the draws of each class (K,) int64; `progress` in [0, 1) is the part completed."""
-        return self.repeat * self.members
+        return apportion(self.members, round(self.repeat * len(self.labels)))
 
     def __len__(self) -> int:
         """Return the length of an epoch in samples, the same in all epochs."""
@@ -64,7 +67,7 @@ class PowerSampling(InstanceSampling):
     """
 
     def __init__(
-        self, labels: Tensor, class_counts: Tensor, repeat: int = 1, power: float = 0.0
+        self, labels: Tensor, class_counts: Tensor, repeat: float = 1, power: float = 0.0
     ) -> None:
         super().__init__(labels, class_counts, repeat)
         self.power = power
@@ -76,19 +79,19 @@ class PowerSampling(InstanceSampling):
         return shares / shares.sum()
 
     def draws(self, progress: float) -> Tensor:
-        return apportion(self.shares(self.power), self.repeat * len(self.labels))
+        return apportion(self.shares(self.power), round(self.repeat * len(self.labels)))
 
 
 class ProgressiveSampling(PowerSampling):
     """From instance to class-balanced sampling, Kang et al., ICLR 2020, eq. 2: shares
     (1 - t) p_instance + t p_balanced, where t is the completed part of the training."""
 
-    def __init__(self, labels: Tensor, class_counts: Tensor, repeat: int = 1) -> None:
+    def __init__(self, labels: Tensor, class_counts: Tensor, repeat: float = 1) -> None:
         super().__init__(labels, class_counts, repeat)
 
     def draws(self, progress: float) -> Tensor:
         shares = (1 - progress) * self.shares(1.0) + progress * self.shares(0.0)
-        return apportion(shares, self.repeat * len(self.labels))
+        return apportion(shares, round(self.repeat * len(self.labels)))
 
 
 class RepeatFactorSampling(InstanceSampling):
@@ -99,7 +102,7 @@ class RepeatFactorSampling(InstanceSampling):
         self,
         labels: Tensor,
         class_counts: Tensor,
-        repeat: int = 1,
+        repeat: float = 1,
         threshold: float | None = None,
     ) -> None:
         super().__init__(labels, class_counts, repeat)

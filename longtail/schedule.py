@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from errors import InputError
 from longtail.losses import CrossEntropy
+from longtail.weights import Weighting
 
 STAGES = ("start", "second_stage")
 
@@ -26,12 +27,14 @@ class Stages(nn.Module):
     `first_stage`, this is the loss before stage 2. Epochs count from 0.
     """
 
+    ones: Tensor
+
     def __init__(
         self,
         num_epoch: int,
         second_stage: int | None,
-        criterion: nn.Module,
-        weights: nn.Module | None,
+        criterion: CrossEntropy,
+        weights: Weighting | None,
         loss_from: str = "start",
         weights_from: str = "second_stage",
         num_class: int = 0,

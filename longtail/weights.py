@@ -24,6 +24,8 @@ def scaled(raw: Tensor, counts: Tensor) -> Tensor:
 class Weighting(nn.Module):
     """Class weights that are the same in all epochs; subclasses that change override `forward`."""
 
+    weights: Tensor
+
     def __init__(self, weights: Tensor) -> None:
         super().__init__()
         self.register_buffer("weights", weights, persistent=False)

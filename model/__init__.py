@@ -75,16 +75,24 @@ def described(
 ) -> tuple[str, dict[str, Any]]:
     """Return the import string and the arguments of the network that a checkpoint, as read, needs.
 
-    Arguments that are not among these have their defaults. Weights show no more of the layout than
-    how many joints it has: it is `graph` if that has as many, else the known one. Raises InputError
-    if the checkpoint does not say its network and its weights have no known form or layout.
+    Arguments that are not among these have their defaults. Under the names of another project what
+    the checkpoint says lies on what its weights show. They show no more of the layout than how many
+    joints it has: it is `graph` if that has as many, else the known one. Raises InputError if the
+    checkpoint does not say its network and its weights have no known form or layout.
     """
     name, args = upstream.said(checkpoint)
-    if name is not None:
+    state = upstream.weights(checkpoint, path)
+    form = upstream.form_of(state)
+    is_own = form is None or form.name == upstream.OWN
+    if name is not None and (is_own or name != f"model.{form.backbone}.Model"):
         return name, args
     try:
-        found = upstream.describe(upstream.weights(checkpoint, path))
-        shown = args or {"graph": layout_of(found.num_joints, graph), **found.model_args}
+        found = upstream.describe(state)
+        if args and is_own:
+            shown = args
+        else:
+            layout = args.get("graph") or layout_of(found.num_joints, graph)
+            shown = {"graph": layout, **found.model_args, **args}
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return f"model.{found.backbone}.Model", shown
@@ -225,7 +233,8 @@ def defaults(network: type) -> dict[str, Any]:
     """Return the arguments of a class that have a default, including those passed to its bases."""
     found: dict[str, Any] = {}
     for base in reversed(network.__mro__):
-        for key, argument in inspect.signature(base.__init__).parameters.items():
+        signature = inspect.signature(base.__init__)  # type: ignore[misc]  # of each base's own
+        for key, argument in signature.parameters.items():
             if argument.default is not argument.empty:
                 found[key] = argument.default
     return found

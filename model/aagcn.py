@@ -32,7 +32,7 @@ class Attention(nn.Module):
         for layer in (self.frames, self.excite):
             nn.init.zeros_(layer.weight)
         for layer in (self.joints, self.frames, self.excite):
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.get_parameter("bias"))
 
     def forward(self, x: Tensor) -> Tensor:
         joints = 1 + torch.sigmoid(self.joints(x.mean(2)))  # (B, 1, V)
@@ -51,6 +51,8 @@ class AdaptiveGraphConv(nn.Module):
     to the skeleton (2s-AGCN).
     """
 
+    skeleton: Tensor
+
     def __init__(self, channels: int, out: int, skeleton: Tensor, similarity: str, attention: bool):
         super().__init__()
         self.subsets = subsets = len(skeleton)
@@ -64,13 +66,14 @@ class AdaptiveGraphConv(nn.Module):
         self.embed = nn.Conv2d(channels, 2 * subsets * (out // EMBED), 1)
         self.conv = nn.Conv2d(subsets * channels, out, 1, bias=False)
         self.bias = nn.Parameter(torch.zeros(subsets, out))  # of each subset, as in the papers
-        self.norm = nn.BatchNorm2d(out)
+        norm = nn.BatchNorm2d(out)
+        self.norm: nn.Module = norm
         self.residual = shortcut(channels, out)
         self.attention = Attention(out, skeleton.shape[-1]) if attention else nn.Identity()
         nn.init.normal_(self.embed.weight, std=(2 / (out // EMBED)) ** 0.5)
-        nn.init.zeros_(self.embed.bias)
+        nn.init.zeros_(self.embed.get_parameter("bias"))
         nn.init.normal_(self.conv.weight, std=(2 / (out * channels * subsets)) ** 0.5)
-        nn.init.constant_(self.norm.weight, 1e-6)  # at the start a block is its residual
+        nn.init.constant_(norm.weight, 1e-6)  # at the start a block is its residual
 
     def graph(self, x: Tensor) -> Tensor:
         """Return the adjacency of each sample, (B, G, V, V)."""

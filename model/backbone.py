@@ -107,11 +107,14 @@ class Backbone(nn.Module):
         """Set the blocks, whose output is (B, channels, T', V), and create the classifier."""
         self.blocks = nn.Sequential(*blocks)
         if self.cosine:
-            self.fc = CosineClassifier(channels, self.num_class, float(self.cosine))
+            self.fc: nn.Linear | CosineClassifier = CosineClassifier(
+                channels, self.num_class, float(self.cosine)
+            )
             return
-        self.fc = nn.Linear(channels, self.num_class)
-        nn.init.normal_(self.fc.weight, std=0.01)
-        nn.init.zeros_(self.fc.bias)
+        linear = nn.Linear(channels, self.num_class)
+        nn.init.normal_(linear.weight, std=0.01)
+        nn.init.zeros_(linear.bias)
+        self.fc = linear
 
     def forward(self, clips: Tensor, outputs: bool = False) -> Tensor | Output:
         """(N, M, T, V, C) to logits (N, K), or with `outputs` to an `Output`."""
@@ -208,7 +211,7 @@ def given_arguments(network: type, args: tuple, kwargs: dict[str, Any]) -> dict[
     """Return the arguments of a constructor call by name; a class with `*args` passes them to its
     base."""
     for base in network.__mro__:
-        signature = inspect.signature(base.__init__)
+        signature = inspect.signature(base.__init__)  # type: ignore[misc]  # of each base's own
         kinds = {parameter.kind for parameter in signature.parameters.values()}
         if not args or inspect.Parameter.VAR_POSITIONAL not in kinds:
             names = list(signature.parameters)[1:]  # without self

@@ -57,14 +57,15 @@ class RefinedGraphConv(nn.Module):
         self.expand = nn.Parameter(torch.empty(subsets, out, related))
         self.expand_bias = nn.Parameter(torch.zeros(subsets, out))
         self.conv = nn.Conv2d(channels, subsets * out, 1)
-        self.norm = nn.BatchNorm2d(out)
+        norm = nn.BatchNorm2d(out)
+        self.norm: nn.Module = norm
         self.residual = shortcut(channels, out)
         nn.init.normal_(self.relate.weight, std=(2 / related) ** 0.5)
         nn.init.normal_(self.expand, std=(2 / out) ** 0.5)
         nn.init.normal_(self.conv.weight, std=(2 / out) ** 0.5)
         for layer in (self.relate, self.conv):
-            nn.init.zeros_(layer.bias)
-        nn.init.constant_(self.norm.weight, 1e-6)  # at the start a block is its residual
+            nn.init.zeros_(layer.get_parameter("bias"))
+        nn.init.constant_(norm.weight, 1e-6)  # at the start a block is its residual
 
     def topology(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return relations (G, R + 2, B, V, V) and their weights in each channel (G, C, R + 2).

@@ -47,9 +47,9 @@ class DynamicGraphConv(nn.Module):
         self.beta = nn.Parameter(torch.zeros(subsets))
         self.relate = nn.Conv1d(channels, 2 * width, 1)
         self.reduce = nn.Conv2d(channels, width, 1)
-        self.reduce_norm = nn.BatchNorm2d(width)
+        self.reduce_norm: nn.Module = nn.BatchNorm2d(width)
         self.conv = nn.Conv2d(width, out, 1)
-        self.norm = nn.BatchNorm2d(out)
+        self.norm: nn.Module = nn.BatchNorm2d(out)
         self.residual = shortcut(channels, out)
 
     def relations(self, x: Tensor, shared: Tensor | float = 0.0) -> Tensor:
@@ -98,7 +98,7 @@ class DynamicBranches(Branches):
     ):
         super().__init__(channels, out, kernel, stride, dilations)
         self.coefficient = nn.Parameter(torch.zeros(joints))
-        self.unshift = nn.Identity()
+        self.unshift: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         frames = x.permute(0, 2, 3, 1)  # (B, T, V, C), in memory order

@@ -57,7 +57,7 @@ class Model(nn.Module):
         self.in_channels = self.trunk.in_channels
         self.branches = nn.ModuleList(network.blocks[shared:] for network in networks)
         self.heads = nn.ModuleList(network.fc for network in networks)
-        self.trunk.blocks = self.trunk.blocks[:shared]
+        self.trunk.blocks = nn.Sequential(*list(self.trunk.blocks)[:shared])
         del self.trunk.fc
 
     def forward(self, clips: Tensor, outputs: bool = False) -> Tensor | Output:

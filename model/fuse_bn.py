@@ -11,6 +11,8 @@ from torch import Tensor, nn
 class Shift(nn.Module):
     """Adds a constant: the shift of a batch norm whose scale is fused into a convolution."""
 
+    value: Tensor
+
     def __init__(self, value: Tensor):
         super().__init__()
         self.register_buffer("value", value)
@@ -22,6 +24,9 @@ class Shift(nn.Module):
 class Affine(nn.Module):
     """Scales and shifts channels: a batch norm in evaluation that does not follow a convolution."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, scale: Tensor, shift: Tensor):
         super().__init__()
         self.register_buffer("scale", scale[:, None, None])
@@ -31,8 +36,10 @@ class Affine(nn.Module):
         return x * self.scale.to(x.dtype) + self.shift.to(x.dtype)
 
 
-def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Return the scale and shift (C,) that a batch norm applies in evaluation."""
+    assert isinstance(norm, nn.BatchNorm2d), "fused already"
+    assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight.detach() * torch.rsqrt(norm.running_var + norm.eps)
     return scale, norm.bias.detach() - norm.running_mean * scale
 
@@ -53,6 +60,7 @@ def fuse_bn(model: nn.Module) -> nn.Module:
     """
     fused = copy.deepcopy(model).eval().requires_grad_(False)
     for layer in list(fused.modules()):
-        if hasattr(layer, "fuse_bn"):
-            layer.fuse_bn()
+        fuse = getattr(layer, "fuse_bn", None)
+        if fuse is not None:
+            fuse()
     return fused.requires_grad_(False)

@@ -57,7 +57,7 @@ class AttentionGraphConv(nn.Module):
         self.topology = nn.Parameter(torch.eye(joints).repeat(heads, 1, 1))
         self.conv = nn.Conv2d(heads * channels, out, 1, bias=False)
         self.bias = nn.Parameter(torch.zeros(heads, out))
-        self.norm = nn.BatchNorm2d(out)
+        self.norm: nn.Module = nn.BatchNorm2d(out)
         self.residual = shortcut(channels, out)
         nn.init.normal_(self.embed.weight)
         nn.init.normal_(self.conv.weight, std=(2 / (out * channels * heads)) ** 0.5)

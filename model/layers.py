@@ -49,7 +49,7 @@ class ConvNorm(nn.Module):
     ):
         super().__init__()
         self.conv = temporal_conv(channels, out, kernel, stride, dilation)
-        self.norm = nn.BatchNorm2d(out)
+        self.norm: nn.Module = nn.BatchNorm2d(out)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.conv(x))
@@ -101,13 +101,14 @@ def gather(x: Tensor, adjacency: Tensor) -> Tensor:
     return sums.view(batch, length, targets, subsets * channels).permute(0, 3, 1, 2)
 
 
-def pointwise(conv: nn.Module, x: Tensor) -> Tensor:
+def pointwise(conv: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
     """Return a 1x1 convolution of x (B, C, ...) with channels outermost, (C', B, ...): one product.
 
     The frames of a channel are then contiguous, as a topology per channel needs them.
     """
     rows = x.transpose(0, 1)
-    out = torch.addmm(conv.bias[:, None], conv.weight.flatten(1), rows.flatten(1))
+    bias = conv.get_parameter("bias")
+    out = torch.addmm(bias[:, None], conv.weight.flatten(1), rows.flatten(1))
     return out.unflatten(1, rows.shape[1:])
 
 
@@ -137,9 +138,9 @@ class Branches(nn.Module):
             temporal_conv(c, c, kernel, stride, dilation)
             for c, dilation in zip(self.widths[:-1], dilations)
         )
-        self.pool = nn.MaxPool2d((3, 1), (stride, 1), (1, 0))
+        self.pool: nn.Module = nn.MaxPool2d((3, 1), (stride, 1), (1, 0))
         self.plain = temporal_conv(channels, width, stride=stride)
-        self.norm = nn.BatchNorm2d(out)
+        self.norm: nn.Module = nn.BatchNorm2d(out)
 
     def forward(self, x: Tensor) -> Tensor:
         *parts, pooled = F.relu(self.reduce(x), inplace=True).split(self.widths, dim=1)
@@ -170,6 +171,8 @@ class GraphConv(nn.Module):
     if the convolution came before the gathering; else there is one bias at the end.
     """
 
+    skeleton: Tensor
+
     def __init__(
         self,
         channels: int,
@@ -194,10 +197,12 @@ class GraphConv(nn.Module):
         if bias_first:
             bound = channels**-0.5  # as for the G convolutions of x that this one replaces
             nn.init.uniform_(self.conv.weight, -bound, bound)
-            self.bias = nn.Parameter(torch.empty(subsets, out).uniform_(-bound, bound))
+            self.bias: nn.Parameter | None = nn.Parameter(
+                torch.empty(subsets, out).uniform_(-bound, bound)
+            )
         else:
             self.bias = None
-        self.norm = nn.BatchNorm2d(out)
+        self.norm: nn.Module = nn.BatchNorm2d(out)
         self.residual = shortcut(channels, out) if residual else None
 
     def matrix(self) -> Tensor:

@@ -35,6 +35,8 @@ class WindowConv(nn.Module):
     convolve first, on single frames, before the windows repeat them.
     """
 
+    skeleton: Tensor
+
     def __init__(
         self, channels: int, hidden: int, out: int, skeleton: Tensor, size: int, stride: int
     ):
@@ -43,9 +45,9 @@ class WindowConv(nn.Module):
         self.register_buffer("skeleton", skeleton, persistent=False)
         self.edges = nn.Parameter(torch.empty_like(skeleton).uniform_(-1e-6, 1e-6))
         self.conv = nn.Conv2d(len(skeleton) * channels, hidden, 1)
-        self.norm = nn.BatchNorm2d(hidden)
+        self.norm: nn.Module = nn.BatchNorm2d(hidden)
         self.collapse = nn.Conv2d(hidden, out, (size, 1), stride=(size, 1))
-        self.collapse_norm = nn.BatchNorm2d(out)
+        self.collapse_norm: nn.Module = nn.BatchNorm2d(out)
 
     def forward(self, x: Tensor) -> Tensor:
         matrix = self.skeleton + self.edges
@@ -71,7 +73,7 @@ class WindowConv(nn.Module):
         rows = mixed.permute(0, 2, 3, 1).reshape(B * T, sources * subsets, -1)
         columns = matrix.to(product_dtype(x)).permute(2, 1, 0)
         columns = columns.reshape(1, targets, sources * subsets).expand(B * T, -1, -1)
-        out = torch.baddbmm(self.conv.bias, columns, rows)
+        out = torch.baddbmm(self.conv.get_parameter("bias"), columns, rows)
         return out.view(B, T, targets, -1).permute(0, 3, 1, 2)
 
 

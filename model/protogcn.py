@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model import dgstgcn
-from model.layers import ConvNorm
+from model.layers import Block, ConvNorm
 
 DROPOUT = 0.1  # of the sums of prototypes
 EMBED = 256  # width of the embedding that the contrastive loss compares
@@ -35,6 +35,13 @@ class Prototypes(nn.Module):
         return {"graph": graph, "embedding": self.embed(graph)}
 
 
+def last_block(blocks: nn.Sequential) -> tuple[Block, dgstgcn.DynamicGraphConv]:
+    """Return the block whose graphs the prototypes rebuild, and its graph convolution."""
+    *_, last = blocks
+    assert isinstance(last, Block) and isinstance(last.graph, dgstgcn.DynamicGraphConv)
+    return last, last.graph
+
+
 class Model(dgstgcn.Model):
     """ProtoGCN; (N, M, T, V, C) to logits (N, K).
 
@@ -45,7 +52,7 @@ class Model(dgstgcn.Model):
 
     def __init__(self, *, base_channels: int = 96, num_prototype: int = 400, **common):
         super().__init__(base_channels=base_channels, **common)
-        width = self.blocks[-1].graph.reduce.out_channels
+        width = last_block(self.blocks)[1].reduce.out_channels
         joints = self.skeleton.num_joints
         self.prototypes = Prototypes(width, joints, num_prototype) if num_prototype else None
 
@@ -53,10 +60,10 @@ class Model(dgstgcn.Model):
         if self.prototypes is None:
             return super().features_and_extra(clips)
         x = self.normalize(clips)
-        *blocks, last = self.blocks
-        for block in blocks:
+        for block in list(self.blocks)[:-1]:
             x = block(x)
-        relations = last.graph.relations(x)  # (N M, G, C / G, V, V)
-        hidden = last.graph.convolve(x, relations + last.graph.adjacency[:, None])
+        last, layer = last_block(self.blocks)
+        relations = layer.relations(x)  # (N M, G, C / G, V, V)
+        hidden = layer.convolve(x, relations + layer.adjacency[:, None])
         features = self.over_persons(last.after_graph(hidden, x).mean((2, 3)))
         return features, self.prototypes(self.over_persons(relations.flatten(1, 2)))

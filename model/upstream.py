@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from errors import InputError
+from graph import Skeleton
 from model.names import FORMS, ORIGINAL, OWN, Entry, Form, present_names
 
 State = dict[str, Tensor]
 FORMAT = "brl-checkpoint"  # under the key `format` in the checkpoints of this project's runs
 VERSION = 1  # under `format_version`: raised when an older reader would misread what is written
-SHOWN = 6  # names of each kind that an error lists at most
+SHOWN = 6  # names of each kind that an error lists at most at most
 EARLIER_ARGUMENTS = {"normalise": "normalize"}  # of this project's networks
 CONSTANT = ("backbone.A",)  # in PYSKL's MS-G3D, next to the graphs computed from it
 
@@ -170,7 +171,7 @@ def join(state: State, entries: list[Entry], model: nn.Module) -> State:
             else:
                 missing += absent
             continue
-        expected = ours.get(entry.ours, constants.get(entry.ours))
+        expected = ours[entry.ours] if entry.ours in ours else constants[entry.ours]
         try:
             value = parts[0] if parts[0].ndim == 0 else torch.cat(parts)
             value = entry.arrange(value) if entry.arrange else value
@@ -185,6 +186,7 @@ def join(state: State, entries: list[Entry], model: nn.Module) -> State:
         if entry.ours in ours:
             result[entry.ours] = value
         elif not is_near(value, expected):
+            assert isinstance(model.skeleton, Skeleton)
             raise InputError(
                 f"{entry.theirs[0]} is not the adjacency of {model.skeleton.name}: "
                 "set model_args.graph to the layout that the weights were trained on"
@@ -279,7 +281,7 @@ def _describe(state: State, form: Form) -> Description:
     graph = state[next(key for key in form.adjacency if key in state)]
     joints = graph.shape[-1]
     subsets = graph.numel() // joints**2
-    widths = []
+    widths: list[int] = []
     while (key := form.width.format(form.start + len(widths))) in state:
         widths.append(len(state[key]))
     in_channels = state[form.conv].numel() // (widths[0] * (1 if form.per_subset else subsets))

@@ -1,9 +1,12 @@
-"""What several tests share: the golden vectors, a tiny benchmark, and one thread a test.
+"""Shared fixtures: the golden vectors, a tiny benchmark, and one thread per test.
 
-On one thread runs repeat exactly, and tests do not wait for a busy core.
+With one thread, runs are repeatable and tests do not depend on other load.
 """
 
+import shutil
+import signal
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
@@ -13,22 +16,80 @@ import main
 from data.store import StoreWriter
 from engine import evaluate
 from longtail import shots
+from tests import make_golden
 from tests.tiny_runs import command
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--without-shared", action="store_true",
+        help="test as in a clone of the project alone: with the golden vectors of tests/golden",
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """The folder of golden vectors and real data beside the project; tests skip without it."""
-    if not SHARED.is_dir():
-        pytest.skip("needs ../shared (golden vectors and real data), which is not here")
+def shared(pytestconfig: pytest.Config) -> Path:
+    """The folder of golden vectors and real data next to the project; tests skip without it."""
+    if pytestconfig.getoption("without_shared") or not SHARED.is_dir():
+        pytest.skip("requires ../shared (golden vectors and real data), which is absent")
     return SHARED
 
 
+class Vectors(dict):
+    """The arrays of a golden file; a key that the reduced set leaves out skips the test."""
+
+    def __init__(self, path: Path, whole: bool) -> None:
+        with np.load(path) as file:
+            super().__init__({key: file[key] for key in file.files})
+        self.name, self.whole = path.name, whole
+
+    def __missing__(self, key: str) -> np.ndarray:
+        if self.whole:
+            raise KeyError(key)
+        pytest.skip(f"needs {key} of ../shared/golden/{self.name}, not in tests/golden")
+
+
+class Golden(type(Path())):  # the class of this system's paths
+    """The folder of golden vectors; `golden / name` skips the test if it has no such file."""
+
+    whole = True  # False: the reduced set of tests/golden
+
+    def __truediv__(self, name: str) -> Self:
+        path = super().__truediv__(name)
+        if not path.exists():
+            pytest.skip(f"needs {name} of ../shared/golden, which tests/golden does not contain")
+        return path
+
+    def load(self, name: str) -> Vectors:
+        return Vectors(self / name, self.whole)
+
+
 @pytest.fixture(scope="session")
-def golden(shared: Path) -> Path:
-    return shared / "golden"
+def reduced(tmp_path_factory: pytest.TempPathFactory) -> Golden:
+    """The reduced set of golden vectors, which comes with the project."""
+    folder = tmp_path_factory.mktemp("golden")
+    make_golden.unpack(folder)
+    golden = Golden(folder)
+    golden.whole = False
+    return golden
+
+
+@pytest.fixture(scope="session")
+def golden(pytestconfig: pytest.Config, reduced: Golden) -> Golden:
+    """The whole set of golden vectors in ../shared, or else the reduced one."""
+    if pytestconfig.getoption("without_shared") or not (SHARED / "golden").is_dir():
+        return reduced
+    return Golden(SHARED / "golden")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interrupts() -> None:
+    """Let SIGINT arrive, which a shell ignores for what it starts in the background: the tests'
+    own processes would inherit that, and those that are interrupted would never end."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -38,7 +99,7 @@ def _threads() -> None:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A benchmark of four easily told classes: `tiny-lt/joint.yaml`, its store and its list."""
+    """A benchmark of four easy classes: `tiny-lt/joint.yaml`, its store and its list."""
     root = tmp_path_factory.mktemp("tiny")
     random = np.random.default_rng(0)
     names = []
@@ -74,17 +135,23 @@ model_args: {{graph: ntu_rgb_d, num_class: 4, num_person: 2, base_channels: 8}}
     return root
 
 
-@pytest.fixture(scope="module")
-def whole(tiny, tmp_path_factory):
-    """An uninterrupted run."""
-    folder = tmp_path_factory.mktemp("whole") / "joint"
+@pytest.fixture(scope="session")
+def uninterrupted(tiny, tmp_path_factory):
+    """A finished run that nobody may change."""
+    folder = tmp_path_factory.mktemp("trained") / "joint"
     torch.set_num_threads(1)
     main.main(command(tiny, folder, "--quiet"))
     return folder
 
 
+@pytest.fixture(scope="module")
+def whole(uninterrupted, tmp_path_factory):
+    """An uninterrupted run, copied for the tests of one file."""
+    return Path(shutil.copytree(uninterrupted, tmp_path_factory.mktemp("whole") / "joint"))
+
+
 @pytest.fixture
 def untested(monkeypatch):
-    """Runs without their evaluations."""
+    """Skips the evaluations of runs."""
     monkeypatch.setattr(evaluate, "score", lambda net, feeder, *_, **__: np.eye(4)[feeder.labels])
     monkeypatch.setattr(evaluate, "test", lambda *_, **__: dict.fromkeys(shots.METRICS))

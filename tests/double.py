@@ -1,6 +1,6 @@
-"""ST-GCN++ in double precision: float32 rounding alone parts two training runs within 20 steps.
+"""ST-GCN++ in double precision: with float32, rounding makes two runs diverge within 20 steps.
 
-Under several processes its batch norms take the statistics of all of them, so that two ranks can
+With several processes its batch norms use the statistics of all of them, so that two ranks can
 be compared with one; torch's own SyncBatchNorm needs GPUs.
 """
 
@@ -13,7 +13,7 @@ from model.backbone import Output
 
 
 class Sum(torch.autograd.Function):
-    """The sum of a tensor over the processes; every loss depends on every part of it."""
+    """The sum of a tensor over all processes, differentiable."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
 
 def synchronize(model: nn.Module) -> nn.Module:
-    """Give every batch norm of `model` the class above; parameters and buffers stay."""
+    """Convert the batch norms of `model` to the class above, keeping parameters and buffers."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.__class__ = SyncBatchNorm

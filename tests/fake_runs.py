@@ -1,4 +1,4 @@
-"""Run folders as training leaves them, filled with made-up but plausible numbers."""
+"""Run folders with the files of a real run and synthetic but plausible numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from feeders.streams import NAMES as STREAMS
 from longtail import shots
 
 SKILL = dict(zip(STREAMS, (1.0, 0.98, 0.99, 0.9, 0.86, 0.87)))
-# A standing person, Kinect's 25 joints, (x, y, z) in metres, z up.
+# A standing person, Kinect's 25 joints, (x, y, z) in meters, z up.
 POSE = np.array(
     [
         (0, 0, 0.95), (0, 0, 1.2), (0, 0, 1.5), (0, 0, 1.65),
@@ -50,7 +50,7 @@ def class_counts(classes: int, most: int = 600, imbalance: int = 100) -> np.ndar
 
 
 def scores(stream: str, samples: int, classes: int, seed: int = 0, tail: float = 1.2) -> np.ndarray:
-    """Return probabilities (N, K) that confuse similar classes, and rare with common ones."""
+    """Return probabilities (N, K) that confuse similar classes, and rare with frequent classes."""
     shared, own = np.random.default_rng(7), np.random.default_rng([seed, STREAMS.index(stream)])
     meaning = shared.normal(size=(classes, 6))
     alike = meaning @ meaning.T / 2.2
@@ -98,7 +98,7 @@ def run_folder(
     store: str = "data/ntu60",
     **config,
 ) -> Path:
-    """Write one run folder with all that training and testing leave, except the checkpoints."""
+    """Write a run folder with all files of training and testing except the checkpoints."""
     path.mkdir(parents=True)
     names, labels = sample_names(samples, classes), true_labels(samples, classes)
     probabilities, counts = scores(stream, samples, classes, seed, tail), class_counts(classes)
@@ -136,9 +136,9 @@ def benchmark_folder(path: Path, streams: tuple[str, ...] = STREAMS, **options) 
 
 
 def store(path: Path, samples: int, classes: int, titles: list[str] | None = None) -> Path:
-    """Write a store of people who wave and step, two of them in every third class."""
+    """Write a store of persons who wave and step, two of them in every third class."""
     titles = titles or [f"class {k}" for k in range(classes)]
-    with StoreWriter(path, "ntu_rgb_d", titles, (2, 25, 3), source="made up") as writer:
+    with StoreWriter(path, "ntu_rgb_d", titles, (2, 25, 3), source="synthetic") as writer:
         for name, label in zip(sample_names(samples, classes), true_labels(samples, classes)):
             clip = person(label, length=40 + label % 50)
             writer.add(str(name), int(label), clip, **parse(str(name))[1])
@@ -146,7 +146,7 @@ def store(path: Path, samples: int, classes: int, titles: list[str] | None = Non
 
 
 def person(label: int, length: int) -> np.ndarray:
-    """Return (T, M, V, C) of a person whose limbs swing in a way that depends on the class."""
+    """Return (T, M, V, C) of a person whose limb motion depends on the class."""
     t = np.linspace(0, 2 * np.pi * (1 + label % 3), length)[:, None]
     clip = np.zeros((length, 2, 25, 3), np.float32)
     clip[:, 0] = POSE
@@ -160,7 +160,7 @@ def person(label: int, length: int) -> np.ndarray:
     return clip
 
 
-if __name__ == "__main__":  # python -m tests.fake_runs FOLDER: a benchmark to look at
+if __name__ == "__main__":  # python -m tests.fake_runs FOLDER: an example benchmark
     root = Path(sys.argv[1])
     folder = store(root / "store", 16_000, 60, class_names("ntu120", 60))
     benchmark_folder(root / "ntu60-xsub-lt", samples=16_000, store=str(folder))

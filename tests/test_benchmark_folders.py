@@ -1,4 +1,4 @@
-"""Every benchmark of config/ runs on a made-up store of its form: prepared data in, results out."""
+"""Every benchmark of config/ trains and tests on a synthetic store in its format."""
 
 import json
 from pathlib import Path
@@ -11,6 +11,7 @@ from data import long_tail
 from data.names import class_names, parse
 from data.store import StoreWriter
 from errors import run_command
+from tests import quick
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL_SETS = ("utd-mhad-lt", "msr-action3d-lt", "utkinect-lt", "kinder-gator-lt")
@@ -40,7 +41,7 @@ def write(
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory) -> dict[str, Path]:
-    """The stores that the folders name: one of NTU RGB+D 120 for four of them."""
+    """The stores of the benchmarks; NTU RGB+D 120 is used by four of them."""
     root = tmp_path_factory.mktemp("stores")
     ntu = [
         f"S{setup:03d}C{camera:03d}P{subject:03d}R001A{action:03d}"
@@ -55,7 +56,7 @@ def stores(tmp_path_factory) -> dict[str, Path]:
         for i, label in enumerate(np.repeat([0, 7, 399], [12, 8, 4]).tolist())
     ]
     named = class_names("kinetics400")
-    persons = (1, 2, 5, 6, 103, 106, 577, 565)  # half of them train, of each set
+    persons = (1, 2, 5, 6, 103, 106, 577, 565)  # half of each set is for training
     small = {name.removesuffix("-lt"): class_names(name.removesuffix("-lt")) for name in SMALL_SETS}
     small_sets = {
         name: write(
@@ -69,24 +70,29 @@ def stores(tmp_path_factory) -> dict[str, Path]:
         for name, classes in small.items()
     }  # fmt: skip
     return small_sets | {
-        "ntu": write(root / "ntu", "ntu_rgb_d", class_names("ntu120"), (2, 25, 3), told(ntu)),
-        "demo": write(root / "demo", "ntu_rgb_d", [*"abcdefghijklmnop"], (2, 25, 3), told(demo)),
-        "nw-ucla": write(root / "ucla", "nw_ucla", class_names("nw-ucla"), (1, 20, 3), told(ucla)),
+        "ntu": write(root / "ntu", "ntu_rgb_d", class_names("ntu120"), (2, 25, 3), rows_of(ntu)),
+        "demo": write(root / "demo", "ntu_rgb_d", [*"abcdefghijklmnop"], (2, 25, 3), rows_of(demo)),
+        "nw-ucla": write(
+            root / "ucla", "nw_ucla", class_names("nw-ucla"), (1, 20, 3), rows_of(ucla)
+        ),
         "k400": write(root / "k400", "coco", named, (2, 17, 3), kinetics),
         "kinetics-skeleton": write(root / "kinetics", "openpose", named, (2, 18, 3), kinetics),
     }
 
 
-def told(names: list[str]) -> list[tuple]:
+def rows_of(names: list[str]) -> list[tuple]:
     return [(name, *parse(name)) for name in names]
 
 
 @pytest.mark.parametrize(
     ("folder", "stream", "counts"),
     [
-        *(
-            (folder, stream, None)
-            for folder, stream in zip(NTU, ("joint", "bone", "skip", "joint-motion"))
+        *quick.only(
+            [],
+            (
+                (folder, stream, None)
+                for folder, stream in zip(NTU, ("joint", "bone", "skip", "joint-motion"))
+            ),
         ),
         ("demo-lt", "bone-motion", None),
         ("nw-ucla-lt", "joint", [100, 77, 59, 46, 35, 27, 21, 16, 12, 10]),
@@ -98,7 +104,7 @@ def told(names: list[str]) -> list[tuple]:
         ("kinetics-skeleton", "skip-motion", {0: 9, 7: 6, 399: 3}),
     ],
 )
-def test_an_epoch_and_its_test(folder, stream, counts, stores, tmp_path) -> None:
+def test_one_epoch_and_test(folder, stream, counts, stores, tmp_path) -> None:
     store = stores["ntu" if folder in NTU else folder.removesuffix("-lt")]
     overrides = [*SMALL, f"store={store}", "model_args.num_blocks=1"]
     if folder in (*NTU, "demo-lt"):
@@ -109,7 +115,7 @@ def test_an_epoch_and_its_test(folder, stream, counts, stores, tmp_path) -> None
         overrides += [f"training_list={lists}", "imbalance=2"]
         num_class = 16 if folder == "demo-lt" else 120 if "120" in folder else 60
         counts = long_tail.counts(2, 2, num_class).tolist()
-    if folder in SMALL_SETS:  # the list is made at the start of training
+    if folder in SMALL_SETS:  # the list is generated at the start of training
         overrides.append(f"training_list={tmp_path}/list_{{imbalance}}.txt")
         overrides += ["imbalance=2", "test_clips=2"]
     config = ROOT / "config" / folder / f"{stream}.yaml"
@@ -125,8 +131,8 @@ def test_an_epoch_and_its_test(folder, stream, counts, stores, tmp_path) -> None
     np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
 
 
-def test_a_fold_of_a_small_set(stores, tmp_path, monkeypatch) -> None:
-    """The run tests on the fold's persons, under its own tag, and says how it came by its list."""
+def test_fold_of_a_small_set(stores, tmp_path, monkeypatch) -> None:
+    """The run tests on the subjects of the fold, with its own tag, and logs the generated list."""
     monkeypatch.chdir(tmp_path)
     config = ROOT / "config/utkinect-lt/joint.yaml"
     lists = f"training_list={tmp_path}/list_{{imbalance}}_by{{seed}}.txt"
@@ -144,5 +150,5 @@ def test_a_fold_of_a_small_set(stores, tmp_path, monkeypatch) -> None:
     trained = (tmp_path / "list_3_by1-fold2of4.txt").read_text().split()
     assert {name.rsplit("_s")[1] for name in trained} == {"1", "5", "6"}
     log = (run / "log.txt").read_text()
-    assert "list_3_by1-fold2of4.txt was missing and has been made" in log
+    assert "list_3_by1-fold2of4.txt was missing and has been generated" in log
     assert "(not a published list; 3 to 1: imbalance 3)" in log

@@ -26,6 +26,7 @@ from longtail.shots import accuracy, groups
 
 NTU, UCLA = graph.load("ntu_rgb_d"), graph.load("nw_ucla")
 COUNTS60 = torch.tensor([int(600 * 100 ** (-c / 59)) for c in range(60)])
+SPLITS = ("xsub_train_60", "xsub_train_120", "xset_train_120", "train_10")
 RELEASED_MIX = {"alpha": 0.64, "permute_joints": True, "walk": True, "batch_share": True}
 MIX_CASES = [
     *("base_n7", "base_ratio.25_s1", "base_s0"),
@@ -37,11 +38,12 @@ MIX_CASES = [
 
 @pytest.fixture(scope="module")
 def mixup(golden):
-    return np.load(golden / "mixup.npz")
+    return golden.load("mixup.npz")
 
 
-def test_golden_names_every_mixup_case(mixup):
-    assert {name.split("|")[0] for name in mixup.files if "|" in name} == set(MIX_CASES)
+def test_golden_names_every_mixup_case(golden, mixup):
+    named = {name.split("|")[0] for name in mixup if "|" in name}
+    assert named == {case for case in MIX_CASES if golden.whole or "ucla" in case}
 
 
 @pytest.mark.parametrize("case", MIX_CASES)
@@ -191,22 +193,45 @@ def test_instance_sampling_and_empty_classes():
     assert apportion(torch.tensor([1.0, 1.0, 1.0]), 10).sum() == 10
 
 
-def test_action_aware_weights_against_golden(golden):
-    losses = np.load(golden / "losses.npz")
-    for split in ("xsub_train_60", "xsub_train_120", "xset_train_120", "train_10"):
-        counts = torch.from_numpy(losses[f"{split}|num_class_list"])
-        weights = ActionAwareWeights(counts)
-        np.testing.assert_allclose(weights.beta, losses[f"{split}|weight_list"], rtol=1e-14)
-        paper = losses[f"{split}|TwostageAALoss|weight"][2]  # epoch 19
-        for stage_epoch in range(3):
-            np.testing.assert_allclose(weights(stage_epoch), paper, rtol=1e-6)
-        formula = 10 if split == "train_10" else 100
-        released = ActionAwareWeights(counts * 0 + counts.max(), alternate=True, formula=formula)
-        np.testing.assert_allclose(
-            torch.stack([released(k) for k in range(5)]),
-            losses[f"{split}|TwostageAALoss|weight"][2:],
-            rtol=1e-6,
-        )
+@pytest.mark.parametrize("kind", [InstanceSampling, ReverseSampling])
+def test_a_fraction_of_repeat_is_shown(kind):
+    """Every sample two or three times, in each epoch others three times."""
+    counts = torch.tensor([8, 6, 4, 3, 2, 1])
+    labels = torch.arange(6).repeat_interleave(counts)
+    sampling = kind(labels, counts, repeat=2.5)
+    first, second = (
+        sampling.epoch(torch.Generator().manual_seed(seed)).bincount() for seed in (0, 1)
+    )
+    head = labels < 4  # reverse sampling shows the last two classes more often
+    for shown in (first, second):
+        assert shown[head].min() == 2 and shown[head].max() == 3
+        per_class = labels.repeat_interleave(shown).bincount(minlength=6)
+        assert (per_class - 2.5 * counts)[:4].abs().max() <= 1
+        if kind is ReverseSampling:
+            assert per_class[4:].tolist() == [20, 20]  # 2.5 n_max
+        else:
+            assert shown.sum() == len(sampling) == 60
+    assert not torch.equal(first, second)
+    assert kind(labels, counts, 2.0).draws(0).tolist() == kind(labels, counts, 2).draws(0).tolist()
+    assert kind(labels, counts, 2).draws(0)[:4].tolist() == [16, 12, 8, 6]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_action_aware_weights_against_golden(golden, split):
+    losses = golden.load("losses.npz")
+    counts = torch.from_numpy(losses[f"{split}|num_class_list"])
+    weights = ActionAwareWeights(counts)
+    np.testing.assert_allclose(weights.beta, losses[f"{split}|weight_list"], rtol=1e-14)
+    paper = losses[f"{split}|TwostageAALoss|weight"][2]  # epoch 19
+    for stage_epoch in range(3):
+        np.testing.assert_allclose(weights(stage_epoch), paper, rtol=1e-6)
+    formula = 10 if split == "train_10" else 100
+    released = ActionAwareWeights(counts * 0 + counts.max(), alternate=True, formula=formula)
+    np.testing.assert_allclose(
+        torch.stack([released(k) for k in range(5)]),
+        losses[f"{split}|TwostageAALoss|weight"][2:],
+        rtol=1e-6,
+    )
 
 
 def test_lists_of_the_released_imbalance_have_the_counts_of_the_formula(shared):
@@ -235,9 +260,9 @@ def test_action_aware_weights_of_the_paper():
 @pytest.mark.parametrize(
     "name", ["TwostageAALoss", "TwostageAALoss_every_epoch", "TwostageAALoss_fresh20"]
 )
-@pytest.mark.parametrize("split", ["xsub_train_60", "xsub_train_120", "xset_train_120", "train_10"])
+@pytest.mark.parametrize("split", SPLITS)
 def test_released_action_aware_loss(golden, split, name):
-    losses = np.load(golden / "losses.npz")
+    losses = golden.load("losses.npz")
     counts = torch.from_numpy(losses[f"{split}|num_class_list"])
     num_class = len(counts)
     # An instance that is first called at epoch 20 counts its refreshes from there.

@@ -3,10 +3,6 @@
 import csv
 import json
 import shlex
-import signal
-import subprocess
-import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +13,11 @@ import graph
 import main
 from data import long_tail
 from engine import build, config, recipe
-from errors import BAD_INPUT, InputError
+from errors import BAD_INPUT, InputError, run_command
 from longtail.schedule import Stages
-from tests.tiny_runs import PROJECT
-from tools import compare, published
+from tests.tiny_runs import SMALL
+from tools import compare, published, tuning
+from tools import sweep as sweeps
 
 METHODS = sorted(path.stem for path in (config.CONFIG_ROOT / "methods").glob("*.yaml"))
 NW_UCLA = config.CONFIG_ROOT / "nw-ucla-lt"
@@ -237,12 +234,12 @@ def test_every_published_method_that_is_here_has_its_name():
 def test_published_figures_are_beside_the_backbone_of_each_method(tmp_path):
     """RIDE's experts are copies of a backbone; a recipe that is not the authors' has no figure."""
     overrides = ("model_args.backbone=model.ctrgcn.Model",)
-    for name, more, figure in (("ride", overrides, "76.6"), ("shap-mix-recipe", (), "")):
+    for name, more, figure in (("ride", overrides, 76.6), ("shap-mix-recipe", (), None)):
         sweep = compare.Sweep(NTU60, root=tmp_path, overrides=more)
         run = sweep.plan(name, 0)
         write_result(run, 50.0, 20.0, run_facts())
-        table = compare.tabulate(sweep, [run], "last")[0]
-        assert next(csv.DictReader(table.splitlines()))["published_top1"] == figure
+        table = compared(sweep, [run], baseline=name).as_json()["methods"][name]
+        assert table["published"]["top1"] == figure
 
 
 # --- plans ---
@@ -250,21 +247,20 @@ def test_published_figures_are_beside_the_backbone_of_each_method(tmp_path):
 
 def test_the_release_on_kinetics_is_a_file_of_its_own():
     folder = config.CONFIG_ROOT / "k400"
-    run = compare.Sweep(folder, root=Path("work_dir")).plan("released", 0)
+    run = compare.Sweep(folder).plan("released", 0)
     assert "config/k400/released.yaml" in " ".join(run.arguments)
     assert (run.settings.second_stage, run.settings.method) == (21, "released")
     assert recipe.departures(run.settings) == []
-    other = compare.Sweep(NTU60, root=Path("work_dir")).plan("released", 0)
+    other = compare.Sweep(NTU60).plan("released", 0)
     assert "config/released.yaml" in " ".join(other.arguments)
 
 
-def test_plan_and_plain_commands():
-    sweep = compare.Sweep(NW_UCLA, root=Path("work_dir"))
+def test_plans_and_what_main_is_told():
+    sweep = compare.Sweep(NW_UCLA)
     run = sweep.plan("ldam-drw", 2)
     assert run.folder == Path("work_dir/nw-ucla-lt-ldam-drw-seed2/joint")
-    words = sweep.command(run).split()
-    assert words[:3] == ["python", "main.py", "--config"] and words[-1] == "--resume"
-    assert [Path(w).name for w in words[3:5]] == ["joint.yaml", "ldam-drw.yaml"]
+    assert run.arguments[0] == "--config" and run.arguments[-1] == "--resume"
+    assert [Path(word).name for word in run.arguments[1:3]] == ["joint.yaml", "ldam-drw.yaml"]
     assert sweep.plan("brl", 0).folder == Path("work_dir/nw-ucla-lt/joint")
     balanced = sweep.plan("max-norm", 1)
     assert balanced.needs == sweep.plan("balanced-softmax", 1)
@@ -274,28 +270,43 @@ def test_plan_and_plain_commands():
         compare.method_files("ldam-dwr")
 
 
-def test_dry_run_prints_commands_that_make_each_run_once(tmp_path, capsys):
+def test_main_resolves_what_was_planned():
+    """The same values and the same folder, also of a trial on a fold."""
+    sweep = compare.Sweep(NW_UCLA, overrides=("lr=0.1", "num_epoch=3", "test_clips=5"))
+    chosen = {("crt", "2/5"): ("lr=0.3",), ("cross-entropy", "2/5"): ("lr=0.05",)}
+    run = sweep.plan("crt", 1, "2/5", chosen, held_out=0.25)
+    assert run.name == "crt, seed 1, fold 2/5, lr=0.3, val_split=0.25"
+    assert run.folder.parent.name == "nw-ucla-lt-crt-fold2of5-seed1-val0.25-lr0.3"
+    assert run.needs.settings.lr == 0.05 and run.needs.settings.val_split == 0.25
+    assert run.settings.test_clips == 1 and sweep.plan("crt", 1).settings.val_split is None
+    for each in (run, run.needs):
+        options = main.parse(list(each.arguments))
+        assert main.resolve(options, None) == each.settings
+        assert config.run_folder(each.settings) == each.folder
+    assert options.resume and options.work_dir is None
+
+
+def test_dry_run_prints_a_line_per_job(tmp_path, capsys):
+    """A run that others start from and these are one job."""
     argv = ["--benchmark", "nw-ucla-lt", "--methods", "brl,cross-entropy,crt", "--seeds", "0", "0"]
     values = ["num_epoch=3", "schedule_args={warm_up: 1}"]
     argv += ["--work-dir", str(tmp_path / "a folder"), "--device", "cpu", "--dry-run"]
     compare.main([*argv, "--set", *values])
     lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
-    assert len(lines) == 3
+    assert len(lines) == 2
     assert lines[0][:2] == ["python", "main.py"]
     told = main.parse(lines[0][2:])
     assert told.overrides == values and told.resume and told.device == ["cpu"]
     assert told.work_dir == tmp_path / "a folder" / "nw-ucla-lt" / "joint"
-    # crt starts from the cross-entropy run: both are claimed, by calls of this tool.
-    for method, words in zip(("cross-entropy", "crt"), lines[1:]):
-        assert words[:3] == ["python", "-m", "tools.compare"]
-        assert words[words.index("--methods") + 1] == method
-        compare.main([*words[3:], "--dry-run"])
-    planned = capsys.readouterr().out.splitlines()
-    assert shlex.split(planned[1]) == lines[2]
-    run = compare.Sweep(NW_UCLA, root=tmp_path / "a folder", overrides=tuple(values)).plan("brl", 0)
-    write_result(run, 50.0, 20.0)
+    first, second = " ".join(lines[1]).split(" && ")
+    assert "cross-entropy.yaml" in first and "--phase classifier" in second
+    assert main.parse(lines[1][lines[1].index("&&") + 3 :]).phase == "classifier"
+    sweep = compare.Sweep(NW_UCLA, root=tmp_path / "a folder", overrides=tuple(values))
+    write_result(sweep.plan("brl", 0), 50.0, 20.0)
+    write_result(sweep.plan("cross-entropy", 0), 50.0, 20.0)
     compare.main([*argv, "--set", *values])
-    assert "--methods" in capsys.readouterr().out.splitlines()[0]  # brl is there
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "crt.yaml" in line and "&&" not in line
 
 
 def test_results_of_other_values_are_refused(tmp_path):
@@ -315,115 +326,393 @@ def test_results_of_other_values_are_refused(tmp_path):
     run.check()
 
 
-# --- one process at a time ---
+def test_folds_share_no_person(tiny, tmp_path):
+    persons = {}
+    for fold in ("1/2", "2/2"):
+        sweep = compare.Sweep(tiny / "tiny-lt", root=tmp_path, overrides=("training_list=null",))
+        run = sweep.plan("brl", 0, fold)
+        assert run.folder.parent.name == f"tiny-lt-fold{fold.replace('/', 'of')}"
+        data = build.open_data(run.settings, build.make_model(run.settings))
+        subjects = data.store.columns["subject"]
+        trains, tests = ({*subjects[rows].tolist()} for rows in (data.train_rows, data.test_rows))
+        assert trains and tests and not trains & tests
+        persons[fold] = tests
+    assert not persons["1/2"] & persons["2/2"]
+    assert persons["1/2"] | persons["2/2"] == {*subjects.tolist()}
 
 
-def test_a_run_that_another_process_makes_is_busy(tmp_path, monkeypatch):
-    """Before it is started, or when another call was faster; any other failure is told."""
-    run = compare.Sweep(NW_UCLA, root=tmp_path).plan("brl", 0)
-    started = []
+# --- equal steps ---
 
-    def faster(command):
-        started.append(command)
-        held.enter_context(run.place.lock())
-        return BAD_INPUT
-
-    monkeypatch.setattr(compare, "supervise", faster)
-    with ExitStack() as held:
-        assert compare.execute(run) == "busy" and len(started) == 1
-        assert compare.execute(run) == "busy" and len(started) == 1
-    monkeypatch.setattr(compare, "supervise", lambda command: BAD_INPUT)
-    assert compare.execute(run) == f"exit code {BAD_INPUT}"
+NW_UCLA_COUNTS = torch.tensor([100, 77, 59, 46, 35, 27, 21, 16, 12, 10])
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_sweep_ends_its_run(sign):
-    """The child tells that it began and, in the end, that it was asked to stop."""
-    script = (
-        "import signal, sys, time\n"
-        "def stop(*_): print('stopped', flush=True); sys.exit()\n"
-        "signal.signal(signal.SIGTERM, stop); signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        "print('began', flush=True)\n"
-        "while True: time.sleep(1)\n"
-    )
-    sweep = (
-        "import signal, sys; from tools import compare\n"
-        "signal.signal(signal.SIGTERM, compare.stop)\n"
-        f"compare.supervise([sys.executable, '-c', {script!r}])"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", sweep], cwd=PROJECT, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    assert process.stdout.readline() == "began\n"
-    process.send_signal(sign)
-    assert process.stdout.read() == "stopped\n"  # to the end of the file: both have ended
-    assert process.wait() != 0
+@pytest.fixture
+def nw_ucla_list(monkeypatch):
+    """The published list of NW-UCLA, by its counts."""
+    labels = torch.arange(10).repeat_interleave(NW_UCLA_COUNTS)
+    monkeypatch.setattr(sweeps, "_training_data", lambda *_: (labels, NW_UCLA_COUNTS))
+
+
+def test_equal_steps_of_the_published_list(nw_ucla_list):
+    """At repeat 2, an epoch of BRL has 1,488 samples, 93 steps; of the others 806, 51 steps."""
+    methods = ("brl", "cross-entropy", "square-root-sampling", "shap-mix", "ride", "crt")
+    own = compare.Sweep(NW_UCLA, methods, overrides=("repeat=2",))
+    plain = {method: own.plan(method, 0) for method in methods}
+    assert plain["brl"].steps == 24 * 93 and plain["cross-entropy"].steps == 24 * 51
+    equal = compare.Sweep(NW_UCLA, methods, overrides=("repeat=2",), equal_steps=True)
+    for method in methods[:-1]:
+        run = equal.plan(method, 0)
+        assert run.steps == 24 * 93
+        changed = {
+            key for key, value in vars(plain[method].settings).items()
+            if value != vars(run.settings)[key]
+        }  # fmt: skip
+        assert changed == {"repeat", "tag"} - ({"repeat"} if method == "brl" else set())
+        assert run.folder.parent.name.endswith("-steps2232")
+    crt = equal.plan("crt", 0)  # ten epochs of the classifier alone, on top of its parent's steps
+    assert crt.needs.steps == 24 * 93 and crt.steps == 24 * 93 + 10 * 51
+    assert crt.settings.repeat == 2
+    assert equal.plan("post-hoc-adjustment", 0).steps == 24 * 93
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "cross-entropy",
+        "progressive-sampling",
+        "brl",
+        "repeat-factor-sampling",
+        "class-balanced-sampling",
+    ],
+)
+def test_any_number_of_steps_can_be_had(nw_ucla_list, method):
+    settings = compare.Sweep(NW_UCLA).plan(method, 0).settings
+    for per_epoch in (*range(300, 310), 1000):
+        repeat = sweeps.repeat_for(settings, settings.num_epoch * per_epoch)
+        assert sweeps.steps_per_epoch(settings, repeat) == per_epoch
+        assert sweeps.steps_per_epoch(settings, repeat + 1e-4) >= per_epoch
+    assert sweeps.repeat_for(settings, 24) == 1  # no sample is left out
+
+
+def test_equal_steps_are_equal_counted(tiny, tmp_path, monkeypatch, untested):
+    """The steps that torch's optimizer takes in each run."""
+    own, counted = torch.optim.SGD.step, []
+
+    def step(optimizer, *args, **keywords):
+        counted[-1] += 1
+        return own(optimizer, *args, **keywords)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    methods = ("brl", "cross-entropy", "square-root-sampling")
+    small = ("num_epoch=2", "batch_size=2", "accumulate=2", *SMALL)
+    sweep = compare.Sweep(tiny / "tiny-lt", methods, root=tmp_path, overrides=small,
+                          equal_steps=True)  # fmt: skip
+    for method in methods:
+        counted.append(0)
+        run = sweep.plan(method, 0)
+        main.main([*run.arguments, "--device", "cpu", "--quiet"])
+    assert counted == [run.steps] * 3
+    brl = compare.Sweep(tiny / "tiny-lt", root=tmp_path, overrides=small).plan("brl", 0)
+    assert counted[0] == brl.steps > 0  # BRL is the longest, and as it was
+
+
+# --- tuning ---
+
+
+def test_words_of_tuning():
+    factors = tuning.Tuned.parse("lr=0.5x,1x,3e-1x")
+    settings = compare.Sweep(NW_UCLA).plan("ldam-drw", 0).settings
+    assert factors.words(settings) == [("lr=0.00625",), ("lr=0.0125",), ("lr=0.00375",)]
+    both = tuning.Tuned.parse("model_args.cosine+loss_args.scale=0.5x,60")
+    assert both.words(settings) == [
+        ("model_args.cosine=15", "loss_args.scale=15"),
+        ("model_args.cosine=60", "loss_args.scale=60"),
+    ]
+    for method, keys in {
+        "cross-entropy": {"lr"},
+        "ldam-drw": {"lr", "loss_args.scale", "loss_args.max_margin"},
+        "logit-adjustment": {"lr", "loss_args.tau"},
+        "post-hoc-adjustment": {"classifier_args.tau"},  # it trains nothing
+        "crt": {"lr", "classifier_args.fresh"},
+    }.items():
+        settings = compare.Sweep(NW_UCLA).plan(method, 0).settings
+        known = ("lr", "loss_args.scale", "loss_args.max_margin", "loss_args.tau",
+                 "classifier_args.tau", "classifier_args.fresh")  # fmt: skip
+        tuned = [tuning.Tuned.parse(f"{key}=1,2") for key in known]
+        assert {each.keys[0] for each in tuned if each.applies(settings)} == keys, method
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--tune", "lr"], "--tune lr: expected KEY=VALUE,VALUE"),
+        (["--tune", "lr=1"], "expected KEY=VALUE,VALUE"),
+        (["--tune", "lrr=1,2"], "unknown key 'lrr'"),
+        (["--tune", "lr.x=1,2"], "lr has no inner key x"),
+        (["--tune", "loss_args.tau=1,2"], "--tune loss_args.tau: none of the methods has a use"),
+        (["--tune", "store=0.5x,1x"], "brl has data/nw-ucla, which is not a number"),
+        (["--tune", "repeat=1,2", "--equal-steps"], "--equal-steps sets it"),
+        (["--tune-seeds", "1"], "--tune-seeds: there is no --tune"),
+        (["--baseline", "focal"], "--baseline focal: is not among --methods"),
+        (["--folds", "1"], "--folds must be at least 2"),
+        (["--jobs", "0"], "at least 1, or auto"),
+        (["--dry-run", "--jobs", "2"], "--jobs: --dry-run makes no run"),
+    ],
+)
+def test_a_mistake_is_one_line(words, said, tmp_path, capsys):
+    argv = ["--benchmark", "nw-ucla-lt", "--methods", "brl", "--work-dir", str(tmp_path / "w")]
+    assert run_command(compare.main, [*argv, *words]) == BAD_INPUT
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert not (tmp_path / "w").exists()
+
+
+def pretend_to_train(accuracy, made):
+    """Return a maker of runs that leave what `accuracy(run)` says they reach, held out."""
+
+    def make(runs):
+        made.append(list(runs))
+        failures = {}
+        for run in runs:
+            if (found := accuracy(run)) is None:
+                failures[run] = "exit code 2: the loss is nan"
+                continue
+            run.folder.mkdir(parents=True, exist_ok=True)
+            lines = [{"epoch": 0, "top1": 99.0, "mean_class": 1.0},
+                     {"epoch": 1, "top1": 50.0, "mean_class": found}]  # fmt: skip
+            run.place.metrics_file.write_text("\n".join(map(json.dumps, lines)))
+        return failures
+
+    return make
+
+
+def test_each_method_takes_what_is_best_on_held_out_samples(tmp_path):
+    methods = ("cross-entropy", "logit-adjustment", "crt")
+    sweep = compare.Sweep(NW_UCLA, methods, root=tmp_path)
+    tuned = [tuning.Tuned.parse(text) for text in ("lr=0.1,0.2,0.4", "loss_args.tau=1,2")]
+
+    def accuracy(run):
+        if run.method == "cross-entropy":  # 0.4 is best in one seed, 0.2 over both
+            return {0.1: (70, 10), 0.2: (60, 60), 0.4: (80, 30)}[run.settings.lr][run.seed]
+        if run.method == "logit-adjustment":
+            if run.settings.lr == 0.4:
+                return None  # diverged
+            return 50 + run.settings.loss_args["tau"]
+        return 50 if run.settings.lr > 0.1 else 40
+
+    made = []
+    make = pretend_to_train(accuracy, made)
+    choices = tuning.tune(sweep, tuned, [0, 1], [None], 0.25, "last", make)
+    assert {each.method: each.words for each in choices} == {
+        "cross-entropy": ("lr=0.2",),
+        "logit-adjustment": ("lr=0.1", "loss_args.tau=2"),  # of equal ones the first
+        "crt": ("lr=0.2",),
+    }
+    shown = {each.method: each.shown for each in choices}
+    assert shown["logit-adjustment"] == "lr 0.1, tau 2"
+    assert choices[0].accuracy == {"lr=0.1": 40, "lr=0.2": 60, "lr=0.4": 55}
+    assert choices[1].accuracy["lr=0.4 loss_args.tau=1"] is None
+    assert choices[1].failed == {
+        "lr=0.4 loss_args.tau=1": "exit code 2: the loss is nan",
+        "lr=0.4 loss_args.tau=2": "exit code 2: the loss is nan",
+    }
+    assert all(run.settings.val_split == 0.25 for runs in made for run in runs)
+    first, second = made  # the classifier's trials start from the trial that was chosen
+    assert {run.method for run in first} == {"cross-entropy", "logit-adjustment"}
+    assert {run.needs.settings.lr for run in second} == {0.2}
+    assert {run.needs.settings.val_split for run in second} == {0.25}
+    final = sweep.plan("crt", 3, None, tuning.as_chosen(choices))
+    assert final.settings.val_split is None and final.needs.settings.lr == 0.2
+    with pytest.raises(InputError, match="no value of cross-entropy could be tried: exit code 2"):
+        tuning.tune(sweep, tuned, [0], [None], 0.2, "last", pretend_to_train(lambda _: None, []))
+
+
+def test_each_fold_has_a_choice_of_its_own(tmp_path):
+    """What is held out of one fold's training are test clips of another."""
+    sweep = compare.Sweep(NW_UCLA, ("brl",), root=tmp_path)
+    tuned = [tuning.Tuned.parse("lr=0.1,0.2")]
+    best = {"1/2": 0.1, "2/2": 0.2}
+    make = pretend_to_train(lambda run: float(run.settings.lr == best[run.fold]), [])
+    choices = tuning.tune(sweep, tuned, [0], list(best), 0.2, "last", make)
+    assert [(each.fold, each.words) for each in choices] == [
+        ("1/2", ("lr=0.1",)), ("2/2", ("lr=0.2",)),
+    ]  # fmt: skip
 
 
 # --- the table ---
 
 
-def write_result(run, top1, few, facts=None):
-    """Write what a finished run leaves; `facts` says on which list."""
+def write_result(run, top1, few, facts=None, right=None):
+    """Write what a finished run leaves; `facts` says on which list, `right` which clips are right.
+
+    The clips: ten of each of four classes, with 200, 50, 50 and 5 training clips.
+    """
     run.folder.mkdir(parents=True)
     config.write(run.settings, run.folder / "config.yaml")
     departures = recipe.departures(run.settings)
     listed = (facts or {}).get("published_list")
+    labels = np.arange(40) % 4
+    right = np.ones(40, bool) if right is None else right
+    scores = np.eye(4, dtype=np.float32)[np.where(right, labels, (labels + 1) % 4)]
     result = {
-        "departures": departures,
-        "published_list": listed,
-        "top1": top1,
-        "mean_class": top1 - 1,
-        "many": None,
-        "medium": 60.0,
-        "few": few,
-    }
+        "departures": departures, "published_list": listed, "top1": top1, "mean_class": top1 - 1,
+        "many": None, "medium": 60.0, "few": few, "macro_f1": top1 / 3, "ece": 7.0,
+        "top1_clean": top1 + 2, "samples": 40, "samples_clean": 30,
+        "class_counts": [200, 50, 50, 5],
+    }  # fmt: skip
+    random = np.random.default_rng([run.seed, len(run.method)])
+    order = random.permutation(40)  # samples are joined by name, not by row
     for suffix, gain in (("-last", 0), ("", 5)):
         text = json.dumps(result | {"top1": top1 + gain})
         (run.folder / f"result{suffix}.json").write_text(text)
+        names = np.array([f"clip{i:02}" for i in range(40)])
+        np.savez(run.folder / f"scores{suffix}.npz", names=names[order], labels=labels[order],
+                 scores=scores[order])  # fmt: skip
+
+
+def compared(sweep, runs, which="last", baseline="brl", **more):
+    methods = list(dict.fromkeys(run.method for run in runs))
+    rows, notes = compare.compare(runs, methods, which, baseline)
+    seeds = list(dict.fromkeys(run.seed for run in runs))
+    folds = list(dict.fromkeys(run.fold for run in runs))
+    return compare.Comparison(sweep, which, seeds, folds, baseline, rows, notes=notes, **more)
 
 
 def test_table_against_numpy(tmp_path):
-    sweep = compare.Sweep(config.CONFIG_ROOT / "ntu60-xsub-lt", root=tmp_path)
+    sweep = compare.Sweep(NTU60, root=tmp_path)
     runs = [sweep.plan(method, seed) for method in ("brl", "focal") for seed in (0, 1, 2)]
     top1 = [70.0, 71.5, 74.0]
     for run, value in zip(runs[:3], top1):
         write_result(run, value, value / 2, run_facts())
     write_result(runs[4], 50.0, 20.0)
-    table, text = compare.tabulate(sweep, runs, "last")
-    brl, focal = csv.DictReader(table.splitlines())
-    assert float(brl["top1"]) == pytest.approx(np.mean(top1), abs=1e-3)
-    assert float(brl["top1_sd"]) == pytest.approx(np.std(top1, ddof=1), abs=1e-3)
-    assert float(brl["few_sd"]) == pytest.approx(np.std(top1, ddof=1) / 2, abs=1e-3)
-    assert brl["many"] == "" and brl["seeds"] == "0 1 2" and brl["published_top1"] == "76.7"
-    assert focal["seeds"] == "1" and focal["top1"] == "50.000" and focal["top1_sd"] == ""
-    assert "| brl | 3 | 71.8 ± 2.0 | 70.8 ± 2.0 | – | 60.0 ± 0.0 | 35.9 ± 1.0 | 76.7 |" in text
-    assert "| focal | 1 | 50.0 |" in text and "few <20" in text
-    assert focal["published_top1"] == "" and brl["published_many"] == ""
+    found = compared(sweep, runs)
+    table, text = found.as_json()["methods"], found.markdown()
+    brl, focal = table["brl"], table["focal"]
+    assert brl["mean"]["top1"] == pytest.approx(np.mean(top1))
+    assert brl["deviation"]["top1"] == pytest.approx(np.std(top1, ddof=1))
+    assert brl["deviation"]["few"] == pytest.approx(np.std(top1, ddof=1) / 2)
+    assert brl["mean"]["macro_f1"] == pytest.approx(np.mean(top1) / 3)
+    assert brl["mean"]["many"] is None and brl["published"]["top1"] == 76.7
+    assert [run["seed"] for run in brl["runs"]] == [0, 1, 2]
+    assert [run["seed"] for run in focal["runs"]] == [1] and focal["deviation"]["top1"] is None
+    assert focal["published"]["top1"] is None and brl["published"]["many"] is None
+    assert (
+        "| brl | – | 3 | 71.8 ± 2.0 | 73.8 ± 2.0 | 70.8 ± 2.0 | – | 60.0 ± 0.0 | 35.9 ± 1.0 | "
+        "23.9 ± 0.7 | 7.0 ± 0.0 | 76.7 |"
+    ) in text
+    assert "| focal | – | 1 | 50.0 | 52.0 | 49.0 |" in text and "few <20" in text
+    assert "mean ± standard deviation over 3 seeds (one training list for all)" in text
     assert "focal, seed 1: not trained on a published list of this benchmark: no publ" in text
-    best = compare.tabulate(sweep, runs, "best")[0]
-    assert next(csv.DictReader(best.splitlines()))["top1"] == "76.833"
+    best = compared(sweep, runs, "best")
+    assert best.as_json()["methods"]["brl"]["mean"]["top1"] == pytest.approx(np.mean(top1) + 5)
+    assert "best.pt was chosen by top-1 on the test split" in best.markdown()
+
+
+def test_the_caption_says_which_variance_it_is(tmp_path):
+    sweep = compare.Sweep(NTU60, root=tmp_path)
+    drawn = compare.Sweep(
+        NTU60, root=tmp_path, overrides=("training_list=lists/{imbalance}_{seed}.txt",)
+    )
+    for each, seeds, folds, said in (
+        (sweep, [0], [None], "one run per method, no deviation"),
+        (
+            drawn,
+            [0, 1],
+            [None],
+            "deviation over 2 seeds (each with its own draw of the training list)",
+        ),
+        (sweep, [0], ["1/2", "2/2"], "deviation over 2 folds of persons"),
+        (sweep, [0, 1], ["1/2", "2/2"], "2 seeds (one training list for all) times 2 folds of per"),
+    ):
+        runs = [each.plan("brl", seed, fold) for seed in seeds for fold in folds]
+        assert said in compared(each, runs).caption[0]
+
+
+def test_differences_are_those_of_the_clips_and_marked(tmp_path):
+    """By hand: `focal` is right in all of class 0, `brl` in half of it; the rest is the same."""
+    sweep = compare.Sweep(NTU60, root=tmp_path)
+    half = np.ones(40, bool)
+    half[0:20:4] = False  # five of the ten clips of class 0
+    one = np.ones(40, bool)
+    one[3] = False  # a clip of class 3
+    runs = []
+    for method, right in (("brl", half), ("focal", None), ("ldam", one & half)):
+        for seed in (0, 1):
+            run = sweep.plan(method, seed)
+            write_result(run, 50.0, 20.0, right=right)
+            runs.append(run)
+    found = compared(sweep, runs)
+    focal, ldam = (found.as_json()["methods"][name]["differences"] for name in ("focal", "ldam"))
+    values = {metric: each["value"] for metric, each in focal.items()}
+    assert values == pytest.approx({"top1": 12.5, "mean_class": 12.5, "many": 50, "medium": 0,
+                                    "few": 0})  # fmt: skip
+    assert focal["many"]["different"] and focal["many"]["low"] > 0
+    assert not focal["medium"]["different"] and focal["medium"]["p_holm"] == 1
+    assert ldam["few"]["value"] == pytest.approx(-10) and not ldam["few"]["different"]
+    # Holm over two methods: the smaller p is doubled
+    p = [each["many"]["p"] for each in (focal, ldam)]
+    assert focal["many"]["p_holm"] == pytest.approx(2 * p[0]) and p[1] == 1
+    assert found.as_json()["methods"]["brl"]["differences"] == {}
+    text = found.markdown()
+    (line,) = [line for line in text.splitlines() if line.startswith("| focal | +")]
+    assert line.startswith("| focal | +12.5 [+") and line.count("▲") == 3 and line.count("○") == 2
+    assert "Holm's correction over 2 methods" in text and "the intervals are too narrow" in text
+    other = compared(sweep, runs, baseline="focal").as_json()["methods"]["brl"]["differences"]
+    assert other["many"]["value"] == pytest.approx(-50) and other["many"]["different"]
+
+
+def test_runs_that_were_tested_on_other_clips_are_not_paired(tmp_path):
+    sweep = compare.Sweep(NTU60, root=tmp_path)
+    runs = [sweep.plan(method, 0) for method in ("brl", "focal")]
+    for run in runs:
+        write_result(run, 50.0, 20.0)
+    path = runs[1].place.scores_file("last")
+    with np.load(path) as file:
+        content = dict(file)
+    content["names"][0] = "other"
+    np.savez(path, **content)
+    with pytest.raises(InputError, match="were tested on other samples"):
+        compared(sweep, runs)
+
+
+# --- the whole command ---
 
 
 @pytest.mark.slow
-def test_a_sweep_runs_what_is_missing_and_resumes(tiny, tmp_path, capfd):
-    sweep = compare.Sweep(tiny / "tiny-lt", root=tmp_path, overrides=("num_epoch=1",),
-                          options=("--device", "cpu", "--quiet"))  # fmt: skip
-    run = sweep.plan("balanced-softmax", 1)
-    assert run.folder == tmp_path / "tiny-lt-balanced-softmax-seed1" / "joint"
-    assert compare.execute(run) == "done"
-    written = (run.folder / "config.yaml").read_text()
-    assert "longtail.losses.LogitAdjustment" in written and "seed: 1" in written
-    assert run.result()["seed"] == 1 and not run.place.is_locked
-    before = (run.folder / "result-last.json").stat().st_mtime_ns
-    assert compare.execute(run) == "done"
-    assert (run.folder / "result-last.json").stat().st_mtime_ns == before
-    broken = sweep.plan("focal", 0)
-    broken.folder.mkdir(parents=True)
-    (broken.folder / "notes.txt").touch()  # not a run: main.py refuses it
-    assert compare.execute(broken) == "exit code 2"
-    assert "does not contain a run" in capfd.readouterr().err
+def test_a_comparison_from_the_first_trial_to_the_table(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(config, "benchmark_folder", lambda name: tiny / name)
+    argv = ["--benchmark", "tiny-lt", "--methods", "cross-entropy,brl,tau-normalization"]
+    argv += ["--seeds", "0", "1", "--tune", "lr=0.5x,1x", "classifier_args.tau=0,1"]
+    argv += ["--tune-split", "0.34", "--tune-seeds", "0", "--equal-steps", "--jobs", "2"]
+    argv += ["--device", "cpu", "--work-dir", str(tmp_path), "--set", "num_epoch=1", *SMALL]
+    compare.main(argv)
+    shown = capsys.readouterr().out
+    output = tmp_path / "compare-tiny-lt-joint"
+    assert output.with_suffix(".md").read_text().strip() in shown
+    found = json.loads(output.with_suffix(".json").read_text())
+    assert {each["method"]: len(each["accuracy"]) for each in found["choices"]} == {
+        "cross-entropy": 2, "brl": 2, "tau-normalization": 2,
+    }  # fmt: skip
+    runs = [run for method in found["methods"].values() for run in method["runs"]]
+    assert len(runs) == 6 and len({run["steps"] for run in runs}) == 1
+    assert found["methods"]["brl"]["differences"]["top1"]["low"] is not None
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("last.pt")}
+    compare.main([*argv, "--quiet"])  # nothing is made a second time
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("last.pt")} == before
+    assert json.loads(output.with_suffix(".json").read_text()) == found
+
+
+def test_a_failed_run_is_named_and_the_table_written(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(config, "benchmark_folder", lambda name: tiny / name)
+    broken = tmp_path / "tiny-lt-focal/joint"
+    broken.mkdir(parents=True)
+    (broken / "notes.txt").touch()  # not a run: main.py refuses it
+    argv = ["--benchmark", "tiny-lt", "--methods", "brl,focal", "--device", "cpu", "--jobs", "2"]
+    argv += ["--work-dir", str(tmp_path), "--quiet", "--set", "num_epoch=1", *SMALL]
+    assert run_command(compare.main, argv) == 1
+    out, err = capsys.readouterr()
+    assert "failed runs: 1; focal, seed 0: exit code 2: " in err and "does not contain a run" in err
+    assert "| brl |" in out and "failed: focal, seed 0: exit code 2" in out
 
 
 def test_no_method_is_a_mistake(tmp_path):

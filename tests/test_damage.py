@@ -1,4 +1,4 @@
-"""Whatever happens to a file's bytes: a sound clip, or one clear error that names file and line."""
+"""Files with random damage give a valid clip, or a one-line error that names file and line."""
 
 import re
 from collections.abc import Callable
@@ -33,12 +33,12 @@ BYTES = st.one_of(
     st.binary(max_size=6),
 )
 # (place, bytes removed there, bytes written there)
-SPOILS = st.lists(
+DAMAGES = st.lists(
     st.tuples(st.floats(0, 1), st.sampled_from([0, 0, 1, 1, 2, 9, 200, 10**6]), BYTES),
     min_size=1,
     max_size=3,
 )
-FORMS: dict[str, tuple[bytes, Callable[[Path], Clip], tuple[int, ...], int]] = {
+FORMATS: dict[str, tuple[bytes, Callable[[Path], Clip], tuple[int, ...], int]] = {
     "S001C001P001R001A002.skeleton": (
         SKELETON,
         lambda path: ntu.read((str(path), None), 120),
@@ -55,25 +55,25 @@ FORMS: dict[str, tuple[bytes, Callable[[Path], Clip], tuple[int, ...], int]] = {
 }
 
 
-def spoil(content: bytes, spoils: list[tuple[float, int, bytes]]) -> bytes:
-    for place, removed, written in spoils:
+def damage(content: bytes, damages: list[tuple[float, int, bytes]]) -> bytes:
+    for place, removed, written in damages:
         start = round(place * len(content))
         content = content[:start] + written + content[start + removed :]
     return content
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", FORMATS)
 @settings(
     max_examples=300,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(spoils=SPOILS)
-def test_damage_gives_a_sound_clip_or_one_clear_error(name, tmp_path, spoils) -> None:
-    content, read, shape, label = FORMS[name]
+@given(damages=DAMAGES)
+def test_damaged_file_gives_valid_clip_or_one_line_error(name, tmp_path, damages) -> None:
+    content, read, shape, label = FORMATS[name]
     path = tmp_path / name
-    path.write_bytes(spoil(content, spoils))
+    path.write_bytes(damage(content, damages))
     try:
         clip = read(path)
     except InputError as error:
@@ -85,9 +85,9 @@ def test_damage_gives_a_sound_clip_or_one_clear_error(name, tmp_path, spoils) ->
         assert (clip.name, clip.label) == (path.stem, label)
 
 
-@pytest.mark.parametrize("name", FORMS)
-def test_the_undamaged_file_is_read(name: str, tmp_path: Path) -> None:
-    content, read, shape, label = FORMS[name]
+@pytest.mark.parametrize("name", FORMATS)
+def test_undamaged_file_is_read(name: str, tmp_path: Path) -> None:
+    content, read, shape, label = FORMATS[name]
     (tmp_path / name).write_bytes(content)
     clip = read(tmp_path / name)
     assert clip.joints.shape[1:] == shape and len(clip.joints) in (2, 3) and clip.label == label

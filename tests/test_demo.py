@@ -1,4 +1,4 @@
-"""The demo data, read back from its text files by a small reader of its own."""
+"""The demo data, read from its text files by an independent small reader."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from data import demo, puppet
 
-# Kinect v2's tree, written out by hand; (child, parent) from 1 as in its documentation.
+# Kinect v2's tree, written by hand: (child, parent), numbered from 1 as in its documentation.
 TREE = [(2, 1), (21, 2), (3, 21), (4, 3), (5, 21), (6, 5), (7, 6), (8, 7), (9, 21), (10, 9),
         (11, 10), (12, 11), (13, 1), (14, 13), (15, 14), (16, 15), (17, 1), (18, 17), (19, 18),
         (20, 19), (22, 8), (23, 8), (24, 12), (25, 12)]  # fmt: skip
@@ -49,7 +49,7 @@ def of_class(folder: Path, name: str) -> list[Path]:
     return sorted(folder.glob(f"*A{demo.CLASS_NAMES.index(name) + 1:03}.skeleton"))
 
 
-def test_every_clip_is_named_and_counted_as_in_ntu(folder):
+def test_names_and_counts_of_clips(folder):
     names = [str(clip) for clip in demo.clips()]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"S\d{3}C00[123]P\d{3}R00[12]A\d{3}", name) for name in names)
@@ -57,30 +57,30 @@ def test_every_clip_is_named_and_counted_as_in_ntu(folder):
     actions = np.array([int(name[17:20]) for name in names])
     assert len(demo.CLASS_NAMES) == len(set(demo.CLASS_NAMES)) >= 12
     assert set(actions) == set(range(1, len(demo.CLASS_NAMES) + 1))
-    assert set(np.bincount(actions[subjects % 2 == 1])[1:]) == {60}  # to train on, a class
-    assert set(np.bincount(actions[subjects % 2 == 0])[1:]) == {30}  # to test on
+    assert set(np.bincount(actions[subjects % 2 == 1])[1:]) == {60}  # training clips per class
+    assert set(np.bincount(actions[subjects % 2 == 0])[1:]) == {30}  # test clips per class
     written = {path.name for path in folder.iterdir()}
     assert written == {f"{name}.skeleton" for name in names if int(name[9:12]) in (2, 3, 16)}
     size = np.mean([path.stat().st_size for path in folder.iterdir()])
-    assert size * len(names) < 150e6  # bytes in all
+    assert size * len(names) < 150e6  # bytes in total
 
 
-def test_every_file_parses_and_shows_people_on_the_ground_before_the_camera(folder):
+def test_files_show_standing_people_in_front_of_the_camera(folder):
     lost = 0
     for path in sorted(folder.iterdir())[::2]:
         frames = read(path)
         assert 24 <= len(frames) <= 60
-        assert frames[0], "the first frame shows nobody"
+        assert frames[0], "the first frame has no body"
         lost += sum(not bodies for bodies in frames)
         for rows in frames[0].values():
             x, y, z = rows[:, :3].T
             assert (z > 1.2).all() and (z < 5.5).all() and (abs(x) < 2).all() and abs(y[0]) < 0.5
             assert 0.9 < np.ptp(y) < 2.1
             assert (np.minimum(y[15], y[19]) < y[[0, 1, 2, 3, 20]]).all()  # feet below the trunk
-            depth_x, depth_y, colour_x, colour_y = rows[:, 3:7].T
-            for pixel, offset in ((depth_x - 256, x), (colour_x - 960, x)):
+            depth_x, depth_y, color_x, color_y = rows[:, 3:7].T
+            for pixel, offset in ((depth_x - 256, x), (color_x - 960, x)):
                 assert ((np.sign(pixel) == np.sign(offset)) | (abs(offset) < 0.01)).all()
-            for pixel, offset in ((212 - depth_y, y), (540 - colour_y, y)):  # image rows go down
+            for pixel, offset in ((212 - depth_y, y), (540 - color_y, y)):  # image rows go down
                 assert ((np.sign(pixel) == np.sign(offset)) | (abs(offset) < 0.01)).all()
             turned = np.linalg.norm(rows[:, 7:11], axis=1)
             leaves = [3, 15, 19, 21, 22, 23, 24]
@@ -97,7 +97,7 @@ def test_two_person_actions_have_two_bodies(folder):
             assert len(ids) == (2 if name in PAIRS else 1), path.name
 
 
-def test_bones_keep_their_length_up_to_noise(folder):
+def test_bone_lengths_are_constant_up_to_noise(folder):
     noise, jitter = [], []
     for path in sorted(folder.iterdir())[::5]:
         clear = {}
@@ -112,10 +112,10 @@ def test_bones_keep_their_length_up_to_noise(folder):
                 noise.append(np.std(bone))
                 jitter.append(np.std(np.diff(bone, n=2)))
     assert 0.004 < np.median(noise) < 0.02
-    assert 0.005 < np.median(jitter) < 0.05  # from frame to frame, too
+    assert 0.005 < np.median(jitter) < 0.05  # between consecutive frames too
 
 
-def test_bones_are_exactly_constant_before_the_sensor():
+def test_bone_lengths_are_constant_before_sensor_noise():
     rng, t = np.random.default_rng(5), np.linspace(0, 1, 50)
     for action in demo.ACTIONS.values():
         for pose in action(t, rng):
@@ -129,7 +129,7 @@ def test_bones_are_exactly_constant_before_the_sensor():
                                    length(joints, right, side[right]))  # fmt: skip
 
 
-def test_elbows_and_knees_bend_the_right_way():
+def test_elbows_and_knees_bend_in_the_correct_direction():
     rng, t = np.random.default_rng(6), np.linspace(0, 1, 50)
     for name, action in demo.ACTIONS.items():
         joints = puppet.Body.draw(rng).perform(action(t, rng)[0], t, rng)
@@ -141,7 +141,7 @@ def test_elbows_and_knees_bend_the_right_way():
             assert ((ahead < 0.02) | (up < -0.02)).all(), name
 
 
-def test_left_handed_people_are_mirror_images():
+def test_left_handed_performance_is_mirrored():
     rng, t = np.random.default_rng(7), np.linspace(0, 1, 50)
     joints = puppet.Body.draw(rng).perform(demo.wave(t, rng)[0], t, rng)
     other = puppet.mirrored(joints)
@@ -154,17 +154,19 @@ def test_left_handed_people_are_mirror_images():
     assert other[25, 6, 1] > other[25, 4, 1] > other[25, 10, 1]  # now it is the left
 
 
-def test_the_right_hand_of_who_faces_the_camera_is_at_positive_x():
+def test_right_hand_of_person_facing_the_camera_has_positive_x():
     shoulders = []
     for subject in range(1, 21):  # R001 faces C002
         joints, _, _ = demo.record(demo.Clip(1, 2, subject, 1, 1), seed=0)
         shoulders.append(joints[0, 0, 8] - joints[0, 0, 4])
         assert joints[0, 0, 8, 0] > joints[0, 0, 4, 0]
-        assert joints[0, 0, [15, 19], 2].mean() < joints[0, 0, [14, 18], 2].mean()  # toes nearer
+        assert (
+            joints[0, 0, [15, 19], 2].mean() < joints[0, 0, [14, 18], 2].mean()
+        )  # toes are closer
     assert abs(np.mean(shoulders, axis=0)[2]) < 0.1
 
 
-def test_actions_do_what_they_are_called():
+def test_actions_match_their_names():
     rng, t = np.random.default_rng(8), np.linspace(0, 1, 51)
 
     def perform(name: str) -> np.ndarray:
@@ -187,7 +189,7 @@ def test_actions_do_what_they_are_called():
     assert np.sum((gap[1:-1] < gap[:-2]) & (gap[1:-1] < gap[2:])) >= 2
 
 
-def test_a_seed_decides_every_byte(folder):
+def test_seed_determines_every_byte(folder):
     clip = demo.Clip(1, 2, 3, 1, 4)
     first = demo.text(*demo.record(clip, seed=0))
     assert (folder / f"{clip}.skeleton").read_text() == first
@@ -197,9 +199,9 @@ def test_a_seed_decides_every_byte(folder):
     assert demo.text(*demo.record(demo.Clip(1, 1, 3, 1, 4), seed=0)) != first
 
 
-def test_every_clip_is_a_performance_of_its_own():
+def test_clips_of_the_same_action_differ():
     clips = [demo.Clip(1, camera, 3, take, 1) for camera in (1, 2, 3) for take in (1, 2)]
-    lifts = []  # what no camera changes
+    lifts = []  # independent of the camera
     for joints in (demo.record(clip, seed=0)[0][0] for clip in clips):
         gaps = [np.linalg.norm(joints[:, hand] - joints[:, 3], axis=-1) for hand in (7, 11)]
         lifts.append((len(joints), np.argmin(np.minimum(*gaps)) / len(joints)))

@@ -1,4 +1,4 @@
-"""The documentation against the project: links, commands, keys, figures, and its examples, run."""
+"""The documentation: links, commands, keys and figures are correct, and its examples run."""
 
 import argparse
 import dataclasses
@@ -28,9 +28,9 @@ from tools.compare import Sweep
 PROJECT = zoo.DOCS.parent
 PAGES = sorted([PROJECT / "README.md", *zoo.DOCS.glob("*.md")])
 TEXTS = {page: page.read_text() for page in PAGES}
-EVERYTHING = "\n".join(TEXTS.values())
+ALL_TEXT = "\n".join(TEXTS.values())
 
-# Files that the pages tell the reader to write: {path: text}.
+# Files that the reader of extending.md writes: {path: text}.
 EXAMPLES = {
     name: text
     for text, name in re.findall(
@@ -39,9 +39,9 @@ EXAMPLES = {
 }
 COMMANDS = (
     "main", "ensemble", "data.prepare", "data.long_tail", "data.inspect", "data.convert",
-    "tools.compare", "tools.report", "tools.embed", "tools.export", "tools.zoo",
+    "tools.calibrate", "tools.compare", "tools.report", "tools.embed", "tools.export", "tools.zoo",
 )  # fmt: skip
-OF_OTHERS = {  # torchrun, Slurm, pip
+FLAGS_OF_OTHER_PROGRAMS = {  # torchrun, Slurm, pip
     "--nproc-per-node", "--nnodes", "--node-rank", "--master-addr", "--master-port",
     "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--cpus-per-task", "--gpus-per-node",
     "--ntasks-per-node", "--nodes", "--ntasks", "--gres", "--signal", "--requeue", "--time",
@@ -50,7 +50,7 @@ OF_OTHERS = {  # torchrun, Slurm, pip
 
 
 class Parsed(Exception):
-    """Raised instead of running a command: its parser, and what it made of the arguments."""
+    """Raised instead of running a command; contains its parser and the parsed arguments."""
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def parse(monkeypatch):
 
 
 def commands():
-    """Yield (page, module, arguments) of every command of this project in the pages."""
+    """Yield (page, module, arguments) for every command of this project in the documentation."""
     for page, text in TEXTS.items():
         text = text.replace("\\\n", " ")
         lines = [line for line in text.splitlines() if line.startswith("    ")]
@@ -128,7 +128,7 @@ def test_commands_parse_and_their_configurations_load(page, module, argv, parse)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page):
+def test_link_targets_exist(page):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", TEXTS[page]):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
@@ -141,20 +141,20 @@ def test_every_page_is_in_the_index():
 
 
 def test_configuration_files_exist():
-    for path in set(re.findall(r"\bconfig/[\w./-]+\.yaml\b", EVERYTHING)):
+    for path in set(re.findall(r"\bconfig/[\w./-]+\.yaml\b", ALL_TEXT)):
         assert path in EXAMPLES or (PROJECT / path).is_file(), path
 
 
 def test_keys_exist():
-    inline = re.findall(r"--set ((?:[a-z_.]+=\S+\s*)+)", EVERYTHING)
-    named = re.findall(r"`([a-z]+_[a-z_]+)(?:\.\w+)?: ", EVERYTHING)
+    inline = re.findall(r"--set ((?:[a-z_.]+=\S+\s*)+)", ALL_TEXT)
+    named = re.findall(r"`([a-z]+_[a-z_]+)(?:\.\w+)?: ", ALL_TEXT)
     keys = [word.split("=")[0].split(".")[0] for text in inline for word in text.split()]
     for key in {key for key in keys if key.isidentifier()} | set(named):
         assert key in config.KEYS, key
 
 
 def test_flags_exist(parse):
-    known = set(OF_OTHERS)
+    known = set(FLAGS_OF_OTHER_PROGRAMS)
     for module in (
         *COMMANDS,
         *{name for _, name, _ in ALL if name.startswith(("tools.", "data."))},
@@ -166,14 +166,14 @@ def test_flags_exist(parse):
         with pytest.raises(Parsed), pytest.MonkeyPatch.context() as patch:
             patch.setattr(argparse.ArgumentParser, "parse_known_args", options_of(known))
             prepare.main([name])
-    for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", EVERYTHING)):
+    for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", ALL_TEXT)):
         assert flag in known, flag
 
 
 def options_of(known):
-    """Return a stand-in of parse_known_args that gathers the options of a parser's subparsers."""
+    """Return a replacement of parse_known_args that collects the options of all subparsers."""
 
-    def gather(parser, argv=None, namespace=None):
+    def collect(parser, argv=None, namespace=None):
         for action in parser._actions:
             for child in (
                 (action.choices or {}).values() if isinstance(action.choices, dict) else ()
@@ -181,11 +181,11 @@ def options_of(known):
                 known.update(child._option_string_actions)
         raise Parsed
 
-    return gather
+    return collect
 
 
 def test_import_strings_exist():
-    for path in set(re.findall(r"\b(?:model|longtail|feeders)\.\w+\.[A-Z]\w+", EVERYTHING)):
+    for path in set(re.findall(r"\b(?:model|longtail|feeders)\.\w+\.[A-Z]\w+", ALL_TEXT)):
         module = path.rpartition(".")[0].replace(".", "/") + ".py"
         if module not in EXAMPLES and "mine" not in module:
             find_class(path, "in the documentation")
@@ -198,7 +198,7 @@ def test_tables_of_figures_are_current():
     zoo.main(["--check"])
 
 
-def test_a_changed_figure_is_noticed(tmp_path):
+def test_changed_figure_is_detected(tmp_path):
     page = (zoo.DOCS / "reproducing.md").read_text()
     (tmp_path / "page.md").write_text(page.replace(" 81.8 |", " 91.8 |", 1))
     with pytest.raises(InputError, match="not current"):
@@ -234,7 +234,7 @@ def test_pictures_are_small():
     assert pictures
     for picture in pictures:
         assert picture.stat().st_size < 150_000, picture.name
-        assert picture.name in EVERYTHING, f"{picture.name} is shown nowhere"
+        assert picture.name in ALL_TEXT, f"{picture.name} is not used"
 
 
 # --- the examples of extending.md ---
@@ -242,7 +242,7 @@ def test_pictures_are_small():
 
 @pytest.fixture
 def project_with_examples(tmp_path, monkeypatch):
-    """A folder with the examples' files, which packages, layouts and readers find as their own."""
+    """A folder with the files of the examples, added to the packages, layouts and readers."""
     for name, text in EXAMPLES.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Features, their pictures and the relevance of joints, against independent computations."""
+"""Features, their plots and the relevance of joints: equal to independent computations."""
 
 import dataclasses
 import sys
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread():
-    """These arrays are so small that threads would only wait for one another."""
+    """These arrays are too small for several threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -42,7 +42,7 @@ def run(tmp_path_factory):
     )  # fmt: skip
     torch.manual_seed(0)
     model = make_model(settings)
-    for module in model.modules():  # far from any batch's own statistics
+    for module in model.modules():  # different from the statistics of any batch
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.running_mean.normal_(std=0.5)
             module.running_var.uniform_(0.3, 2)
@@ -58,15 +58,15 @@ def test_relevance_of_a_linear_model_sums_to_its_logit():
     clips, classes = torch.randn(3, 2, 4, 5, 3), torch.tensor([1, 0, 6])
     shares = relevance(model, clips, classes)
     assert torch.allclose(shares.sum((1, 2, 3)), model(clips)[torch.arange(3), classes], atol=1e-5)
-    by_hand = (linear.weight[6].view(2, 4, 5, 3) * clips[2]).sum(-1)
-    assert torch.allclose(shares[2], by_hand, atol=1e-6)
+    expected = (linear.weight[6].view(2, 4, 5, 3) * clips[2]).sum(-1)
+    assert torch.allclose(shares[2], expected, atol=1e-6)
 
 
-def test_relevance_is_what_growing_a_joint_does_to_the_logit(run):
-    """Scale one joint in one frame by 1 +- 1e-5 and watch the logit, in double precision."""
+def test_relevance_equals_numerical_derivative(run):
+    """Scale one joint in one frame by 1 +- 1e-5 and compare the logits, in double precision."""
     model = make_model(run[0])
     model.load_state_dict(run[1].state_dict())
-    model = model.double().train()  # relevance must look at it as in testing, and leave it so
+    model = model.double().train()  # relevance must use eval mode and restore the training mode
     torch.manual_seed(1)
     clips = torch.randn(2, 2, 16, 25, 3, dtype=torch.float64)
     shares = relevance(model, clips, torch.tensor([3, 5]))
@@ -81,7 +81,7 @@ def test_relevance_is_what_growing_a_joint_does_to_the_logit(run):
         assert shares[n, m, t, v].item() == pytest.approx(slope.item(), rel=1e-4, abs=1e-8)
 
 
-def test_the_drawing_puts_the_largest_dot_on_the_largest_share():
+def test_largest_dot_is_at_the_largest_relevance():
     body = np.zeros((9, 1, 25, 3))
     body[:, 0, :, 0] = np.linspace(-1, 1, 25)
     shares = np.zeros((1, 9, 25))
@@ -93,7 +93,7 @@ def test_the_drawing_puts_the_largest_dot_on_the_largest_share():
     assert figure.axes[-1].get_yticklabels()[-1].get_text() == "right hand"
 
 
-def test_features_are_those_of_each_sample_alone(run):
+def test_features_equal_those_of_single_samples(run):
     settings, model, _ = run
     data = open_data(settings, model, training=False)
     feeder = make_feeder(settings, data, data.test_rows, CPU, clips=2)
@@ -107,7 +107,7 @@ def test_features_are_those_of_each_sample_alone(run):
         assert np.allclose(found[i], expected, atol=1e-5)
 
 
-def test_pca_is_the_eigenvectors_of_the_covariance():
+def test_pca_equals_eigenvectors_of_covariance():
     data = np.random.default_rng(0).normal(size=(200, 12)) * np.arange(1, 13)
     points, share = embed.pca(data)
     values, vectors = np.linalg.eigh(np.cov(data.T))
@@ -116,7 +116,7 @@ def test_pca_is_the_eigenvectors_of_the_covariance():
     assert np.allclose(share, values[[-1, -2]] / values.sum())
 
 
-def test_tsne_keeps_clusters_apart():
+def test_tsne_separates_clusters():
     pytest.importorskip("sklearn")
     random = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], 30)
@@ -125,7 +125,7 @@ def test_tsne_keeps_clusters_apart():
     assert (labels[distance.argmin(1)] == labels).all()
 
 
-def test_tsne_without_scikit_learn_says_so(monkeypatch):
+def test_missing_scikit_learn_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
     with pytest.raises(InputError, match="pip install scikit-learn"):
         embed.tsne(np.zeros((5, 2)))
@@ -141,7 +141,7 @@ def test_command_writes_features_and_pictures(run, tmp_path):
     assert (tmp_path / "pca.png").is_file() and (tmp_path / "pca.pdf").is_file()
 
 
-def test_command_explains_a_sample_of_any_stream(run, tmp_path):
+def test_command_explains_a_sample(run, tmp_path):
     settings, model, weights = run
     data = open_data(settings, model, training=False)
     name = str(data.store.names[3])
@@ -150,18 +150,21 @@ def test_command_explains_a_sample_of_any_stream(run, tmp_path):
     predicted = score(model, alone, settings, CPU).argmax()
     with np.load(tmp_path / f"relevance-{name}.npz") as file:
         assert file["relevance"].shape == (2, 16, 25) and file["predicted"] == predicted
-        # the body is drawn from its joints, though the network sees bones
+        # the body is drawn from the joint stream, although the network uses bones
         assert np.ptp(file["joints"][:, 0, 3, 2]) < 1e-5 and file["joints"][0, 0, 3, 2] > 1.5
     assert (tmp_path / f"relevance-{name}.pdf").is_file()
     with pytest.raises(InputError, match="S999"):
         embed.main([str(weights), "--explain", "S999", "--out", str(tmp_path)])
 
 
-def test_a_mistake_leaves_nothing(run, tmp_path):
-    for argv, said in (
+def test_invalid_arguments_create_no_folder(run, tmp_path):
+    for argv, message in (
         ([str(tmp_path / "nowhere/best.pt")], "no such checkpoint"),
-        ([str(run[2]), "--samples", "1", "--out", str(tmp_path / "nowhere")], "--samples: 1"),
+        (
+            [str(run[2]), "--samples", "1", "--out", str(tmp_path / "nowhere")],
+            "--samples: must be at least 2, not 1",
+        ),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             embed.main([*argv, "--no-tsne"])
         assert not (tmp_path / "nowhere").exists()

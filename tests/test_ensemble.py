@@ -1,4 +1,4 @@
-"""Fusion: against the released script's numbers, and whatever could go wrong between streams."""
+"""Fusion: equal to the released script; errors of streams and files that have different lengths."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ GOLDEN_NAMES = ("joint", "bone", "kbone", "joint_motion", "bone_motion", "kbone_
 STREAMS = ("joint", "bone", "skip", "joint-motion", "bone-motion", "skip-motion")
 
 
-def made_up(seed, count=40, classes=7):
+def synthetic(seed, count=40, classes=7):
     random = np.random.default_rng(seed)
     scores = random.random((count, classes)).astype(np.float32)
     names = np.array([f"clip{i:03d}" for i in range(count)])
@@ -36,8 +36,8 @@ def write(folder, stream, scores, **result):
     (path / "result.json").write_text(json.dumps(result))
 
 
-def test_fusion_equals_the_weighted_sum_whatever_the_order_of_rows():
-    first, second = made_up(1), made_up(2)
+def test_fusion_is_weighted_sum_for_any_row_order():
+    first, second = synthetic(1), synthetic(2)
     fused = fuse({"joint": first, "bone": shuffled(second)}, {"joint": 2, "bone": 1})
     expected = (2 * first.scores + second.scores) / 3
     np.testing.assert_allclose(fused.scores, expected, rtol=1e-6)
@@ -45,13 +45,13 @@ def test_fusion_equals_the_weighted_sum_whatever_the_order_of_rows():
     assert (fused.labels == first.labels).all()
 
 
-def test_fusions_of_the_released_script(golden):
+def test_fusion_equals_released_script(golden):
     with np.load(golden / "ensemble.npz") as data:
         labels = data["label"]
         names = np.array([f"s{i}" for i in range(len(labels))])
         streams = {
-            own: shuffled(Scores(names, labels, data[theirs]), seed)
-            for seed, (own, theirs) in enumerate(zip(STREAMS, GOLDEN_NAMES))
+            stream: shuffled(Scores(names, labels, data[golden_name]), seed)
+            for seed, (stream, golden_name) in enumerate(zip(STREAMS, GOLDEN_NAMES))
         }
         cases = {
             "2": FUSIONS["2-stream"],
@@ -67,29 +67,29 @@ def test_fusions_of_the_released_script(golden):
             assert top1 == pytest.approx(float(data[f"top1_{key}"]))
 
 
-def test_streams_that_do_not_belong_together_are_refused():
-    first, other = made_up(1), made_up(2)
+def test_fusion_rejects_different_samples_labels_or_classes():
+    first, other = synthetic(1), synthetic(2)
     renamed = Scores(np.char.add(other.names, "x"), other.labels, other.scores)
     relabelled = Scores(other.names, (other.labels + 1) % 7, other.scores)
-    for wrong, said in (
+    for wrong, message in (
         (renamed, "different samples"),
-        (relabelled, "different labels"),
-        (made_up(3, classes=8), "numbers of classes"),
+        (relabelled, "other labels"),
+        (synthetic(3, classes=8), "numbers of classes"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             fuse({"joint": first, "bone": wrong}, {"joint": 1, "bone": 1})
 
 
-def test_the_command_fuses_what_is_there_and_names_what_is_missing(tmp_path, capsys):
+def test_command_fuses_existing_streams_and_names_missing_ones(tmp_path, capsys):
     folder = tmp_path / "nw-ucla-lt"
-    streams = {name: made_up(i) for i, name in enumerate(("joint", "bone"))}
+    streams = {name: synthetic(i) for i, name in enumerate(("joint", "bone"))}
     for name, scores in streams.items():
         write(
             folder, name, shuffled(scores), benchmark="nw-ucla-lt", class_counts=[9] * 7,
             shots=[5, 2],
         )  # fmt: skip
     ensemble.main(["--dataset", "nw-ucla", "--work-dir", str(tmp_path)])
-    said = capsys.readouterr().out
+    out = capsys.readouterr().out
     written = json.loads((folder / "ensemble.json").read_text())
     assert set(written["rows"]) == {"joint", "bone", "2-stream"}
     assert written["missing"] == ["skip", "joint-motion", "bone-motion", "skip-motion"]
@@ -98,12 +98,12 @@ def test_the_command_fuses_what_is_there_and_names_what_is_missing(tmp_path, cap
     assert written["rows"]["2-stream"]["top1"] == pytest.approx(expected)
     assert written["rows"]["2-stream"]["few"] is None  # all classes have nine samples
     assert written["rows"]["2-stream"]["many"] == written["rows"]["2-stream"]["mean_class"]
-    assert "2-stream" in said and "skip-motion" in said
+    assert "2-stream" in out and "skip-motion" in out
 
 
 def test_chosen_streams_and_weights(tmp_path):
     for i, name in enumerate(("joint", "skip")):
-        write(tmp_path / "demo-lt", name, made_up(i))
+        write(tmp_path / "demo-lt", name, synthetic(i))
     result = ensemble.compare(tmp_path / "demo-lt", ["joint", "skip"], [3, 1])
     assert result["rows"]["joint+skip"]["weights"] == {"joint": 3, "skip": 1}
     equally = ensemble.compare(tmp_path / "demo-lt", ["joint", "skip"])
@@ -113,16 +113,16 @@ def test_chosen_streams_and_weights(tmp_path):
     with pytest.raises(InputError, match="2 --streams, but 1"):
         ensemble.compare(tmp_path / "demo-lt", ["joint", "skip"], [3])
     for weights in ([0, 0], [1, -1], [1, float("nan")]):
-        with pytest.raises(InputError, match="more than 0"):
+        with pytest.raises(InputError, match="greater than 0"):
             ensemble.compare(tmp_path / "demo-lt", ["joint", "skip"], weights)
-    with pytest.raises(InputError, match="joint joint names one twice"):
+    with pytest.raises(InputError, match="joint joint contains a stream twice"):
         ensemble.compare(tmp_path / "demo-lt", ["joint", "joint"], [1, 2])
     with pytest.raises(InputError, match=r"--baseline: .*demo-lt-none has no scores"):
         ensemble.compare(tmp_path / "demo-lt", baseline=tmp_path / "demo-lt-none")
 
 
-def test_tag_baseline_and_last_choose_other_files(tmp_path):
-    """Every row is of the scores that its name says: of eight samples another number is right."""
+def test_tag_baseline_and_which_select_the_files(tmp_path):
+    """Each file has a different number of correct samples out of eight, which identifies it."""
     labels, names = np.arange(8) % 2, np.array([f"clip{i}" for i in range(8)])
     right = {
         ("demo-lt", ""): 1, ("demo-lt-mine", ""): 2, ("demo-lt-plain", ""): 3,
@@ -150,8 +150,8 @@ def test_tag_baseline_and_last_choose_other_files(tmp_path):
 @pytest.mark.parametrize(
     "words", [[], ["imbalance=10"], ["model=model.ctrgcn.Model", "seed=2", "imbalance=10"]]
 )
-def test_the_baseline_is_where_main_writes_it(tmp_path, method, files, words):
-    """Whatever the runs depart in, the baseline of the same values is found."""
+def test_baseline_folder_is_the_one_main_writes(tmp_path, method, files, words):
+    """The baseline has the same values as the runs except for the method."""
     file = {"brl": [], "released": ["config/released.yaml"]}
     own = config.resolve(["config/demo-lt/skip.yaml", *files], words)
     other = file.get(method, [f"config/methods/{method}.yaml"])
@@ -164,32 +164,32 @@ def test_the_baseline_is_where_main_writes_it(tmp_path, method, files, words):
     assert ensemble.baseline_folder(folder.parent, "mine").name == "demo-lt-mine"
 
 
-def test_a_baseline_of_another_list_is_refused(tmp_path):
-    write(tmp_path / "demo-lt", "joint", made_up(1), class_counts=[9] * 7)
-    write(tmp_path / "demo-lt-mine", "joint", made_up(1), class_counts=[8] * 7)
+def test_baseline_of_another_training_list_is_rejected(tmp_path):
+    write(tmp_path / "demo-lt", "joint", synthetic(1), class_counts=[9] * 7)
+    write(tmp_path / "demo-lt-mine", "joint", synthetic(1), class_counts=[8] * 7)
     with pytest.raises(InputError, match="another list"):
         ensemble.compare(tmp_path / "demo-lt", baseline=tmp_path / "demo-lt-mine")
-    write(tmp_path / "demo-lt", "bone", made_up(2), class_counts=[9] * 6)
+    write(tmp_path / "demo-lt", "bone", synthetic(2), class_counts=[9] * 6)
     (tmp_path / "demo-lt/joint/result.json").write_text('{"class_counts": [9, 9]}')
-    with pytest.raises(InputError, match="scores of 7 classes, but class_counts of 2"):
+    with pytest.raises(InputError, match="scores have 7 classes, but class_counts"):
         ensemble.compare(tmp_path / "demo-lt")
 
 
-def test_a_folder_and_a_data_set_are_two_ways_to_say_it(tmp_path):
+def test_folder_excludes_dataset_tag_and_work_dir(tmp_path):
     for more in (["--dataset", "demo"], ["--tag", "a"], ["--work-dir", "b"]):
-        with pytest.raises(InputError, match=f"{more[0]}: --folder names the runs"):
+        with pytest.raises(InputError, match=f"{more[0]}: cannot be combined with --folder"):
             ensemble.main(["--folder", str(tmp_path), *more])
 
 
-def test_a_damaged_score_file_is_named(tmp_path):
+def test_damaged_score_file_is_named(tmp_path):
     path = tmp_path / "demo-lt" / "joint" / "scores.npz"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(InputError, match="not a score file"):
         ensemble.compare(tmp_path / "demo-lt")
-    whole = vars(made_up(0))
+    whole = vars(synthetic(0))
     twice = np.where(np.arange(40) == 7, "clip000", whole["names"])
-    for wrong, said in (
+    for wrong, message in (
         ({"scores": whole["scores"][1:]}, r"have different lengths: \(40,\), \(40,\), \(39, 7\)"),
         ({"labels": whole["labels"][1:]}, "have different lengths"),
         ({"scores": whole["scores"][:, 0]}, "have different lengths"),
@@ -208,7 +208,7 @@ def test_a_damaged_score_file_is_named(tmp_path):
         ({"scores": whole["scores"] * 9 - 8 / 7}, "the minimum -1"),
     ):
         np.savez(path, **{**whole, **wrong})
-        with pytest.raises(InputError, match=said) as caught:
+        with pytest.raises(InputError, match=message) as caught:
             ensemble.compare(tmp_path / "demo-lt")
         assert str(path) in str(caught.value)
     np.savez(path, **{**whole, "scores": whole["scores"].astype(np.float16)})
@@ -216,7 +216,7 @@ def test_a_damaged_score_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("case", ["labels_from_1", "logits", "probabilities"])
-def test_the_score_files_that_people_bring(shared, tmp_path, case):
+def test_score_files_of_other_programs(shared, tmp_path, case):
     script = shared / "cases/score_files.py"
     subprocess.run([sys.executable, str(script), str(tmp_path)], check=True)
     argv = ["--folder", str(tmp_path / case), "--streams", "joint", "bone"]
@@ -232,14 +232,14 @@ def test_the_score_files_that_people_bring(shared, tmp_path, case):
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "result.json"])
-def test_a_damaged_result_is_named(tmp_path, name):
-    write(tmp_path / "demo-lt", "joint", made_up(1))
+def test_damaged_result_file_is_named(tmp_path, name):
+    write(tmp_path / "demo-lt", "joint", synthetic(1))
     (tmp_path / "demo-lt/joint" / name).write_text("")
     with pytest.raises(InputError, match=f"joint/{name}: is damaged"):
         ensemble.compare(tmp_path / "demo-lt")
 
 
-def test_scores_that_are_not_finite_are_refused(tmp_path):
+def test_scores_that_are_not_finite_are_rejected(tmp_path):
     path = tmp_path / "demo-lt" / "joint" / "scores.npz"
     path.parent.mkdir(parents=True)
     np.savez(path, names=["a", "b"], labels=[0, 1], scores=[[np.nan, np.nan], [0.5, 0.5]])

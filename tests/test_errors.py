@@ -1,4 +1,4 @@
-"""Every command ends in an exit code and, where something is wrong, in one line."""
+"""Exit codes of the commands, and errors of one line."""
 
 from importlib import import_module
 
@@ -9,7 +9,7 @@ from errors import BAD_INPUT, RESUMABLE, InputError, Stopped, run_command
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "message"),
     [
         (["--confg", "a.yaml"], "unknown argument --confg (did you mean --config?)"),
         (["--steam=bone"], "unknown argument --steam (did you mean --stream?)"),
@@ -19,21 +19,21 @@ from errors import BAD_INPUT, RESUMABLE, InputError, Stopped, run_command
         ([], "--config"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_told_in_one_line(argv, told, capsys):
+def test_wrong_argument_is_one_line_error(argv, message, capsys):
     assert run_command(main.main, [*argv, "--device", "cpu"]) == BAD_INPUT
     out, err = capsys.readouterr()
-    assert out == "" and told in err and err.count("\n") == 1
+    assert out == "" and message in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     "command",
     (
         "ensemble", "data.prepare", "data.long_tail", "data.inspect", "data.convert",
-        "tools.compare", "tools.embed", "tools.export", "tools.report.__main__", "tools.weights",
-        "tools.zoo", "tools.benchmark",
+        "tools.calibrate", "tools.compare", "tools.embed", "tools.export", "tools.report.__main__",
+        "tools.weights", "tools.zoo", "tools.benchmark",
     ),
 )  # fmt: skip
-def test_every_command_tells_a_mistake_in_one_line(command, capsys):
+def test_unknown_flag_is_one_line_error_in_every_command(command, capsys):
     run = import_module(command).main
     for argv in (["--debgu"], ["a", "--debgu"], ["--no-such-flag", "b"]):
         assert run_command(run, argv) == BAD_INPUT
@@ -42,7 +42,7 @@ def test_every_command_tells_a_mistake_in_one_line(command, capsys):
 
 
 @pytest.mark.parametrize("command", ("data.prepare", "tools.weights", "tools.benchmark"))
-def test_the_help_keeps_the_examples_on_lines_of_their_own(command, capsys):
+def test_help_keeps_line_breaks_of_examples(command, capsys):
     module = import_module(command)
     with pytest.raises(SystemExit):
         module.main(["--help"])
@@ -52,32 +52,40 @@ def test_the_help_keeps_the_examples_on_lines_of_their_own(command, capsys):
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "told"),
+    ("error", "code", "message"),
     [
         (InputError("a.yaml: no"), BAD_INPUT, "error: a.yaml: no\n"),
         (FileNotFoundError("b"), BAD_INPUT, "error: b\n"),
         (IsADirectoryError("b"), BAD_INPUT, "error: b\n"),
         (PermissionError("c"), 1, "error: c\n"),
-        (KeyError("two\nlines"), 1, "error: KeyError: 'two\\nlines' (--debug shows where)\n"),
-        (RuntimeError("two\nlines"), 1, "error: RuntimeError: two lines (--debug shows where)\n"),
+        (
+            KeyError("two\nlines"),
+            1,
+            "error: KeyError: 'two\\nlines' (--debug shows the traceback)\n",
+        ),
+        (
+            RuntimeError("two\nlines"),
+            1,
+            "error: RuntimeError: two lines (--debug shows the traceback)\n",
+        ),
         (Stopped("saved"), RESUMABLE, "stopped: saved\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
-def test_the_exit_code_says_what_kind_of_end_it_was(error, code, told, capsys):
-    assert (BAD_INPUT, RESUMABLE) == (2, 75)  # schedulers rely on them
+def test_exit_code_and_message_of_each_error(error, code, message, capsys):
+    assert (BAD_INPUT, RESUMABLE) == (2, 75)  # schedulers depend on these values
 
     def fail(argv):
         raise error
 
     assert run_command(fail, []) == code
-    assert capsys.readouterr().err == told
+    assert capsys.readouterr().err == message
     if code in (1, BAD_INPUT):
         with pytest.raises(type(error)):
             run_command(fail, ["--debug"])
 
 
-def test_the_help_is_short_enough_to_read(capsys, monkeypatch):
+def test_help_of_main_is_at_most_55_lines(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as end:
         main.main(["--help"])

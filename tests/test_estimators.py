@@ -1,4 +1,4 @@
-"""What pose estimators and st-gcn write: frames in order, persons in place, empty poses nobody."""
+"""Files of pose estimators and st-gcn: order of frames and persons, empty poses, errors."""
 
 import json
 import pickle
@@ -29,7 +29,7 @@ def pose(x: float) -> list[float]:
 
 
 @pytest.mark.parametrize("name", ["{}_keypoints.json", "img ({}).json", "v2_{:012}_keypoints.json"])
-def test_frames_come_in_the_order_of_their_numbers(tmp_path: Path, name: str) -> None:
+def test_frames_are_sorted_by_number(tmp_path: Path, name: str) -> None:
     folder = openpose(tmp_path / "p", {name.format(t): [pose(100 + t)] for t in range(12)})
     joints = pose_json.read_openpose(folder)
     assert joints.shape == (12, 2, 18, 3) and not joints[:, 1].any()
@@ -38,31 +38,95 @@ def test_frames_come_in_the_order_of_their_numbers(tmp_path: Path, name: str) ->
 
 
 @pytest.mark.parametrize(
-    ("frames", "told"),
+    ("frames", "message"),
     [
         ([0, 1, 4, 5], "frames 2 to 3 are missing between 0 and 5"),
         ([8, 9, 11, 14], "frames 10, 12 to 13 are missing between 8 and 14"),
-        ([0, 5, 10, 20], "frames 15 are missing between 0 and 20"),  # every fifth
+        ([0, 5, 10, 20], "frames 15 are missing between 0 and 20"),  # every fifth frame
         ([0, 5, 10, 15], ""),
         ([7], ""),
     ],
 )
-def test_gaps_are_told(tmp_path: Path, capsys, frames: list[int], told: str) -> None:
+def test_missing_frames_are_reported(
+    tmp_path: Path, capsys, frames: list[int], message: str
+) -> None:
     folder = openpose(tmp_path / "p", {f"{t}.json": [pose(100)] for t in frames})
     out = tmp_path / "c.npz"
     argv = ["--from", "openpose-18", "--to", "openpose", folder, "--image-size", 240, 320]
     assert run_command(convert.main, [*map(str, argv), "--out", str(out)]) == 0
     err = capsys.readouterr().err
-    assert (told in err and err.count("\n") == 1) if told else not err
+    assert (message in err and err.count("\n") == 1) if message else not err
     assert len(clip_file.read(out).joints) == len(frames)
 
 
-def test_two_recordings_in_a_folder_are_no_clip(tmp_path: Path) -> None:
+def test_two_recordings_in_a_folder_are_rejected(tmp_path: Path) -> None:
     folder = openpose(
         tmp_path / "p", {f"{v}_{t}_keypoints.json": [pose(1)] for v in "ab" for t in "01"}
     )
-    with pytest.raises(InputError, match=r"frame 0 comes twice, as a_0_keypoints.json and b_0_"):
+    with pytest.raises(InputError, match=r"frame 0 is found twice, as a_0_keypoints.json and b_0_"):
         pose_json.read_openpose(folder)
+
+
+def test_recordings_that_go_on_in_their_numbers_are_no_clip(tmp_path: Path) -> None:
+    names = [f"a_{t:012}_keypoints.json" for t in range(3)]
+    names += [f"b_{t:012}_keypoints.json" for t in range(3, 6)]
+    folder = openpose(tmp_path / "p", {name: [pose(100)] for name in names})
+    with pytest.raises(InputError, match="give every recording a folder of its own"):
+        pose_json.read_openpose(folder)
+
+
+@pytest.mark.parametrize("nan", clip_file.NAN)
+def test_nan_in_files_of_estimators_is_what_nan_says(tmp_path: Path, capsys, nan: str) -> None:
+    """The second person of the second frame has a joint that is NaN, and the higher scores."""
+    one, other = [100.0, 50.0, 0.5] * 17, [200.0, 60.0, 0.9] * 17
+    gone = [200.0, 60.0, 0.9] * 16 + [float("nan")] * 3
+    people = [[one, other], [one, gone], [one, other]]
+    out, folder, table = tmp_path / "c.npz", tmp_path / "p", tmp_path / "a.json"
+    openpose(folder, {f"{t}.json": poses for t, poses in enumerate(people)})
+    found = [(t, idx, pose) for t, poses in enumerate(people) for idx, pose in enumerate(poses)]
+    entries = [{"image_id": f"{t}.jpg", "idx": idx, "keypoints": pose} for t, idx, pose in found]
+    table.write_text(json.dumps(entries))
+    for source in (folder, table):
+        argv = ["--from", "coco-17", "--to", "coco", source, "--image-size", 100, 400]
+        code = run_command(convert.main, [*map(str, argv), "--nan", nan, "--out", str(out)])
+        if nan == "refuse":
+            assert code == 2 and "the first is frame 1" in capsys.readouterr().err
+            continue
+        joints = clip_file.read(out).joints
+        last = {"zero": (0, 0, 0), "interpolate": (0, 0.2, 0.9)}[nan]
+        np.testing.assert_allclose(joints[1, 0, 16], last, atol=1e-6)
+        np.testing.assert_allclose(joints[1, 0, 15], (0, 0.2, 0.9), atol=1e-6)
+        np.testing.assert_allclose(joints[1, 1, 16], (-0.5, 0, 0.5), atol=1e-6)
+
+
+def test_gaps_of_alphapose_are_told(tmp_path: Path, capsys) -> None:
+    path, out = tmp_path / "a.json", tmp_path / "c.npz"
+    alphapose(path, [(f"{t}.jpg", 0, 100.0 + t) for t in (1, 2, 5, 10)])
+    argv = ["--from", "coco-17", "--to", "coco", str(path), "--image-size", "240", "320"]
+    assert run_command(convert.main, [*argv, "--out", str(out)]) == 0
+    assert "frames 3 to 4, 6 to 9 are missing between 1 and 10" in capsys.readouterr().err
+    assert len(clip_file.read(out).joints) == 4
+    (tmp_path / "labels.csv").write_text("file,label,split\na.json,wave,train\n")
+    own = ["custom", str(tmp_path / "labels.csv"), "--layout", "coco", "--persons", "1"]
+    own += ["--image-size", "240", "320", "--out", str(tmp_path / "store"), "--workers", "1"]
+    assert run_command(prepare.main, own) == 0
+    assert f"warning: {path}: frames 3 to 4, 6 to 9 are missing" in capsys.readouterr().out
+
+
+def test_positions_around_the_center_of_the_image_are_refused(tmp_path: Path) -> None:
+    """Pixels counted from the center, and MediaPipe's landmarks in meters from the hips."""
+    pixels = np.concatenate([RANDOM.uniform(-200, 200, (9, 17, 2)), np.ones((9, 17, 1))], -1)
+    world = RANDOM.uniform([-0.4, -0.7, -0.3], [0.4, 0.9, 0.3], (9, 33, 3))
+    for joints, form, size in ((pixels, "coco-17", (480, 640)), (world, "mediapipe-33", None)):
+        with pytest.raises(InputError, match="% of the joints have a negative x or y"):
+            convert.convert(joints, form, "coco", size)
+    within = pixels + (320, 240, 0)
+    np.testing.assert_allclose(
+        convert.convert(within, "coco-17", "coco", (480, 640))[:, 0, :, :2],
+        pixels[..., :2] / (320, 240), atol=1e-6,
+    )  # fmt: skip
+    within[:, :4, 0] -= 500  # a fourth of the body has left the image
+    assert convert.convert(within, "coco-17", "coco", (480, 640)).shape == (9, 1, 17, 3)
 
 
 def test_an_empty_pose_is_nobody_and_the_old_key_is_read(tmp_path: Path) -> None:
@@ -82,18 +146,18 @@ def test_an_empty_pose_is_nobody_and_the_old_key_is_read(tmp_path: Path) -> None
         ),
         (
             '{"people": [{"pose_keypoints_2d": [1, 2]}]}',
-            "0.json: line 1: person 0: its pose is not",
+            "0.json: line 1: person 0: the pose is not",
         ),
         (
-            '{"people": [{"pose_keypoints_2d": [1, 2, NaN]}]}',
-            "its pose is not a list of x, y, score",
+            '{"people": [{"pose_keypoints_2d": [1, 2, "x"]}]}',
+            "the pose is not a list of x, y, score",
         ),
         ('{"people": 3}', "'people' is missing or not a list"),
         ('{"people": []}', "no people in any .json file"),
         ("{", "0.json: line 1"),
     ],
 )
-def test_other_files_are_named(tmp_path: Path, content: str, words: str) -> None:
+def test_invalid_openpose_file_is_named(tmp_path: Path, content: str, words: str) -> None:
     (tmp_path / "0.json").write_text(content)
     with pytest.raises(InputError) as error:
         pose_json.read_openpose(tmp_path)
@@ -101,7 +165,7 @@ def test_other_files_are_named(tmp_path: Path, content: str, words: str) -> None
 
 
 def alphapose(path: Path, people: list[tuple[str, object, float]]) -> Path:
-    """People of (image, idx, x), all of whose 17 joints are at x; the score is 1 / x."""
+    """Write persons (image, idx, x); all 17 joints are at x, with score 1 / x."""
     entries = [
         {"image_id": image, "category_id": 1, "keypoints": [x, 2.0, 1 / x] * 17, "score": 2.9}
         | ({} if idx is None else {"idx": idx})
@@ -111,16 +175,16 @@ def alphapose(path: Path, people: list[tuple[str, object, float]]) -> Path:
     return path
 
 
-def test_persons_of_alphapose_keep_their_place(tmp_path: Path) -> None:
+def test_alphapose_persons_keep_their_index(tmp_path: Path) -> None:
     tracked = [("10.jpg", [1.0], 9), ("10.jpg", [0.0], 4), ("9.jpg", 0, 3), ("8.jpg", 1, 8)]
     clip = clip_file.read(alphapose(tmp_path / "a.json", tracked))
     assert clip.layout == "coco" and clip.joints.shape == (3, 2, 17, 3)
     assert clip.joints[:, :, 0, 0].tolist() == [[0, 8], [3, 0], [4, 9]]  # 0 has the higher scores
     loose = [("f2.jpg", None, 9), ("f2.jpg", None, 4), ("f10.jpg", None, 3)]
     clip = clip_file.read(alphapose(tmp_path / "b.json", loose))
-    assert clip.joints[:, :, 0, 0].tolist() == [[4, 9], [3, 0]]  # the best first
+    assert clip.joints[:, :, 0, 0].tolist() == [[4, 9], [3, 0]]  # sorted by score
     with pytest.raises(
-        InputError, match=r"c.json: line 1: image 1.jpg: a person's idx comes twice"
+        InputError, match=r"c.json: line 1: image 1.jpg: two persons have the same idx"
     ):
         clip_file.read(alphapose(tmp_path / "c.json", [("1.jpg", 0, 1), ("1.jpg", 0, 2)]))
     (tmp_path / "d.json").write_text('[\n{"keypoints": [1, 2, 3]}]')
@@ -132,10 +196,10 @@ def point(x: float, y: float) -> dict[str, float]:
     return {"x": x, "y": y, "z": 0.5, "visibility": 0.75}
 
 
-def test_landmarks_of_mediapipe(tmp_path: Path) -> None:
+def test_mediapipe_landmarks(tmp_path: Path) -> None:
     path, out = tmp_path / "m.json", tmp_path / "c.npz"
     one, two = [point(0.25, 0.75)] * 33, [point(0.5, 0.5)] * 33
-    path.write_text(json.dumps([one, [], [one, two]]))  # one person, nobody, two
+    path.write_text(json.dumps([one, [], [one, two]]))  # one person, no person, two persons
     clip = clip_file.read(path)
     assert clip.joints.shape == (3, 2, 33, 4)
     assert clip.joints[0, 0, 7].tolist() == [0.25, 0.75, 0.5, 0.75]
@@ -144,18 +208,18 @@ def test_landmarks_of_mediapipe(tmp_path: Path) -> None:
     assert run_command(convert.main, argv) == 0
     np.testing.assert_allclose(clip_file.read(out).joints[0, 0, 3], [-0.5, 0.5, 0.75], atol=1e-6)
     path.write_text(json.dumps([one, one[:32]]))
-    with pytest.raises(InputError, match=r"m.json: line 1: frame 1 is not 33 landmarks"):
+    with pytest.raises(InputError, match=r"m.json: line 1: frame 1: expected 33 landmarks"):
         clip_file.read(path)
     path.write_text(json.dumps([[{"a": 1}]]))
     with pytest.raises(InputError, match=r"m.json: line 1: a landmark has no x, y or z"):
         clip_file.read(path)
 
 
-def test_a_clip_of_st_gcn_is_in_shares_of_the_image(tmp_path: Path) -> None:
+def test_st_gcn_clip_is_relative_to_the_image(tmp_path: Path) -> None:
     person = RANDOM.uniform(0.2, 0.8, (18, 2))
     frames = [
         {"frame_index": t, "skeleton": [{"pose": person.ravel().tolist(), "score": [0.8] * 18}]}
-        for t in (10, 9, 12)  # in any order; nobody in 11
+        for t in (10, 9, 12)  # in any order; no frame 11
     ]
     frames[0]["skeleton"].append({"pose": [], "score": []})
     path, out = tmp_path / "s.json", tmp_path / "c.npz"
@@ -168,16 +232,16 @@ def test_a_clip_of_st_gcn_is_in_shares_of_the_image(tmp_path: Path) -> None:
     np.testing.assert_allclose(clip_file.read(out).joints[0, 0, :, :2], 2 * person - 1, atol=1e-6)
 
 
-def test_one_frame_of_openpose_is_no_clip(tmp_path: Path) -> None:
+def test_single_openpose_frame_is_rejected(tmp_path: Path) -> None:
     folder = openpose(tmp_path / "p", {"0.json": [pose(1)]})
     with pytest.raises(
-        InputError, match=r"is one frame of OpenPose's; give its folder to python -m"
+        InputError, match=r"is a single OpenPose frame; give its folder to python -m"
     ):
         clip_file.read(folder / "0.json")
 
 
 def arrays(folder: Path, clips: list[np.ndarray], names: list[str], labels: list, part="train"):
-    """Write clips (3, T, V, M) as st-gcn does, padded with zeros to 30 frames."""
+    """Write clips (3, T, V, M) in st-gcn's format, padded with zeros to 30 frames."""
     array = np.zeros((len(clips), 3, 30, *clips[0].shape[2:]), np.float32)
     for row, clip in zip(array, clips):
         row[:, : clip.shape[1]] = clip
@@ -191,7 +255,7 @@ def prepared(folder: Path) -> Store:
     return Store.open(folder / "s")
 
 
-def test_arrays_of_st_gcn(tmp_path: Path) -> None:
+def test_st_gcn_arrays(tmp_path: Path) -> None:
     clips = [RANDOM.normal(size=(3, length, 25, 2)).astype(np.float32) for length in (20, 7)]
     names = ["S001C001P001R001A060", "S001C002P003R001A002"]
     arrays(tmp_path, clips, [f"{name}.skeleton" for name in names], [59, 1])
@@ -203,7 +267,7 @@ def test_arrays_of_st_gcn(tmp_path: Path) -> None:
         np.testing.assert_array_equal(store.clip(row), expected)
 
 
-def test_arrays_of_openpose_and_of_2s_agcn(tmp_path: Path) -> None:
+def test_openpose_and_2s_agcn_arrays(tmp_path: Path) -> None:
     shapes = [(3, length, 18, 2) for length in (4, 30)]
     clips = [RANDOM.uniform(-0.4, 0.4, shape).astype(np.float32) for shape in shapes]
     looped = np.concatenate([clips[0]] * 8, axis=1)[:, :30]  # 2s-AGCN repeats a clip to the end
@@ -219,29 +283,29 @@ def test_arrays_of_openpose_and_of_2s_agcn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "labels", "words"),
     [
-        (["a"], [0, 1], "has 1 names and 2 labels, the array has 2 samples"),
-        (["a", "b"], [0, "x"], "b: label 'x' is not a number of a class"),
-        (["a", "b"], [0, -1], "b: label -1 is not a number of a class"),
+        (["a"], [0, 1], "has 1 names and 2 labels, but the array has 2 samples"),
+        (["a", "b"], [0, "x"], "b: label 'x' is not a class number"),
+        (["a", "b"], [0, -1], "b: label -1 is not a class number"),
     ],
 )
-def test_labels_of_st_gcn_that_do_not_fit(tmp_path, names, labels, words) -> None:
+def test_inconsistent_st_gcn_labels(tmp_path, names, labels, words) -> None:
     arrays(tmp_path, [RANDOM.normal(size=(3, 4, 18, 2))] * 2, names, labels)
     args = prepare._arguments(["st-gcn", str(tmp_path)])
     with pytest.raises(InputError, match=words):
         st_gcn.reader(args)
 
 
-def test_other_arrays_than_st_gcns_are_named(tmp_path: Path) -> None:
+def test_invalid_st_gcn_arrays_are_named(tmp_path: Path) -> None:
     args = prepare._arguments(["st-gcn", str(tmp_path)])
     with pytest.raises(InputError, match=r"has no train_data_joint.npy or train_data.npy"):
         st_gcn.reader(args)
     for array, words in [
         (np.zeros((2, 3, 30, 18)), r"is float64 \(2, 3, 30, 18\), not floats \(N, 3, T, V, M\)"),
-        (np.array([{}]), "it holds pickled Python objects"),
+        (np.array([{}]), "it contains pickled Python objects"),
     ]:
         np.save(tmp_path / "train_data.npy", array)
         with pytest.raises(InputError, match=words):
             st_gcn.reader(args)
     arrays(tmp_path, [RANDOM.normal(size=(3, 4, 17, 2))], ["a"], [0])
-    with pytest.raises(InputError, match="have 17 joints V; known are 25, 18"):
+    with pytest.raises(InputError, match="have 17 joints V; supported: 25, 18"):
         st_gcn.reader(args)

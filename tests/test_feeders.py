@@ -108,7 +108,7 @@ def test_frames_equal_the_released(golden):
         chosen = choice.uniform_sample(length, int(frames), int(clips), **settings)
         np.testing.assert_array_equal(chosen.ravel(), vectors[key], err_msg=key)
         seen += 1
-    assert seen == 220
+    assert seen == (220 if golden.whole else 88)
 
 
 def test_nw_ucla_frames_equal_the_released(golden):
@@ -206,7 +206,8 @@ def test_augmentation_equals_the_released(golden):
             np.testing.assert_allclose(found[0], vectors[f"{name}|seed{seed}"], rtol=0, atol=1e-12)
 
         check("RandomScale0.1", augment.transform(clip, augment.matrices(drawn(0.1), none)))
-        for name, size in (("RandomRot", 0.3), ("RandomRot0.5", 0.5)):
+        sizes = {"RandomRot": 0.3} | ({"RandomRot0.5": 0.5} if golden.whole else {})
+        for name, size in sizes.items():
             check(name, augment.transform(clip, augment.matrices(none, drawn(size))))
         for name, chance in (("Spatial_Flip1", 1.0), ("Spatial_Flip0.5", 0.5)):
             flipped = torch.tensor([random.Random(seed).random() < chance])
@@ -215,7 +216,7 @@ def test_augmentation_equals_the_released(golden):
 
 def test_2d_flip_equals_the_released(golden):
     """The released flip mirrors pixels; the store holds x from -1 to 1: its mirror is -x."""
-    vectors = np.load(golden / "tf_k400.npz")
+    vectors = golden.load("tf_k400.npz")
     height, width = vectors["in|img_shape"]
 
     def stored(name):
@@ -273,7 +274,7 @@ def test_streams_equal_the_released(golden):
         tolerance = 4e-3 if "f16" in clip else 1e-6  # the released code subtracts in float16
         np.testing.assert_allclose(found, vectors[key], rtol=0, atol=tolerance, err_msg=key)
         seen += 1
-    assert seen == 58
+    assert seen == (58 if golden.whole else 20)
 
 
 @pytest.mark.parametrize("layout", ["coco", "openpose"])
@@ -314,9 +315,11 @@ def released(golden):
 
 @pytest.mark.parametrize("feature", ["j", "k", "km"])
 @pytest.mark.parametrize(("mode", "clips"), [("val", 1), ("test", 10)])
-def test_test_batches_equal_the_released(released, feature, mode, clips):
+def test_test_batches_equal_the_released(golden, released, feature, mode, clips):
     vectors, names, store = released
     rows = [i for i, name in enumerate(names) if f"{feature}|{mode}|{name}" in vectors.files]
+    if not rows and not golden.whole:
+        pytest.skip(f"needs {feature}|{mode} of ../shared/golden/tf_pipelines.npz")
     feeder = Feeder(store, rows, SHORT[feature], clips=clips)
     found = feeder.batch(torch.arange(len(rows))).unflatten(0, (len(rows), clips))
     for clip, row in zip(found, rows):
@@ -325,7 +328,7 @@ def test_test_batches_equal_the_released(released, feature, mode, clips):
     assert rows
 
 
-def test_training_batches_equal_the_released(released):
+def test_training_batches_equal_the_released(golden, released):
     """The released order of draws: scale, rotation and frames from NumPy, the flip from random."""
     vectors, names, store = released
     keys = [key for key in vectors.files if key.startswith("j|train")]
@@ -345,13 +348,13 @@ def test_training_batches_equal_the_released(released):
     found = feeder.make(torch.tensor(rows), Draws(scale.float(), angles.float(), flip, jitter))
     for clip, key in zip(found, keys):
         np.testing.assert_allclose(clip, vectors[key][0], rtol=0, atol=2e-6, err_msg=key)
-    assert len(keys) == 9
+    assert len(keys) == (9 if golden.whole else 1)
 
 
 @pytest.mark.parametrize("feature", ["j", "b", "jm", "bm"])
 def test_k400_equals_the_released(golden, feature):
     """The released k400 configurations leave pixels as they are, and sample at random in tests."""
-    vectors = np.load(golden / "tf_k400.npz")
+    vectors = golden.load("tf_k400.npz")
     points, score = vectors["squeeze|keypoint"], vectors["squeeze|keypoint_score"]
     people = np.concatenate([points, score[..., None]], -1)
     clip = people[:2].swapaxes(0, 1).astype("f4")  # the network takes the first two

@@ -1,4 +1,4 @@
-"""Layouts and adjacency: the released matrices, and one clear line for a layout that is wrong."""
+"""Layouts and adjacency matrices: compared with the released code; errors of invalid layouts."""
 
 import numpy as np
 import pytest
@@ -21,18 +21,18 @@ MODES = {
 }
 
 
-def test_every_released_matrix(golden):
+def test_matrices_equal_released_code(golden):
     with np.load(golden / "graphs.npz") as file:
         assert len(file.files) == 29
         for key in file.files:
             layout, mode = key.split("|", 1)
-            ours = MODES[mode](graph.load(RELEASED[layout]))
-            np.testing.assert_allclose(ours, file[key], rtol=0, atol=1e-7, err_msg=key)
+            matrix = MODES[mode](graph.load(RELEASED[layout]))
+            np.testing.assert_allclose(matrix, file[key], rtol=0, atol=1e-7, err_msg=key)
 
 
 @pytest.mark.parametrize("layout", graph.LAYOUTS)
-def test_left_and_right(layout):
-    """A flip exchanges the joints that are named left and right, and the parts accordingly."""
+def test_flip_and_parts_agree_with_joint_names(layout):
+    """flip exchanges the joints named left and right, and the left and right parts."""
     skeleton = graph.load(layout)
     swapped = {"left": "right", "right": "left"}
     for joint, other in enumerate(skeleton.flip):
@@ -46,7 +46,7 @@ def test_left_and_right(layout):
     assert not set(left_leg + right_leg) & set(skeleton.upper)
 
 
-def test_upper_body_of_the_paper():
+def test_upper_body_equals_paper():
     assert graph.load("ntu_rgb_d").upper == (*range(1, 12), *range(20, 25))
     assert graph.load("nw_ucla").upper == tuple(range(1, 12))
 
@@ -57,66 +57,76 @@ def a_layout(**changes):
         "parent": [0, 0, 0],
         "flip": [0, 2, 1],
         "upper": [1, 2],
-        "centre": 0,
+        "center": 0,
     }
     return {key: value for key, value in {**table, **changes}.items() if value is not None}
 
 
-def test_own_layout(tmp_path):
+def test_layout_file(tmp_path):
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(a_layout()))
     skeleton = graph.load(file)
     assert skeleton.num_joints == 3
     assert skeleton.name == "tiny"
     assert skeleton.parts == ()
+    assert skeleton.center == 0
     assert adjacency.spatial(skeleton)[1:].tolist() == [
         [[0, 1, 1], [0, 0, 0], [0, 0, 0]],
         [[0, 0, 0], [0.5, 0, 0], [0.5, 0, 0]],
     ]
 
 
+def test_earlier_key_centre_is_accepted(tmp_path):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(a_layout(center=None, centre=2)))
+    assert graph.load(file).center == 2
+    file.write_text(yaml.safe_dump(a_layout(center=1, centre=2)))
+    with pytest.raises(InputError, match="unknown key 'centre'"):
+        graph.load(file)
+
+
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "message"),
     [
         ({"edges": [[1, 0], [2, 3]]}, "edges has 3, but joints are numbered 0 to 2"),
         ({"edges": [[1, 0]]}, "joint 2"),
         ({"edges": [[1, 0], [0, 1], [2, 0]]}, "edge twice"),
-        ({"edges": [[1, 1], [2, 0]]}, "itself"),
+        ({"edges": [[1, 1], [2, 0]]}, "self loop"),
         ({"edges": [[1, 0, 2]]}, "edges needs a list of 2"),
         ({"parent": [1, 0, 0]}, "one root"),
-        ({"parent": [0, 2, 1]}, "circle"),
+        ({"parent": [0, 2, 1]}, "cycle"),
         ({"flip": [1, 2, 0]}, "pairs"),
         ({"flip": [0, 2]}, "flip needs a list of 3"),
         ({"upper": [1, 1]}, "twice"),
-        ({"centre": "hip"}, "centre has 'hip'"),
-        ({"centre": None}, "'centre' is missing"),
+        ({"center": "hip"}, "center has 'hip'"),
+        ({"center": None}, "'center' is missing"),
         ({"parents": [0]}, "did you mean parent?"),
         ({"parts": {"left arm": [0]}}, "parts must have exactly"),
         ({"joints": ["head"]}, "name 3 joints"),
         ({"confidence": "no"}, "confidence must be true or false, not 'no'"),
     ],
 )
-def test_a_wrong_layout_is_one_clear_line(tmp_path, changes, named):
+def test_invalid_layout_is_one_line_error(tmp_path, changes, message):
     file = tmp_path / "own.yaml"
     file.write_text(yaml.safe_dump(a_layout(**changes)))
     with pytest.raises(InputError) as raised:
         graph.load(file)
-    assert named in str(raised.value)
+    assert message in str(raised.value)
     assert str(file) in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
-def test_an_unknown_name_suggests_the_nearest():
+def test_unknown_layout_suggests_closest_name():
     with pytest.raises(InputError, match="did you mean ntu_rgb_d"):
         graph.load("ntu_rgbd")
 
 
-def test_no_yaml(tmp_path):
+def test_file_that_is_not_yaml(tmp_path):
     file = tmp_path / "own.yaml"
     file.write_text("edges: [[1, 0\n")
-    with pytest.raises(InputError, match="no YAML"):
+    with pytest.raises(InputError, match="is not a YAML file"):
         graph.load(file)
-    other = tmp_path / "own.txt"  # a store would take it for a name
+    other = tmp_path / "own.txt"  # in a store it would be read as the name of a layout
     other.write_text(yaml.safe_dump(a_layout()))
-    with pytest.raises(InputError, match="no YAML"):
+    with pytest.raises(InputError, match="not a known layout or a YAML file"):
         graph.load(other)

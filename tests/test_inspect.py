@@ -1,4 +1,4 @@
-"""What data.inspect says of a store is true, and its pictures are there."""
+"""data.inspect: the printed statistics and the pictures."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import graph
-from data import inspect, normalize
+from data import inspect, normalize, quality
 from data.store import StoreWriter
 from errors import run_command
 
@@ -32,17 +32,17 @@ def run(*argv: object) -> int:
     return run_command(inspect.main, [str(arg) for arg in argv])
 
 
-def test_the_numbers_and_the_pictures(store: Path, tmp_path: Path, capsys) -> None:
+def test_statistics_and_pictures(store: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "out"
     assert run(store, "--out", out, "--sample", "clip2") == 0
     text = capsys.readouterr().out
     for words in (
         "5 samples, 30 frames, layout ntu_rgb_d",
-        "frames of a sample: 4 to 8, median 6",
-        "persons in a sample: 1 in 4, 2 in 1",
-        "size of a body: ",
-        "frozen: 0; duplicates: 0",
-        "samples of a class: 4 to 1, imbalance 4, 2 of 3 classes",
+        "frames per sample: 4 to 8, median 6",
+        "samples with 1 person: 4; with 2 persons: 1",
+        "body size: ",
+        "without motion: 0; duplicates: 0",
+        "samples per class: 4 to 1, imbalance 4, 2 of 3 classes",
         "split: 2 values (test, train)",
     ):
         assert words in text
@@ -63,12 +63,12 @@ def test_the_numbers_and_the_pictures(store: Path, tmp_path: Path, capsys) -> No
     ]
 
 
-def test_only_the_training_samples_of_a_protocol(store: Path, tmp_path: Path, capsys) -> None:
+def test_protocol_restricts_to_training_samples(store: Path, tmp_path: Path, capsys) -> None:
     assert run(store, "--protocol", "given", "--out", tmp_path / "out") == 0
     assert "4 samples, 26 frames" in capsys.readouterr().out
     assert run(store, "--sample", "clip9", "--out", tmp_path / "out") == 2
     out, err = capsys.readouterr()
-    assert "clip9" in err and not out  # said before anything is read or drawn
+    assert "clip9" in err and not out  # an error before anything is read or drawn
     assert run(store, "--training-list", "x.txt") == 2
     assert "--protocol" in capsys.readouterr().err
 
@@ -81,7 +81,7 @@ def drawn_joints(clip: np.ndarray, origin: int | None, frame: int = 0) -> int:
     return sum(len(line.get_xdata()) for line in axes.lines)
 
 
-def test_the_joint_at_the_origin_is_drawn_and_a_lost_one_is_not() -> None:
+def test_joint_at_origin_is_drawn_and_unseen_joint_is_not() -> None:
     clip = np.repeat(STANCE[None, None], 3, axis=0) + [3, 0, 0]
     clip += np.linspace(0, 0.3, 3)[:, None, None, None]
     clip[0, 0, 7] = 0
@@ -91,11 +91,30 @@ def test_the_joint_at_the_origin_is_drawn_and_a_lost_one_is_not() -> None:
     assert drawn_joints(centered, origin=None) == 23
 
 
-def test_lost_joints_do_not_decide_how_a_clip_is_looked_at() -> None:
-    """A body of raw positions, 3 m away: a joint at zero would make depth the widest axis."""
+def test_unseen_joints_do_not_affect_the_view() -> None:
+    """A raw body 3 m away: an unseen joint at zero would make depth the widest axis."""
     clip = np.repeat(STANCE[None, None], 4, axis=0) + [0, 3, 0]
     expected = inspect._View(clip, graph.load("ntu_rgb_d"), None).axes.tolist()
     clip[:, 0, 7] = 0
     view = inspect._View(clip, graph.load("ntu_rgb_d"), None)
     assert view.axes.tolist() == expected == [0, 2]
     assert (view.high - view.low < 2).all()
+
+
+def test_an_imbalance_that_fills_nothing_is_refused(tmp_path, capsys):
+    argv = ["store", "--protocol", "given", "--imbalance", "10", "--training-list", "list.txt"]
+    for more in (argv, argv[:-2]):
+        assert run_command(inspect.main, more) == 2
+        assert (
+            "--imbalance: applies only to {imbalance} in --training-list" in capsys.readouterr().err
+        )
+
+
+def test_one_frame_is_not_a_frozen_clip():
+    reading = quality.Reading.of("ntu_rgb_d", (2, 25, 3), {"normalization": "none"})
+    clip = np.stack([STANCE, STANCE])[:, None]
+    assert quality.figures("a", clip, reading).is_frozen
+    assert not quality.figures("a", clip[:1], reading).is_frozen
+    assert not quality.figures(
+        "a", clip * np.array([1, 1.1])[:, None, None, None], reading
+    ).is_frozen

@@ -43,7 +43,7 @@ LOSSES = {
 
 @pytest.fixture(scope="module")
 def losses(golden):
-    return np.load(golden / "losses.npz")
+    return golden.load("losses.npz")
 
 
 def check_sequence(losses, split, name, stages, tolerance=2e-6):
@@ -99,7 +99,7 @@ def released(name, counts):
 @pytest.mark.parametrize("split", SPLITS)
 def test_released_losses(losses, split):
     counts = torch.from_numpy(losses[f"{split}|num_class_list"])
-    names = {key.split("|")[1] for key in losses.files if key.endswith("|epochs")}
+    names = {key.split("|")[1] for key in losses if key.endswith("|epochs")}
     elsewhere = {name for name in names if name.startswith("TwostageAA")}  # test_brl.py
     forced = {"TwostageEQL_rand0", "TwostageEQL_forced"}  # below
     for name in sorted(names - elsewhere - forced):

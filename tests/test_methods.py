@@ -12,11 +12,16 @@ from engine import config, evaluate, train
 from engine.build import find_class, make_model, make_stages
 from errors import InputError
 from longtail.mixing import ShapMix
+from tests import quick
 from tests.tiny_runs import METHODS, SMALL, run, weights
 
 
 @pytest.mark.parametrize(
-    "method", ["shap-mix", "influence-balanced", "ldam-drw", "remix-drw", "kps", "ride"]
+    "method",
+    quick.only(
+        ["ldam-drw", "shap-mix"],
+        ["shap-mix", "influence-balanced", "ldam-drw", "remix-drw", "kps", "ride"],
+    ),
 )
 def test_a_method_is_one_file_on_top(tiny, tmp_path, method):
     settings = ["feeder_args.flip=0.0", "model_args.base_channels=6", "second_stage=1"]
@@ -79,6 +84,7 @@ def test_max_norm_holds_after_the_last_step(tiny, whole, tmp_path, untested):
     assert lengths.max() <= limit * (1 + 1e-6) and lengths.max() > 0.99 * limit
 
 
+@pytest.mark.slow
 def test_tau_is_chosen_on_samples_that_the_network_has_not_seen(tiny, tmp_path):
     held_out = ["--val-split", "0.34"]
     run(tiny, tmp_path / "plain", "cross-entropy.yaml", more=[*SMALL, *held_out])

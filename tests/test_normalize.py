@@ -1,4 +1,4 @@
-"""Normalization equals the released classes (golden vectors) and is what its words say."""
+"""Normalization: equal to the released classes (golden vectors), and correct by definition."""
 
 from pathlib import Path
 
@@ -8,41 +8,50 @@ import pytest
 from data import normalize
 
 
-def test_upright_equals_the_released_class(golden: Path) -> None:
+def test_upright_equals_released_class(golden: Path) -> None:
     annotations = np.load(golden / "tf_annotations.npz")
     expected = np.load(golden / "tf_prenormalize3d.npz")
     for key in annotations.files:
         name = key.removeprefix("in|")
         joints = normalize.upright(annotations[key].swapaxes(0, 1))
-        if name == "m1_t20_zero":  # left out of a store: nobody is in it
+        if name == "m1_t20_zero":  # no body: skipped in a store
             assert joints.shape == (0, 1, 25, 3)
             continue
         reference = expected[f"{name}|keypoint"].swapaxes(0, 1)
         assert joints.dtype == np.float32 and len(joints) == expected[f"{name}|total_frames"]
-        # The float32 of the reference's float64, but for its last bit.
+        # float32 against float64: equal up to the last bit.
         np.testing.assert_allclose(joints, reference, rtol=2e-7, atol=1e-7, err_msg=name)
     joints = normalize.upright(expected["nw_ucla_in"].swapaxes(0, 1))
     reference = expected["nw_ucla|keypoint"].swapaxes(0, 1)
     np.testing.assert_allclose(joints, reference, rtol=2e-7, atol=1e-7)
 
 
-def test_to_image_equals_the_released_class(golden: Path) -> None:
-    vectors = np.load(golden / "tf_genskefeat.npz")
-    for name in ("coco|m1_t20", "coco|m2_t50"):
-        score = vectors[f"{name}|in_score"][..., None]
-        joints = np.concatenate([vectors[f"{name}|in_kp"], score], axis=-1)
-        for suffix, size in {"": (1080, 1920), "_480x640": (480, 640)}.items():
-            scaled = normalize.to_image(joints, *size)
-            np.testing.assert_array_equal(
-                scaled[..., :2], vectors[f"{name}|prenormalize2d{suffix}"]
-            )
-            np.testing.assert_array_equal(scaled[..., 2:], score)
+@pytest.mark.parametrize("name", ["coco|m1_t20", "coco|m2_t50"])
+def test_to_image_equals_released_class(golden, name: str) -> None:
+    vectors = golden.load("tf_genskefeat.npz")
+    score = vectors[f"{name}|in_score"][..., None]
+    joints = np.concatenate([vectors[f"{name}|in_kp"], score], axis=-1)
+    for suffix, size in {"": (1080, 1920), "_480x640": (480, 640)}.items():
+        scaled = normalize.to_image(joints, *size)
+        np.testing.assert_array_equal(scaled[..., :2], vectors[f"{name}|prenormalize2d{suffix}"])
+        np.testing.assert_array_equal(scaled[..., 2:], score)
 
 
-def test_a_joint_that_was_not_found_is_zero_in_an_image_and_one_in_its_corner_is_not() -> None:
+def test_upright_takes_the_body_with_more_frames_for_the_first() -> None:
+    """Strictly more: of two that are there equally long the order stays."""
+    clip = np.random.RandomState(5).standard_normal((6, 2, 25, 3))
+    exchanged = clip[:, ::-1].copy()
+    exchanged[:2, 0] = 0
+    expected = clip.copy()
+    expected[:2, 1] = 0
+    np.testing.assert_array_equal(normalize.upright(exchanged), normalize.upright(expected))
+    assert not np.array_equal(normalize.upright(clip), normalize.upright(clip[:, ::-1]))
+
+
+def test_to_image_keeps_missing_joints_zero_but_not_joints_in_the_corner() -> None:
     poses = np.full((2, 2, 3, 3), 100.0)
     poses[0, 0, 1] = 0  # not found
-    poses[0, 0, 2, 2] = 0  # not found either: the position means nothing
+    poses[0, 0, 2, 2] = 0  # not found either: the position is ignored
     poses[1, 0, 0, :2] = 0  # found in the corner
     poses[1, 1] = 0
     scaled = normalize.to_image(poses, height=200, width=400)
@@ -54,10 +63,10 @@ def test_a_joint_that_was_not_found_is_zero_in_an_image_and_one_in_its_corner_is
 
 
 @pytest.mark.parametrize("name", ["image", "st-gcn"])
-def test_unseen_joints_of_2d_poses_stay_zero_in_pixels_and_in_scaled_positions(name: str) -> None:
+def test_pixels_and_scaled_positions_give_the_same_poses(name: str) -> None:
     random = np.random.default_rng(0)
-    shares = np.concatenate([random.uniform(0, 1, (6, 2, 18, 2)), np.ones((6, 2, 18, 1))], -1)
-    pixels, scaled = shares * [640, 480, 1], shares * [2, 2, 1] - [1, 1, 0]
+    relative = np.concatenate([random.uniform(0, 1, (6, 2, 18, 2)), np.ones((6, 2, 18, 1))], -1)
+    pixels, scaled = relative * [640, 480, 1], relative * [2, 2, 1] - [1, 1, 0]
     pixels[2, :, 4] = scaled[2, :, 4] = 0
     scaled[3, :, 5, 2] = pixels[3, :, 5, 2] = 0
     how = normalize.NORMALIZATIONS[name]
@@ -66,17 +75,17 @@ def test_unseen_joints_of_2d_poses_stay_zero_in_pixels_and_in_scaled_positions(n
     assert not of_pixels[2, :, 4].any() and not of_pixels[3, :, 5].any()
     assert of_pixels.any(axis=-1).sum() == 6 * 2 * 18 - 4
     half = 1 if name == "image" else 0.5
-    expected = (shares[0, 0, :, :2] - 0.5) * half / 0.5
+    expected = (relative[0, 0, :, :2] - 0.5) * half / 0.5
     np.testing.assert_allclose(of_pixels[0, 0, :, :2], expected, atol=1e-6)
 
 
-def test_upright_puts_the_spine_on_z_and_keeps_shapes() -> None:
+def test_upright_aligns_shoulders_and_keeps_lengths() -> None:
     random = np.random.RandomState(3)
     clip = random.standard_normal((6, 2, 25, 3))
-    clip[2, 0] = 0  # no first body: the frame goes
+    clip[2, 0] = 0  # no first body: the frame is dropped
     clip[4, 1] = 0  # no second body: stays zero
-    clip[5, 0, 7] = 0  # a lost joint: stays zero
-    clip[1, 0, 9, :2] = 0  # one that lies on an axis is not lost
+    clip[5, 0, 7] = 0  # an unseen joint: stays zero
+    clip[1, 0, 9, :2] = 0  # a joint on an axis is not unseen
     joints = normalize.upright(clip)
     assert joints.shape == (5, 2, 25, 3)
     assert not joints[0, 0, 1].any() and not joints[3, 1].any() and not joints[4, 0, 7].any()
@@ -90,20 +99,20 @@ def test_upright_puts_the_spine_on_z_and_keeps_shapes() -> None:
 
 
 @pytest.mark.parametrize("axis", [0, 2])
-def test_the_shortest_rotation_turns_in_the_plane_of_both(axis: int) -> None:
+def test_shortest_rotation_is_in_the_plane_of_vector_and_axis(axis: int) -> None:
     random = np.random.RandomState(axis)
     onto = np.eye(3)[axis]
     for vector in random.standard_normal((20, 3)):
         turn = normalize.shortest_rotation(vector, axis)
         np.testing.assert_allclose(turn @ vector, np.linalg.norm(vector) * onto, atol=1e-12)
         np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-12)
-        across = np.cross(vector, onto)  # the axis of the turn stays
+        across = np.cross(vector, onto)  # the rotation axis is fixed
         np.testing.assert_allclose(turn @ across, across, atol=1e-12)
     for still in (onto, -onto, np.zeros(3)):
         np.testing.assert_array_equal(normalize.shortest_rotation(still, axis), np.eye(3))
 
 
-def test_nw_ucla_moves_joint_1_of_the_first_frame_to_the_origin() -> None:
+def test_nw_ucla_moves_joint_1_of_first_frame_to_origin() -> None:
     clip = np.arange(4 * 20 * 3, dtype=np.float32).reshape(4, 1, 20, 3)
     joints = normalize.nw_ucla(clip)
     assert not joints[0, 0, 1].any()
@@ -114,7 +123,7 @@ def centered(clip: np.ndarray, center: int) -> np.ndarray:
     return normalize.NORMALIZATIONS["centered"](clip, normalize.Terms(center))
 
 
-def test_a_clip_centered_on_a_joint_of_its_own_keeps_lost_joints_at_zero() -> None:
+def test_centered_keeps_unseen_joints_zero() -> None:
     clip = np.random.RandomState(0).standard_normal((4, 2, 5, 3))
     clip[2, 0, 3] = clip[3, 1] = 0
     joints = centered(clip, 2)
@@ -123,26 +132,26 @@ def test_a_clip_centered_on_a_joint_of_its_own_keeps_lost_joints_at_zero() -> No
     np.testing.assert_array_equal(joints[~lost], (clip - clip[0, 0, 2])[~lost])
 
 
-def test_the_origin_is_the_first_frame_in_which_the_center_is_seen() -> None:
+def test_centered_uses_first_frame_with_seen_center() -> None:
     clip = np.random.RandomState(0).standard_normal((5, 2, 4, 3)) + 3
-    clip[:2, 0, 2] = 0  # the center is lost in the first two frames
+    clip[:2, 0, 2] = 0  # the center is unseen in the first two frames
     lost = (clip == 0).all(axis=-1)
     joints = centered(clip, 2)
     np.testing.assert_array_equal(joints[~lost], (clip - clip[2, 0, 2])[~lost])
     assert not joints[lost].any()
 
 
-def test_without_a_center_the_origin_is_the_mean_of_the_joints_first_seen() -> None:
+def test_centered_uses_mean_of_first_seen_joints_without_center() -> None:
     clip = np.random.RandomState(0).standard_normal((5, 2, 4, 3)) + 3
     clip[:, 0, 2] = clip[0, 0] = clip[1, 0, 3] = 0
     joints = centered(clip, 2)
     np.testing.assert_allclose(joints[4, 1, 1], clip[4, 1, 1] - clip[1, 0, :2].mean(axis=0))
-    clip[:, 0] = 0  # there is only a second body
+    clip[:, 0] = 0  # only the second body is present
     np.testing.assert_array_equal(centered(clip, 2)[3, 1], clip[3, 1] - clip[0, 1, 2])
     np.testing.assert_array_equal(centered(clip * 0, 2), clip * 0)
 
 
-def test_a_center_lost_at_the_start_of_a_recording_leaves_the_body_where_it_is(
+def test_centered_with_unseen_center_at_start_of_nw_ucla_clips(
     shared: Path,
 ) -> None:
     arrays = np.load(shared / "data/nw_ucla.npz")
@@ -155,7 +164,7 @@ def test_a_center_lost_at_the_start_of_a_recording_leaves_the_body_where_it_is(
         np.testing.assert_allclose(normalize.centered(lost, 2)[seen], moved[seen], atol=1e-5)
 
 
-def test_names_of_earlier_versions_are_read() -> None:
+def test_normalization_names_of_earlier_versions() -> None:
     assert normalize.name_in({"normalisation": "centred"}) == "centered"
     assert normalize.name_in({"normalization": "upright"}) == "upright"
     assert normalize.name_in({"normalisation": None}) is None

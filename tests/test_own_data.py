@@ -1,4 +1,4 @@
-"""Data of one's own: CSVs as people have them, class folders, labels, drawn splits."""
+"""Custom data: CSV dialects, class folders, labels, random splits."""
 
 import json
 import zipfile
@@ -19,8 +19,8 @@ def run(*argv: object) -> int:
 
 
 def fails(capsys, words: str, *argv: object) -> None:
-    """Check that a command is refused in one line with these words."""
-    capsys.readouterr()  # what was said before
+    """Check that a command fails with a one-line error that contains these words."""
+    capsys.readouterr()  # discard earlier output
     assert run(*argv) == 2
     err = capsys.readouterr().err
     assert words in err and err.startswith("error: ") and err.count("\n") == 1, err
@@ -45,7 +45,7 @@ def custom(folder: Path, *more: object, source: str = "labels.csv") -> list[obje
 
 
 def numbers(store: Store) -> list[int]:
-    """The clips of a store, by what they are filled with."""
+    """The numbers of the clips in a store, from the values that they are filled with."""
     return [round(float(store.clip(row)[0, 0, 0, 0])) - 1 for row in range(len(store))]
 
 
@@ -82,7 +82,7 @@ def test_csv_dialects(clips: Path, text: str, encoding: str) -> None:
     assert store.columns.keys() == {"split"}
 
 
-def test_further_columns_are_kept(clips: Path, capsys) -> None:
+def test_other_columns_are_kept(clips: Path, capsys) -> None:
     table = "Subject,file,label,camera,hand\n7,clips/0.npy,a,01,left\n12,clips/1.npy,b,02,\n"
     (clips / "labels.csv").write_text(table)
     assert run(*custom(clips)) == 0
@@ -92,18 +92,18 @@ def test_further_columns_are_kept(clips: Path, capsys) -> None:
     assert store.columns["hand"].tolist() == ["left", ""]
     for column in ("names", "Lengths"):
         (clips / "labels.csv").write_text(table.replace("hand", column))
-        fails(capsys, f"the store has its own {column.lower()!r}", *custom(clips))
+        fails(capsys, f"the column name {column.lower()!r} is reserved", *custom(clips))
     (clips / "labels.csv").write_text(table.replace("hand", "Camera"))
-    fails(capsys, "line 1: the column 'camera' comes twice", *custom(clips))
+    fails(capsys, "line 1: duplicate column 'camera'", *custom(clips))
 
 
-def test_validation_takes_no_part_unless_it_is_chosen(clips: Path, capsys) -> None:
+def test_validation_part_is_used_only_with_test_split(clips: Path, capsys) -> None:
     parts = ["Train"] * 5 + ["Valid"] * 4 + ["Testing"] * 3
     rows = "".join(f"clips/{i}.npy,{i % 2},{part}\n" for i, part in enumerate(parts))
     (clips / "labels.csv").write_text("file,label,split\n" + rows)
     for more, tested, rest in (([], 3, 4), (["--test-split", "val"], 4, 3)):
         assert run(*custom(clips, *more)) == 0
-        assert f"samples in no part of the split, neither trained nor tested on: {rest}" in (
+        assert f"samples outside the split (neither training nor test): {rest}" in (
             capsys.readouterr().out
         )
         store = Store.open(clips / "s")
@@ -116,11 +116,11 @@ def test_validation_takes_no_part_unless_it_is_chosen(clips: Path, capsys) -> No
     fails(capsys, "--test-split val: the split of", *custom(clips, "--test-split", "val"))
     (clips / "labels.csv").write_text("file,label,split\n" + rows.replace(",0,Train", ",0,"))
     assert run(*custom(clips)) == 0
-    assert "classes without a training sample: 1 (class 0)" in capsys.readouterr().out
+    assert "classes without training samples: 1 (class 0)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("spelling", ["{}", "{}.0", "{:02}", "+{}", "{}.", "{}e0", " {} "])
-def test_whole_numbers_in_any_spelling_are_numbers(clips: Path, spelling: str) -> None:
+def test_integer_labels_in_any_spelling(clips: Path, spelling: str) -> None:
     rows = "".join(f"clips/{i}.npy,{spelling.format(i)}\n" for i in range(12))
     (clips / "labels.csv").write_text("file,label\n" + rows)
     assert run(*custom(clips)) == 0
@@ -129,20 +129,20 @@ def test_whole_numbers_in_any_spelling_are_numbers(clips: Path, spelling: str) -
     assert store.class_names == [f"class {label}" for label in range(12)]
 
 
-def test_labels_that_are_no_classes_are_named_by_line(clips: Path, capsys) -> None:
+def test_invalid_label_error_names_the_line(clips: Path, capsys) -> None:
     for label, words in [
-        ("-1", "label -1 is not a class; labels number the classes from 0"),
+        ("-1", "label -1 is not a class; labels must number the classes from 0"),
         ("1.5", "label 1.5 is not a class"),
         ("1e9", "label 1e9 is not a class"),
-        ("wave", "label wave is a word where others are numbers"),
-        ("nan", "label nan is a word where others are numbers"),
-        ("", "has no file or no label"),
+        ("wave", "label wave is a word, but others are numbers"),
+        ("nan", "label nan is a word, but others are numbers"),
+        ("", "file or label is empty"),
     ]:
         (clips / "labels.csv").write_text(f"file,label\nclips/0.npy,0\nclips/1.npy,{label}\n")
         fails(capsys, f"labels.csv: line 3: {words}", *custom(clips))
 
 
-def test_words_are_classes_in_natural_order() -> None:
+def test_class_names_are_in_natural_order() -> None:
     def where(row: int) -> str:
         return f"row {row}"
 
@@ -154,23 +154,23 @@ def test_words_are_classes_in_natural_order() -> None:
             names.classes([0, label], where)
 
 
-def test_a_folder_of_class_folders(clips: Path, capsys) -> None:
+def test_class_folders(clips: Path, capsys) -> None:
     folder = clips / "mine"
     for number in range(12):
         clip(folder / f"A{number}" / "take 1" / f"{number}.npy", number + 1)
     (folder / "A3" / "notes.txt").write_text("x")
     clip(folder / ".ipynb_checkpoints" / "old.npy")
     assert run(*custom(clips, source="mine")) == 0
-    assert "skipped files that are not clips: 1, as A3/notes.txt" in capsys.readouterr().out
+    assert "skipped files that are not clips: 1, e.g. A3/notes.txt" in capsys.readouterr().out
     store = Store.open(clips / "s")
     assert store.class_names == [f"A{number}" for number in range(12)]
     assert store.labels.tolist() == numbers(store) == list(range(12))
     assert store.names[10] == "A10/take 1/10" and not store.columns
-    clip(folder / "astray.npy")
-    fails(capsys, "astray.npy: is in no class folder", *custom(clips, source="mine"))
+    clip(folder / "outside.npy")
+    fails(capsys, "outside.npy: is not in a class folder", *custom(clips, source="mine"))
     (folder / "labels.csv").write_text(TABLE)
     fails(capsys, "mine/labels.csv?", *custom(clips, source="mine"))
-    (folder / "astray.npy").unlink()
+    (folder / "outside.npy").unlink()
     (folder / "A12").mkdir()
     fails(capsys, "A12: this class folder has no .skeleton", *custom(clips, source="mine"))
     (clips / "empty").mkdir()
@@ -188,7 +188,7 @@ def test_class_folders_in_train_and_test(clips: Path) -> None:
     assert store.class_names == ["bow", "wave"]
 
 
-def test_a_drawn_split_keeps_persons_apart(clips: Path, capsys) -> None:
+def test_split_by_subject_shares_no_subject(clips: Path, capsys) -> None:
     rows = "".join(f"clips/{i}.npy,{i % 2},P{i // 3}\n" for i in range(12))
     (clips / "labels.csv").write_text("file,label,Subject\n" + rows)
     drawn = []
@@ -198,35 +198,38 @@ def test_a_drawn_split_keeps_persons_apart(clips: Path, capsys) -> None:
         parts = defaultdict(set)
         for person, part in zip(store.columns["subject"], store.columns["split"]):
             parts[person].add(part)
-        assert sorted(map(len, parts.values())) == [1] * 4  # no person is in both
+        assert sorted(map(len, parts.values())) == [1] * 4  # no subject is in both parts
         assert store.columns["split"].tolist().count("test") == 3  # 0.3 of 12: one person of four
         drawn.append(tuple(store.columns["split"].tolist()))
     assert drawn[0] == drawn[1] and len(set(drawn)) > 1
     for more, words in [
         (["--split", "0.3", "--by", "actor"], "--by actor: no such column"),
-        (["--split", "1.5"], "--split: '1.5' is not a share"),
-        (["--by", "subject"], "--by: is for a split that --split draws"),
-        (["--seed", "3"], "--seed: is for a split that --split draws"),
-        (["--seed", "-1", "--split", "0.3"], "-1 is not a whole number"),
-        (["--split", "0.3", "--test-split", "val"], "--split draws no val"),
+        (["--split", "1.5"], "--split: '1.5' is not a fraction"),
+        (["--by", "subject"], "--by: applies only to --split"),
+        (["--seed", "3"], "--seed: applies only to --split"),
+        (["--seed", "-1", "--split", "0.3"], "-1 is not an integer"),
+        (
+            ["--split", "0.3", "--test-split", "val"],
+            "cannot be combined with --split, which draws no val",
+        ),
         (["--test-split", "val"], "has no split"),
     ]:
         fails(capsys, words, *custom(clips, *more))
     (clips / "labels.csv").write_text("file,label,split\nclips/0.npy,0,train\n")
-    fails(capsys, "has a split of its own", *custom(clips, "--split", "0.3"))
+    fails(capsys, "already has a split", *custom(clips, "--split", "0.3"))
 
 
-def test_a_drawn_split_gives_each_class_its_share() -> None:
+def test_random_split_is_stratified() -> None:
     labels = np.repeat([0, 1, 2, 3], [40, 10, 2, 1])
     parts = np.array(splits.draw(labels.tolist(), 0.2, seed=0))
     assert [int((parts[labels == k] == "test").sum()) for k in range(4)] == [8, 2, 1, 0]
     with pytest.raises(InputError, match="no class has two clips"):
         splits.draw([0, 1, 2], 0.3, seed=0)
-    with pytest.raises(InputError, match="--by: all clips have the one value 'P1'"):
+    with pytest.raises(InputError, match="--by: all clips have the same value 'P1'"):
         splits.draw([0, 1], 0.3, seed=0, groups=["P1", "P1"])
 
 
-def test_groups_come_as_near_to_the_share_as_they_can() -> None:
+def test_group_split_is_close_to_the_fraction() -> None:
     groups = [person for person, count in zip("abcde", (50, 20, 15, 10, 5)) for _ in range(count)]
     sizes = {person: groups.count(person) for person in "abcde"}
     for seed in range(20):
@@ -237,7 +240,7 @@ def test_groups_come_as_near_to_the_share_as_they_can() -> None:
         assert abs(sum(sizes[person] for person in tested) - 30) <= 25  # half the largest
 
 
-def test_backslashes_are_separators(clips: Path) -> None:
+def test_backslashes_are_path_separators(clips: Path) -> None:
     text = (
         "2\r\n"
         + ("1\r\n7 0 1 1 1 1 0 0 0 2\r\n25\r\n" + "0.1 0.2 3 0 0 0 0 0 0 0 0 0\r\n" * 25) * 2
@@ -251,30 +254,32 @@ def test_backslashes_are_separators(clips: Path) -> None:
     (clips / "list.txt").write_text("clips\\0\nclips\\1\n")
     assert names.read(clips / "list.txt") == ["clips/0", "clips/1"]
     (clips / "list.txt").write_text("clips\\0\nclips/0\n")
-    with pytest.raises(InputError, match="clips/0 comes twice"):
+    with pytest.raises(InputError, match="contains clips/0 twice"):
         names.read(clips / "list.txt")
 
 
-def test_pickled_objects_and_image_sizes_of_files(clips: Path, capsys) -> None:
+def test_pickled_objects_are_rejected_and_image_size_is_read(clips: Path, capsys) -> None:
     (clips / "labels.csv").write_text("file,label\nclips/0.npy,0\n")
     np.save(clips / "clips/0.npy", np.array([np.ones((3, 25, 3)), None], dtype=object))
     fails(
-        capsys, "0.npy: cannot be read as a clip (it holds pickled Python objects", *custom(clips)
+        capsys,
+        "0.npy: cannot be read as a clip (it contains pickled Python objects",
+        *custom(clips),
     )
     poses = np.full((3, 17, 3), 100.0)
     argv = ["custom", clips / "labels.csv", "--layout", "coco", "--out", clips / "s"]
     np.savez(clips / "clips/0.npz", joints=poses, image_size=(200, 400))
     (clips / "labels.csv").write_text("file,label\nclips/0.npz,0\n")
-    assert run(*argv) == 0  # the file says how large its image is
+    assert run(*argv) == 0  # the file contains the image size
     np.testing.assert_allclose(Store.open(clips / "s").clip(0)[0, 0, 0], [-0.5, 0, 100], atol=1e-6)
-    fails(capsys, "not of --image-size (480, 640)", *argv, "--image-size", 480, 640)
+    fails(capsys, "not --image-size 480 640", *argv, "--image-size", 480, 640)
     fails(
-        capsys, "--image-size: is for --normalize image, not none", *argv,
+        capsys, "--image-size: applies only to --normalize image, not none", *argv,
         "--image-size", 200, 400, "--normalise", "none",
     )  # fmt: skip
 
 
-def test_two_dimensional_layouts_are_scaled_by_their_image(clips: Path) -> None:
+def test_two_channels_are_scaled_by_image_size(clips: Path) -> None:
     layout = json.dumps({
         "name": "stick", "joints": ["a", "b"], "edges": [[1, 0]], "parent": [0, 0], "flip": [0, 1],
         "upper": [1], "centre": 0,
@@ -288,7 +293,7 @@ def test_two_dimensional_layouts_are_scaled_by_their_image(clips: Path) -> None:
     assert store.clip(0)[0, 0, 0].tolist() == [-0.5, 0]
 
 
-def test_persons_who_are_not_seen_need_no_room(clips: Path, capsys) -> None:
+def test_unseen_persons_are_dropped(clips: Path, capsys) -> None:
     joints = np.zeros((3, 4, 25, 3), np.float32)
     joints[:, 0] = 1
     np.save(clips / "clips/0.npy", joints)
@@ -297,13 +302,13 @@ def test_persons_who_are_not_seen_need_no_room(clips: Path, capsys) -> None:
     assert Store.open(clips / "s").joints.shape == (3, 1, 25, 3)
     joints[1, 2] = 1
     np.save(clips / "clips/0.npy", joints)
-    fails(capsys, "0.npy: has 3 persons; make room by --persons", *custom(clips, "--persons", 1))
+    fails(capsys, "0.npy: has 3 persons; increase --persons", *custom(clips, "--persons", 1))
 
 
-def test_lists_of_names_come_in_utf_16_too(tmp_path: Path) -> None:
+def test_encodings_of_name_lists(tmp_path: Path) -> None:
     for encoding in ("utf-8", "utf-8-sig", "utf-16", "cp1252"):
         (tmp_path / "list.txt").write_bytes("été 1\r\nA2\r\n".encode(encoding))
         assert names.read(tmp_path / "list.txt") == ["été 1", "A2"]
     (tmp_path / "list.txt").write_bytes(b"\x81\x00\xff")
-    with pytest.raises(InputError, match=r"list.txt: is not a text in UTF-8, UTF-16 .* or cp1252"):
+    with pytest.raises(InputError, match=r"list.txt: is not text in UTF-8, UTF-16 .* or cp1252"):
         names.read(tmp_path / "list.txt")

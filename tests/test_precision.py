@@ -19,6 +19,7 @@ from model.backbone import Output
 from tests.tiny_runs import SMALL, run, weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_half_precision_follows_single(tiny, tmp_path, amp):
     more = [*SMALL, "num_epoch=1", "test_clips=1"]

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -312,6 +313,59 @@ def test_pixels_are_told_from_shares_of_the_image(tmp_path):
 # --- files ---
 
 
+def test_as_many_class_names_as_the_network_has_classes(tmp_path):
+    """Whatever its store had: more classes, as NTU RGB+D 120's under 60, or fewer."""
+    args = {"graph": "ntu_rgb_d", "num_class": 3, "base_channels": 8, "num_blocks": 1}
+    config = Config(frames=8, test_clips=1, model_args=args)
+    write(tmp_path / "a.npy", walk())
+    for names, known in (
+        (["a", "b", "c", "d", "e"], ["a", "b", "c"]),
+        (["a", "b"], ["a", "b", "class 2"]),
+    ):
+        recognizer = Recognizer.load(save(tmp_path / "n.pt", config, names=names), device="cpu")
+        outputs = tmp_path / "out.csv", tmp_path / "out.json"
+        for output in outputs:
+            predict_files.run(recognizer, [tmp_path / "a.npy"], output, quiet=True)
+        head, row = csv.reader(outputs[0].read_text().splitlines())
+        assert head[5:] == known and len(row) == len(head)
+        said = json.loads(outputs[1].read_text())
+        assert said["class_names"] == known
+        assert len(said["predictions"][0]["probabilities"]) == 3
+
+
+def test_what_files_of_poses_say_is_not_passed_over(tmp_path):
+    """Which image they are of, which frames are missing; files come in the order of their numbers.
+
+    A file of another image than --image-size is refused, as data.prepare does.
+    """
+    args = {"graph": "coco", "num_class": 2, "num_person": 1, "base_channels": 8, "num_blocks": 1}
+    config = Config(frames=8, test_clips=1, model_args=args)
+    recognizer = Recognizer.load(
+        save(tmp_path / "coco.pt", config, names=["a", "b"], layout="coco"), device="cpu"
+    )
+    pixels = np.random.default_rng(0).uniform(0.1, 1, (9, 17, 3)) * [640, 480, 1]
+    path = tmp_path / "a.npz"
+    np.savez(path, joints=pixels, image_size=np.array([480, 640]))
+    (own,) = predict_files.run(recognizer, [path], quiet=True)
+    (given,) = predict_files.run(recognizer, [path], quiet=True, image_size=(480, 640))
+    np.testing.assert_array_equal(own.probabilities, given.probabilities)
+    with pytest.raises(
+        InputError, match="contains the image size 480 640, not --image-size 500 700"
+    ):
+        predict_files.run(recognizer, [path], quiet=True, image_size=(500, 700))
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for number in (10, 9, 2):
+        entries = [
+            {"image_id": f"{t}.jpg", "idx": 0, "keypoints": pose.ravel().tolist()}
+            for t, pose in zip((0, 1, 2, 5, 6), pixels)
+        ]
+        (folder / f"{number}.json").write_text(json.dumps(entries))
+    found = predict_files.run(recognizer, [folder], quiet=True, image_size=(480, 640))
+    assert [Path(each.source).name for each in found] == ["2.json", "9.json", "10.json"]
+    assert all("frames 3 to 4 are missing" in each.warning for each in found)
+
+
 def write(path, joints, **more):
     """Write (T, V, C) joints in the form that the file's name asks for."""
     if path.suffix == ".npy":
@@ -374,7 +428,7 @@ def test_json_tells_each_window_and_what_it_is_made_of(small, tmp_path):
     )
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["checkpoints"] == [
-        {"weights": str(weights), "stream": stream, "weight": 1}
+        {"weights": str(weights), "stream": stream, "weight": 1, "temperature": 1.0}
         for weights, stream in zip(small, ("joint", "bone"))
     ]
     (told,) = written["predictions"]
@@ -547,7 +601,7 @@ def test_channels_become_position_and_score():
 @pytest.mark.parametrize(
     ("joints", "form", "layout", "told"),
     [
-        (np.ones((2, 17, 3)), "coco-17", "ntu_rgb_d", "does not have all joints"),
+        (np.ones((2, 17, 3)), "coco-17", "ntu_rgb_d", "lacks joints of --to"),
         (np.ones((2, 18, 3)), "coco-17", "coco", "has 17 joints, not 18"),
         (np.ones((2, 17, 3)), "coco-17", "coco", "--image-size"),
         (np.ones((2, 17, 4)), "coco-17", "coco", "4 channels"),
@@ -561,7 +615,7 @@ def test_what_cannot_be_converted_is_told(joints, form, layout, told):
 
 @pytest.mark.parametrize("size", [(0, 400), (400, -1), (np.nan, 400)])
 def test_an_image_has_a_size(size):
-    with pytest.raises(InputError, match=r"--image-size: .* but height and width are pixels"):
+    with pytest.raises(InputError, match=r"--image-size: must be height and width in pixels"):
         convert.convert(np.ones((2, 17, 3)), "coco-17", "coco", size)
 
 
@@ -653,7 +707,7 @@ def test_poses_without_any_score_are_told(coco):
 def test_nobody_is_as_large_as_that(sized, height, told):
     with pytest.raises(InputError) as error:
         Recognizer.load(sized, device="cpu")(person(height) + 1)
-    assert told in str(error.value) and "training clips 1.1 to 1.9" in str(error.value)
+    assert told in str(error.value) and "training clips: 1.1 to 1.9" in str(error.value)
 
 
 def test_a_clip_far_from_the_size_of_training_is_told(small, sized, tmp_path, capsys):
@@ -661,12 +715,12 @@ def test_a_clip_far_from_the_size_of_training_is_told(small, sized, tmp_path, ca
     write(tmp_path / "usual.npy", person())
     recognizer = Recognizer.load(sized, device="cpu")
     giant, usual = predict_files.run(recognizer, [tmp_path], tmp_path / "out" / "o.json")
-    assert "a body measures 11" in giant.warning and usual.warning == ""
-    assert capsys.readouterr().err.startswith(f"warning: {tmp_path / 'giant.npy'}: a body")
+    assert "body size is 11" in giant.warning and usual.warning == ""
+    assert capsys.readouterr().err.startswith(f"warning: {tmp_path / 'giant.npy'}: body size")
     written = json.loads((tmp_path / "out" / "o.json").read_text())["predictions"]
     assert [prediction.get("warning", "") for prediction in written] == [giant.warning, ""]
     # A checkpoint that does not tell its size is of people in meters: said, not refused.
-    assert "multiplied by 0.001" in Recognizer.load(small, device="cpu")(person(1600)).warning
+    assert "by 0.001" in Recognizer.load(small, device="cpu")(person(1600)).warning
 
 
 def test_checkpoints_are_fused_whose_sizes_differ(small, sized):
@@ -683,7 +737,7 @@ def test_persons_before_frames_are_refused(small, shape, tmp_path):
         lambda: convert.convert(clip, "kinect-25", "ntu_rgb_d"),
         lambda: clip_file.read(tmp_path / "a.npy"),
     ):
-        with pytest.raises(InputError, match="exchange the first two axes"):
+        with pytest.raises(InputError, match="swap the first two"):
             way()
     assert clip_file.as_clip(walk(4, 6), "crowd").shape == (4, 6, 25, 3)
 
@@ -703,7 +757,7 @@ def test_an_image_size_that_is_not_used_is_refused(small, coco):
 
 def test_positions_out_of_the_image_are_refused(coco):
     poses = np.random.default_rng(0).uniform(500, 2000, (9, 17, 3))
-    with pytest.raises(InputError, match="not in an image of height 480 and width 640"):
+    with pytest.raises(InputError, match="outside an image of height 480 and width 640"):
         coco(poses, image_size=(480, 640))
     poses = np.random.default_rng(0).uniform(0, 1, (9, 17, 3)) * [640, 480, 1]
     poses[:, 13:, 1] = 900  # ankles and knees that an estimator guesses below the image
@@ -724,7 +778,7 @@ def test_a_network_of_pixels_refuses_scaled_positions(coco, tmp_path):
     pixels = np.random.default_rng(0).uniform(100, 400, (9, 17, 3))
     recognizer = Recognizer.load(tmp_path / "p.pt", device="cpu")
     assert recognizer(pixels).warning == ""
-    with pytest.raises(InputError, match="look scaled, but pixels are expected"):
+    with pytest.raises(InputError, match="look scaled; pixels are expected"):
         recognizer(pixels / 400)
 
 
@@ -744,7 +798,7 @@ def test_mediapipes_positions_are_shares_or_pixels():
     shares = np.random.default_rng(0).uniform(0.2, 0.8, (5, 33, 4))
     expected = convert.convert(shares, "mediapipe-33", "coco")
     pixels = shares * [640, 480, 1, 1]
-    with pytest.raises(InputError, match=r"positions up to \d+\.\d are not in an image"):
+    with pytest.raises(InputError, match=r"positions up to \d+\.\d are outside an image"):
         convert.convert(pixels, "mediapipe-33", "coco")
     with pytest.raises(InputError, match="not pixels of an image of 480 x 640"):
         convert.convert(shares, "mediapipe-33", "coco", (480, 640))
@@ -756,7 +810,7 @@ def test_mediapipes_positions_are_shares_or_pixels():
 def test_kinects_positions_are_meters(unit):
     convert.convert(person(), "kinect-25", "ntu_rgb_d")
     factor = f"{1 / unit:.3g}"
-    with pytest.raises(InputError, match=f"multiplied by {factor} it would fit"):
+    with pytest.raises(InputError, match=f"multiply the positions by {factor}"):
         convert.convert(person() * unit, "kinect-25", "ntu_rgb_d")
 
 

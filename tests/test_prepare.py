@@ -1,4 +1,4 @@
-"""Raw files come out as clips, damaged ones are named, and a store is whole or absent."""
+"""data.prepare: clips equal the raw files, damaged files are named, stores are atomic."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def skeleton_text(frames: list[dict[str, np.ndarray]], newline: str = "\n") -> b
 
 
 def person(seed: int, frames: int, motion: float = 0.01) -> np.ndarray:
-    """A person that stands about and drifts: joints (T, 25, 3), taller than wide."""
+    """A standing person that drifts: joints (T, 25, 3), taller than wide."""
     random = np.random.RandomState(seed)
     stance = random.uniform([-0.2, -0.9, 2.9], [0.2, 0.9, 3.1], (25, 3))
     return stance + np.cumsum(random.standard_normal((frames, 1, 3)) * motion, axis=0)
@@ -51,7 +51,7 @@ def run(*argv: object) -> int:
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    """Four sound .skeleton files."""
+    """Four valid .skeleton files."""
     folder = tmp_path / "raw" / "nested"
     folder.mkdir(parents=True)
     for i, action in enumerate((3, 1, 120, 2)):
@@ -60,7 +60,7 @@ def raw(tmp_path: Path) -> Path:
     return tmp_path / "raw"
 
 
-def test_ntu_files_become_a_store(raw: Path, tmp_path: Path) -> None:
+def test_ntu_store(raw: Path, tmp_path: Path) -> None:
     assert run("ntu", raw, "--out", tmp_path / "ntu") == 0
     store = Store.open(tmp_path / "ntu")
     assert store.names.tolist() == [
@@ -86,13 +86,13 @@ def test_ntu_files_become_a_store(raw: Path, tmp_path: Path) -> None:
     assert not store.clip(0)[:, 1].any()
 
 
-def test_zips_workers_and_repeats_give_the_same_store(raw: Path, tmp_path: Path) -> None:
+def test_zip_workers_and_repetition_give_the_same_store(raw: Path, tmp_path: Path) -> None:
     archive = tmp_path / "nturgbd_skeletons.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         for path in raw.rglob("*.skeleton"):
             file.write(path, f"nturgb+d_skeletons/{path.name}")
     assert run("ntu", raw, "--out", tmp_path / "a") == 0
-    assert run("ntu", raw, "--out", tmp_path / "a") == 0  # again, over the first
+    assert run("ntu", raw, "--out", tmp_path / "a") == 0  # again, replaces the first
     assert run("ntu", archive, "--out", tmp_path / "b") == 0
     argv = ["ntu", str(archive), "--out", str(tmp_path / "c"), "--workers", "2"]
     assert run_command(prepare.main, argv) == 0
@@ -101,7 +101,9 @@ def test_zips_workers_and_repeats_give_the_same_store(raw: Path, tmp_path: Path)
         assert len(contents) == 1
 
 
-def test_what_an_archive_brings_beside_the_samples(raw: Path, tmp_path: Path, capsys) -> None:
+def test_archive_with_other_files_duplicates_and_encryption(
+    raw: Path, tmp_path: Path, capsys
+) -> None:
     archive = tmp_path / "n.zip"
     with zipfile.ZipFile(archive, "w") as file:
         for path in raw.rglob("*.skeleton"):
@@ -113,11 +115,11 @@ def test_what_an_archive_brings_beside_the_samples(raw: Path, tmp_path: Path, ca
     err = capsys.readouterr().err
     name = "S001C001P001R001A003"
     member, file = f"n.zip:nturgb+d_skeletons/{name}.skeleton", f"{raw}/nested/{name}.skeleton"
-    assert f"{name} comes twice" in err and member in err and file in err
+    assert f"{name} is found twice" in err and member in err and file in err
     assert err.count("\n") == 1 and not (tmp_path / "twice").exists()
 
     content = bytearray(archive.read_bytes())
-    content[6] |= 1  # "encrypted", in the head of the first member and in the list of members
+    content[6] |= 1  # "encrypted", in the header of the first member and in the central directory
     content[content.index(b"PK\x01\x02") + 8] |= 1
     archive = tmp_path / "locked.zip"
     archive.write_bytes(content)
@@ -127,7 +129,7 @@ def test_what_an_archive_brings_beside_the_samples(raw: Path, tmp_path: Path, ca
     assert len(Store.open(tmp_path / "ntu")) == 3
 
 
-def test_what_is_left_out_is_named(raw: Path, tmp_path: Path, capsys) -> None:
+def test_skipped_and_unreadable_samples_are_named(raw: Path, tmp_path: Path, capsys) -> None:
     nobody = raw / "S009C001P001R001A001.skeleton"
     nobody.write_bytes(b"3\n0\n0\n0\n")
     missing = tmp_path / "missing.txt"
@@ -135,8 +137,8 @@ def test_what_is_left_out_is_named(raw: Path, tmp_path: Path, capsys) -> None:
     assert run("ntu", raw, "--missing", missing, "--out", tmp_path / "ntu") == 0
     out = capsys.readouterr().out
     assert "3 samples, 66 frames, 3 of 120 classes" in out
-    assert "samples that --missing names: 1, as S001C001P001R001A003" in out
-    assert "samples without a body: 1, as S009C001P001R001A001" in out
+    assert "samples listed in --missing: 1, e.g. S001C001P001R001A003" in out
+    assert "samples without a body: 1, e.g. S009C001P001R001A001" in out
     store = Store.open(tmp_path / "ntu")
     assert store.meta["left_out"]["missing"] == ["S001C001P001R001A003"]
     assert len(store) == 3 and "S001C001P001R001A003" not in store.names
@@ -168,7 +170,7 @@ def _with_field(text: bytes, line: int, value: bytes) -> bytes:
     return b"\n".join(lines)
 
 
-def test_nothing_usable_is_one_line_and_no_store(tmp_path: Path, capsys) -> None:
+def test_no_usable_samples_is_one_line_error_without_store(tmp_path: Path, capsys) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
     path = raw / "S001C001P001R001A001.skeleton"
@@ -183,13 +185,13 @@ def test_nothing_usable_is_one_line_and_no_store(tmp_path: Path, capsys) -> None
     missing = tmp_path / "missing.txt"
     missing.write_text(path.stem)
     assert run("ntu", raw, "--missing", missing, "--out", tmp_path / "ntu") == 2
-    assert "named by --missing" in capsys.readouterr().err
+    assert "files are in --missing" in capsys.readouterr().err
     path.unlink()
     (raw / "nturgbd_skeletons.zip").write_bytes(b"")
     assert run("ntu", raw, "--out", tmp_path / "ntu") == 2
-    assert "give its zip files themselves, as" in capsys.readouterr().err
+    assert "give the zip files instead of the folder, e.g." in capsys.readouterr().err
     assert run_command(prepare.main, ["ntu", str(raw), "--workers", "0"]) == 2
-    assert "--workers: 0; at least 1 is needed" in capsys.readouterr().err
+    assert "--workers: must be at least 1, not 0" in capsys.readouterr().err
     (raw / "nturgbd_skeletons.zip").unlink()
     for source in (raw, tmp_path / "absent", tmp_path / "absent.zip"):
         assert run("ntu", source, "--out", tmp_path / "ntu") == 2
@@ -197,7 +199,7 @@ def test_nothing_usable_is_one_line_and_no_store(tmp_path: Path, capsys) -> None
 
 
 @pytest.mark.slow
-def test_a_kill_in_the_middle_leaves_no_store_and_no_processes(raw: Path, tmp_path: Path) -> None:
+def test_kill_leaves_no_store_and_no_processes(raw: Path, tmp_path: Path) -> None:
     text = next(raw.rglob("*.skeleton")).read_bytes()
     for i in range(3000):
         (raw / f"S001C001P{i % 900:03d}R{i // 900:03d}A050.skeleton").write_bytes(text)
@@ -210,23 +212,23 @@ def test_a_kill_in_the_middle_leaves_no_store_and_no_processes(raw: Path, tmp_pa
             alive=lambda: process.poll() is None,
         )
         os.kill(process.pid, signal.SIGKILL)
-    with pytest.raises(InputError, match="no prepared store"):
+    with pytest.raises(InputError, match="is not a prepared store"):
         Store.open(tmp_path / "ntu")
-    wait_until(lambda: not _session(process.pid))  # the workers see that their parent is gone
+    wait_until(lambda: not _session(process.pid))  # the workers end with their parent
     for path in raw.glob("*A050.skeleton"):
         path.unlink()
-    assert run("ntu", raw, "--out", tmp_path / "ntu") == 0  # and nothing is in the way
+    assert run("ntu", raw, "--out", tmp_path / "ntu") == 0  # leftovers do not disturb
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ntu", "raw"]
 
 
 def _session(leader: int) -> list[str]:
-    """Return the processes that still run of the session that a process had begun."""
+    """Return the processes that still run in the session of a process."""
     found = subprocess.run(["ps", "-o", "pid=", "--sid", str(leader)], capture_output=True)
     return found.stdout.split()
 
 
 def by_words(text: bytes) -> skeleton_file.Bodies:
-    """A sound .skeleton file word by word, without a look at its lines."""
+    """Parse a valid .skeleton file word by word, ignoring lines."""
     words = iter(text.split())
     frames, ids, joints = [], [], []
     for frame in range(int(next(words))):
@@ -240,7 +242,7 @@ def by_words(text: bytes) -> skeleton_file.Bodies:
     return skeleton_file.Bodies(np.array(frames), ids, np.array(joints, np.float32))
 
 
-def test_a_skeleton_file_equals_its_words() -> None:
+def test_parser_equals_word_by_word_parser() -> None:
     both = [{"1": a, "72057594037931102": b} for a, b in zip(person(0, 9), person(1, 9))]
     frames = one_body(person(2, 5)) + [{}] + both + [{}]
     odd = person(3, 1)
@@ -261,12 +263,12 @@ def test_a_skeleton_file_equals_its_words() -> None:
         (27, b"0.1 x 3 0 0 0 0 0 0 0 0 0", "a joint's position is not a number"),
         (28, b"0.1 nan 3 0 0 0 0 0 0 0 0 0", "a joint is NaN or infinite"),
         (4, b"0.1 1e39 3 0 0 0 0 0 0 0 0 0", "a joint is NaN or infinite"),  # as float32
-        (28, b" ", "a joint is missing; the file is cut off or damaged"),
-        (2, b"", "a body is missing; the file is cut off or damaged"),
+        (28, b" ", "a joint is missing; the file is truncated or damaged"),
+        (2, b"", "a body is missing; the file is truncated or damaged"),
     ],
 )
 @pytest.mark.parametrize("frame", [0, 1])
-def test_the_line_at_fault_is_named(frame: int, place: int, line: bytes, words: str) -> None:
+def test_error_names_the_line(frame: int, place: int, line: bytes, words: str) -> None:
     lines = skeleton_text(one_body(person(0, 2))).split(b"\n")
     place += frame * 28  # lines per frame of one body
     lines[place] = line
@@ -275,8 +277,8 @@ def test_the_line_at_fault_is_named(frame: int, place: int, line: bytes, words: 
 
 
 @pytest.mark.parametrize("count", [b"-3", b"+2", b"2_5", b"1 1", b"9" * 5000, b"1.0", b"", b"x"])
-def test_a_count_is_digits_alone(count: bytes) -> None:
-    """Python's int() reads some of these; as frames, -3 would make a clip that nobody is in."""
+def test_counts_must_be_digits(count: bytes) -> None:
+    """int() accepts some of these; -3 frames would be a clip without bodies."""
     text = skeleton_text(one_body(person(0, 2)))
     for place in (0, 1, 3):  # the lines that count frames, bodies and joints
         lines = text.split(b"\n")
@@ -288,7 +290,7 @@ def test_a_count_is_digits_alone(count: bytes) -> None:
 
 
 def bodies(*tracks: tuple[int, np.ndarray]) -> np.ndarray:
-    """Choose among tracks (first frame, joints), written to a file and read again."""
+    """Select bodies from tracks (first frame, joints), written to a file and read again."""
     last = max(first + len(joints) for first, joints in tracks)
     frames = [
         {
@@ -301,39 +303,39 @@ def bodies(*tracks: tuple[int, np.ndarray]) -> np.ndarray:
     return ntu.choose_bodies(skeleton_file.parse(skeleton_text(frames), "x"))
 
 
-def test_the_choice_of_bodies() -> None:
+def test_selection_of_bodies() -> None:
     still, lively, short = person(0, 30, 0.001), person(1, 30, 0.1), person(2, 11)
     close = {"rtol": 1e-5, "atol": 1e-6}
-    # The most moving body leads; the other comes second.
+    # The body with the most motion is first.
     chosen = bodies((0, still), (0, lively))
     np.testing.assert_allclose(chosen, np.stack([lively, still], axis=1), **close)
-    # A track of 11 frames is noise beside another, one of 12 is not, and the only one is kept.
+    # A track of 11 frames is noise if there is another, one of 12 is not; an only track is kept.
     assert not bodies((0, still), (5, short))[:, 1].any()
     assert bodies((0, still), (5, person(2, 12)))[:, 1].any(axis=(1, 2)).sum() == 12
     np.testing.assert_allclose(bodies((3, short))[:, 0], short, **close)
-    # Wider than 0.8 of its height in most frames: furniture.
+    # Width above 0.8 of the height in most frames: noise.
     flat = lively * [4, 0.3, 1]
     chosen = bodies((0, flat), (0, still))
     np.testing.assert_allclose(chosen[:, 0], still, **close)
     assert not chosen[:, 1].any()
-    # A third body goes where there is room in time: here after the first one has left.
+    # A third body uses a slot that is free at its time, here after the end of the first body.
     later = person(4, 20, 0.0005)
     chosen = bodies((0, lively), (0, still), (30, later))
     np.testing.assert_allclose(chosen[30:, 0], later, **close)
     np.testing.assert_allclose(chosen[:30, 1], still, **close)
-    # One frame in common, and it is another body.
+    # Tracks with one common frame are different bodies.
     chosen = bodies((0, still), (29, lively))
     np.testing.assert_allclose(chosen[:30, 0], still, **close)
     np.testing.assert_allclose(chosen[29:, 1], lively, **close)
-    # Frames without anybody are dropped, also between tracks.
+    # Frames without a body are dropped, also between tracks.
     assert len(bodies((2, still), (40, lively))) == 60
 
 
-def test_noise_is_told_by_width_and_by_its_share_of_the_frames() -> None:
+def test_noise_depends_on_width_and_fraction_of_frames() -> None:
     actor = person(0, 100, 0.01)
 
     def wide(frames: int, width: float) -> np.ndarray:
-        """A body one metre high, so wide in the first frames of 100 and half a metre after."""
+        """A body of height 1 m, of this width in the first frames of 100, then 0.5 m wide."""
         joints = np.zeros((100, 25, 3))
         joints[:, 1, 1], joints[:, 2, 0] = 1, 0.5
         joints[:frames, 2, 0] = width
@@ -342,7 +344,7 @@ def test_noise_is_told_by_width_and_by_its_share_of_the_frames() -> None:
     for frames, width, persons in ((100, 0.79, 2), (69, 0.81, 2), (70, 0.81, 1)):
         chosen = bodies((0, actor), (0, wide(frames, width)))
         assert chosen.any(axis=(0, 2, 3)).sum() == persons
-    # What moves in its noisy frames alone does not lead.
+    # Motion in noisy frames does not count.
     jumpy = wide(30, 0.81)
     jumpy[:30:2] += 5
     assert jumpy.var(axis=(0, 1)).sum() > actor.var(axis=(0, 1)).sum()
@@ -354,7 +356,7 @@ def write_json(path: Path, joints: np.ndarray, label: int) -> None:
     path.write_text(json.dumps(content))
 
 
-def test_nw_ucla_from_both_forms(shared: Path, tmp_path: Path) -> None:
+def test_nw_ucla_from_json_and_npz(shared: Path, tmp_path: Path) -> None:
     source = shared / "data" / "nw_ucla.npz"
     assert run("nw-ucla", source, "--out", tmp_path / "nw-ucla") == 0
     store = Store.open(tmp_path / "nw-ucla")
@@ -378,10 +380,10 @@ def test_nw_ucla_from_both_forms(shared: Path, tmp_path: Path) -> None:
         assert not other.clip(row)[0, 0, 1].any()
 
 
-def test_an_npz_of_nw_ucla_that_does_not_add_up(tmp_path: Path, capsys) -> None:
+def test_inconsistent_npz_of_nw_ucla(tmp_path: Path, capsys) -> None:
     names = np.array(["a01_s01_e00_v01", "a02_s01_e00_v01"])
     frames = np.random.default_rng(0).normal(size=(5, 20, 3))
-    frames[:2] = 0  # nobody is in the first clip
+    frames[:2] = 0  # no body in the first clip
     whole = {
         "frames": frames,
         "offsets": np.array([0, 2, 5]),
@@ -399,15 +401,15 @@ def test_an_npz_of_nw_ucla_that_does_not_add_up(tmp_path: Path, capsys) -> None:
         ({"labels": np.arange(1)}, "differ in length"),
         ({"list_index": np.arange(3)}, "differ in length"),
         ({"offsets": np.array([0, 2])}, "differ in length"),
-        ({"offsets": np.array([0, 6, 5])}, "do not fit"),
-        ({"names": np.array(["x", names[1]])}, "'x' is no sample name"),
+        ({"offsets": np.array([0, 6, 5])}, "are not consistent"),
+        ({"names": np.array(["x", names[1]])}, "'x' is not a sample name"),
     ]:
         np.savez(path, **{**whole, **damage})
         assert run("nw-ucla", path, "--out", out) == 2
         assert f"{path}: " in (err := capsys.readouterr().err) and words in err
 
 
-def test_damaged_json_names_file_and_line(tmp_path: Path, capsys) -> None:
+def test_damaged_json_error_names_file_and_line(tmp_path: Path, capsys) -> None:
     path = tmp_path / "raw" / "a02_s01_e00_v01.json"
     path.parent.mkdir()
     frame = json.dumps(np.zeros((20, 3)).tolist())
@@ -418,7 +420,7 @@ def test_damaged_json_names_file_and_line(tmp_path: Path, capsys) -> None:
         (head + frame + ",\n" + frame.replace("0.0", "NaN", 1) + "]}", "line 4: frame 1"),
         (head + frame.replace("0.0", '"0.0"') + "]}", "line 3: frame 0"),
         (head + frame.replace("0.0", "1e99", 1) + "]}", "line 3: frame 0"),
-        (head.replace("2", "3") + frame + "]}", "label 3 is not 2"),
+        (head.replace("2", "3") + frame + "]}", "label is 3, but 2 in the file name"),
         ('{"label": 2}', "'skeletons'"),
         ("[]", "not a JSON object"),
         ("[" * 100_000, "line 1"),
@@ -447,7 +449,7 @@ class Evil:
         return Path.touch, (Path("evil"),)
 
 
-def test_a_pickle_executes_nothing(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_pickle_executes_nothing(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "evil.pkl"
     path.write_bytes(pickle.dumps({"split": {}, "annotations": [Evil()]}))
@@ -467,8 +469,8 @@ def test_a_pickle_executes_nothing(tmp_path: Path, monkeypatch, capsys) -> None:
             unpickle.load(path)
 
 
-def test_the_size_of_the_bodies_and_odd_clips_are_told(tmp_path: Path, capsys) -> None:
-    """Two clips of one's own in millimeters, one frozen, one a copy of another."""
+def test_statistics_are_printed(tmp_path: Path, capsys) -> None:
+    """Custom clips in millimeters, one without motion, one a duplicate."""
     random = np.random.default_rng(0)
     clip = random.uniform(0, 200, (6, 1, 25, 3))
     clip[..., 1] = np.linspace(0, 1600, 25)
@@ -479,13 +481,13 @@ def test_the_size_of_the_bodies_and_odd_clips_are_told(tmp_path: Path, capsys) -
     argv += ["--normalize", "centered", "--out", str(tmp_path / "s")]
     assert run_command(prepare.main, argv) == 0
     out = capsys.readouterr().out
-    assert "size of a body: 1.6e+03, 1.6e+03, 1.6e+03" in out
-    assert "frozen: 1 (c); duplicates: 1 (b of a)" in out
-    assert "warning: a body measures 1600, " in out and "multiplied by 0.001 it would fit" in out
+    assert "body size: 1.6e+03, 1.6e+03, 1.6e+03" in out
+    assert "without motion: 1 (c); duplicates: 1 (b of a)" in out
+    assert "warning: body size is 1600; " in out and "multiply the positions by 0.001" in out
     assert Store.open(tmp_path / "s").meta["size"] == [1600, 1600, 1600]
 
 
-def test_an_image_size_that_is_not_used_is_refused(tmp_path: Path, capsys) -> None:
+def test_unused_image_size_is_rejected(tmp_path: Path, capsys) -> None:
     np.save(tmp_path / "a.npy", np.random.default_rng(0).uniform(100, 400, (6, 17, 3)))
     (tmp_path / "labels.csv").write_text("file,label\na.npy,x\n")
     argv = ["custom", str(tmp_path / "labels.csv"), "--workers", "1", "--out", str(tmp_path / "s")]
@@ -493,14 +495,14 @@ def test_an_image_size_that_is_not_used_is_refused(tmp_path: Path, capsys) -> No
     for layout, how in (("coco", "none"), ("ntu_rgb_d", "upright"), ("ntu_rgb_d", "centered")):
         command = [*argv, "--layout", layout, "--normalize", how, *size]
         assert run_command(prepare.main, command) == 2
-        assert "--image-size: is for --normalize image" in capsys.readouterr().err
+        assert "--image-size: applies only to --normalize image" in capsys.readouterr().err
     layout = graph.FOLDER / "coco.yaml"
     planar = layout.read_text().replace("confidence: true", "confidence: false")
     (tmp_path / "flat.yaml").write_text(planar)
     np.save(tmp_path / "a.npy", np.load(tmp_path / "a.npy")[..., :2])
     argv += ["--layout", str(tmp_path / "flat.yaml"), "--channels", "2"]
     assert run_command(prepare.main, argv) == 2  # a 2D layout without scores
-    assert "--image-size: 2D poses are scaled by their image" in capsys.readouterr().err
+    assert "2D poses are scaled by the image size; give --image-size" in capsys.readouterr().err
     assert run_command(prepare.main, [*argv, *size]) == 0
     store = Store.open(tmp_path / "s")
     expected = np.load(tmp_path / "a.npy") / [320, 240] - 1

@@ -1,4 +1,4 @@
-"""The further raw forms: 2D poses, compressed poses, CTR-GCN's npz, Kinetics-skeleton, custom."""
+"""Other raw formats: 2D poses, compressed poses, CTR-GCN's npz, Kinetics-skeleton, custom."""
 
 import json
 import pickle
@@ -23,7 +23,7 @@ def run(*argv: object) -> int:
 
 
 def fails(capsys, words: str, *argv: object) -> None:
-    """Check that a command ends in one line with these words, after any list of bad files."""
+    """Check that a command fails with these words in exactly one line of its output."""
     assert run(*argv) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if words in line]
     assert len(lines) == 1 and lines[0].startswith(("error: ", "unreadable: "))
@@ -35,13 +35,13 @@ def dump(path: Path, annotations: list[dict], split: dict) -> Path:
 
 
 def compressed(golden: Path, name: str) -> dict:
-    vectors = np.load(golden / "tf_k400.npz")
+    vectors = golden.load("tf_k400.npz")
     keys = ("frame_inds", "keypoint", "box_score", "total_frames", "img_shape")
     return {"frame_dir": name, "label": 0, **{key: vectors[f"in|{key}"] for key in keys}}
 
 
-def test_decompress_equals_the_released_class(golden: Path) -> None:
-    vectors = np.load(golden / "tf_k400.npz")
+def test_decompress_equals_released_class(golden: Path) -> None:
+    vectors = golden.load("tf_k400.npz")
     frames, poses = vectors["in|frame_inds"], vectors["in|keypoint"]
     kept = vectors["in|anno_inds_thr0.5"]
     for name, joints in {
@@ -55,9 +55,9 @@ def test_decompress_equals_the_released_class(golden: Path) -> None:
         np.testing.assert_array_equal(joints, expected)
 
 
-def test_persons_at_the_threshold_stay_and_at_the_limit_are_no_crowd() -> None:
+def test_threshold_and_crowd_limit_are_inclusive() -> None:
     poses = RANDOM.uniform(1, 2, (4, 17, 3)).astype(np.float32)
-    poses[..., 2] *= np.array([1, 4, 2, 3])[:, None]  # the best is the second
+    poses[..., 2] *= np.array([1, 4, 2, 3])[:, None]  # the second has the best score
     annotation = {
         "frame_dir": "a", "label": 0, "frame_inds": np.array([0, 0, 0, 1]), "keypoint": poses,
         "box_score": np.array([0.49, 0.5, 0.51, 0.9]),
@@ -71,9 +71,9 @@ def test_persons_at_the_threshold_stay_and_at_the_limit_are_no_crowd() -> None:
     np.testing.assert_array_equal(two[0], poses[[1, 2]])
 
 
-def test_kinetics_clips_are_those_of_the_released_pipelines(golden: Path, tmp_path: Path) -> None:
-    """Without a threshold and in pixels, as the released configurations feed them."""
-    vectors = np.load(golden / "tf_k400.npz")
+def test_kinetics_clips_equal_released_pipelines(golden: Path, tmp_path: Path) -> None:
+    """Without a threshold and in pixels, as in the released configurations."""
+    vectors = golden.load("tf_k400.npz")
     source = dump(
         tmp_path / "k400.pkl",
         [compressed(golden, "one"), compressed(golden, "two")],
@@ -90,17 +90,21 @@ def test_kinetics_clips_are_those_of_the_released_pipelines(golden: Path, tmp_pa
         np.testing.assert_allclose(feeder[0][0].numpy(), expected, rtol=0, atol=1e-5)
 
 
-def test_kinetics_is_scaled_and_thresholded_on_demand(golden: Path, tmp_path: Path) -> None:
+def test_kinetics_scaling_and_threshold(golden: Path, tmp_path: Path) -> None:
     annotations = [compressed(golden, name) for name in ("one", "two", "three")]
-    annotations[2]["box_score"] = annotations[2]["box_score"] * 0  # a threshold leaves nobody
+    annotations[2]["box_score"] = (
+        annotations[2]["box_score"] * 0
+    )  # with a threshold, no body is left
     source = dump(tmp_path / "k.pkl", annotations, {"train": ["one"], "val": ["two", "three"]})
-    assert run("pyskl", source, "--out", tmp_path / "k") == 0  # as released: no box is dropped
+    assert (
+        run("pyskl", source, "--out", tmp_path / "k") == 0
+    )  # as in the released code, no box is dropped
     assert Store.open(tmp_path / "k").names.tolist() == ["one", "two", "three"]
     assert run("pyskl", source, "--out", tmp_path / "k", "--threshold", 0.5) == 0
     store = Store.open(tmp_path / "k")
     assert store.names.tolist() == ["one", "two"]
     assert store.meta["left_out"]["nobody"] == ["three"]
-    vectors = np.load(golden / "tf_k400.npz")
+    vectors = golden.load("tf_k400.npz")
     height, width = vectors["in|img_shape"]
     expected = vectors["squeeze_anno|keypoint"][:2].astype(np.float64).swapaxes(0, 1)
     score = vectors["squeeze_anno|keypoint_score"][:2].swapaxes(0, 1)
@@ -111,7 +115,7 @@ def test_kinetics_is_scaled_and_thresholded_on_demand(golden: Path, tmp_path: Pa
     np.testing.assert_array_equal(store.clip(0)[..., 2], score)
 
 
-def test_kinetics_keypoints_in_files_of_their_own(golden: Path, tmp_path: Path, capsys) -> None:
+def test_kinetics_keypoints_in_separate_files(golden: Path, tmp_path: Path, capsys) -> None:
     whole = [compressed(golden, name) for name in ("a", "b", "c")]
     keypoints = {item["frame_dir"]: {"keypoint": item.pop("keypoint")} for item in whole}
     for item, file in zip(whole, ("k_1.pkl", "k_0.pkl", "k_1.pkl")):
@@ -126,20 +130,20 @@ def test_kinetics_keypoints_in_files_of_their_own(golden: Path, tmp_path: Path, 
     assert Store.open(tmp_path / "s").names.tolist() == ["b", "a", "c"]
     (folder / "k_1.pkl").write_bytes(pickle.dumps({"a": keypoints["a"]}))
     argv = ["pyskl", source, "--kpfiles", folder, "--out", tmp_path / "s"]
-    fails(capsys, f"c: {folder}/k_1.pkl: does not hold it", *argv)
+    fails(capsys, f"c: {folder}/k_1.pkl: does not contain it", *argv)
     assert Store.open(tmp_path / "s").names.tolist() == ["b", "a"]
     for content in (b"\x80\x04", pickle.dumps([1]), pickle.dumps({"a": 1, "c": 1})):
-        (folder / "k_1.pkl").write_bytes(content)  # what another file holds is there all the same
+        (folder / "k_1.pkl").write_bytes(content)  # the other file is still read
         assert run(*argv) == 2
         err = capsys.readouterr().err
         assert f"a: {folder}/k_1.pkl: " in err and f"c: {folder}/k_1.pkl: " in err
         assert Store.open(tmp_path / "s").names.tolist() == ["b"]
     (folder / "k_1.pkl").unlink()
-    fails(capsys, "has no file 'k_1.pkl' (1 of the 2", *argv)
+    fails(capsys, "has no file 'k_1.pkl' (1 of 2", *argv)
 
 
 def hrnet(name: str, label: int = 0, persons: int = 1, frames: int = 7) -> dict:
-    """An annotation of 2D poses as PYSKL's ntu60_hrnet.pkl has them."""
+    """An annotation of 2D poses in the form of PYSKL's ntu60_hrnet.pkl."""
     keypoint = RANDOM.uniform(0, 1080, (persons, frames, 17, 2)).astype(np.float16)
     return {
         "frame_dir": name,
@@ -182,9 +186,9 @@ def test_damaged_annotations_are_named(golden: Path, tmp_path: Path, capsys) -> 
         "A003: ": odd,
         "A004: keypoint is not an array of numbers": words,
     }
-    bad |= {"A005: has no 'img_shape'": no_size, "label 120": {**beyond, "label": 120}}
+    bad |= {"A005: has no 'img_shape'": no_size, "label is 120": {**beyond, "label": 120}}
     bad |= {
-        "A006: label 61 is not 5, as the name says": beyond,
+        "A006: label is 61, but 5 in the name": beyond,
         "A007: img_shape is (0, 1920), not": flat,
     }
     source = dump(tmp_path / "a.pkl", [good, *bad.values()], {})
@@ -192,17 +196,17 @@ def test_damaged_annotations_are_named(golden: Path, tmp_path: Path, capsys) -> 
         fails(capsys, words, "pyskl", source, "--out", tmp_path / "s")
     assert len(Store.open(tmp_path / "s")) == 1
     for content, words in [
-        ([], "holds no annotations"),
+        ([], "contains no annotations"),
         (3, "is not an annotation pickle"),
         ({"annotations": [good]}, "is not an annotation pickle"),
-        ({"split": {}, "annotations": []}, "holds no annotations"),
+        ({"split": {}, "annotations": []}, "contains no annotations"),
         (
             {"split": {"a": []}, "annotations": [{**good, "frame_dir": "x"}]},
-            "its split has a, not train and val",
+            "the split has a, not train and val",
         ),
         (
             {"split": {"train": ["a", "b"], "val": ["b"]}, "annotations": [hrnet("b")]},
-            "b is both in train",
+            "b is in both train",
         ),
     ]:
         source.write_bytes(pickle.dumps(content))
@@ -229,7 +233,7 @@ def ctrgcn(path: Path, save=np.savez) -> dict[str, np.ndarray]:
         for i, row in enumerate(rows):
             clip = RANDOM.standard_normal((5 + row, 2, 25, 3)).astype(np.float32)
             clip[:, 1:] *= row % 2
-            clip -= clip[0, 0, 1] * (clip != 0)  # as the preparation does
+            clip -= clip[0, 0, 1] * (clip != 0)  # as in CTR-GCN's preparation
             x[i, : len(clip)] = clip.reshape(len(clip), 150)
             y[i, int(NAMES[row][-3:]) - 1] = 1
             clips[NAMES[row]] = clip
@@ -239,7 +243,7 @@ def ctrgcn(path: Path, save=np.savez) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_ctrgcn_clips_have_their_true_length(tmp_path: Path, save) -> None:
+def test_ctrgcn_padding_is_removed(tmp_path: Path, save) -> None:
     clips = ctrgcn(tmp_path / "NTU60_CS.npz", save)
     assert run("ctrgcn", tmp_path / "NTU60_CS.npz", "--out", tmp_path / "s") == 0
     store = Store.open(tmp_path / "s")
@@ -253,7 +257,7 @@ def test_ctrgcn_clips_have_their_true_length(tmp_path: Path, save) -> None:
         assert len(store.clip(row)) == len(clips[name])
 
 
-def test_ctrgcn_names_come_back(tmp_path: Path, capsys) -> None:
+def test_ctrgcn_names_are_restored(tmp_path: Path, capsys) -> None:
     clips = ctrgcn(tmp_path / "NTU60_CS.npz")
     available = tmp_path / "skes_available_name.txt"
     available.write_text("\n".join(NAMES))
@@ -268,17 +272,17 @@ def test_ctrgcn_names_come_back(tmp_path: Path, capsys) -> None:
     available.write_text("\n".join(NAMES[:-1]))
     fails(capsys, "do not fit", *argv)
     available.write_text("hello")
-    fails(capsys, "no sample name", *argv)
+    fails(capsys, "is not a sample name", *argv)
 
 
-def test_a_store_with_a_split_of_its_own_says_so(tmp_path: Path) -> None:
+def test_protocol_error_suggests_the_given_split(tmp_path: Path) -> None:
     ctrgcn(tmp_path / "NTU60_CS.npz")
     assert run("ctrgcn", tmp_path / "NTU60_CS.npz", "--out", tmp_path / "s") == 0
     with pytest.raises(InputError, match=r"no 'subject'.*protocol=given"):
         protocols.split(Store.open(tmp_path / "s"), "ntu60-xsub")
 
 
-def test_the_columns_of_an_npz_count_its_classes(tmp_path: Path, capsys) -> None:
+def test_number_of_classes_of_npz_is_number_of_columns(tmp_path: Path, capsys) -> None:
     path, argv = tmp_path / "own.npz", ["ctrgcn", tmp_path / "own.npz", "--out", tmp_path / "s"]
     x = np.zeros((3, 300, 150), np.float32)
     x[:, :20, :75] = RANDOM.standard_normal((3, 20, 75))
@@ -289,12 +293,12 @@ def test_the_columns_of_an_npz_count_its_classes(tmp_path: Path, capsys) -> None
         store = Store.open(tmp_path / "s")
         assert len(store.class_names) == columns and store.class_names[-1] == last
         assert store.labels.tolist() == [0, 1, 2] * 2
-    fails(capsys, "--names: gives names to NTU's 60 or 120 classes", *argv, "--names", path)
+    fails(capsys, "--names: is for NTU's 60 or 120 classes", *argv, "--names", path)
     np.savez(path, x_train=x, y_train=np.eye(5)[:3], x_test=x, y_test=np.eye(4)[:3])
     fails(capsys, "y_train has 5 classes (columns), y_test has 4", *argv)
 
 
-def test_damaged_ctrgcn_files_are_one_line(tmp_path: Path, capsys) -> None:
+def test_damaged_ctrgcn_file_is_one_line_error(tmp_path: Path, capsys) -> None:
     path = tmp_path / "x.npz"
     argv = ["ctrgcn", path, "--out", tmp_path / "s"]
     fails(capsys, "no such file", *argv)
@@ -309,8 +313,9 @@ def test_damaged_ctrgcn_files_are_one_line(tmp_path: Path, capsys) -> None:
     x[0, 4, 7] = np.nan
     np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
     fails(capsys, "train_000000: frame 4", *argv)
-    np.savez(path, x_train=x, y_train=y * 0, x_test=x, y_test=y)
-    fails(capsys, "not one-hot", *argv)
+    for labels in (y * 0, -y, y + np.eye(1, 60, 3), y / 2, np.zeros(1, np.int64)):
+        np.savez(path, x_train=x, y_train=labels, x_test=x, y_test=y)
+        fails(capsys, "not one-hot", *argv)
     np.savez(path, x_train=x[..., :75], y_train=y, x_test=x, y_test=y)
     fails(capsys, "(1, 300, 75)", *argv)
     assert not (tmp_path / "s").exists()
@@ -327,7 +332,7 @@ def kinetics_frame(index: int, persons: list[np.ndarray]) -> dict:
 
 
 def kinetics(root: Path, clips: dict[str, tuple[str, int, list[dict]]]) -> None:
-    """Write clips, name -> (folder, label, frames), in st-gcn's form."""
+    """Write clips, name -> (folder, label, frames), in st-gcn's format."""
     for folder in ("train", "val"):
         (root / f"kinetics_{folder}").mkdir(parents=True, exist_ok=True)
         labels = {
@@ -345,13 +350,13 @@ def kinetics(root: Path, clips: dict[str, tuple[str, int, list[dict]]]) -> None:
         (root / f"kinetics_{folder}" / f"{name}.json").write_text(json.dumps(content))
 
 
-def test_kinetics_skeleton_as_st_gcn_reads_it(tmp_path: Path) -> None:
+def test_kinetics_skeleton_equals_st_gcn(tmp_path: Path) -> None:
     persons = RANDOM.uniform(0.01, 1, (5, 6, 18, 3))
     persons[1, 0, 4, 2] = 0  # a joint that was not found
     frames = [
         kinetics_frame(1, []),
         *[kinetics_frame(2 + t, list(persons[t])) for t in range(3)],
-        kinetics_frame(6, [persons[3, 0]]),  # nobody in 5
+        kinetics_frame(6, [persons[3, 0]]),  # no body in frame 5
         kinetics_frame(7, []),
     ]
     kinetics(
@@ -367,7 +372,7 @@ def test_kinetics_skeleton_as_st_gcn_reads_it(tmp_path: Path) -> None:
     clip = store.clip(0)
     assert clip.shape == (5, 2, 18, 3)
     assert not clip[3].any() and not clip[4, 1].any()
-    for t in range(3):  # the sixth person is not looked at; the two best of the others stay
+    for t in range(3):  # the two best of the first five persons
         best = sorted(persons[t, :5], key=lambda person: -person[:, 2].sum())[:2]
         for person, expected in zip(clip[t], best):
             expected = expected - [0.5, 0.5, 0]
@@ -375,22 +380,26 @@ def test_kinetics_skeleton_as_st_gcn_reads_it(tmp_path: Path) -> None:
             np.testing.assert_allclose(person, expected, atol=1e-6)
 
 
-def test_label_files_of_kinetics(tmp_path: Path, capsys) -> None:
+def test_kinetics_label_files(tmp_path: Path, capsys) -> None:
     frames = [kinetics_frame(1, [RANDOM.uniform(0.1, 1, (18, 3))])]
     kinetics(tmp_path, {"a": ("train", 0, frames), "b": ("val", 1, frames)})
     (tmp_path / "kinetics_train" / "c.json").write_text(json.dumps({"data": frames}))
     path = tmp_path / "kinetics_train_label.json"
     argv = ["kinetics-skeleton", tmp_path, "--out", tmp_path / "s"]
     entry = {"label": "action 0", "label_index": 0}
-    for index in (0, 0.0, "0"):  # without has_skeleton, which says that there is one
+    for index in (0, 0.0, "0"):  # has_skeleton defaults to true
         path.write_text(json.dumps({"a": {**entry, "label_index": index}}))
         assert run(*argv) == 0
-        assert "samples that no label file names: 1, as c" in capsys.readouterr().out
+        assert "samples that are not in a label file: 1, e.g. c" in capsys.readouterr().out
         store = Store.open(tmp_path / "s")
         assert store.names.tolist() == ["a", "b"] and store.labels.tolist() == [0, 1]
         assert store.meta["left_out"]["unlabeled"] == ["c"]
     for entries, words in [
-        ({"a": entry, "c": {**entry, "label": "wave"}}, "c: label_index 0 is 'wave' here and 'act"),
+        ({"a": entry, "c": {**entry, "label": "wave"}}, "c: label_index 0 is 'wave' here, but 'ac"),
+        (
+            {"a": entry, "c": {**entry, "label_index": 1}},
+            "c: 'action 0' has label_index 1 here and 0",
+        ),
         ({"a": {**entry, "label_index": 1.5}}, "a: label_index 1.5 is not a class"),
         ({"a": {**entry, "label_index": -1}}, "a: label_index -1 is not a class"),
         ({"a": {"label": "x"}}, "a: has no 'label' or no 'label_index'"),
@@ -398,6 +407,26 @@ def test_label_files_of_kinetics(tmp_path: Path, capsys) -> None:
     ]:
         path.write_text(json.dumps(entries))
         fails(capsys, f"{path}: {words}", *argv)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda person: person - [0.5, 0.5, 0], "% of the joints have a negative x or y"),
+        (lambda person: person * [2, 2, 1] - [1, 1, 0], "% of the joints have a negative x or y"),
+        (lambda person: person * [1, 1, 0], "no score (third channel"),
+    ],
+)
+def test_kinetics_in_another_form_is_refused(tmp_path: Path, capsys, change, words) -> None:
+    """Around the center of the image, from -1 to 1, and without scores."""
+    person = RANDOM.uniform(0.1, 0.9, (18, 3))
+    frames = [kinetics_frame(1, [change(person)])]
+    kinetics(tmp_path, {"a": ("train", 0, frames), "b": ("val", 1, [kinetics_frame(1, [person])])})
+    argv = ["kinetics-skeleton", tmp_path, "--out", tmp_path / "s"]
+    assert run(*argv) == 2
+    said = capsys.readouterr().err
+    assert words in said and f"{tmp_path}/kinetics_train/a.json: " in said
+    assert Store.open(tmp_path / "s").names.tolist() == ["b"]
 
 
 def test_an_empty_pose_of_kinetics_is_nobody(tmp_path: Path) -> None:
@@ -410,8 +439,8 @@ def test_an_empty_pose_of_kinetics_is_nobody(tmp_path: Path) -> None:
     np.testing.assert_allclose(clip[:, 0, :, 0], [person[:, 0] - 0.5] * 3, atol=1e-6)
 
 
-def test_kinetics_classes_may_have_gaps(tmp_path: Path) -> None:
-    """Part of the data set: its labels stay, the classes in between are there without a sample."""
+def test_kinetics_classes_can_have_gaps(tmp_path: Path) -> None:
+    """A subset keeps its labels; the classes in between have no samples."""
     frames = [kinetics_frame(1, [RANDOM.uniform(0.1, 1, (18, 3))])]
     kinetics(tmp_path, {"a": ("train", 1, frames), "b": ("val", 4, frames)})
     assert run("kinetics-skeleton", tmp_path, "--out", tmp_path / "s") == 0
@@ -420,7 +449,7 @@ def test_kinetics_classes_may_have_gaps(tmp_path: Path) -> None:
     assert store.class_names == ["class 0", "action 1", "class 2", "class 3", "action 4"]
 
 
-def test_damaged_kinetics_files_name_file_and_line(tmp_path: Path, capsys) -> None:
+def test_damaged_kinetics_file_error_names_file_and_line(tmp_path: Path, capsys) -> None:
     person = RANDOM.uniform(0.1, 1, (18, 3))
     good = [kinetics_frame(0, [person])]
     argv = ["kinetics-skeleton", tmp_path, "--out", tmp_path / "s"]
@@ -429,15 +458,15 @@ def test_damaged_kinetics_files_name_file_and_line(tmp_path: Path, capsys) -> No
     score = person[:, 2].tolist()
     for frames, words in [
         ([kinetics_frame(0, [person[:17]])], "element 0"),
-        ([*good, kinetics_frame(0, [person])], "element 1 of 'data': frame_index 0 comes twice"),
+        ([*good, kinetics_frame(0, [person])], "element 1 of 'data': duplicate frame_index 0"),
         ([*good, kinetics_frame(10**9, [person])], "element 1 of 'data': frame_index"),
         ([*good, {"frame_index": 1}], "element 1 of 'data': has no"),
         ([*good, {"frame_index": 1, "skeleton": [{"pose": "x", "score": score}]}], "numbers"),
         ([*good, 3], "element 1"),
-        ([kinetics_frame(0, [person * np.inf])], "not of finite numbers"),
+        ([kinetics_frame(0, [person * np.inf])], "does not consist of finite numbers"),
         (
             [*good, {"frame_index": 1, "skeleton": [{"pose": [0.5] * 54, "score": score}]}],
-            "a pose of 54 numbers and 18 scores; 18 joints have 36 (x and y) and 18",
+            "a pose has 54 numbers and 18 scores; expected 36 (x and y) and 18",
         ),
     ]:
         listed = ",\n".join(map(json.dumps, frames))
@@ -445,7 +474,7 @@ def test_damaged_kinetics_files_name_file_and_line(tmp_path: Path, capsys) -> No
         fails(capsys, f"{path}: line {2 if len(frames) > 1 else 1}: ", *argv)
         fails(capsys, words, *argv)
     path.write_text(json.dumps({"data": good, "label_index": 1}))
-    fails(capsys, "label_index 1 is not 0", *argv)
+    fails(capsys, "label_index is 1, but 0 in the label file", *argv)
     path.unlink()
     fails(capsys, str(path), *argv)
     (tmp_path / "kinetics_val_label.json").write_text('{"b": {"label": "x"}}')
@@ -464,7 +493,7 @@ centre: 1
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """Three clips of five joints in three forms, with a layout and a CSV."""
+    """Three clips of five joints in three file formats, with a layout and a CSV."""
     clips = [RANDOM.standard_normal(shape) for shape in ((4, 5, 3), (6, 2, 5, 3), (2, 1, 5, 3))]
     (tmp_path / "clips").mkdir()
     np.save(tmp_path / "clips/a.npy", clips[0])
@@ -491,12 +520,12 @@ def test_custom_clips(own: Path) -> None:
     expected = np.load(own / "expected.npz")
     for row, key in enumerate(expected.files):
         clip = expected[key]
-        centred = clip - clip[0, 0, 1]
-        np.testing.assert_allclose(store.clip(row)[:, : clip.shape[1]], centred, atol=1e-6)
+        expected_clip = clip - clip[0, 0, 1]
+        np.testing.assert_allclose(store.clip(row)[:, : clip.shape[1]], expected_clip, atol=1e-6)
         assert not store.clip(row)[:, clip.shape[1] :].any()
 
 
-def test_spaces_and_a_byte_order_mark_change_nothing(own: Path) -> None:
+def test_csv_spaces_and_byte_order_mark_are_ignored(own: Path) -> None:
     argv = ["custom", own / "labels.csv", "--layout", own / "stick.yaml", "--out", own / "s"]
     table = "\ufefffile, label, split\nclips/a.npy, wave, train \nclips/c.json ,wave,test\n"
     (own / "labels.csv").write_text(table)
@@ -506,18 +535,21 @@ def test_spaces_and_a_byte_order_mark_change_nothing(own: Path) -> None:
     assert store.columns["split"].tolist() == ["train", "test"]
 
 
-def test_what_cannot_be_meant_is_refused(own: Path, capsys) -> None:
-    """Options that would make a store of wrong numbers, or one that no network is fed with."""
+def test_custom_reader_rejects_impossible_options(own: Path, capsys) -> None:
+    """Options that would give a store with wrong coordinates, or an unusable one."""
     np.save(own / "clips/a.npy", np.ones((3, 17, 3)))
     np.savez(own / "clips/b.npz", joints=np.ones((3, 17, 3)), layout="openpose")
     table = own / "labels.csv"
     table.write_text("file,label\nclips/a.npy,1\n")
     argv = ["custom", table, "--out", own / "s", "--layout"]
     for more, words in [
-        (["coco", "--normalise", "upright"], "coco is of 2D poses"),
-        (["coco", "--normalise", "centred"], "coco is of 2D poses"),
-        (["coco", "--image-size", 0, 640], "--image-size: [0, 640]"),
-        (["coco", "--normalise", "none", "--persons", 0], "--persons: 0"),
+        (["coco", "--normalise", "upright"], "coco has 2D poses"),
+        (["coco", "--normalise", "centred"], "coco has 2D poses"),
+        (
+            ["coco", "--image-size", 0, 640],
+            "--image-size: must be height and width in pixels, not [0, 640]",
+        ),
+        (["coco", "--normalise", "none", "--persons", 0], "--persons: must be at least 1, not 0"),
         (["coco", "--normalise", "none", "--channels", 5], "--channels"),
         ([own / "stick.yaml", "--normalise", "upright"], "--normalize upright: needs"),
         (["coco", "--normalise", "none", "--chanels", 3], "did you mean --channels?"),
@@ -526,11 +558,11 @@ def test_what_cannot_be_meant_is_refused(own: Path, capsys) -> None:
     table.write_text("file,label\nclips/b.npz,1\n")
     fails(capsys, "b.npz: has layout openpose, not coco", *argv, "coco", "--normalise", "none")
     np.savez(own / "clips/b.npz", np.ones((3, 17, 3)), np.ones(4))
-    fails(capsys, "b.npz: holds ['arr_0', 'arr_1']", *argv, "coco", "--normalise", "none")
+    fails(capsys, "b.npz: contains ['arr_0', 'arr_1']", *argv, "coco", "--normalise", "none")
     assert not (own / "s").exists()
 
 
-def test_custom_2d_poses_are_scaled_by_their_image(own: Path, capsys) -> None:
+def test_custom_2d_poses_are_scaled_by_image_size(own: Path, capsys) -> None:
     poses = RANDOM.uniform(1, 400, (3, 17, 3))
     np.save(own / "clips/a.npy", poses)
     (own / "labels.csv").write_text("file,label\nclips/a.npy,1\n")
@@ -544,15 +576,15 @@ def test_custom_2d_poses_are_scaled_by_their_image(own: Path, capsys) -> None:
     np.testing.assert_allclose(store.clip(0)[:, 0, :, 2], poses[..., 2], atol=1e-4)
 
 
-def test_bad_custom_data_is_named(own: Path, capsys) -> None:
+def test_invalid_custom_data_error_names_file_and_line(own: Path, capsys) -> None:
     table = own / "labels.csv"
     argv = ["custom", table, "--layout", own / "stick.yaml", "--out", own / "s"]
-    fails(capsys, "no known layout", "custom", table, "--layout", "stick", "--out", own / "s")
+    fails(capsys, "is not a known layout", "custom", table, "--layout", "stick", "--out", own / "s")
     fails(capsys, "b.npz: has 2 persons", *argv, "--persons", 1)
     nan = np.ones((4, 5, 3))
     nan[2] = np.nan
     for content, words in [
-        (np.ones((4, 6, 3)), "a.npy: has the shape (4, 1, 6, 3)"),
+        (np.ones((4, 6, 3)), "a.npy: has shape (4, 1, 6, 3)"),
         (np.ones((4, 5)), "a.npy: has shape (4, 5)"),
         (nan, "a.npy: 1 of 4 frames have a joint that is NaN or infinite, the first is frame 2"),
         (np.array(["x"]), "a.npy: not an array of numbers"),
@@ -565,14 +597,14 @@ def test_bad_custom_data_is_named(own: Path, capsys) -> None:
     (own / "clips/c.json").write_text("[[[1, 2, 3]],\n[[1, 2]]]")
     fails(capsys, "c.json: line 2: frame 1", *argv)
     for text, words in [
-        ("clips/a.npy,wave\n", "line 1: the head is"),
-        ("file|label\nclips/a.npy|wave\n", "line 1: the head is 'file|label'"),
+        ("clips/a.npy,wave\n", "line 1: the header is"),
+        ("file|label\nclips/a.npy|wave\n", "line 1: the header is 'file|label'"),
         ("file,label,split\nclips/a.npy,wave,part one\n", "line 2: split 'part one'"),
-        ("file,label\nclips/a.npy,wave,train\n", "line 2: has more fields than the head"),
-        ("file,label\na.npy,wave\nb.npy,wave\n./a.npy,bow\n", "line 4: ./a.npy comes twice"),
-        ("file,label\nclips/a.npy\n", "line 2: has no file or no label"),
-        ("file,label\n", "names no files"),
-        ("file,label\nclips/none.npy,1\n", "none.npy: there is no such file"),
+        ("file,label\nclips/a.npy,wave,train\n", "line 2: has more fields than the header"),
+        ("file,label\na.npy,wave\nb.npy,wave\n./a.npy,bow\n", "line 4: ./a.npy is a duplicate of"),
+        ("file,label\nclips/a.npy\n", "line 2: file or label is empty"),
+        ("file,label\n", "contains no files"),
+        ("file,label\nclips/none.npy,1\n", "none.npy: no such file"),
         ("file,label\nclips/a.npy,123456789\n", "label 123456789"),
     ]:
         table.write_text(text)

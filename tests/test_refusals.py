@@ -97,7 +97,7 @@ FOCAL = "loss=longtail.losses.Focal"
         ([FOCAL, "loss_args.gamma=x", "loss_from=second_stage"], "loss=longtail.losses.Focal with"),
         (["loss=torch.nn.CrossEntropyLoss"], "loss=torch.nn.CrossEntropyLoss"),
         (["sampling=longtail.sampling.PowerSampling", "sampling_args.power=x"], "sampling=longt"),
-        (["optimizer=torch.optim.LBFGS", "optimizer_args={}"], "torch.optim.LBFGS: needs a closure"),
+        (["optimizer=torch.optim.LBFGS", "optimizer_args={}"], "LBFGS: needs a closure"),
         # accepted one by one, impossible together
         ([RIDE, FOCAL], "loss=longtail.losses.Focal with loss_args={} and model=model.experts"),
         ([RIDE, FOCAL, "model_args.experts=2"], "loss=longtail.losses.Focal with"),
@@ -244,11 +244,13 @@ def test_outputs_that_are_not_finite_are_no_accuracy(tiny, whole, tmp_path, monk
 
 # A value for every flag of main.py.
 VALUES = {
-    "--phase": [], "--config": ["a.yaml"], "--set": ["lr=1"], "--stream": ["bone"],
+    "--phase": [], "--config": ["a.yaml"], "--set": ["frames=6"], "--stream": ["bone"],
     "--weights": ["a.pt"], "--seed": ["7"], "--val-split": ["0.1"], "--device": ["cpu"],
-    "--work-dir": ["run"], "--tag": ["mine"], "--resume": [], "--overwrite": [], "--amp": ["bf16"],
-    "--compile": [], "--accumulate": ["2"], "--input": ["a.npy"], "--output": ["a.csv"],
-    "--window": ["9"], "--stride": ["3"], "--image-size": ["480", "640"], "--nan": ["zero"],
+    "--work-dir": ["run"], "--jobs": ["2"], "--tag": ["mine"], "--resume": [],
+    "--overwrite": [], "--amp": ["bf16"], "--compile": [],
+    "--accumulate": ["2"], "--input": ["a.npy"], "--output": ["a.csv"],
+    "--window": ["9"], "--stride": ["3"], "--threshold": ["0.5"],
+    "--image-size": ["480", "640"], "--nan": ["zero"],
     "--quiet": [],
     "--debug": [],
 }  # fmt: skip
@@ -258,6 +260,16 @@ def test_the_table_of_phases_has_every_flag():
     """So that no flag can be added without saying which phases use it."""
     flags = {flag for action in main.make_parser()._actions for flag in action.option_strings}
     assert flags - {"-h", "--help"} == set(main.USED_BY) == set(VALUES)
+
+
+@pytest.mark.parametrize("phase", ["test", "predict"])
+@pytest.mark.parametrize("word", ["stream=bone", "seed=7", "compile=true", "val_split=0.1"])
+def test_a_key_is_refused_as_its_flag_is(phase, word, whole, capsys):
+    argv = ["--phase", phase, "--weights", str(whole / "best.pt"), "--set", "frames=6", word]
+    flag = f"--{word.partition('=')[0].replace('_', '-')}"
+    assert run_command(main.main, argv) == BAD_INPUT
+    assert capsys.readouterr().err.startswith(f"error: {flag}: ")
+    main.parse([*argv[:-1], "test_clips=1", "amp=bf16"])
 
 
 @pytest.mark.parametrize("phase", main.PHASES)

@@ -275,6 +275,7 @@ def test_a_stream_leaves_no_frames_behind(tiny):
     assert held() is None
 
 
+@pytest.mark.slow
 def test_a_run_says_how_it_departs_from_the_recipe(tiny, tmp_path, monkeypatch):
     """In log and result: values that are not the method's, weights that it did not begin with."""
     monkeypatch.setattr("engine.recipe.CONFIG_ROOT", tiny)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import main
-from data.store import StoreWriter
+from data.store import Store, StoreWriter
 from engine import checkpoint, evaluate
 from engine.config import Config
 from engine.run import RunFolder, digest, folder_for_test
@@ -238,6 +238,46 @@ def test_classes_of_another_data_set_are_refused(trained, tiny, tmp_path, capsys
     said = capsys.readouterr().err
     assert "class 1 = 'kick', but in" in said and "it is 'jump'" in said
     assert not list(trained.glob("test-*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "scale", "said"),
+    [
+        ({"normalization": "none"}, 1, "normalization centered (joint 20), but those of"),
+        ({"normalization": "centered", "centre": 3}, 1, "have centered (joint 3)"),
+        ({}, 1000, "multiplied by 0.001 it would fit"),
+        ({}, 1 / 0.0254, "multiplied by 0.0254 it would fit"),
+    ],
+)
+def test_clips_in_another_frame_of_reference_are_refused(
+    trained, tiny, tmp_path, capsys, changes, scale, said
+):
+    store = Store.open(tiny / "store")
+    meta = {"normalization": "centered", "centre": 20} | changes
+    with StoreWriter(tmp_path / "s", "ntu_rgb_d", store.class_names, (2, 25, 3), **meta) as out:
+        for row, name in enumerate(store.names.tolist()):
+            subject = int(store.columns["subject"][row])
+            out.add(name, store.labels[row], store.clip(row) * scale, subject=subject)
+    argv = ["--phase", "test", "--weights", str(trained / "best.pt"), "--device", "cpu"]
+    assert run_command(main.main, [*argv, "--set", f"store={tmp_path}/s"]) == BAD_INPUT
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and said in lines[0]
+    assert not list(trained.glob("test-*"))
+
+
+def test_clips_of_another_size_are_reported(trained, tiny, tmp_path, quick):
+    """Ten times as large as in training: a wrong unit perhaps, but not an impossible one."""
+    store = Store.open(tiny / "store")
+    with StoreWriter(
+        tmp_path / "s", "ntu_rgb_d", store.class_names, (2, 25, 3), normalization="centered",
+        centre=20,
+    ) as out:  # fmt: skip
+        for row, name in enumerate(store.names.tolist()):
+            subject = int(store.columns["subject"][row])
+            out.add(name, store.labels[row], store.clip(row) * 10, subject=subject)
+    test_phase(trained / "best.pt", "--set", f"store={tmp_path}/s")
+    (folder,) = trained.glob("test-*")
+    assert "multiplied by 0.1 it would fit" in RunFolder(folder).log_file.read_text()
 
 
 def test_overwriting_a_run_removes_its_tests_too(tiny, trained, quick):

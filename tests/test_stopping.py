@@ -14,6 +14,7 @@ from engine import checkpoint, evaluate, logs
 from engine.run import RunFolder
 from engine.state import TrainState
 from errors import RESUMABLE, Stopped, run_command
+from tests import quick
 from tests.tiny_runs import CEILING, SMALL, assert_same_weights, command, run, start, wait_until
 
 
@@ -126,7 +127,7 @@ METHOD_ARGUMENTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("method", METHOD_ARGUMENTS)
+@pytest.mark.parametrize("method", quick.only(["everything"], METHOD_ARGUMENTS))
 def test_sigterm_in_the_middle_of_an_epoch_changes_nothing(tiny, tmp_path, monkeypatch, method):
     """Every tensor and number of last.pt, the averaged weights, scaler and saliency included."""
     files = ["shap-mix.yaml"] if method == "shap-mix" else []
@@ -155,6 +156,7 @@ def test_sigterm_in_the_middle_of_an_epoch_changes_nothing(tiny, tmp_path, monke
         assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
+@pytest.mark.slow
 def test_all_streams_go_on_where_one_was_stopped(tiny, tmp_path, monkeypatch):
     more = [*SMALL, "num_epoch=1", "test_clips=1", "--stream", "all"]
     own, streams = TrainState.optimizer_step, []

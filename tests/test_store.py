@@ -1,4 +1,4 @@
-"""The store gives back what was written, refuses what is damaged, and is whole or absent."""
+"""The store: round trip, errors of damaged files, atomic writes, statistics of the clips."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def write(path: Path, clips: list[np.ndarray], labels: list[int]) -> Store:
     return Store.open(path)
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+def test_store_round_trip(tmp_path: Path) -> None:
     clips = [clip(0, 4), clip(1, 1, persons=1), clip(2, 9)]
     store = write(tmp_path / "s", clips, [2, 0, 1])
     assert len(store) == 3 and store.layout == "ntu_rgb_d" and store.class_names == CLASSES
@@ -49,13 +49,13 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     np.testing.assert_array_equal(store.clip(2), clips[2])
     np.testing.assert_array_equal(store.clip(1)[:, :1], clips[1])
     assert not store.clip(1)[:, 1].any()
-    assert np.load(tmp_path / "s" / "joints.npy").shape == (14, 2, 3, 3)  # plain NumPy reads it
+    assert np.load(tmp_path / "s" / "joints.npy").shape == (14, 2, 3, 3)  # readable by plain NumPy
     assert store.rows_of(["clip2", "clip0"]).tolist() == [2, 0]
     with pytest.raises(InputError, match="clip7"):
         store.rows_of(["clip0", "clip7"])
 
 
-def test_a_missing_store_names_the_command(tmp_path: Path) -> None:
+def test_missing_store_error_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"data\.prepare nw-ucla FOLDER_OR_NPZ --out .*nw-ucla"):
         Store.open(tmp_path / "nw-ucla")
     with pytest.raises(InputError, match=r"data\.prepare NAME SOURCE"):
@@ -67,25 +67,25 @@ def test_a_missing_store_names_the_command(tmp_path: Path) -> None:
     [
         (clip(0, 3, persons=3), 0, "persons"),
         (np.zeros((3, 2, 4, 3), np.float32), 0, "joints"),
-        (clip(0, 3), 3, "label 3 is beyond the 3 classes"),
+        (clip(0, 3), 3, "label 3 exceeds the 3 classes"),
         (clip(0, 3), -1, "label -1"),
-        (clip(0, 0), 0, "no frame"),
+        (clip(0, 0), 0, "no frames"),
         (np.full((3, 2, 3, 3), np.nan), 0, "NaN"),
     ],
 )
-def test_a_clip_that_does_not_fit_is_refused_by_name(tmp_path: Path, joints, label, words) -> None:
+def test_invalid_clip_is_rejected_by_name(tmp_path: Path, joints, label, words) -> None:
     with StoreWriter(tmp_path / "s", "ntu_rgb_d", CLASSES, SHAPE) as writer:
         writer.add("good", 0, clip(0, 2))
         with pytest.raises(InputError, match=f"bad.*{words}"):
             writer.add("bad", label, joints)
-        with pytest.raises(InputError, match=r"good.*twice"):
+        with pytest.raises(InputError, match=r"good: duplicate name"):
             writer.add("good", 0, clip(0, 2))
         with pytest.raises(InputError, match=r"more.*columns \['subject'\], not \[\]"):
             writer.add("more", 0, clip(0, 2), subject=1)
     assert Store.open(tmp_path / "s").names.tolist() == ["good"]
 
 
-def test_an_error_leaves_nothing_and_keeps_the_older_store(tmp_path: Path) -> None:
+def test_error_removes_partial_store_and_keeps_older_store(tmp_path: Path) -> None:
     write(tmp_path / "s", [clip(0, 4)], [0])
     writer = StoreWriter(tmp_path / "s", "ntu_rgb_d", CLASSES, SHAPE)
     with pytest.raises(ZeroDivisionError), writer:
@@ -93,19 +93,19 @@ def test_an_error_leaves_nothing_and_keeps_the_older_store(tmp_path: Path) -> No
         raise ZeroDivisionError
     assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
     assert Store.open(tmp_path / "s").names.tolist() == ["clip0"]
-    with pytest.raises(InputError, match="not one usable sample"):
+    with pytest.raises(InputError, match="no usable samples"):
         StoreWriter(tmp_path / "empty", "ntu_rgb_d", CLASSES, SHAPE).__exit__(None, None, None)
     assert not (tmp_path / "empty").exists()
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "S001.skeleton").touch()
-    with pytest.raises(InputError, match="holds other files"):
+    with pytest.raises(InputError, match="contains other files"):
         StoreWriter(tmp_path / "raw", "ntu_rgb_d", CLASSES, SHAPE)
 
 
-def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
-    """A limit on the size of files stands for the full disk; both fail in writing."""
+def test_write_error_names_the_store_and_leaves_nothing(tmp_path: Path) -> None:
+    """A limit on the file size simulates a full disk; both make a write fail."""
     write(tmp_path / "s", [clip(0, 4)], [0])
-    for frames in (10, 2000):  # left to the buffer, which is emptied at the end; too many for it
+    for frames in (10, 2000):  # fits in the buffer, which is flushed at the end; exceeds the buffer
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
         try:
@@ -117,17 +117,17 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     np.testing.assert_array_equal(Store.open(tmp_path / "s").clip(0), clip(0, 4))
 
 
-def test_a_store_behind_a_link_stays_there(tmp_path: Path) -> None:
+def test_symbolic_link_to_store_is_kept(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "s").symlink_to(tmp_path / "disk" / "stored")
-    for frames in (4, 7):  # a first store, and another in its place
+    for frames in (4, 7):  # the first store, then a replacement
         assert write(tmp_path / "s", [clip(0, frames)], [0]).lengths.tolist() == [frames]
         assert (tmp_path / "s").is_symlink() and len(Store.open(tmp_path / "disk" / "stored")) == 1
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["disk", "s"]
     assert [entry.name for entry in (tmp_path / "disk").iterdir()] == ["stored"]
 
 
-def test_a_killed_writer_leaves_no_store_and_the_next_one_cleans_up(tmp_path: Path) -> None:
+def test_killed_writer_leaves_no_store_and_next_writer_cleans_up(tmp_path: Path) -> None:
     code = (
         "import sys, numpy as np\n"
         "from data.store import StoreWriter\n"
@@ -146,22 +146,22 @@ def test_a_killed_writer_leaves_no_store_and_the_next_one_cleans_up(tmp_path: Pa
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     assert len(list(tmp_path.glob(".s.*.partial"))) == 1
-    with pytest.raises(InputError, match="no prepared store"):
+    with pytest.raises(InputError, match="is not a prepared store"):
         Store.open(tmp_path / "s")
     write(tmp_path / "s", [clip(0, 4)], [0])
     assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
 
 
-def test_a_writer_that_lives_keeps_what_it_has_written(tmp_path: Path) -> None:
-    """Only what a dead process left is cleared away: another may be at work."""
-    at_work = tmp_path / f".s.{os.getppid()}.partial"
-    at_work.mkdir()
+def test_partial_store_of_living_process_is_kept(tmp_path: Path) -> None:
+    """Only folders of dead processes are removed; another writer can be active."""
+    active = tmp_path / f".s.{os.getppid()}.partial"
+    active.mkdir()
     write(tmp_path / "s", [clip(0, 4)], [0])
-    assert at_work.is_dir()
+    assert active.is_dir()
 
 
-def test_all_is_on_the_disk_before_the_store_appears(tmp_path: Path, monkeypatch) -> None:
-    """Each file is synced at its full size, then the folder renamed, then its parent synced."""
+def test_files_are_synced_before_the_store_is_renamed(tmp_path: Path, monkeypatch) -> None:
+    """Each file is synced at its full size, then the folder is renamed and its parent synced."""
     synced, own = [], os.fsync
 
     def fsync(descriptor: int) -> None:
@@ -176,7 +176,7 @@ def test_all_is_on_the_disk_before_the_store_appears(tmp_path: Path, monkeypatch
     assert synced[-1][::2] == (tmp_path.stat().st_ino, True)
 
 
-def test_a_damaged_store_is_one_clear_error(tmp_path: Path) -> None:
+def test_damaged_store_is_one_line_error(tmp_path: Path) -> None:
     path = tmp_path / "s"
     write(path, [clip(0, 4), clip(1, 6)], [0, 1])
     whole = {file.name: file.read_bytes() for file in path.iterdir()}
@@ -205,7 +205,7 @@ def test_a_damaged_store_is_one_clear_error(tmp_path: Path) -> None:
             whole["joints.npy"][:-300],
             whole["joints.npy"][:20],
             b"",
-            whole["joints.npy"].replace(b"{", b"(", 1),  # a head that is not even tokens
+            whole["joints.npy"].replace(b"{", b"(", 1),  # a header that cannot be tokenized
         ],
     }
     for name, contents in damages.items():
@@ -218,7 +218,7 @@ def test_a_damaged_store_is_one_clear_error(tmp_path: Path) -> None:
     assert len(Store.open(path)) == 2
 
 
-def test_copies_are_the_clips_whose_every_bit_is_equal(tmp_path: Path) -> None:
+def test_copies_are_bit_identical_clips(tmp_path: Path) -> None:
     one, other = clip(0, 5), clip(1, 5)
     nearly = one.copy()
     nearly[0, 0, 0, 0] = np.nextafter(nearly[0, 0, 0, 0], np.float32(9))
@@ -239,14 +239,14 @@ def body(height: float, frames: int = 4, seed: int = 0) -> np.ndarray:
     return clip
 
 
-def test_the_size_of_the_bodies_and_what_is_odd_are_told(tmp_path: Path) -> None:
+def test_statistics_of_sizes_and_unusual_clips(tmp_path: Path) -> None:
     clips = {f"clip{i}": body(1 + 0.1 * i, seed=i) for i in range(7)}
     clips["child"] = body(0.3)
     clips["giant"] = body(1300)
     clips["still"] = np.repeat(body(1.3, frames=1, seed=9), 4, axis=0)
     clips["again"] = clips["clip2"]
     clips["single"] = body(1.3, frames=1, seed=10)
-    clips["clip1"][1, 0, 7:12] = 0  # five joints were not seen
+    clips["clip1"][1, 0, 7:12] = 0  # five unseen joints
     with StoreWriter(
         tmp_path / "s", "ntu_rgb_d", CLASSES, (2, 25, 3), normalization="none"
     ) as writer:
@@ -269,17 +269,15 @@ def test_the_size_of_the_bodies_and_what_is_odd_are_told(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("unit", "factor"), [(1000, "0.001"), (100, "0.01"), (39.37, "0.0254")])
-def test_a_store_in_other_units_than_meters_tells_the_factor(
-    tmp_path: Path, unit: float, factor: str
-) -> None:
+def test_warning_about_units_contains_the_factor(tmp_path: Path, unit: float, factor: str) -> None:
     with StoreWriter(tmp_path / "s", "ntu_rgb_d", CLASSES, (1, 25, 3)) as writer:
         writer.add("a", 0, body(1.6 * unit))
         (doubt,) = writer.quality().doubts
-    assert f"multiplied by {factor} it would fit" in doubt
+    assert f"multiply the positions by {factor}" in doubt
 
 
 @pytest.mark.parametrize("normalization", ["image", "st-gcn"])
-def test_a_store_of_scaled_poses_refuses_pixels_by_name(tmp_path: Path, normalization: str) -> None:
+def test_store_of_scaled_poses_rejects_pixels(tmp_path: Path, normalization: str) -> None:
     poses = np.random.default_rng(0).uniform(20, 230, (5, 1, 18, 3))
     meta = {"normalization": normalization}
     with StoreWriter(tmp_path / "s", "openpose", CLASSES, (2, 18, 3), **meta) as writer:
@@ -289,30 +287,30 @@ def test_a_store_of_scaled_poses_refuses_pixels_by_name(tmp_path: Path, normaliz
     assert Store.open(tmp_path / "s").names.tolist() == ["good"]
 
 
-def test_scaled_poses_that_are_not_are_told(tmp_path: Path) -> None:
+def test_warning_about_poses_with_wrong_scale(tmp_path: Path) -> None:
     poses = np.random.default_rng(0).uniform(0.1, 0.9, (5, 1, 17, 3))
     meta = {"layout": "coco", "class_names": CLASSES, "shape": (1, 17, 3), "normalization": "none"}
-    for factor, words in [(1, "shares of the image"), (400, "scale pixels by"), (None, None)]:
+    for factor, words in [(1, "relative to the image"), (400, "scale pixels with"), (None, None)]:
         with StoreWriter(tmp_path / "s", **meta) as writer:
             writer.add("a", 0, poses * factor if factor else poses * 2 - 1)
             doubts = writer.quality().doubts
         assert [words in doubt for doubt in doubts] == [True] * bool(words)
 
 
-def test_an_origin_is_seen_and_a_lost_joint_is_not() -> None:
+def test_joint_at_origin_is_seen_and_unseen_joint_is_not() -> None:
     clip = np.random.RandomState(0).standard_normal((6, 2, 4, 3))
-    clip[:3, 0, 1] = 0  # the origin: the joint moves from frame 3 on
-    clip[4, 0, 1] = clip[5, 0, 2] = clip[2, 0] = clip[0, 1, 1] = 0  # lost
+    clip[:3, 0, 1] = 0  # the origin; the joint moves from frame 3 on
+    clip[4, 0, 1] = clip[5, 0, 2] = clip[2, 0] = clip[0, 1, 1] = 0  # unseen
     expected = np.ones((6, 2, 4), bool)
     expected[4, 0, 1] = expected[5, 0, 2] = expected[2, 0] = expected[0, 1, 1] = False
     np.testing.assert_array_equal(measure.seen(clip, origin=1), expected)
     expected[:3, 0, 1] = False
     np.testing.assert_array_equal(measure.seen(clip), expected)
-    clip[:, 0, 1] = 0  # it never moves
+    clip[:, 0, 1] = 0  # a joint that never moves
     assert measure.seen(clip, origin=1)[[0, 1, 3, 4, 5], 0, 1].all()
 
 
-def test_the_origin_is_the_joint_that_each_normalization_moves_there(tmp_path: Path) -> None:
+def test_reading_origin_equals_joint_at_zero_for_each_normalization(tmp_path: Path) -> None:
     clip = np.random.RandomState(0).standard_normal((6, 1, 25, 3)) + 3
     for name in normalize.NORMALIZATIONS:
         if name in ("image", "st-gcn", "pixels"):
@@ -327,7 +325,7 @@ def test_the_origin_is_the_joint_that_each_normalization_moves_there(tmp_path: P
         assert measure.seen(store.clip(0), store.reading.origin).all()
 
 
-def test_stores_of_earlier_versions_are_read(tmp_path: Path) -> None:
+def test_store_of_earlier_version_is_read(tmp_path: Path) -> None:
     with StoreWriter(
         tmp_path / "s", "ntu_rgb_d", CLASSES, (1, 25, 3), normalisation="centred", centre=20
     ) as writer:
@@ -336,12 +334,12 @@ def test_stores_of_earlier_versions_are_read(tmp_path: Path) -> None:
     assert (store.normalization, store.reading.origin) == ("centered", 20)
 
 
-def test_a_large_index_opens_quickly(tmp_path: Path) -> None:
+def test_large_index_opens_quickly(tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "s", "ntu_rgb_d", CLASSES, (1, 1, 1)) as writer:
         frame = np.ones((1, 1, 1, 1), np.float32)
         for i in range(20_000):
             writer.add(f"S001C001P001R001A{i:06d}", 0, frame, subject=1)
     start = time.process_time()
     store = Store.open(tmp_path / "s")
-    assert time.process_time() - start < 2  # the processor's time, not that of others on it
+    assert time.process_time() - start < 2  # CPU time of this process
     assert store.rows_of([store.names[-1]]).tolist() == [19_999]

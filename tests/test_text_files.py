@@ -1,4 +1,4 @@
-"""Text files are UTF-8, whatever the locale says."""
+"""Text files are read and written in UTF-8 in every locale."""
 
 import ast
 import json
@@ -11,13 +11,13 @@ import pytest
 from data.store import StoreWriter
 from tests.tiny_runs import ENVIRONMENT, PROJECT, SMALL
 
-OTHERS = ("Store", "archive", "os", "tarfile", "zipfile")  # whose `open` opens no text file
+OTHERS = ("Store", "archive", "os", "tarfile", "zipfile")  # their `open` is not for text files
 FILES = [path for path in PROJECT.rglob("*.py") if PROJECT / "tests" not in path.parents]
 FILES = [path for path in FILES if not any(part.startswith(".") for part in path.parts)]
 
 
 def without_encoding(source):
-    """Yield the lines on which a file is opened as text without its encoding."""
+    """Yield the line numbers at which a text file is opened without an encoding."""
     for call in ast.walk(ast.parse(source)):
         if not isinstance(call, ast.Call) or any(k.arg == "encoding" for k in call.keywords):
             continue
@@ -32,18 +32,18 @@ def without_encoding(source):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PROJECT)))
-def test_text_files_are_opened_with_their_encoding(path):
+def test_text_files_are_opened_with_an_encoding(path):
     assert not list(without_encoding(path.read_text(encoding="utf-8")))
 
 
-def test_files_without_an_encoding_are_found():
+def test_missing_encoding_is_detected():
     source = "path.open()\nopen(p, 'a')\na.b.read_text()\np.open('rb')\nStore.open(p)\n"
     assert list(without_encoding(source)) == [1, 2, 3]
 
 
 @pytest.mark.slow
-def test_a_whole_run_in_a_locale_that_is_not_utf_8(tmp_path):
-    """Training, fusion and report of classes with accents, as under LC_ALL=C of old."""
+def test_full_run_in_c_locale(tmp_path):
+    """Training, fusion and report with non-ASCII class names under LC_ALL=C."""
     names = ["\u4e3e\u624b", "\u00e9ternuer"]
     with StoreWriter(
         tmp_path / "store", "ntu_rgb_d", names, (2, 25, 3), normalisation="centred", centre=20
@@ -56,7 +56,7 @@ def test_a_whole_run_in_a_locale_that_is_not_utf_8(tmp_path):
     folder = tmp_path / "demo"
     folder.mkdir()
     (folder / "joint.yaml").write_text(
-        f"# \u00e0 moi\nstore: {tmp_path}/store\nprotocol: demo-xsub\nnum_epoch: 1\nframes: 8\n"
+        f"# caf\u00e9\nstore: {tmp_path}/store\nprotocol: demo-xsub\nnum_epoch: 1\nframes: 8\n"
         "test_clips: 1\nmodel_args: {graph: ntu_rgb_d, num_class: 2, base_channels: 8}\n",
         encoding="utf-8",
     )

@@ -1,4 +1,4 @@
-"""How tests run main.py on the tiny benchmark."""
+"""Helpers to run main.py on the tiny benchmark."""
 
 import os
 import subprocess
@@ -17,13 +17,13 @@ SMALL = ["model_args.num_blocks=3", "model_args.inflate=[2]", "model_args.down=[
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
 
 
-CEILING = 600  # seconds to wait for what must happen soon, whatever else the machine does
+CEILING = 600  # seconds to wait for an event on a busy machine
 
 
 def wait_until(happened, *, alive=lambda: True):
-    """Wait for a condition; fails after the ceiling, or once what makes it come is no longer alive.
+    """Wait for a condition; fails after CEILING seconds, or when `alive` is no longer true.
 
-    Between two looks the processor is left to others.
+    Sleeps between two checks.
     """
     deadline = time.monotonic() + CEILING
     while not happened():
@@ -57,7 +57,7 @@ def assert_same_weights(first, second):
 
 
 def run(tiny, folder, *files, more=()):
-    """Run with the words of `more`, of which a later one of a key wins, then its flags."""
+    """Run with the --set words in `more` (the last one per key is used), then its flags."""
     words = list(takewhile(lambda word: not word.startswith("--"), more))
     last = {word.partition("=")[0]: word for word in ["num_epoch=2", *words]}
     argv = command(tiny, folder, "--quiet", "--set", *last.values(), *more[len(words) :])

@@ -1,10 +1,11 @@
-"""What a trained network sees: the features of a split, and what single predictions rest on.
+"""Visualize the features of a trained network, and explain single predictions.
 
 python -m tools.embed work_dir/ntu60-xsub-lt/joint/best.pt
 python -m tools.embed work_dir/ntu60-xsub-lt/joint/best.pt --explain S001C001P003R001A010
 
-The first writes features.npz and their PCA and t-SNE pictures, coloured by shot and by class; the
-second the relevance of each joint and frame (gradient x input), as npz and drawn on the skeleton.
+The first command writes the features of a split to features.npz, and PCA and t-SNE plots colored by
+shot group and by class. The second writes the relevance of each joint and frame (gradient x input)
+as npz, and draws it on the skeleton.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from engine.build import Data, make_feeder, open_data
 from engine.distributed import World, choose_devices
 from engine.evaluate import CLIPS_AT_ONCE
 from engine.predict import LoadedNetwork
-from engine.run import check_class_names, remembered
+from engine.run import check_store, remembered
 from errors import InputError, Parser, run_command
 from feeders.skeleton import Batch
 from files import replacing
@@ -44,7 +45,7 @@ def features(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return features (n, D), averaged over the clips of a sample, and predicted classes (n,).
 
-    The class is likeliest by the probabilities averaged over the clips; `model` is in eval mode.
+    The prediction uses the probabilities averaged over the clips. `model` must be in eval mode.
     """
     rows = torch.arange(len(feeder)).split(max(1, CLIPS_AT_ONCE[device.type] // feeder.clips))
     parts, classes = [], []
@@ -62,19 +63,19 @@ def features(
 
 
 def pca(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first two principal components (n, 2) and the share of variance of each (2,)."""
-    centred = features.astype(np.float64) - features.mean(0)
-    left, size, _ = np.linalg.svd(centred, full_matrices=False)
+    """Return the first two principal components (n, 2) and their explained variance ratios (2,)."""
+    centered = features.astype(np.float64) - features.mean(0)
+    left, size, _ = np.linalg.svd(centered, full_matrices=False)
     return left[:, :2] * size[:2], size[:2] ** 2 / (size**2).sum()
 
 
 def tsne(features: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Return a t-SNE picture (n, 2). Raises InputError without scikit-learn."""
+    """Return a t-SNE embedding (n, 2); InputError if scikit-learn is not installed."""
     try:
         from sklearn.manifold import TSNE
     except ModuleNotFoundError:
         raise InputError(
-            "t-SNE needs scikit-learn: pip install scikit-learn, or leave it out with --no-tsne"
+            "t-SNE requires scikit-learn: pip install scikit-learn, or give --no-tsne"
         ) from None
     perplexity = min(30.0, (len(features) - 1) / 3)
     return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)
@@ -88,14 +89,14 @@ def picture(
     class_names: list[str],
     title: str,
 ) -> Figure:
-    """Draw points (n, 2) twice: coloured by shot, where counts are known, and by class."""
+    """Draw points (n, 2) colored by class and, if the counts are known, by shot group."""
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     figure.suptitle(title, fontsize=10)
     by_class, *by_shot = figure.subplots(1, 1 if class_counts is None else 2, squeeze=False)[0]
     K = len(class_names)
-    colours = matplotlib.colormaps["hsv"](np.arange(K) / K)
-    by_class.scatter(*points.T, s=4, c=colours[labels], linewidth=0)
-    by_class.set_title("by class, its name at its median", fontsize=8)
+    colors = matplotlib.colormaps["hsv"](np.arange(K) / K)
+    by_class.scatter(*points.T, s=4, c=colors[labels], linewidth=0)
+    by_class.set_title("by class (names at the class medians)", fontsize=8)
     for k in np.unique(labels):
         place = np.median(points[labels == k], axis=0)
         by_class.annotate(class_names[k], place, fontsize=4.5 if K > 20 else 6, ha="center")
@@ -103,7 +104,7 @@ def picture(
         for name, mask in shots.groups(class_counts, limits).items():
             inside = mask.numpy()[labels]
             axes.scatter(*points[inside].T, s=4, c=SHOTS[name], linewidth=0, label=name)
-        axes.set_title("by shot of the class", fontsize=8)
+        axes.set_title("by shot group of the class", fontsize=8)
         axes.legend(markerscale=3, fontsize=8)
     for axes in figure.axes:
         axes.axis("off")
@@ -111,10 +112,12 @@ def picture(
 
 
 def embed(settings: config.Config, data: Data, model: nn.Module, args: argparse.Namespace) -> None:
-    """Write features.npz, and their pictures, of the split (or an even part of it)."""
+    """Write features.npz and plots of the split, or of evenly spaced samples of it."""
     rows = data.test_rows if args.split == "test" else data.train_rows
     if rows is None:
-        raise InputError(f"training_list {settings.training_list}: cannot be read, so --split test")
+        raise InputError(
+            f"training_list {settings.training_list}: cannot be read; use --split test"
+        )
     if args.samples and args.samples < len(rows):
         rows = rows[np.linspace(0, len(rows) - 1, args.samples).round().astype(int)]
     device = next(model.parameters()).device
@@ -138,7 +141,7 @@ def embed(settings: config.Config, data: Data, model: nn.Module, args: argparse.
 def explain(
     settings: config.Config, data: Data, model: nn.Module, args: argparse.Namespace
 ) -> None:
-    """Write the relevance of joints and frames for the predicted class of the samples named."""
+    """Write the relevance of joints and frames for the predicted class of each named sample."""
     rows = data.store.rows_of(args.explain)
     device = next(model.parameters()).device
     batch = torch.arange(len(rows))
@@ -146,7 +149,7 @@ def explain(
     with torch.no_grad():
         classes = model(clips).argmax(1)
     shares = relevance(model, clips, classes).cpu().numpy()  # (N, M, T, V)
-    # The same frames as joints, to draw the body whatever the stream.
+    # The joint stream of the same frames, to draw the body for any stream.
     joints = make_feeder(settings.replace(stream="joint"), data, rows, device)
     ((bodies, _, _),) = joints.batches([Batch(batch)])
     names = data.store.class_names
@@ -154,7 +157,7 @@ def explain(
         body = bodies[i].cpu().numpy().swapaxes(0, 1)  # (T, M, V, C)
         points = pose(body, data.skeleton)
         predicted = int(classes[i])
-        title = f"{name}: {names[predicted]} (is {names[data.store.labels[rows[i]]]})"
+        title = f"{name}: {names[predicted]} (true: {names[data.store.labels[rows[i]]]})"
         with replacing(args.out / f"relevance-{name}.npz") as file:
             np.savez(file, relevance=shares[i], joints=body, predicted=predicted)
         figure = draw(shares[i], points, data.skeleton, title, settings.stream)
@@ -164,25 +167,25 @@ def explain(
 def main(argv: list[str]) -> None:
     parser = Parser(prog="python -m tools.embed", description=__doc__)
     add = parser.add_argument
-    add("weights", type=Path, help="a checkpoint")
-    add("--split", choices=("test", "train"), default="test")
-    add("--samples", type=int, metavar="N", help="only so many samples, evenly over the split")
+    add("weights", type=Path, help="checkpoint")
+    add("--split", choices=("test", "train"), default="test", help="split (default: test)")
+    add("--samples", type=int, metavar="N", help="only N evenly spaced samples of the split")
     add("--no-tsne", dest="tsne", action="store_false", help="PCA only")
-    add("--explain", nargs="+", metavar="NAME", help="relevance of these samples instead")
-    add("--out", type=Path, metavar="DIR", help="default: embed/ next to the weights")
-    add("--config", nargs="+", metavar="FILE", help="for a foreign checkpoint")
+    add("--explain", nargs="+", metavar="NAME", help="relevance for these samples instead")
+    add("--out", type=Path, metavar="DIR", help="output folder (default: embed/ next to weights)")
+    add("--config", nargs="+", metavar="FILE", help="configuration, for a foreign checkpoint")
     add(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
         help="override any key, e.g. store=data/elsewhere",
     )  # fmt: skip
-    add("--device", nargs="+", help="a GPU's index, or cpu")
-    add("--debug", action="store_true", help="show a traceback on an error")
+    add("--device", nargs="+", help="GPU index, or cpu")
+    add("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     if args.explain:
-        reason = "--explain names its samples, of any split, and makes no map"
+        reason = "does not apply to --explain, which names the samples itself"
         parser.refuse(args, "--split", "--samples", "--no-tsne", reason=reason)
     if args.samples is not None and args.samples < 2:
-        raise InputError(f"--samples: {args.samples}, but a picture takes 2 or more")
+        raise InputError(f"--samples: must be at least 2, not {args.samples}")
     args.out = args.out or args.weights.parent / "embed"
     given = config.resolve(args.config, args.set) if args.config else None
     device = choose_devices(args.device, World())[0]
@@ -190,14 +193,15 @@ def main(argv: list[str]) -> None:
     settings, model = network.config, network.model.eval()
     if not args.explain and not callable(getattr(model, "features", None)):
         raise InputError(
-            f"{args.weights}: {settings.model} has no features that are one vector per clip; "
-            "--explain NAME works with it"
+            f"{args.weights}: {settings.model} does not have one feature vector per clip; only "
+            "--explain NAME is possible"
         )
     precision.set_tf32(settings.tf32)
     data = open_data(settings, model, training=False)
     state = upstream.read(args.weights)
     if checkpoint.is_own(state):
-        check_class_names(state, data.store, model.num_class, args.weights)
+        if doubt := check_store(state, data.store, model.num_class, args.weights):
+            print(f"warning: {doubt}", file=sys.stderr)
         data, _ = remembered(state, data)
     with matplotlib.rc_context(STYLE):
         (explain if args.explain else embed)(settings, data, model, args)

@@ -1,4 +1,4 @@
-"""Export a checkpoint's network to ONNX or to a torch.export program, checked against itself.
+"""Export the network of a checkpoint to ONNX or torch.export, and verify its logits.
 
 python -m tools.export work_dir/ntu60-xsub-lt/joint/best.pt --format onnx
 """
@@ -24,13 +24,14 @@ from engine.predict import InputSpec, LoadedNetwork
 from errors import InputError, Parser, run_command
 from files import replacing
 
-TOLERANCE = 1e-4  # largest difference from the network's logits, relative to the largest logit
-TRACED = (2, 64)  # batch and frames that the export is traced with, and those it is checked with:
-CHECKED = ((1, 64), (3, 100), (2, 29))
+TOLERANCE = 1e-4  # on the difference from the network's logits, relative to the largest logit
+TRACED = (2, 64)  # batch and frames of the traced input
+CHECKED = ((1, 64), (3, 100), (2, 29))  # batch and frames of the inputs of the verification
 ENDINGS = {"onnx": ".onnx", "torch": ".pt2"}
 NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}
 
-USED = ("model", "model_args", "stream", "frames", "feeder", "feeder_args")  # configuration keys
+# Configuration keys that an export uses.
+USED = ("model", "model_args", "stream", "frames", "feeder", "feeder_args")
 
 Run = Callable[[torch.Tensor], np.ndarray]
 
@@ -40,22 +41,22 @@ def shape_of(takes: InputSpec, batch: int, frames: int) -> tuple[int, ...]:
 
 
 def trace(model: nn.Module, takes: InputSpec) -> torch.export.ExportedProgram:
-    """Return the network in evaluation as a program whose batch and frames are free."""
+    """Return the network, in evaluation mode, as a program with dynamic batch size and frames."""
     example = torch.randn(shape_of(takes, *TRACED))
-    free = torch.export.Dim.DYNAMIC
+    dynamic = torch.export.Dim.DYNAMIC
     with torch.no_grad():
-        return torch.export.export(model, (example,), dynamic_shapes=({0: free, 2: free},))
+        return torch.export.export(model, (example,), dynamic_shapes=({0: dynamic, 2: dynamic},))
 
 
 def to_torch(program: torch.export.ExportedProgram, notes: dict[str, str]) -> bytes:
-    """Return a .pt2 file; torch.export.load gives it back, `extra_files` the notes."""
+    """Return the content of a .pt2 file for torch.export.load; `extra_files` has the notes."""
     file = io.BytesIO()
     torch.export.save(program, file, extra_files={"notes.json": json.dumps(notes)})
     return file.getvalue()
 
 
 def to_onnx(program: torch.export.ExportedProgram, notes: dict[str, str]) -> bytes:
-    """Return an .onnx file with input `clips` and output `logits`; notes are its metadata."""
+    """Return the content of an .onnx file with input `clips`, output `logits` and the metadata."""
     exported = torch.onnx.export(
         program, dynamo=True, input_names=["clips"], output_names=["logits"], verbose=False
     )
@@ -81,12 +82,12 @@ FORMATS = {"onnx": (to_onnx, run_onnx), "torch": (to_torch, run_torch)}
 
 
 def describe(network: LoadedNetwork) -> dict[str, str]:
-    """Return what a user of the exported file has to know, as text values."""
+    """Return the metadata of the exported file."""
     takes, settings = network.takes, network.config
     return {
-        "input": "clips (batch, persons, frames, joints, channels) float32: normalized, then the "
-        "stream, then `frames` frames chosen; absent persons are zero",
-        "output": "logits (batch, classes); the softmax over classes gives probabilities",
+        "input": "clips (batch, persons, frames, joints, channels) float32, after normalization, "
+        "stream and sampling of `frames` frames; absent persons are zero",
+        "output": "logits (batch, classes); softmax over the classes gives probabilities",
         "layout": takes.skeleton.name,
         "joints": json.dumps(takes.skeleton.joints),
         "persons": str(takes.persons),
@@ -102,7 +103,7 @@ def describe(network: LoadedNetwork) -> dict[str, str]:
 
 @torch.inference_mode()
 def difference(model: nn.Module, run: Run, takes: InputSpec) -> float:
-    """Return the largest difference from the model's logits over that of their size (CHECKED)."""
+    """Return the largest difference from the model's logits, relative to the largest logit."""
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     for batch, frames in CHECKED:
@@ -114,16 +115,16 @@ def difference(model: nn.Module, run: Run, takes: InputSpec) -> float:
 
 
 def export(network: LoadedNetwork, form: str, out: Path) -> float:
-    """Export a checkpoint's network to the file `out`; return how far its logits are from its own.
+    """Export the network to the file `out`; return the `difference` of the logits.
 
-    Nothing is written if that is more than TOLERANCE. InputError if the format needs a package
-    that is not installed.
+    The file is not written if the difference exceeds TOLERANCE. InputError if the format requires a
+    package that is not installed.
     """
     missing = [name for name in NEEDED[form] if not importlib.util.find_spec(name)]
     if missing:
         raise InputError(
-            f"--format {form} needs {', '.join(missing)}: pip install {' '.join(missing)} "
-            "(versions in requirements-dev.txt)"
+            f"--format {form} requires {', '.join(missing)}: pip install {' '.join(missing)} "
+            "(versions in constraints.txt)"
         )
     write, run = FORMATS[form]
     model = network.model.eval()
@@ -138,7 +139,7 @@ def export(network: LoadedNetwork, form: str, out: Path) -> float:
 
 @contextmanager
 def quiet_exporters() -> Iterator[None]:
-    """Keep back what the exporters say of torch's own workings; errors are raised all the same."""
+    """Suppress log messages and warnings of the exporters; errors are still raised."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     with warnings.catch_warnings():
@@ -152,28 +153,35 @@ def quiet_exporters() -> Iterator[None]:
 def main(argv: list[str]) -> None:
     parser = Parser(
         prog="python -m tools.export",
-        description="Export a checkpoint's network, with free batch and frames, and check it.",
+        description="Export the network of a checkpoint, with dynamic batch size and number of "
+        "frames, and verify its logits.",
     )
     parser.add_argument("weights", type=Path, help="checkpoint")
-    parser.add_argument("--format", choices=FORMATS, default="onnx")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: next to the checkpoint")
-    parser.add_argument("--config", nargs="+", metavar="FILE", help="for a foreign checkpoint")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="onnx", help="file format (default: onnx)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="output file (default: next to the checkpoint)"
+    )
+    parser.add_argument(
+        "--config", nargs="+", metavar="FILE", help="configuration, for a foreign checkpoint"
+    )
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-        help=f"override a key that an export uses: {', '.join(USED)}",
+        help=f"override one of the keys {', '.join(USED)}",
     )  # fmt: skip
-    parser.add_argument("--debug", action="store_true", help="errors with their traceback")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(argv)
     for word in options.set:
         if word.partition("=")[0].split(".")[0].strip() not in USED:
-            raise InputError(f"--set {word}: an export uses only {', '.join(USED)}")
+            raise InputError(f"--set {word}: only {', '.join(USED)} apply to an export")
     settings = config.resolve(options.config, options.set) if options.config else None
     network = LoadedNetwork.load(options.weights, torch.device("cpu"), settings, options.set)
     out = options.out or options.weights.with_suffix(ENDINGS[options.format])
     gap = export(network, options.format, out)
-    figures = f"largest difference from the network {gap:.1e} of the largest logit"
+    figures = f"largest difference of the logits: {gap:.1e} of the largest logit"
     if not gap <= TOLERANCE:
-        sys.exit(f"error: {out} not written: {figures}, more than {TOLERANCE:.0e}")
+        sys.exit(f"error: {out} is not written: {figures}, more than {TOLERANCE:.0e}")
     checked = ", ".join(f"{batch} x {frames}" for batch, frames in CHECKED)
     print(f"{out}: {figures} (clips x frames: {checked})")
 

@@ -1,4 +1,4 @@
-"""The report's charts for papers: PNG and vector PDF, by matplotlib."""
+"""The charts of the report for papers, as PNG and vector PDF, by matplotlib."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from tools.report.gather import Entry, Report
 
-# Okabe and Ito's palette, told apart with any colour vision.
+# Okabe and Ito's palette, which is safe for color-blind readers.
 SHOTS = {"many": "#0072b2", "medium": "#009e73", "few": "#d55e00"}
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#3fa0d8", "#6a6f78")
 CURVES = {
@@ -25,7 +25,7 @@ STYLE = {
 
 
 def save_all(report: Report, class_names: list[str], folder: Path) -> Iterator[Path]:
-    """Write every chart that the report has data for; yield the files."""
+    """Write all charts for which the report has data; yield the files."""
     folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
         figures = {}
@@ -41,7 +41,7 @@ def save_all(report: Report, class_names: list[str], folder: Path) -> Iterator[P
 
 
 def save(figure: Figure, path: Path) -> Iterator[Path]:
-    """Write path.png and path.pdf, the same bytes for the same figure; yield both."""
+    """Write path.png and path.pdf, reproducibly; yield both paths."""
     for suffix, metadata in ((".png", None), (".pdf", {"CreationDate": None})):
         file = path.with_name(path.name + suffix)
         figure.savefig(file, bbox_inches="tight", metadata=metadata)
@@ -49,7 +49,7 @@ def save(figure: Figure, path: Path) -> Iterator[Path]:
 
 
 def curves(report: Report) -> Figure:
-    """Loss and accuracies by epoch, a line for each run."""
+    """Loss and accuracies by epoch, one line per run."""
     runs = [run for run in report.runs if run.epochs]
     keys = [k for k in CURVES if any(e.get(k) is not None for run in runs for e in run.epochs)]
     figure = Figure(figsize=(7, 1.9 * -(-len(keys) // 3)), layout="constrained")
@@ -65,7 +65,7 @@ def curves(report: Report) -> Figure:
 
 
 def classes(report: Report, entry: Entry) -> Figure:
-    """Accuracy of each class, head to tail, and the number of training clips behind it."""
+    """Accuracy and training count of each class, from head to tail."""
     figure = Figure(figsize=(7, 2.4), layout="constrained")
     axes = figure.subplots()
     order = report.head_to_tail
@@ -92,10 +92,10 @@ def classes(report: Report, entry: Entry) -> Figure:
 
 
 def confusion(report: Report, entry: Entry, class_names: list[str]) -> Figure:
-    """Share of each true class (row) given to each class (column), head to tail."""
+    """Confusion matrix, true class by predicted class, rows sum to 100 %, from head to tail."""
     order = report.head_to_tail
     K = len(order)
-    place = np.argsort(order)  # of a class among the rows
+    place = np.argsort(order)  # class -> row
     counts = np.zeros((K, K))
     np.add.at(counts, (place[entry.scores.labels], place[entry.scores.scores.argmax(1)]), 1)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -111,14 +111,14 @@ def confusion(report: Report, entry: Entry, class_names: list[str]) -> Figure:
     if report.class_counts is not None:
         groups = np.array(report.shot_of_class)[order]
         for edge in np.flatnonzero(groups[1:] != groups[:-1]) + 0.5:
-            axes.axhline(edge, color="grey", linewidth=0.5)
-            axes.axvline(edge, color="grey", linewidth=0.5)
-    figure.colorbar(image, shrink=0.6, label="share of the true class (%)")
+            axes.axhline(edge, color="gray", linewidth=0.5)
+            axes.axvline(edge, color="gray", linewidth=0.5)
+    figure.colorbar(image, shrink=0.6, label="fraction of the true class (%)")
     return figure
 
 
 def shot_bars(report: Report) -> Figure:
-    """Many, medium and few of every entry, side by side."""
+    """Many-, medium- and few-shot accuracy of each entry."""
     figure = Figure(figsize=(max(3.3, 0.75 * len(report.entries)), 2.4), layout="constrained")
     axes = figure.subplots()
     place = np.arange(len(report.entries))

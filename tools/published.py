@@ -1,4 +1,4 @@
-"""The published figures that a run is shown next to (`published.csv`: each with its source)."""
+"""Published figures to compare runs with (`published.csv` gives the source of each)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from data import long_tail
 
 TABLE = Path(__file__).with_name("published.csv")
 BFL = "BRL with class-balanced loss (BFL)"
-# The name a paper gives to what a configuration with `method: <key>` does. Shap-Mix's figures are
-# those of its own recipe.
+# `method` of a configuration -> name in the papers. Shap-Mix is absent, because its figures were
+# obtained with its own recipe.
 METHODS = {
     "brl": "BRL",
     "released": "BRL",
@@ -43,7 +43,7 @@ BACKBONES = {
 def figures() -> dict[tuple[str, ...], float]:
     """Return (benchmark, imbalance, streams, method, backbone, metric) -> figure.
 
-    Where two sources differ, the one that stands first in the table, the BRL repository's, is it.
+    If two sources differ, the first in the table, the BRL repository, is used.
     """
     table: dict[tuple[str, ...], float] = {}
     with TABLE.open(newline="", encoding="utf-8") as file:
@@ -63,25 +63,25 @@ def lookup(
 ) -> float | None:
     """Return a published accuracy in percent, or None.
 
-    streams is a stream's name or `2-stream`, `4-stream`, `6-stream`; method a paper's name or that
-    of a file in config/methods; backbone a paper's name or an import string; metric top1, many,
-    medium or few. k400 has no imbalance.
+    `streams` is the name of a stream, or `2-stream`, `4-stream`, `6-stream`; `method` a name from a
+    paper or of a file in config/methods; `backbone` a name from a paper or an import string;
+    `metric` top1, many, medium or few. k400 has no imbalance.
     """
     factor = "" if imbalance is None or benchmark == "k400" else str(imbalance)
     method, backbone = METHODS.get(method, method), BACKBONES.get(backbone, backbone)
     table = figures()
-    for known in (backbone, ""):  # some tables name no backbone
+    for known in (backbone, ""):  # some tables do not give the backbone
         if (figure := table.get((benchmark, factor, streams, method, known, metric))) is not None:
             return figure
     return None
 
 
 def place_of(run: Mapping[str, Any]) -> tuple[str, int | None, str, str] | None:
-    """Return (benchmark, imbalance, method, backbone) that a tested run has in the table, or None.
+    """Return the (benchmark, imbalance, method, backbone) of a tested run in the table, or None.
 
-    `run` holds the values of its config.yaml and of its result.json. The digest of the list that
-    was read decides benchmark and imbalance; a run that departs from its method's recipe, or
-    started from other weights, has no place. Kinetics-400 is trained whole, without a list.
+    `run` contains the values of its config.yaml and result.json. Benchmark and imbalance are
+    determined by the digest of its training list. A run that departs from the recipe of its method,
+    or started from other weights, gives None. Kinetics-400 is trained without a list.
     """
     if run.get("departures") != [] or (run.get("started_from") and not run.get("classifier")):
         return None
@@ -97,14 +97,14 @@ def place_of(run: Mapping[str, Any]) -> tuple[str, int | None, str, str] | None:
 
 
 def backbone_of(run: Mapping[str, Any]) -> str:
-    """Return the import string of a run's backbone: of experts, the network they are copies of."""
+    """Return the import string of a run's backbone; for experts, that of their backbone."""
     return str(run.get("model_args", {}).get("backbone", run.get("model", "")))
 
 
 def beside(runs: Iterable[Mapping[str, Any]], streams: str, metric: str = "top1") -> float | None:
-    """Return what was published for `streams` of the method, list and backbone of all `runs`.
+    """Return the published figure for `streams` with the method, list and backbone of all `runs`.
 
-    None where they are not one and the same, or have no place in the table.
+    None if these differ between the runs, or are not in the table.
     """
     places = {place_of(run) for run in runs}
     place = places.pop() if len(places) == 1 else None
@@ -115,7 +115,7 @@ def beside(runs: Iterable[Mapping[str, Any]], streams: str, metric: str = "top1"
 
 
 def why_none(run: Mapping[str, Any]) -> str | None:
-    """Return why no published figure stands beside a run of a published benchmark, or None."""
+    """Return why a run of a published benchmark has no published figure, or None."""
     if str(run.get("benchmark")) not in {benchmark for benchmark, *_ in figures()}:
         return None
     if place_of(run) is not None or "departures" not in run:

@@ -1,4 +1,4 @@
-"""Which joints and frames a prediction rests on: gradient x input, drawn on the skeleton."""
+"""The relevance of joints and frames for a prediction: gradient x input, drawn on the skeleton."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from graph import Skeleton
 
 FOR, AGAINST, BODY = "#d55e00", "#0072b2", "#9aa0a8"
-POSES = 6  # moments of a clip that are drawn
+POSES = 6  # frames that are drawn
 
 
 def relevance(model: nn.Module, clips: Tensor, classes: Tensor) -> Tensor:
-    """Return (N, M, T, V): the share of each joint in the logits of `classes` (N,).
+    """Return (N, M, T, V): the contribution of each joint to the logits of `classes` (N,).
 
-    Gradient x input (Shrikumar et al., arXiv 1605.01713): sum over C of x * d logit / dx, so the
-    change of the logit, to first order, if the joint grew by its own length. Clips (N, M, T, V, C)
-    are the network's input: in a bone stream a joint stands for the bone that ends in it.
+    Gradient x input (Shrikumar et al., arXiv 1605.01713): the sum over C of x * d logit / dx, the
+    first-order change of the logit per relative change of the joint. Clips (N, M, T, V, C) are the
+    input of the network; in a bone stream, a joint stands for the bone that ends in it.
     """
     was_training = model.training
     model.eval()
@@ -35,19 +35,19 @@ def relevance(model: nn.Module, clips: Tensor, classes: Tensor) -> Tensor:
 def draw(
     relevance: np.ndarray, points: np.ndarray, skeleton: Skeleton, title: str, stream: str
 ) -> Figure:
-    """Draw relevance (M, T, V) on the body, points (T, M, V, 3) as right, up, depth; absent NaN.
+    """Draw relevance (M, T, V) on the body, points (T, M, V, 3) as right, up, depth; NaN if absent.
 
-    Above, moments of the clip: a dot's area is a joint's share, its colour for or against. Below,
-    the share of every frame, and of the ten joints that count most.
+    Above: frames of the clip, where the area of a dot is the relevance of the joint and its color
+    the sign. Below: the relevance of each frame, and of the ten most relevant joints.
     """
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     figure.suptitle(title, fontsize=10)
     poses, lower = figure.subfigures(2, 1, height_ratios=(3, 2))
     bodies = poses.subplots(1, POSES, sharex=True, sharey=True)
-    moments = np.linspace(0, len(points) - 1, 2 * POSES + 1).round().astype(int)[1::2]
+    times = np.linspace(0, len(points) - 1, 2 * POSES + 1).round().astype(int)[1::2]
     left, right = np.nanmin(points[..., 0]), np.nanmax(points[..., 0])
     largest = np.abs(relevance).max() or 1.0
-    for axes, t in zip(bodies, moments):
+    for axes, t in zip(bodies, times):
         for m in range(points.shape[1]):
             _pose(axes, points[t, m], relevance[m, t] / largest, skeleton)
         axes.set(aspect="equal", xlim=(left - 0.1, right + 0.1), ylim=(-1.05, 1.05))
@@ -55,12 +55,12 @@ def draw(
         axes.axis("off")
     frames, joints = lower.subplots(1, 2)
     _bars(frames.bar, np.arange(len(points)), relevance.sum((0, 2)))
-    frames.set(xlabel="frame", ylabel="share in the logit")
+    frames.set(xlabel="frame", ylabel="contribution to the logit")
     share = relevance.sum((0, 1))
     top = np.argsort(-np.abs(share))[:10][::-1]
     _bars(joints.barh, np.arange(len(top)), share[top])
     joints.set_yticks(range(len(top)), [skeleton.joints[v] for v in top])
-    joints.set_xlabel(f"share in the logit ({stream} stream)")
+    joints.set_xlabel(f"contribution to the logit ({stream} stream)")
     for axes in (frames, joints):
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
@@ -70,7 +70,7 @@ def draw(
 def _pose(
     axes: matplotlib.axes.Axes, joints: np.ndarray, share: np.ndarray, skeleton: Skeleton
 ) -> None:
-    """Draw one body (V, 3) with its joints' shares (V,), the largest of the clip being 1."""
+    """Draw one body (V, 3) with the relevance of its joints (V,), scaled to a maximum of 1."""
     for child, parent in skeleton.edges:
         axes.plot(*joints[[child, parent], :2].T, color=BODY, linewidth=1.2, zorder=1)
     colors = [FOR if s > 0 else AGAINST for s in share]
@@ -80,8 +80,8 @@ def _pose(
 
 
 def _bars(bar, places: Sequence[int] | np.ndarray, values: np.ndarray) -> None:
-    bar(places, values, color=colours(values))
+    bar(places, values, color=colors_of(values))
 
 
-def colours(values: np.ndarray) -> list[str]:
+def colors_of(values: np.ndarray) -> list[str]:
     return [FOR if value > 0 else AGAINST for value in values]

@@ -1,4 +1,4 @@
-"""Say what a checkpoint is, and convert it to this project's names.
+"""Describe a checkpoint, and convert it to this project's names.
 
 python -m tools.weights j.pth
 python -m tools.weights ntu60-ctrgcn.pt --out ctrgcn.pt
@@ -20,11 +20,11 @@ from model import upstream
 
 
 def describe(path: Path, network: nn.Module, given: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return what there is to say of a checkpoint and of the network made of it, line by line."""
+    """Return (property, value) pairs that describe a checkpoint and the network built from it."""
     checkpoint = upstream.read(path)
     state = upstream.weights(checkpoint, path)
     name, arguments = models.described(checkpoint, path, given.get("graph"))
-    in_words = bool(upstream.said(checkpoint)[1])  # else only the shapes of the weights tell
+    in_words = bool(upstream.said(checkpoint)[1])  # otherwise inferred from the weights
     layout = str({**arguments, **given}.get("graph", network.skeleton.name))
     layout += "" if in_words or "graph" in given else "?"
     persons = arguments.get("num_person", network.num_person if in_words else "any")
@@ -42,15 +42,15 @@ def describe(path: Path, network: nn.Module, given: dict[str, Any]) -> list[tupl
 
 
 def form(state: upstream.State) -> str:
-    """Return whose names the weights have."""
+    """Return the project whose names the weights have."""
     try:
         return upstream.recognize(state).name
-    except InputError:  # RIDE's, and those of networks that are not in model/
+    except InputError:  # RIDE, and networks outside model/
         return upstream.OWN
 
 
 def convert(path: Path, out: Path, network: nn.Module, given: dict[str, Any]) -> None:
-    """Write the weights under this project's names, with the model_args that rebuild the model."""
+    """Write the weights with this project's names, and the model_args that rebuild the model."""
     name, arguments = models.described(upstream.read(path), path, given.get("graph"))
     content = {
         "format_version": upstream.VERSION,
@@ -64,11 +64,17 @@ def convert(path: Path, out: Path, network: nn.Module, given: dict[str, Any]) ->
 
 def main(argv: list[str]) -> None:
     parser = Parser(prog="python -m tools.weights", description=__doc__)
-    parser.add_argument("file", type=Path, help="a checkpoint of any known form")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write it under our names")
-    parser.add_argument("--graph", help="its layout, if not the known one with as many joints")
-    parser.add_argument("--num-person", type=int, help="its persons, if the weights fit any number")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.add_argument("file", type=Path, help="checkpoint of any supported project")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="convert to this project's names and write to FILE"
+    )
+    parser.add_argument(
+        "--graph", help="layout (default: the known layout with the same number of joints)"
+    )
+    parser.add_argument(
+        "--num-person", type=int, help="number of persons, if the weights fit any number"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(argv)
     given = {"graph": options.graph, "num_person": options.num_person}
     given = {key: value for key, value in given.items() if value is not None}

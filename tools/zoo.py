@@ -1,10 +1,10 @@
-"""The tables of published figures in the documentation, made from tools/published.csv.
+"""Generate the tables of published figures in the documentation from tools/published.csv.
 
-python -m tools.zoo            # write them anew
+python -m tools.zoo            # update the pages
 python -m tools.zoo --check    # exit code 2 if a page is not current
 
-A table stands in a page between `<!-- published QUERY -->` and `<!-- end -->`. The query names the
-columns of the CSV that make the rows and the columns of the table, and the value to keep of others:
+A table is between `<!-- published QUERY -->` and `<!-- end -->`. The query gives the columns of the
+CSV for the rows and the columns of the table, and filters other columns by value:
 rows=method columns=benchmark,metric source="Shap-Mix paper, table 3".
 """
 
@@ -28,13 +28,13 @@ Key = tuple[str, ...]
 
 
 def rows_of_table() -> list[dict[str, str]]:
-    """Return the published figures as they stand in the CSV, in its order."""
+    """Return the rows of the CSV of published figures, in order."""
     with TABLE.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def parse(query: str, known: Sequence[str]) -> dict[str, str]:
-    """Return {word: value} of `word=value ...`; InputError names what is no column of the CSV."""
+    """Return {word: value} for `word=value ...`; InputError if one is not a column of the CSV."""
     words = dict(part.split("=", 1) for part in shlex.split(query) if "=" in part)
     named = [word for word in words if word not in ("rows", "columns")]
     for axis in ("rows", "columns"):
@@ -46,9 +46,9 @@ def parse(query: str, known: Sequence[str]) -> dict[str, str]:
 
 
 def pivot(query: str, figures: Sequence[Mapping[str, str]]) -> str:
-    """Return the Markdown table that a query asks for; a dash where nothing was published.
+    """Return the Markdown table for a query, with a dash where nothing is published.
 
-    InputError if it finds no figure, or two for one cell: then it has to say which is meant.
+    InputError if there is no figure, or more than one for a cell.
     """
     words = parse(query, list(figures[0]))
     down, across = words.pop("rows").split(","), words.pop("columns").split(",")
@@ -58,7 +58,7 @@ def pivot(query: str, figures: Sequence[Mapping[str, str]]) -> str:
             continue
         place = tuple(figure[c] for c in down), tuple(figure[c] for c in across)
         if place in cells:
-            raise InputError(f"published {query}: two figures for {place}; name more columns")
+            raise InputError(f"published {query}: two figures for {place}; filter more columns")
         cells[place] = figure["value"]
     if not cells:
         raise InputError(f"published {query}: no such figure in {TABLE.name}")
@@ -73,16 +73,20 @@ def pivot(query: str, figures: Sequence[Mapping[str, str]]) -> str:
 
 
 def current(page: str) -> str:
-    """Return the text of a page with its tables made anew."""
+    """Return the text of a page with its tables regenerated."""
     figures = rows_of_table()
     return PLACE.sub(lambda found: found[1] + pivot(found[2], figures) + found[3], page)
 
 
 def main(argv: list[str]) -> None:
     parser = Parser(prog="python -m tools.zoo", description=__doc__)
-    parser.add_argument("--docs", type=Path, default=DOCS, metavar="DIR", help="folder of pages")
-    parser.add_argument("--check", action="store_true", help="write nothing, fail if not current")
-    parser.add_argument("--debug", action="store_true", help="errors with their traceback")
+    parser.add_argument(
+        "--docs", type=Path, default=DOCS, metavar="DIR", help="folder of the pages (default: docs)"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; fail if a page is not current"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(argv)
     for path in sorted(options.docs.glob("*.md")):
         page = path.read_text(encoding="utf-8")
@@ -90,7 +94,7 @@ def main(argv: list[str]) -> None:
         if fresh == page:
             continue
         if options.check:
-            raise InputError(f"{path} is not current: python -m tools.zoo writes it anew")
+            raise InputError(f"{path} is not current; update it with python -m tools.zoo")
         write_text(path, fresh)
         print(path)
 

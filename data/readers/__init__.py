@@ -1,8 +1,8 @@
-"""One module per raw form of a data set, each driven by data.prepare.
+"""Readers of raw data sets for data.prepare, one module per file format.
 
-A reader module has `arguments(parser)`, which adds its command line, `reader(args)`, which finds
-out what there is to read, and EXAMPLES: name of a store -> the arguments that fill it. A module
-without EXAMPLES fills the store of its own NAME from SOURCE alone.
+A reader module defines `arguments(parser)`, which adds its command-line arguments, `reader(args)`,
+which returns a `Raw`, and EXAMPLES: name of a store -> arguments that prepare it. Without EXAMPLES
+the store has the NAME of the reader, and SOURCE is the only argument.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-# The NAME of data.prepare -> the module that reads that form.
+# NAME of data.prepare -> reader module.
 READERS = {
     "ntu": "data.readers.ntu",
     "pyskl": "data.readers.pyskl",
@@ -32,7 +32,7 @@ READERS = {
 
 
 def example(store: str) -> str:
-    """Return the arguments of data.prepare that fill a store of that name."""
+    """Return example arguments of data.prepare for a store with that name."""
     for name, path in READERS.items():
         examples = getattr(importlib.import_module(path), "EXAMPLES", {name: "SOURCE"})
         if store in examples:
@@ -42,28 +42,29 @@ def example(store: str) -> str:
 
 @dataclass(frozen=True)
 class Clip:
-    """One sample, normalized; no frames if nobody is in it."""
+    """One normalized sample; zero frames if it has no body."""
 
     name: str
     label: int
     joints: np.ndarray  # (T, m, V, C) float32, m up to the store's M
     columns: dict[str, int | str] = field(default_factory=dict)
+    doubt: str = ""  # a warning about its file: which frames are missing
 
 
 @dataclass(frozen=True)
 class Raw:
-    """What a reader module found: the pieces to read, and how a piece becomes a clip.
+    """A raw data set: the items to read, and the function that converts an item to a clip.
 
-    `items` are walked in the main process; `read` and an item go to a worker process, so both are
-    picklable. `read` raises InputError that names the file (and line) if it cannot be read.
+    The main process iterates over `items`; `read` and each item are sent to a worker process, so
+    they must be picklable. `read` raises InputError, which names the file (and line), if it fails.
     """
 
-    items: Iterable[Any]  # one a sample, in the order of the store
+    items: Iterable[Any]  # one per sample, in the order of the store
     total: int
     read: Callable[[Any], Clip]
     layout: str
     class_names: list[str]
     shape: tuple[int, int, int]  # (M, V, C) of the store
-    meta: dict[str, Any]  # what meta.json is to tell beside: normalization, image size
-    # Names that are left out unread, by the reason (see data.prepare.LEFT_OUT).
+    meta: dict[str, Any]  # additional entries of meta.json: normalization, image size
+    # Reason (see data.prepare.LEFT_OUT) -> names that are skipped without reading.
     left_out: dict[str, list[str]] = field(default_factory=dict)

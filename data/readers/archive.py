@@ -1,4 +1,4 @@
-"""The files of a data set, in an unpacked folder or in the zip or tar archive that it came as."""
+"""The files of a data set, in a folder or in a zip or tar archive."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ DAMAGED = (*UNREADABLE, tarfile.TarError, LZMAError)
 
 @dataclass(frozen=True)
 class File:
-    """One file; a member of an archive is held in memory, any other is read when it is needed."""
+    """One file; members of an archive are kept in memory, other files are read on demand."""
 
-    path: str  # as errors name it: of a member, the archive:member
+    path: str  # for error messages; of a member: archive:member
     name: str  # without folders
     content: bytes | None = None
 
@@ -34,8 +34,8 @@ class File:
 def list_files(source: Path, suffix: str) -> list[File]:
     """Return the files of a folder or archive whose names end in `suffix`, sorted by name.
 
-    Names that begin with a dot (what macOS adds to an archive) are skipped. InputError if the
-    source cannot be read or has no such file.
+    Names that begin with a dot (added to archives by macOS) are skipped. InputError if the source
+    cannot be read or contains no such file.
     """
     if source.is_dir():
         files = [File(str(path), path.name) for path in source.rglob(f"*{suffix}")]
@@ -46,14 +46,14 @@ def list_files(source: Path, suffix: str) -> list[File]:
         ]
     files = sorted((f for f in files if not f.name.startswith(".")), key=lambda f: f.name)
     if not files:
-        raise InputError(f"{source}: no files *{suffix} in it")
+        raise InputError(f"{source}: contains no *{suffix} files")
     return files
 
 
 def _members(source: Path, suffix: str) -> list[tuple[str, bytes]]:
     """Return name and content of the members of an archive that end in `suffix`."""
     if not source.exists():
-        raise InputError(f"{source}: there is no such file or folder")
+        raise InputError(f"{source}: no such file or folder")
     try:
         if zipfile.is_zipfile(source):
             with zipfile.ZipFile(source) as archive:
@@ -66,7 +66,7 @@ def _members(source: Path, suffix: str) -> list[tuple[str, bytes]]:
                 if member.isfile() and member.name.endswith(suffix)
             ]
     except DAMAGED as error:
-        reason = " ".join(str(error).split())  # tarfile tells every form it tried on a line
+        reason = " ".join(str(error).split())  # tarfile lists all formats, one per line
         raise InputError(
-            f"{source}: neither a folder nor a zip or tar archive that can be read ({reason})"
+            f"{source}: not a folder or a readable zip or tar archive ({reason})"
         ) from error

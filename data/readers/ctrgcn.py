@@ -1,9 +1,9 @@
-"""The npz files of CTR-GCN's preparation: NTU60_CS, NTU120_CSet, ..., or of data of one's own.
+"""npz files in CTR-GCN's format: NTU60_CS, NTU120_CSet, ..., or your own data.
 
 x_train and x_test are (N, 300, 150): two bodies of 25 joints, padded with zeros to 300 frames;
-y_train and y_test are one-hot, a column per class. Samples have no names there: NTU's lie by
-subject (or camera, or setup) and then in the order of CTR-GCN's list skes_available_name.txt,
-which --names gives.
+y_train and y_test are one-hot, one column per class. Samples have no names; NTU's are sorted by
+subject (or camera, or setup), then in the order of CTR-GCN's list skes_available_name.txt, from
+which --names restores the names.
 Source: Chen et al., CTR-GCN, arXiv 2107.12213.
 """
 
@@ -32,7 +32,7 @@ Item = tuple[str, int, dict[str, int | str], np.ndarray]  # name, label, columns
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="the npz")
+    parser.add_argument("source", type=Path, help="npz file")
     parser.add_argument("--names", type=Path, help="CTR-GCN's statistics/skes_available_name.txt")
 
 
@@ -45,7 +45,7 @@ def reader(args: argparse.Namespace) -> Raw:
                 raise InputError(f"{path}: x_{part} is {rows.shape}, not ({len(known)}, T, {SIZE})")
     num_class = _num_class(path)
     if args.names and num_class not in PROTOCOLS:
-        raise InputError(f"--names: gives names to NTU's 60 or 120 classes, {path} has {num_class}")
+        raise InputError(f"--names: is for NTU's 60 or 120 classes, {path} has {num_class}")
     if args.names:
         sample_names = _names(path, labels, num_class, names.read(args.names))
     else:
@@ -68,7 +68,7 @@ def reader(args: argparse.Namespace) -> Raw:
 
 
 def read(item: Item, path: Path) -> Clip:
-    """Return the clip of a row, as long as it truly is; InputError names the file and the row."""
+    """Return the clip of a row without padding; InputError names the file and the sample."""
     name, label, columns, row = item
     if not np.isfinite(row).all():
         frame = int(np.flatnonzero(~np.isfinite(row).all(axis=1))[0])
@@ -88,7 +88,7 @@ def _items(
 
 
 def _num_class(path: Path) -> int:
-    """Return the number of classes: the columns of the labels."""
+    """Return the number of classes, the columns of the labels."""
     train, test = (_one_hot(path, part).shape[1] for part in PARTS)
     if train != test:
         raise InputError(f"{path}: y_train has {train} classes (columns), y_test has {test}")
@@ -98,7 +98,8 @@ def _num_class(path: Path) -> int:
 def _one_hot(path: Path, part: str) -> np.ndarray:
     """Return the labels (n, K), one column per class."""
     (one_hot,) = load(path, [f"y_{part}"]).values()
-    if one_hot.ndim != 2 or (np.count_nonzero(one_hot, axis=1) != 1).any():
+    is_one = one_hot == 1
+    if one_hot.ndim != 2 or (one_hot[~is_one] != 0).any() or (is_one.sum(axis=1) != 1).any():
         raise InputError(f"{path}: y_{part} is not one-hot")
     return one_hot
 
@@ -106,7 +107,7 @@ def _one_hot(path: Path, part: str) -> np.ndarray:
 def _names(
     path: Path, labels: dict[str, np.ndarray], num_class: int, available: list[str]
 ) -> dict[str, list[str]]:
-    """Return the names of the rows, by the protocol whose split of the list fits all labels."""
+    """Return the names of the rows, from the protocol whose split of the list fits all labels."""
     try:
         expected, columns = zip(*map(names.parse, available))
     except InputError as error:
@@ -121,4 +122,4 @@ def _names(
         split = {"train": rows[trains], "test": rows[~trains]}
         if all(np.array_equal(expected[split[part]], labels[part]) for part in PARTS):
             return {part: [available[row] for row in split[part]] for part in PARTS}
-    raise InputError(f"{path}: the names of --names do not fit its labels under any protocol")
+    raise InputError(f"{path}: the names in --names do not fit its labels under any protocol")

@@ -1,10 +1,10 @@
 """Your own clips: .npy, .npz or .json files of (T, V, C) or (T, M, V, C), and their labels.
 
-SOURCE is a CSV with a head, file,label or file,label,split, or a folder with one folder per class
-(in train, test and val, where there is a split). Files are relative to the CSV; labels are numbers
-from 0 or names; the split says train, test, val or nothing; further columns are kept in the store,
-and --split 0.3 --by subject draws a test split of persons. The files are those that prediction
-takes (data/clip_file.py). The layout is one of graph/ or a file like them.
+SOURCE is a CSV with the header file,label or file,label,split, or a folder with one folder per
+class (inside train, test and val if there is a split). Files are relative to the CSV; labels are
+numbers from 0 or names; split is train, test, val or empty; other columns are copied into the
+store. --split 0.3 draws a test split, with --by subject one of whole subjects. The file formats are
+those of prediction (data/clip_file.py). The layout is a name or a file like those in graph/.
 """
 
 from __future__ import annotations
@@ -28,35 +28,42 @@ Item = tuple[str, int, dict[str, int | str]]  # file, label, columns
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="CSV, or folder of class folders")
-    parser.add_argument("--layout", required=True, help="a layout's name, or a layout file")
-    parser.add_argument("--persons", type=int, default=2, help="most persons in a clip (2)")
+    parser.add_argument("--layout", required=True, help="name of a layout, or a layout file")
     parser.add_argument(
-        "--channels", type=int, choices=(2, 3), default=3, help="numbers of a joint (3)"
+        "--persons", type=int, default=2, help="maximum number of persons in a clip (default: 2)"
+    )
+    parser.add_argument(
+        "--channels", type=int, choices=(2, 3), default=3, help="channels per joint (default: 3)"
     )
     parser.add_argument(
         "--normalize", "--normalise", type=normalize.canonical, choices=NORMALIZATIONS,
-        help="upright (as NTU RGB+D; its default), centered (the default of other 3D layouts), "
-        "image (pixels to [-1, 1]; the default of 2D layouts), none",
+        help="upright (default for ntu_rgb_d), centered (default for other 3D layouts), "
+        "image (pixels to [-1, 1]; default for 2D layouts), none",
     )  # fmt: skip
-    parser.add_argument("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument(
+        "--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"),
+        help="image size in pixels, for --normalize image",
+    )  # fmt: skip
     clip_file.add_nan(parser)
-    splits.add_arguments(parser, "share of the clips to test on, drawn, such as 0.3")
-    parser.add_argument("--by", metavar="COLUMN", help="draw whole persons: column of the CSV")
+    splits.add_arguments(parser, "draw a test split: fraction of the clips, e.g. 0.3")
+    parser.add_argument(
+        "--by", metavar="COLUMN", help="with --split: assign whole subjects, from this CSV column"
+    )
 
 
 @dataclass(frozen=True)
 class Read:
-    """How a file becomes a clip; what it is called with goes to the worker processes."""
+    """Reads a file and returns its clip; runs in the worker processes."""
 
     folder: Path
-    layout: str  # its name
+    layout: str  # name of the layout
     shape: tuple[int, int, int]  # (M, V, C)
     normalization: str
-    terms: normalize.Terms  # image_size None: as each file says
+    terms: normalize.Terms  # image_size None: use the image size in each file
     nan: str  # one of clip_file.NAN
 
     def __call__(self, item: Item) -> Clip:
-        """Return the clip of one file; InputError names it."""
+        """Return the clip in one file; InputError names the file."""
         file, label, columns = item
         path = self.folder / file
         clip = clip_file.read(path, self.nan)
@@ -65,34 +72,31 @@ class Read:
         seen = np.flatnonzero(clip.joints.any(axis=(0, 2, 3)))
         clip = replace(clip, joints=clip.joints[:, : seen.max(initial=0) + 1])
         self._check(clip.joints, path)
-        return Clip(table.sample_name(file), label, self._normalized(clip, path), columns)
+        doubt = f"{path}: {clip.doubt}" if clip.doubt else ""
+        return Clip(table.sample_name(file), label, self._normalized(clip, path), columns, doubt)
 
     def _check(self, joints: np.ndarray, path: Path) -> None:
         persons, num_joints, channels = self.shape
         if joints.shape[2:] != (num_joints, channels):
             raise InputError(
-                f"{path}: has the shape {joints.shape}; the layout asks for frames of "
-                f"{num_joints} joints with {channels} numbers"
+                f"{path}: has shape {joints.shape}; expected {num_joints} joints (layout) with "
+                f"{channels} channels (--channels)"
             )
         if joints.shape[1] > persons:
-            raise InputError(f"{path}: has {joints.shape[1]} persons; make room by --persons")
+            raise InputError(f"{path}: has {joints.shape[1]} persons; increase --persons")
 
     def _normalized(self, clip: clip_file.ClipFile, path: Path) -> np.ndarray:
         if not clip.joints.any():
             return clip.joints[:0]
-        size = self.terms.image_size or clip.image_size
+        is_image = self.normalization == "image"
+        size = clip.image_size_or(self.terms.image_size, path) if is_image else None
         terms = replace(self.terms, where=str(path), image_size=size)
-        if self.normalization != "image":
+        if not is_image:
             return normalize.apply(self.normalization, clip.joints, terms)
         if size is None:
             raise InputError(
-                f"{path}: needs --image-size: 2D poses are scaled by their image; give HEIGHT "
-                "WIDTH, or --normalize none if they are scaled already"
-            )
-        if clip.image_size not in (None, size):
-            raise InputError(
-                f"{path}: is of an image of {clip.image_size}, not of --image-size {size}; leave "
-                "the option out"
+                f"{path}: 2D poses are scaled by the image size; give --image-size HEIGHT WIDTH, "
+                "or --normalize none if they are scaled already"
             )
         return normalize.apply("image", clip.joints, terms)
 
@@ -100,21 +104,21 @@ class Read:
 def reader(args: argparse.Namespace) -> Raw:
     skeleton = graph.load(args.layout)
     if args.persons < 1:
-        raise InputError(f"--persons: {args.persons}; at least 1 is needed")
+        raise InputError(f"--persons: must be at least 1, not {args.persons}")
     normalization = args.normalize or normalize.usual(skeleton, args.channels)
     if args.image_size and normalization != "image":
-        raise InputError(f"--image-size: is for --normalize image, not {normalization}")
+        raise InputError(f"--image-size: applies only to --normalize image, not {normalization}")
     if args.image_size and min(args.image_size) < 1:
-        raise InputError(f"--image-size: {args.image_size}, but height and width are pixels")
+        raise InputError(f"--image-size: must be height and width in pixels, not {args.image_size}")
     if normalization in ("upright", "centered") and skeleton.confidence:
         raise InputError(
-            f"--normalize {normalization}: is for 3D poses, and {args.layout} is of 2D poses and "
+            f"--normalize {normalization}: is for 3D poses, but {args.layout} has 2D poses and "
             "scores"
         )
     if normalization == "upright" and (skeleton.num_joints < 9 or args.channels != 3):
         raise InputError(
             f"--normalize upright: needs 3 channels and the joints of NTU RGB+D, not {args.layout} "
-            f"with {args.channels}; take centered or none"
+            f"with {args.channels}; use centered or none"
         )
     clips = table.read(args.source, clip_file.SUFFIXES)
     labels, class_names = names.classes(clips.labels, clips.where)
@@ -133,23 +137,23 @@ def reader(args: argparse.Namespace) -> Raw:
             skeleton.name,
             shape,
             normalization,
-            normalize.Terms(skeleton.centre, size),
+            normalize.Terms(skeleton.center, size),
             args.nan,
         ),
         layout=args.layout,
         class_names=class_names,
         shape=shape,
-        meta={"normalization": normalization, "centre": skeleton.centre, "image_size": size},
+        meta={"normalization": normalization, "centre": skeleton.center, "image_size": size},
         left_out={"other_files": clips.other_files},
     )
 
 
 def _split(clips: table.Table, labels: list[int], args: argparse.Namespace) -> list[str] | None:
-    """Return the part of every clip, as given or as --split draws it; None for no split at all."""
+    """Return the part of each clip, given or drawn with --split; None if there is no split."""
     if args.split is None:
         for flag in ("by", "seed"):
             if getattr(args, flag) is not None:
-                raise InputError(f"--{flag}: is for a split that --split draws")
+                raise InputError(f"--{flag}: applies only to --split")
         if clips.parts is None:
             if args.test_split:
                 raise InputError(f"--test-split: {args.source} has no split")
@@ -157,19 +161,19 @@ def _split(clips: table.Table, labels: list[int], args: argparse.Namespace) -> l
         tested = splits.test_part(clips.parts, args.test_split, f"the split of {args.source}")
         return [{"train": "train", tested: "test"}.get(part, "") for part in clips.parts]
     if clips.parts is not None:
-        raise InputError(f"--split: {args.source} has a split of its own")
+        raise InputError(f"--split: {args.source} already has a split")
     if args.test_split:
-        raise InputError("--test-split: --split draws no val")
+        raise InputError("--test-split: cannot be combined with --split, which draws no val")
     if (share := splits.share(args.split)) is None:
-        raise InputError(f"--split: {args.split!r} is not a share of the clips between 0 and 1")
+        raise InputError(f"--split: {args.split!r} is not a fraction between 0 and 1")
     groups = None
     if args.by is not None:
         by = args.by.lower()
         if by not in clips.columns:
             known = ", ".join(clips.columns) or "none"
             hint = nearest(by, clips.columns)
-            raise InputError(f"--by {args.by}: no such column{hint}; further columns: {known}")
+            raise InputError(f"--by {args.by}: no such column{hint}; columns: {known}")
         groups = [str(value) for value in clips.columns[by]]
         if "" in groups:
-            raise InputError(f"{clips.where(groups.index(''))}: --by {args.by}: has no {by}")
+            raise InputError(f"{clips.where(groups.index(''))}: --by {args.by}: {by} is empty")
     return splits.draw(labels, share, args.seed or 0, groups)

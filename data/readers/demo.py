@@ -1,4 +1,4 @@
-"""The project's own synthetic actions: raw NTU RGB+D files, written and read like real ones."""
+"""Synthetic demo data: raw files in the format of NTU RGB+D are generated, then read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON files of joints, whose errors name the file and the line."""
+"""JSON files of joints, with errors that name the file and the line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KINDS = {list: "a list", int: "a whole number"}
 
 
 class JsonFile:
-    """The content of a JSON file, which knows on which line its parts are."""
+    """The content of a JSON file, with the line numbers of its elements."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -27,7 +27,7 @@ class JsonFile:
             line = error.object.count(b"\n", 0, error.start) + 1
             raise InputError(f"{path}: line {line}: not UTF-8 text") from None
         except RecursionError:
-            raise InputError(f"{path}: line 1: is nested too deeply") from None
+            raise InputError(f"{path}: line 1: nested too deeply") from None
         except ValueError:  # of int()
             raise InputError(f"{path}: line 1: a number has too many digits") from None
         except OSError as error:
@@ -37,13 +37,13 @@ class JsonFile:
         raise InputError(f"{self.path}: line {line}: {what}")
 
     def table(self) -> dict[str, Any]:
-        """Return the whole content, which has to be an object."""
+        """Return the whole content; InputError if it is not an object."""
         if not isinstance(self.content, dict):
             self.fail("is not a JSON object")
         return self.content
 
     def get(self, key: str, kind: type) -> Any:
-        """Return the value of `key`, which has to be of that type."""
+        """Return the value of `key`; InputError if it is missing or has another type."""
         value = self.table().get(key)
         if not isinstance(value, kind) or isinstance(value, bool):
             self.fail(f"{key!r} is missing or not {KINDS[kind]}")
@@ -52,10 +52,10 @@ class JsonFile:
     def joints(
         self, key: str, shape: tuple[int, ...] | None = None, finite: bool = True
     ) -> np.ndarray:
-        """Return the list of frames under `key` as (T, *shape) float32, all of it finite.
+        """Return the list of frames under `key` as (T, *shape) float32; InputError if not finite.
 
-        Without a shape that of the first frame is taken, and the file may be the list itself. If
-        not `finite`, NaN and infinite numbers are returned as such.
+        Without `shape`, the shape of the first frame is used, and the file can be the list itself.
+        With `finite=False`, NaN and infinite numbers are returned unchanged.
         """
         is_list = shape is None and isinstance(self.content, list)
         frames = self.content if is_list else self.get(key, list)
@@ -65,13 +65,13 @@ class JsonFile:
         for t, array in enumerate(arrays):
             if shape == () or np.shape(array) != shape:
                 size = "x".join(map(str, shape)) or "joints of"
-                self.fail(f"frame {t} is not {size} finite numbers", self.line(key, t))
+                self.fail(f"frame {t}: expected {size} finite numbers", self.line(key, t))
         return np.stack(arrays) if arrays else np.zeros((0, *shape), np.float32)
 
     def line(self, key: str | None, index: int) -> int:
         """Return the line on which element `index` of the list under `key` begins.
 
-        Without a key, or where the file does not have it, the file is the list.
+        Without a key, or if the file does not contain it, the file is the list.
         """
         decoder = json.JSONDecoder()
         after_key = max(self.text.find(json.dumps(key)), 0) if key else 0
@@ -88,11 +88,11 @@ class JsonFile:
 
 
 def to_numbers(value: Any, finite: bool = True) -> np.ndarray | None:
-    """Return nested lists of (finite) numbers as a float32 array, None if they are not."""
+    """Return nested lists of (finite) numbers as a float32 array, None for anything else."""
     try:
         array = np.array(value)
         with np.errstate(over="ignore"):
             array = array.astype(np.float32) if array.dtype.kind in "fiu" else None
-    except (ValueError, OverflowError):  # ragged; an integer beyond all floats
+    except (ValueError, OverflowError):  # ragged lists; an integer too large for a float
         return None
     return array if array is not None and (not finite or np.isfinite(array).all()) else None

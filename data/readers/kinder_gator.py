@@ -1,7 +1,7 @@
 """Kinder-Gator (Aloba et al., Eurographics 2018): one CSV per clip, of ten adults and ten children.
 
-`POSE-p<person>_<place>-<action>-<time>.csv` has a head line, then per frame a time stamp, 20 times
-x y z, the person and the action.
+`POSE-p<person>_<place>-<action>-<time>.csv` has a header line, then per frame a time stamp, 20
+times x y z, the person and the action.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def reader(args: argparse.Namespace) -> Raw:
 
 
 def read(file: File) -> Clip:
-    """Return the clip of one CSV; InputError names it and the line."""
+    """Return the clip in one CSV; InputError names the file and the line."""
     match = NAME.fullmatch(file.name)
     if not match:
         kinect.fail(file, "is not named POSE-p<person>_<place>-<action>-<time>.csv")
@@ -43,22 +43,22 @@ def read(file: File) -> Clip:
         kinect.fail(file, f"{match[3]!r} is not an action of Kinder-Gator")
     head, *lines = kinect.text_lines(file) or [""]
     if head.split(",")[: len(HEAD)] != HEAD:
-        kinect.fail(file, f"line 1: the head is not {','.join(HEAD[:3])},... with 20 joints")
+        kinect.fail(file, f"line 1: the header is not {','.join(HEAD[:3])},... with 20 joints")
     rows = [line.rstrip(",").split(",") for line in lines]
     joints = kinect.numbers(file, [row[1:-2] for row in rows], len(HEAD) - 1, first=2)
-    told = {(person, _letters(action)) for *_, person, action in rows}
-    if told - {(match[2], _letters(match[3]))}:
-        kinect.fail(file, "tells another person or action than its name does")
+    stated = {(person, _letters(action)) for *_, person, action in rows}
+    if stated - {(match[2], _letters(match[3]))}:
+        kinect.fail(file, "person or action in the file differs from the file name")
     joints = joints.reshape(-1, kinect.NUM_JOINTS, 3)
     return kinect.clip(file, match[1], label, int(match[2]), joints)
 
 
 def _letters(action: str) -> str:
-    """Return an action's letters: names differ in punctuation between files."""
+    """Return the letters of an action; its punctuation differs between files."""
     return re.sub("[^a-z]", "", action.lower())
 
 
 @cache
 def _labels() -> dict[str, int]:
-    """Return the label of every action, by its letters."""
+    """Return letters of the action -> label."""
     return {_letters(name): c for c, name in enumerate(names.class_names("kinder-gator"))}

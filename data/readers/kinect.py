@@ -1,8 +1,7 @@
-"""What the readers of small Kinect v1 data sets share: one body of 20 joints, layout `nw_ucla`.
+"""Shared parts of the readers of Kinect v1 data sets: one body of 20 joints, layout `nw_ucla`.
 
-Joints are in meters and are stored relative to the layout's center joint where the clip begins, as
-NW-UCLA's are; a joint that was not seen stays zero. Frames in which nobody is seen are dropped, as
-NTU RGB+D's recipe does.
+Joints are in meters, relative to the layout's center joint at the start of the clip, as in NW-UCLA;
+unseen joints stay zero. Frames without a body are dropped, as in NTU RGB+D's recipe.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ NORMALIZATION = "centered"
 
 
 def raw(data_set: str, items: Sequence[Any], read: Callable[[Any], Clip], **meta: Any) -> Raw:
-    """Return what is to be read of a data set with class names of its own (data/class_names/)."""
-    centre = graph.load(LAYOUT).centre
+    """Return the Raw of a data set whose class names are in data/class_names/."""
+    center = graph.load(LAYOUT).center
     return Raw(
         items=items,
         total=len(items),
@@ -33,25 +32,25 @@ def raw(data_set: str, items: Sequence[Any], read: Callable[[Any], Clip], **meta
         layout=LAYOUT,
         class_names=names.class_names(data_set),
         shape=(1, NUM_JOINTS, 3),
-        meta={"normalization": NORMALIZATION, "centre": centre, **meta},
+        meta={"normalization": NORMALIZATION, "centre": center, **meta},
     )
 
 
 def clip(file: File, name: str, label: int, subject: int, joints: np.ndarray) -> Clip:
-    """Return the sample of joints (T, 20, 3) in the layout's order; InputError names the file."""
+    """Return the sample with joints (T, 20, 3) in layout order; InputError names the file."""
     finite = np.isfinite(joints).all(axis=(1, 2))
     if not finite.all():
         fail(file, f"frame {finite.argmin()} has a joint that is NaN or infinite")
     joints = joints[joints.any(axis=(1, 2)), None].astype(np.float32)  # (T', 1, 20, 3)
     if len(joints):
-        joints = normalize.centered(joints, graph.load(LAYOUT).centre)
+        joints = normalize.centered(joints, graph.load(LAYOUT).center)
     return Clip(name, label, joints, {"subject": subject})
 
 
 def numbers(file: File, rows: list[list[str]], width: int, first: int = 1) -> np.ndarray:
     """Return lines of `width` numbers each, (L, width) float64; InputError names file and line.
 
-    `rows` are the fields of each line, `first` is the number of the first one in the file.
+    `rows` are the fields of each line, `first` is the line number of the first row.
     """
     for number, row in enumerate(rows, start=first):
         if len(row) != width:
@@ -64,11 +63,11 @@ def numbers(file: File, rows: list[list[str]], width: int, first: int = 1) -> np
                 np.array(row, np.float64)
             except ValueError as error:
                 fail(file, f"line {number}: {error}")
-        raise AssertionError("every line is of numbers") from error
+        raise AssertionError("all lines are numbers") from error
 
 
 def text_lines(file: File) -> list[str]:
-    """Return the lines of a text file without the empty ones at its end."""
+    """Return the lines of a text file without trailing empty lines."""
     try:
         return file.read().decode("utf-8-sig").rstrip().splitlines()
     except UnicodeDecodeError:

@@ -1,6 +1,6 @@
-"""MSR Action3D (Li et al., CVPRW 2010): one text file per clip, a folder or an archive of them.
+"""MSR Action3D (Li et al., CVPRW 2010): one text file per clip, in a folder or an archive.
 
-`a<class>_s<subject>_e<trial>_skeleton3D.txt` (positions in the world, not in the image) has 20
+`a<class>_s<subject>_e<trial>_skeleton3D.txt` (world coordinates, not image coordinates) has 20
 lines per frame: x y z confidence.
 """
 
@@ -16,7 +16,7 @@ from data.readers.archive import File, list_files
 SUFFIX = "_skeleton3D.txt"
 NAME = re.compile(r"(a(\d\d)_s(\d\d)_e\d\d)_skeleton3D\.txt")
 NUM_CLASSES = 20
-# Place v of the layout is this joint of the file.
+# Joint v of the layout is joint JOINTS[v] of the file.
 JOINTS = (6, 3, 2, 19, 0, 7, 9, 11, 1, 8, 10, 12, 4, 13, 15, 17, 5, 14, 16, 18)
 EXAMPLES = {"msr-action3d": "FOLDER_OR_ARCHIVE"}
 
@@ -32,12 +32,14 @@ def reader(args: argparse.Namespace) -> Raw:
 
 
 def read(file: File) -> Clip:
-    """Return the clip of one text file; InputError names it and the line."""
+    """Return the clip in one text file; InputError names the file and the line."""
     match = NAME.fullmatch(file.name)
     if not match or not 1 <= int(match[2]) <= NUM_CLASSES:
         kinect.fail(file, f"is not named a<01..{NUM_CLASSES}>_s<subject>_e<trial>{SUFFIX}")
     rows = kinect.numbers(file, [line.split() for line in kinect.text_lines(file)], width=4)
     if len(rows) % kinect.NUM_JOINTS:
-        kinect.fail(file, f"ends within a frame: {len(rows)} lines, {kinect.NUM_JOINTS} per frame")
+        kinect.fail(
+            file, f"incomplete last frame: {len(rows)} lines, {kinect.NUM_JOINTS} per frame"
+        )
     joints = rows.reshape(-1, kinect.NUM_JOINTS, 4)[:, JOINTS, :3]
     return kinect.clip(file, match[1], int(match[2]) - 1, int(match[3]), joints)

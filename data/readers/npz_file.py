@@ -1,4 +1,4 @@
-"""NumPy's npz files: whole arrays, or one row after the other where the array is large."""
+"""NumPy's npz files: whole arrays, or large arrays row by row."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from files import UNREADABLE
 
 
 def load(path: Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
-    """Return some arrays of an npz; InputError if it is missing, damaged or lacks one."""
+    """Return arrays of an npz file; InputError if it is missing or damaged, or lacks one."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in keys}
         if not all(isinstance(array, np.ndarray) for array in arrays.values()):
             raise ValueError("a member is not an array")
     except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file or folder") from None
+        raise InputError(f"{path}: no such file or folder") from None
     except UNREADABLE as error:
-        raise InputError(f"{path}: cannot be read as an npz ({reason(error)})") from error
+        raise InputError(f"{path}: cannot be read as an npz file ({reason(error)})") from error
     return arrays
 
 
 def reason(error: Exception) -> str:
-    """Return why NumPy cannot read a file, in one line."""
+    """Return why NumPy cannot read a file, as one line."""
     if any(words in str(error) for words in ("allow_pickle", "Python objects")):
         return (
-            "it holds pickled Python objects, which could execute anything; save one array of "
-            "numbers, all frames with the same joints and channels"
+            "it contains pickled Python objects, which can execute arbitrary code; save one array "
+            "of numbers, all frames with the same joints and channels"
         )
     if isinstance(error, KeyError):
         return f"it has no array {error}"
@@ -39,7 +39,7 @@ def reason(error: Exception) -> str:
 
 
 class Rows:
-    """The rows of an array in an npz, read one after the other: the array is never in memory."""
+    """The rows of an array in an npz file, read one by one without loading the array."""
 
     def __init__(self, path: Path, key: str) -> None:
         self.path, self.key = path, key

@@ -1,8 +1,8 @@
-"""NTU RGB+D 60 and 120: .skeleton files in folders, or in the original zip files as they are.
+"""NTU RGB+D 60 and 120: .skeleton files in folders or in the original zip files.
 
-The choice of bodies is the field's (CTR-GCN, arXiv 2107.12213, and PYSKL, arXiv 2205.09443, whose
-annotations the released weights saw): drop tracks that are short or have the shape of noise, let
-the most moving body lead. Where those two differ, PYSKL is followed.
+Bodies are selected as in CTR-GCN (arXiv 2107.12213) and PYSKL (arXiv 2205.09443): short tracks and
+tracks with the shape of noise are dropped, the body with the most motion comes first. Where the two
+differ, PYSKL is followed, because the released weights were trained on its annotations.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from errors import InputError
 from files import UNREADABLE
 
 EXAMPLES = dict.fromkeys(("ntu", "ntu60", "ntu120"), "FOLDER_OR_ZIP...")
-MIN_FRAMES = 12  # a shorter track beside others is noise
-MAX_SPREAD = 0.8  # a frame wider than so many times its height is noise
-MAX_NOISE = 0.69754  # a track with so large a share of noisy frames is noise
+MIN_FRAMES = 12  # a shorter track is noise if there are others
+MAX_SPREAD = 0.8  # a frame with a larger width / height is noise
+MAX_NOISE = 0.69754  # a track with at least this fraction of noisy frames is noise
 MAX_BODIES = 2
 
-Item = tuple[str, str | None]  # a file, or a zip file and the member of it
+Item = tuple[str, str | None]  # a file, or a zip file and its member
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", nargs="+", type=Path, help="folders or zips of .skeleton files")
-    parser.add_argument("--missing", type=Path, help="file that names samples to leave out")
+    parser.add_argument("--missing", type=Path, help="file with the names of samples to skip")
 
 
 def reader(args: argparse.Namespace) -> Raw:
@@ -44,13 +44,13 @@ def reader(args: argparse.Namespace) -> Raw:
 
 
 def raw(sources: list[Path], class_names: list[str], missing: Container[str] = ()) -> Raw:
-    """Return what is to be read: all .skeleton files of the sources but the missing samples."""
+    """Return the Raw with all .skeleton files of the sources except the missing samples."""
     found = list_files(sources)
     files = [item for item in found if _name(item) not in missing]
     if not files:
-        which = "all .skeleton files are named by --missing" if found else "no .skeleton files"
+        which = "all .skeleton files are in --missing" if found else "no .skeleton files"
         if zips := [path for source in sources for path in source.glob("*.zip")]:
-            which += f"; give its zip files themselves, as {min(zips)}"
+            which += f"; give the zip files instead of the folder, e.g. {min(zips)}"
         raise InputError(f"{', '.join(map(str, sources))}: {which}")
     return Raw(
         items=files,
@@ -65,7 +65,7 @@ def raw(sources: list[Path], class_names: list[str], missing: Container[str] = (
 
 
 def read(item: Item, num_class: int) -> Clip:
-    """Return the clip of one file; InputError names it, and the line that cannot be read."""
+    """Return the clip in one file; InputError names the file and the line."""
     path, member = item
     source = _source(item)
     try:
@@ -73,18 +73,18 @@ def read(item: Item, num_class: int) -> Clip:
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
     if label >= num_class:
-        raise InputError(f"{source}: label {label} is beyond the {num_class} classes")
+        raise InputError(f"{source}: label {label} exceeds the {num_class} classes")
     joints = normalize.upright(choose_bodies(parse(_text(path, member, source), source)))
     if not joints[:, 1].any():
-        joints = joints[:, :1]  # half as much to hand over
+        joints = joints[:, :1]  # half the data to send to the main process
     return Clip(_name(item), label, joints, columns)
 
 
 def list_files(sources: list[Path]) -> list[Item]:
-    """Return every .skeleton file of the folders and zip files, sorted by sample name.
+    """Return all .skeleton files of the folders and zip files, sorted by sample name.
 
-    Names that begin with a dot (what macOS adds to an archive) are passed over. InputError if a
-    source cannot be read, or a sample comes twice.
+    Names that begin with a dot (added to archives by macOS) are skipped. InputError if a source
+    cannot be read, or a sample is found twice.
     """
     files: list[Item] = []
     for source in sources:
@@ -97,23 +97,23 @@ def list_files(sources: list[Path]) -> list[Item]:
                 with zipfile.ZipFile(source) as archive:
                     members = archive.namelist()
             except UNREADABLE as error:
-                raise InputError(f"{source}: neither a folder nor a zip file ({error})") from error
+                raise InputError(f"{source}: not a folder or a zip file ({error})") from error
             files += [(str(source), name) for name in members if name.endswith(".skeleton")]
     files = sorted((item for item in files if not _name(item).startswith(".")), key=_name)
     for item, following in pairwise(files):
         if _name(item) == _name(following):
             raise InputError(
-                f"{_name(item)} comes twice, as {_source(item)} and as {_source(following)}; "
-                "name the one or the other"
+                f"{_name(item)} is found twice, as {_source(item)} and as {_source(following)}; "
+                "give only one of them"
             )
     return files
 
 
 def read_missing(path: Path) -> set[str]:
-    """Return all NTU sample names in a text, such as the data set's list of missing skeletons."""
+    """Return all NTU sample names in a text file, such as the list of missing skeletons."""
     found = re.findall(names.NTU.pattern.replace("(", "(?:"), names.decode_file(path))
     if not found:
-        raise InputError(f"--missing {path}: holds no NTU RGB+D sample names")
+        raise InputError(f"--missing {path}: contains no NTU RGB+D sample names")
     return set(found)
 
 
@@ -141,21 +141,21 @@ def _text(path: str, member: str | None, source: str) -> bytes:
 
 @dataclass(frozen=True, eq=False)
 class Track:
-    """One body through the file."""
+    """One body over time."""
 
-    frames: np.ndarray  # (n,) int64, ascending, among the frames that have any body
+    frames: np.ndarray  # (n,) int64, ascending, indices among the frames that have a body
     joints: np.ndarray  # (n, 25, 3) float32
 
     @cached_property
     def noise(self) -> np.ndarray:
-        """Which frames are wider than people are, (n,) bool."""
+        """Which frames are too wide for a person, (n,) bool."""
         x, y = self.joints[..., 0], self.joints[..., 1]
         width, height = x.max(axis=1) - x.min(axis=1), y.max(axis=1) - y.min(axis=1)
         return width > MAX_SPREAD * height
 
     @cached_property
     def motion(self) -> float:
-        """The variance of all joints in all frames, noisy frames left out if that is less."""
+        """The variance of all joints in all frames, or without noisy frames if that is smaller."""
         variance = _variance(self.joints)
         if self.noise.any() and not self.noise.all():
             variance = min(variance, _variance(self.joints[~self.noise]))
@@ -169,15 +169,15 @@ def _variance(joints: np.ndarray) -> float:
 
 
 def choose_bodies(bodies: Bodies) -> np.ndarray:
-    """Return joints (T, 2, 25, 3) float32 of the main actor and a second body, absent ones zero.
+    """Return joints (T, 2, 25, 3) float32 of the main and the second body, zero where absent.
 
-    The main actor is the most moving one, but who is there first if the other comes later. The
-    frames are those in which anybody is seen and kept; T = 0 if nobody is.
+    The main body is the one with the most motion, unless only the other one is present in the first
+    frame. Frames without a selected body are dropped; T = 0 if there is none.
     """
     used, frames = np.unique(bodies.frames, return_inverse=True)
     tracks = _without_noise(_tracks(bodies, frames))
     joints = np.zeros((len(used), MAX_BODIES, NUM_JOINTS, 3), np.float32)
-    # First and last frame of what each of the two slots holds so far.
+    # First and last frame of the tracks in each of the two slots so far.
     spans: list[tuple[int, int] | None] = [None] * MAX_BODIES
     for track in tracks:
         for slot, span in enumerate(spans):
@@ -187,7 +187,7 @@ def choose_bodies(bodies: Bodies) -> np.ndarray:
             elif min(span[1], last) < max(span[0], first):
                 spans[slot] = min(span[0], first), max(span[1], last)
             else:
-                continue  # overlaps in time with the body that is there
+                continue  # overlaps in time with the tracks in this slot
             joints[track.frames, slot] = track.joints
             break
     joints = joints[joints.any(axis=(1, 2, 3))]
@@ -196,7 +196,7 @@ def choose_bodies(bodies: Bodies) -> np.ndarray:
 
 
 def _tracks(bodies: Bodies, frames: np.ndarray) -> list[Track]:
-    """Return the appearances of each id, in the order of their first."""
+    """Return one track per body id, in the order of first appearance."""
     rows: dict[bytes, list[int]] = {}
     for row, body in enumerate(bodies.ids):
         rows.setdefault(body, []).append(row)
@@ -204,7 +204,7 @@ def _tracks(bodies: Bodies, frames: np.ndarray) -> list[Track]:
 
 
 def _without_noise(tracks: list[Track]) -> list[Track]:
-    """Return the tracks of people, most moving first; the last one left is never dropped."""
+    """Return the tracks that are not noise, sorted by motion; at least one is kept."""
     if len(tracks) < 2:
         return tracks
     tracks = [track for track in tracks if len(track.frames) >= MIN_FRAMES] or tracks

@@ -1,8 +1,8 @@
-"""NW-UCLA (Wang et al., arXiv 1405.2941): one JSON file per clip, or all clips in one npz.
+"""NW-UCLA (Wang et al., arXiv 1405.2941): one JSON file per clip, or all clips in one npz file.
 
-A JSON file holds `skeletons`, (T, 20, 3), and `label`, 1 to 10; its name tells action and view.
-The npz holds `frames` of all clips end to end, `offsets`, `names`, `labels` and `list_index`, the
-place in the field's official list, which the long-tailed list depends on.
+A JSON file contains `skeletons`, (T, 20, 3), and `label`, 1 to 10; its name contains action and
+view. The npz contains the concatenated `frames` of all clips, `offsets`, `names`, `labels` and
+`list_index`, the position in the official list, on which the long-tailed list depends.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ KEYS = ("frames", "offsets", "names", "labels", "list_index")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="folder of json files, or the npz")
+    parser.add_argument("source", type=Path, help="folder of JSON files, or npz file")
 
 
 def reader(args: argparse.Namespace) -> Raw:
     if args.source.is_dir():
         items, read = sorted(args.source.rglob("*.json"), key=lambda path: path.stem), read_json
         if not items:
-            raise InputError(f"{args.source}: no json files")
+            raise InputError(f"{args.source}: contains no JSON files")
         total = len(items)
     else:
         arrays, read = _load(args.source), read_arrays
@@ -49,7 +49,7 @@ def reader(args: argparse.Namespace) -> Raw:
 
 
 def read_json(path: Path) -> Clip:
-    """Return the clip of one JSON file; InputError names it and the line."""
+    """Return the clip in one JSON file; InputError names the file and the line."""
     try:
         label, columns = names.parse(path.stem)
     except InputError as error:
@@ -57,13 +57,13 @@ def read_json(path: Path) -> Clip:
     file = JsonFile(path)
     stated = file.table().get("label")
     if names.whole_number(stated) != label + 1:
-        file.fail(f"label {stated} is not {label + 1}, as the file's name says")
+        file.fail(f"label is {stated}, but {label + 1} in the file name")
     joints = file.joints("skeletons", (NUM_JOINTS, 3))
     return Clip(path.stem, label, _normalized(joints), columns)
 
 
 def read_arrays(item: tuple[str, int, int, np.ndarray, Path]) -> Clip:
-    """Return a clip of the npz; InputError names the file and the sample."""
+    """Return one clip of the npz file; InputError names the file and the sample."""
     name, label, list_index, joints, path = item
     if not np.isfinite(joints).all():
         frame = int(np.flatnonzero(~np.isfinite(joints).all(axis=(1, 2)))[0])
@@ -73,12 +73,12 @@ def read_arrays(item: tuple[str, int, int, np.ndarray, Path]) -> Clip:
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     if label != expected:
-        raise InputError(f"{path}: {name}: label {label} is not {expected}, as the name says")
+        raise InputError(f"{path}: {name}: label is {label}, but {expected} in the name")
     return Clip(name, label, _normalized(joints), {**columns, "list_index": list_index})
 
 
 def _normalized(joints: np.ndarray) -> np.ndarray:
-    """(T, 20, 3) -> (T, 1, 20, 3), centered; no frames if nobody is in them."""
+    """(T, 20, 3) -> (T, 1, 20, 3), normalized; zero frames if there is no body."""
     return normalize.nw_ucla(joints[:, None]) if joints.any() else joints[:0, None]
 
 
@@ -91,7 +91,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     if shapes != {(len(offsets) - 1,)}:
         raise InputError(f"{path}: names, labels, list_index and offsets differ in length")
     if (np.diff(offsets) < 0).any() or offsets[0] != 0 or offsets[-1] != len(frames):
-        raise InputError(f"{path}: offsets and frames do not fit one another")
+        raise InputError(f"{path}: offsets and frames are not consistent")
     return arrays
 
 

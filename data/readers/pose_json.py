@@ -1,9 +1,9 @@
-"""JSON as pose estimators write it: OpenPose's folders, AlphaPose, MediaPipe, st-gcn's clips.
+"""JSON output of pose estimators: OpenPose's folders, AlphaPose, MediaPipe, st-gcn's clips.
 
-OpenPose writes a file per frame, {people: [{pose_keypoints_2d: [x, y, score, ...]}]} (in old
-versions pose_keypoints); AlphaPose a list of {image_id, keypoints: [x, y, score, ...], idx}, one
-per person and frame, idx the tracked person; MediaPipe's landmarks are a list of {x, y, z,
-visibility} per frame; st-gcn's clip is {data: [{frame_index, skeleton: [{pose, score}]}]}.
+OpenPose writes one file per frame, {people: [{pose_keypoints_2d: [x, y, score, ...]}]} (in old
+versions pose_keypoints). AlphaPose writes a list of {image_id, keypoints: [x, y, score, ...], idx},
+one per person and frame, where idx is the tracked person. MediaPipe's landmarks are a list of {x,
+y, z, visibility} per frame. st-gcn's clip is {data: [{frame_index, skeleton: [{pose, score}]}]}.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -22,41 +22,43 @@ from data.readers.json_file import JsonFile, to_numbers
 from errors import InputError
 
 OPENPOSE_KEYS = ("pose_keypoints_2d", "pose_keypoints")
-NO_POSE = "its pose is not a list of x, y, score, x, y, score, ..."
-SHARES = (1, 1)  # the size of an image whose positions are shares of its height and width
+NO_POSE = "the pose is not a list of x, y, score, x, y, score, ..."
+RELATIVE = (1, 1)  # image size for positions relative to the image (0 to 1)
 
-# Joints (T, M, V, C), the name of their layout and the image's height and width, where known.
-Poses = tuple[np.ndarray, str | None, tuple[int, int] | None]
+# Joints (T, M, V, C), the name of their layout and the image's height and width, where known, and
+# which frames are missing, '' if none.
+Poses = tuple[np.ndarray, str | None, tuple[int, int] | None, str]
 
 
 def read_clip(file: JsonFile) -> Poses | None:
-    """Return the clip of a file in one of these forms, None for other content.
+    """Return the clip in a file in one of these formats, None for other content.
 
-    Positions are in pixels (AlphaPose) or shares of the image. InputError names the file and line.
+    Positions are in pixels (AlphaPose) or shares of the image; NaN stays. InputError names the file
+    and line.
     """
     content = file.content
     if isinstance(content, dict) and isinstance(content.get("people"), list):
-        file.fail("is one frame of OpenPose's; give its folder to python -m data.convert")
+        file.fail("is a single OpenPose frame; give its folder to python -m data.convert")
     if isinstance(content, dict) and isinstance(content.get("data"), list):
-        return kinetics_skeleton.read_frames(file), "openpose", SHARES
+        return kinetics_skeleton.read_frames(file), "openpose", RELATIVE, ""
     if not isinstance(content, list):
         return None
     if content and all(isinstance(entry, dict) and "keypoints" in entry for entry in content):
         return _alphapose(file)
     persons = [person for frame in content for person in _persons(frame)]
     if persons and all(isinstance(point, dict) for person in persons for point in person):
-        return _landmarks(file), None, SHARES
+        return _landmarks(file), None, RELATIVE, ""
     return None
 
 
 def read_openpose(folder: Path, persons: int = 2) -> np.ndarray:
-    """Return (T, persons, V, 3) from OpenPose's folder of one JSON file per frame, by their number.
+    """Return (T, persons, V, 3) from OpenPose's folder of one numbered JSON file per frame.
 
     Of each frame the people with the highest mean score come first, as in st-gcn; absent ones are
-    zero. InputError names a file that has another form.
+    zero; NaN stays. InputError names a file that has another form.
     """
     paths = sorted(folder.glob("*.json"), key=lambda path: natural_order(path.name))
-    _refuse_two_recordings(folder, paths)
+    _check_one_recording(folder, paths)
     frames = [_people(JsonFile(path)) for path in paths]
     sizes = sorted({len(person) for people in frames for person in people})
     if not sizes:
@@ -65,7 +67,7 @@ def read_openpose(folder: Path, persons: int = 2) -> np.ndarray:
         raise InputError(f"{folder}: people with {' and '.join(map(str, sizes))} joints")
     joints = np.zeros((len(frames), persons, sizes[0], 3), np.float32)
     for frame, people in zip(joints, frames):
-        people.sort(key=lambda person: -person[:, 2].mean())
+        people.sort(key=lambda person: -_score(person) / len(person))
         for slot, person in zip(frame, people):
             slot[:] = person
     return joints
@@ -73,39 +75,54 @@ def read_openpose(folder: Path, persons: int = 2) -> np.ndarray:
 
 def missing_frames(folder: Path) -> str:
     """Return which frames OpenPose's folder lacks between its first and last, '' if none."""
-    numbers = sorted({_frame_number(path) for path in folder.glob("*.json")} - {None})
+    gaps = _gaps(path.stem for path in folder.glob("*.json"))
+    return f"{folder}: {gaps}" if gaps else ""
+
+
+def _gaps(stems: Iterable[str]) -> str:
+    """Return which numbers the names of frames lack between the first and the last, '' if none."""
+    numbers = sorted({_frame_number(stem) for stem in stems} - {None})
     steps = [later - number for number, later in pairwise(numbers)]
     if not steps or max(steps) == min(steps):
         return ""
     step = min(steps)
     gaps = [(a + step, b - step) for a, b in pairwise(numbers) if b - a > step]
     shown = ", ".join(str(a) if a >= b else f"{a} to {b}" for a, b in gaps[:5])
-    more = f" and {len(gaps) - 5} further gaps" if len(gaps) > 5 else ""
+    more = f" and {len(gaps) - 5} other gaps" if len(gaps) > 5 else ""
     return (
-        f"{folder}: frames {shown}{more} are missing between {numbers[0]} and {numbers[-1]}; "
-        "the others are joined"
+        f"frames {shown}{more} are missing between {numbers[0]} and {numbers[-1]}; the others are "
+        "joined"
     )
 
 
-def _frame_number(path: Path) -> int | None:
-    """Return the number of a frame: the last one in the file's name."""
-    found = re.findall(r"\d+", path.stem)
+def _frame_number(stem: str) -> int | None:
+    """Return the number of a frame: the last one in its name without the ending."""
+    found = re.findall(r"\d+", stem)
     return int(found[-1]) if found else None
 
 
-def _refuse_two_recordings(folder: Path, paths: Iterable[Path]) -> None:
+def _check_one_recording(folder: Path, paths: Iterable[Path]) -> None:
+    """Raise InputError if names differ in more than their last number, or a number comes twice."""
     of_number: dict[int, Path] = {}
+    of_name: dict[str, Path] = {}
     for path in paths:
-        number = _frame_number(path)
+        number = _frame_number(path.stem)
         if number is not None and (other := of_number.setdefault(number, path)) is not path:
             raise InputError(
-                f"{folder}: frame {number} comes twice, as {other.name} and {path.name}; "
-                "give every recording a folder of its own"
+                f"{folder}: frame {number} is found twice, as {other.name} and {path.name}; "
+                "use one folder per recording"
             )
+        of_name.setdefault(re.sub(r"\d+(?=\D*$)", "", path.stem), path)
+    if len(of_name) > 1:
+        first, second, *_ = of_name.values()
+        raise InputError(
+            f"{folder}: {first.name} and {second.name} differ in more than the number of the "
+            "frame; give every recording a folder of its own"
+        )
 
 
 def _people(file: JsonFile) -> list[np.ndarray]:
-    """Return the people (V, 3) of one frame of OpenPose's; an empty pose is nobody."""
+    """Return the persons (V, 3) in one OpenPose frame, without empty poses."""
     people = []
     for place, person in enumerate(file.get("people", list)):
         keys = [key for key in OPENPOSE_KEYS if isinstance(person, dict) and key in person]
@@ -121,17 +138,22 @@ def _people(file: JsonFile) -> list[np.ndarray]:
 
 def _triples(values: Any) -> np.ndarray | None:
     """Return [x, y, score, ...] as (V, 3) float32, None if it is anything else."""
-    flat = to_numbers(values)
+    flat = to_numbers(values, finite=False)
     return (
         flat.reshape(-1, 3) if flat is not None and flat.ndim == 1 and not len(flat) % 3 else None
     )
 
 
-def _alphapose(file: JsonFile) -> Poses:
-    """Frames in the order of their images' numbers; frames without anybody are not in the file.
+def _score(pose: np.ndarray) -> float:
+    """Return the sum of the scores of a pose (V, 3); a joint that is NaN has none."""
+    return float(np.nansum(pose[:, 2]))
 
-    A person keeps one place through the clip if all have an idx, those of the highest scores first;
-    without tracking the best of each frame come first.
+
+def _alphapose(file: JsonFile) -> Poses:
+    """Return frames sorted by image number; the file does not contain frames without persons.
+
+    If all persons have an idx, each keeps its index in all frames, sorted by total score. Without
+    tracking, the persons of each frame are sorted by score.
     """
     poses: dict[str, list[tuple[Any, np.ndarray]]] = {}
     for row, entry in enumerate(file.content):
@@ -151,29 +173,30 @@ def _alphapose(file: JsonFile) -> Poses:
     is_tracked = all(idx is not None for people in poses.values() for idx, _ in people)
     for name in names:
         if not is_tracked:
-            best_first = sorted(poses[name], key=lambda found: -found[1][:, 2].sum())
+            best_first = sorted(poses[name], key=lambda found: -_score(found[1]))
             poses[name] = [(place, pose) for place, (_, pose) in enumerate(best_first)]
         indices = [idx for idx, _ in poses[name]]
         if len(set(indices)) < len(indices):
-            file.fail(f"image {name}: a person's idx comes twice")
+            file.fail(f"image {name}: two persons have the same idx")
         for idx, pose in poses[name]:
-            scores[idx] = scores.get(idx, 0) + float(pose[:, 2].sum())
+            scores[idx] = scores.get(idx, 0) + _score(pose)
     places = {idx: place for place, idx in enumerate(sorted(scores, key=lambda i: -scores[i]))}
     joints = np.zeros((len(names), len(places), sizes[0], 3), np.float32)
     for frame, name in zip(joints, names):
         for idx, pose in poses[name]:
             frame[places[idx]] = pose
-    return joints, "coco" if sizes[0] == 17 else None, None
+    gaps = _gaps(PurePosixPath(name).stem for name in names)
+    return joints, "coco" if sizes[0] == 17 else None, None, gaps
 
 
 def _person(idx: Any) -> float | None:
-    """Return the tracked person's number, which AlphaPose also writes as [0.0]."""
+    """Return the number of a tracked person, which AlphaPose also writes as [0.0]."""
     flat = to_numbers(idx)
     return float(flat.ravel()[0]) if flat is not None and flat.size == 1 else None
 
 
 def _persons(frame: Any) -> list[list[Any]]:
-    """Return the lists of landmarks in a frame of MediaPipe's: one person's, or several."""
+    """Return the landmark lists of the persons in a MediaPipe frame (of one person, or several)."""
     if not isinstance(frame, list):
         return []
     return [part for part in (frame if _is_nested(frame) else [frame]) if part]
@@ -190,14 +213,14 @@ def _landmarks(file: JsonFile) -> np.ndarray:
     keys = [key for key in ("x", "y", "z", "visibility") if all(key in point for point in points)]
     if keys[:3] != ["x", "y", "z"]:
         file.fail("a landmark has no x, y or z")
-    people_at_most = max(map(len, frames))
-    joints = np.zeros((len(frames), people_at_most, len(max(frames, key=len)[0]), len(keys)))
+    most_people = max(map(len, frames))
+    joints = np.zeros((len(frames), most_people, len(max(frames, key=len)[0]), len(keys)))
     for t, people in enumerate(frames):
         for place, person in enumerate(people):
-            values = to_numbers([[point[key] for key in keys] for point in person])
+            values = to_numbers([[point[key] for key in keys] for point in person], finite=False)
             if values is None or values.shape != joints.shape[2:]:
                 file.fail(
-                    f"frame {t} is not {joints.shape[2]} landmarks of finite numbers",
+                    f"frame {t}: expected {joints.shape[2]} landmarks of finite numbers",
                     file.line(None, t),
                 )
             joints[t, place] = values

@@ -1,11 +1,11 @@
 """PYSKL's annotation pickles, 3D and 2D, and the compressed ones of Kinetics-400.
 
 A pickle is `{split, annotations}`. An annotation has frame_dir, label, total_frames and keypoint
-(M, T, V, C); 2D poses also keypoint_score (M, T, V) and img_shape (height, width). The compressed
-form lists the persons of all frames, frame by frame: keypoint (n, V, 3) with the score as third
-channel, frame_inds (n,) and box_score (n,); its keypoints may lie in files of their own (raw_file).
-The split has train and val (or test), or there are several: train1, test1, train2, ...; NTU's
-names tell who trains. Source: Duan et al., PYSKL, arXiv 2205.09443.
+(M, T, V, C); 2D poses also have keypoint_score (M, T, V) and img_shape (height, width). The
+compressed form lists the persons of all frames, frame by frame: keypoint (n, V, 3) with the score
+as third channel, frame_inds (n,) and box_score (n,); its keypoints can be in other files
+(raw_file). The split has train and val (or test), or there are several: train1, test1, train2, ...
+The sample names of NTU determine its split. Source: Duan et al., PYSKL, arXiv 2205.09443.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from data import names, normalize, unpickle
+from data import measure, names, normalize, unpickle
 from data.readers import Clip, Raw, splits
 from errors import InputError
 
@@ -34,14 +34,15 @@ EXAMPLES = {
     "hmdb51": "hmdb51_hrnet.pkl --split 1",
 }
 MAX_BODIES = 2
-CROWD = 10  # with more persons in a frame the best-scoring come first, in all frames
-# (joints, coordinates) of a pose -> the layout; the compressed form is always of 2D poses
+CROWD = 10  # if a frame has more persons, those of all frames are sorted by score
+# (joints, coordinates) of a pose -> layout; the compressed form always has 2D poses
 LAYOUTS = {(25, 3): "ntu_rgb_d", (20, 3): "nw_ucla", (17, 2): "coco", (18, 2): "openpose"}
 NUM_JOINTS = {layout: joints for (joints, _), layout in LAYOUTS.items()}
 IMAGE_LAYOUTS = ("coco", "openpose")
 NUM_KINETICS = 400
 FORM = "{'split': {'train': [frame_dir, ...], 'val': [...]}, 'annotations': [{...}, ...]}"
-SPLIT_KEY = re.compile(r"(?:(.+?)[_-]?)?(train|val|test)(?:[_-]?(.+))?")
+_PART = "|".join(sorted(splits.PARTS, key=len, reverse=True))  # the longest that matches
+SPLIT_KEY = re.compile(rf"(?:(.+?)[_-]?)?({_PART})(?:[_-]?(.+))?", re.IGNORECASE)
 UNREADABLE = "unreadable"  # stands in an annotation for the keypoints, with the reason
 
 Annotation = dict[str, Any]
@@ -49,22 +50,22 @@ Annotation = dict[str, Any]
 
 @dataclass(frozen=True)
 class Read:
-    """How an annotation becomes a clip; what it is called with goes to the worker processes."""
+    """Converts an annotation to a clip; runs in the worker processes."""
 
     path: Path
     layout: str
-    threshold: float = 0  # least box score in the compressed form
-    in_pixels: bool = False  # 2D positions stay as they are
+    threshold: float = 0  # minimum box score in the compressed form
+    in_pixels: bool = False  # do not scale 2D positions
 
     def __call__(self, item: tuple[Annotation, str | None]) -> Clip:
-        """Return the clip of an annotation and its part of the split (None: NTU's names tell)."""
+        """Return the clip of an annotation and its part of the split (None: from NTU's name)."""
         annotation, part = item
         name, label = annotation["frame_dir"], annotation["label"]
         try:
             joints = self._normalized(annotation)
             expected, columns = (label, {"split": part}) if part is not None else names.parse(name)
             if label != expected:
-                raise InputError(f"label {label} is not {expected}, as the name says")
+                raise InputError(f"label is {label}, but {expected} in the name")
         except InputError as error:
             raise InputError(f"{self.path}: {name}: {error}") from None
         return Clip(name, label, joints, columns)
@@ -81,7 +82,7 @@ class Read:
         if not np.isfinite(joints).all():
             raise InputError("a joint is NaN or infinite")
         if not is_image and joints.shape[1] > MAX_BODIES:
-            raise InputError(f"{joints.shape[1]} persons, but 3D poses are of one or two")
+            raise InputError(f"{joints.shape[1]} persons, but 3D poses have one or two")
         joints = joints[:, :MAX_BODIES]
         if not joints.any():
             return joints[:0]
@@ -90,24 +91,25 @@ class Read:
         joints = joints.astype(np.float32)
         if self.in_pixels:
             return joints
-        return normalize.in_image(joints, _image_size(annotation), "keypoint")
+        return normalize.in_image(joints, _image_size(annotation), "keypoint", "img_shape")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="the annotation pickle")
+    parser.add_argument("source", type=Path, help="annotation pickle")
     parser.add_argument("--kpfiles", type=Path, help="folder of Kinetics-400's keypoint files")
     parser.add_argument(
         "--threshold", type=float,
-        help="least box score in the compressed form (default: 0, which drops no box, as in the "
-        "released configurations; 0.5 leaves out clips, of the test split too)",
+        help="minimum box score in the compressed form (default: 0, which keeps all boxes, as in "
+        "the released configurations; 0.5 removes clips, also from the test split)",
     )  # fmt: skip
     parser.add_argument(
-        "--pixels", action="store_true", help="keep 2D poses in pixels, as released for Kinetics"
-    )
+        "--pixels", action="store_true",
+        help="keep 2D poses in pixels, as in the released code for Kinetics",
+    )  # fmt: skip
     splits.add_arguments(
         parser,
-        "which split where there are several: 1 for train1 and test1; for a pickle without a split "
-        "the share of the clips to test on, drawn, such as 0.3",
+        "name of the split if there are several: 1 for train1 and test1; if the pickle has no "
+        "split, draw a test split: fraction of the clips, e.g. 0.3",
     )
 
 
@@ -121,12 +123,12 @@ def reader(args: argparse.Namespace) -> Raw:
     is_apart = any("keypoint" not in a and "raw_file" in a for a in annotations)
     is_image = layout in IMAGE_LAYOUTS
     for flag, is_used, why in (
-        ("kpfiles", is_apart, "holds its keypoints"),
-        ("threshold", is_compressed, "is not of the compressed form"),
-        ("pixels", is_image, "holds 3D poses"),
-        ("split", not is_ntu, "has names of NTU RGB+D, which tell who trains"),
-        ("test_split", not is_ntu, "has names of NTU RGB+D, which tell who trains"),
-        ("seed", splits.share(args.split) is not None, "is split without drawing"),
+        ("kpfiles", is_apart, "contains its keypoints"),
+        ("threshold", is_compressed, "is not in the compressed form"),
+        ("pixels", is_image, "contains 3D poses"),
+        ("split", not is_ntu, "has names of NTU RGB+D, which determine the split"),
+        ("test_split", not is_ntu, "has names of NTU RGB+D, which determine the split"),
+        ("seed", splits.share(args.split) is not None, "has a split, so none is drawn"),
     ):
         if not is_used and getattr(args, flag) not in (None, False):
             raise InputError(f"--{flag.replace('_', '-')}: {args.source} {why}")
@@ -151,41 +153,43 @@ def reader(args: argparse.Namespace) -> Raw:
 
 
 def _load(path: Path) -> tuple[list[Annotation], dict[str, list[str]] | None]:
-    """Return the annotations and the split; None for a plain list, which has none."""
+    """Return the annotations and the split, which is None for a plain list."""
     content, split = unpickle.load(path), None
     if isinstance(content, dict) and "keypoint" in content and "annotations" not in content:
         raise InputError(
-            f"{path}: is one annotation ({content.get('frame_dir', 'without frame_dir')}); a data "
-            f"set is {FORM}"
+            f"{path}: is a single annotation ({content.get('frame_dir', 'without frame_dir')}); a "
+            f"data set is {FORM}"
         )
     if isinstance(content, dict):
         annotations, split = content.get("annotations"), content.get("split")
         if not isinstance(annotations, list | tuple) or not isinstance(split, dict):
             raise InputError(f"{path}: is not an annotation pickle, {FORM}")
         if not all(isinstance(part, list | tuple | set | np.ndarray) for part in split.values()):
-            raise InputError(f"{path}: split: its values are not lists of frame_dir, as in {FORM}")
-        split = {str(key): [str(name) for name in part] for key, part in split.items()}
+            raise InputError(f"{path}: split: the values are not lists of frame_dir, as in {FORM}")
+        split = {
+            str(key): [str(name).replace("\\", "/") for name in part] for key, part in split.items()
+        }
     else:
         annotations = content
     if not isinstance(annotations, list | tuple):
         raise InputError(f"{path}: is not an annotation pickle, {FORM}")
     annotations = list(annotations)
     if not annotations or not all(isinstance(annotation, dict) for annotation in annotations):
-        raise InputError(f"{path}: holds no annotations")
+        raise InputError(f"{path}: contains no annotations")
     return annotations, split
 
 
 def _frame_dirs(annotations: list[Annotation], path: Path) -> list[str]:
-    """Return the names, which are written back as str."""
+    """Return the names; converts them to str in the annotations too."""
     for row, annotation in enumerate(annotations):
         if "frame_dir" not in annotation:
             raise InputError(f"{path}: annotation {row} has no 'frame_dir', the clip's name")
-        annotation["frame_dir"] = str(annotation["frame_dir"])
+        annotation["frame_dir"] = str(annotation["frame_dir"]).replace("\\", "/")
     return [annotation["frame_dir"] for annotation in annotations]
 
 
 def _labels(annotations: list[Annotation], path: Path) -> tuple[list[int], list[str]]:
-    """Return the labels, which are written back as numbers from 0, and the class names."""
+    """Return labels and class names; converts labels to numbers from 0 in the annotations too."""
     for annotation in annotations:
         if "label" not in annotation:
             raise InputError(f"{path}: {annotation['frame_dir']}: has no 'label'")
@@ -207,8 +211,8 @@ def _layout(annotations: list[Annotation], path: Path) -> str:
         if shape in LAYOUTS:
             return LAYOUTS[shape]
     raise InputError(
-        f"{path}: {annotations[0]['frame_dir']}: its 'keypoint' ends in the shape {shapes[0]}; "
-        f"(joints, coordinates) of a known layout are {', '.join(map(str, LAYOUTS))}"
+        f"{path}: {annotations[0]['frame_dir']}: the last two axes of 'keypoint' are {shapes[0]}; "
+        f"(joints, coordinates) of known layouts: {', '.join(map(str, LAYOUTS))}"
     )
 
 
@@ -218,60 +222,63 @@ def _parts(
     labels: list[int],
     args: argparse.Namespace,
 ) -> tuple[dict[str, str], list[str]]:
-    """Return sample name -> 'train' or 'test', and the names of the split that no clip has."""
+    """Return sample name -> 'train' or 'test', and the names in the split without a clip."""
     share = splits.share(args.split)
     if not split:
         if share is None:
             raise InputError(
-                f"{args.source}: has no split; draw one, such as --split 0.3, or make it {FORM}"
+                f"{args.source}: has no split; draw one, e.g. --split 0.3, or use the form {FORM}"
             )
         if args.test_split:
-            raise InputError("--test-split: --split draws no val")
+            raise InputError("--test-split: cannot be combined with --split, which draws no val")
         return dict(zip(frame_dirs, splits.draw(labels, share, args.seed or 0))), []
     if share is not None:
-        raise InputError(f"--split {args.split}: {args.source} has a split of its own")
+        raise InputError(f"--split {args.split}: {args.source} already has a split")
     keys = _keys(split, args)
     tested = splits.test_part(keys, args.test_split, f"the split of {args.source}")
     chosen = {"train": split[keys["train"]], "test": split[keys[tested]]}
     if both := sorted(set(chosen["train"]) & set(chosen["test"])):
         raise InputError(
-            f"{args.source}: split: {both[0]} is both in {keys['train']} and in {keys[tested]} "
-            f"({len(both)})"
+            f"{args.source}: split: {both[0]} is in both {keys['train']} and {keys[tested]} "
+            f"({len(both)} such names)"
         )
     known = set(frame_dirs)
     for part, members in chosen.items():
         if not known.intersection(members):
             shown = repr(members[0]) if members else "nothing"
             raise InputError(
-                f"{args.source}: split: none of the {len(members)} names of {part} is the frame_dir"
-                f" of an annotation: {shown}, where annotations have {frame_dirs[0]!r}"
+                f"{args.source}: split: none of the {len(members)} names in {part} is the frame_dir"
+                f" of an annotation: {shown}, but annotations have {frame_dirs[0]!r}"
             )
     unmatched = [name for members in chosen.values() for name in members if name not in known]
     return {name: part for part, members in chosen.items() for name in members}, unmatched
 
 
 def _keys(split: dict[str, list[str]], args: argparse.Namespace) -> dict[str, str]:
-    """Return part ('train', 'val', 'test') -> its key, of the one split or that of --split."""
+    """Return part ('train', 'val', 'test') -> key, of the only split or the one of --split."""
     keys: dict[str, dict[str, str]] = {}  # which split -> part -> key
     for key in split:
         if found := SPLIT_KEY.fullmatch(key):
             before, part, after = found.groups(default="")
-            keys.setdefault(before + after, {})[part] = key
-    which = args.split if args.split is not None else next(iter(keys), "")
-    if args.split is None and len(keys) > 1:
-        raise InputError(f"{args.source}: has several splits; choose by --split: {', '.join(keys)}")
-    parts = keys.get(which, {})
-    if "train" not in parts or len(parts) < 2:
+            part = splits.PARTS[part.lower()]
+            other = keys.setdefault(before + after, {}).setdefault(part, key)
+            if other != key:
+                raise InputError(f"{args.source}: split: both {other} and {key} are for {part}")
+    whole = {which: parts for which, parts in keys.items() if "train" in parts and len(parts) > 1}
+    which = args.split if args.split is not None else next(iter(whole), "")
+    if args.split is None and len(whole) > 1:
+        raise InputError(f"{args.source}: has several splits; give --split: {', '.join(whole)}")
+    if which not in whole:
         chosen = f"--split {args.split}: " if args.split is not None else ""
         raise InputError(
-            f"{chosen}{args.source}: its split has {', '.join(split) or 'nothing'}, not "
+            f"{chosen}{args.source}: the split has {', '.join(split) or 'no keys'}, not "
             f"train{which} and val{which} (or test{which})"
         )
-    return parts
+    return whole[which]
 
 
 def _emptying(annotations: list[Annotation]) -> Iterator[Annotation]:
-    """Yield the annotations and let go of each, so that memory falls as the store grows."""
+    """Yield the annotations and release each, so that memory decreases."""
     annotations.reverse()
     while annotations:
         yield annotations.pop()
@@ -280,13 +287,13 @@ def _emptying(annotations: list[Annotation]) -> Iterator[Annotation]:
 def _with_keypoints(
     annotations: list[Annotation], args: argparse.Namespace
 ) -> Iterator[Annotation]:
-    """Yield annotations whose keypoints lie in other files, of which one is in memory at a time.
+    """Yield annotations with keypoints from other files, one of which is in memory at a time.
 
-    In place of keypoints that cannot be read there is the reason. InputError if a file is missing.
+    Keypoints that cannot be read are replaced by the reason. InputError if a file is missing.
     """
     if args.kpfiles is None:
         raise InputError(
-            f"{args.source}: holds no keypoints; give the folder of its keypoint files: --kpfiles"
+            f"{args.source}: contains no keypoints; give the folder of keypoint files: --kpfiles"
         )
 
     def by_file(annotation: Annotation) -> str:
@@ -296,8 +303,8 @@ def _with_keypoints(
     absent = sorted(name for name in wanted if not (args.kpfiles / name).is_file())
     if absent:
         raise InputError(
-            f"--kpfiles {args.kpfiles}: has no file {absent[0]!r} ({len(absent)} of the "
-            f"{len(wanted)} that {args.source} names are missing)"
+            f"--kpfiles {args.kpfiles}: has no file {absent[0]!r} ({len(absent)} of "
+            f"{len(wanted)} files listed in {args.source} are missing)"
         )
     for name, members in groupby(sorted(annotations, key=by_file), by_file):
         keypoints, reason = _keypoints(args.kpfiles / name)
@@ -307,14 +314,14 @@ def _with_keypoints(
 
 
 def _keypoints(path: Path) -> tuple[dict[str, Any], str]:
-    """Return what a file of keypoints holds, by frame_dir, and why a clip is not among it."""
+    """Return the keypoints in a file by frame_dir, and the reason if a clip is not among them."""
     try:
         content = unpickle.load(path)
     except InputError as error:
         return {}, str(error)
     if not isinstance(content, dict):
         return {}, f"{path}: is not a file of keypoints by frame_dir"
-    return content, f"{path}: does not hold it"
+    return content, f"{path}: does not contain it"
 
 
 def _array(annotation: Annotation, key: str) -> np.ndarray:
@@ -332,22 +339,22 @@ def _array(annotation: Annotation, key: str) -> np.ndarray:
 def _image_size(annotation: Annotation) -> tuple[float, float]:
     """Return height and width in pixels."""
     if "img_shape" not in annotation:
-        raise InputError("has no 'img_shape', (height, width) in pixels; or give --pixels")
+        raise InputError("has no 'img_shape', (height, width) in pixels; add it or give --pixels")
     size = annotation["img_shape"]
     numbers = list(map(names.number, size)) if isinstance(size, tuple | list | np.ndarray) else []
     if len(numbers) != 2 or not all(value and 0 < value < np.inf for value in numbers):
         raise InputError(
-            f"img_shape is {size!r}, not (height, width) in pixels; fill it in, or keep the "
-            "positions in pixels by --pixels"
+            f"img_shape is {size!r}, not (height, width) in pixels; correct it, or keep the "
+            "positions in pixels with --pixels"
         )
     return numbers[0], numbers[1]
 
 
 def _joints(annotation: Annotation, threshold: float, is_image: bool) -> np.ndarray:
-    """Return the joints (T, M, V, C); of 2D poses the last channel is a score."""
+    """Return the joints (T, M, V, C); the last channel of 2D poses is a score."""
     joints = _array(annotation, "keypoint")
     if joints.dtype.kind != "f":
-        joints = joints.astype(np.float32)  # whole pixels
+        joints = joints.astype(np.float32)  # integer pixels
     if "frame_inds" in annotation:
         frames = _array(annotation, "frame_inds")
         if joints.ndim != 3 or joints.shape[2] != 3 or frames.shape != joints.shape[:1]:
@@ -360,10 +367,18 @@ def _joints(annotation: Annotation, threshold: float, is_image: bool) -> np.ndar
         return decompress(frames, joints)
     if joints.ndim != 4:
         raise InputError(f"keypoint is {joints.shape}, not (M, T, V, C)")
+    persons, frames = joints.shape[:2]
+    if persons > max(frames, measure.MOST_PERSONS) or (
+        persons == names.whole_number(annotation.get("total_frames")) != frames
+    ):
+        raise InputError(
+            f"keypoint is {joints.shape}, {frames} frames of {persons} persons; persons come "
+            "first: exchange the first two axes, (M, T, V, C)"
+        )
     if is_image:
         if "keypoint_score" in annotation:
             score = _array(annotation, "keypoint_score")
-        else:  # what was seen has the score 1
+        else:  # score 1 for joints that were seen
             score = joints.any(axis=-1).astype(joints.dtype)
         if score.shape != joints.shape[:3]:
             raise InputError(f"keypoint {joints.shape} and keypoint_score {score.shape} differ")
@@ -372,15 +387,16 @@ def _joints(annotation: Annotation, threshold: float, is_image: bool) -> np.ndar
 
 
 def decompress(frames: np.ndarray, poses: np.ndarray, crowd: int = CROWD) -> np.ndarray:
-    """Return joints (T, M, V, 3) of poses (n, V, 3) that are seen in `frames` (n,), ascending.
+    """Return joints (T, M, V, 3) from poses (n, V, 3) with their ascending `frames` (n,).
 
-    Frames without a person are left out. The persons of a frame stay in their order; only if some
-    frame has more than `crowd`, the best-scoring come first and no more than so many are kept.
+    Frames without a person are dropped. The persons of a frame keep their order, unless a frame has
+    more than `crowd` persons: then those of all frames are sorted by score, and at most `crowd` are
+    kept.
     """
     if not len(frames):
         return np.zeros((0, 1, *poses.shape[1:]), poses.dtype)
     if (np.diff(frames.astype(np.int64)) < 0).any():
-        raise InputError("frame_inds do not ascend")
+        raise InputError("frame_inds are not ascending")
     _, first, frame, persons = np.unique(
         frames, return_index=True, return_inverse=True, return_counts=True
     )

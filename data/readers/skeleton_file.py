@@ -1,8 +1,8 @@
-"""The text of an NTU RGB+D .skeleton file.
+"""Parser of NTU RGB+D .skeleton files.
 
-A file holds its number of frames, then per frame the number of bodies, then per body a line that
-begins with its id, the number of joints (25), and a line of 12 numbers per joint: x y z in meters,
-then image positions, an orientation and a state, which are not read.
+A file contains the number of frames; per frame the number of bodies; per body a line that begins
+with its id, the number of joints (25), and one line of 12 numbers per joint: x y z in meters, then
+image positions, orientation and state, which are ignored.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import numpy as np
 from errors import InputError
 
 NUM_JOINTS = 25
-NUM_FIELDS = 12  # of a joint's line
+NUM_FIELDS = 12  # in the line of a joint
 
 
 @dataclass(frozen=True)
 class Bodies:
-    """Every appearance of a body in a frame of the file, in the file's order."""
+    """The bodies in all frames, in file order; a body that is in n frames has n entries."""
 
-    frames: np.ndarray  # (B,) int64, frame of each appearance
+    frames: np.ndarray  # (B,) int64, frame of each entry
     ids: list[bytes]  # (B,)
     joints: np.ndarray  # (B, 25, 3) float32, meters
 
 
 def parse(text: bytes, path: str) -> Bodies:
-    """Return the bodies of a .skeleton file; InputError names the file and the line at fault."""
+    """Return the bodies in a .skeleton file; InputError names the file and the line."""
     lines = _Lines(text, path)
     frames, ids, positions, places = [], [], [], []
     for frame in range(lines.count("the number of frames")):
@@ -49,7 +49,7 @@ def parse(text: bytes, path: str) -> Bodies:
 
 
 class _Lines:
-    """The lines of a file one after the other, and complaints about the one just read."""
+    """A line-by-line reader whose errors name the current line."""
 
     def __init__(self, text: bytes, path: str) -> None:
         self.lines, self.number, self.path = text.split(b"\n"), 0, path
@@ -61,7 +61,7 @@ class _Lines:
         line = b"".join(self.lines[self.number : self.number + 1])
         self.number = min(self.number + 1, len(self.lines))
         if not line.strip():
-            self.fail(f"{what} is missing; the file is cut off or damaged")
+            self.fail(f"{what} is missing; the file is truncated or damaged")
         return line
 
     def count(self, what: str) -> int:
@@ -70,8 +70,8 @@ class _Lines:
             if not digits.isdigit():
                 raise ValueError
             return int(digits)
-        except ValueError:  # of int() too, which refuses endless digits
-            self.fail(f"{what} is not a whole number")
+        except ValueError:  # also raised by int() for too many digits
+            self.fail(f"{what} is not an integer")
 
     def joints(self) -> list[tuple[float, float, float]]:
         """Return x, y and z of the next 25 lines."""
@@ -89,7 +89,7 @@ class _Lines:
         return positions
 
     def _fail_within(self) -> NoReturn:
-        """Name the first line of a body's joints that is not one."""
+        """Raise InputError for the first line of the body that is not a joint."""
         for _ in range(NUM_JOINTS):
             fields = self.next("a joint").split()
             if len(fields) != NUM_FIELDS:
@@ -98,10 +98,10 @@ class _Lines:
                 list(map(float, fields[:3]))
             except ValueError:
                 self.fail("a joint's position is not a number")
-        raise AssertionError("a sound body was taken for a damaged one")
+        raise AssertionError("the body is valid")
 
     def end(self) -> None:
         for number, line in enumerate(self.lines[self.number :], start=self.number + 1):
             if line.strip():
                 self.number = number
-                self.fail("there is more than the number of frames announces")
+                self.fail("unexpected content after the last frame")

@@ -1,4 +1,4 @@
-"""Which samples train and which test: parts by the names that people give them, or drawn."""
+"""Training and test splits: names of their parts, and random splits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from errors import InputError
 
-# How people call the parts of a split; a sample without a part is stored and takes no part.
+# Accepted names of the parts; a sample without a part is stored but not used.
 PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
@@ -22,20 +22,20 @@ def add_arguments(parser: argparse.ArgumentParser, split_help: str) -> None:
     parser.add_argument("--split", help=split_help)
     parser.add_argument(
         "--test-split", choices=("val", "test"),
-        help="part to test on where there are both (default: test; val then takes no part)",
+        help="part to test on if there are both (default: test; the other is not used)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=seed, help="random seed of a drawn split (default: 0)")
+    parser.add_argument("--seed", type=seed, help="random seed of --split (default: 0)")
 
 
 def seed(text: str) -> int:
-    """Return the random seed that a command line gives; argparse tells what is not one."""
+    """Convert a command-line argument to a random seed, for argparse."""
     if not text.isdecimal() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to 2**32 - 1")
+        raise argparse.ArgumentTypeError(f"{text} is not an integer from 0 to 2**32 - 1")
     return int(text)
 
 
 def share(text: str | None) -> float | None:
-    """Return the share of the clips that --split asks to draw for testing, None for other words."""
+    """Return --split as the fraction of clips to draw for testing, None if it is not one."""
     try:
         value = float(text) if text is not None else None
     except ValueError:
@@ -44,24 +44,24 @@ def share(text: str | None) -> float | None:
 
 
 def test_part(parts: Iterable[str], chosen: str | None, where: str) -> str:
-    """Return which of the parts ('train', 'val', 'test') is tested on.
+    """Return the part to test on, of the parts ('train', 'val', 'test') that exist.
 
-    InputError if what was chosen is not among them.
+    InputError if the chosen part does not exist.
     """
     parts = set(parts)
     if chosen is not None and chosen not in parts:
-        raise InputError(f"--test-split {chosen}: {where} has no such part")
+        raise InputError(f"--test-split {chosen}: {where} does not have this part")
     return chosen or ("test" if "test" in parts else "val")
 
 
 def draw(
     labels: Sequence[int], share: float, seed: int, groups: Sequence[str] | None = None
 ) -> list[str]:
-    """Return 'train' or 'test' for every sample; about the given share is for testing.
+    """Return 'train' or 'test' for each sample; about a fraction `share` is for testing.
 
-    Without groups each class gives its share: at least one sample of two, none of one. With groups
-    (persons) none is in both parts: whole groups are drawn until the share is met as nearly as they
-    allow. InputError if there is only one group.
+    Without groups the split is stratified: each class with two or more samples has at least one in
+    each part, a class with one sample is for training. With groups (subjects) whole groups are
+    assigned, as close to the fraction as possible. InputError if there is only one group.
     """
     random = np.random.RandomState(seed)
     if groups is None:
@@ -73,11 +73,11 @@ def draw(
     else:
         sizes = Counter(groups)
         if len(sizes) < 2:
-            raise InputError(f"--by: all clips have the one value {next(iter(sizes), '')!r}")
+            raise InputError(f"--by: all clips have the same value {next(iter(sizes), '')!r}")
         drawn = [list(sizes)[row] for row in random.permutation(len(sizes))]
         ends = np.cumsum([sizes[group] for group in drawn])[:-1]
         number = 1 + int(np.abs(ends - share * len(groups)).argmin())
         tests = np.isin(groups, drawn[:number])
     if not tests.any():
-        raise InputError("--split: no class has two clips, so none can be spared for testing")
+        raise InputError("--split: no class has two clips, so no clips are left for testing")
     return np.where(tests, "test", "train").tolist()

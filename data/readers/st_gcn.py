@@ -1,9 +1,9 @@
-"""The arrays of st-gcn and 2s-AGCN: train_data_joint.npy and train_label.pkl, the same for val.
+"""Arrays in the format of st-gcn and 2s-AGCN: train_data_joint.npy, train_label.pkl, and val.
 
 The array is (N, 3, T, V, M), padded to T frames with zeros (st-gcn) or by repeating the clip
-(2s-AGCN); the pickle is (names, labels). With 25 joints the names are NTU RGB+D's; 18 joints are
-OpenPose's of Kinetics-skeleton, already around the image's center. Sources: Yan et al., st-gcn,
-arXiv 1801.07455; Shi et al., 2s-AGCN, arXiv 1805.07694.
+(2s-AGCN); the pickle is (names, labels). 25 joints are NTU RGB+D's, with its sample names; 18
+joints are OpenPose's of Kinetics-skeleton, already relative to the image center. Sources: Yan et
+al., st-gcn, arXiv 1801.07455; Shi et al., 2s-AGCN, arXiv 1805.07694.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from files import UNREADABLE
 EXAMPLES = {"st-gcn": "FOLDER"}
 LAYOUTS = {25: "ntu_rgb_d", 18: "openpose"}
 NORMALIZATIONS = {"ntu_rgb_d": "upright", "openpose": "st-gcn"}
-ARRAYS = ("data_joint", "data")  # 2s-AGCN's name, st-gcn's
+ARRAYS = ("data_joint", "data")  # name in 2s-AGCN, in st-gcn
 PARTS = {"train": "train", "val": "test"}  # prefix of the files -> part of the split
 
 Item = tuple[str, int, str, np.ndarray]  # name, label, part of the split, (3, T, V, M)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="folder of the .npy and _label.pkl files")
+    parser.add_argument("source", type=Path, help="folder with the .npy and _label.pkl files")
 
 
 def reader(args: argparse.Namespace) -> Raw:
@@ -44,12 +44,12 @@ def reader(args: argparse.Namespace) -> Raw:
             sample_names[prefix], labels[prefix] = _labels(label_file, len(arrays[prefix]))
     if not arrays:
         wanted = " or ".join(path.name for path in _candidates(args.source, "train"))
-        raise InputError(f"{args.source}: has no {wanted} (nor val)")
+        raise InputError(f"{args.source}: has no {wanted} (and no val)")
     shapes = {array.shape[3:] for array in arrays.values()}
     num_joints, persons = shapes.pop()
     if shapes or num_joints not in LAYOUTS:
         raise InputError(
-            f"{args.source}: the arrays (N, 3, T, V, M) have {num_joints} joints V; known are "
+            f"{args.source}: the arrays (N, 3, T, V, M) have {num_joints} joints V; supported: "
             f"{', '.join(map(str, LAYOUTS))}, the same in train and val"
         )
     layout = LAYOUTS[num_joints]
@@ -82,11 +82,11 @@ def _items(
 
 
 def read(item: Item, layout: str, is_ntu: bool) -> Clip:
-    """Return the clip of a row, as long as it truly is; InputError names the sample."""
+    """Return the clip of a row without padding; InputError names the sample."""
     name, label, part, _ = item
     expected, columns = names.parse(name) if is_ntu else (label, {"split": part})
     if label != expected:
-        raise InputError(f"{name}: label {label} is not {expected}, as the name says")
+        raise InputError(f"{name}: label is {label}, but {expected} in the name")
     joints = _clip(item)
     if layout == "ntu_rgb_d":
         joints = normalize.upright(joints)
@@ -121,7 +121,7 @@ def _array(path: Path) -> np.ndarray:
 
 
 def _labels(path: Path, samples: int) -> tuple[list[str], list[int]]:
-    """Return the names, without the ending of their files, and the labels of all samples."""
+    """Return the names, without file extension, and the labels of all samples."""
     content = unpickle.load(path)
     if not isinstance(content, list | tuple) or len(content) != 2:
         raise InputError(f"{path}: is not a pickle of (names, labels)")
@@ -130,12 +130,12 @@ def _labels(path: Path, samples: int) -> tuple[list[str], list[int]]:
     sample_names, words = map(list, content)
     if not len(sample_names) == len(words) == samples:
         raise InputError(
-            f"{path}: has {len(sample_names)} names and {len(words)} labels, the array has "
+            f"{path}: has {len(sample_names)} names and {len(words)} labels, but the array has "
             f"{samples} samples"
         )
     stems = [str(name).removesuffix(".skeleton").removesuffix(".json") for name in sample_names]
     numbers = [names.whole_number(word) for word in words]
     for stem, word, number in zip(stems, words, numbers):
         if number is None:
-            raise InputError(f"{path}: {stem}: label {word!r} is not a number of a class, from 0")
+            raise InputError(f"{path}: {stem}: label {word!r} is not a class number from 0")
     return stems, numbers

@@ -1,8 +1,8 @@
-"""Which clips a data set of one's own has: a CSV as people have it, or a folder of class folders.
+"""The clips of a custom data set, from a CSV or from a folder of class folders.
 
-The CSV has a head with the columns file and label, split if there is one, and further columns,
-which are kept. It is separated by commas, semicolons or tabs, in UTF-8, UTF-16 or cp1252. A folder
-has one folder per class, or train, test and val, each with one folder per class.
+The CSV has a header with the columns file and label, optionally split, and other columns, which are
+kept. It is separated by commas, semicolons or tabs, in UTF-8, UTF-16 or cp1252. A folder has one
+folder per class, or train, test and val, each with one folder per class.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from data.readers.splits import PARTS
 from errors import InputError
 
 SEPARATORS = ",;\t"
-# What a column of a store may not be called: these are the store's own.
+# Names that the store itself uses; a column cannot have them.
 RESERVED = ("name", "names", "labels", "starts", "lengths", "joints", "self")
 
 
@@ -25,11 +25,11 @@ RESERVED = ("name", "names", "labels", "starts", "lengths", "joints", "self")
 class Table:
     """The clips of a data set, in order; each list has one entry per clip."""
 
-    folder: Path  # that the files are relative to
+    folder: Path  # to which the files are relative
     files: list[str]  # with / as separator
-    labels: list[str]  # as written
+    labels: list[str]  # as in the file
     parts: list[str] | None  # 'train', 'val', 'test' or ''; None if there is no split
-    where: Callable[[int], str]  # the place of a clip, to begin an error with
+    where: Callable[[int], str]  # row -> position of the clip, for error messages
     columns: dict[str, list[int] | list[str]] = field(default_factory=dict)
     other_files: list[str] = field(default_factory=list)  # in class folders, but not clips
 
@@ -41,14 +41,14 @@ def read(source: Path, suffixes: Sequence[str]) -> Table:
     for row, file in enumerate(table.files):
         if (before := first.setdefault(sample_name(file), row)) != row:
             raise InputError(
-                f"{table.where(row)}: {file} comes twice, see {table.where(before)}; a sample is "
-                "named by its file, without the ending"
+                f"{table.where(row)}: {file} is a duplicate of {table.where(before)}; the name of "
+                "a sample is its file name without the extension"
             )
     return table
 
 
 def sample_name(file: str) -> str:
-    """Return the name of a file's sample: its path without the ending."""
+    """Return the sample name of a file: its path without the extension."""
     return PurePosixPath(file).with_suffix("").as_posix()
 
 
@@ -61,13 +61,13 @@ def _csv(path: Path) -> Table:
     column = dict(zip(head, zip(*rows))) if rows else {}
     for row, (file, label) in enumerate(zip(column.get("file", ()), column.get("label", ()))):
         if not file or not label:
-            raise InputError(f"{where(row)}: has no file or no label")
+            raise InputError(f"{where(row)}: file or label is empty")
     if not rows:
-        raise InputError(f"{path}: names no files")
+        raise InputError(f"{path}: contains no files")
     further = {key: list(column[key]) for key in head if key not in ("", "file", "label", "split")}
     for key in further:
         if key in RESERVED:
-            raise InputError(f"{path}: line 1: the store has its own {key!r}; rename that column")
+            raise InputError(f"{path}: line 1: the column name {key!r} is reserved; rename it")
     return Table(
         folder=path.parent,
         files=[file.replace("\\", "/") for file in column["file"]],
@@ -79,7 +79,7 @@ def _csv(path: Path) -> Table:
 
 
 def _rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
-    """Return head (in lower case), rows of as many fields, and the line of each row."""
+    """Return the header (in lower case), rows with as many fields, and the line of each row."""
     text = decode_file(path)
     heads = []
     for separator in SEPARATORS:
@@ -88,19 +88,19 @@ def _rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
             rows = [(reader.line_num, [field.strip() for field in row]) for row in reader]
         except csv.Error as error:
             raise InputError(f"{path}: line {reader.line_num}: not a CSV ({error})") from None
-        rows = [(line, row) for line, row in rows if any(row)]  # spreadsheets leave empty rows
+        rows = [(line, row) for line, row in rows if any(row)]  # spreadsheets write empty rows
         heads.append([key.lower() for key in rows[0][1]] if rows else [])
         if {"file", "label"} <= set(heads[-1]):
             break
     else:
         shown = ",".join(max(heads, key=len))[:80]
-        raise InputError(f"{path}: line 1: the head is {shown!r}, not file,label[,split]")
+        raise InputError(f"{path}: line 1: the header is {shown!r}, not file,label[,split]")
     head = heads[-1]
     if twice := [key for key in head if key and head.count(key) > 1]:
-        raise InputError(f"{path}: line 1: the column {twice[0]!r} comes twice")
+        raise InputError(f"{path}: line 1: duplicate column {twice[0]!r}")
     for line, row in rows[1:]:
         if any(row[len(head) :]):
-            raise InputError(f"{path}: line {line}: has more fields than the head")
+            raise InputError(f"{path}: line {line}: has more fields than the header")
     padded = [(row + [""] * len(head))[: len(head)] for _, row in rows[1:]]
     return head, padded, [line for line, _ in rows[1:]]
 
@@ -108,12 +108,12 @@ def _rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
 def _parts(words: Sequence[str], where: Callable[[int], str]) -> list[str]:
     for row, word in enumerate(words):
         if word and word.lower() not in PARTS:
-            raise InputError(f"{where(row)}: split {word!r} is not train, val, test or nothing")
+            raise InputError(f"{where(row)}: split {word!r} is not train, val, test or empty")
     return [PARTS.get(word.lower(), "") for word in words]
 
 
 def _numbers(values: list[str]) -> list[int] | None:
-    """Return a column as whole numbers, None if that would change how one is written."""
+    """Return a column as integers, None if that would change the text of a value."""
     if all(value.isdecimal() and str(int(value)) == value for value in values):
         return [int(value) for value in values]
     return None
@@ -130,12 +130,14 @@ def _folders(source: Path, suffixes: Sequence[str]) -> Table:
             raise InputError(f"{folder}: this class folder has no {', '.join(suffixes)} file")
         files += sorted(found, key=lambda path: natural_order(path.as_posix()))
     known = set(files)
-    astray = [path for path in source.rglob("*") if path.suffix in suffixes and path not in known]
-    astray = [path for path in astray if not _is_hidden(path.relative_to(source).parts)]
+    outside = [path for path in source.rglob("*") if path.suffix in suffixes and path not in known]
+    outside = [path for path in outside if not _is_hidden(path.relative_to(source).parts)]
     tables = sorted(source.glob("*.csv"))
-    hint = f"; give its table, {tables[0]}?" if tables else ""
-    if astray:
-        raise InputError(f"{min(astray)}: is in no class folder ({len(astray)} such files){hint}")
+    hint = f"; did you mean the table {tables[0]}?" if tables else ""
+    if outside:
+        raise InputError(
+            f"{min(outside)}: is not in a class folder ({len(outside)} such files){hint}"
+        )
     if not files:
         raise InputError(f"{source}: has no class folders; give a CSV, or one folder per class")
     within = {folder for path in files for folder in path.parents} - set(source.parents) - {source}
@@ -153,7 +155,7 @@ def _folders(source: Path, suffixes: Sequence[str]) -> Table:
 
 
 def _within(folder: Path) -> list[Path]:
-    """Return the folders in a folder, in natural order; hidden ones are not looked at."""
+    """Return the folders in a folder, in natural order, without hidden ones."""
     folders = [path for path in folder.iterdir() if path.is_dir() and not _is_hidden([path.name])]
     return sorted(folders, key=lambda path: natural_order(path.name))
 

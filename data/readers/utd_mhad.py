@@ -1,6 +1,6 @@
-"""UTD-MHAD (Chen et al., ICIP 2015): one MATLAB file per clip, a folder or an archive of them.
+"""UTD-MHAD (Chen et al., ICIP 2015): one MATLAB file per clip, in a folder or an archive.
 
-`a<class>_s<subject>_t<trial>_skeleton.mat` holds `d_skel`, (20, 3, T). Needs scipy.
+`a<class>_s<subject>_t<trial>_skeleton.mat` contains `d_skel`, (20, 3, T). Requires scipy.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from files import UNREADABLE
 SUFFIX = "_skeleton.mat"
 NAME = re.compile(r"(a([1-9]\d?)_s([1-9]\d*)_t\d+)_skeleton\.mat")
 NUM_CLASSES = 27
-# Place v of the layout is this joint of the file: its first four run from the head downward.
+# Joint v of the layout is joint JOINTS[v] of the file, whose first four joints start at the head.
 JOINTS = (3, 2, 1, 0, *range(4, 20))
 EXAMPLES = {"utd-mhad": "FOLDER_OR_ARCHIVE"}
 
@@ -34,12 +34,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def reader(args: argparse.Namespace) -> Raw:
     if importlib.util.find_spec("scipy") is None:
-        raise InputError("utd-mhad: MATLAB files are read by scipy: pip install scipy")
+        raise InputError("utd-mhad: reading MATLAB files requires scipy: pip install scipy")
     return kinect.raw("utd-mhad", list_files(args.source, SUFFIX), read)
 
 
 def read(file: File) -> Clip:
-    """Return the clip of one MATLAB file; InputError names it."""
+    """Return the clip in one MATLAB file; InputError names the file."""
     match = NAME.fullmatch(file.name)
     if not match or int(match[2]) > NUM_CLASSES:
         kinect.fail(file, f"is not named a<1..{NUM_CLASSES}>_s<subject>_t<trial>{SUFFIX}")
@@ -48,7 +48,7 @@ def read(file: File) -> Clip:
 
 
 def _array(file: File) -> np.ndarray:
-    from scipy.io import loadmat  # optional, and only this data set needs it
+    from scipy.io import loadmat  # optional dependency of this reader
     from scipy.io.matlab import MatReadError
 
     content = file.read()

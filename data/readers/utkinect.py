@@ -1,8 +1,8 @@
-"""UTKinect-Action3D (Xia et al., CVPRW 2012): recordings of ten actions each, and their ranges.
+"""UTKinect-Action3D (Xia et al., CVPRW 2012): recordings of ten actions each, with frame ranges.
 
-`joints_s<subject>_e<take>.txt` has a line per frame: its number, then 20 times x y z.
-`actionLabel.txt` has a line `name: first last` of frame numbers per action; where there is an
-`actionLabel_modified.txt`, which corrects seven ranges, that one is read.
+`joints_s<subject>_e<take>.txt` has one line per frame: its number, then 20 times x y z.
+`actionLabel.txt` has one line `name: first last` per action, with the first and last frame number.
+If there is an `actionLabel_modified.txt`, which corrects seven ranges, it is used instead.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from errors import InputError
 
 RECORDING = re.compile(r"s(\d+)_e\d+")
 RANGE = re.compile(r"(\w+)\s*:\s*(\d+|NaN)\s+(\d+|NaN)")
-LABELS = ("actionLabel_modified.txt", "actionLabel.txt")  # the first that there is
+LABELS = ("actionLabel_modified.txt", "actionLabel.txt")  # the first existing one is used
 
-# A recording's file, the sample's name, its label, the first and last frame number.
+# File of the recording, sample name, label, first and last frame number.
 Item = tuple[File, str, int, int, int]
 EXAMPLES = {"utkinect": "FOLDER_OR_ARCHIVE"}
 
@@ -39,18 +39,18 @@ def reader(args: argparse.Namespace) -> Raw:
     files = {file.name: file for file in list_files(args.source, ".txt")}
     table = next((files[name] for name in LABELS if name in files), None)
     if table is None:
-        raise InputError(f"{args.source}: lacks {LABELS[1]}, which says where the actions are")
+        raise InputError(f"{args.source}: lacks {LABELS[1]}, the frame ranges of the actions")
     items = []
     for recording, action, label, first, last in _ranges(table):
         name = f"joints_{recording}.txt"
         if name not in files:
-            raise InputError(f"{args.source}: lacks {name}, which {table.name} is about")
+            raise InputError(f"{args.source}: lacks {name}, which is listed in {table.name}")
         items.append((files[name], f"{recording}_{action}", label, first, last))
     return kinect.raw("utkinect", items, read, ranges=table.name)
 
 
 def read(item: Item) -> Clip:
-    """Return one action of a recording, all frames in its range; InputError names file and line."""
+    """Return one action of a recording: the frames in its range; InputError names file and line."""
     file, name, label, first, last = item
     rows = _recording(file)
     rows = rows[(first <= rows[:, 0]) & (rows[:, 0] <= last)]
@@ -59,17 +59,17 @@ def read(item: Item) -> Clip:
     return kinect.clip(file, name, label, subject, joints)
 
 
-@lru_cache(maxsize=1)  # the actions of a recording come one after the other
+@lru_cache(maxsize=1)  # the actions of a recording are read in sequence
 def _recording(file: File) -> np.ndarray:
-    """Return number and coordinates of each frame of a recording, (L, 61) float64."""
+    """Return the number and the coordinates of each frame of a recording, (L, 61) float64."""
     lines = [line.split() for line in kinect.text_lines(file)]
     return kinect.numbers(file, lines, width=1 + 3 * kinect.NUM_JOINTS)
 
 
 def _ranges(table: File) -> list[tuple[str, str, int, int, int]]:
-    """Return recording, action, label, first and last frame number of every action.
+    """Return recording, action, label, first and last frame number of each action.
 
-    A range without numbers (NaN) is from 0 to -1: no frames.
+    A missing range (NaN) is returned as 0 to -1, which contains no frames.
     """
     labels = {name.replace(" ", ""): c for c, name in enumerate(names.class_names("utkinect"))}
     ranges, recording = [], None

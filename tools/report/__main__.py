@@ -1,4 +1,4 @@
-"""`python -m tools.report RUN_OR_BENCHMARK_FOLDER...`: one HTML page of what came out."""
+"""`python -m tools.report RUN_OR_BENCHMARK_FOLDER...`: an HTML report of the results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tools.report.gather import Report, gather
 
 
 def main(argv: list[str]) -> None:
-    """Write the page, and the plots if `--figures` is given; print where they are."""
+    """Write the page and, with `--figures`, the plots; print their paths."""
     args = parse(argv)
     report = gather(args.folders)
     store = find_store(report, args.store)
@@ -43,46 +43,46 @@ def parse(argv: list[str]) -> argparse.Namespace:
         nargs="+",
         type=Path,
         metavar="FOLDER",
-        help="a run or a benchmark folder",
+        help="run folder or benchmark folder",
     )
     add(
         "--out",
         type=Path,
         metavar="FILE",
-        help="default: report.html in the first folder",
+        help="output file (default: report.html in the first folder)",
     )
     add(
         "--store",
         type=Path,
         metavar="DIR",
-        help="prepared store (default: the configuration's)",
+        help="prepared store (default: from the configuration)",
     )
-    add("--clips", type=int, default=12, metavar="N", help="hardest clips to draw (default: 12)")
-    add("--figures", type=Path, metavar="DIR", help="also write plots there, PNG and PDF")
-    add("--debug", action="store_true", help="show a traceback on an error")
+    add("--clips", type=int, default=12, metavar="N", help="draw the N hardest clips (default: 12)")
+    add("--figures", type=Path, metavar="DIR", help="also write plots to DIR, as PNG and PDF")
+    add("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(argv)
 
 
 def find_store(report: Report, given: Path | None) -> Store | None:
-    """Open the store that is given, else the one that the configuration names, if it is here."""
+    """Open the given store, otherwise that of the configuration if it exists."""
     if given:
         return Store.open(given)
     path = report.first("store")
     try:
         return Store.open(path) if path else None
     except InputError as error:
-        report.notes.append(f"No clips are drawn: {error}")
+        report.notes.append(f"Clips are not drawn: {error}")
         return None
 
 
 def class_names(report: Report, store: Store | None) -> list[str]:
-    """Return the names of the K classes: the store's, else those known of the data set."""
+    """Return the names of the K classes, from the store, otherwise those of the data set."""
     K = report.num_class
     if store and len(store.class_names) >= K:
-        return store.class_names[:K]  # a store of NTU 120 serves NTU 60 too
+        return store.class_names[:K]  # a store of NTU 120 can be used for NTU 60
     if store:
         raise InputError(
-            f"{store.path}: holds {len(store.class_names)} classes, the scores {K};"
+            f"{store.path}: has {len(store.class_names)} classes, but the scores have {K};"
             " give the store of this benchmark: --store DIR"
         )
     protocol = protocols.resolve(report.first("protocol", ""))

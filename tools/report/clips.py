@@ -1,4 +1,4 @@
-"""The hardest test clips of a report, as coordinates that a canvas can draw."""
+"""The hardest test clips of a report, as coordinates for a canvas."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from engine.fusion import Scores
 from graph import Skeleton
 from tools.report.gather import Entry
 
-FRAMES = 96  # drawn of a clip at most: 3 s of the sensor's 30 frames a second, finer than needed
+FRAMES = 96  # maximum number of drawn frames per clip; 3 s at the sensor's 30 frames per second
 
 
 @dataclass
 class Clip:
     """A sample to draw; unseen joints are NaN."""
 
-    sample: int  # row of Scores
+    sample: int  # row in Scores
     coordinates: np.ndarray  # (T, M, V, 3): right, up and depth in [-1, 1]
     seconds: float
 
 
 def hardest(scores: Scores, number: int) -> np.ndarray:
-    """Return the rows (at most `number`) whose true class got the least probability.
+    """Return the misclassified rows with the lowest probability of the true class.
 
-    One row of each class at most, so that a hopeless class does not fill the page; correctly
-    recognised samples are left out.
+    At most `number` rows, and one per class, so that a difficult class does not fill the page.
     """
     true = scores.scores[np.arange(len(scores.labels)), scores.labels]
     order = np.argsort(true, kind="stable")
@@ -43,15 +42,17 @@ def draw(entry: Entry, store: Store, number: int = 12) -> list[Clip]:
     rows = hardest(entry.scores, number)
     skeleton, origin = graph.load(store.layout), store.reading.origin
     return [
-        Clip(int(row), pose(thin(clip), skeleton, origin), len(clip) / store.meta.get("fps", 30))
+        Clip(
+            int(row), pose(subsample(clip), skeleton, origin), len(clip) / store.meta.get("fps", 30)
+        )
         for row, clip in zip(rows, map(store.clip, store.rows_of(entry.scores.names[rows])))
     ]
 
 
 def pose(clip: np.ndarray, skeleton: Skeleton, origin: int | None = None) -> np.ndarray:
-    """Return a clip (T, M, V, C) as right, up and depth in [-1, 1], (T, M, V, 3); unseen is NaN.
+    """Return a clip (T, M, V, C) as right, up and depth in [-1, 1], (T, M, V, 3); NaN if unseen.
 
-    `origin` is the joint that is zero because it is the origin, not because it is unseen, if any.
+    `origin` is the joint at the origin, which is zero although it is seen; or None.
     """
     points = clip @ view(clip, skeleton, origin).T.astype(np.float64)
     points[~measure.seen(clip, origin)] = np.nan
@@ -59,11 +60,11 @@ def pose(clip: np.ndarray, skeleton: Skeleton, origin: int | None = None) -> np.
 
 
 def view(clip: np.ndarray, skeleton: Skeleton, origin: int | None = None) -> np.ndarray:
-    """Return the matrix (3, C) from a clip's coordinates to right, up and depth.
+    """Return the matrix (3, C) from the coordinates of a clip to right, up and depth.
 
-    In an image y points down. In space up is the axis along which the upper body lies farthest from
-    the lower body, whatever the data set's convention: Kinect's is y, a normalized NTU skeleton
-    stands along z, and, where its shoulders had to be turned about, on its head.
+    In 2D, y points down. In 3D, up is the direction in which the upper body is farthest from the
+    lower body, because conventions differ: it is y for Kinect, and z or, depending on the rotation
+    of the shoulders, -z for a normalized NTU skeleton.
     """
     C = clip.shape[-1]
     if skeleton.confidence or C == 2:
@@ -76,17 +77,17 @@ def view(clip: np.ndarray, skeleton: Skeleton, origin: int | None = None) -> np.
     right, depth = (axis for axis in range(3) if axis != up)
     matrix = np.zeros((3, 3))
     matrix[[0, 1, 2], [right, up, depth]] = 1, np.sign(offset[up]) or 1, 1
-    matrix[0] *= -np.linalg.det(matrix)  # not mirrored: right x up points at the viewer
+    matrix[0] *= -np.linalg.det(matrix)  # not mirrored: right x up points to the viewer
     return matrix
 
 
-def thin(clip: np.ndarray) -> np.ndarray:
-    """Return at most FRAMES frames of a clip (T, M, V, C), evenly over it."""
+def subsample(clip: np.ndarray) -> np.ndarray:
+    """Return at most FRAMES evenly spaced frames of a clip (T, M, V, C)."""
     return clip[np.linspace(0, len(clip) - 1, min(len(clip), FRAMES)).round().astype(int)]
 
 
 def fit(points: np.ndarray) -> np.ndarray:
-    """Centre and scale into [-1, 1]; one scale for all axes, so that proportions stay."""
+    """Center and scale to [-1, 1], with the same scale for all axes to keep proportions."""
     flat = points.reshape(-1, 3)
     low, high = np.nanpercentile(flat, 1, axis=0), np.nanpercentile(flat, 99, axis=0)
     half = max((high - low).max() / 2, 1e-6) * 1.08

@@ -1,7 +1,7 @@
-"""Run folders to the numbers that a page or a plot shows.
+"""Read run folders for the page and the plots.
 
-A run folder holds what design section 1 lists; whatever is missing is left out of the report and
-named in its notes. Samples are joined by NAME, never by row order.
+Missing parts of a run folder are omitted and named in the notes of the report. Samples are joined
+by name, not by row order.
 """
 
 from __future__ import annotations
@@ -23,40 +23,40 @@ from tools import published
 
 @dataclass
 class Run:
-    """One run folder: its metrics by epoch, and the results of its tests, None before them."""
+    """One run folder: its metrics by epoch, and the results of its tests, None if not tested."""
 
     path: Path
-    group: str  # the benchmark folder, with its tag
+    group: str  # name of the benchmark folder, including the tag
     stream: str
     config: dict[str, Any]
     epochs: list[dict[str, Any]]
-    result: dict[str, Any] | None  # of the best checkpoint
-    last: dict[str, Any] | None  # of the last one
+    result: dict[str, Any] | None  # of best.pt
+    last: dict[str, Any] | None  # of last.pt
     scores: Scores | None
     name: str = ""
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Its configuration and its result as one mapping."""
+        """The configuration and the result as one mapping."""
         return {**self.config, **(self.result or {})}
 
 
 @dataclass
 class Entry:
-    """A line of the report: a run's scores, or a fusion of several runs of one folder."""
+    """A row of the report: the scores of a run, or a fusion of several runs of one folder."""
 
     name: str
     group: str
-    weights: dict[str, float]  # of each stream; one stream for a run
+    weights: dict[str, float]  # stream -> weight; one stream for a run
     scores: Scores
     figures: dict[str, Any]  # top1, top5, mean_class, many, medium, few, per_class in percent
-    run: int | None = None  # its place in Report.runs; None for a fusion
-    published: dict[str, float] = field(default_factory=dict)  # metric -> its own published figure
+    run: int | None = None  # index in Report.runs; None for a fusion
+    published: dict[str, float] = field(default_factory=dict)  # metric -> published figure
 
 
 @dataclass
 class Report:
-    """What was found in the folders."""
+    """The content of the folders."""
 
     runs: list[Run]
     entries: list[Entry]
@@ -66,12 +66,12 @@ class Report:
 
     @property
     def lead(self) -> Entry:
-        """The entry shown first: the widest fusion, or the best run."""
+        """The entry shown first: the fusion of most streams, or the best run."""
         return max(self.entries, key=lambda e: (len(e.weights), e.figures["top1"]))
 
     @property
     def title(self) -> str:
-        """The benchmark, if it is one, else the folders."""
+        """The benchmark if all runs have the same, otherwise the folders."""
         names = {run.config.get("benchmark") or run.group for run in self.runs}
         return ", ".join(names if len(names) == 1 else sorted({run.group for run in self.runs}))
 
@@ -81,7 +81,7 @@ class Report:
 
     @property
     def shot_of_class(self) -> list[str | None]:
-        """Many, medium or few for each of the K classes; None where no training list is known."""
+        """Many, medium or few for each of the K classes; None if the class counts are unknown."""
         if self.class_counts is None:
             return [None] * self.num_class
         masks = shots.groups(self.class_counts, self.shots)
@@ -89,21 +89,21 @@ class Report:
 
     @property
     def head_to_tail(self) -> np.ndarray:
-        """The classes by training count, descending; by label where no training list is known."""
+        """The classes by descending training count; by label if the class counts are unknown."""
         if self.class_counts is None:
             return np.arange(self.num_class)
         return np.argsort(-self.class_counts, kind="stable")
 
     def first(self, key: str, default: Any = None) -> Any:
-        """Return the first run's value of a configuration key."""
+        """Return the value of a configuration key in the first run that has it."""
         return next((run.config[key] for run in self.runs if key in run.config), default)
 
 
 def gather(folders: Iterable[str | Path]) -> Report:
-    """Read run and benchmark folders, and fuse what each benchmark folder allows.
+    """Read run and benchmark folders, and compute the possible fusions of each benchmark folder.
 
-    Raises InputError where a folder does not contain a run, or two runs cannot stand side by side
-    (another number of classes, or another label for the same sample).
+    InputError if a folder does not contain a run, or two runs are not comparable (different number
+    of classes, or different labels for the same sample).
     """
     paths = [path for folder in folders for path in run_folders(Path(folder))]
     runs = [read_run(path) for path in {path.resolve(): path for path in paths}.values()]
@@ -113,14 +113,14 @@ def gather(folders: Iterable[str | Path]) -> Report:
     report.shots = tuple(report.first("shots", report.shots))
     report.class_counts = training_counts(report)
     report.entries = [
-        judged(report, run.name, {run.stream: 1}, run.scores, [run], i)
+        make_entry(report, run.name, {run.stream: 1}, run.scores, [run], i)
         for i, run in enumerate(runs)
         if run.scores is not None
     ]
     for group in dict.fromkeys(run.group for run in runs):
         report.entries += fusions(report, group)
     report.notes += [
-        f"{run.path}: no scores yet (its test has not ended); only its curves are shown."
+        f"{run.path}: no scores yet (the test has not finished); only the curves are shown."
         for run in runs
         if run.scores is None
     ]
@@ -130,7 +130,7 @@ def gather(folders: Iterable[str | Path]) -> Report:
 
 
 def run_folders(folder: Path) -> list[Path]:
-    """Return `folder` itself if it is a run, else the runs within it, the known streams first."""
+    """Return `folder` itself if it is a run, otherwise the runs in it, known streams first."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give a run or a benchmark folder of work_dir/")
     if RunFolder(folder).exists:
@@ -145,7 +145,7 @@ def run_folders(folder: Path) -> list[Path]:
 
 
 def read_run(path: Path) -> Run:
-    """Read one run folder; files that are not there yet are None or empty."""
+    """Read one run folder; missing files are None or empty."""
     folder = RunFolder(path)
     config, result, scores = folder.config(), folder.result(), folder.scores_file()
     return Run(
@@ -161,7 +161,7 @@ def read_run(path: Path) -> Run:
 
 
 def name_runs(runs: list[Run]) -> None:
-    """Give each run the shortest name that tells it from the others: its stream, tag, or both."""
+    """Set the shortest unique name of each run: its stream, its tag, or both."""
     same_group = len({run.group for run in runs}) == 1
     same_stream = len({run.stream for run in runs}) == 1
     for run in runs:
@@ -174,13 +174,13 @@ def name_runs(runs: list[Run]) -> None:
 
 
 def group_name(run: Run, runs: list[Run]) -> str:
-    """Return the tag of a run among runs of the same benchmark, else its folder's name."""
+    """Return the tag of a run if all runs have the same benchmark, otherwise the folder name."""
     benchmarks = {other.config.get("benchmark") for other in runs}
     return (run.config.get("tag") or run.group) if len(benchmarks) == 1 else run.group
 
 
 def check_comparable(runs: list[Run]) -> None:
-    """Refuse runs of different benchmarks: their classes do not mean the same."""
+    """Raise InputError for runs of different benchmarks, whose classes differ."""
     tested = [run for run in runs if run.scores is not None]
     if not tested:
         return
@@ -190,38 +190,39 @@ def check_comparable(runs: list[Run]) -> None:
         names, scores = run.scores.names.tolist(), run.scores.scores
         if scores.shape[1] != K:
             raise InputError(
-                f"{first.path} has {K} classes, {run.path} {scores.shape[1]}; report them apart"
+                f"{first.path} has {K} classes, {run.path} {scores.shape[1]}; make separate reports"
             )
         if any(labels.get(name, k) != k for name, k in zip(names, run.scores.labels.tolist())):
             raise InputError(
-                f"{first.path} and {run.path} label the same samples differently; report them apart"
+                f"{first.path} and {run.path} have different labels for the same samples; make "
+                "separate reports"
             )
 
 
 def training_counts(report: Report) -> np.ndarray | None:
-    """Return the class counts that the first tested run was trained on; note what departs."""
+    """Return the class counts of the first tested run; add a note if others differ."""
     known = [r for r in report.runs if r.result and r.result.get("class_counts") is not None]
     if not known:
         report.notes.append(
-            "No training list is known (class_counts is null): classes stand in label order, and"
-            " the shot figures are left out."
+            "The training list is unknown (class_counts is null): classes are in label order, and"
+            " shot accuracies are omitted."
         )
         return None
     counts = np.asarray(known[0].result["class_counts"])
     for run in known[1:]:
         if not np.array_equal(run.result["class_counts"], counts):
             report.notes.append(
-                f"{run.name} was trained on another list than {known[0].name}; all are ordered and"
-                f" grouped by the counts of {known[0].name}."
+                f"{run.name} was trained on another list than {known[0].name}; classes are sorted"
+                f" and grouped by the class counts of {known[0].name}."
             )
     return counts
 
 
-def judged(
+def make_entry(
     report: Report, name: str, weights: dict[str, float], scores: Scores, runs: list[Run],
     place: int | None = None,
 ) -> Entry:  # fmt: skip
-    """Return the entry of one run, or of a fusion of several."""
+    """Return the entry of a run (`place` in Report.runs), or of a fusion of several."""
     figures = shots.accuracy(scores.scores, scores.labels, report.class_counts, report.shots)
     streams = f"{len(weights)}-stream" if len(weights) > 1 else next(iter(weights))
     known = {
@@ -233,11 +234,11 @@ def judged(
 
 
 def fusions(report: Report, group: str) -> list[Entry]:
-    """Return the published fusions that the streams of one benchmark folder allow."""
+    """Return the published fusions whose streams are all in the benchmark folder."""
     runs = [r for r in report.runs if r.group == group and r.scores is not None]
     streams = {run.stream: run.scores for run in runs}
     if len(streams) < 2 or len(streams) < len(runs):
-        return []  # one stream, or one stream several times over: nothing to fuse
+        return []  # a single stream, or several runs of the same stream
     prefix = ""
     if any(run.group != group for run in report.runs):
         prefix = f"{group_name(runs[0], report.runs)} · "
@@ -245,9 +246,9 @@ def fusions(report: Report, group: str) -> list[Entry]:
     missing = {stream for weights in known.values() for stream in weights} - streams.keys()
     if missing:
         named = ", ".join(stream for stream in STREAMS if stream in missing)
-        report.notes.append(f"{prefix}no fusion that needs {named}: not tested yet.")
+        report.notes.append(f"{prefix}fusions with {named} are omitted: not tested yet.")
     return [
-        judged(
+        make_entry(
             report, prefix + name, weights, fuse(streams, weights),
             [run for run in runs if run.stream in weights],
         )

@@ -1,4 +1,4 @@
-"""A report to one HTML file: arrays as base64 in JSON, the page's own files around them."""
+"""Write a report as one HTML file, with arrays as base64 in JSON and all page files inlined."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ CURVES = ("loss", *METRICS)
 
 
 def render(data: dict[str, Any]) -> str:
-    """Return the page: index.html with the styles, the scripts and the data put inside."""
-    # "</script>" or "<!--" within a class name must not end the element that holds the data.
+    """Return the page: index.html with styles, scripts and data inlined."""
+    # "</script>" or "<!--" in a class name must not end the element that contains the data.
     text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     scripts = "\n".join((FOLDER / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
     title = html.escape(data["title"])
@@ -50,10 +50,10 @@ def encode(
     clips: list[Clip],
     edges: Iterable[tuple[int, int]],
 ) -> dict[str, Any]:
-    """Return everything that the page shows as one JSON-ready dictionary.
+    """Return the content of the page as a JSON-serializable dictionary.
 
-    Of a sample only what is drawn travels: each entry's predicted class, its probability and that
-    of the true class (8 bits each); so six streams of 16,000 samples take about a megabyte.
+    Per sample and entry, only the predicted class, its probability and that of the true class (8
+    bits each) are stored; six streams of 16,000 samples take about a megabyte.
     """
     names, labels = samples(report.entries)
     return {
@@ -76,7 +76,7 @@ def encode(
 
 
 def published_rows(report: Report) -> list[dict[str, Any]]:
-    """Return every published figure of the lists that the runs were trained on, with its source."""
+    """Return all published figures for the training lists of the runs, with their sources."""
     places = [place for run in report.runs if (place := published.place_of(run.facts))]
     lists = {(benchmark, str(imbalance or "")) for benchmark, imbalance, *_ in places}
     with published.TABLE.open(newline="", encoding="utf-8") as file:
@@ -88,13 +88,13 @@ def published_rows(report: Report) -> list[dict[str, Any]]:
 
 
 def backbone(report: Report) -> str:
-    """Return the backbone of the first run, as the published tables call it."""
+    """Return the backbone of the first run, with its name in the published tables."""
     model = published.backbone_of(next((run.config for run in report.runs if run.config), {}))
     return published.BACKBONES.get(model, model.split(".")[-2] if "." in model else model)
 
 
 def samples(entries: list[Entry]) -> tuple[list[str], np.ndarray]:
-    """Return the names of all samples that any entry scored, and their labels (N,)."""
+    """Return the names and labels (N,) of all samples in the entries."""
     label = {n: k for e in entries for n, k in zip(e.scores.names.tolist(), e.scores.labels)}
     return list(label), np.array(list(label.values()), np.uint16)
 
@@ -120,10 +120,10 @@ def encode_entry(entry: Entry, names: list[str]) -> dict[str, Any]:
     scores = entry.scores
     rows = np.arange(len(scores.labels))
     predicted = scores.scores.argmax(1)
-    place = {name: i for i, name in enumerate(names)}
-    at = np.array([place[name] for name in scores.names.tolist()])
+    index = {name: i for i, name in enumerate(names)}
+    at = np.array([index[name] for name in scores.names.tolist()])
 
-    def spread(values: np.ndarray, absent: int, dtype: type) -> dict[str, Any]:
+    def scatter(values: np.ndarray, absent: int, dtype: type) -> dict[str, Any]:
         whole = np.full(len(names), absent, dtype)
         whole[at] = values
         return pack(whole)
@@ -135,9 +135,9 @@ def encode_entry(entry: Entry, names: list[str]) -> dict[str, Any]:
         "run": entry.run,
         "figures": {key: entry.figures[key] for key in FIGURES},
         "published": entry.published,
-        "predicted": spread(predicted, 0xFFFF, np.uint16),
-        "confidence": spread(percent(scores.scores[rows, predicted]), 0, np.uint8),
-        "true": spread(percent(scores.scores[rows, scores.labels]), 0, np.uint8),
+        "predicted": scatter(predicted, 0xFFFF, np.uint16),
+        "confidence": scatter(percent(scores.scores[rows, predicted]), 0, np.uint8),
+        "true": scatter(percent(scores.scores[rows, scores.labels]), 0, np.uint8),
     }
 
 
@@ -151,12 +151,12 @@ def encode_clip(clip: Clip, report: Report, top: int = 3) -> dict[str, Any]:
         "label": int(lead.labels[clip.sample]),
         "seconds": round(clip.seconds, 2),
         "points": pack(points),
-        "opinions": [opinion(entry.scores, name, top) for entry in report.entries],
+        "predictions": [top_classes(entry.scores, name, top) for entry in report.entries],
     }
 
 
-def opinion(scores: Scores, name: str, top: int) -> list[list[float]] | None:
-    """Return the `top` likeliest classes of a sample as [class, percent]; None if not scored."""
+def top_classes(scores: Scores, name: str, top: int) -> list[list[float]] | None:
+    """Return the `top` classes of a sample as [class, percent]; None if it has no scores."""
     row = np.flatnonzero(scores.names == name)
     if not len(row):
         return None
@@ -166,17 +166,17 @@ def opinion(scores: Scores, name: str, top: int) -> list[list[float]] | None:
 
 
 def percent(probabilities: np.ndarray) -> np.ndarray:
-    """Return probabilities as 0..255."""
+    """Return probabilities scaled to 0..255."""
     return np.clip(probabilities * 255, 0, 255).round().astype(np.uint8)
 
 
 def pack(array: np.ndarray) -> dict[str, Any]:
-    """Return an array as base64 of its little-endian bytes, with dtype and shape."""
+    """Return an array as base64-encoded little-endian bytes, with dtype and shape."""
     small = array.astype(array.dtype.newbyteorder("<"))
     data = base64.b64encode(small.tobytes()).decode("ascii")
     return {"dtype": array.dtype.name, "shape": array.shape, "data": data}
 
 
 def number(value: Any) -> float | None:
-    """Return a finite number of five digits, or None: JSON knows no NaN."""
+    """Return a number rounded to five digits; None if not finite, because JSON has no NaN."""
     return None if value is None or not np.isfinite(value) else float(f"{value:.5g}")

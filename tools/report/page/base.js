@@ -1,4 +1,4 @@
-// What all parts of the page share: the data, the choice of what is shown, elements, the tooltip.
+// Shared by all parts of the page: the data, the selected entries, elements, the tooltip.
 
 const data = JSON.parse(document.getElementById('data').textContent);
 const K = data.classes.length;
@@ -24,7 +24,7 @@ const headToTail = data.counts ? [...byLabel].sort((a, b) => data.counts[b] - da
 
 const shotOf = k => data.shot[k] ?? 'ungrouped';
 
-// The confusion matrix of an entry, K x K, rows the true class; counted once.
+// The confusion matrix of an entry, K x K, rows are the true class; cached.
 function confusionOf(entry) {
   if (!entry.confusion) {
     entry.confusion = new Uint32Array(K * K);
@@ -33,7 +33,7 @@ function confusionOf(entry) {
   return entry.confusion;
 }
 
-// How an entry does on class k: {n, correct, accuracy (percent or null), mistaken: [[class, count]...]}.
+// The results of an entry on class k: {n, correct, accuracy (percent or null), mistaken: [[class, count]...]}.
 function classOf(entry, k) {
   entry.classes ??= [];
   return entry.classes[k] ??= (() => {
@@ -45,7 +45,7 @@ function classOf(entry, k) {
   })();
 }
 
-// --- what is shown -------------------------------------------------------------------------
+// --- selected entries ----------------------------------------------------------------------
 
 const choice = { shown: data.lead, compared: null };
 const watchers = [];
@@ -82,7 +82,7 @@ function selector(label, options, value, change) {
   return el('label', {}, label + ' ', select);
 }
 
-// A table whose columns sort at a click on their heads. columns: [{head, value(row), text(row), class}].
+// A table that is sorted by a click on a column header. columns: [{head, value(row), text(row), class}].
 function sortable(columns, rows, { sort = null, descending = true, rowClass = () => null } = {}) {
   const body = el('tbody');
   const heads = columns.map((column, i) => el('th', { scope: 'col', class: column.class },
@@ -117,8 +117,8 @@ const row = (name, value) => el('div', { class: 'row' }, el('span', {}, name), e
 
 let anchor = null;
 
-// Show `content` beside a point of the window: a pointer event, or, from the keyboard, a function
-// that returns [x, y]. Then it is spoken too, and stays in place while the page scrolls to it.
+// Show `content` next to a point of the window: a pointer event or, for the keyboard, a function
+// that returns [x, y]; then it is also announced to screen readers, and moves with the page.
 function showTip(content, at) {
   anchor = typeof at === 'function' ? at : null;
   tip.replaceChildren(...content);

@@ -1,4 +1,4 @@
-// Accuracy of every class above the axis, its training count below: does the tail hold up?
+// Accuracy of each class above the axis, its training count below.
 
 const orders = {
   count: { name: 'training count', sort: () => headToTail },
@@ -24,7 +24,7 @@ function drawClasses() {
       row('Accuracy', n ? `${percent(accuracy)} % (${correct} of ${n})` : 'no test clips'),
       compared() && row(compared().name, `${percent(other)} % (${signed(change(k))})`),
       data.counts && row('Training clips', `${data.counts[k]} · ${shotOf(k)}-shot`),
-      ...mistaken.slice(0, 3).map(([j, count], i) => row(i ? '' : 'Taken for', `${data.classes[j]} ${(100 * count / n).toFixed(0)} %`)),
+      ...mistaken.slice(0, 3).map(([j, count], i) => row(i ? '' : 'Confused with', `${data.classes[j]} ${(100 * count / n).toFixed(0)} %`)),
     ].filter(Boolean);
   }
 
@@ -81,7 +81,7 @@ function drawClasses() {
     $('bars').replaceChildren(chart);
   }
 
-  // Name, limits and mean of each group of shots, above its bars.
+  // Name and mean of each shot group, above its bars.
   function brackets(sequence, x, y, thick) {
     return SHOTS.map(shot => {
       const places = sequence.map((k, i) => [k, i]).filter(([k]) => shotOf(k) === shot).map(([, i]) => i);
@@ -101,9 +101,9 @@ function drawClasses() {
     const tested = byLabel.filter(k => classOf(shown(), k).n);
     const weakest = [...tested].sort((a, b) => classOf(shown(), a).accuracy - classOf(shown(), b).accuracy).slice(0, 3);
     $('classes-lead').textContent = (data.counts
-      ? `Above the line the accuracy of each class (${shown().name}), below it the number of its training clips (logarithmic). `
+      ? `Above the axis: accuracy of each class (${shown().name}). Below: number of training clips (logarithmic). `
       : `Accuracy of each class (${shown().name}). `)
-      + (compared() ? `The dash on a bar is ${compared().name}. ` : '')
+      + (compared() ? `The dash on each bar: ${compared().name}. ` : '')
       + `Weakest: ${weakest.map(k => `${data.classes[k]} (${percent(classOf(shown(), k).accuracy, 0)} %)`).join(', ')}.`;
     redraw();
     const table = sortable([
@@ -113,14 +113,14 @@ function drawClasses() {
       { head: 'Test clips', value: k => classOf(shown(), k).n },
       { head: 'Accuracy', value: k => classOf(shown(), k).accuracy, text: k => percent(classOf(shown(), k).accuracy) },
       ...(compared() ? [{ head: 'Change', value: change, text: k => signed(change(k)) }] : []),
-      { head: 'Most often taken for', class: 'text', value: k => classOf(shown(), k).mistaken[0]?.[1] ?? 0,
+      { head: 'Most often confused with', class: 'text', value: k => classOf(shown(), k).mistaken[0]?.[1] ?? 0,
         text: k => classOf(shown(), k).mistaken.slice(0, 3).map(([j, n]) => `${data.classes[j]} (${n})`).join(', ') },
     ], headToTail);
     $('classes-table').replaceChildren(el('summary', {}, 'As a table'), table);
   });
 }
 
-// A text in at most two lines of so many letters.
+// Split a text into at most two lines of at most this number of letters.
 function wrap(text, letters) {
   const at = text.length > letters ? text.lastIndexOf(' ', letters) : -1;
   const parts = at > 0 ? [text.slice(0, at), text.slice(at + 1)] : [text];

@@ -1,4 +1,4 @@
-// The hardest clips as moving skeletons: drag, or use the arrow keys, to walk around them.
+// The hardest clips as animated skeletons, rotated by dragging or with the arrow keys.
 
 const ABSENT = -32768, SCALE = 32000;
 
@@ -6,13 +6,13 @@ function drawClips() {
   if (!data.clips.length) { $('clips').hidden = true; return; }
   const lead = entries[data.lead], still = matchMedia('(prefers-reduced-motion: reduce)').matches;
   let playing = !still, speed = 1;
-  $('clips-lead').textContent = `Test clips whose true class ${lead.name} found least likely, one a class. `
-    + 'What looks right in another class may be a wrong label or a failed sensor.';
+  $('clips-lead').textContent = `Misclassified test clips with the lowest probability of the true class (${lead.name}), one per class. `
+    + 'A clip that looks like another class can have a wrong label or a sensor error.';
   const button = el('button', { type: 'button', onclick: () => { playing = !playing; label(); } });
   const label = () => { button.textContent = playing ? 'Pause' : 'Play'; };
   label();
   $('clips-tools').append(button, selector('Speed', [['0.25', '¼'], ['0.5', '½'], ['1', '1'], ['2', '2']], '1', v => { speed = +v; }),
-    el('span', {}, 'Drag a figure to turn it.'));
+    el('span', {}, 'Drag a skeleton to rotate it.'));
   const players = data.clips.map(player);
   $('cards').append(...players.map(p => p.card));
 
@@ -38,7 +38,7 @@ function player(clip) {
   const [T, M, V] = clip.points.shape, points = unpack(clip.points);
   const flat = points.every((value, i) => i % 3 !== 2 || value === 0 || value === ABSENT);
   const canvas = el('canvas', { tabindex: 0, role: 'img',
-    'aria-label': `Skeleton of ${clip.name}: ${data.classes[clip.label]}; left and right arrow keys turn it` });
+    'aria-label': `Skeleton of ${clip.name}: ${data.classes[clip.label]}; left and right arrow keys rotate it` });
   const self = { canvas, time: 0, visible: false, stale: true, turned: 0, card: card(clip, canvas), draw };
 
   function draw() {
@@ -56,7 +56,7 @@ function player(clip) {
       const [right, up, depth] = [0, 1, 2].map(c => points[i + c] / SCALE);
       return [size / 2 + size * .46 * (right * Math.cos(yaw) + depth * Math.sin(yaw)), size / 2 - size * .46 * up];
     };
-    // Two earlier moments, faint, show the movement even when it stands still.
+    // Two earlier frames, faint, show the motion when the animation is paused.
     [[frame - 10, .10], [frame - 5, .18], [frame, 1]].filter(([t]) => t >= 0).forEach(([t, alpha]) => {
       for (let m = 0; m < M; m++) body(pen, v => at(t, m, v), m, alpha, size);
     });
@@ -107,16 +107,16 @@ function player(clip) {
 }
 
 function card(clip, canvas) {
-  const best = clip.opinions[data.lead][0];
-  const agree = clip.opinions.filter(o => o && o[0][0] === clip.label).length;
+  const best = clip.predictions[data.lead][0];
+  const correct = clip.predictions.filter(p => p && p[0][0] === clip.label).length;
   return el('figure', { class: 'card' }, canvas, el('div', { class: 'about' },
     el('p', {}, el('span', { class: 'tag' }, 'True'), el('strong', {}, data.classes[clip.label])),
     el('p', {}, el('span', { class: 'tag' }, 'Predicted'), data.classes[best[0]]),
     el('p', {}, el('code', {}, clip.name)),
-    el('table', { 'aria-label': `What each entry made of it; ${agree} recognised it` }, el('tbody', {},
-      clip.opinions.map((opinion, i) => opinion && el('tr', { title: opinion.map(([k, p]) => `${data.classes[k]} ${percent(p)} %`).join('\n') },
+    el('table', { 'aria-label': `Prediction of each entry; ${correct} correct` }, el('tbody', {},
+      clip.predictions.map((top, i) => top && el('tr', { title: top.map(([k, p]) => `${data.classes[k]} ${percent(p)} %`).join('\n') },
         el('th', { scope: 'row' }, entries[i].name),
-        el('td', { class: opinion[0][0] === clip.label ? 'right' : null },
-          `${opinion[0][0] === clip.label ? '✓ ' : ''}${data.classes[opinion[0][0]]}`),
-        el('td', {}, `${percent(opinion[0][1], 0)} %`)))))));
+        el('td', { class: top[0][0] === clip.label ? 'right' : null },
+          `${top[0][0] === clip.label ? '✓ ' : ''}${data.classes[top[0][0]]}`),
+        el('td', {}, `${percent(top[0][1], 0)} %`)))))));
 }

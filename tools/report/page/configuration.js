@@ -1,4 +1,4 @@
-// What was run, and the commands that run it again.
+// The configuration of the runs, and the commands to repeat them.
 
 function command(about, text) {
   const pre = el('pre', { tabindex: 0 }, text);
@@ -30,13 +30,13 @@ function drawConfiguration() {
   if (!runs.length) { $('configuration').hidden = true; return; }
   const folders = [...new Map(runs.map(run => [run.group, run])).values()];
   $('commands').append(
-    ...command('Train again, with every value as it was:', runs.map(run =>
+    ...command('Train again with the same configuration:', runs.map(run =>
       `python main.py --config ${quote(`${run.path}/config.yaml`)} --work-dir ${quote(`${run.path}-again`)}`).join('\n')),
     ...command('Test the weights again:', runs.map(run =>
       `python main.py --phase test --weights ${quote(`${run.path}/best.pt`)}`).join('\n')),
     ...(entries.some(e => e.run === null) ? command('Fuse the streams:', folders.map(run =>
       `python ensemble.py --folder ${quote(run.path.split('/').slice(0, -1).join('/') || '.')}`).join('\n')) : []),
-    el('p', { class: 'quiet' }, 'Without the run folders, save the resolved configuration and give it to ', el('code', {}, '--config'), ':'),
+    el('p', { class: 'quiet' }, 'Without the run folders, save the resolved configuration and pass it to ', el('code', {}, '--config'), ':'),
     el('div', { class: 'tools' }, runs.map(save)));
   const rows = [...new Set(runs.flatMap(run => Object.keys(run.config)))].map(key => {
     const values = runs.map(run => key in run.config ? JSON.stringify(run.config[key]) : '–');
@@ -47,9 +47,9 @@ function drawConfiguration() {
     head && el('thead', {}, el('tr', {}, head.map(h => el('th', { scope: 'col', class: 'text' }, h)))),
     el('tbody', {}, lines.map(([key, ...values]) => el('tr', {}, el('th', { scope: 'row' }, key), values.map(v => el('td', {}, v)))))));
   $('settings').append(...[
-    differing.length && el('h3', { style: 'margin-top:1.5rem' }, 'What differs between the runs'),
+    differing.length && el('h3', { style: 'margin-top:1.5rem' }, 'Differences between the runs'),
     differing.length && table(['Key', ...runs.map(r => r.name)], differing.map(r => [r.key, ...r.values])),
-    el('details', {}, el('summary', {}, runs.length > 1 ? 'Values that all runs share' : 'All values'),
+    el('details', {}, el('summary', {}, runs.length > 1 ? 'Values common to all runs' : 'All values'),
       table(null, rows.filter(r => r.same).map(r => [r.key, r.values[0]]))),
   ].filter(Boolean));
 }

@@ -1,4 +1,4 @@
-// The confusion matrix on a canvas: blue is right, orange is wrong; and the pairs most confused.
+// The confusion matrix on a canvas (blue: correct, orange: wrong), and the most confused pairs.
 
 function drawConfusion() {
   if (!entries.length) { $('confusion').hidden = true; return; }
@@ -8,7 +8,7 @@ function drawConfusion() {
   $('confusion-tools').append(
     selector('Order by', ['count', 'label', 'accuracy'].filter(key => key !== 'count' || data.counts)
       .map(key => [key, orders[key].name]), order, value => { order = value; cursor = null; redraw(); }),
-    el('span', {}, 'Share of the true class, 0 to 100 %: right ', ramp('right'), ' wrong ', ramp('wrong')));
+    el('span', {}, 'Fraction of the true class, 0 to 100 %: correct ', ramp('right'), ' wrong ', ramp('wrong')));
 
   function draw(available) {
     const sequence = orders[order].sort(), entry = shown(), counts = confusionOf(entry);
@@ -24,7 +24,7 @@ function drawConfusion() {
     canvas.style.maxWidth = `${left + side}px`;
     canvas.setAttribute('aria-label', `Confusion matrix of ${entry.name}, ${K} by ${K} classes; arrow keys move, Enter lists the clips`);
     pen.scale(scale, scale);
-    // One pixel a cell, then enlarged: fast for hundreds of classes.
+    // One pixel per cell, then enlarged: fast for hundreds of classes.
     const small = el('canvas', { width: K, height: K }), image = new ImageData(K, K);
     const [paper, right, wrong] = ['shade', 'right', 'wrong'].map(name => channels(color(name)));
     sequence.forEach((k, i) => {
@@ -82,7 +82,7 @@ function drawConfusion() {
 
   function describe([i, j]) {
     const [k, l] = [area.sequence[i], area.sequence[j]], { n } = classOf(shown(), k), count = confusionOf(shown())[k * K + l];
-    return [el('b', {}, data.classes[k]), row(k === l ? 'recognised' : 'taken for', k === l ? '' : data.classes[l]),
+    return [el('b', {}, data.classes[k]), row(k === l ? 'correct' : 'confused with', k === l ? '' : data.classes[l]),
       row('Test clips', `${count} of ${n}${n ? ` (${percent(100 * count / n)} %)` : ''}`),
       data.counts && row('Training clips', k === l ? data.counts[k] : `${data.counts[k]} and ${data.counts[l]}`)].filter(Boolean);
   }
@@ -118,13 +118,13 @@ function drawConfusion() {
     });
   });
 
-  // The most confused pairs, and the clips of the pair that was picked.
+  // The most confused pairs, and the clips of the selected pair.
   function list() {
     const counts = confusionOf(shown());
     const pairs = byLabel.flatMap(k => classOf(shown(), k).mistaken.slice(0, 3).map(([l, n]) => [k, l, n]))
       .sort((a, b) => b[2] / classOf(shown(), b[0]).n - a[2] / classOf(shown(), a[0]).n).slice(0, 12);
     const pick = pair => { pinned = pair; list(); };
-    const table = el('table', {}, el('thead', {}, el('tr', {}, ['True', 'Taken for', '%'].map((h, i) =>
+    const table = el('table', {}, el('thead', {}, el('tr', {}, ['True', 'Predicted', '%'].map((h, i) =>
       el('th', { scope: 'col', class: i < 2 ? 'text' : null }, h)))),
     el('tbody', {}, pairs.map(([k, l, n]) => el('tr', {},
       el('td', { class: 'text' }, el('button', { type: 'button', class: 'plain', onclick: () => pick([k, l]) }, data.classes[k])), el('td', { class: 'text' }, data.classes[l]),
@@ -133,7 +133,7 @@ function drawConfusion() {
     $('pairs').replaceChildren(...[
       el('h3', {}, 'Most confused'), table,
       pinned && el('h3', { style: 'margin-top:1.2rem' }, `${data.classes[pinned[0]]} → ${data.classes[pinned[1]]}`),
-      pinned && el('p', { class: 'quiet small' }, `${picked.length} clips; the other way round ${counts[pinned[1] * K + pinned[0]]}.`),
+      pinned && el('p', { class: 'quiet small' }, `${picked.length} clips; vice versa ${counts[pinned[1] * K + pinned[0]]}.`),
       pinned && el('div', { class: 'names', tabindex: 0 }, picked.slice(0, 200).join('  ')),
     ].filter(Boolean));
   }

@@ -1,12 +1,12 @@
-// Training curves: a small chart for each figure, a line for each run, one crosshair for all.
+// Training curves: one chart per figure, one line per run, a common crosshair.
 
 const CURVES = { loss: 'Training loss', ...Object.fromEntries(
   ['top1', 'mean_class', ...SHOTS].map(key => [key, FIGURES[key]])) };
 const BOX = { width: 340, height: 190, left: 32, right: 8, top: 8, bottom: 22 };
 const DASHES = [null, '6 3', '2 3', '9 3 2 3', '1 4', '12 4'];
 
-// Colour and dash of a run. One folder: a colour for joint, bone, skip, dashed for its motion.
-// Several folders: a colour for each, a dash for each stream.
+// Color and dash of a run. One folder: a color for joint, bone, skip, dashed for motion.
+// Several folders: a color per folder, a dash per stream.
 const groups = [...new Set(data.runs.map(run => run.group))];
 const streams = [...new Set(data.runs.map(run => run.stream))];
 function styleOf(run) {
@@ -88,9 +88,9 @@ function drawCurves() {
     } }, swatch(run), run.name)));
   const hours = runs.map(run => run.epochs.seconds.reduce((a, b) => a + b, 0) / 3600);
   const total = hours.reduce((a, b) => a + b, 0);
-  $('training-note').textContent = 'Accuracy after each epoch is of one clip a sample; the table above tests with all clips. '
-    + (switches.size ? 'The dotted line is where the second stage begins. ' : '')
-    + (total ? `Training took ${total < 1 ? `${(total * 60).toFixed(1)} minutes` : `${total.toFixed(1)} hours`} in all.` : '');
+  $('training-note').textContent = 'Accuracy after each epoch uses one clip per sample; the table above uses all test clips. '
+    + (switches.size ? 'The dotted line marks the start of the second stage. ' : '')
+    + (total ? `Training took ${total < 1 ? `${(total * 60).toFixed(1)} minutes` : `${total.toFixed(1)} hours`} in total.` : '');
   $('curves-table').append(sortable([
     { head: 'Run', value: r => r.run }, { head: 'Epoch', value: r => r.epoch },
     ...keys.map(key => ({ head: CURVES[key], value: r => r[key], text: r => percent(r[key], key === 'loss' ? 3 : 1) })),
@@ -101,7 +101,7 @@ function drawCurves() {
 const swatch = run => svg('svg', { width: 24, height: 8, 'aria-hidden': 'true', style: 'display:inline-block' },
   svg('line', { x1: 0, x2: 24, y1: 4, y2: 4, ...styleOf(run), 'stroke-width': 2.5 }));
 
-// An SVG path through the values that are known.
+// An SVG path through the non-null values.
 function line(xs, ys, x, y) {
   let pen = 'M';
   return xs.map((e, i) => {

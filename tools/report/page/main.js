@@ -1,4 +1,4 @@
-// Put the page together.
+// Build the page.
 
 function fillChoices() {
   if (!entries.length) { document.querySelector('.choices').querySelectorAll('label').forEach(l => { l.hidden = true; }); return; }
@@ -22,7 +22,7 @@ function theme() {
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', redraw);
 }
 
-// Mark the section that is being read in the navigation; leave out those without content.
+// Mark the visible section in the navigation; remove links to sections without content.
 function navigation() {
   const links = [...$('sections').querySelectorAll('a')];
   links.filter(a => $(a.hash.slice(1)).hidden).forEach(a => a.remove());
@@ -33,7 +33,7 @@ function navigation() {
 }
 
 fillChoices();
-summarise();
+summarize();
 tabulate();
 $('notes').append(...data.notes.map(note => el('li', {}, note)));
 drawCurves();

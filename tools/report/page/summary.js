@@ -1,11 +1,11 @@
-// The head of the page and the table of streams and fusions, beside the published figures.
+// The head of the page, and the table of streams and fusions with the published figures.
 
 const config = data.runs.find(run => Object.keys(run.config).length)?.config ?? {};
 
 const label = ({ method, backbone }) => backbone ? `${method}, ${backbone}` : method;
 const publishedFor = (entry, figure) => entry.published[figure] ?? null;
 
-function summarise() {
+function summarize() {
   const seen = (data.counts ?? []).filter(count => count > 0), imbalance = Math.max(...seen) / Math.min(...seen);
   const facts = [data.backbone, seen.length && `imbalance factor ${+imbalance.toPrecision(3)}`,
     `${data.runs.length} run${data.runs.length > 1 ? 's' : ''}`, K && `${K} classes`,
@@ -16,11 +16,11 @@ function summarise() {
     if (!entry) return;
     $('headline').replaceChildren(...Object.entries(FIGURES).slice(0, 5).map(([key, name]) => {
       const other = compared()?.figures[key] ?? null, value = entry.figures[key], known = publishedFor(entry, key);
-      const beside = compared() ? (other !== null && value !== null ? `${signed(value - other)} against ${compared().name}` : '')
+      const comparison = compared() ? (other !== null && value !== null ? `${signed(value - other)} vs. ${compared().name}` : '')
         : known !== null ? `published ${percent(known)}` : key === 'top1' ? entry.name : '';
       return el('div', {},
         el('dt', {}, SHOTS.includes(key) && el('span', { class: 'dot', style: `--c: var(--${key})` }), name),
-        el('dd', {}, percent(value), el('small', {}, beside)));
+        el('dd', {}, percent(value), el('small', {}, comparison)));
     }));
   });
 }
@@ -47,7 +47,7 @@ function tabulate() {
     const head = el('tr', {}, el('th', { scope: 'col' }, 'Entry'),
       keys.map(key => el('th', { scope: 'col' }, SHOTS.includes(key) ? shotHead(key) : FIGURES[key])),
       last && el('th', { scope: 'col' }, 'Top-1, last epoch'),
-      clean && el('th', { scope: 'col' }, 'Top-1, no copies'),
+      clean && el('th', { scope: 'col' }, 'Top-1, no duplicates'),
       el('th', { scope: 'col', class: 'text' }, 'Few · medium · many'));
     const body = entries.map((entry, i) => el('tr', {
       class: [entry.run === null && 'fusion', i === choice.shown && 'chosen'].filter(Boolean).join(' ') },
@@ -64,13 +64,13 @@ function tabulate() {
     $('results-table').replaceChildren(el('table', {}, el('thead', {}, head), el('tbody', {}, body)));
   });
   const lists = new Set(data.runs.map(run => run.published_list).filter(Boolean));
-  $('results-note').textContent = 'Percent; in small print the figure published for the same list, method, backbone and stream, and the difference from it. Shots by training count; mean class averages all classes alike. '
-    + 'The best epoch was chosen on the test split, as the field does, unless val_split says otherwise. '
+  $('results-note').textContent = 'In percent; small print: the published figure for the same list, method, backbone and stream, and the difference from it. Shot groups by training count; mean class gives all classes the same weight. '
+    + 'The best epoch was selected on the test split, as is common in the field, unless val_split is set. '
     + (lists.size ? `Trained on the published list (${[...lists].map(d => d.slice(0, 16)).join(', ')}).`
       : 'Not trained on a published list.');
 }
 
-// A line from 0 to 100 % with a dot for each group of shots.
+// A line from 0 to 100 % with a dot for each shot group.
 function strip(entry) {
   const x = value => 4 + value * 1.32;
   return svg('svg', { width: 140, height: 14, role: 'img',

@@ -1,0 +1,296 @@
+"""Independent runs side by side, each a process of main.py.
+
+Each run has a slot: one device and its share of the CPU cores. Its output goes to files of its own.
+A run that fails is named at the end, and the others finish. SIGINT (Ctrl-C), SIGTERM and SIGHUP let
+every run save and end; the same call resumes them. A run that another process is working on is
+awaited.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from engine.config import Config
+from engine.distributed import World, choose_devices
+from engine.run import RunFolder
+from errors import BAD_INPUT, RESUMABLE, Stopped
+from files import last_line
+
+MAIN = Path(__file__).resolve().parents[1] / "main.py"
+POLL = 0.2  # seconds between two looks at the processes
+AUTO = "auto"
+TERMINATED = (RESUMABLE, -signal.SIGTERM)  # the latter before a run has anything to save
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One run: its name, the arguments of main.py, its folder, and the run that it starts from."""
+
+    name: str
+    arguments: tuple[str, ...]
+    place: RunFolder
+    settings: Config
+    needs: Job | None = None
+    overwrite: bool = False  # run it even if it is finished
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for one run at a time: words for --device, CPU threads (None: torch decides)."""
+
+    device: tuple[str, ...] = ()
+    threads: int | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of a run; variables that the user has set are kept.
+
+        Waiting threads must not spin, because that takes the cores of other runs: with two threads
+        on two cores, one of them busy, a training step took 2.7 s instead of 0.2.
+        """
+        if self.threads is None:
+            return dict(os.environ)
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        ours = dict.fromkeys(names, str(self.threads)) | {"OMP_WAIT_POLICY": "PASSIVE"}
+        return ours | os.environ
+
+
+def cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def number(text: str) -> int | str:
+    """Return what `--jobs` says; for argparse."""
+    if text == AUTO:
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number, at least 1, or {AUTO}")
+    return int(text)
+
+
+def make_slots(jobs: int | str, devices: Sequence[str] | None, runs: int) -> list[Slot]:
+    """Return the slots for `runs` runs, `jobs` at a time.
+
+    `devices` are the words of --device (None: all GPUs, else the CPU). Several slots take the
+    devices in turn and share the cores evenly; a single slot has all devices. auto: one run per
+    GPU, or per core on the CPU. Raises InputError for a device that does not exist.
+    """
+    choose_devices(list(devices or ()), World())
+    gpus = [str(index) for index in range(torch.cuda.device_count())]
+    names = list(devices or gpus or ["cpu"])
+    count = jobs
+    if count == AUTO:
+        count = cores() if names == ["cpu"] else len(names)
+    count = max(1, min(int(count), runs))
+    if count == 1:
+        return [Slot(tuple(devices or ()))]
+    threads = max(1, cores() // count)
+    return [Slot((names[place % len(names)],), threads) for place in range(count)]
+
+
+class Process:
+    """A run under way. Its output and its errors go to `<log>.out` and `<log>.err`."""
+
+    def __init__(self, job: Job, slot: Slot, logs: Path) -> None:
+        self.job, self.started = job, time.monotonic()
+        log = logs / f"{job.place.path.parent.name}-{job.place.path.name}"
+        self.output, self.errors = (log.with_name(f"{log.name}.{kind}") for kind in ("out", "err"))
+        logs.mkdir(parents=True, exist_ok=True)
+        device = ("--device", *slot.device) if slot.device else ()
+        with self.output.open("wb") as output, self.errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, str(MAIN), *job.arguments, *device],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=errors, env=slot.environment,
+                start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
+            )  # fmt: skip
+
+    def verdict(self) -> str | None:
+        """Return None for a run that has succeeded, else what went wrong."""
+        code = self.process.returncode
+        if code == 0:
+            return None
+        if code in TERMINATED:
+            return "was stopped before its end"
+        reason = last_line(self.errors).removeprefix("error: ") or "it left no message"
+        return f"exit code {code}: {reason} ({self.errors})"
+
+    @property
+    def was_late(self) -> bool:
+        """Whether the run was refused because another process had begun it just before."""
+        place = self.job.place
+        is_made = place.is_locked or place.is_finished(self.job.settings)
+        return self.process.returncode == BAD_INPUT and is_made and not self.job.overwrite
+
+
+class Display:
+    """A line per run under way on a terminal; elsewhere a line where a run begins or ends."""
+
+    def __init__(self, slots: int, total: int, quiet: bool) -> None:
+        self.total, self.quiet = total, quiet
+        on_terminal = sys.stderr.isatty() and not quiet
+        self.bars = [
+            tqdm(bar_format="{desc}", position=place, leave=False, dynamic_ncols=True)
+            for place in range(slots if on_terminal else 0)
+        ]
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            tqdm.write(text)
+            sys.stdout.flush()
+
+    def show(self, running: Mapping[int, Process]) -> None:
+        """Show the last line that each run has printed."""
+        for place, bar in enumerate(self.bars):
+            run = running.get(place)
+            text = "" if run is None else f"{run.job.name}: {last_line(run.output)}"
+            if text != bar.desc:
+                bar.set_description_str(text)
+
+    def close(self) -> None:
+        for bar in self.bars:
+            bar.close()
+
+
+def run_all(
+    jobs: Sequence[Job],
+    slots: Sequence[Slot],
+    logs: Path,
+    quiet: bool = False,
+    resume: str = "the same call",
+) -> dict[Job, str]:
+    """Make every run that is not finished, after the ones that it needs.
+
+    Returns the reason for each that failed. After a signal, once all have ended, raises Stopped,
+    which says that `resume` resumes them.
+    """
+    pool = Pool(in_order(jobs), slots, logs, quiet)
+    with noted_signals() as signals:
+        try:
+            while pool.is_busy and not signals:
+                pool.collect()
+                pool.fill()
+                time.sleep(POLL if pool.is_busy else 0)
+        finally:
+            ended = pool.end()
+    if signals:
+        raise Stopped(f"unfinished runs: {ended}; {resume} resumes them")
+    return pool.failures
+
+
+def in_order(jobs: Sequence[Job]) -> list[Job]:
+    """Return the jobs, each once, after the job that it needs."""
+    order: dict[Job, None] = {}
+    for job in jobs:
+        chain = [job]
+        while (needed := chain[-1].needs) is not None:
+            chain.append(needed)
+        order |= dict.fromkeys(reversed(chain))
+    return list(order)
+
+
+class Pool:
+    """The runs that wait, those under way by their slot, and what has become of the others."""
+
+    def __init__(
+        self, waiting: list[Job], slots: Sequence[Slot], logs: Path, quiet: bool = False
+    ) -> None:
+        self.waiting, self.slots, self.logs = waiting, slots, logs
+        self.running: dict[int, Process] = {}
+        self.done: set[Job] = set()
+        self.failures: dict[Job, str] = {}
+        self.display = Display(len(slots), len(waiting), quiet)
+        self.is_awaiting = False
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    def collect(self) -> None:
+        """Note how runs have ended."""
+        for place, run in list(self.running.items()):
+            if run.process.poll() is None:
+                continue
+            del self.running[place]
+            if run.was_late:
+                self.waiting.append(run.job)
+            elif reason := run.verdict():
+                self.failures[run.job] = reason
+                self.say(f"{run.job.name}: {reason}")
+            else:
+                self.done.add(run.job)
+                minutes = (time.monotonic() - run.started) / 60
+                self.say(f"{run.job.name}: done in {minutes:.1f} min")
+
+    def fill(self) -> None:
+        """Begin runs in free slots, and show the progress of all."""
+        for place, slot in enumerate(self.slots):
+            if place not in self.running and (job := self.next()) is not None:
+                self.running[place] = Process(job, slot, self.logs)
+                self.say(f"{job.name}: begins in {job.place}")
+        if self.waiting and not self.running and not self.is_awaiting:
+            self.is_awaiting = True
+            self.say("waiting for runs that another process is working on")
+        self.display.show(self.running)
+
+    def next(self) -> Job | None:
+        """Take the first job off the list that can begin, and all that are finished or cannot."""
+        for job in list(self.waiting):
+            if job.needs in self.failures:
+                self.failures[job] = f"needs {job.needs.name}, which failed"
+            elif job.place.is_finished(job.settings) and not job.overwrite:
+                self.done.add(job)
+            elif (job.needs is not None and job.needs not in self.done) or job.place.is_locked:
+                continue
+            else:
+                self.waiting.remove(job)
+                return job
+            self.waiting.remove(job)
+        return None
+
+    def say(self, text: str) -> None:
+        self.display.say(f"[{len(self.done)}/{self.display.total}] {text}")
+
+    def end(self) -> int:
+        """Let the runs under way save and end; return how many there were."""
+        self.display.close()
+        for run in self.running.values():
+            run.process.terminate()
+        for run in self.running.values():
+            run.process.wait()
+        return len(self.running)
+
+
+@contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """Yield a list that collects signals instead of ending the process; ignored ones stay so."""
+    noted: list[int] = []
+    former = {}
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(each) != signal.SIG_IGN:
+            former[each] = signal.signal(each, lambda number, _: noted.append(number))
+    try:
+        yield noted
+    finally:
+        for each, handler in former.items():
+            signal.signal(each, handler)
+
+
+def check(failures: Mapping[str, str]) -> None:
+    """Raise ChildProcessError that names each run that failed, with the reason."""
+    if failures:
+        named = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+        raise ChildProcessError(f"failed runs: {len(failures)}; {named}")

@@ -1,0 +1,112 @@
+"""Make the probabilities of a run mean what they say; --phase predict then gives them.
+
+python -m tools.calibrate work_dir/nw-ucla-lt/joint
+python -m tools.calibrate work_dir/nw-ucla-lt/joint --coverage 0.9
+
+Fits a temperature on the training samples that the run held out (--val-split), and with --coverage
+the threshold that so many of them reach: below it prediction answers `unknown`. Both are kept in
+the checkpoint.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine import checkpoint, held_out, logs
+from engine.distributed import World, choose_devices
+from engine.fusion import Scores
+from engine.run import BEST, LAST, RunFolder
+from errors import InputError, Parser, run_command
+from longtail import shots
+from longtail.calibration import fit_temperature, tempered, threshold_for
+
+
+def figures(scores: Scores, temperature: float, threshold: float | None) -> dict[str, Any]:
+    """Return ece in percent and nll under a temperature; with a threshold also the share of the
+    samples that reach it, and their accuracy, in percent."""
+    probabilities = tempered(scores.scores, temperature)
+    found: dict[str, Any] = shots.calibration(probabilities, scores.labels)
+    del found["macro_f1"]
+    if threshold is not None:
+        answered = probabilities.max(axis=1) >= threshold
+        right = probabilities.argmax(axis=1) == scores.labels
+        found["answered"] = float(100 * answered.mean())
+        found["right"] = float(100 * right[answered].mean()) if answered.any() else None
+    return found
+
+
+def calibrate(
+    run: RunFolder, which: str, coverage: float | None, device: list[str] | None
+) -> tuple[dict[str, Any], Scores]:
+    """Return what is to be kept in a checkpoint, and the scores of the held-out samples."""
+    scores = held_out.score(run.checkpoint(which), choose_devices(device, World())[0])
+    temperature = fit_temperature(scores.scores, scores.labels)
+    threshold = None
+    if coverage is not None:
+        threshold = threshold_for(tempered(scores.scores, temperature), coverage)
+    found = {
+        "temperature": temperature, "threshold": threshold, "coverage": coverage,
+        "samples": len(scores.labels),
+    }  # fmt: skip
+    return found, scores
+
+
+def table(found: dict[str, Any], parts: dict[str, Scores]) -> str:
+    """Return ECE and NLL of each part before and after, and what the threshold does."""
+    threshold = found["threshold"]
+    head = ["", "samples", "ECE before", "after", "NLL before", "after"]
+    head += [] if threshold is None else ["answered", "right of these"]
+    rows = []
+    for name, scores in parts.items():
+        before, after = (
+            figures(scores, temperature, threshold) for temperature in (1.0, found["temperature"])
+        )
+        cells = [name, str(len(scores.labels))]
+        cells += [logs.percent(each["ece"]) for each in (before, after)]
+        cells += [f"{each['nll']:.3f}" for each in (before, after)]
+        if threshold is not None:
+            cells += [logs.percent(after[key]) for key in ("answered", "right")]
+        rows.append(cells)
+    return logs.table(head, rows)
+
+
+def main(argv: list[str]) -> None:
+    parser = Parser(prog="python -m tools.calibrate", description=__doc__)
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="folder of a run that was trained with --val-split")
+    add("--which", choices=(BEST, LAST), default=BEST, help="checkpoint (default: best)")
+    add("--coverage", type=float, metavar="C", help="share of the clips to answer, from 0 to 1")
+    add("--device", nargs="+", metavar="D", help="GPU index, or cpu")
+    add("--debug", action="store_true", help="errors with their traceback")
+    options = parser.parse_args(argv)
+    if options.coverage is not None and not 0 < options.coverage <= 1:
+        raise InputError(f"--coverage: must be more than 0 and at most 1, not {options.coverage}")
+    run = RunFolder(options.run)
+    path = run.checkpoint(options.which)
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint; name the folder of a run")
+    with run.lock():
+        found, scores = calibrate(run, options.which, options.coverage, options.device)
+        checkpoint.save(path, checkpoint.read(path) | {"calibration": found})
+    parts = {"held-out training samples": scores}
+    if (file := run.scores_file(options.which)).is_file():
+        parts["test split"] = Scores.read(file)
+    print(f"{path}: temperature {found['temperature']:.3f}" + _said(found["threshold"]))
+    print(table(found, parts))
+    if (scores.scores.argmax(axis=1) == scores.labels).all():
+        print(
+            f"all {found['samples']} held-out samples are right, so the temperature is a guess; "
+            "hold out more: --val-split"
+        )
+
+
+def _said(threshold: float | None) -> str:
+    return "" if threshold is None else f", threshold {np.round(threshold, 4)}"
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

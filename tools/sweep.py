@@ -1,0 +1,254 @@
+"""The runs of a comparison: methods by seeds and folds, of equal length, with tuned values.
+
+A method is a file of config/methods, config/released.yaml (`released`), or `brl`: the benchmark as
+it is. A run departs from its file in values that are words for --set: those of the whole sweep,
+those that tuning has chosen, and `repeat` for equal steps.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from data import long_tail
+from data.store import Store
+from engine import config, recipe
+from engine.build import find_class, hold_out, make
+from engine.run import LAST, RunFolder
+from errors import InputError, nearest
+
+WORK_DIR = Path("work_dir")
+FINEST = 10_000  # `repeat` for equal steps is a multiple of 1 / FINEST
+
+
+def method_files(method: str, benchmark: Path = config.CONFIG_ROOT) -> list[Path]:
+    """Return the configuration file of a method, none for brl; InputError names the known ones."""
+    files = recipe.method_files(benchmark)
+    if method not in (known := [*files, recipe.BRL]):
+        raise InputError(
+            f"--methods {method}: no such method{nearest(method, known)}; known: {', '.join(known)}"
+        )
+    return [files[method]] if method in files else []
+
+
+def shown(path: Path) -> str:
+    """Return a path relative to the current folder where it lies below it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+# --- equal steps ---
+
+
+@cache
+def _training_data(
+    store: str, protocol: str, training_list: str | None, imbalance: int, fold: str | None,
+    seed: int, val_split: float | None, num_class: int,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Return labels (n,) and class counts (K,) of a training list, which is drawn if missing."""
+    opened = Store.open(store)
+    listed = long_tail.training_rows(
+        opened, protocol, training_list, imbalance, fold, seed, make=True
+    )
+    if listed.made:
+        print(listed.made, file=sys.stderr)  # the lines of --dry-run stay commands
+    rows = listed.rows
+    if val_split is not None:
+        rows, _ = hold_out(rows, opened.labels, val_split, seed)
+    labels = torch.as_tensor(opened.labels[rows])
+    return labels, torch.bincount(labels, minlength=num_class)
+
+
+def steps_per_epoch(settings: config.Config, repeat: float | None = None) -> int:
+    """Return the optimizer steps of an epoch, of one process; `repeat` in place of the run's."""
+    labels, counts = _training_data(
+        settings.store, settings.protocol, settings.training_list, settings.imbalance,
+        settings.fold, settings.seed, settings.val_split, settings.model_args.get("num_class", 60),
+    )  # fmt: skip
+    repeat = settings.repeat if repeat is None else repeat
+    samples = len(make(settings, "sampling", labels, counts, repeat))
+    return math.ceil(samples / (settings.batch_size * settings.accumulate))
+
+
+def steps(settings: config.Config) -> int:
+    """Return the optimizer steps of a run: 0 if its classifier is only computed."""
+    return steps_per_epoch(settings) * settings.num_epoch if trains(settings) else 0
+
+
+def trains(settings: config.Config) -> bool:
+    """Return whether a run of these settings trains anything."""
+    name = settings.classifier
+    return name is None or getattr(find_class(name, "classifier"), "trains", True)
+
+
+def repeat_for(settings: config.Config, total: int) -> float:
+    """Return the `repeat` with which a run of its own number of epochs takes `total` steps.
+
+    Longer epochs, and not more of them, keep every proportion of the run: of schedule, warm-up,
+    milestones and second stage, and how often it is validated. It is the largest multiple of
+    1 / FINEST whose epochs have no more than total / num_epoch steps, rounded.
+    """
+    wanted = round(total / settings.num_epoch)
+    if steps_per_epoch(settings) == wanted:
+        return settings.repeat
+    upper = 2 * FINEST
+    while steps_per_epoch(settings, upper / FINEST) <= wanted:
+        upper *= 2
+    first_above = bisect.bisect_right(
+        range(upper), wanted, lo=1, key=lambda number: steps_per_epoch(settings, number / FINEST)
+    )
+    return max(FINEST, first_above - 1) / FINEST
+
+
+# --- the runs ---
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method, seed and fold: where it lies, what main.py is told, the run it starts from."""
+
+    method: str
+    seed: int
+    fold: str | None
+    folder: Path
+    settings: config.Config = field(compare=False)
+    arguments: tuple[str, ...]
+    needs: Run | None = None
+    values: tuple[str, ...] = ()  # what tuning has chosen, and holds out
+
+    @property
+    def name(self) -> str:
+        fold = (f"fold {self.fold}",) if self.fold else ()
+        return ", ".join((self.method, f"seed {self.seed}", *fold, *self.values))
+
+    @property
+    def place(self) -> RunFolder:
+        return RunFolder(self.folder)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.place.is_finished(self.settings)
+
+    @property
+    def steps(self) -> int:
+        """The optimizer steps of the run and of the one that it starts from."""
+        return steps(self.settings) + (self.needs.steps if self.needs else 0)
+
+    def check(self) -> None:
+        """Raise InputError if the folder, or the needed run's, holds a run with other values."""
+        if self.needs is not None:
+            self.needs.check()
+        if changed := self.place.changed_keys(self.settings):
+            raise InputError(
+                f"{self.folder} contains a run with other values of {', '.join(changed)}; "
+                "another --work-dir keeps both"
+            )
+
+    def result(self, which: str = LAST) -> dict[str, Any] | None:
+        """Return the result of the last or best checkpoint; None while the run is not finished."""
+        return self.place.result(which) if self.is_finished else None
+
+
+def lay(words: Iterable[str], above: Iterable[str]) -> list[str]:
+    """Return words for --set, those of `above` in place of the ones with the same key."""
+    layer = {word.partition("=")[0]: word for word in (*words, *above)}
+    return list(layer.values())
+
+
+Chosen = Mapping[tuple[str, str | None], tuple[str, ...]]  # (method, fold) -> words for --set
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What all runs of a comparison share."""
+
+    benchmark: Path  # its folder of configurations
+    methods: tuple[str, ...] = ()
+    stream: str = "joint"
+    root: Path = WORK_DIR
+    overrides: tuple[str, ...] = ()
+    equal_steps: bool = False
+
+    def files(self, method: str) -> list[Path]:
+        return [self.benchmark / f"{self.stream}.yaml", *method_files(method, self.benchmark)]
+
+    def parent(self, method: str) -> str | None:
+        """Return the method whose run a classifier method starts from, None for the others."""
+        files = self.files(method)
+        if config.load(files, self.overrides).classifier is None:
+            return None
+        return Path(yaml.safe_load(files[-1].read_text(encoding="utf-8"))["base"]).stem
+
+    @property
+    def trained(self) -> list[str]:
+        """The methods that start from nothing: those compared, and parents of the others."""
+        return list(dict.fromkeys(self.parent(method) or method for method in self.methods))
+
+    def resolve(self, method: str, seed: int, words: Iterable[str]) -> config.Config:
+        return config.resolve(self.files(method), words, seed=seed)
+
+    def words(self, fold: str | None, more: Iterable[str] = ()) -> list[str]:
+        """Return the words for --set: those of the sweep, the fold's, and `more` of a run's own."""
+        return lay(self.overrides, [*([f"fold={fold}"] if fold else []), *more])
+
+    def plan(
+        self, method: str, seed: int, fold: str | None = None, chosen: Chosen | None = None,
+        held_out: float | None = None,
+    ) -> Run:  # fmt: skip
+        """Return the run of a method, after the run of its parent if it is a classifier method.
+
+        `chosen` are the values that tuning has found; a trial for it holds out a share of the
+        training list. What is not in the files, the sweep or the seed is in the folder's name.
+        """
+        own = (chosen or {}).get((method, fold), ())
+        kept = [] if held_out is None else [f"val_split={held_out:g}"]
+        # The test of a trial is not looked at, so it is a short one.
+        words = self.words(fold, [*own, *kept, *(["test_clips=1"] if kept else [])])
+        settings = self.resolve(method, seed, words)
+        tags = [settings.tag] if settings.tag else []
+        tags += [_as_tag(word) for word in (*kept, *own)]
+        parent = self.parent(method)
+        if self.equal_steps:
+            total = longest(self, seed, fold)
+            tags.append(f"steps{total}")
+            # The parent of a classifier method has them; the classifier's own come on top.
+            if parent is None and (repeat := repeat_for(settings, total)) != settings.repeat:
+                words = lay(words, [f"repeat={repeat}"])
+        is_plain = tags == [settings.tag] or not tags
+        settings = self.resolve(method, seed, words).replace(tag="-".join(tags))
+        folder = config.run_folder(settings, self.root)
+        arguments = ["--config", *map(shown, self.files(method)), "--seed", str(seed)]
+        arguments += ["--set", *words] if words else []
+        arguments += [] if is_plain else ["--tag", settings.tag]
+        arguments += ["--work-dir", str(folder)] if self.root != WORK_DIR else []
+        needs = None
+        if parent is not None:
+            needs = self.plan(parent, seed, fold, chosen, held_out)
+            weights = str(needs.place.checkpoint(LAST))
+            arguments += ["--phase", "classifier", "--weights", weights]
+        arguments.append("--resume")
+        values = (*own, *kept)
+        return Run(method, seed, fold, folder, settings, tuple(arguments), needs, values)
+
+
+@cache
+def longest(sweep: Sweep, seed: int, fold: str | None) -> int:
+    """Return the optimizer steps of the longest method, on a seed's list and a fold."""
+    words = sweep.words(fold)
+    return max(steps(sweep.resolve(method, seed, words)) for method in sweep.trained)
+
+
+def _as_tag(word: str) -> str:
+    """Return a word for --set as a part of a folder's name: lr0.05 of lr=0.05."""
+    key, _, value = word.partition("=")
+    name = {"val_split": "val"}.get(key, key.rpartition(".")[2])
+    return re.sub(r"[^\w.-]+", "_", f"{name}{value}")

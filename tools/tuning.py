@@ -1,0 +1,207 @@
+"""Tuning: values that are chosen for each method alike, on training samples that are held out."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+
+from engine import config, held_out
+from engine.build import find_class
+from engine.run import LAST
+from errors import InputError, nearest
+from longtail import shots
+from tools.sweep import Chosen, Run, Sweep, trains
+
+# Makes runs; returns what went wrong with which. None: some are not there (--dry-run).
+Maker = Callable[[Sequence[Run]], "dict[Run, str] | None"]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What --tune says: keys that take one value together, and what that is chosen from."""
+
+    keys: tuple[str, ...]
+    values: tuple[str, ...]  # YAML, or a factor like 0.5x
+
+    @classmethod
+    def parse(cls, text: str) -> Tuned:
+        """Read KEY[+KEY...]=VALUE,VALUE,...; InputError if it is not of this form."""
+        keys, separator, values = text.partition("=")
+        parts = tuple(value.strip() for value in values.split(","))
+        if not separator or not all(parts) or len(set(parts)) < 2:
+            raise InputError(f"--tune {text}: expected KEY=VALUE,VALUE,..., e.g. lr=0.5x,1x,2x")
+        names = tuple(keys.split("+"))
+        for key in names:
+            top, _, inner = key.partition(".")
+            if top not in config.KEYS:
+                hint = nearest(top, config.KEYS)
+                raise InputError(f"--tune {text}: unknown key {top!r}{hint}")
+            if inner and not top.endswith("_args"):
+                raise InputError(f"--tune {text}: {top} has no inner key {inner}")
+        return cls(names, parts)
+
+    def applies(self, settings: config.Config) -> bool:
+        """Return whether a method has all of the keys, and a use for them."""
+        return all(_has(settings, key) for key in self.keys)
+
+    def words(self, settings: config.Config) -> list[tuple[str, ...]]:
+        """Return the words for --set of each value."""
+        return [
+            tuple(f"{key}={self._value(settings, key, value)}" for key in self.keys)
+            for value in self.values
+        ]
+
+    def _value(self, settings: config.Config, key: str, value: str) -> str:
+        """Return a value as it is, or a factor times the method's own value."""
+        if not re.fullmatch(r"\d*\.?\d+(e[-+]?\d+)?x", value):
+            return value
+        own = _own_value(settings, key)
+        if isinstance(own, bool) or not isinstance(own, int | float):
+            raise InputError(
+                f"--tune {key}={value}: {settings.method} has {own}, which is not a number; give "
+                "values instead of factors"
+            )
+        return f"{float(value[:-1]) * own:.6g}"
+
+
+def _has(settings: config.Config, key: str) -> bool:
+    """Return whether a key has an effect on a method: its class takes an argument of that name."""
+    top, _, inner = key.partition(".")
+    if not trains(settings) and top != "classifier_args":
+        return False
+    return not inner or inner in _arguments(settings, top)
+
+
+def _own_value(settings: config.Config, key: str) -> Any:
+    top, _, inner = key.partition(".")
+    return _arguments(settings, top).get(inner) if inner else getattr(settings, top)
+
+
+def _arguments(settings: config.Config, top: str) -> dict[str, Any]:
+    """Return the arguments of the class that a key like loss_args is for: its defaults, and what
+    the method says; {} if there is no class."""
+    said = dict(getattr(settings, top))
+    key = top.removesuffix("_args")
+    path = getattr(settings, key)
+    if not isinstance(path, str) or "." not in path:  # a word, as of the schedule, or none
+        return said
+    try:
+        parameters = inspect.signature(find_class(path, key)).parameters.values()
+    except ValueError:  # of a class that is not written in Python
+        return said
+    return {p.name: p.default for p in parameters if p.default is not p.empty} | said
+
+
+def check(sweep: Sweep, tuned: Sequence[Tuned], fold: str | None) -> None:
+    """Raise InputError for a key of --tune that no method has a use for."""
+    both = dict.fromkeys((*sweep.trained, *sweep.methods))
+    settings = [sweep.resolve(method, 0, sweep.words(fold)) for method in both]
+    for each in tuned:
+        if not any(each.applies(one) for one in settings):
+            raise InputError(f"--tune {'+'.join(each.keys)}: none of the methods has a use for it")
+
+
+def grid(
+    sweep: Sweep, method: str, tuned: Sequence[Tuned], fold: str | None
+) -> list[tuple[str, ...]]:
+    """Return every combination of the values of the keys that a method has, as --set words."""
+    settings = sweep.resolve(method, 0, sweep.words(fold))
+    axes = [each.words(settings) for each in tuned if each.applies(settings)]
+    return [tuple(word for words in point for word in words) for point in product(*axes)]
+
+
+def held_out_accuracy(run: Run, which: str) -> float:
+    """Return the mean class accuracy of a trial on the samples that it held out, in percent.
+
+    A run that trains measures it each epoch; that of the checkpoint `which` is it.
+    """
+    if epochs := run.place.epochs():
+        epoch = epochs[-1] if which == LAST else max(epochs, key=lambda epoch: epoch["top1"])
+        return epoch["mean_class"]
+    found = held_out.score(run.place.checkpoint(which), torch.device("cpu"), run.settings)
+    return shots.accuracy(found.scores, found.labels)["mean_class"]
+
+
+@dataclass
+class Choice:
+    """The values that tuning has chosen for a method on a fold, and what each was worth."""
+
+    method: str
+    fold: str | None
+    words: tuple[str, ...]
+    accuracy: dict[str, float | None]  # mean class accuracy, held out; None: a trial failed
+    failed: dict[str, str]  # why
+
+    @property
+    def shown(self) -> str:
+        """The values as a table shows them: `lr 0.05, tau 1`."""
+        parts = [word.partition("=") for word in self.words]
+        return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, _, value in parts)
+
+
+def tune(
+    sweep: Sweep, tuned: Sequence[Tuned], seeds: Sequence[int], folds: Sequence[str | None],
+    share: float, which: str, make: Maker,
+) -> list[Choice] | None:  # fmt: skip
+    """Choose the values of each method on each fold; None if trials are missing (--dry-run).
+
+    The highest mean class accuracy on a share of the training list that no trial of the fold has
+    trained on, the mean over seeds; of equal ones the first. Classifier methods come after the
+    methods whose runs they start from.
+    """
+    choices: list[Choice] = []
+    others = [method for method in sweep.methods if method not in sweep.trained]
+    for layer in (sweep.trained, others):
+        chosen = as_chosen(choices)
+        trials: dict[tuple[str, str | None], dict[tuple[str, ...], list[Run]]] = {}
+        for at in product(layer, folds):
+            method, fold = at
+            points = grid(sweep, method, tuned, fold)
+            if len(points) > 1:
+                trials[at] = {
+                    point: [
+                        sweep.plan(method, seed, fold, {**chosen, at: point}, share)
+                        for seed in seeds
+                    ]
+                    for point in points
+                }
+        runs = [run for of_points in trials.values() for row in of_points.values() for run in row]
+        for run in runs:
+            run.check()
+        failures = make(runs)
+        if failures is None:
+            return None
+        choices += [choose(*at, of_points, failures, which) for at, of_points in trials.items()]
+    return choices
+
+
+def choose(
+    method: str, fold: str | None, points: Mapping[tuple[str, ...], Sequence[Run]],
+    failures: Mapping[Run, str], which: str,
+) -> Choice:  # fmt: skip
+    """Return the best point of a grid; InputError if a trial of every point has failed."""
+    accuracy: dict[str, float | None] = {}
+    failed: dict[str, str] = {}
+    for point, runs in points.items():
+        words = " ".join(point)
+        if reason := next((failures[run] for run in runs if run in failures), None):
+            accuracy[words], failed[words] = None, reason
+        else:
+            accuracy[words] = statistics.mean(held_out_accuracy(run, which) for run in runs)
+    there = [point for point in points if " ".join(point) not in failed]
+    if not there:
+        reason = next(iter(failed.values()))
+        raise InputError(f"--tune: no value of {method} could be tried: {reason}")
+    best = max(there, key=lambda point: accuracy[" ".join(point)])
+    return Choice(method, fold, best, accuracy, failed)
+
+
+def as_chosen(choices: Sequence[Choice]) -> Chosen:
+    return {(choice.method, choice.fold): choice.words for choice in choices}

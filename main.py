@@ -111,9 +111,7 @@ def make_parser() -> Parser:
         "--tag", metavar="T", help="suffix of the run folder (default: derived from the overrides)"
     )
     where.add_argument("--resume", action="store_true", help="continue from last.pt")
-    where.add_argument(
-        "--overwrite", action="store_true", help="discard the existing run in the folder"
-    )
+    where.add_argument("--overwrite", action="store_true", help="discard the run in the folder")
 
     how = parser.add_argument_group("computation")
     how.add_argument(
@@ -133,10 +131,7 @@ def make_parser() -> Parser:
     io.add_argument("--output", metavar="FILE", help="write predictions as .json or .csv")
     io.add_argument("--window", type=int, metavar="T", help="classify a sliding window of T frames")
     io.add_argument(
-        "--stride",
-        type=int,
-        metavar="T",
-        help="frames from one window to the next (default: half a window)",
+        "--stride", type=int, metavar="T", help="frames between windows (default: half a window)"
     )
     io.add_argument(
         "--threshold", type=float, metavar="P",

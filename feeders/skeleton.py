@@ -119,7 +119,7 @@ class Feeder(Dataset):
             raise InputError(f"{store.path}: {channels} channels, but a feeder takes 2 or 3")
         if len(rows) == 0:
             raise InputError(
-                f"{store.path}: this split has no samples; check protocol and training_list"
+                f"{store.path}: this split has no samples; see protocol, training_list"
             )
         for key, value in ("frames", self.frames), ("test_clips", self.clips):
             if value < 1:
@@ -147,9 +147,8 @@ class Feeder(Dataset):
                 )
 
     def _table(self) -> Table:
-        return Table(
-            self.source.lengths, lambda length: self.choice.test(length, self.frames, self.clips)
-        )
+        lengths = self.source.lengths
+        return Table(lengths, lambda length: self.choice.test(length, self.frames, self.clips))
 
     @property
     def where(self) -> str:
@@ -259,9 +258,8 @@ class Feeder(Dataset):
         if not self.box and (wanted.scale or wanted.rotate or wanted.mirror):
             mirrored = draws.flip if wanted.mirror else None
             matrices = augment.matrices(draws.scale, draws.angles, mirrored, self.planar)
-            matrices = matrices[:, : self.channels, : self.channels].repeat_interleave(
-                self.clips, 0
-            )
+            matrices = matrices[:, : self.channels, : self.channels]
+            matrices = matrices.repeat_interleave(self.clips, 0)
             batch = augment.transform(batch, send(matrices, self.device))
         return batch
 

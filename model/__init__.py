@@ -75,20 +75,21 @@ def described(
 ) -> tuple[str, dict[str, Any]]:
     """Return the import string and the arguments of the network that a checkpoint, as read, needs.
 
-    Arguments that are not among these have their defaults. Under the names of another project what
-    the checkpoint says lies on what its weights show. They show no more of the layout than how many
-    joints it has: it is `graph` if that has as many, else the known one. Raises InputError if the
-    checkpoint does not say its network and its weights have no known form or layout.
+    Arguments that are missing have their defaults. For weights with the names of another project,
+    arguments in the checkpoint override those that the weights show. Weights only show the number
+    of joints of the layout: it is `graph` if that has as many, else the known one. Raises
+    InputError if the checkpoint does not name its network and its weights have no known form or
+    layout.
     """
     name, args = upstream.said(checkpoint)
     state = upstream.weights(checkpoint, path)
     form = upstream.form_of(state)
-    is_own = form is None or form.name == upstream.OWN
-    if name is not None and (is_own or name != f"model.{form.backbone}.Model"):
+    own_names = form is None or form.name == upstream.OWN
+    if name is not None and (form is None or own_names or name != f"model.{form.backbone}.Model"):
         return name, args
     try:
         found = upstream.describe(state)
-        if args and is_own:
+        if args and own_names:
             shown = args
         else:
             layout = args.get("graph") or layout_of(found.num_joints, graph)

@@ -73,7 +73,7 @@ def test_fusion_rejects_different_samples_labels_or_classes():
     relabelled = Scores(other.names, (other.labels + 1) % 7, other.scores)
     for wrong, message in (
         (renamed, "different samples"),
-        (relabelled, "other labels"),
+        (relabelled, "different labels"),
         (synthetic(3, classes=8), "numbers of classes"),
     ):
         with pytest.raises(InputError, match=message):

@@ -146,7 +146,7 @@ def test_testing_needs_the_checkpoint_only(whole, tmp_path, monkeypatch):
     assert (whole / "result.json").read_text() == before
     assert np.array_equal(np.load(whole / "scores.npz")["scores"], scores)
     assert "12 samples, top-5" in (said := (whole / "log.txt").read_text())
-    assert "without the 0 copies of training samples" in said
+    assert "without the 0 duplicates of training samples" in said
 
 
 def test_testing_without_the_list_takes_the_counts_of_the_training(whole, tmp_path):

@@ -245,8 +245,8 @@ def test_classes_of_another_data_set_are_refused(trained, tiny, tmp_path, capsys
     [
         ({"normalization": "none"}, 1, "normalization centered (joint 20), but those of"),
         ({"normalization": "centered", "centre": 3}, 1, "have centered (joint 3)"),
-        ({}, 1000, "multiplied by 0.001 it would fit"),
-        ({}, 1 / 0.0254, "multiplied by 0.0254 it would fit"),
+        ({}, 1000, "multiply the positions by 0.001"),
+        ({}, 1 / 0.0254, "multiply the positions by 0.0254"),
     ],
 )
 def test_clips_in_another_frame_of_reference_are_refused(
@@ -277,7 +277,7 @@ def test_clips_of_another_size_are_reported(trained, tiny, tmp_path, quick):
             out.add(name, store.labels[row], store.clip(row) * 10, subject=subject)
     test_phase(trained / "best.pt", "--set", f"store={tmp_path}/s")
     (folder,) = trained.glob("test-*")
-    assert "multiplied by 0.1 it would fit" in RunFolder(folder).log_file.read_text()
+    assert "multiply the positions by 0.1" in RunFolder(folder).log_file.read_text()
 
 
 def test_overwriting_a_run_removes_its_tests_too(tiny, trained, quick):

@@ -209,10 +209,10 @@ def test_the_version_of_the_code_is_kept_and_compared(stopped, monkeypatch):
     assert "the code has changed since the run began" in (folder / "log.txt").read_text()
 
 
-def test_other_weights_to_begin_with_are_not_passed_over(stopped, whole, capsys):
+def test_other_weights_to_begin_with_are_not_passed_over(stopped, capsys):
     """A resumed run goes on from last.pt, so --weights could only be passed over."""
-    argv, _, _ = stopped
-    assert run_command(main.main, [*argv, "--weights", str(whole / "best.pt")]) == BAD_INPUT
+    argv, _, folder = stopped
+    assert run_command(main.main, [*argv, "--weights", str(folder / "best.pt")]) == BAD_INPUT
     said = capsys.readouterr().err
     assert "--weights best.pt: the run to resume began with random weights" in said
 

@@ -163,6 +163,11 @@ def open_data(config: Config, model: nn.Module, training: bool = True) -> Data:
             f"{config.store}: label {highest}, but the network has {num_class} classes "
             f"(model_args.num_class={num_class})"
         )
+    if num_class > len(store.class_names):
+        raise InputError(
+            f"model_args.num_class: {num_class}, but {config.store} has "
+            f"{len(store.class_names)} classes"
+        )
     try:
         listed = long_tail.training_rows(
             store, config.protocol, config.training_list, config.imbalance, config.fold,

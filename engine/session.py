@@ -150,7 +150,13 @@ def restore(training: Training, path: Path) -> None:
         ) from None
     check_same_data(content, training.data, path)
     training.same_code = content.get("code") in (None, code_version())
-    training.started_from = content.get("started_from")
+    began_with = content.get("started_from")
+    if training.started_from not in (None, began_with):
+        raise InputError(
+            f"--weights {training.started_from}: the run to resume began with "
+            f"{began_with or 'random weights'}; omit the flag, or --overwrite begins again"
+        )
+    training.started_from = began_with
     state = training.state
     checkpoint.load_strictly(state.model, content["model"], str(path))
     state.load_state_dict(content["training"])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from errors import InputError
 from feeders.source import take_joints
 
 # A rotation about axis a is FIXED[a] + cos * TURNED[a] + sin * CROSSED[a].
@@ -33,6 +34,12 @@ class Augmentation:
     rotate: float | Sequence[float] = 0.3
     flip: float = 0.5
     mirror: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.flip <= 1:
+            raise InputError(f"feeder_args.flip: {self.flip} is not a probability from 0 to 1")
+        if self.scale < 0:
+            raise InputError(f"feeder_args.scale: {self.scale} must be at least 0")
 
     @property
     def largest_angles(self) -> torch.Tensor:

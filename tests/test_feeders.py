@@ -616,6 +616,12 @@ def test_what_does_not_fit_is_named(settings, message):
         Feeder(**{"store": make_store(random_clips([9])), "rows": [0], **settings})
 
 
+@pytest.mark.parametrize(("key", "value"), [("flip", 2), ("flip", -0.1), ("scale", -1)])
+def test_an_impossible_augmentation_is_refused(key, value):
+    with pytest.raises(InputError, match=rf"feeder_args\.{key}: {value}"):
+        Augmentation(**{key: value})
+
+
 def test_a_share_beyond_the_clip_is_refused():
     with pytest.raises(InputError, match=r"feeder_args\.p_interval: 0.5 to 1.5"):
         Uniform((0.5, 1.5))

@@ -90,6 +90,7 @@ FOCAL = "loss=longtail.losses.Focal"
         # accepted by a constructor, impossible in the first step
         (["model_args.base_channels=4"], "model=model.stgcnpp.Model with model_args={"),
         (["model_args.num_blocks=0"], "model=model.stgcnpp.Model with model_args={"),
+        (["model_args.num_class=7"], "model_args.num_class: 7, but"),
         (["feeder_args.scale=x"], "feeder=feeders.skeleton.Feeder with feeder_args={'scale': 'x'}"),
         (["feeder_args.p_interval=x"], "feeder=feeders.skeleton.Feeder with feeder_args={"),
         (["mixing_args.alpha=x"], "mixing=longtail.brl.PartialMixup with mixing_args={'alpha'"),

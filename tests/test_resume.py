@@ -18,7 +18,7 @@ from data.store import Store
 from engine import checkpoint
 from engine import run as run_folder
 from engine.build import Data
-from errors import run_command
+from errors import BAD_INPUT, run_command
 from tests.tiny_runs import CEILING
 
 KILLS = 20
@@ -207,6 +207,14 @@ def test_the_version_of_the_code_is_kept_and_compared(stopped, monkeypatch):
     monkeypatch.setattr("engine.session.code_version", lambda: "another")
     main.main(argv)
     assert "the code has changed since the run began" in (folder / "log.txt").read_text()
+
+
+def test_other_weights_to_begin_with_are_not_passed_over(stopped, capsys):
+    """A resumed run goes on from last.pt, so --weights could only be passed over."""
+    argv, _, folder = stopped
+    assert run_command(main.main, [*argv, "--weights", str(folder / "best.pt")]) == BAD_INPUT
+    said = capsys.readouterr().err
+    assert "--weights best.pt: the run to resume began with random weights" in said
 
 
 def test_classes_that_changed_are_not_resumed(stopped, capsys):

@@ -91,13 +91,11 @@ class Feeder(Dataset):
         `resident` keeps the frames on the device (None: if they fit, see source.fits).
         """
         self.frames, self.clips, self.train, self.views = frames, clips, train, views
-        self.choice = choice or Uniform()
-        self.augmentation = augmentation or Augmentation()
-        self.box = box
-        self.device = torch.device(device)
+        self.choice, self.augmentation = choice or Uniform(), augmentation or Augmentation()
+        self.box, self.device = box, torch.device(device)
         self.skeleton = skeleton or graph.load(store.layout)
-        self._check(store, rows)
         self.channels = store.joints.shape[-1]
+        self._check(store, rows)
         self.planar = self.skeleton.confidence or self.channels == 2  # x, y and perhaps a score
         self.stream = Stream(stream, self.skeleton, self.channels, self.device)
         self.flip_order = torch.tensor(self.skeleton.flip, device=self.device)
@@ -114,9 +112,8 @@ class Feeder(Dataset):
     def _check(self, store: ClipStore, rows: np.ndarray) -> None:
         """Raise InputError for a store, rows or sizes that cannot be fed."""
         check_shape(str(store.path), store.joints.shape[1:], self.skeleton)
-        channels = store.joints.shape[-1]
-        if channels not in (2, 3):
-            raise InputError(f"{store.path}: {channels} channels, but a feeder takes 2 or 3")
+        if self.channels not in (2, 3):
+            raise InputError(f"{store.path}: {self.channels} channels, but a feeder takes 2 or 3")
         if len(rows) == 0:
             raise InputError(
                 f"{store.path}: this split has no samples; see protocol, training_list"

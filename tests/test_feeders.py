@@ -607,7 +607,7 @@ def test_single_samples():
         ({"frames": 0}, "frames: 0"),
         ({"clips": 10, "choice": Even()}, "test_clips: 10.*set test_clips to 1"),
         ({"train": True, "box": True}, "feeder_args.scale: .*set scale to 0"),
-        ({"rows": []}, "made-up: this split has no samples"),
+        ({"rows": []}, "made-up: split without samples"),
         ({"clips": 0}, "test_clips: 0"),
     ],
 )

@@ -25,7 +25,7 @@ def test_command_line_over_yaml_over_parents_over_defaults(tmp_path):
     assert resolved.optimizer_args == {"momentum": 0.5, "nesterov": True, "weight_decay": 5e-4}
 
 
-def test_later_files_lie_on_top_and_drop_the_arguments_of_a_class_they_replace(tmp_path):
+def test_later_files_override_and_drop_arguments_of_a_replaced_class(tmp_path):
     first = write(tmp_path / "a.yaml", "loss: longtail.losses.LDAM\nloss_args: {scale: 30}\n")
     second = write(tmp_path / "b.yaml", "loss: longtail.losses.CrossEntropy\n")
     third = write(tmp_path / "c.yaml", "loss: longtail.losses.LDAM\nloss_args: {max_margin: 1}\n")
@@ -85,7 +85,7 @@ def test_set_words_are_one_layer_in_any_order(tmp_path, words):
         (["loss_args={a: 1, a: 2}"], {}, "key a is given twice"),
     ],
 )
-def test_a_contradiction_on_the_command_line_is_refused(words, flags, said):
+def test_two_values_of_a_key_are_rejected(words, flags, said):
     for order in (words, words[::-1]):
         with pytest.raises(InputError) as caught:
             config.load([], order, **flags)
@@ -94,7 +94,7 @@ def test_a_contradiction_on_the_command_line_is_refused(words, flags, said):
     assert config.load([], ["lr=1", "lr=1.0", "seed=3"], seed=3).lr == 1
 
 
-def test_off_is_a_kind_of_amp_and_a_number_is_no_switch():
+def test_amp_off_is_not_read_as_false():
     assert config.load([], ["amp=off"]).amp == "off"  # which YAML reads as false
     with pytest.raises(InputError, match="amp"):
         config.load([], ["amp=on"])
@@ -102,7 +102,7 @@ def test_off_is_a_kind_of_amp_and_a_number_is_no_switch():
         config.load([], ["num_epoch=true"])
 
 
-def test_a_run_from_before_a_key_has_its_default(tmp_path):
+def test_missing_keys_of_earlier_versions_have_their_defaults(tmp_path):
     resolved = config.load([], ["lr=0.1"])
     lines = [line for line in resolved.to_yaml().splitlines() if not line.startswith("tf32:")]
     former = write(tmp_path / "config.yaml", "\n".join(lines))
@@ -152,19 +152,19 @@ def test_the_rate_is_linear_in_the_batch_of_a_step():
         ("- 1", "key: value"),
     ],
 )
-def test_a_mistake_is_named_with_its_file_or_key(tmp_path, text, said):
+def test_errors_name_the_file_or_key(tmp_path, text, said):
     with pytest.raises(InputError, match=said) as caught:
         config.load([write(tmp_path / "joint.yaml", text)])
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "- 1", "lr: ["])
-def test_a_damaged_run_is_named(tmp_path, text):
+def test_damaged_config_yaml_is_rejected(tmp_path, text):
     with pytest.raises(InputError, match=r"config\.yaml: is damaged"):
         config.changed_keys(config.Config(), write(tmp_path / "config.yaml", text))
 
 
-def test_every_resolved_value_survives_its_own_yaml(tmp_path):
+def test_config_round_trips_through_yaml(tmp_path):
     resolved = config.load([], ["lr=1e-3", "model_args.graph=coco", "val_split=0.1"])
     config.write(resolved, tmp_path / "config.yaml")
     assert config.load([tmp_path / "config.yaml"]) == resolved
@@ -181,7 +181,7 @@ def test_an_unknown_benchmark_names_the_nearest():
         config.benchmark_folder("ntu60-xsup-lt")
 
 
-def test_the_run_folder_tells_what_departs_from_the_benchmark(tmp_path):
+def test_run_folder_name_contains_the_differences_from_the_benchmark(tmp_path):
     folder = tmp_path / "ntu60-xsub-lt"
     folder.mkdir()
     joint = write(folder / "joint.yaml", "stream: joint\n")
@@ -213,7 +213,7 @@ def test_a_file_is_read_and_written_as_utf_8(tmp_path):
         config.load([path])
 
 
-def test_a_runs_own_configuration_gives_the_same_run_again(tmp_path):
+def test_config_yaml_of_a_run_reproduces_the_run(tmp_path):
     first = config.resolve(["config/demo-lt/bone.yaml"], ["seed=3", "imbalance=10"])
     folder = tmp_path / "bone"
     config.write(first, folder / "config.yaml")

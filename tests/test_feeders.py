@@ -607,11 +607,11 @@ def test_single_samples():
         ({"frames": 0}, "frames: 0"),
         ({"clips": 10, "choice": Even()}, "test_clips: 10.*set test_clips to 1"),
         ({"train": True, "box": True}, "feeder_args.scale: .*set scale to 0"),
-        ({"rows": []}, "made-up: split without samples"),
+        ({"rows": []}, "made-up: this split has no samples"),
         ({"clips": 0}, "test_clips: 0"),
     ],
 )
-def test_what_does_not_fit_is_named(settings, message):
+def test_feeder_rejects_wrong_stores_and_values(settings, message):
     with pytest.raises(InputError, match=message):
         Feeder(**{"store": make_store(random_clips([9])), "rows": [0], **settings})
 
@@ -636,7 +636,7 @@ def test_pixels_are_not_mirrored_about_their_corner():
         Feeder(store, [0], train=True, augmentation=Augmentation(mirror=True))
 
 
-def test_a_lopsided_layout_cannot_be_flipped():
+def test_flip_rejects_layouts_with_asymmetric_parents():
     skeleton = graph.load("nw_ucla")
     lopsided = type(skeleton)(**{**vars(skeleton), "parent": (1, 4, *skeleton.parent[2:])})
     store = make_store(random_clips([9], joints=20), "nw_ucla")

@@ -67,7 +67,7 @@ def test_the_documented_way_gives_the_authors_logits(original, name):
 
 @pytest.mark.parametrize("said", [{}, {"model": "model.{backbone}.Model"}])
 @pytest.mark.parametrize("name", ON_NTU)
-def test_what_a_file_says_lies_on_what_its_weights_show(original, name, said):
+def test_arguments_in_a_file_override_those_shown_by_its_weights(original, name, said):
     """Authors' weights with some of the arguments, as people save them."""
     said = {key: value.format(backbone=ORIGINAL[name][0]) for key, value in said.items()}
 
@@ -133,7 +133,7 @@ def test_the_backbone_is_not_guessed(original):
         checkpoint.load_network(path, config.resolve([NTU60]))
 
 
-def test_what_is_set_and_leaves_no_trace_in_weights_holds(original):
+def test_arguments_not_shown_by_weights_are_used(original):
     path, clips, logits = original("ctrgcn")
     settings = documented("ctrgcn", "model_args.relu_branches=true")
     _, network, _ = checkpoint.load_network(path, settings)
@@ -180,7 +180,7 @@ def test_a_layout_that_is_not_known_is_given(tmp_path):
     small = {"num_blocks": 2, "inflate": [2], "down": [2], "base_channels": 8, "num_class": 3}
     network = aagcn.Model(graph=layout, attention=False, similarity="softmax", **small).eval()
     torch.save(network.state_dict(), path)
-    with pytest.raises(InputError, match=r"weights.pt: no known layout has 15 joints: give graph"):
+    with pytest.raises(InputError, match=r"weights.pt: no known layout has 15 joints: set graph"):
         models.from_checkpoint(path)
     given = Config(model="model.aagcn.Model")
     with pytest.raises(InputError, match="no known layout has 15 joints"):
@@ -439,7 +439,7 @@ def test_what_experts_rest_on_is_explained(tiny, ride, tmp_path):
         ),
     ],
 )
-def test_what_a_checkpoint_says_of_its_network_is_not_trusted(tmp_path, content, said):
+def test_networks_outside_model_are_not_imported_from_checkpoints(tmp_path, content, said):
     path = tmp_path / "weights.pt"
     torch.save({**content, "state_dict": stgcn.Model().state_dict()}, path)
     with pytest.raises(InputError, match=re.escape(said)) as error:

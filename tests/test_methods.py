@@ -33,7 +33,7 @@ def test_a_method_is_one_file_on_top(tiny, tmp_path, method):
     assert (tmp_path / "run/result.json").read_text() == before
 
 
-def test_whole_batches_are_told_before_they_are_mixed(tiny, tmp_path, monkeypatch):
+def test_observe_is_called_with_whole_batches_before_mixing(tiny, tmp_path, monkeypatch):
     """Shap-Mix doubles a batch; a whole one is to run compiled nonetheless."""
     seen, eager = [], train.eager_if_partial
     monkeypatch.setattr(
@@ -47,7 +47,7 @@ def test_whole_batches_are_told_before_they_are_mixed(tiny, tmp_path, monkeypatc
     assert seen == [True, False]  # saliency and step together, of 10 and of 6
 
 
-def test_shap_mix_hears_of_every_epoch(tiny, tmp_path, monkeypatch, untested):
+def test_shap_mix_is_called_in_every_epoch(tiny, tmp_path, monkeypatch, untested):
     heard = []
     monkeypatch.setattr(ShapMix, "begin_epoch", lambda mix, epoch: heard.append(epoch))
     more = [*SMALL, "model_args.num_blocks=1", "batch_size=24"]
@@ -142,7 +142,7 @@ def test_ride_has_narrower_experts_and_no_temperature_at_first(tiny):
 @pytest.mark.parametrize(
     "wrong", ["model.stgcnp.Model", "os.system", "Model", "model.fuse_bn.fuse_bn"]
 )
-def test_a_backbone_of_experts_that_is_none_is_one_line(tiny, wrong):
+def test_experts_reject_invalid_backbones(tiny, wrong):
     own = config.load([tiny / "tiny-lt/joint.yaml", METHODS / "ride.yaml"])
     own = own.replace(model_args={**own.model_args, "backbone": wrong})
     with pytest.raises(InputError, match=r"model_args\.backbone[:=]"):

@@ -362,7 +362,7 @@ def close(ours, theirs, tolerance):
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_folded_network_gives_the_same(backbone):
+def test_fused_network_has_the_same_outputs(backbone):
     model = trained(backbone)
     folded = fuse_bn(model)
     clips = torch.randn(2, 2, 13, 25, 3)

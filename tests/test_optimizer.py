@@ -42,7 +42,7 @@ def state_of(net, **values):
     return TrainState(Config(**PLAIN, **values), net, nn.Module(), CPU)
 
 
-def test_gradients_add_up_to_a_step():
+def test_accumulated_gradients_equal_one_step():
     """The learning rate grows with accumulation; a step leaves no gradient to the next."""
     net, data = network(), batches(4)
     state, expected = state_of(net, accumulate=2), copy.deepcopy(net)
@@ -164,7 +164,7 @@ def test_averaged_weights_follow_by_their_decay():
         ({"schedule": "constant", "schedule_args": {"warm_up": 2.5}}, 2, 1),
     ],
 )
-def test_the_rate_over_the_epochs(settings, epoch, expected):
+def test_learning_rate_over_the_epochs(settings, epoch, expected):
     assert lr_factor(Config(**settings), epoch) == pytest.approx(expected, abs=1e-12)
 
 

@@ -82,9 +82,7 @@ PROCESSORS = {
 
 
 @pytest.mark.parametrize(("capabilities", "pays"), PROCESSORS.values(), ids=PROCESSORS)
-def test_arithmetic_that_a_processor_lacks_is_said_and_never_chosen(
-    monkeypatch, capabilities, pays
-):
+def test_emulated_arithmetic_is_logged_and_not_selected_by_auto(monkeypatch, capabilities, pays):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     cpu = torch.device("cpu")
     chosen = "bf16" if "bf16" in pays else "off"

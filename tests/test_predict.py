@@ -277,13 +277,13 @@ def test_persons_that_are_seen_longest_keep_their_places():
         ([[[1, 2, 3]], [[1, 2, 3], [1, 2, 3]]], "not an array of numbers"),
     ],
 )
-def test_a_clip_that_does_not_fit_is_told_in_one_line(small, clip, told):
+def test_clips_that_do_not_fit_are_rejected_in_one_line(small, clip, told):
     with pytest.raises(InputError) as error:
         Recognizer.load(small[0], device="cpu")(clip)
     assert told in str(error.value) and "\n" not in str(error.value)
 
 
-def test_windows_and_checkpoints_that_make_no_sense(small, tmp_path):
+def test_invalid_windows_and_checkpoints_are_rejected(small, tmp_path):
     recognizer = Recognizer.load(small[0], device="cpu")
     for how in ({"window": 0}, {"window": 4, "stride": 0}, {"stride": 4}):
         with pytest.raises(InputError, match="--window"):
@@ -333,7 +333,7 @@ def test_as_many_class_names_as_the_network_has_classes(tmp_path):
         assert len(said["predictions"][0]["probabilities"]) == 3
 
 
-def test_what_files_of_poses_say_is_not_passed_over(tmp_path):
+def test_facts_in_pose_files_are_used(tmp_path):
     """Which image they are of, which frames are missing; files come in the order of their numbers.
 
     A file of another image than --image-size is refused, as data.prepare does.
@@ -704,7 +704,7 @@ def test_poses_without_any_score_are_told(coco):
     ("height", "told"),
     [(1600, "0.001"), (160, "0.01"), (63, "0.0254"), (0.0016, "1e+03")],
 )
-def test_nobody_is_as_large_as_that(sized, height, told):
+def test_impossible_body_sizes_are_rejected(sized, height, told):
     with pytest.raises(InputError) as error:
         Recognizer.load(sized, device="cpu")(person(height) + 1)
     assert told in str(error.value) and "training clips: 1.1 to 1.9" in str(error.value)

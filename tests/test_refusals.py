@@ -17,7 +17,7 @@ from model.backbone import Output
 from tests.tiny_runs import METHODS, SMALL, assert_same_weights, command, run
 
 
-def test_a_finished_folder_is_neither_lost_nor_mixed_up(tiny, whole):
+def test_finished_runs_are_not_overwritten_by_default(tiny, whole):
     with pytest.raises(InputError, match="--resume continues it, --overwrite"):
         main.main(command(tiny, whole))
     with pytest.raises(InputError, match="other values of lr"):
@@ -36,7 +36,7 @@ def test_overwriting_discards_the_run_and_nothing_else(tiny, whole, tmp_path, un
     assert (folder / "notes.txt").exists()
 
 
-def test_a_folder_without_a_run_is_left_alone(tiny, tmp_path):
+def test_folders_without_a_run_are_not_overwritten(tiny, tmp_path):
     (tmp_path / "notes.txt").touch()
     for more in ([], ["--overwrite"], ["--resume"]):
         with pytest.raises(InputError, match="does not contain a run; name another --work-dir"):
@@ -72,7 +72,7 @@ def test_a_folder_without_a_run_is_left_alone(tiny, tmp_path):
         (["--set", "feeder_args.stream=bone"], "feeder_args.stream"),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_nothing(tiny, tmp_path, capsys, more, said):
+def test_errors_are_one_line_and_nothing_is_written(tiny, tmp_path, capsys, more, said):
     folder = tmp_path / "run"
     assert run_command(main.main, command(tiny, folder, *more)) == BAD_INPUT
     lines = capsys.readouterr().err.strip().splitlines()
@@ -126,7 +126,7 @@ FOCAL = "loss=longtail.losses.Focal"
         (["classifier_args.tau=1"], "classifier_args: not used, because"),
     ],
 )  # fmt: skip
-def test_what_a_run_will_need_is_tried_before_its_first_step(tiny, tmp_path, capsys, words, said):
+def test_all_parts_of_a_run_are_tried_before_its_first_step(tiny, tmp_path, capsys, words, said):
     folder = tmp_path / "run"
     argv = command(tiny, folder, "--set", *words)
     assert run_command(main.main, argv) == BAD_INPUT
@@ -221,7 +221,7 @@ def test_a_loss_that_is_not_finite_names_the_samples(tiny, tmp_path):
         main.main(command(tiny, tmp_path / "run", "--quiet", "--set", "lr=1e30"))
 
 
-def test_outputs_that_are_not_finite_are_no_accuracy(tiny, whole, tmp_path, monkeypatch):
+def test_outputs_that_are_not_finite_are_rejected(tiny, whole, tmp_path, monkeypatch):
     """A comparison with NaN is false, so such scores would count as right."""
     state = checkpoint.read(whole / "last.pt")
     state["model"]["fc.bias"][0] = np.nan
@@ -346,7 +346,7 @@ def test_a_phase_asks_for_every_flag_that_it_accepts(tiny, whole, tmp_path, monk
             assert name in asked, flag
 
 
-def test_to_continue_and_to_discard_are_two_things(tiny, whole):
+def test_resume_and_overwrite_exclude_each_other(tiny, whole):
     before = (whole / "last.pt").read_bytes()
     with pytest.raises(InputError, match="give one of them"):
         main.main(command(tiny, whole, "--resume", "--overwrite"))
@@ -361,7 +361,9 @@ def test_to_continue_and_to_discard_are_two_things(tiny, whole):
         (lambda path: shutil.copy(path.with_name("best.pt"), path), "is a best.pt"),
     ],
 )
-def test_what_cannot_be_resumed_is_said_and_kept(tiny, whole, tmp_path, capsys, spoil, said):
+def test_checkpoints_that_cannot_be_resumed_are_rejected_and_kept(
+    tiny, whole, tmp_path, capsys, spoil, said
+):
     folder = tmp_path / "joint"
     shutil.copytree(whole, folder)
     spoil(folder / "last.pt")

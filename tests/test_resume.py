@@ -77,7 +77,7 @@ def test_twenty_kills_change_nothing(tiny, tmp_path):
             assert np.array_equal(ours, theirs)
 
 
-def test_a_kill_while_the_first_file_is_written_is_no_foreign_folder(tiny, tmp_path):
+def test_a_kill_during_the_first_write_leaves_a_usable_folder(tiny, tmp_path):
     """What a killed process had not renamed yet is cleared away, and the run begins."""
     folder = tmp_path / "run"
     folder.mkdir()
@@ -123,7 +123,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x04cos\nsystem\n(S'true'\ntR."])
-def test_what_is_no_checkpoint_is_refused(tmp_path, content):
+def test_files_that_are_not_checkpoints_are_rejected(tmp_path, content):
     path = tmp_path / "bad.pt"
     path.write_bytes(content)
     assert run_command(main.main, ["--phase", "test", "--weights", str(path)]) == 2
@@ -173,7 +173,7 @@ def all_training_names(tiny, action):
     return [name for name in store.names.tolist() if "P001" in name and name.endswith(action)]
 
 
-def test_a_test_after_the_list_has_changed_tells_of_the_list_of_the_training(stopped, monkeypatch):
+def test_testing_after_the_list_has_changed_uses_the_list_of_the_training(stopped, monkeypatch):
     """Its counts, and whether it was a published one."""
     _, listed, folder = stopped
     names = listed.read_text().split()
@@ -191,7 +191,7 @@ def test_a_test_after_the_list_has_changed_tells_of_the_list_of_the_training(sto
         listed.unlink(missing_ok=True)
 
 
-def test_a_list_that_takes_the_place_of_a_published_one_makes_no_claim(stopped, monkeypatch):
+def test_a_changed_list_is_not_recorded_as_published(stopped, monkeypatch):
     _, listed, folder = stopped
     names = listed.read_text().split()
     monkeypatch.setitem(long_tail.PUBLISHED, digest(names[::-1]), "of this test")
@@ -238,7 +238,7 @@ def test_a_checkpoint_without_a_digest_is_compared_by_its_counts(stopped, capsys
 
 
 @pytest.mark.parametrize(("val_split", "claims"), [(None, True), (0.1, False)])
-def test_what_a_checkpoint_remembers_of_a_list_that_is_gone(val_split, claims):
+def test_class_counts_in_a_checkpoint_replace_a_missing_list(val_split, claims):
     key = next(iter(long_tail.PUBLISHED))
     counts = torch.tensor([5, 3])
     state = {"list_digest": key, "class_counts": counts, "config": {"val_split": val_split}}

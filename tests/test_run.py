@@ -133,7 +133,7 @@ def test_a_seed_draws_the_weights(tiny, tmp_path):
     assert not (tmp_path / "run").exists()  # nothing is written until it runs
 
 
-def test_it_learns(whole):
+def test_training_reduces_the_loss(whole):
     losses = [json.loads(x)["loss"] for x in (whole / "metrics.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0]
 

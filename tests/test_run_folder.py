@@ -70,7 +70,7 @@ def holder(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["train", "resume", "test"])
-def test_a_second_process_in_a_folder_gets_one_line(
+def test_a_second_process_in_a_folder_is_rejected_in_one_line(
     tiny, whole, tmp_path, monkeypatch, capsys, holder, kind
 ):
     monkeypatch.setattr("engine.run.LOCK_PATIENCE", 0)
@@ -128,7 +128,7 @@ def test_of_many_processes_one_gets_the_folder(tmp_path, monkeypatch):
 # --- tests that are not the run's own ---
 
 
-def test_a_test_with_other_values_stands_beside_the_run(trained, tiny, tmp_path, quick):
+def test_tests_with_other_values_have_their_own_folder(trained, tiny, tmp_path, quick):
     before = results(trained)
     test_phase(trained / "best.pt", "--set", "test_clips=1", "frames=6")
     test_phase(trained / "last.pt", "--set", "frames=6")
@@ -189,9 +189,7 @@ def test_checkpoints_that_lie_together_have_results_of_their_own(trained, tmp_pa
     assert first.config()["frames"] == 8
 
 
-def test_by_config_a_test_does_not_take_the_place_of_a_run(
-    tiny, trained, tmp_path, monkeypatch, quick
-):
+def test_test_with_config_does_not_replace_a_run(tiny, trained, tmp_path, monkeypatch, quick):
     """Foreign weights go where the run would be; if there is one, beside it."""
     monkeypatch.chdir(tmp_path)
     home = tmp_path / "work_dir/tiny-lt/joint"
@@ -290,7 +288,7 @@ def test_overwriting_a_run_removes_its_tests_too(tiny, trained, quick):
     assert not (trained / "test-frames-7").exists()
 
 
-def test_values_of_any_form_are_a_file_name(trained):
+def test_any_value_becomes_a_valid_file_name(trained):
     run, best = RunFolder(trained), trained / "best.pt"
     settings = checkpoint.settings(checkpoint.read(best), best)
     changed = settings.replace(store="../a b/c", feeder_args={"flip": 0.5}, shots=[9, 2])

@@ -18,7 +18,7 @@ from tests import quick
 from tests.tiny_runs import CEILING, SMALL, assert_same_weights, command, run, start, wait_until
 
 
-def test_epochs_that_are_run_again_are_told_once(tmp_path):
+def test_repeated_epochs_are_logged_once(tmp_path):
     """A kill between the metrics and last.pt, and one in the middle of a line."""
     log = logs.Log(RunFolder(tmp_path), quiet=True)
     for epoch in range(3):
@@ -157,7 +157,7 @@ def test_sigterm_in_the_middle_of_an_epoch_changes_nothing(tiny, tmp_path, monke
 
 
 @pytest.mark.slow
-def test_all_streams_go_on_where_one_was_stopped(tiny, tmp_path, monkeypatch):
+def test_all_streams_resume_where_one_was_stopped(tiny, tmp_path, monkeypatch):
     more = [*SMALL, "num_epoch=1", "test_clips=1", "--stream", "all"]
     own, streams = TrainState.optimizer_step, []
 

@@ -138,7 +138,7 @@ def test_every_row_is_in_one_micro_batch_of_one_rank(count, accumulate, world, c
 
 
 @pytest.mark.parametrize("method", ALL)
-def test_a_step_of_every_method_mixes_up_no_devices(tiny, tmp_path, monkeypatch, method):
+def test_every_method_keeps_tensors_on_one_device(tiny, tmp_path, monkeypatch, method):
     """Tensors of `meta` have no values, and arithmetic of theirs with the CPU's is refused."""
     monkeypatch.setattr("engine.session.rehearse", lambda *parts: None)  # it reads scores
     logits = torch.zeros(3, 4), torch.tensor([0, 1, 1])

@@ -47,7 +47,7 @@ MIXINGS = {
 
 
 @pytest.mark.parametrize("name", MIXINGS)
-def test_mixing_waits_for_nothing(name):
+def test_mixing_does_not_synchronize_with_the_device(name):
     mix, generator = MIXINGS[name]().to(META), torch.Generator().manual_seed(0)
     net = Outputs(nn.Sequential(nn.Flatten(), nn.Linear(2 * 64 * 25 * 3, 4))).to(META)
     clips = torch.empty(16, 2, 64, 25, 3, device=META)
@@ -65,7 +65,9 @@ def test_mixing_waits_for_nothing(name):
 @pytest.mark.parametrize("resident", [True, False])
 @pytest.mark.parametrize("stream", ["joint", "skip-motion"])
 @pytest.mark.parametrize("settings", [{}, NW_UCLA])
-def test_feeding_waits_for_nothing(tiny, monkeypatch, settings, stream, resident):
+def test_feeding_does_not_synchronize_with_the_device(
+    tiny, monkeypatch, settings, stream, resident
+):
     # asked once, while the feeder is built
     monkeypatch.setattr(skeleton.Stream, "commutes_with", lambda stream, flip: True)
     store = Store.open(tiny / "store")
@@ -87,7 +89,7 @@ LOSSES = [
 
 
 @pytest.mark.parametrize("kind", LOSSES)
-def test_losses_wait_for_nothing(kind):
+def test_losses_do_not_synchronize_with_the_device(kind):
     loss, weights = kind(COUNTS).to(META), torch.ones(4, device=META)
     shape = (16, 3, 4) if kind is experts.Diversity else (16, 4)
     logits = torch.empty(shape, device=META, requires_grad=True)

@@ -1,6 +1,7 @@
-"""Measurements, each a command of its own that explains itself with --help.
+"""Measurements of speed and memory; each subcommand has its own --help.
 
-python -m tools.benchmark train --help
+python -m benchmarks train --help
+python -m benchmarks gpu --json gpu.json
 """
 
 from __future__ import annotations
@@ -10,21 +11,15 @@ from importlib import import_module
 
 from errors import Parser, run_command
 
-WHAT = {
-    "train": "tools.benchmark_train",
-    "test": "tools.benchmark_test",
-    "feed": "tools.benchmark_feed",
-    "models": "tools.benchmark_models",
-    "predict": "tools.benchmark_predict",
-}
+NAMES = ("train", "test", "feed", "models", "predict", "data", "gpu")
 
 
 def main(argv: list[str]) -> None:
-    if argv and argv[0] in WHAT:
-        import_module(WHAT[argv[0]]).main(argv[1:])
+    if argv and argv[0] in NAMES:
+        import_module(f"benchmarks.{argv[0]}").main(argv[1:])
         return
-    parser = Parser(prog="python -m tools.benchmark", description=__doc__)
-    parser.add_argument("what", choices=WHAT)
+    parser = Parser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("name", choices=NAMES)
     parser.parse_args(argv)
 
 

@@ -1,71 +1,74 @@
-"""How long one clip takes from raw joints to class probabilities, on one CPU core.
+"""Latency of one clip, from raw joints to class probabilities; on one CPU core by default.
 
-python -m tools.benchmark_predict
+python -m benchmarks predict
 """
 
 from __future__ import annotations
 
-import platform
-import sys
+import argparse
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks import command
 from engine.build import make_model
 from engine.config import Config
+from engine.precision import amp_kind
 from engine.predict import InputSpec, LoadedNetwork, Recognizer
-from errors import Parser, run_command
-from files import write_json
-
-CPU = torch.device("cpu")
 
 
-def recognizer(model: str, clips: int) -> Recognizer:
-    """Return an untrained network of full size for NTU RGB+D 60: weights do not change the time."""
-    config = Config(model=model, model_args={"graph": "ntu_rgb_d"}, test_clips=clips)
-    model = make_model(config)
-    network = LoadedNetwork(Path("untrained"), config, model, InputSpec.of(model, {}))
-    return Recognizer([network], CPU)
+@dataclass(frozen=True)
+class Result:
+    """Medians of single calls."""
+
+    model: str
+    amp: str
+    clips: int  # per sample, as in testing
+    milliseconds: float
+    cpu_milliseconds: float
+    fastest_milliseconds: float
 
 
-def latencies(network: Recognizer, frames: int, repeats: int) -> np.ndarray:
-    """Return (repeats, 2) seconds and CPU seconds of calls on a clip of one person, two before."""
-    steps = np.random.default_rng(0).normal(size=(frames, 1, 25, 3))
-    clip = (0.01 * steps).cumsum(axis=0).astype(np.float32)
-    seconds = []
-    for _ in range(2 + repeats):
-        started = time.perf_counter(), time.process_time()
-        network(clip)
-        ended = time.perf_counter(), time.process_time()
-        seconds.append(np.subtract(ended, started))
-    return np.array(seconds[2:])
+def measure(config: Config, options: argparse.Namespace, device: torch.device) -> Iterator[Result]:
+    """Time an untrained network (weights do not change the time) on a clip of one person."""
+    for clips in (1, 10):
+        own = config.replace(test_clips=clips)
+        model = make_model(own).to(device)
+        takes = InputSpec.of(model, {})
+        recognizer = Recognizer([LoadedNetwork(Path("untrained"), own, model, takes)], device)
+        shape = (options.frames, 1, takes.skeleton.num_joints, takes.channels)
+        steps = np.random.default_rng(0).normal(size=shape)
+        clip = (0.01 * steps).cumsum(axis=0).astype(np.float32)
+        calls = []
+        for _ in range(2 + options.repeats):  # two warm up
+            started = time.perf_counter(), time.process_time()
+            recognizer(clip)
+            ended = time.perf_counter(), time.process_time()
+            calls.append(1000 * np.subtract(ended, started))
+        wall, cpu = np.transpose(calls[2:])
+        yield Result(
+            own.model, amp_kind(own.amp, device), clips,
+            float(np.median(wall)), float(np.median(cpu)), float(wall.min()),
+        )  # fmt: skip
+
+
+def report(result: Result) -> str:
+    return (
+        f"{result.model}, amp {result.amp}, {result.clips:2d} test clips: median "
+        f"{result.milliseconds:.0f} ms (fastest {result.fastest_milliseconds:.0f}), "
+        f"CPU time {result.cpu_milliseconds:.0f} ms"
+    )
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(prog="python -m tools.benchmark predict", description=__doc__)
-    parser.add_argument("--model", default="model.stgcnpp.Model")
-    parser.add_argument("--frames", type=int, default=100, help="of the raw clip")
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--json", type=Path, help="write the medians to this file too")
-    parser.add_argument("--debug", action="store_true", help="errors with their traceback")
-    options = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    print(f"{options.model}, {platform.machine()}, torch {torch.__version__}, 1 thread")
-    results = []
-    for clips in (1, 10):
-        seconds = latencies(recognizer(options.model, clips), options.frames, options.repeats)
-        wall, busy = 1000 * np.median(seconds, axis=0)
-        fastest = 1000 * seconds[:, 0].min()
-        print(
-            f"{clips:2d} test clips: median {wall:.0f} ms (fastest {fastest:.0f}), "
-            f"of which the core worked {busy:.0f} ms"
-        )
-        results.append({"clips": clips, "milliseconds": wall, "core_milliseconds": busy})
-    if options.json:
-        write_json(options.json, {"model": options.model, "results": results})
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))
+    flags = ("--config", "--set", "--backbone", "--amp", *command.MACHINE)
+    parser = command.make_parser("predict", __doc__, *flags, device="cpu", threads=1, repeats=20)
+    parser.add_argument(
+        "--frames", type=command.positive, default=100, metavar="T",
+        help="frames of the raw clip (default: %(default)s)",
+    )  # fmt: skip
+    command.run(parser.parse_args(argv), measure, report)

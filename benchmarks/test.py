@@ -1,48 +1,42 @@
-"""How fast a split is tested on several clips a sample, beside one sample at a time.
+"""Speed of testing a split on several clips per sample, next to one sample at a time.
 
-python -m tools.benchmark test --plain
+python -m benchmarks test --plain
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
-import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-import memory
-from engine import config as configs
+from benchmarks import command
+from benchmarks.plain import plain_config
+from benchmarks.timing import alternate
 from engine import evaluate
 from engine.build import make_feeder, make_model, open_data
 from engine.config import Config
-from errors import Parser, run_command
-from files import write_json
+from engine.precision import amp_kind, set_tf32
 from model.fold import fuse_bn
-from tools.benchmark_models import in_turns
-from tools.benchmark_train import add_arguments, machine, plainly, prepare
 
 
 @dataclass(frozen=True)
 class Result:
-    """Samples per second, medians of one run in turns."""
+    """Samples per second, medians of alternating runs."""
 
-    machine: str
     model: str
     amp: str
-    clips: int  # of a sample
+    clips: int  # per sample
     together: float  # all clips of many samples in one batch: what --phase test does
     absent_too: float  # that, with each absent person computed, not one for all
-    one_at_a_time: float  # the same network, the clips of one sample a batch
-    plain_one_at_a_time: float | None = None  # the plain network in float32, nothing folded
+    one_at_a_time: float  # the same network, the clips of one sample per batch
+    plain_one_at_a_time: float | None = None  # the plain network in float32, not fused
 
 
 class EveryBody(nn.Module):
-    """A network outside of inference mode, where it spares no absent person."""
+    """A network outside of inference mode, where it computes each absent person."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -53,36 +47,33 @@ class EveryBody(nn.Module):
             return self.net(clips)
 
 
-def measure(settings: Config, options: argparse.Namespace, device: torch.device) -> Result:
-    data = open_data(settings, training=False)
-    feeder = make_feeder(
-        settings, data, data.test_rows[: options.samples], device, clips=settings.test_clips
-    )
-    model = make_model(settings).to(device, memory_format=torch.channels_last)
-    folded = fuse_bn(model)
-    ways = [(folded, settings, None), (EveryBody(folded), settings, None), (folded, settings, 1)]
+def measure(config: Config, options: argparse.Namespace, device: torch.device) -> Iterator[Result]:
+    set_tf32(config.tf32)
+    data = open_data(config, training=False)
+    rows = data.test_rows[: options.test_samples]
+    feeder = make_feeder(config, data, rows, device, clips=config.test_clips)
+    fused = fuse_bn(make_model(config).to(device, memory_format=torch.channels_last))
+    ways = [(fused, config, None), (EveryBody(fused), config, None), (fused, config, 1)]
     if options.plain:
-        plain = plainly(settings)
+        plain = plain_config(config)
         ways.append((make_model(plain).to(device), plain, 1))
 
-    def turn(net: nn.Module, own: Config, at_once: int | None) -> Callable[[], object]:
+    def test(net: nn.Module, own: Config, at_once: int | None) -> Callable[[], object]:
         return lambda: evaluate.score(net, feeder, own, device, clips_at_once=at_once)
 
-    if not options.system_malloc:
-        memory.keep_freed()
-    turns = [turn(*way) for way in ways]
-    seconds = in_turns(turns, options.repeats, device, options.cpu_time)
+    turns = [test(*way) for way in ways]
+    seconds = alternate(turns, options.repeats, device, options.cpu_time)
     rates = [len(feeder) / each for each in seconds]
-    return Result(machine(device), settings.model, settings.amp, settings.test_clips, *rates)
+    yield Result(config.model, amp_kind(config.amp, device), config.test_clips, *rates)
 
 
 def report(result: Result) -> str:
     def beside(what: str, rate: float) -> str:
-        return f"{what}: {rate:.2f} samples/s; together is {result.together / rate:.2f} times that"
+        return f"{what}: {rate:.2f} samples/s; batched is {result.together / rate:.2f} times that"
 
     lines = [
-        f"{result.model}, {result.clips} clips a sample, amp {result.amp}; {result.machine}",
-        f"many samples together: {result.together:.2f} samples/s",
+        f"{result.model}, {result.clips} clips per sample, amp {result.amp}",
+        f"batched: {result.together:.2f} samples/s",
         beside("absent persons computed, too", result.absent_too),
         beside("one sample at a time", result.one_at_a_time),
     ]
@@ -92,18 +83,10 @@ def report(result: Result) -> str:
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(prog="python -m tools.benchmark test", description=__doc__)
-    add_arguments(parser)
-    parser.add_argument("--amp", choices=configs.choices("amp"))
-    parser.add_argument("--samples", type=int, default=12)
-    options = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() as folder:
-        settings, device = prepare(options, Path(folder), amp=options.amp)
-        result = measure(settings, options, device)
-    print(report(result))
-    if options.json:
-        write_json(options.json, asdict(result))
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))
+    flags = (*command.CONFIGURATION, "--plain", "--samples", *command.MACHINE, "--cpu-time")
+    parser = command.make_parser("test", __doc__, *flags, samples=1200)
+    parser.add_argument(
+        "--test-samples", type=command.positive, default=12, metavar="N",
+        help="samples to test (default: %(default)s)",
+    )  # fmt: skip
+    command.run(parser.parse_args(argv), measure, report)

@@ -662,7 +662,7 @@ def test_the_benchmark_counts_what_was_fed(tmp_path):
     out = tmp_path / "rates.json"
     command = "--samples 20 --seconds 0.05 --repeats 1 --stream bone --json"
     assert run_command(feed_benchmark.main, [*command.split(), str(out)]) == 0
-    rates = json.loads(out.read_text())
+    rates = json.loads(out.read_text())["results"]
     assert [(rate["mode"], rate["frames"].split(",")[0]) for rate in rates] == [
         (mode, frames)
         for frames in ("on the device (cpu)", "memory-mapped")

@@ -26,6 +26,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks import command
+from benchmarks.timing import process_memory
 from data import names, normalize
 from data.long_tail import make_list
 from data.readers import Clip, ntu, nw_ucla
@@ -205,12 +206,8 @@ def resident(pid: int) -> tuple[int, int]:
 
     The latter are copies of what is on the disk, which the system drops when it needs the memory.
     """
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    except OSError:
-        return 0, 0
-    rss = {kind: int(n) * 1024 for kind, n in re.findall(r"Rss(\w+):\s+(\d+)", status)}
-    return rss.get("Anon", 0) + rss.get("Shmem", 0), rss.get("File", 0)
+    found = process_memory(pid)
+    return found.get("RssAnon", 0) + found.get("RssShmem", 0), found.get("RssFile", 0)
 
 
 class Clock:
@@ -379,18 +376,13 @@ def damage(args: argparse.Namespace) -> None:
         print(f"{file}: {args.samples} damaged, {sound} sound clips, {refused} clear errors")
 
 
-# What is measured: its function, and the samples and frames per sample without the options.
-PARTS = {
-    "raw": (raw, 5_000, 100),
-    "pickle": (pickled, 20_000, 100),
-    "scale": (scale, 114_000, 6),
-    "damage": (damage, 2_000, 4),
-}
-
-
 def main(argv: list[str]) -> None:
+    parts = {
+        "raw": (raw, 5_000, 100), "pickle": (pickled, 20_000, 100), "scale": (scale, 114_000, 6),
+        "damage": (damage, 2_000, 4),
+    }  # fmt: skip
     parser = command.make_parser("data", __doc__, "--debug")
-    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("part", choices=parts)
     for flag, kind, default, text in (
         ("--samples", command.positive, None, "number of samples"),
         ("--frames", command.positive, None, "frames per sample, approximately"),
@@ -403,7 +395,6 @@ def main(argv: list[str]) -> None:
     ):
         parser.add_argument(flag, type=kind, default=default, help=text)
     options = parser.parse_args(argv)
-    measure, samples, frames = PARTS[options.part]
-    options.samples = options.samples or samples
-    options.frames = options.frames or frames
+    measure, samples, frames = parts[options.part]
+    options.samples, options.frames = options.samples or samples, options.frames or frames
     measure(options)

@@ -68,7 +68,7 @@ class Size:
 
     values: dict[str, Any]  # of the configuration
     batch_sizes: tuple[int, ...]
-    steps: int  # per repeat
+    steps: int  # per repeat, with the first batch size; fewer with larger ones
     curve_steps: int
     precisions: tuple[str, ...]  # of the steps that are timed
     compiled: tuple[str, ...]  # backbones that are compiled
@@ -196,7 +196,7 @@ def plan(config: Config, device: torch.device, size: Size) -> dict[str, tuple[An
     jobs: dict[str, tuple[Any, ...]] = {"facts": (facts, device)}
     fp32 = variant("eager", "fp32", batch_size=size.batch_sizes[0])
     jobs["losses/cpu"] = (curve, fp32, CPU, size.curve_steps)
-    for way, precision in itertools.product(("eager", *compiled[:1]), precisions):
+    for way, precision in (*(("eager", name) for name in precisions), (compiled[0], "fp32")):
         own = variant(way, precision, batch_size=size.batch_sizes[0])
         jobs[f"losses/{way}/{precision}"] = (curve, own, device, size.curve_steps)
     for backbone in command.BACKBONES:
@@ -211,7 +211,8 @@ def plan(config: Config, device: torch.device, size: Size) -> dict[str, tuple[An
     for batch_size, precision, way, backbone in (*eager, *graphed):
         own = variant(way, precision, backbone, batch_size=batch_size)
         name = f"step/{backbone}/{way}/{batch_size}/{precision}"
-        jobs[name] = (step, own, device, size.steps, size.options.repeats)
+        count = max(1, size.steps * size.batch_sizes[0] // batch_size)
+        jobs[name] = (step, own, device, count, size.options.repeats)
     return jobs
 
 
@@ -274,12 +275,13 @@ class Worker:
             if self.jobs.poll(seconds):
                 result = self.jobs.recv()
             else:
+                self.stop(patience=0)
                 result = {"error": f"stopped after {seconds:.0f} seconds"}
         except (EOFError, OSError):
             self.process.join()
             result = {"error": f"the worker process ended with code {self.process.exitcode}"}
         if "error" in result:
-            self.stop(patience=0)
+            self.stop()
         return result
 
     def stop(self, patience: float = 30) -> None:

@@ -6,6 +6,7 @@ import functools
 import gc
 import multiprocessing
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -142,13 +143,16 @@ def peak_mib(step: Step, device: torch.device) -> float | None:
     reset = Path("/proc/self/clear_refs")
     if not reset.exists():
         return None
-    before = status_kib("VmRSS")
+    before = process_memory()["VmRSS"]
     reset.write_text("5", encoding="utf-8")  # forget the highest so far
     step()
-    return (status_kib("VmHWM") - before) / 2**10
+    return (process_memory()["VmHWM"] - before) / 2**20
 
 
-def status_kib(entry: str) -> int:
-    """Return an entry of this process's status in KiB (Linux)."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{entry}:"))
+def process_memory(pid: int | str = "self") -> dict[str, int]:
+    """Return what Linux says of a process's memory, in bytes; {} of one that has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except OSError:
+        return {}
+    return {name: 1024 * int(kib) for name, kib in re.findall(r"(\w+):\s+(\d+) kB", status)}

@@ -26,6 +26,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ TOLERANCES = {"network": 1e-3, "losses": 2e-2}
 class Size:
     """How much each job does."""
 
-    values: dict[str, Any]  # of the configuration
+    words: tuple[str, ...]  # of --set
     batch_sizes: tuple[int, ...]
     steps: int  # per repeat, with the first batch size; fewer with larger ones
     curve_steps: int
@@ -76,14 +77,14 @@ class Size:
 
 
 FULL = Size(
-    {}, (16, 128), 5, 20, tuple(PRECISIONS), command.BACKBONES,
+    (), (16, 128), 5, 20, tuple(PRECISIONS), command.BACKBONES,
     argparse.Namespace(
         samples=2048, repeats=3, test_samples=100, seconds=0.3, stream=["joint", "skip-motion"],
         plain=False, cpu_time=False,
     ),
 )  # fmt: skip
 QUICK = Size(
-    {"model_args": {"base_channels": 8}, "frames": 8, "test_clips": 2}, (2,), 1, 2,
+    ("model_args.base_channels=8", "frames=8", "test_clips=2"), (2,), 1, 2,
     ("fp32",), ("stgcn",),
     argparse.Namespace(
         samples=16, repeats=1, test_samples=2, seconds=0.01, stream=["joint"],
@@ -129,12 +130,12 @@ def network(config: Config, device: torch.device) -> dict[str, Any]:
         nn.functional.cross_entropy(logits, torch.arange(2, device=place)).backward()
         gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
         found.append((logits.detach().cpu(), torch.cat(gradients).cpu()))
-    (logits, gradients), (own_logits, own_gradients) = found
+    (cpu_logits, cpu_gradients), (own_logits, own_gradients) = found
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "flops_per_clip": counter.get_total_flops() / len(clips),
-        "logits": difference(own_logits, logits, TOLERANCES["network"]),
-        "gradients": difference(own_gradients, gradients, TOLERANCES["network"]),
+        "logits": difference(own_logits, cpu_logits, TOLERANCES["network"]),
+        "gradients": difference(own_gradients, cpu_gradients, TOLERANCES["network"]),
     }
 
 
@@ -187,11 +188,10 @@ def plan(config: Config, device: torch.device, size: Size) -> dict[str, tuple[An
     cuda = device.type == "cuda"
     precisions = [name for name in PRECISIONS if cuda or name != "tf32"]
     compiled = [name for name in ("graphs", "compiled") if cuda or name != "graphs"]
-    base = config.replace(**size.values)
 
     def variant(way: str, precision: str, backbone: str | None = None, **values: Any) -> Config:
         model = {} if backbone is None else {"model": f"model.{backbone}.Model"}
-        return base.replace(**WAYS[way], **PRECISIONS[precision], **model, **values)
+        return config.replace(**WAYS[way], **PRECISIONS[precision], **model, **values)
 
     jobs: dict[str, tuple[Any, ...]] = {"facts": (facts, device)}
     fp32 = variant("eager", "fp32", batch_size=size.batch_sizes[0])
@@ -201,7 +201,7 @@ def plan(config: Config, device: torch.device, size: Size) -> dict[str, tuple[An
         jobs[f"losses/{way}/{precision}"] = (curve, own, device, size.curve_steps)
     for backbone in command.BACKBONES:
         jobs[f"network/{backbone}"] = (network, variant("eager", "fp32", backbone), device)
-    jobs["feeding"] = (rows, feed.measure, base, size.options, device)
+    jobs["feeding"] = (rows, feed.measure, config, size.options, device)
     for precision in precisions:
         own = variant("eager", precision)
         jobs[f"test/{precision}"] = (rows, test.measure, own, size.options, device)
@@ -221,9 +221,8 @@ def compare_losses(results: dict[str, Any]) -> None:
     expected = results.get("losses/cpu", {}).get("losses")
     for name, result in results.items():
         if expected and "losses" in result and name != "losses/cpu":
-            tolerance = TOLERANCES["losses"]
-            values = (torch.tensor(losses) for losses in (result["losses"], expected))
-            results[name] = result | {"from_cpu": difference(*values, tolerance)}
+            own, cpu = torch.tensor(result["losses"]), torch.tensor(expected)
+            results[name] = result | {"from_cpu": difference(own, cpu, TOLERANCES["losses"])}
 
 
 def differing(results: dict[str, Any]) -> list[str]:
@@ -261,7 +260,8 @@ class Worker:
     """A process that runs jobs one after another; after an error another one takes its place."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.process = options, None
+        self.options = options
+        self.process: BaseProcess | None = None
 
     def run(self, job: tuple[Any, ...], seconds: float) -> dict[str, Any]:
         """Return what a job (function, *args) returns, or its error."""
@@ -360,10 +360,13 @@ def main(argv: list[str]) -> None:
         help="start no job after, and stop the one that runs (default: %(default)s)",
     )  # fmt: skip
     options = parser.parse_args(argv)
+    if options.resume and options.json is None:
+        raise InputError("--resume needs the --json FILE of the call that it completes")
     deadline = time.monotonic() + 60 * options.minutes
     device, size = command.use_device(options), QUICK if options.quick else FULL
     content, worker = begin(options, device), Worker(options)
     options.samples = size.options.samples
+    options.overrides = [*options.overrides, *size.words]
     with tempfile.TemporaryDirectory() as folder:
         (config,) = command.configurations(options, Path(folder))
         jobs = plan(config, device, size)

@@ -9,7 +9,7 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +37,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def alternate(
-    runs: list[Step], repeats: int, device: torch.device, cpu_time: bool = False
+    runs: Sequence[Step], repeats: int, device: torch.device, cpu_time: bool = False
 ) -> list[float]:
     """Return the median seconds of each, called one after another `repeats` times: A B A B."""
     clock = time.process_time if cpu_time else time.perf_counter

@@ -200,6 +200,8 @@ def test_models_and_prediction_are_measured(tmp_path, monkeypatch):
         (["test", "--device", "gpu"], "--device gpu: give GPU indices (0 1 ...) or cpu"),
         (["feed", "--samples", "1", "--device", "cpu"], "--samples: at least 2"),
         (["models", "--set", "nun_epoch=3"], "did you mean num_epoch"),
+        (["gpu", "--resume"], "--resume needs the --json FILE"),
+        (["gpu", "--quick", "--device", "cpu", "--set", "frames=9"], "two values of frames"),
     ],
 )
 def test_a_wrong_option_is_a_one_line_error(argv, message, capsys):

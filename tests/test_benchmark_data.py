@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import memory
+from benchmarks import data as benchmark_data
 from data.readers import Clip
 from errors import run_command
-from tools import benchmark_data
 
 
 def test_a_clip_may_have_fewer_persons_than_the_store_has_room_for() -> None:

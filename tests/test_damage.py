@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.data import is_sound, skeleton_text, synthetic_joints
 from data.readers import Clip, kinetics_skeleton, ntu, nw_ucla
 from errors import InputError
-from tools.benchmark_data import is_sound, made_up, skeleton_text
 
-JOINTS = made_up(np.random.RandomState(1), 3, 2)
+JOINTS = synthetic_joints(np.random.RandomState(1), 3, 2)
 SKELETON = skeleton_text(JOINTS)
 NW_UCLA = (
     '{"label": 2, "file_name": "a02_s01_e00_v01",\n"skeletons": [\n'

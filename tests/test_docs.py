@@ -16,13 +16,14 @@ import torch
 
 import graph
 import main
+from benchmarks import __main__ as benchmarks
 from data import prepare
 from data.readers import READERS
 from engine import checkpoint, config
 from engine.build import find_class
 from engine.state import TrainState
 from errors import InputError, Parser, Stopped
-from tools import benchmark, zoo
+from tools import zoo
 from tools.compare import Sweep
 
 PROJECT = zoo.DOCS.parent
@@ -64,7 +65,7 @@ def parse(monkeypatch):
         monkeypatch.setattr(kind, "parse_args", stop)
 
     def call(module, argv):
-        name = f"{module}.__main__" if module == "tools.report" else module
+        name = f"{module}.__main__" if module in ("tools.report", "benchmarks") else module
         with pytest.raises(Parsed) as caught:
             importlib.import_module(name).main(argv)
         return caught.value.args
@@ -158,7 +159,7 @@ def test_flags_exist(parse):
     for module in (
         *COMMANDS,
         *{name for _, name, _ in ALL if name.startswith(("tools.", "data."))},
-        *benchmark.WHAT.values(),
+        *(f"benchmarks.{name}" for name in benchmarks.NAMES),
     ):
         parser = parse(module, [])[0] if module != "data.prepare" else None
         known |= set(parser._option_string_actions) if parser else set()

@@ -30,7 +30,7 @@ def test_wrong_argument_is_one_line_error(argv, message, capsys):
     (
         "ensemble", "data.prepare", "data.long_tail", "data.inspect", "data.convert",
         "tools.calibrate", "tools.compare", "tools.embed", "tools.export", "tools.report.__main__",
-        "tools.weights", "tools.zoo", "tools.benchmark",
+        "tools.weights", "tools.zoo", "benchmarks.__main__",
     ),
 )  # fmt: skip
 def test_unknown_flag_is_one_line_error_in_every_command(command, capsys):
@@ -41,7 +41,7 @@ def test_unknown_flag_is_one_line_error_in_every_command(command, capsys):
         assert out == "" and err.startswith("error: ") and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ("data.prepare", "tools.weights", "tools.benchmark"))
+@pytest.mark.parametrize("command", ("data.prepare", "tools.weights", "benchmarks.__main__"))
 def test_help_keeps_line_breaks_of_examples(command, capsys):
     module = import_module(command)
     with pytest.raises(SystemExit):

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import graph
+from benchmarks import feed as feed_benchmark
 from data.store import Store
 from errors import InputError, run_command
 from feeders import augment, source
@@ -22,7 +23,6 @@ from feeders.augment import Augmentation
 from feeders.frames import Even, Uniform
 from feeders.skeleton import Batch, Draws, Feeder
 from feeders.streams import NAMES, Stream
-from tools import benchmark_feed
 
 SHORT = {"j": "joint", "b": "bone", "k": "skip"}
 SHORT |= {f"{key}m": f"{name}-motion" for key, name in SHORT.items()}
@@ -653,9 +653,9 @@ def test_flip_rejects_layouts_with_asymmetric_parents():
 def test_the_benchmark_counts_what_was_fed(tmp_path):
     """A run's rate times its time is the samples fed; the table names every way of feeding."""
     out = tmp_path / "rates.json"
-    command = "--made-up 20 --seconds 0.05 --repeats 1 --stream bone --json"
-    assert run_command(benchmark_feed.main, [*command.split(), str(out)]) == 0
-    rates = json.loads(out.read_text())
+    command = "--samples 20 --seconds 0.05 --repeats 1 --stream bone --json"
+    assert run_command(feed_benchmark.main, [*command.split(), str(out)]) == 0
+    rates = json.loads(out.read_text())["results"]
     assert [(rate["mode"], rate["frames"].split(",")[0]) for rate in rates] == [
         (mode, frames)
         for frames in ("on the device (cpu)", "memory-mapped")
@@ -667,8 +667,8 @@ def test_the_benchmark_counts_what_was_fed(tmp_path):
 def test_feeding_is_fast_enough():
     """Twenty times the released pipeline's 276 samples/s a core; a loaded machine gets slack."""
     feeder = Feeder(make_store(random_clips([100] * 200)), np.arange(200), train=True)
-    rates = [benchmark_feed.run(feeder, 16, torch.Generator(), 0.2)[1] for _ in range(5)]
-    assert max(rates) > 10 * benchmark_feed.RELEASED["train"]
+    rates = [feed_benchmark.feed(feeder, 16, torch.Generator(), 0.2)[1] for _ in range(5)]
+    assert max(rates) > 10 * feed_benchmark.RELEASED["train"]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
 """Backbones written as the field writes them, to measure the project's own against.
 
 Contiguous (B, C, T, V) activations, one convolution per branch, a loop over the subsets or einsum
-for the graph. Same sizes and the same arithmetic as the modules of `model` with these names; the
-tests compare their sizes only, and nothing else uses them.
+for the graph. Same sizes and the same arithmetic as the modules of `model` with these names.
 """
 
 from __future__ import annotations
@@ -11,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import graph
+from engine.config import Config
+from errors import InputError
 from graph import adjacency
-from model.backbone import stages
+from model.backbone import Output, stages
 
 
 def unit_tcn(channels: int, out: int, kernel: int, stride: int = 1, dilation: int = 1, norm=True):
@@ -198,11 +199,11 @@ UNITS = {
 
 
 class Plain(nn.Module):
-    """The plain network of a backbone in UNITS; (N, M, T, V, C) to logits (N, K)."""
+    """The plain network of the backbone `name` in UNITS, called as a `Backbone` is."""
 
-    def __init__(self, backbone: str, num_class: int = 60, base_channels: int | None = None):
+    def __init__(self, name: str, num_class: int = 60, base_channels: int | None = None):
         super().__init__()
-        spatial, temporal, self.norm_persons, width = UNITS[backbone]
+        spatial, temporal, self.norm_persons, width = UNITS[name]
         matrix = torch.as_tensor(adjacency.spatial(graph.load("ntu_rgb_d")), dtype=torch.float32)
         self.data_norm = nn.BatchNorm1d(150 if self.norm_persons else 75)
         table = stages(3, base_channels or width)
@@ -218,9 +219,23 @@ class Plain(nn.Module):
         )
         self.fc = nn.Linear(table[-1][1], num_class)
 
-    def forward(self, clips: Tensor) -> Tensor:
+    def forward(self, clips: Tensor, outputs: bool = False) -> Tensor | Output:
         n, m, t, v, c = clips.shape
         x = clips.permute(0, 1, 3, 4, 2)
         x = self.data_norm(x.reshape(n if self.norm_persons else n * m, -1, t))
         x = x.view(n, m, v, c, t).permute(0, 1, 3, 4, 2).reshape(n * m, c, t, v)
-        return self.fc(self.blocks(x).mean((2, 3)).view(n, m, -1).mean(1))
+        features = self.blocks(x).mean((2, 3)).view(n, m, -1).mean(1)
+        logits = self.fc(features)
+        return Output(logits, features, {}) if outputs else logits
+
+
+def plain_config(config: Config) -> Config:
+    """Return the same run with the plain network: float32, nothing fused or compiled."""
+    backbone = config.model.split(".")[-2]
+    if backbone not in UNITS:
+        raise InputError(f"--plain: there is a plain form of {', '.join(UNITS)}, not of {backbone}")
+    kept = {"num_class", "base_channels"} & config.model_args.keys()
+    model_args = {"name": backbone, **{key: config.model_args[key] for key in kept}}
+    return config.replace(
+        model="benchmarks.plain.Plain", model_args=model_args, amp="off", compile=False
+    )

@@ -1,11 +1,11 @@
-"""Measure the preparation of data at the size of the real data sets, on made-up raw files.
+"""Preparation of data at the size of the real data sets, from synthetic raw files.
 
-    python -m tools.benchmark_data raw      # .skeleton files, beside a plain line-by-line reader
-    python -m tools.benchmark_data pickle   # an annotation pickle, beside a joint-by-joint one
-    python -m tools.benchmark_data scale    # as many samples as NTU RGB+D 120 has: prepare to load
-    python -m tools.benchmark_data damage   # damaged files: a clip or one clear error
+python -m benchmarks data raw      # .skeleton files, next to a plain line-by-line reader
+python -m benchmarks data pickle   # an annotation pickle, next to a joint-by-joint reader
+python -m benchmarks data scale    # as many samples as NTU RGB+D 120 has: prepare to load
+python -m benchmarks data damage   # damaged files: a valid clip or one clear error
 
-What is made up goes to --folder and stays there. docs/benchmarks.md holds what was measured.
+The synthetic files go to --folder and stay there.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmarks import command
+from benchmarks.timing import process_memory
 from data import names, normalize
 from data.long_tail import make_list
 from data.readers import Clip, ntu, nw_ucla
 from data.readers.skeleton_file import NUM_JOINTS, Bodies
 from data.store import Store, StoreWriter
-from errors import InputError, Parser, run_command
+from errors import InputError
 from feeders.skeleton import Feeder
 
-VARIANTS = 64  # distinct texts among the made-up files: writing them costs more than reading
+VARIANTS = 64  # distinct texts among the synthetic files: writing them costs more than reading
 WRITTEN = b'0123456789-.eE+naif \r\n\t[]{},:"\x00\xff'  # bytes that a damage writes
 FED_AT_ONCE = 16  # the recipe's batch
 ROOT = Path(__file__).parents[1]
@@ -54,7 +56,7 @@ def skeleton_text(joints: np.ndarray) -> bytes:
     return ("\r\n".join(lines) + "\r\n").encode()
 
 
-def made_up(random: np.random.RandomState, frames: int, persons: int) -> np.ndarray:
+def synthetic_joints(random: np.random.RandomState, frames: int, persons: int) -> np.ndarray:
     """Return a clip (T, M, 25, 3) of people who stand at three metres and drift."""
     stance = random.uniform([-0.2, -0.9, 2.8], [0.2, 0.9, 3.2], (persons, NUM_JOINTS, 3))
     return stance + random.standard_normal((frames, 1, 1, 3)).cumsum(axis=0) * 0.01
@@ -80,7 +82,9 @@ def write_raw(folder: Path, number: int, frames: int) -> None:
         (folder / f"{name}.skeleton").unlink()
     random = np.random.RandomState(0)
     texts = [
-        skeleton_text(made_up(random, random.randint(frames // 2, frames * 3 // 2 + 1), 1 + i % 2))
+        skeleton_text(
+            synthetic_joints(random, random.randint(frames // 2, frames * 3 // 2 + 1), 1 + i % 2)
+        )
         for i in range(VARIANTS)
     ]
     for i, name in enumerate(tqdm(ntu_names(number), total=number, desc="writing")):
@@ -202,12 +206,8 @@ def resident(pid: int) -> tuple[int, int]:
 
     The latter are copies of what is on the disk, which the system drops when it needs the memory.
     """
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    except OSError:
-        return 0, 0
-    rss = {kind: int(n) * 1024 for kind, n in re.findall(r"Rss(\w+):\s+(\d+)", status)}
-    return rss.get("Anon", 0) + rss.get("Shmem", 0), rss.get("File", 0)
+    found = process_memory(pid)
+    return found.get("RssAnon", 0) + found.get("RssShmem", 0), found.get("RssFile", 0)
 
 
 class Clock:
@@ -263,7 +263,7 @@ def pickled(args: argparse.Namespace) -> None:
     annotations = []
     for i, name in enumerate(ntu_names(args.samples)):
         frames = random.randint(args.frames // 2, args.frames * 3 // 2 + 1)
-        keypoint = made_up(random, frames, 1 + i % 2).swapaxes(0, 1).astype(np.float16)
+        keypoint = synthetic_joints(random, frames, 1 + i % 2).swapaxes(0, 1).astype(np.float16)
         label = int(name[-3:]) - 1
         annotations.append(
             {"frame_dir": name, "label": label, "keypoint": keypoint, "total_frames": frames}
@@ -342,7 +342,7 @@ def is_sound(clip: Clip, shape: tuple[int, int, int]) -> bool:
 def damage(args: argparse.Namespace) -> None:
     """Damaged .skeleton and json files: each gives a sound clip or one error with file and line."""
     random = np.random.RandomState(args.seed)
-    joints = made_up(random, 4, 2)
+    joints = synthetic_joints(random, 4, 2)
     label, name = 1, "a02_s01_e00_v01"
     skeletons = joints[:, 0, :20].round(4).tolist()
     text = f'{{"file_name": "{name}",\n"skeletons": [' + ",\n".join(map(str, skeletons))
@@ -377,28 +377,24 @@ def damage(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(prog="python -m tools.benchmark_data", description=__doc__)
-    parts = parser.add_subparsers(required=True)
-    for name, run, samples, frames in (
-        ("raw", raw, 5_000, 100),
-        ("pickle", pickled, 20_000, 100),
-        ("scale", scale, 114_000, 6),
-        ("damage", damage, 2_000, 4),
+    parts = {
+        "raw": (raw, 5_000, 100), "pickle": (pickled, 20_000, 100), "scale": (scale, 114_000, 6),
+        "damage": (damage, 2_000, 4),
+    }  # fmt: skip
+    parser = command.make_parser("data", __doc__, "--debug")
+    parser.add_argument("part", choices=parts)
+    for flag, kind, default, text in (
+        ("--samples", command.positive, None, "number of samples"),
+        ("--frames", command.positive, None, "frames per sample, approximately"),
+        ("--folder", Path, Path("work_dir/benchmark_data"), "of the synthetic files"),
+        ("--workers", command.positive, 2, "processes of data.prepare"),
+        ("--plain", command.positive, 500, "samples for the plain reader"),
+        ("--imbalance", float, 100, "imbalance factor of the list in scale"),
+        ("--n-max", command.positive, None, "largest class of the list in scale"),
+        ("--seed", int, 0, "random seed of the damage"),
     ):
-        part = parts.add_parser(name, help=run.__doc__)
-        part.set_defaults(run=run)
-        part.add_argument("--samples", type=int, default=samples)
-        part.add_argument("--frames", type=int, default=frames, help="of a sample, about")
-        part.add_argument("--folder", type=Path, default=Path("work_dir/benchmark_data"))
-        part.add_argument("--workers", type=int, default=2)
-        part.add_argument("--plain", type=int, default=500, help="samples for the plain reader")
-        part.add_argument("--imbalance", type=float, default=100, help="of the list in scale")
-        part.add_argument("--n-max", type=int, help="of the list in scale (the benchmark's)")
-        part.add_argument("--seed", type=int, default=0)
-        part.add_argument("--debug", action="store_true", help="show where an error arose")
-    args = parser.parse_args(argv)
-    args.run(args)
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))
+        parser.add_argument(flag, type=kind, default=default, help=text)
+    options = parser.parse_args(argv)
+    measure, samples, frames = parts[options.part]
+    options.samples, options.frames = options.samples or samples, options.frames or frames
+    measure(options)

@@ -204,7 +204,9 @@ class Plain(nn.Module):
     def __init__(self, name: str, num_class: int = 60, base_channels: int | None = None):
         super().__init__()
         spatial, temporal, self.norm_persons, width = UNITS[name]
-        matrix = torch.as_tensor(adjacency.spatial(graph.load("ntu_rgb_d")), dtype=torch.float32)
+        self.skeleton, self.num_class = graph.load("ntu_rgb_d"), num_class
+        self.num_person, self.in_channels = 2, 3
+        matrix = torch.as_tensor(adjacency.spatial(self.skeleton), dtype=torch.float32)
         self.data_norm = nn.BatchNorm1d(150 if self.norm_persons else 75)
         table = stages(3, base_channels or width)
         self.blocks = nn.Sequential(

@@ -51,6 +51,15 @@ def label_weights(targets: Tensor, weights: Tensor | None = None, by: str = "bat
     return (sets.sum((1, 2), keepdim=True) / count / mass * weighted).sum(0)
 
 
+def soft_labels(targets: Tensor) -> Tensor:
+    """Return the share (N, K) of each class in a sample; rows of the result sum to 1.
+
+    targets are (N, K), or P label sets (P, N, K), see `label_weights`.
+    """
+    total = targets.sum(0) if targets.ndim == 3 else targets
+    return total / total.sum(1, keepdim=True)
+
+
 def expected_loss(loss_matrix: Tensor, label_weights: Tensor) -> Tensor:
     """Return the scalar sum_ik s_ik c_ik of a loss matrix c and label weights s, both (N, K)."""
     return (label_weights * loss_matrix).sum()
@@ -137,6 +146,21 @@ class CrossEntropy(nn.Module):
             features: `features=` (N, D) where the loss needs them
         """
         return self.part(logits, label_weights(targets, weights), len(logits), **features)
+
+
+class LabelSmoothing(CrossEntropy):
+    """c_ik = -(1 - epsilon) log p_ik - epsilon mean_j log p_ij: Szegedy et al., "Rethinking the
+    Inception Architecture for Computer Vision", CVPR 2016, section 7."""
+
+    def __init__(self, class_counts: Tensor, epsilon: float = 0.1) -> None:
+        if not 0 <= epsilon < 1:
+            raise ValueError(f"epsilon must lie in [0, 1), not {epsilon}")
+        super().__init__(class_counts)
+        self.epsilon = epsilon
+
+    def loss_matrix(self, logits: Tensor) -> Tensor:
+        nll = super().loss_matrix(logits)
+        return (1 - self.epsilon) * nll + self.epsilon * nll.mean(-1, keepdim=True)
 
 
 class Focal(CrossEntropy):

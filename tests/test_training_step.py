@@ -59,6 +59,8 @@ def one_step(tiny, folder, method, batch_size, accumulate, epoch):
     model = training.state.model
     nn.init.normal_(model.fc.weight)
     model.double()
+    for parameter in training.method.parameters():
+        parameter.data = parameter.data.double()
     training.net = Seen(model)
     training.method.begin_epoch(epoch)
     training.state.progress.epoch = epoch

@@ -29,6 +29,7 @@ METHODS = {
     "remix-drw": "Remix-DRW",
     "max-norm": "balanced softmax + MaxNorm",
     "ride": "RIDE (3 experts)",
+    "glmc": "GLMC",
 }
 BACKBONES = {
     "model.stgcnpp.Model": "ST-GCN++",

@@ -30,6 +30,7 @@ METHODS = {
     "max-norm": "balanced softmax + MaxNorm",
     "ride": "RIDE (3 experts)",
     "glmc": "GLMC",
+    "bcl": "BCL",
 }
 BACKBONES = {
     "model.stgcnpp.Model": "ST-GCN++",

@@ -16,7 +16,7 @@ def balanced_contrast(
     """Return the balanced contrastive losses (A,) of anchors among keys.
 
     With s_ij = scale <z_i, z_j>, B_c the keys of class c without the anchor itself, and P = B_y of
-    its own class (class averaging and class complement, eq. 6),
+    its own class (class averaging and class complement),
 
         L_i = -mean_{p in P} log( e^{s_ip} / sum_c mean_{j in B_c} e^{s_ij} ).
 
@@ -49,9 +49,9 @@ class BCL(Composed):
 
     over views 2 and 3 of all samples. The keys are these views and one prototype per class, which a
     second head makes from the class vectors of `model.fc`: so every class is in every batch. The
-    keys are those of a micro-batch of all ranks. The values are the authors' for ImageNet-LT, except
-    the `size` of the projections, 128 as for CIFAR. L is the balanced softmax of cosines times 30
-    (`model_args.cosine`).
+    keys are those of a micro-batch of all ranks. The values are the authors' for ImageNet-LT, but
+    for the `size` of the projections, 128 as for CIFAR. L is the balanced softmax of cosines times
+    30 (`model_args.cosine`).
     """
 
     views = 3

@@ -57,9 +57,9 @@ class AlignedMix(ShapMix):
         elif coin > 0.5:
             subset = torch.full_like(labels, self.draw_coalition(generator)[0])
         else:
-            share = float(np.random.default_rng(seed).beta(0.5, 0.5))
-            mixed = (1 - share) * clips + share * clips[partners]
-            return mixed, partners, torch.full((count,), share, device=clips.device)
+            lam = float(np.random.default_rng(seed).beta(0.5, 0.5))
+            mixed = (1 - lam) * clips + lam * clips[partners]
+            return mixed, partners, torch.full((count,), lam, device=clips.device)
         mixed, share = self.replace(clips, clips[partners], self.masks[subset], place, place)
         return mixed, partners, share
 
@@ -84,6 +84,14 @@ class AEED(Composed):
     so that a class of which the network grows certain loses weight. eta 0 leaves the weights at 1.
     """
 
+    mixing: ShapMix
+    entropy_sum: Tensor  # (K,), in the epoch `measured`
+    seen: Tensor  # (K,), clean clips in it
+    former: Tensor  # (K,), H'
+    drift: Tensor  # (K,), D
+    weights: Tensor  # (K,), w
+    measured: Tensor  # (), -1 before the first epoch
+
     def __init__(
         self,
         parts: Parts,
@@ -101,10 +109,10 @@ class AEED(Composed):
             raise InputError("mixing: objective=longtail.aeed.AEED needs a longtail.mixing.ShapMix")
         self.temperature, self.warm_up = temperature, warm_up
         self.eta, self.memory, self.low, self.high = eta, memory, low, high
-        for name in ("entropy_sum", "seen", "former", "drift"):  # seen: clean clips per class
+        for name in ("entropy_sum", "seen", "former", "drift"):
             self.register_buffer(name, torch.zeros(len(parts.class_counts)))
-        self.register_buffer("weights", torch.ones(len(parts.class_counts)))  # w
-        self.register_buffer("measured", torch.tensor(-1))  # the epoch of the first two
+        self.register_buffer("weights", torch.ones(len(parts.class_counts)))
+        self.register_buffer("measured", torch.tensor(-1))
 
     def begin_epoch(self, epoch: int) -> None:
         """Take the entropies of an epoch that has ended, unless they are of this one: a resumed."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from errors import InputError
-from model.backbone import Output
+from model.backbone import Backbone, Output
 
 
 class AuxiliaryLoss(nn.Module):
@@ -21,7 +21,7 @@ class AuxiliaryLoss(nn.Module):
 
     takes = "features"
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Backbone) -> None:
         super().__init__()
         self.num_class = model.num_class
 

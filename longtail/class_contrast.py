@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from longtail.auxiliary import AuxiliaryLoss
 from longtail.ranks import sum_over_ranks
+from model.backbone import Backbone
 
 
 class ClassContrast(AuxiliaryLoss):
@@ -31,7 +32,7 @@ class ClassContrast(AuxiliaryLoss):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Backbone,
         width: int = 256,
         weight: float = 0.2,
         temperature: float = 0.125,

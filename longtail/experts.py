@@ -64,6 +64,8 @@ class SkillDiverse(CrossEntropy):
     the training distribution, equal classes, and the inverse distribution. Their mean is tested.
     """
 
+    shifts: Tensor
+
     def __init__(self, class_counts: Tensor, tau: float = 2.0) -> None:
         super().__init__(class_counts)
         prior = log_prior(class_counts)

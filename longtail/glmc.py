@@ -5,6 +5,7 @@ Recognitions", CVPR 2023, in a form for skeletons.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from longtail.weights import InverseFrequency
 from memory import send
 
 
-def paste_box(lam: float, centre: tuple[int, int], sizes: tuple[int, int]) -> list[slice]:
+def paste_box(lam: float, centre: Sequence[int], sizes: Sequence[int]) -> list[slice]:
     """Return CutMix's box on two axes: ceil(size sqrt(1 - lam)) around the centre, clipped.
 
     Around the centre means from it minus half the length, rounded down, to it plus as much.
@@ -106,7 +107,7 @@ class GLMC(Method):
         return self.combine(clips, labels, lam, centre)
 
     def combine(
-        self, clips: Tensor, labels: Tensor, lam: float, centre: tuple[int, int]
+        self, clips: Tensor, labels: Tensor, lam: float, centre: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
         """Mix at the share lam, with a box around `centre` (frame, joint)."""
         (x_1, x_2), (other_1, other_2) = (own.unbind(1) for own in clips.unbind(1))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from longtail.auxiliary import AuxiliaryLoss
 from longtail.ranks import sum_over_ranks
+from model.backbone import Backbone
 
 
 class LatentPrior(AuxiliaryLoss):
@@ -25,7 +26,7 @@ class LatentPrior(AuxiliaryLoss):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Backbone,
         discrepancy: float = 0.1,
         center: float = 1e-4,
         gain: float = 3.0,

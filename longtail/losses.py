@@ -177,6 +177,8 @@ class LabelAwareSmoothing(CrossEntropy):
     of imbalance 100.
     """
 
+    epsilon: Tensor
+
     def __init__(self, class_counts: Tensor, head: float = 0.3, tail: float = 0.0) -> None:
         super().__init__(class_counts)
         counts = fill_absent(class_counts.double(), class_counts)
@@ -230,6 +232,8 @@ class VectorScaling(LogitAdjustment):
     gamma 0 is logit adjustment. The values are those of the authors' code.
     """
 
+    slopes: Tensor
+
     def __init__(self, class_counts: Tensor, gamma: float = 0.3, tau: float = 1.0) -> None:
         super().__init__(class_counts, tau)
         counts = fill_absent(class_counts.double(), class_counts)
@@ -247,6 +251,8 @@ class GaussianClouded(CrossEntropy):
     z are cosines times the scale s (`model_args.cosine`, the same number as `scale`). The authors
     train the classifier again afterwards, class-balanced (crt).
     """
+
+    reach: Tensor
 
     def __init__(self, class_counts: Tensor, scale: float = 30.0, amplitude: float = 0.5) -> None:
         super().__init__(class_counts)

@@ -41,8 +41,8 @@ def gather_over_ranks(rows: Tensor) -> tuple[Tensor, int]:
     """
     if _alone():
         return rows, 0
-    counts = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=rows.device)
-    counts[dist.get_rank()] = len(rows)
-    counts = sum_over_ranks(counts).tolist()
+    own = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=rows.device)
+    own[dist.get_rank()] = len(rows)
+    counts = sum_over_ranks(own).tolist()
     first = sum(counts[: dist.get_rank()])
     return sum_over_ranks(pad(rows, (0, 0, first, sum(counts) - first - len(rows)))), first

@@ -22,6 +22,7 @@ from errors import InputError, nearest
 from feeders.augment import Augmentation
 from feeders.frames import CHOICES
 from graph.shapes import check_shape
+from longtail.auxiliary import AuxiliaryLoss
 from longtail.losses import CrossEntropy
 from longtail.method import Method, Parts
 from longtail.schedule import Stages
@@ -102,8 +103,8 @@ def _reason(error: Exception) -> str:
 
 
 def check_used(config: Config) -> None:
-    """Raise InputError for arguments of a class that is null."""
-    for key in ("class_weights", "classifier"):
+    """Raise InputError for the arguments of a class that is not there."""
+    for key in ("class_weights", "classifier", "auxiliary_loss"):
         if getattr(config, key) is None and getattr(config, f"{key}_args"):
             raise InputError(f"{key}_args: not used, because {key} is null; remove them")
 
@@ -273,7 +274,8 @@ def _policy(kind: Callable[..., Any], args: dict[str, Any]) -> Any:
 def make_method(config: Config, data: Data, model: nn.Module, classifier: bool = False) -> Method:
     """Build the method of a run from the keys that name its parts.
 
-    `classifier`: train only the classifier, by the method in the key of that name.
+    Without `classifier` the key of that name is not used; with it the auxiliary loss is not, which
+    would act on a frozen network.
     """
     counts = data.class_counts
     labels = torch.from_numpy(data.store.labels[data.train_rows])
@@ -284,11 +286,24 @@ def make_method(config: Config, data: Data, model: nn.Module, classifier: bool =
         stages=make_stages(config, counts),
         weigh_by=config.weigh_by,
         classifier=make(config, "classifier", counts) if classifier else None,
+        auxiliary_loss=None if classifier else make_auxiliary_loss(config, model),
     )
     method = make(config, "objective", parts, model)
     if not isinstance(method, Method):
         raise InputError(f"objective={config.objective}: must be a longtail.method.Method")
     return method
+
+
+def make_auxiliary_loss(config: Config, model: nn.Module) -> AuxiliaryLoss | None:
+    """Build the loss on the network's other outputs, if the configuration names one."""
+    if config.auxiliary_loss is None:
+        return None
+    loss = make(config, "auxiliary_loss", model)
+    if not isinstance(loss, AuxiliaryLoss):
+        raise InputError(
+            f"auxiliary_loss={config.auxiliary_loss}: must be a longtail.auxiliary.AuxiliaryLoss"
+        )
+    return loss
 
 
 def make_stages(config: Config, class_counts: torch.Tensor) -> Stages:

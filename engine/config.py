@@ -27,7 +27,8 @@ CONFIG_ROOT = Path(__file__).resolve().parents[1] / "config"
 # Naming another class drops the arguments of the one before it. (A model and an optimizer keep
 # theirs: graph and classes go with every backbone, momentum with every SGD.)
 OWN_ARGUMENTS = (
-    "objective", "loss", "class_weights", "mixing", "sampling", "classifier", "schedule",
+    "objective", "loss", "class_weights", "mixing", "sampling", "classifier", "auxiliary_loss",
+    "schedule",
 )  # fmt: skip
 
 
@@ -88,6 +89,9 @@ class Config:
     class_weights_args: dict = field(default_factory=dict)
     weights_from: Literal["start", "second_stage"] = "second_stage"
     weigh_by: Literal["batch", "samples"] = "batch"  # what weighted losses are divided by
+    # On outputs of the network besides its logits; added to the loss of the method
+    auxiliary_loss: str | None = None
+    auxiliary_loss_args: dict = field(default_factory=dict)
     classifier: str | None = None  # --phase classifier: what is done to model.fc
     classifier_args: dict = field(default_factory=dict)
     shots: list[int] = field(default_factory=lambda: list(SHOTS))  # many: above, few: below

@@ -65,10 +65,27 @@ def set_tf32(allowed: bool) -> None:
     torch.backends.cudnn.allow_tf32 = allowed  # torch's own default is True
 
 
+class Joined(torch.autograd.Function):
+    """Tensors as they are; as soon as one of them has a gradient all have, if of zeros.
+
+    DistributedDataParallel waits for the gradients of all parameters, also of those whose outputs
+    the loss does not use.
+    """
+
+    @staticmethod
+    def forward(ctx, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tensor.view_as(tensor) for tensor in tensors)
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, ...]:
+        return gradients
+
+
 class Float32Outputs(nn.Module):
     """A network under autocast whose `Output` is converted to float32.
 
-    Autocast is enabled in `forward`, because the threads of DataParallel do not inherit it.
+    Autocast is inside of it, because the threads of DataParallel do not inherit its kind. Whichever
+    outputs the loss uses, all parameters have gradients.
     """
 
     def __init__(self, model: nn.Module, amp: str) -> None:
@@ -78,5 +95,8 @@ class Float32Outputs(nn.Module):
     def forward(self, clips: Tensor) -> Output:
         with autocast(self.amp, clips.device):
             logits, features, extra = self.model(clips, outputs=True)
-        extra = {name: value.float() for name, value in extra.items()}
-        return Output(logits.float(), features.float(), extra)
+        if not extra:
+            return Output(logits.float(), features.float(), extra)
+        tensors = (value.float() for value in (logits, features, *extra.values()))
+        logits, features, *values = Joined.apply(*tensors)
+        return Output(logits, features, dict(zip(extra, values)))

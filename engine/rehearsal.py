@@ -34,7 +34,8 @@ def rehearse(
     """
     check_used(config)
     with blame(config, "sampling"):
-        smallest = min(config.batch_size, len(method.rows(torch.Generator().manual_seed(0), 0.0)))
+        rows = method.rows(torch.Generator().manual_seed(0), 0.0)
+        smallest = min(config.batch_size, len(rows))
     if smallest < world.size:
         raise InputError(
             f"batch_size: {smallest} samples for {world.size} ranks, but each rank needs one"
@@ -43,7 +44,7 @@ def rehearse(
     gpus = [device] if device.type == "cuda" else []
     with unchanged(model), torch.random.fork_rng(gpus):
         for count in (2, 3):
-            batch = Batch(torch.arange(count) % len(feeder), seed=count)
+            batch = Batch(rows[torch.arange(count) % len(rows)], seed=count)
             with blame(config, "feeder"):
                 ((clips, labels, _),) = feeder.batches([batch])
             method.set_mode(net)

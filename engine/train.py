@@ -64,10 +64,10 @@ def training_step(
 ) -> torch.Tensor:
     """Take step `batch.step` of an epoch's `steps`; return the loss.
 
-    clips (N, M, T, V, C), or (N, views, M, T, V, C), and labels (N,) are the batch of all ranks. It
-    is mixed as a whole and label weights are those of the whole batch, so that neither accumulation
-    nor the number of ranks changes the loss. Then each rank computes its rows in `accumulate`
-    micro-batches.
+    clips and labels, as `method.mix` takes them, are the batch of all ranks. It goes through the
+    network in `accumulate` micro-batches, of which every rank takes its rows. What is mixed, and
+    how much each label weighs, is decided for the whole batch before that: neither accumulation nor
+    the number of ranks changes the loss.
     """
     config, world, net = training.config, training.world, training.net
     method, state = training.method, training.state
@@ -147,7 +147,9 @@ class LossMeter:
         values = self.training.world.mean(torch.stack(losses)).tolist()
         for value, batch in zip(values, batches):
             if not math.isfinite(value):
-                names = ", ".join(self.training.feeder.names[row] for row in batch.rows.tolist())
+                names = ", ".join(
+                    self.training.feeder.names[row] for row in batch.rows.flatten().tolist()
+                )
                 raise InputError(
                     f"the loss is {value} in epoch {self.progress.epoch + 1}, step {batch.step}; "
                     f"samples {names}. Inspect them with python -m data.inspect, or lower lr; "

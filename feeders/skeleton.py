@@ -35,7 +35,7 @@ from memory import send
 class Batch:
     """The rows of a batch, and the seed of its random values."""
 
-    rows: torch.Tensor  # (N,) int64, positions within the feeder
+    rows: torch.Tensor  # (N,) int64, positions within the feeder; or (N, G), groups of samples
     step: int = 0
     seed: int | None = None
 
@@ -44,6 +44,11 @@ class Batch:
         """The generator of the feeder, then of the mixing; None (torch's default) without a
         seed."""
         return None if self.seed is None else torch.Generator().manual_seed(self.seed)
+
+
+def rows_of(batch: Batch | torch.Tensor) -> torch.Tensor:
+    """Return the rows of a batch, which may be just these."""
+    return batch.rows if isinstance(batch, Batch) else batch
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ class Feeder(Dataset):
             raise InputError(f"{store.path}: {self.channels} channels, but a feeder takes 2 or 3")
         if len(rows) == 0:
             raise InputError(
-                f"{store.path}: this split has no samples; see protocol, training_list"
+                f"{store.path}: this split has no samples; check protocol and training_list"
             )
         for key, value in ("frames", self.frames), ("test_clips", self.clips):
             if value < 1:
@@ -166,23 +171,26 @@ class Feeder(Dataset):
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, Batch | torch.Tensor]]:
         """Yield (clips (N * S, M, T, V, C), labels (N,), batch), tensors on the device.
 
-        With several views: clips (N, views * S, M, T, V, C). A batch is a Batch, or rows (N,) with
-        `generator` for the random values. These are drawn in the order of the batches, also if
-        threads read ahead.
+        With several views: clips (N, views * S, M, T, V, C). Groups (N, G) of samples give labels
+        (N, G), and clips with an axis G after N. A batch is a Batch, or rows for which `generator`
+        draws. All draws are made here, in the order of the batches, whether or not threads read
+        ahead.
         """
         plans = (self._plan(batch, generator) for batch in batches)
         for (rows, draws, batch), read in self.source.read_ahead(plans):
-            clips, labels = self.make(rows, draws, read), self.targets(rows[:: self.views])
-            yield clips.unflatten(0, (len(labels), -1)) if self.views > 1 else clips, labels, batch
+            clips, labels = self.make(rows, draws, read), self.targets(rows_of(batch))
+            if self.views > 1:
+                clips = clips.unflatten(0, (*labels.shape, -1))
+            elif labels.ndim > 1:
+                clips = clips.unflatten(0, labels.shape)
+            yield clips, labels, batch
 
     def _plan(
         self, batch: Batch | torch.Tensor, generator: torch.Generator | None
     ) -> tuple[torch.Tensor, Draws | None, Batch | torch.Tensor]:
         if isinstance(batch, Batch):
-            rows, generator = batch.rows, batch.generator
-        else:
-            rows = batch
-        rows = rows.repeat_interleave(self.views)
+            generator = batch.generator
+        rows = rows_of(batch).flatten().repeat_interleave(self.views)
         return rows, self.draw(rows, generator), batch
 
     def batch(self, rows: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -190,7 +198,7 @@ class Feeder(Dataset):
         return self.make(rows, self.draw(rows, generator))
 
     def targets(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return the labels (N,) of `rows` on the device."""
+        """Return the labels of `rows`, of their shape, on the device."""
         return send(self.labels[rows], self.device)
 
     # --- one batch ---

@@ -1,12 +1,16 @@
-"""RIDE's loss: Wang et al., "Long-Tailed Recognition by Routing Diverse Distribution-Aware
-Experts", ICLR 2021, without the router. Its network is `model.experts.Model`.
+"""Losses of several experts, whose network is `model.experts.Model`.
+
+RIDE's: Wang et al., "Long-Tailed Recognition by Routing Diverse Distribution-Aware Experts", ICLR
+2021, without the router. SADE's: Zhang et al., "Self-Supervised Aggregation of Diverse Experts for
+Test-Agnostic Long-Tailed Recognition", NeurIPS 2022, without the aggregation at test time.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from longtail.losses import LDAM, expected_loss
+from longtail.losses import LDAM, CrossEntropy, expected_loss, log_prior, mirrored
 
 
 class Diversity(LDAM):
@@ -49,3 +53,31 @@ class Diversity(LDAM):
         log_ratio = mean.log_softmax(-1) - softened.log_softmax(-1)  # (N, E, K)
         divergence = (mean.softmax(-1) * log_ratio).sum() / count
         return sum(losses) - self.diversity * self.temperature.mean() ** 2 * divergence
+
+
+class SkillDiverse(CrossEntropy):
+    """The sum of the losses of three experts (SADE), cross entropy of
+
+        z,    z_k + log pi_k,    z_k + log pi_k - tau log pi'_k,
+
+    pi_k = n_k / n, pi' the same at the mirrored place in the order by count: one expert each for
+    the training distribution, equal classes, and the inverse distribution. Their mean is tested.
+    """
+
+    shifts: Tensor
+
+    def __init__(self, class_counts: Tensor, tau: float = 2.0) -> None:
+        super().__init__(class_counts)
+        prior = log_prior(class_counts)
+        inverse = mirrored(prior.double(), class_counts).float()
+        shifts = [torch.zeros_like(prior), prior, prior - tau * inverse]
+        self.register_buffer("shifts", torch.stack(shifts))  # (3, K)
+
+    def part(self, logits: Tensor, label_weights: Tensor, count: int) -> Tensor:
+        """logits (N, 3, K)."""
+        if logits.ndim != 3 or logits.shape[1] != len(self.shifts):
+            raise ValueError(
+                f"takes the logits of three experts (model.experts.Model), not {logits.shape}"
+            )
+        losses = self.loss_matrix(logits + self.shifts)
+        return expected_loss(losses.sum(1), label_weights)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from longtail.auxiliary import AuxiliaryLoss
+from longtail.ranks import sum_over_ranks
+from model.backbone import Backbone
 
-class LatentPrior(nn.Module):
+
+class LatentPrior(AuxiliaryLoss):
     """Pull the latent codes of each class towards a mean of that class, and all codes to the
     origin.
 
@@ -14,36 +18,31 @@ class LatentPrior(nn.Module):
     With z_c the mean of class c's codes in the batch and z that of all,
 
         loss = discrepancy mean_{c, d}(z_c - p_c)^2 + center ||z||    over the classes present.
+
+    A mixed sample counts in each z_c by its share in the class. The batch is a micro-batch of all
+    ranks. The codes are the network's features, as drawn in training.
     """
 
     prior: Tensor
 
     def __init__(
         self,
-        num_class: int,
-        width: int = 256,
+        model: Backbone,
         discrepancy: float = 0.1,
         center: float = 1e-4,
         gain: float = 3.0,
     ):
-        super().__init__()
+        super().__init__(model)
         self.discrepancy, self.center = discrepancy, center
-        prior = torch.empty(num_class, width)
+        prior = torch.empty(self.num_class, model.fc.in_features)
         self.register_buffer("prior", nn.init.orthogonal_(prior, gain=gain))
 
-    def forward(self, latent: Tensor, labels: Tensor) -> Tensor:
-        """Return the scalar loss of sampled latent codes (N, D) and labels (N,) int64."""
-        latent = latent.to(self.prior.dtype)
-        return (
-            self.discrepancy * self.mean_discrepancy(latent, labels)
-            + self.center * latent.mean(0).norm()
-        )
-
-    def mean_discrepancy(self, latent: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean squared distance between the mean codes of the classes present and
-        p_c."""
-        members = nn.functional.one_hot(labels, len(self.prior)).to(latent.dtype)  # (N, K)
-        count = members.sum(0)
-        means = members.t() @ latent / count.clamp_min(1)[:, None]  # (K, D)
-        squares = (means - self.prior).square().mean(1)
-        return (squares * (count > 0)).sum() / (count > 0).sum()
+    def forward(self, latent: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        labels, latent = labels.to(self.prior.dtype), latent.to(self.prior.dtype)
+        sums = torch.cat([labels.sum(0)[:, None], labels.t() @ latent], 1)
+        count, total = sum_over_ranks(sums).split([1, latent.shape[1]], 1)  # (K, 1), (K, D)
+        present = count > 0
+        squares = (total / torch.where(present, count, 1) - self.prior).square()
+        discrepancy = (squares.mean(1, keepdim=True) * present).sum() / present.sum()
+        center = (total.sum(0) / count.sum()).norm()  # the shares of a sample sum to 1
+        return self.discrepancy * discrepancy + self.center * center

@@ -50,6 +50,15 @@ def label_weights(targets: Tensor, weights: Tensor | None = None, by: str = "bat
     return (sets.sum((1, 2), keepdim=True) / count / mass * weighted).sum(0)
 
 
+def soft_labels(targets: Tensor) -> Tensor:
+    """Return the share (N, K) of each class in a sample; rows of the result sum to 1.
+
+    targets are (N, K), or P label sets (P, N, K), see `label_weights`.
+    """
+    total = targets.sum(0) if targets.ndim == 3 else targets
+    return total / total.sum(1, keepdim=True)
+
+
 def expected_loss(loss_matrix: Tensor, label_weights: Tensor) -> Tensor:
     """Return the scalar sum_ik s_ik c_ik of a loss matrix c and label weights s, both (N, K)."""
     return (label_weights * loss_matrix).sum()
@@ -140,6 +149,48 @@ class CrossEntropy(nn.Module):
         return self.part(logits, label_weights(targets, weights), len(logits), **features)
 
 
+def smoothed(loss_matrix: Tensor, epsilon: float | Tensor) -> Tensor:
+    """Return (1 - epsilon_k) c_ik + epsilon_k mean_j c_ij (N, K); epsilon is a number or (K,)."""
+    return (1 - epsilon) * loss_matrix + epsilon * loss_matrix.mean(-1, keepdim=True)
+
+
+class LabelSmoothing(CrossEntropy):
+    """c_ik = -(1 - epsilon) log p_ik - epsilon mean_j log p_ij: Szegedy et al., "Rethinking the
+    Inception Architecture for Computer Vision", CVPR 2016, section 7."""
+
+    def __init__(self, class_counts: Tensor, epsilon: float = 0.1) -> None:
+        if not 0 <= epsilon < 1:
+            raise ValueError(f"epsilon must lie in [0, 1), not {epsilon}")
+        super().__init__(class_counts)
+        self.epsilon = epsilon
+
+    def loss_matrix(self, logits: Tensor) -> Tensor:
+        return smoothed(super().loss_matrix(logits), self.epsilon)
+
+
+class LabelAwareSmoothing(CrossEntropy):
+    """Label smoothing by more for frequent classes: Zhong et al., "Improving Calibration for
+    Long-Tailed Recognition" (MiSLAS), CVPR 2021, the concave form:
+
+        epsilon_k = tail + (head - tail) sin(pi/2 (n_k - n_min) / (n_max - n_min)).
+
+    As in the authors' code epsilon is spread over all K classes. The values are theirs for CIFAR-10
+    of imbalance 100.
+    """
+
+    epsilon: Tensor
+
+    def __init__(self, class_counts: Tensor, head: float = 0.3, tail: float = 0.0) -> None:
+        super().__init__(class_counts)
+        counts = fill_absent(class_counts.double(), class_counts)
+        place = (counts - counts.min()) / (counts.max() - counts.min()).clamp_min(1)
+        epsilon = tail + (head - tail) * (math.pi / 2 * place).sin()
+        self.register_buffer("epsilon", epsilon.float())  # (K,)
+
+    def loss_matrix(self, logits: Tensor) -> Tensor:
+        return smoothed(super().loss_matrix(logits), self.epsilon)
+
+
 class Focal(CrossEntropy):
     """c_ik = -(1 - p_ik)^gamma log p_ik: Lin et al., "Focal Loss", ICCV 2017, eq. 4, on a softmax.
 
@@ -173,6 +224,49 @@ class LogitAdjustment(CrossEntropy):
 
     def loss_matrix(self, logits: Tensor) -> Tensor:
         return super().loss_matrix(logits + self.shift)
+
+
+class VectorScaling(LogitAdjustment):
+    """Cross entropy of (n_k / n_max)^gamma z_k + tau log(n_k / n): Kini et al., "Label-Imbalanced
+    and Group-Sensitive Classification under Overparameterization", NeurIPS 2021.
+
+    gamma 0 is logit adjustment. The values are those of the authors' code.
+    """
+
+    slopes: Tensor
+
+    def __init__(self, class_counts: Tensor, gamma: float = 0.3, tau: float = 1.0) -> None:
+        super().__init__(class_counts, tau)
+        counts = fill_absent(class_counts.double(), class_counts)
+        self.register_buffer("slopes", ((counts / counts.max()) ** gamma).float())
+
+    def loss_matrix(self, logits: Tensor) -> Tensor:
+        return super().loss_matrix(self.slopes * logits)
+
+
+class GaussianClouded(CrossEntropy):
+    """Cross entropy of z_k - s amplitude |e_ik| m_k / max m with m_k = log(n_max / n_k) and noise
+    e_ik ~ N(0, 1/9) within [-1, 1]: Li et al., "Long-Tailed Visual Recognition via Gaussian Clouded
+    Logit Adjustment" (GCL), CVPR 2022, first stage.
+
+    z are cosines times the scale s (`model_args.cosine`, the same number as `scale`). The authors
+    train the classifier again afterwards, class-balanced (crt).
+    """
+
+    reach: Tensor
+
+    def __init__(self, class_counts: Tensor, scale: float = 30.0, amplitude: float = 0.5) -> None:
+        super().__init__(class_counts)
+        counts = fill_absent(class_counts.double(), class_counts)
+        rarity = (counts.max() / counts).log()
+        largest = rarity.max().clamp_min(torch.finfo(rarity.dtype).tiny)
+        self.register_buffer("reach", (scale * amplitude * rarity / largest).float())
+        self.logit_scale = scale
+
+    def loss_matrix(self, logits: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Return the loss matrix; noise (N, K) is of unit variance."""
+        noise = torch.randn_like(logits) if noise is None else noise
+        return super().loss_matrix(logits - self.reach * (noise / 3).abs().clamp_max(1))
 
 
 class LDAM(CrossEntropy):

@@ -20,9 +20,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from errors import InputError
+from longtail.auxiliary import AuxiliaryLoss
 from longtail.classifiers import Classifier, HeldOut
-from longtail.losses import label_weights
-from longtail.mixing import Mixing
+from longtail.losses import label_weights, soft_labels
+from longtail.mixing import Mixing, Plain
 from longtail.sampling import InstanceSampling
 from longtail.schedule import Stages
 
@@ -37,6 +39,21 @@ class Parts:
     stages: Stages  # the loss and the class weights, and the epochs in which they are used
     weigh_by: str = "batch"  # see losses.label_weights
     classifier: Classifier | None = None  # how `model.fc` is changed in --phase classifier
+    auxiliary_loss: AuxiliaryLoss | None = None  # of the network's other outputs
+
+    def refuse(self, method: str, *keys: str) -> None:
+        """Raise InputError if a part is given that this method has in itself or cannot use."""
+        given = {
+            "mixing": type(self.mixing) is not Plain,
+            "class_weights": self.stages.weights is not None,
+            "classifier": self.classifier is not None,
+        }
+        for key in keys:
+            if given[key]:
+                raise InputError(
+                    f"{key}: objective={method} does not use it; start from "
+                    "config/methods/cross-entropy.yaml, or choose another objective"
+                )
 
 
 class Method(nn.Module):
@@ -46,7 +63,7 @@ class Method(nn.Module):
     state that a resumed run needs must be persistent buffers.
     """
 
-    views = 1  # independent augmentations per sample; with several, clips are (N, views, M, ...)
+    views = 1  # independent augmentations per sample
     trains = True  # False: `prepare` does everything, no epoch is run
 
     def __init__(self, parts: Parts, model: nn.Module) -> None:
@@ -56,7 +73,7 @@ class Method(nn.Module):
         self.sampling = parts.sampling
 
     def __len__(self) -> int:
-        """Samples per epoch."""
+        """Rows per epoch."""
         return len(self.sampling)
 
     def prepare(self, model: nn.Module, held_out: HeldOut) -> None:
@@ -82,8 +99,10 @@ class Method(nn.Module):
         """Called at the start of each epoch, counted from 0."""
 
     def rows(self, generator: torch.Generator | None, progress: float) -> Tensor:
-        """Return the rows (len(self),) int64 of an epoch; `progress` in [0, 1) is the part
-        completed."""
+        """Return the rows (len(self),) int64 of an epoch, at a share `progress` of training.
+
+        Or (len(self), G): each row is a group of samples, as pairs that come from two samplings.
+        """
         return self.sampling.epoch(generator, progress)
 
     def mix(
@@ -93,8 +112,9 @@ class Method(nn.Module):
 
         Args:
             net: the network; `net(clips)` returns a `model.backbone.Output` in float32
-            clips: (N, M, T, V, C) of one optimizer step, or (N, views, M, T, V, C)
-            labels: (N,) int64
+            clips: (N, M, T, V, C) of one optimizer step; with groups and views
+                (N, G, views, M, T, V, C), of which those stand that the method asked for
+            labels: (N,) int64, or (N, G)
             generator: for all random values, on the CPU; the same on every rank
         """
         return clips, labels
@@ -107,6 +127,17 @@ class Method(nn.Module):
         """Called after each optimizer step."""
 
 
+def linear_classifier(model: nn.Module) -> nn.Linear:
+    """Return the classifier `fc`; InputError for a network with several, as RIDE's."""
+    layer = getattr(model, "fc", None)
+    if not isinstance(layer, nn.Linear):
+        raise InputError(
+            "objective: this method needs a network with one linear classifier `fc`, which "
+            f"{type(model).__module__}.{type(model).__name__} does not have"
+        )
+    return layer
+
+
 class Composed(Method):
     """A method composed of sampling, mixing, loss, class weights and stages."""
 
@@ -114,6 +145,7 @@ class Composed(Method):
         super().__init__(parts, model)
         self.mixing, self.stages = parts.mixing, parts.stages
         self.weigh_by, self.classifier = parts.weigh_by, parts.classifier
+        self.auxiliary_loss = parts.auxiliary_loss
         self.trains = self.classifier is None or self.classifier.trains
         self.epoch = 0
 
@@ -138,16 +170,26 @@ class Composed(Method):
     def mix(
         self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """Return mixed clips (n, M, T, V, C) and their label weights (n, K), see `losses`."""
+        """Return mixed clips (n, M, T, V, C) and their label weights (n, K), see `losses`.
+
+        With an auxiliary loss (n, 2, K): the label weights, and each sample's soft label.
+        """
         self.mixing.observe(net, clips, labels, generator)
         clips, targets = self.mixing(clips, labels, generator)
         weights = self.stages.class_weights(self.epoch)  # (K,)
-        return clips, label_weights(targets, weights, self.weigh_by)
+        entries = label_weights(targets, weights, self.weigh_by)
+        if self.auxiliary_loss is None:
+            return clips, entries
+        return clips, torch.stack([entries, soft_labels(targets)], 1)  # (n, 2, K)
 
     def loss(self, net: nn.Module, clips: Tensor, targets: Tensor, count: int) -> Tensor:
         criterion, output = self.stages.criterion(self.epoch), net(clips)
         features = {"features": output.features} if criterion.needs_features else {}
-        return criterion.part(output.logits, targets, count, **features)
+        if self.auxiliary_loss is None:
+            return criterion.part(output.logits, targets, count, **features)
+        entries, labels = targets.unbind(1)
+        loss = criterion.part(output.logits, entries, count, **features)
+        return loss + self.auxiliary_loss.part(output, labels, count)
 
     def after_step(self, model: nn.Module) -> None:
         if self.classifier is not None:

@@ -212,35 +212,67 @@ class ShapMix(Mixing):
         self, clips: Tensor, labels: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the clean and the mixed batch (2N, M, T, V, C) and their targets (2N, K)."""
+        mixed, partners, share = self.paste(clips, labels, generator)
+        own, other = (one_hot(y, self.num_class).float() for y in (labels, labels[partners]))
+        targets = (1 - share)[:, None] * own + share[:, None] * other
+        return torch.cat([clips, mixed]), 2 * torch.cat([own, targets])
+
+    def paste(
+        self, clips: Tensor, labels: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return mixed clips, partners (N,) int64 of each, and the partners' pasted shares (N,)."""
         count, frames = len(clips), clips.shape[2]
-        partners = (torch.arange(count) + between(1, max(count - 1, 1), generator)) % count
+        partners = self.draw_partners(count, generator)
         plain, lam = torch.rand(2, generator=generator).tolist()
         uniform = torch.rand(count, generator=generator)
+        start, length, unit = self.draw_segment(frames, generator)
+        units = frames // unit
+        donor_length = between(length, units, generator)
+        donor = between(0, units - donor_length, generator), donor_length, unit
+
+        partners = send(partners, clips.device)
+        if plain < self.mixup:
+            mixed = (1 - lam) * clips + lam * clips[partners]
+            return mixed, partners, torch.full((count,), lam, device=clips.device)
+        subset = self.choose(labels, labels[partners], send(uniform, clips.device))
+        place = start, length, unit
+        mixed, share = self.replace(clips, clips[partners], self.masks[subset], place, donor)
+        return mixed, partners, share
+
+    def draw_partners(self, count: int, generator: torch.Generator | None) -> Tensor:
+        """Return the partner (N,) of each sample: all samples moved on by one number."""
+        return (torch.arange(count) + between(1, max(count - 1, 1), generator)) % count
+
+    def draw_segment(self, frames: int, generator: torch.Generator | None) -> tuple[int, int, int]:
+        """Return start and length of a segment in units, and the frames of a unit."""
         unit = min(4, frames)
         units = frames // unit
         low, high = (max(1, round(share * units)) for share in self.segment)
         length = between(low, high, generator)
-        start = between(0, units - length, generator)
-        donor_length = between(length, units, generator)
-        donor_start = between(0, units - donor_length, generator)
+        return between(0, units - length, generator), length, unit
 
-        partners = send(partners, clips.device)
-        donors = labels[partners]
-        if plain < self.mixup:
-            mixed = (1 - lam) * clips + lam * clips[partners]
-            share = torch.full((count,), lam, device=clips.device)
-        else:
-            pasted = self.masks[self.choose(labels, donors, send(uniform, clips.device))]  # (N, V)
-            place = torch.arange(length * unit)
-            source = torch.arange(frames)
-            source[start * unit + place] = donor_start * unit + place * donor_length // length
-            inside = send(torch.isin(torch.arange(frames), start * unit + place), clips.device)
-            paste = (inside[:, None] & pasted[:, None])[:, None, :, :, None]  # (N, 1, T, V, 1)
-            mixed = torch.where(paste, clips[partners][:, :, send(source, clips.device)], clips)
-            share = length * unit * pasted.sum(1) / pasted.shape[1] / frames
-        own, other = (one_hot(y, self.num_class).float() for y in (labels, donors))
-        targets = (1 - share)[:, None] * own + share[:, None] * other
-        return torch.cat([clips, mixed]), 2 * torch.cat([own, targets])
+    def replace(
+        self,
+        clips: Tensor,
+        others: Tensor,
+        pasted: Tensor,
+        place: tuple[int, int, int],
+        donor: tuple[int, int, int],
+    ) -> tuple[Tensor, Tensor]:
+        """Paste the joints `pasted` (N, V) of a segment of `others`; return clips and shares (N,).
+
+        `place` and `donor` are segments as of `draw_segment`; the donor's is resized in time.
+        """
+        frames = clips.shape[2]
+        start, length, unit = place
+        donor_start, donor_length, _ = donor
+        steps = torch.arange(length * unit)
+        source = torch.arange(frames)
+        source[start * unit + steps] = donor_start * unit + steps * donor_length // length
+        inside = send(torch.isin(torch.arange(frames), start * unit + steps), clips.device)
+        paste = (inside[:, None] & pasted[:, None])[:, None, :, :, None]  # (N, 1, T, V, 1)
+        mixed = torch.where(paste, others[:, :, send(source, clips.device)], clips)
+        return mixed, length * unit * pasted.sum(1) / pasted.shape[1] / frames
 
     def choose(self, labels: Tensor, donors: Tensor, uniform: Tensor) -> Tensor:
         """Return the subset (N,) that is pasted for each sample; uniform (N,) in [0, 1)."""
@@ -248,9 +280,13 @@ class ShapMix(Mixing):
         saliency = self.saliency[torch.where(donor_is_rarer, donors, labels)]  # (N, 20)
         if self.epoch < self.warm_up:
             saliency = torch.zeros_like(saliency)
-        reached = (saliency / self.temperature).softmax(1).cumsum(1)
-        subset = (reached <= uniform[:, None]).sum(1).clamp_max(len(self.subsets) - 1)
+        subset = self.draw_subset(saliency, uniform)
         return torch.where(donor_is_rarer, subset, self.complement[subset])
+
+    def draw_subset(self, saliency: Tensor, uniform: Tensor) -> Tensor:
+        """Return subsets (N,) ~ softmax(saliency (N, 20) / temperature); uniform (N,) in [0, 1)."""
+        reached = (saliency / self.temperature).softmax(1).cumsum(1)
+        return (reached <= uniform[:, None]).sum(1).clamp_max(len(self.subsets) - 1)
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Load a mean clip of any shape."""

@@ -47,7 +47,7 @@ class Stages(nn.Module):
         for key, value in (("loss_from", loss_from), ("weights_from", weights_from)):
             if value not in STAGES:
                 raise InputError(f"{key}: {value} is not one of {', '.join(STAGES)}")
-        self.switch = num_epoch - length
+        self.num_epoch, self.switch = num_epoch, num_epoch - length
         self.loss_start = 0 if loss_from == "start" else self.switch
         self.weights_start = 0 if weights_from == "start" else self.switch
         self.plain = CrossEntropy(torch.ones(num_class))

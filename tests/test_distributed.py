@@ -209,21 +209,23 @@ def test_every_loss_is_that_of_the_global_batch(tmp_path):
 
 
 def _follow_saliency(rank, tiny, folder):
-    """On each of two ranks: an epoch of Shap-Mix, which measures with the network itself."""
+    """On each of two ranks: an epoch of methods that measure with the network itself."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost",
                    "MASTER_PORT": "29520"}  # fmt: skip
     torch.set_num_threads(1)
-    own = config.load(
-        [tiny / "tiny-lt/joint.yaml"],
-        ["mixing=longtail.mixing.ShapMix", "mixing_args={warm_up: 0}", "batch_size=8", *SMALL],
-    )
+    more = ["mixing_args={warm_up: 0}", "batch_size=8", *SMALL]
     with World.from_environment() as world:
-        training = prepare(own, [torch.device("cpu")], world)
-        batches = epoch_batches(training)
-        for clips, labels, batch in training.feeder.batches(batches):
-            training_step(training, clips, labels, batch, len(batches))
-        first, second = world.gather(training.method.mixing.saliency)
-        assert first.any() and torch.equal(first, second)
+        for method, name in (
+            ("shap-mix", "mixing.saliency"), ("aeed", "mixing.saliency"), ("aeed", "entropy_sum"),
+        ):  # fmt: skip
+            files = [tiny / "tiny-lt/joint.yaml", PROJECT / f"config/methods/{method}.yaml"]
+            training = prepare(config.load(files, more), [torch.device("cpu")], world)
+            training.method.begin_epoch(0)
+            batches = epoch_batches(training)
+            for clips, labels, batch in training.feeder.batches(batches):
+                training_step(training, clips, labels, batch, len(batches))
+            first, second = world.gather(training.method.state_dict()[name])
+            assert first.any() and torch.equal(first, second)
 
 
 @pytest.mark.slow

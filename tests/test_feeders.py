@@ -683,3 +683,17 @@ def test_feeding_is_fast_enough():
 def test_frames_stay_on_the_device_where_there_is_room(monkeypatch, device, free, gigabytes, kept):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free * 10**9, 80 * 10**9))
     assert source.fits(int(gigabytes * 10**9), torch.device(device)) == kept
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_groups_are_fed_as_the_samples_they_consist_of(views):
+    """Rows (N, G): labels (N, G), and clips with an axis G, of the values that flat rows have."""
+    store = make_store(random_clips([9, 12, 20, 31, 8, 14]))
+    feeder = Feeder(store, np.arange(6), frames=8, train=True, views=views)
+    pairs = torch.tensor([[0, 4], [2, 2], [5, 1]])
+    ((clips, labels, _),) = feeder.batches([Batch(pairs, seed=3)])
+    ((flat, flat_labels, _),) = feeder.batches([Batch(pairs.flatten(), seed=3)])
+    assert labels.tolist() == [[0, 1], [2, 2], [2, 1]]
+    assert torch.equal(labels.flatten(), flat_labels)
+    assert clips.shape == (3, 2, *([2] if views == 2 else []), 2, 8, 25, 3)
+    assert torch.equal(clips.flatten(0, 1), flat)

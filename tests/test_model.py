@@ -132,12 +132,13 @@ def test_prototypes_and_their_loss(golden, name):
     weights = upstream.weights(upstream.read(golden / f"model_{name}.pth"))
     model.double().train().prototypes.dropout.p = 0
     labels = torch.from_numpy(vectors["label"])
-    contrast = ClassContrast(num_class=model.num_class).double()
+    contrast = ClassContrast(model, weight=1.0).double()
     bank = np.random.RandomState(int(vectors["bank_seed"])).standard_normal((256, model.num_class))
     contrast.memory = torch.from_numpy(bank.astype(np.float32).T).double()
     before = contrast.memory.clone()
     logits, _, extra = model(torch.from_numpy(vectors["keypoint"]).double(), outputs=True)
-    csc = contrast(extra["embedding"], logits, labels)
+    one_hot = torch.nn.functional.one_hot(labels, model.num_class)
+    csc = contrast(extra["embedding"], logits, one_hot)
     ce = torch.nn.functional.cross_entropy(logits, labels)
     (ce + float(vectors["csc_weight"]) * csc).backward()
     assert relative(extra["graph"].detach(), vectors["graph_f64"]) < 1e-6
@@ -250,16 +251,20 @@ def test_latent_loss_and_its_gradients(golden, monkeypatch):
         (logits, "logits_train"),
     ):  # fmt: skip
         assert relative(ours.detach(), vectors[f"{name}_f64"]) < 1e-6
-    prior = LatentPrior(60, 256, float(vectors["lambda_2"]), float(vectors["lambda_1"])).double()
+    args = float(vectors["lambda_2"]), float(vectors["lambda_1"])
+    prior = LatentPrior(model, *args).double()
     prior.prior[torch.from_numpy(vectors["classes"])] = torch.from_numpy(
         vectors["z_prior_rows"]
     ).double()
     loss = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
-    loss = loss + prior(latent, labels)
+    one_hot = torch.nn.functional.one_hot(labels, 60)
+    loss = loss + prior(latent, logits, one_hot)
     loss.backward()
     assert loss.item() == pytest.approx(float(vectors["loss_f64"]), rel=1e-6)
-    discrepancy = prior.mean_discrepancy(latent, labels).item()
-    assert discrepancy == pytest.approx(float(vectors["loss_mmd_f64"]), rel=1e-6)
+    for kind, args in (("loss_mmd_f64", (1.0, 0.0)), ("l2_z_mean_f64", (0.0, 1.0))):
+        prior.discrepancy, prior.center = args
+        term = prior(latent, logits, one_hot).item()
+        assert term == pytest.approx(float(vectors[kind]), rel=1e-6)
     check_gradients(model, weights, vectors)
 
 

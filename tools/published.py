@@ -29,6 +29,8 @@ METHODS = {
     "remix-drw": "Remix-DRW",
     "max-norm": "balanced softmax + MaxNorm",
     "ride": "RIDE (3 experts)",
+    "glmc": "GLMC",
+    "bcl": "BCL",
 }
 BACKBONES = {
     "model.stgcnpp.Model": "ST-GCN++",

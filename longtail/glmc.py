@@ -1,0 +1,152 @@
+"""GLMC: Du et al., "Global and Local Mixture Consistency Cumulative Learning for Long-tailed Visual
+Recognitions", CVPR 2023, in a form for skeletons.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity, one_hot
+
+from longtail.method import Method, Parts, linear_classifier
+from longtail.sampling import PowerSampling, apportion, draw_rows
+from longtail.weights import InverseFrequency
+from memory import send
+
+
+def paste_box(lam: float, centre: Sequence[int], sizes: Sequence[int]) -> list[slice]:
+    """Return CutMix's box on two axes: ceil(size sqrt(1 - lam)) around the centre, clipped.
+
+    Around the centre means from it minus half the length, rounded down, to it plus as much.
+    """
+    halves = [math.ceil(size * math.sqrt(1 - lam)) // 2 for size in sizes]
+    return [
+        slice(max(middle - half, 0), min(middle + half, size))
+        for middle, half, size in zip(centre, halves, sizes)
+    ]
+
+
+def inconsistency(predicted: Tensor, projected: Tensor) -> Tensor:
+    """Return the sum over pairs of -cos(p_1, sg z_2) - cos(p_2, sg z_1), sg: without gradient.
+
+    p and z are (2n, D), the views of a pair one after the other.
+    """
+    other = projected.detach().unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+    return -cosine_similarity(predicted, other, dim=-1).sum()
+
+
+class GLMC(Method):
+    """Two mixed views of pairs of samples, two classifiers, and consistency between the views.
+
+    A row is a pair: a sample of the sampling, and one that is drawn with a weight n_y^-resampling
+    (spread evenly over a class's members), in two augmentations each. With lam ~ U(0, 1), one for
+    the batch,
+
+        view 1 = lam x_1 + (1 - lam) x'_1,     view 2 = x_2 with a box of x'_2 pasted in,
+        Y = lam onehot(y) + (1 - lam) onehot(y')     for both views.
+
+    The box is an interval of frames times an interval of joints, in the order of the layout, for
+    all persons (`paste_box`): limbs are numbered one after the other, so that it is about a limb or
+    two. With the mean loss H(l, t) = sum_ik t_ik c_ik / N of the loss matrix c,
+    alpha = 1 - (epoch / num_epoch)^2 and w_k = n_k^-label_weighting, scaled to sum K, the loss is
+
+        alpha sum_v H(l_v, Y) + (1 - alpha) sum_v H(l'_v, w Y)
+            + contrast_weight [-mean cos(p_1, sg z_2) - mean cos(p_2, sg z_1)]
+
+    over the views v: l' are the logits of `model.fc`, which alone is tested, l those of a second
+    classifier that this method owns; z = P f and p = Q z are linear, half as wide as the features.
+
+    The values are those of the authors' code for CIFAR-100-LT of imbalance 100. There each view is
+    a batch of its own for the batch norms; here both views go through the network together.
+    """
+
+    views = 2
+
+    def __init__(
+        self,
+        parts: Parts,
+        model: nn.Module,
+        resampling: float = 0.0,
+        label_weighting: float = 1.2,
+        contrast_weight: float = 4.0,
+    ) -> None:
+        super().__init__(parts, model)
+        parts.refuse("longtail.glmc.GLMC", "mixing", "class_weights", "classifier")
+        self.stages, self.auxiliary_loss = parts.stages, parts.auxiliary_loss
+        self.resampling, self.contrast_weight = resampling, contrast_weight
+        self.weighting = InverseFrequency(parts.class_counts, label_weighting)
+        width = linear_classifier(model).in_features
+        self.num_class, self.epoch = len(parts.class_counts), 0
+        self.classifier = nn.Linear(width, self.num_class)
+        self.projection = nn.Linear(width, width // 2)
+        self.prediction = nn.Linear(width // 2, width // 2)
+
+    def stage(self, epoch: int) -> int:
+        return self.stages.stage(epoch)
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def rows(self, generator: torch.Generator | None, progress: float) -> Tensor:
+        """Return pairs (len(self), 2)."""
+        rows = super().rows(generator, progress)
+        labels, counts = self.sampling.labels, self.sampling.class_counts
+        shares = PowerSampling(labels, counts).shares(1 - self.resampling)
+        return torch.stack([rows, draw_rows(labels, apportion(shares, len(rows)), generator)], 1)
+
+    def mix(
+        self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """(N, 2 samples, 2 augmentations, M, T, V, C) to views (N, 2, M, T, V, C) and Y (N, K)."""
+        sizes = clips.shape[4:6]
+        lam = float(torch.rand((), generator=generator))
+        centre = [int(torch.randint(size, (), generator=generator)) for size in sizes]
+        return self.combine(clips, labels, lam, centre)
+
+    def combine(
+        self, clips: Tensor, labels: Tensor, lam: float, centre: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Mix at the share lam, with a box around `centre` (frame, joint)."""
+        (x_1, x_2), (other_1, other_2) = (own.unbind(1) for own in clips.unbind(1))
+        inside = torch.zeros(clips.shape[4:6], dtype=torch.bool)
+        inside[tuple(paste_box(lam, centre, inside.shape))] = True
+        inside = send(inside, clips.device)[..., None]  # (T, V, 1)
+        views = [lam * x_1 + (1 - lam) * other_1, torch.where(inside, other_2, x_2)]
+        own, other = one_hot(labels, self.num_class).to(clips.dtype).unbind(1)
+        return torch.stack(views, 1), lam * own + (1 - lam) * other
+
+    def loss(self, net: nn.Module, clips: Tensor, targets: Tensor, count: int) -> Tensor:
+        output, labels = net(clips.flatten(0, 1)), targets.repeat_interleave(2, 0)
+        plain = self.classifier(output.features)
+        projected = self.projection(output.features)
+        predicted = self.prediction(projected)
+        loss = self.total(plain, output.logits, projected, predicted, labels, count)
+        if self.auxiliary_loss is not None:
+            loss = loss + self.auxiliary_loss.part(output, labels, 2 * count)
+        return loss
+
+    def total(
+        self, plain: Tensor, balanced: Tensor, projected: Tensor, predicted: Tensor,
+        targets: Tensor, count: int,
+    ) -> Tensor:  # fmt: skip
+        """Return what some views, those of a pair one after the other, add to the loss.
+
+        Args:
+            plain: logits l (2n, K)
+            balanced: logits l' (2n, K)
+            projected: z (2n, D)
+            predicted: p (2n, D)
+            targets: Y (2n, K)
+            count: pairs in the whole batch
+        """
+        criterion = self.stages.criterion(self.epoch)
+        alpha = 1 - (self.epoch / self.stages.num_epoch) ** 2
+        weighted = self.weighting.weights * targets
+        return (
+            alpha * criterion.part(plain, targets / count, count)
+            + (1 - alpha) * criterion.part(balanced, weighted / count, count)
+            + self.contrast_weight * inconsistency(predicted, projected) / count
+        )

@@ -1,0 +1,168 @@
+"""AEED against its authors' code: labels, losses and weights of whole epochs, what is pasted."""
+
+import json
+import os
+import signal
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import graph
+from engine import config
+from engine.build import make_stages
+from engine.state import TrainState
+from errors import InputError, Stopped
+from longtail.aeed import AEED, AlignedMix, entropy, partner_share
+from longtail.method import Parts
+from longtail.sampling import InstanceSampling
+from tests.tiny_runs import METHODS, SMALL, run
+
+NTU = graph.load("ntu_rgb_d")
+
+
+def aeed(class_counts, num_epoch=12, naive=5, **args):
+    counts = torch.as_tensor(class_counts)
+    own = config.load([METHODS / "aeed.yaml"], num_epoch=num_epoch)
+    labels = torch.arange(len(counts)).repeat_interleave(counts)
+    sampling, mixing = InstanceSampling(labels, counts), AlignedMix(counts, NTU, warm_up=naive)
+    parts = Parts(counts, sampling, mixing, make_stages(own, counts))
+    return AEED(parts, SimpleNamespace(num_class=len(counts)), **args)
+
+
+@pytest.mark.parametrize("case", ["aeed", "strong", "no_weights", "aeed_f64"])
+def test_whole_epochs_equal_the_released(golden, case):
+    """The share of each partner, soft labels, losses, gradients, and the weights after an epoch."""
+    vectors = np.load(golden / "loss_aeed.npz")
+    saved = {k.partition("|")[2]: vectors[k] for k in vectors if k.startswith(f"{case}|")}
+    setup = json.loads(str(saved["cfg"]))
+    exact = 1e-6 if case == "aeed_f64" else 2e-4
+    method = aeed(
+        saved["class_counts"], setup["epochs"], setup["naive"], warm_up=setup["warm"],
+        eta=setup["eta"] if setup["eca"] else 0.0, low=setup["wmin"], high=setup["wmax"],
+        temperature=setup["temp"],
+    ).double()  # fmt: skip
+    if case == "aeed_f64":
+        method.stages.second.shift = torch.from_numpy(saved["m_list"][0])
+    for step, label in enumerate(torch.from_numpy(saved["label"])):
+        epoch, batch = divmod(step, 3)
+        if not batch:
+            method.begin_epoch(epoch)
+        logits = {
+            name: torch.from_numpy(saved[f"logits_{name}"][step]).double() for name in
+            ("a", "b", "mix")
+        }  # fmt: skip
+        method.measure(logits["a"], label)
+        share = torch.from_numpy(saved["lamb"][step])[:, 0].double()
+        if epoch >= setup["naive"]:
+            ours = partner_share(logits["a"], logits["b"], logits["mix"], setup["temp"])
+            np.testing.assert_allclose(ours, share, rtol=exact, atol=exact)
+        others = label[torch.from_numpy(saved["randidx"][step])]
+        entries, shares = method.targets(label, others, share)
+        np.testing.assert_allclose(shares[8:], saved["label_mix"][step], atol=1e-6)
+        outputs = [
+            torch.from_numpy(saved[name][step]).double().requires_grad_() for name in
+            ("output", "mix_output")
+        ]  # fmt: skip
+        criterion = method.stages.criterion(epoch)
+        loss = criterion.part(torch.cat(outputs), entries, len(label))
+        loss.backward()
+        assert loss.item() == pytest.approx(float(saved["loss"][step]), rel=exact)
+        for output, name in zip(outputs, ("grad_output", "grad_mix_output")):
+            np.testing.assert_allclose(output.grad, saved[name][step], rtol=exact, atol=exact / 10)
+        if batch == 2 and setup["eca"]:
+            for ours, name in ((method.entropy_sum, "entropy_sum"), (method.seen, "samples")):
+                np.testing.assert_allclose(ours, saved[name][epoch], rtol=exact, atol=exact)
+            method.begin_epoch(epoch + 1)
+            for ours, name in (
+                (method.former, "H"), (method.drift, "ema_delta"),
+                (method.weights, "class_weights"),
+            ):  # fmt: skip
+                np.testing.assert_allclose(ours, saved[name][epoch], rtol=exact, atol=exact)
+
+
+@pytest.mark.parametrize("name", ["naive0", "naive2", "naive3", *(f"guided{i}" for i in range(4))])
+def test_what_is_pasted_equals_the_released(golden, name):
+    """Frames and parts are read off the released result; the rest is to follow from them."""
+    vectors = np.load(golden / "loss_aeed.npz")
+    source = torch.from_numpy(vectors[f"mix|{name}|source"]).float()  # (N, T, V)
+    partners = torch.from_numpy(vectors[f"mix|{name}|randidx"]).long()
+    own = torch.arange(4.0)[:, None, None]
+    changed = source != own
+    frames = changed.any(2)[0].nonzero().flatten()
+    start, length = int(frames[0]), len(frames)
+    assert start % 4 == length % 4 == 0 and 28 <= length <= 44
+    mix = AlignedMix(torch.tensor([9, 5, 3, 1]), NTU)
+    joints = changed.any(1)  # (N, V)
+    subset = [int((mix.masks == each).all(1).nonzero()) for each in joints]
+    clips = own[:, None, :, :, None].expand(4, 1, 64, 25, 1)
+    place = start // 4, length // 4, 4
+    mixed, share = mix.replace(clips, clips[partners], mix.masks[subset], place, place)
+    assert torch.equal(mixed[:, 0, ..., 0], source)
+    np.testing.assert_allclose(share, vectors[f"mix|{name}|physical_lambda"][:, 0], rtol=1e-5)
+    assert name.startswith("guided") or len(set(subset)) == 1
+
+
+def test_a_batch_is_pasted_as_one_at_first_and_sample_by_sample_later():
+    mix, random = AlignedMix(torch.tensor([9, 5, 3, 1]), NTU), torch.Generator().manual_seed(0)
+    clips, labels = torch.randn(8, 1, 64, 25, 3), torch.arange(8) % 4
+    mix.saliency[torch.arange(4), torch.arange(4)] = 50.0  # class c: the c-th subset
+    plain = 0
+    for _ in range(60):
+        mixed, partners, share = mix.paste(clips, labels, random)
+        changed = (mixed != clips).any(-1).any(1)  # (N, T, V)
+        if changed.all():
+            plain += 1
+            g = float(share[0])
+            torch.testing.assert_close(mixed, (1 - g) * clips + g * clips[partners])
+        else:
+            assert len(changed.any(1).unique(dim=0)) == 1
+    assert 15 < plain < 45
+    mix.begin_epoch(5)
+    mixed, partners, share = mix.paste(clips, labels, random)
+    changed = (mixed != clips).any(-1).any(1)
+    assert torch.equal(changed.any(1), mix.masks[labels])
+    torch.testing.assert_close(share, changed.float().mean((1, 2)))
+    assert torch.equal(mixed[changed[:, None].expand(-1, 1, -1, -1)],
+                       clips[partners][changed[:, None].expand(-1, 1, -1, -1)])  # fmt: skip
+
+
+def test_the_entropy_is_that_of_the_prediction():
+    assert entropy(torch.zeros(2, 5)).numpy() == pytest.approx(np.log(5))
+
+
+# --- whole runs ---
+
+
+def test_a_run_is_resumed_within_the_epoch_whose_entropies_it_gathers(tiny, tmp_path, untested):
+    more = [*SMALL, "num_epoch=4", "batch_size=6", "objective_args={warm_up: 1, eta: 5}",
+            "mixing_args={warm_up: 1}"]  # fmt: skip
+    run(tiny, tmp_path / "whole", "aeed.yaml", more=more)
+    own, stopped = TrainState.optimizer_step, []
+
+    def interrupted(state, time):
+        if time > 2 and not stopped:
+            stopped.append(time)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return own(state, time)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(TrainState, "optimizer_step", interrupted)
+        run(tiny, tmp_path / "cut", "aeed.yaml", more=more)
+    run(tiny, tmp_path / "cut", "aeed.yaml", more=[*more, "--resume"])
+    whole, cut = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in
+                  ("whole", "cut"))  # fmt: skip
+    for name, value in (whole["model"] | whole["training"]["method"]).items():
+        assert torch.equal(value, (cut["model"] | cut["training"]["method"])[name]), name
+    state = whole["training"]["method"]
+    assert not torch.equal(state["weights"], torch.ones(4)) and state["measured"] == 3
+
+
+def test_it_needs_the_mixing_that_it_measures(tiny, tmp_path):
+    for words, key in (
+        (["mixing=longtail.mixing.Mixup"], "mixing"),
+        (["class_weights=longtail.weights.InverseFrequency"], "class_weights"),
+    ):
+        with pytest.raises(InputError, match=f"^{key}: objective=longtail.aeed.AEED"):
+            run(tiny, tmp_path / "run", "aeed.yaml", more=[*SMALL, *words])

@@ -80,7 +80,7 @@ def make_parser() -> Parser:
         default=[],
         metavar="FILE",
         help="YAML files; later ones override earlier ones",
-    )  # fmt: skip  # fmt: skip
+    )  # fmt: skip
     what.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="overrides",
         help="override any key, also a.b=value, in any order",

@@ -172,24 +172,21 @@ class Feeder(Dataset):
         """Yield (clips (N * S, M, T, V, C), labels (N,), batch), tensors on the device.
 
         With several views: clips (N, views * S, M, T, V, C). Groups (N, G) of samples give labels
-        (N, G), and clips with an axis G after N. A batch is a Batch, or rows for which `generator`
-        draws. All draws are made here, in the order of the batches, whether or not threads read
-        ahead.
+        (N, G), and clips with an axis G after N. A batch is a Batch, or rows with `generator` for
+        the random values, which are drawn in the order of the batches.
         """
         plans = (self._plan(batch, generator) for batch in batches)
         for (rows, draws, batch), read in self.source.read_ahead(plans):
             clips, labels = self.make(rows, draws, read), self.targets(rows_of(batch))
-            if self.views > 1:
-                clips = clips.unflatten(0, (*labels.shape, -1))
-            elif labels.ndim > 1:
-                clips = clips.unflatten(0, labels.shape)
+            if self.views > 1 or labels.ndim > 1:
+                views = (-1,) if self.views > 1 else ()
+                clips = clips.unflatten(0, (*labels.shape, *views))
             yield clips, labels, batch
 
     def _plan(
         self, batch: Batch | torch.Tensor, generator: torch.Generator | None
     ) -> tuple[torch.Tensor, Draws | None, Batch | torch.Tensor]:
-        if isinstance(batch, Batch):
-            generator = batch.generator
+        generator = batch.generator if isinstance(batch, Batch) else generator
         rows = rows_of(batch).flatten().repeat_interleave(self.views)
         return rows, self.draw(rows, generator), batch
 

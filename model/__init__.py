@@ -208,7 +208,7 @@ def check_import(path: str | Path, name: str, args: Mapping[str, Any], way_out: 
     """
     if not trusted(name, args):
         named = name if not trusted(name, {}) else args["backbone"]
-        raise InputError(f"{path}: its model is {named}, which is not in model/; {way_out}")
+        raise InputError(f"{path}: its model is {named}, from outside model/; {way_out}")
 
 
 def find(name: str) -> type[nn.Module]:

@@ -18,7 +18,7 @@ from model.names import FORMS, ORIGINAL, OWN, Entry, Form, present_names
 State = dict[str, Tensor]
 FORMAT = "brl-checkpoint"  # under the key `format` in the checkpoints of this project's runs
 VERSION = 1  # under `format_version`: raised when an older reader would misread what is written
-SHOWN = 6  # names of each kind that an error lists at most at most at most
+SHOWN = 6  # names of each kind that an error lists at most
 EARLIER_ARGUMENTS = {"normalise": "normalize"}  # of this project's networks
 CONSTANT = ("backbone.A",)  # in PYSKL's MS-G3D, next to the graphs computed from it
 

@@ -22,8 +22,9 @@ data/demo/meta.json: data/demo.py $(VENV)/installed
 data/lists/demo_30.txt: data/demo/meta.json
 	$(RUN) -m data.long_tail demo-xsub --names data/demo --imbalance 30 --out $@
 
+# A test process per core, one thread each; the tests of a file stay together.
 test: $(VENV)/installed-dev
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .

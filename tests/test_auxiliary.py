@@ -132,7 +132,7 @@ def test_a_network_without_the_output_is_refused_in_a_line(tiny, tmp_path):
          "ClassContrast takes the output `embedding`, but the network gives features"),
         (["auxiliary_loss=builtins.id"],
          "must be a longtail.auxiliary.AuxiliaryLoss"),
-        (["auxiliary_loss_args={weight: 1}"], "auxiliary_loss_args: auxiliary_loss is null"),
+        (["auxiliary_loss_args={weight: 1}"], "auxiliary_loss_args: not used, because auxiliary_loss is null"),
     ):  # fmt: skip
         with pytest.raises(InputError) as error:
             run(tiny, tmp_path / "run", more=[*words, *SMALL])

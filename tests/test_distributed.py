@@ -129,7 +129,7 @@ def test_two_ranks_have_the_same_batch_statistics(tmp_path):
 
 
 def test_batch_norm_is_synchronized_between_gpus_only():
-    with pytest.raises(InputError, match=r"sync_bn: .* between GPUs only"):
+    with pytest.raises(InputError, match=r"sync_bn: .* only between GPUs"):
         synchronize_batch_norm(nn.BatchNorm1d(3), torch.device("cpu"))
     net = synchronize_batch_norm(nn.Sequential(nn.BatchNorm1d(3)), torch.device("cuda"))
     assert isinstance(net[0], nn.SyncBatchNorm)

@@ -1,8 +1,6 @@
 """AEED against its authors' code: labels, losses and weights of whole epochs, what is pasted."""
 
 import json
-import os
-import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,12 +10,11 @@ import torch
 import graph
 from engine import config
 from engine.build import make_stages
-from engine.state import TrainState
-from errors import InputError, Stopped
+from errors import InputError
 from longtail.aeed import AEED, AlignedMix, entropy, partner_share
 from longtail.method import Parts
 from longtail.sampling import InstanceSampling
-from tests.tiny_runs import METHODS, SMALL, run
+from tests.tiny_runs import METHODS, SMALL, assert_resumes, run
 
 NTU = graph.load("ntu_rgb_d")
 
@@ -138,23 +135,11 @@ def test_the_entropy_is_that_of_the_prediction():
 def test_a_run_is_resumed_within_the_epoch_whose_entropies_it_gathers(tiny, tmp_path, untested):
     more = [*SMALL, "num_epoch=4", "batch_size=6", "objective_args={warm_up: 1, eta: 5}",
             "mixing_args={warm_up: 1}"]  # fmt: skip
-    run(tiny, tmp_path / "whole", "aeed.yaml", more=more)
-    own, stopped = TrainState.optimizer_step, []
 
-    def interrupted(state, time):
-        if time > 2 and not stopped:
-            stopped.append(time)
-            os.kill(os.getpid(), signal.SIGTERM)
-        return own(state, time)
+    def train(folder, *flags):
+        run(tiny, folder, "aeed.yaml", more=[*more, *flags])
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(TrainState, "optimizer_step", interrupted)
-        run(tiny, tmp_path / "cut", "aeed.yaml", more=more)
-    run(tiny, tmp_path / "cut", "aeed.yaml", more=[*more, "--resume"])
-    whole, cut = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in
-                  ("whole", "cut"))  # fmt: skip
-    for name, value in (whole["model"] | whole["training"]["method"]).items():
-        assert torch.equal(value, (cut["model"] | cut["training"]["method"])[name]), name
+    whole = assert_resumes(train, 2, tmp_path / "whole", tmp_path / "cut")
     state = whole["training"]["method"]
     assert not torch.equal(state["weights"], torch.ones(4)) and state["measured"] == 3
 

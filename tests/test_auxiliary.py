@@ -1,8 +1,5 @@
 """Auxiliary losses next to the loss of a method: in runs, resumed, in parts and on ranks."""
 
-import os
-import signal
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -13,9 +10,8 @@ from engine import config
 from engine.distributed import World
 from engine.precision import Float32Outputs
 from engine.session import prepare
-from engine.state import TrainState
 from engine.train import epoch_batches
-from errors import InputError, Stopped
+from errors import InputError
 from longtail.class_contrast import ClassContrast
 from longtail.latent_prior import LatentPrior
 from longtail.losses import LabelSmoothing, soft_labels
@@ -23,7 +19,7 @@ from model import protogcn
 from model.backbone import Output
 from tests.test_distributed import on_two_ranks
 from tests.test_embedding_losses import network
-from tests.tiny_runs import METHODS, run, weights
+from tests.tiny_runs import METHODS, assert_resumes, run, weights
 from tools.compare import method_files
 
 CONFIG = METHODS.parent
@@ -95,23 +91,11 @@ def test_a_mixed_sample_counts_by_its_share():
 def test_what_an_auxiliary_loss_remembers_is_resumed(tiny, tmp_path, backbone, untested):
     """Two epochs, and two of which the second is resumed within: the same weights and memory."""
     files, more = [CONFIG / f"{backbone}.yaml"], [*BACKBONES[backbone], "batch_size=8"]
-    run(tiny, tmp_path / "whole", *files, more=more)
-    own, stopped = TrainState.optimizer_step, []
 
-    def interrupted(state, time):
-        if time > 1 and not stopped:
-            stopped.append(time)
-            os.kill(os.getpid(), signal.SIGTERM)
-        return own(state, time)
+    def train(folder, *flags):
+        run(tiny, folder, *files, more=[*more, *flags])
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(TrainState, "optimizer_step", interrupted)
-        run(tiny, tmp_path / "cut", *files, more=more)
-    run(tiny, tmp_path / "cut", *files, more=[*more, "--resume"])
-    whole, cut = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in
-                  ("whole", "cut"))  # fmt: skip
-    for name, value in (whole["model"] | whole["training"]["method"]).items():
-        assert torch.equal(value, (cut["model"] | cut["training"]["method"])[name]), name
+    whole = assert_resumes(train, 1, tmp_path / "whole", tmp_path / "cut")
     assert whole["training"]["method"][f"auxiliary_loss.{STATE[backbone]}"].isfinite().all()
 
 
@@ -132,7 +116,8 @@ def test_a_network_without_the_output_is_refused_in_a_line(tiny, tmp_path):
          "ClassContrast takes the output `embedding`, but the network gives features"),
         (["auxiliary_loss=builtins.id"],
          "must be a longtail.auxiliary.AuxiliaryLoss"),
-        (["auxiliary_loss_args={weight: 1}"], "auxiliary_loss_args: not used, because auxiliary_loss is null"),
+        (["auxiliary_loss_args={weight: 1}"],
+         "auxiliary_loss_args: not used, because auxiliary_loss is null"),
     ):  # fmt: skip
         with pytest.raises(InputError) as error:
             run(tiny, tmp_path / "run", more=[*words, *SMALL])

@@ -1,8 +1,5 @@
 """BCL: its loss against a loop, over ranks, and whole runs."""
 
-import os
-import signal
-
 import numpy as np
 import pytest
 import torch
@@ -13,13 +10,12 @@ from torch.nn.functional import normalize, one_hot
 from engine import config
 from engine.distributed import World
 from engine.session import prepare
-from engine.state import TrainState
 from engine.train import epoch_batches
-from errors import InputError, Stopped
+from errors import InputError
 from longtail.bcl import balanced_contrast
 from longtail.ranks import gather_over_ranks
 from tests.test_distributed import on_two_ranks
-from tests.tiny_runs import METHODS, SMALL, run
+from tests.tiny_runs import METHODS, SMALL, assert_resumes, run
 
 
 def by_a_loop(anchors, labels, keys, key_labels, own, temperature):
@@ -80,23 +76,11 @@ def test_the_first_view_is_classified_and_the_others_are_contrasted(tiny):
 
 def test_a_run_is_resumed_with_its_heads(tiny, tmp_path, untested):
     more = [*SMALL, "batch_size=6"]
-    run(tiny, tmp_path / "whole", "bcl.yaml", more=more)
-    own, stopped = TrainState.optimizer_step, []
 
-    def interrupted(state, time):
-        if time > 1 and not stopped:
-            stopped.append(time)
-            os.kill(os.getpid(), signal.SIGTERM)
-        return own(state, time)
+    def train(folder, *flags):
+        run(tiny, folder, "bcl.yaml", more=[*more, *flags])
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(TrainState, "optimizer_step", interrupted)
-        run(tiny, tmp_path / "cut", "bcl.yaml", more=more)
-    run(tiny, tmp_path / "cut", "bcl.yaml", more=[*more, "--resume"])
-    whole, cut = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in
-                  ("whole", "cut"))  # fmt: skip
-    for name, value in (whole["model"] | whole["training"]["method"]).items():
-        assert torch.equal(value, (cut["model"] | cut["training"]["method"])[name]), name
+    assert_resumes(train, 1, tmp_path / "whole", tmp_path / "cut")
 
 
 def test_mixed_labels_are_refused(tiny, tmp_path):

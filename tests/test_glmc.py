@@ -1,7 +1,5 @@
 """GLMC against its authors' code: its loss, its mixing, its sampling; and whole runs."""
 
-import os
-import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,13 +11,12 @@ from engine import config
 from engine.build import make_stages
 from engine.distributed import World
 from engine.session import prepare
-from engine.state import TrainState
-from errors import InputError, Stopped
+from errors import InputError
 from longtail.glmc import GLMC, paste_box
 from longtail.method import Parts
 from longtail.mixing import Plain
 from longtail.sampling import InstanceSampling
-from tests.tiny_runs import METHODS, SMALL, run, weights
+from tests.tiny_runs import METHODS, SMALL, assert_resumes, run, weights
 
 CPU = torch.device("cpu")
 CASES = ("cifar100lt_if100", "parser_defaults")
@@ -123,23 +120,11 @@ def test_the_second_sample_of_a_pair_is_drawn_by_the_weight_of_its_class(golden,
 
 def test_a_run_is_resumed_with_its_second_classifier(tiny, tmp_path, untested):
     more = [*SMALL, "batch_size=6"]
-    run(tiny, tmp_path / "whole", "glmc.yaml", more=more)
-    own, stopped = TrainState.optimizer_step, []
 
-    def interrupted(state, time):
-        if time > 1 and not stopped:
-            stopped.append(time)
-            os.kill(os.getpid(), signal.SIGTERM)
-        return own(state, time)
+    def train(folder, *flags):
+        run(tiny, folder, "glmc.yaml", more=[*more, *flags])
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(TrainState, "optimizer_step", interrupted)
-        run(tiny, tmp_path / "cut", "glmc.yaml", more=more)
-    run(tiny, tmp_path / "cut", "glmc.yaml", more=[*more, "--resume"])
-    whole, cut = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in
-                  ("whole", "cut"))  # fmt: skip
-    for name, value in (whole["model"] | whole["training"]["method"]).items():
-        assert torch.equal(value, (cut["model"] | cut["training"]["method"])[name]), name
+    whole = assert_resumes(train, 1, tmp_path / "whole", tmp_path / "cut")
     state = whole["training"]["method"]
     assert {"classifier.weight", "projection.weight", "prediction.bias"} <= state.keys()
     assert weights(tmp_path / "whole/last.pt").keys() == whole["model"].keys()

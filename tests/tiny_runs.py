@@ -1,15 +1,19 @@
 """Helpers to run main.py on the tiny benchmark."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from itertools import takewhile
 from pathlib import Path
 
+import pytest
 import torch
 
 import main
+from engine.state import TrainState
+from errors import Stopped
 
 PROJECT = Path(__file__).resolve().parents[1]
 METHODS = PROJECT / "config/methods"
@@ -64,3 +68,30 @@ def run(tiny, folder, *files, more=()):
     argv[2:2] = [str(METHODS / file) for file in files]
     main.main(argv)
     return folder
+
+
+def assert_resumes(train, after, whole, cut):
+    """Check that a run stopped within an epoch and resumed equals an uninterrupted one, bit by bit.
+
+    `train(folder, *flags)` trains into a folder; SIGTERM comes in the first step after `after`
+    epochs. Returns the uninterrupted run's last checkpoint.
+    """
+    train(whole)
+    own, stopped = TrainState.optimizer_step, []
+
+    def interrupted(state, time):
+        if time > after and not stopped:
+            stopped.append(time)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return own(state, time)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(TrainState, "optimizer_step", interrupted)
+        train(cut)
+    train(cut, "--resume")
+    first, second = (torch.load(run / "last.pt", weights_only=True) for run in (whole, cut))
+    one, other = ({**state["model"], **state["training"]["method"]} for state in (first, second))
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+    return first

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from longtail.auxiliary import AuxiliaryLoss
 from longtail.losses import CrossEntropy
 from longtail.method import Method, Parts
 from longtail.schedule import Stages
+from model.backbone import Network
 
 # What the workbench asks of a built network; a Backbone has these attributes.
 NETWORK_FACTS = ("skeleton", "num_class", "num_person", "in_channels")
@@ -146,7 +147,23 @@ class Data:
     list_digest: str | None = None  # of the training list, published or not
 
 
-def open_data(config: Config, model: nn.Module, training: bool = True) -> Data:
+@dataclass(frozen=True)
+class TrainingData(Data):
+    """Data with a training list."""
+
+    train_rows: np.ndarray
+    class_counts: torch.Tensor
+
+
+@overload
+def open_data(config: Config, model: Network, training: Literal[True] = True) -> TrainingData: ...
+
+
+@overload
+def open_data(config: Config, model: Network, training: bool) -> Data: ...
+
+
+def open_data(config: Config, model: Network, training: bool = True) -> Data:
     """Open the store, check that it fits network and protocol, and read the training list.
 
     For training, a missing list is drawn if the rule is known (`long_tail.training_rows`). Without
@@ -187,7 +204,7 @@ def open_data(config: Config, model: nn.Module, training: bool = True) -> Data:
         if not len(val_rows):
             raise InputError(f"val_split: {config.val_split} holds out no sample; increase it")
     class_counts = torch.bincount(torch.as_tensor(store.labels[train_rows]), minlength=num_class)
-    return Data(
+    return TrainingData(
         store, model.skeleton, test_rows, train_rows, val_rows, class_counts,
         listed.digest if listed.published and config.val_split is None else None, listed.made,
         copies(store, test_rows, train_split), listed.digest,
@@ -210,7 +227,7 @@ def hold_out(
     return rows[~held], rows[held]
 
 
-def make_model(config: Config) -> nn.Module:
+def make_model(config: Config) -> Network:
     """Build the network; `model_args.backbone`, the import string of experts, is imported here.
 
     Raises InputError for a network that cannot be built or does not have the interface of a
@@ -232,6 +249,12 @@ def make_model(config: Config) -> nn.Module:
             f"{', '.join(NETWORK_FACTS)} ({', '.join(missing)} missing)"
         )
     return model
+
+
+def to_device(model: Network, device: torch.device) -> Network:
+    """Move a network, its weights in the order of memory that convolutions prefer."""
+    # torch has this argument, its type hints do not
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def make_feeder(
@@ -265,13 +288,15 @@ def feeder_of(
     )  # fmt: skip
 
 
-def _policy(kind: Callable[..., Any], args: dict[str, Any]) -> Any:
+def _policy(kind: Any, args: dict[str, Any]) -> Any:
     """Build a dataclass from its fields in `args`, and remove these from `args`."""
     own = {field.name: args.pop(field.name) for field in fields(kind) if field.name in args}
     return kind(**own)
 
 
-def make_method(config: Config, data: Data, model: nn.Module, classifier: bool = False) -> Method:
+def make_method(
+    config: Config, data: TrainingData, model: Network, classifier: bool = False
+) -> Method:
     """Build the method of a run from the keys that name its parts.
 
     Without `classifier` the key of that name is not used; with it the auxiliary loss is not, which

@@ -18,6 +18,7 @@ from engine.config import Config
 from errors import InputError
 from files import replacing
 from model import upstream
+from model.backbone import Network
 from model.upstream import FORMAT, VERSION, is_own
 
 
@@ -68,14 +69,14 @@ def complete(given: Config, path: str | Path, state: Any = None) -> Config:
     `state` is the content of the checkpoint (None: it is read).
     """
     state = upstream.read(path) if state is None else state
-    network = find_class(given.model, "model")
+    network: Any = find_class(given.model, "model")
     args = models.completed(network, given.model, given.model_args, state, path)
     return given.replace(model_args=args)
 
 
 def load_network(
     path: str | Path, given: Config | None = None, overrides: Iterable[str] = (), **usual: Any
-) -> tuple[Config, nn.Module, dict[str, Any]]:
+) -> tuple[Config, Network, dict[str, Any]]:
     """Return the configuration, the network on the CPU, and the content of a checkpoint.
 
     All commands load networks by this function. Without `given`, the configuration is the

@@ -418,11 +418,11 @@ def resolve(
 
     A run's own config.yaml contains both.
     """
-    files = [Path(file) for file in files]
-    config = load(files, overrides, **values)
-    benchmark = config.benchmark or (files[0].resolve().parent.name if files else "run")
+    paths = [Path(file) for file in files]
+    config = load(paths, overrides, **values)
+    benchmark = config.benchmark or (paths[0].resolve().parent.name if paths else "run")
     if tag is None:
-        tag = "-".join(filter(None, (config.tag, make_tag(files, config))))
+        tag = "-".join(filter(None, (config.tag, make_tag(paths, config))))
     return config.replace(benchmark=benchmark, tag=tag)
 
 

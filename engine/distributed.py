@@ -6,12 +6,14 @@ import gc
 import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from errors import InputError, Stopped
+from model.backbone import Network
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,11 @@ class World:
         if self.size > 1:
             dist.barrier()
 
-    def gather(self, part: object) -> list[object]:
+    def gather(self, part: Any) -> list[Any]:
         """Return the objects of all ranks, in rank order, on every rank."""
         if self.size == 1:
             return [part]
-        parts: list[object] = [None] * self.size
+        parts: list[Any] = [None] * self.size
         dist.all_gather_object(parts, part)
         return parts
 
@@ -74,7 +76,9 @@ class World:
 
         Without `sync` they are accumulated: more micro-batches of the step follow.
         """
-        return nullcontext() if self.size == 1 or sync else net.no_sync()
+        if sync or not isinstance(net, nn.parallel.DistributedDataParallel):
+            return nullcontext()
+        return net.no_sync()
 
     def average_gradients(self, module: nn.Module) -> None:
         """Average the gradients of a module that DistributedDataParallel does not wrap."""
@@ -146,7 +150,7 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
+def synchronize_batch_norm(model: Network, device: torch.device) -> Network:
     """Return `model` with batch norms that share statistics between ranks; InputError on a CPU."""
     if device.type != "cuda":
         raise InputError(

@@ -62,8 +62,8 @@ def score(
             bar.update(len(batch.rows))
     gathered = world.gather((mine, torch.cat(parts) if parts else None))
     rows = torch.cat([rows for rows, part in gathered if part is not None])
-    scores = torch.cat([part for _, part in gathered if part is not None])
-    scores = scores[rows.argsort()].numpy()
+    together = torch.cat([part for _, part in gathered if part is not None])
+    scores = together[rows.argsort()].numpy()
     broken = np.flatnonzero(~np.isfinite(scores).all(axis=1))
     if len(broken):
         raise InputError(

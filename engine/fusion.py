@@ -19,7 +19,9 @@ FUSIONS: dict[str, dict[str, float]] = {
     "4-stream": {"joint": 2, "bone": 2, "joint-motion": 1, "bone-motion": 1},
     "6-stream": dict(zip(STREAMS, (2, 2, 2, 1, 1, 1))),
 }
-OTHER_FUSIONS = {"k400": {"4-stream": {"joint": 3, "bone": 3, "joint-motion": 1, "bone-motion": 1}}}
+OTHER_FUSIONS: dict[str, dict[str, dict[str, float]]] = {
+    "k400": {"4-stream": {"joint": 3, "bone": 3, "joint-motion": 1, "bone-motion": 1}}
+}
 # Also holds for the sums of float16 probabilities.
 SUM_TOLERANCE = 1e-3
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from engine import checkpoint, evaluate, precision
-from engine.build import make_feeder, open_data
+from engine.build import make_feeder, open_data, to_device
 from engine.config import Config
 from engine.fusion import Scores
 from engine.run import check_same_data
@@ -31,7 +31,7 @@ def score(path: Path, device: torch.device, config: Config | None = None) -> Sco
     data = open_data(config, model)
     check_same_data(state, data, path)
     feeder = make_feeder(config, data, data.val_rows, device, clips=config.test_clips)
-    net = fuse_bn(model.to(device, memory_format=torch.channels_last))
+    net = fuse_bn(to_device(model, device))
     precision.set_tf32(config.tf32)
     scores = evaluate.score(net, feeder, config, device)
     names = np.asarray(data.store.names)[data.val_rows]

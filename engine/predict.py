@@ -22,13 +22,14 @@ from data import clip_file, measure, names, normalize, quality
 from data.measure import Size
 from data.store import Store
 from engine import checkpoint, evaluate, precision
-from engine.build import feeder_of
+from engine.build import feeder_of, to_device
 from engine.config import Config
 from engine.distributed import World, choose_devices
 from engine.fusion import Scores, fuse, fusions_of
 from errors import InputError
 from graph.shapes import check_shape
 from longtail.calibration import tempered
+from model.backbone import Network
 from model.fuse_bn import fuse_bn
 
 # Class names for checkpoints without them, by layout and number of classes.
@@ -92,7 +93,7 @@ class InputSpec:
         return self.skeleton.confidence or self.channels == 2
 
     @classmethod
-    def of(cls, model: nn.Module, state: dict[str, Any]) -> InputSpec:
+    def of(cls, model: Network, state: dict[str, Any]) -> InputSpec:
         """Return the input of a network, from its attributes and the facts about data in its
         checkpoint.
 
@@ -187,7 +188,7 @@ class LoadedNetwork:
         usual = {"amp": "off"} if device.type == "cpu" else {}
         config, model, state = checkpoint.load_network(path, config, overrides, **usual)
         takes = InputSpec.of(model, state)
-        model = model.to(device, memory_format=torch.channels_last)
+        model = to_device(model, device)
         return cls(path, config, model, takes, Calibration.of(state, path))
 
     def score(self, store: Store, device: torch.device) -> Scores:

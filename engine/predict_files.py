@@ -163,7 +163,7 @@ def write_as_csv(
     writer.writerow(["file", "window", "first_frame", "last_frame", "class", *recognizer.names])
     for prediction in predictions:
         spans = prediction.spans.tolist()
-        parts = [("all", (spans[0][0], spans[-1][1]), prediction.probabilities)]
+        parts: list[Any] = [("all", (spans[0][0], spans[-1][1]), prediction.probabilities)]
         if len(spans) > 1:
             parts += zip(range(len(spans)), spans, prediction.windows)
         for window, (first, end), part in parts:

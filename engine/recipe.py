@@ -61,8 +61,8 @@ def _changed(run: Config, recipe: Config, plain: Config) -> list[str]:
 def departures_of_test(tested: Config, trained: Config) -> list[str] | None:
     """Return the keys in which the training or the test differs from the recipe of the training."""
     own = tested.replace(method=trained.method, benchmark=trained.benchmark)
-    both = [departures(trained), departures(own)]
-    return None if None in both else sorted({*both[0], *both[1]})
+    first, second = departures(trained), departures(own)
+    return None if first is None or second is None else sorted({*first, *second})
 
 
 def describe(run: Config, changed: list[str] | None, started_from: str | None) -> str | None:

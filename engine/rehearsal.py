@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.build import Data, blame, check_used, make_feeder
+from engine.build import TrainingData, blame, check_used, make_feeder
 from engine.config import Config
 from engine.distributed import World
 from engine.precision import Float32Outputs
@@ -24,8 +24,8 @@ from longtail.method import Method
 
 
 def rehearse(
-    config: Config, world: World, device: torch.device, data: Data, feeder: Any, method: Method,
-    model: nn.Module,
+    config: Config, world: World, device: torch.device, data: TrainingData, feeder: Any,
+    method: Method, model: nn.Module,
 ) -> None:  # fmt: skip
     """Feed, mix, compute and test a few clips as the run will, without side effects.
 
@@ -61,7 +61,9 @@ def rehearse(
         _rehearse_test(config, device, data, net)
 
 
-def _rehearse_test(config: Config, device: torch.device, data: Data, net: nn.Module) -> None:
+def _rehearse_test(
+    config: Config, device: torch.device, data: TrainingData, net: nn.Module
+) -> None:
     with blame(config, "feeder"):
         feeder = make_feeder(config, data, data.test_rows[:1], device, clips=config.test_clips)
         ((clips, _, _),) = feeder.batches([torch.arange(1)])

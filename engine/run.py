@@ -39,7 +39,7 @@ from files import leftovers, replacing, write_json
 
 if TYPE_CHECKING:
     from data.store import Store
-    from engine.build import Data
+    from engine.build import Data, TrainingData
 
 BEST, LAST = "best", "last"
 ROOT = Path(__file__).resolve().parents[1]
@@ -346,7 +346,7 @@ def _short(value: Any) -> str:
 # --- the training data of a checkpoint ---
 
 
-def training_facts(data: Data) -> dict[str, Any]:
+def training_facts(data: TrainingData) -> dict[str, Any]:
     """Return what a checkpoint records: digest of the list, class counts and names, code
     version."""
     return {
@@ -357,7 +357,7 @@ def training_facts(data: Data) -> dict[str, Any]:
     }
 
 
-def check_same_data(state: dict[str, Any], data: Data, path: Path) -> None:
+def check_same_data(state: dict[str, Any], data: TrainingData, path: Path) -> None:
     """Raise InputError that names the changes if a run was trained on other classes or another
     list.
 
@@ -420,8 +420,8 @@ def _normalization(facts: dict[str, Any]) -> tuple[str | None, int | None]:
     return name, facts.get("centre") if name == "centered" else None
 
 
-def _shown(name: str, joint: int | None) -> str:
-    return name if joint is None else f"{name} (joint {joint})"
+def _shown(name: str | None, joint: int | None) -> str:
+    return str(name) if joint is None else f"{name} (joint {joint})"
 
 
 def remembered(state: dict[str, Any], data: Data) -> tuple[Data, str | None]:
@@ -433,13 +433,13 @@ def remembered(state: dict[str, Any], data: Data) -> tuple[Data, str | None]:
     counts, trained_on = state.get("class_counts"), state.get("list_digest")
     if counts is None:
         return data, None
-    gone = data.class_counts is None
-    same = not gone and counts.tolist() == data.class_counts.tolist()
+    now = data.class_counts
+    same = now is not None and counts.tolist() == now.tolist()
     if same and trained_on in (None, data.list_digest):
         return data, None
     whole = state["config"].get("val_split") is None  # else a part was held out
     published = trained_on if whole and trained_on in long_tail.PUBLISHED else None
-    line = "is missing" if gone else "differs from that of the training"
+    line = "is missing" if now is None else "differs from that of the training"
     return dataclasses.replace(
         data, class_counts=counts, list_digest=trained_on, published_list=published
     ), f"the training list {line}: the shot figures use the class counts in the checkpoint"

@@ -12,7 +12,7 @@ from torch import nn
 
 from data import long_tail
 from engine import checkpoint, evaluate, logs, precision, recipe
-from engine.build import Data, make_feeder, make_method, make_model, open_data
+from engine.build import TrainingData, make_feeder, make_method, make_model, open_data, to_device
 from engine.config import Config
 from engine.distributed import World, synchronize_batch_norm
 from engine.rehearsal import rehearse
@@ -35,7 +35,7 @@ class Training:
     config: Config
     world: World
     device: torch.device
-    data: Data
+    data: TrainingData
     feeder: Any
     val_feeder: Any
     method: Method
@@ -59,13 +59,13 @@ def prepare(
     trained, by the method `config.classifier`. Raises InputError for anything that cannot work.
     """
     torch.manual_seed(step_seed(config.seed))
-    device, model = devices[0], None
-    if weights is not None:
+    if weights is None:
+        model = make_model(config)
+    else:
         config, model, _ = checkpoint.load_network(weights, config)
     precision.set_tf32(config.tf32)
-    model = make_model(config) if model is None else model
-    data = open_data(config, model)
-    model = model.to(device, memory_format=torch.channels_last)
+    data, device = open_data(config, model), devices[0]
+    model = to_device(model, device)
     if config.sync_bn and world.size > 1:
         model = synchronize_batch_norm(model, device)
     method = make_method(config, data, model, classifier).to(device)

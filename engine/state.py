@@ -23,16 +23,18 @@ class ModelEMA:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model, self.decay, self.steps = copy.deepcopy(model), decay, 0
-        both = [net.state_dict().values() for net in (self.model, model)]
-        self.averaged = [[x for x in tensors if x.is_floating_point()] for tensors in both]
-        self.counters = [[x for x in tensors if not x.is_floating_point()] for tensors in both]
+        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values()))
+        numbers = [pair for pair in pairs if pair[0].is_floating_point()]
+        counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self.averages, self.weights = [a for a, _ in numbers], [w for _, w in numbers]
+        self.copies, self.counters = [a for a, _ in counters], [c for _, c in counters]
 
     @torch.no_grad()
     def update(self) -> None:
         """Update the average after an optimizer step."""
-        torch._foreach_lerp_(*self.averaged, 1 - self.decay if self.steps else 1.0)
-        if self.counters[0]:
-            torch._foreach_copy_(*self.counters)
+        torch._foreach_lerp_(self.averages, self.weights, 1 - self.decay if self.steps else 1.0)
+        if self.counters:
+            torch._foreach_copy_(self.copies, self.counters)
         self.steps += 1
 
 
@@ -96,7 +98,7 @@ class TrainState:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs in addition to the evaluated network."""
-        state = {
+        state: dict[str, Any] = {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "method": self.method.state_dict(),

@@ -40,6 +40,11 @@ def train(training: Training, run: RunFolder, log: logs.Log) -> None:
         save(training, run, LAST)
         return
     with log.epochs(state.progress.epoch), deferred_sigterm(training.world) as stop:
+
+        def stop_alone() -> None:
+            if stop.alone():
+                save_and_stop(training, run)
+
         while state.progress.epoch < config.num_epoch:
             method.begin_epoch(state.progress.epoch)
             method.set_mode(training.net)
@@ -52,7 +57,7 @@ def train(training: Training, run: RunFolder, log: logs.Log) -> None:
                     losses.flush()
                     save_and_stop(training, run)
             losses.close()
-            metrics = validate(training, lambda: stop.alone() and save_and_stop(training, run))
+            metrics = validate(training, stop_alone)
             improved = end_epoch(training, metrics, log)
             if improved:
                 save(training, run, BEST)
@@ -121,7 +126,8 @@ class LossMeter:
     """The losses of an epoch: read every SYNC_EVERY steps, summed, and shown on a progress bar."""
 
     def __init__(self, training: Training, batches: list[Batch], quiet: bool) -> None:
-        self.training, self.pending = training, []
+        self.training = training
+        self.pending: list[tuple[torch.Tensor, Batch]] = []
         self.progress = training.state.progress
         self.last = len(batches)
         self.started = time.monotonic() - self.progress.seconds

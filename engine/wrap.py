@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,7 +24,8 @@ def wrap(
     eval_net = model
     if config.compile:
         mode = "reduce-overhead" if takes_cuda_graphs(config, devices[0], world) else None
-        eval_net = torch.compile(model, mode=mode, dynamic=False)
+        compiled: Any = torch.compile(model, mode=mode, dynamic=False)
+        eval_net = compiled
     net: nn.Module = Float32Outputs(eval_net, config.amp)
     if world.size > 1:
         ids = [devices[0]] if devices[0].type == "cuda" else None
@@ -31,8 +33,7 @@ def wrap(
     if len(devices) > 1:
         if config.compile:
             raise InputError("--compile with several devices needs torchrun")
-        ids = [device.index for device in devices]
-        net = nn.DataParallel(net, device_ids=ids)
+        net = nn.DataParallel(net, device_ids=[device.index for device in devices])
         eval_net = Logits(net)
     return net, eval_net
 

@@ -48,7 +48,16 @@ class CosineClassifier(nn.Linear):
         return self.scale * F.linear(F.normalize(features), F.normalize(self.weight))
 
 
-class Backbone(nn.Module):
+class Network(nn.Module):
+    """What the rooms above know of a network: the facts that it was built with."""
+
+    skeleton: graphs.Skeleton
+    num_class: int
+    num_person: int
+    in_channels: int
+
+
+class Backbone(Network):
     """Base class; a backbone passes its blocks and the channels of the last one to `finish`.
 
     `model(clips)` with clips (N, M, T, V, C) gives logits (N, K), `model(clips, outputs=True)` an

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from errors import InputError
 from model import stgcnpp
-from model.backbone import Backbone, Output
+from model.backbone import Backbone, Network, Output
 
 
-class Model(nn.Module):
+class Model(Network):
     """`experts` copies of a backbone that share its first blocks; used like a `Backbone`.
 
     The first `shared` blocks are common, by default two fifths, the share of a ResNet's stages in

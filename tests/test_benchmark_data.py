@@ -32,8 +32,8 @@ def test_a_clip_may_have_fewer_persons_than_the_store_has_room_for() -> None:
 
 @pytest.mark.parametrize("name", ["m2_t50", "m2_t90_swap", "m1_t50", "m2_t90_f16"])
 def test_the_plain_reader_of_the_benchmark_does_what_the_released_class_does(name, golden) -> None:
-    keypoint = np.load(golden / "tf_annotations.npz")[f"in|{name}"]
-    expected = np.load(golden / "tf_prenormalize3d.npz")[f"{name}|keypoint"].swapaxes(0, 1)
+    keypoint = golden.load("tf_annotations.npz")[f"in|{name}"]
+    expected = golden.load("tf_prenormalize3d.npz")[f"{name}|keypoint"].swapaxes(0, 1)
     np.testing.assert_allclose(benchmark_data.plain_upright(keypoint), expected, rtol=0, atol=1e-6)
 
 

@@ -46,6 +46,14 @@ def read(path: str | Path) -> dict[str, Any]:
     return state
 
 
+def is_last(state: dict[str, Any]) -> bool:
+    """Return whether a run was saved to be resumed: in last.pt, also by an earlier version.
+
+    Those called the state of training `stepper`; it cannot be resumed from any more.
+    """
+    return not {"training", "stepper"}.isdisjoint(state)
+
+
 def settings(
     state: dict[str, Any], path: str | Path, overrides: Iterable[str] = (), **usual: Any
 ) -> Config:

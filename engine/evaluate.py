@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from engine import logs, recipe
+from engine import checkpoint, logs, recipe
 from engine.build import Data
 from engine.config import Config, from_written
 from engine.distributed import World
@@ -119,6 +119,6 @@ def test(
         "published_list": data.published_list,
     }
     if world.is_main:
-        which = LAST if "training" in state else BEST
+        which = LAST if checkpoint.is_last(state) else BEST
         run.write_test(which, feeder.names, labels, scores, result)
     return result

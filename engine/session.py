@@ -142,7 +142,7 @@ def restore(training: Training, path: Path) -> None:
     try:
         content = checkpoint.read(path)
         if "training" not in content:
-            what = "is of an earlier version" if "stepper" in content else "is a best.pt"
+            what = "is of an earlier version" if checkpoint.is_last(content) else "is a best.pt"
             raise InputError(f"{path} {what}, which cannot be resumed from")
     except InputError as error:
         raise InputError(

@@ -71,7 +71,7 @@ def prepare(
     method = make_method(config, data, model, classifier).to(device)
     feeder = make_feeder(config, data, data.train_rows, device, train=True, views=method.views)
     val_feeder = make_feeder(config, data, data.val_rows, device)
-    method.prepare(model, lambda: held_out(config, model, val_feeder, weights))
+    method.prepare(model, lambda: held_out(config, data, model, val_feeder, weights))
     rehearse(config, world, device, data, feeder, method, model)
     net, eval_net = wrap(model, config, devices, world)
     state = TrainState(config, model, method, device)
@@ -165,22 +165,24 @@ def restore(training: Training, path: Path) -> None:
 
 @torch.no_grad()
 def held_out(
-    config: Config, model: nn.Module, feeder: Any, weights: str | Path | None
+    config: Config, data: TrainingData, model: nn.Module, feeder: Any, weights: str | Path | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return logits (n, K) and labels (n,) of the training samples held out by val_split.
 
-    Raises InputError unless the network, of checkpoint `weights`, was trained without them.
+    Raises InputError unless the network, of checkpoint `weights`, was trained without them, on the
+    list as it is now.
     """
     trained = checkpoint.trained_with(weights) if weights is not None else {}
     keys = ("val_split", "seed", "protocol", "training_list", "imbalance", "fold")
     same = all(trained.get(key) == getattr(config, key) for key in keys)
-    if config.val_split is None or not same:
+    if weights is None or config.val_split is None or not same:
         raise InputError(
             "classifier_args.tau: auto needs training samples that the network was not trained on: "
             "train it with --val-split 0.1, and use the same --val-split in this phase, with the "
             f"same --seed and list ({weights}: val_split {trained.get('val_split')}), or give "
             "a number, e.g. --set classifier_args.tau=1.0"
         )
+    check_same_data(checkpoint.read(weights), data, Path(weights))
     model.eval()
     rows = torch.arange(len(feeder))
     batches = feeder.batches(rows.split(evaluate.CLIPS_AT_ONCE["cpu"]))

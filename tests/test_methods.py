@@ -102,6 +102,20 @@ def test_tau_is_chosen_on_samples_that_the_network_has_not_seen(tiny, tmp_path):
     assert not (tmp_path / "no").exists()
 
 
+def test_tau_is_not_chosen_on_a_list_that_has_changed(tiny, tmp_path):
+    """Another sample in the file: the draw may hold out what the network was trained on."""
+    listed = tmp_path / "list.txt"
+    names = (tiny / "list.txt").read_text().split()
+    listed.write_text("\n".join(names))
+    more = [*SMALL, f"training_list={listed}", "num_epoch=1", "--val-split", "0.34"]
+    run(tiny, tmp_path / "plain", "cross-entropy.yaml", more=more)
+    listed.write_text("\n".join(names[::-1]))
+    source = ["--phase", "classifier", "--weights", str(tmp_path / "plain/last.pt")]
+    with pytest.raises(InputError, match="the training list has changed"):
+        run(tiny, tmp_path / "no", "post-hoc-adjustment.yaml", more=[*more, *source])
+    assert not (tmp_path / "no").exists()
+
+
 def test_classifier_methods_refuse_a_network_of_cosines(tiny, tmp_path):
     run(tiny, tmp_path / "ldam", "ldam.yaml", more=[*SMALL, "num_epoch=1"])
     source = ["--phase", "classifier", "--weights", str(tmp_path / "ldam/last.pt")]

@@ -2,9 +2,10 @@
 
 python -m benchmarks gpu --json gpu.json
 python -m benchmarks gpu --json gpu.json --resume
+python -m benchmarks gpu --only 'losses/*' 'step/stgcnpp/*/16/bf16'
 python -m benchmarks gpu --device cpu --quick
 
-Measured: a training step of each backbone (eager, compiled, with CUDA graphs; batch 16 and 128;
+Measured: a training step of each backbone (eager, as one CUDA graph, compiled; batch 16 and 128;
 float32, TF32, bf16) with its peak memory and the shares of its parts; feeding; the ten-clip test.
 Compared with the CPU: logits and gradients of each backbone, and the losses of a short training.
 
@@ -25,6 +26,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -55,8 +57,10 @@ PRECISIONS = {
 }
 WAYS = {
     "eager": {"compile": False},
+    "step-graph": {"compile": False, "step_graph": True},
     "graphs": {"compile": True, "cuda_graphs": True},
     "compiled": {"compile": True, "cuda_graphs": False},
+    "compiled-step-graph": {"compile": True, "cuda_graphs": False, "step_graph": True},
 }
 # Differences from the CPU that rounding explains. After ten steps the losses of two trainings whose
 # weights began 1e-7 apart differ by up to 0.5 % (ST-GCN++, 20 steps, on a CPU), in bf16 by no more.
@@ -187,7 +191,8 @@ def plan(config: Config, device: torch.device, size: Size) -> dict[str, tuple[An
     """Return {name: (function, its arguments)} of all jobs, the most informative ones first."""
     cuda = device.type == "cuda"
     precisions = [name for name in PRECISIONS if cuda or name != "tf32"]
-    compiled = [name for name in ("graphs", "compiled") if cuda or name != "graphs"]
+    plain = [name for name in ("eager", "step-graph") if cuda or name == "eager"]
+    compiled = [name for name in WAYS if name not in plain and (cuda or name == "compiled")]
 
     def variant(way: str, precision: str, backbone: str | None = None, **values: Any) -> Config:
         model = {} if backbone is None else {"model": f"model.{backbone}.Model"}
@@ -196,7 +201,7 @@ def plan(config: Config, device: torch.device, size: Size) -> dict[str, tuple[An
     jobs: dict[str, tuple[Any, ...]] = {"facts": (facts, device)}
     fp32 = variant("eager", "fp32", batch_size=size.batch_sizes[0])
     jobs["losses/cpu"] = (curve, fp32, CPU, size.curve_steps)
-    for way, precision in (*(("eager", name) for name in precisions), (compiled[0], "fp32")):
+    for way, precision in (*itertools.product(plain, precisions), (compiled[0], "fp32")):
         own = variant(way, precision, batch_size=size.batch_sizes[0])
         jobs[f"losses/{way}/{precision}"] = (curve, own, device, size.curve_steps)
     for backbone in command.BACKBONES:
@@ -206,9 +211,9 @@ def plan(config: Config, device: torch.device, size: Size) -> dict[str, tuple[An
         own = variant("eager", precision)
         jobs[f"test/{precision}"] = (rows, test.measure, own, size.options, device)
     cells = size.batch_sizes, [name for name in precisions if name in size.precisions]
-    eager = itertools.product(*cells, ["eager"], command.BACKBONES)
-    graphed = itertools.product(*cells, compiled, size.compiled)
-    for batch_size, precision, way, backbone in (*eager, *graphed):
+    at_once = itertools.product(*cells, plain, command.BACKBONES)
+    after_minutes = itertools.product(*cells, compiled, size.compiled)
+    for batch_size, precision, way, backbone in (*at_once, *after_minutes):
         own = variant(way, precision, backbone, batch_size=batch_size)
         name = f"step/{backbone}/{way}/{batch_size}/{precision}"
         count = max(1, size.steps * size.batch_sizes[0] // batch_size)
@@ -354,6 +359,9 @@ def main(argv: list[str]) -> None:
     machine_flags = [flag for flag in command.MACHINE if flag != "--repeats"]
     parser = command.make_parser("gpu", __doc__, "--config", "--set", *machine_flags)
     parser.add_argument("--quick", action="store_true", help="tiny networks, to try it out")
+    parser.add_argument(
+        "--only", nargs="+", default=["*"], metavar="PATTERN", help="names of jobs, e.g. 'losses/*'"
+    )
     parser.add_argument("--resume", action="store_true", help="run what is missing from --json")
     parser.add_argument(
         "--minutes", type=float, default=9.0, metavar="M",
@@ -369,7 +377,12 @@ def main(argv: list[str]) -> None:
     options.overrides = [*options.overrides, *size.words]
     with tempfile.TemporaryDirectory() as folder:
         (config,) = command.configurations(options, Path(folder))
-        jobs = plan(config, device, size)
+        jobs = {
+            name: job for name, job in plan(config, device, size).items()
+            if any(fnmatch(name, pattern) for pattern in options.only)
+        }  # fmt: skip
+        if not jobs:
+            raise InputError(f"--only {' '.join(options.only)}: is the name of no job")
         try:
             run_all(jobs, worker, deadline, content, options.json)
         finally:

@@ -18,6 +18,7 @@ from engine.distributed import World, synchronize_batch_norm
 from engine.rehearsal import rehearse
 from engine.run import LAST, RunFolder, check_same_data, code_version, training_facts
 from engine.state import TrainState
+from engine.step_graph import StepGraphs, make_step_graphs
 from engine.wrap import wrap
 from errors import InputError
 from longtail.method import Method
@@ -42,6 +43,7 @@ class Training:
     net: nn.Module  # the network to train: `net(clips)` returns an Output in float32
     eval_net: nn.Module  # the network to evaluate: returns logits
     state: TrainState  # contains the model that `net` and `eval_net` wrap
+    graphs: StepGraphs | None = None  # with `step_graph`
     started_from: str | None = None  # name of the checkpoint with the initial weights
     same_code: bool = True  # since the start of the run
 
@@ -75,10 +77,12 @@ def prepare(
     rehearse(config, world, device, data, feeder, method, model)
     net, eval_net = wrap(model, config, devices, world)
     state = TrainState(config, model, method, device)
+    graphs = make_step_graphs(config, devices, world)
     started_from = None if weights is None else Path(weights).name
     return Training(
-        config, world, device, data, feeder, val_feeder, method, net, eval_net, state, started_from
-    )
+        config, world, device, data, feeder, val_feeder, method, net, eval_net, state, graphs,
+        started_from,
+    )  # fmt: skip
 
 
 def describe(training: Training, log: logs.Log) -> None:

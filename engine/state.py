@@ -60,6 +60,9 @@ class TrainState:
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         self.ema = None if config.ema is None else ModelEMA(model, config.ema)
         self.progress = Progress()
+        for group in self.optimizer.param_groups:
+            if config.step_graph and "capturable" in group:
+                group["capturable"] = True
 
     @property
     def evaluated(self) -> nn.Module:
@@ -68,16 +71,28 @@ class TrainState:
 
     @property
     def lr(self) -> float:
-        return self.optimizer.param_groups[0]["lr"]
+        return float(self.optimizer.param_groups[0]["lr"])
 
     def backward(self, loss: torch.Tensor) -> None:
         """Accumulate the gradient of a loss, scaled for fp16."""
         self.scaler.scale(loss).backward()
 
-    def optimizer_step(self, time: float) -> None:
-        """Update the weights at a time in epochs (2.5: halfway through the third)."""
+    def set_lr(self, time: float) -> None:
+        """Set the learning rate of a time in epochs (2.5: halfway through the third).
+
+        With `step_graph` it is a tensor on the device, which a captured update reads.
+        """
+        rate = self.config.rate * lr_factor(self.config, time)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.rate * lr_factor(self.config, time)
+            if not self.config.step_graph:
+                group["lr"] = rate
+            elif isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = torch.tensor(rate, device=group["params"][0].device)
+
+    def update(self) -> None:
+        """Update the weights, and their average, by the gradients; work of the device alone."""
         if self.config.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -87,7 +102,6 @@ class TrainState:
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update()
-        self.progress.step += 1
 
     def end_epoch(self, top1: float) -> bool:
         """Start the next epoch; return whether the top-1 accuracy of this one is the best so
@@ -99,13 +113,19 @@ class TrainState:
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs in addition to the evaluated network."""
         state: dict[str, Any] = {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizer_state(),
             "scaler": self.scaler.state_dict(),
             "method": self.method.state_dict(),
         }
         if self.ema is not None:
             state |= {"model": self.model.state_dict(), "averaged_steps": self.ema.steps}
         return state
+
+    def optimizer_state(self) -> dict[str, Any]:
+        """Return the state of the optimizer, its learning rate as a number."""
+        state = self.optimizer.state_dict()
+        groups = [group | {"lr": float(group["lr"])} for group in state["param_groups"]]
+        return state | {"param_groups": groups}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned; the model already has the evaluated weights."""

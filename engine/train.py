@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,27 +70,45 @@ def training_step(
 ) -> torch.Tensor:
     """Take step `batch.step` of an epoch's `steps`; return the loss.
 
-    clips and labels, as `method.mix` takes them, are the batch of all ranks. It goes through the
-    network in `accumulate` micro-batches, of which every rank takes its rows. What is mixed, and
-    how much each label weighs, is decided for the whole batch before that: neither accumulation nor
-    the number of ranks changes the loss.
+    clips and labels, as `method.mix` takes them, are the batch of all ranks. What is mixed, and how
+    much each label weighs, is decided for the whole batch before it goes through the network:
+    neither accumulation nor the number of ranks changes the loss.
+    """
+    config, method, state = training.config, training.method, training.state
+    epoch, step = state.progress.epoch, batch.step
+    torch.manual_seed(step_seed(config.seed, epoch, step, 1 + training.world.rank))  # for dropout
+    is_whole = len(labels) == config.batch_size * config.accumulate
+    with eager_if_partial(config, not is_whole):
+        clips, targets = method.mix(training.net, clips, labels, batch.generator)
+        state.set_lr(epoch + step / steps)
+        update = partial(network_update, training, len(labels))
+        if training.graphs is not None and is_whole:
+            loss = training.graphs(epoch, update, clips, targets)
+        else:
+            loss = update(clips, targets)
+    method.after_step(state.model)
+    state.progress.step += 1
+    return loss
+
+
+def network_update(
+    training: Training, count: int, clips: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    """Update the weights with a mixed batch of `count` samples; return the loss.
+
+    It goes through the network in `accumulate` micro-batches, of which every rank takes its rows.
     """
     config, world, net = training.config, training.world, training.net
     method, state = training.method, training.state
-    epoch, step = state.progress.epoch, batch.step
-    torch.manual_seed(step_seed(config.seed, epoch, step, 1 + world.rank))  # for dropout
-    with eager_if_partial(config, len(labels) < config.batch_size * config.accumulate):
-        clips, targets = method.mix(net, clips, labels, batch.generator)
-        parts = micro_batches(len(labels), len(clips), config, world)
-        total = torch.zeros((), device=training.device)
-        for number, rows in enumerate(parts, start=1):
-            with world.sync_gradients(net, number == len(parts)):
-                loss = method.loss(net, clips[rows], targets[rows], len(clips))
-                state.backward(world.size * loss)  # gradients are averaged over ranks
-            total += world.size * loss.detach()
+    parts = micro_batches(count, len(clips), config, world)
+    total = torch.zeros((), device=training.device)
+    for number, rows in enumerate(parts, start=1):
+        with world.sync_gradients(net, number == len(parts)):
+            loss = method.loss(net, clips[rows], targets[rows], len(clips))
+            state.backward(world.size * loss)  # gradients are averaged over ranks
+        total += world.size * loss.detach()
     world.average_gradients(method)
-    state.optimizer_step(epoch + step / steps)
-    method.after_step(state.model)
+    state.update()
     return total
 
 

@@ -1,6 +1,7 @@
 """The benchmarks: what they report follows from what was run; a failed job of `gpu` is recorded."""
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -271,19 +272,21 @@ def test_losses_and_gradients_that_differ_from_the_cpu_are_named():
 def test_the_plan_for_a_gpu_has_every_backbone_way_batch_and_precision():
     jobs = gpu.plan(config.Config(), torch.device("cuda", 0), gpu.FULL)
     steps = {tuple(name.split("/")[1:]): job for name, job in jobs.items() if name[:4] == "step"}
-    assert len(steps) == 8 * 3 * 2 * 3
+    assert len(steps) == 8 * 5 * 2 * 3
     for (backbone, way, batch_size, precision), (_, own, *_) in steps.items():
         assert own.model == f"model.{backbone}.Model" and own.batch_size == int(batch_size)
-        assert own.compile == (way != "eager")
+        assert own.compile == (way not in ("eager", "step-graph"))
+        assert own.step_graph == way.endswith("step-graph")
         if own.compile:
             assert own.cuda_graphs == (way == "graphs")
         assert own.amp == {"bf16": "bf16"}.get(precision, "off")
         assert own.tf32 == (precision != "fp32")
     losses = {name for name in jobs if name.startswith("losses/")}
-    ways = {"cpu", "eager/fp32", "eager/tf32", "eager/bf16", "graphs/fp32"}
+    ways = itertools.product(("eager", "step-graph"), ("fp32", "tf32", "bf16"))
+    ways = {"cpu", "graphs/fp32", *map("/".join, ways)}
     assert losses == {f"losses/{way}" for way in ways}
     order = [way for _, way, *_ in steps]
-    assert order.index("graphs") == 8 * 2 * 3  # what need not be compiled comes first
+    assert order.index("graphs") == 8 * 2 * 2 * 3  # what need not be compiled comes first
 
 
 @pytest.mark.slow

@@ -54,8 +54,8 @@ def test_accumulated_gradients_equal_one_step():
                 weight -= 2 * PLAIN["lr"] * gradient
         for batch in part:
             state.backward(loss_of(net, batch))
-        state.optimizer_step(0.0)
-    assert state.progress.step == 2
+        state.set_lr(0.0)
+        state.update()
     torch.testing.assert_close(net.state_dict(), expected.state_dict())
 
 
@@ -126,7 +126,8 @@ def test_the_gradient_is_clipped_at_its_own_scale(amp):
     before = torch.cat([weight.detach().flatten() for weight in net.parameters()])
     state = state_of(net, clip_grad=0.01, amp=amp)
     state.backward(loss_of(net, batches(1)[0].float()))
-    state.optimizer_step(0.0)
+    state.set_lr(0.0)
+    state.update()
     after = torch.cat([weight.detach().flatten() for weight in net.parameters()])
     assert (after - before).norm().item() == pytest.approx(0.5 * 0.01, rel=1e-3)
 
@@ -136,7 +137,8 @@ def test_averaged_weights_follow_by_their_decay():
     state, average = state_of(net, ema=0.9), {}
     for batch in batches(4):
         state.backward(loss_of(net, batch))
-        state.optimizer_step(0.0)
+        state.set_lr(0.0)
+        state.update()
         for name, value in net.state_dict().items():
             old = average.get(name, value)
             average[name] = 0.9 * old + 0.1 * value if value.is_floating_point() else value.clone()

@@ -133,7 +133,7 @@ def test_sigterm_in_the_middle_of_an_epoch_changes_nothing(tiny, tmp_path, monke
     files = ["shap-mix.yaml"] if method == "shap-mix" else []
     more = [*SMALL, "test_clips=1", *METHOD_ARGUMENTS[method]]
     run(tiny, tmp_path / "whole", *files, more=more)
-    own, stopped = TrainState.optimizer_step, []
+    own, stopped = TrainState.set_lr, []
 
     def interrupted(state, time):
         if time > 1.2 and not stopped:
@@ -142,7 +142,7 @@ def test_sigterm_in_the_middle_of_an_epoch_changes_nothing(tiny, tmp_path, monke
         return own(state, time)
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(TrainState, "optimizer_step", interrupted)
+        patch.setattr(TrainState, "set_lr", interrupted)
         run(tiny, tmp_path / "cut", *files, more=more)
     progress = checkpoint.read(tmp_path / "cut/last.pt")["progress"]
     assert progress["epoch"] == 1 and progress["step"] > 1
@@ -159,7 +159,7 @@ def test_sigterm_in_the_middle_of_an_epoch_changes_nothing(tiny, tmp_path, monke
 @pytest.mark.slow
 def test_all_streams_resume_where_one_was_stopped(tiny, tmp_path, monkeypatch):
     more = [*SMALL, "num_epoch=1", "test_clips=1", "--stream", "all"]
-    own, streams = TrainState.optimizer_step, []
+    own, streams = TrainState.set_lr, []
 
     def interrupted(state, time):
         streams.append(state.config.stream)
@@ -168,7 +168,7 @@ def test_all_streams_resume_where_one_was_stopped(tiny, tmp_path, monkeypatch):
         return own(state, time)
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(TrainState, "optimizer_step", interrupted)
+        patch.setattr(TrainState, "set_lr", interrupted)
         run(tiny, tmp_path / "all", more=more)
     results = {path: path.read_bytes() for path in tmp_path.glob("all/*/last.pt")}
     assert {path.parent.name for path in results} == {"joint", "bone", "skip"}

@@ -77,7 +77,7 @@ def assert_resumes(train, after, whole, cut):
     epochs. Returns the uninterrupted run's last checkpoint.
     """
     train(whole)
-    own, stopped = TrainState.optimizer_step, []
+    own, stopped = TrainState.set_lr, []
 
     def interrupted(state, time):
         if time > after and not stopped:
@@ -86,7 +86,7 @@ def assert_resumes(train, after, whole, cut):
         return own(state, time)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(TrainState, "optimizer_step", interrupted)
+        patch.setattr(TrainState, "set_lr", interrupted)
         train(cut)
     train(cut, "--resume")
     first, second = (torch.load(run / "last.pt", weights_only=True) for run in (whole, cut))

@@ -271,8 +271,9 @@ def make_list(
 ) -> TrainingList:
     """Return the training list of a benchmark, with the sizes of `class_sizes`.
 
-    The seed `shuffle_classes` also shuffles the order of the classes. An included list is not
-    generated, except with `own_order`. InputError if a class has fewer samples than the list needs.
+    The seed `shuffle_classes` also shuffles the order of the classes; the largest class then has no
+    more samples than the smallest class can have. An included list is not generated, except with
+    `own_order`. InputError if a class has fewer samples than the list needs.
     """
     rule, name = protocols.get(protocol), protocols.resolve(protocol)
     is_own = own_order or fold is not None or shuffle_classes is not None
@@ -285,7 +286,8 @@ def make_list(
     available = np.bincount(labels, minlength=rule.num_class or 0)
     random = np.random.RandomState(shuffle_classes or 0)
     order = random.permutation(len(available)) if shuffle_classes is not None else None
-    if n_max is None and fold is None:
+    any_can_be_largest = order is None or available.min() >= (rule.n_max or 0)
+    if n_max is None and fold is None and any_can_be_largest:
         n_max = rule.n_max
     try:
         kept = class_sizes(available, imbalance, profile, n_max, rule.natural, order)

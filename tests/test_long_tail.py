@@ -129,6 +129,16 @@ def test_nw_ucla_list_equals_official_order(shared: Path, tmp_path: Path) -> Non
     assert other.digest != drawn.digest and len(other.rows) == len(drawn.rows) == 403
 
 
+def test_any_class_can_be_the_largest_of_a_shuffled_list(shared: Path, tmp_path: Path) -> None:
+    """NW-UCLA's list begins with 100 samples, and its smallest class has fewer."""
+    (tmp_path / "names.txt").write_text("\n".join(np.load(shared / "data/nw_ucla.npz")["names"]))
+    official = samples(tmp_path / "names.txt")
+    available = np.bincount(official.labels[protocols.split(official, "nw-ucla")[0]])
+    assert available.min() == 96
+    drawn = long_tail.make_list(official, "nw-ucla", 10, shuffle_classes=0)
+    assert np.bincount(official.labels[drawn.rows]).max() == 96
+
+
 def test_counts_of_both_profiles() -> None:
     assert long_tail.counts(100, 10, 10).tolist() == [100, 77, 59, 46, 35, 27, 21, 16, 12, 10]
     assert long_tail.counts(600, 100, 5, "step").tolist() == [600, 600, 6, 6, 6]

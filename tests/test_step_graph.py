@@ -156,8 +156,9 @@ def test_other_devices_and_precisions_are_refused(values, devices, world, reason
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("method", [m for m in ALL if trains(config.load(method_files(m)))])
 def test_every_method_is_captured_on_a_gpu(tiny, method):
-    """The losses of three epochs as the eager ones, but for rounding, which training amplifies."""
-    eager, _ = train(tiny, method, GPU)
-    captured, training = train(tiny, method, GPU, step_graph=True)
+    """The losses of three epochs as the eager ones; a low rate amplifies no rounding."""
+    values = {"lr": 1e-4, "schedule_args": {}}
+    eager, _ = train(tiny, method, GPU, **values)
+    captured, training = train(tiny, method, GPU, step_graph=True, **values)
     assert training.graphs.captured
-    torch.testing.assert_close(captured, eager, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(captured, eager, rtol=1e-3, atol=1e-3)

@@ -99,7 +99,7 @@ class Config:
     amp: Literal["off", "bf16", "fp16", "auto"] = "off"  # auto: bf16 if the device supports it
     compile: bool = False
     cuda_graphs: bool = True  # for the compiled network on one GPU; not with accumulate
-    step_graph: bool = False  # a whole step as one CUDA graph; one GPU, amp off or bf16
+    step_graph: bool = False  # on one GPU, not with fp16: a whole step as one CUDA graph
     tf32: bool = True  # float32 matrix products in TF32 on GPUs that support it
     sync_bn: bool = False  # batch statistics over all ranks of a distributed run
     seed: int = 0

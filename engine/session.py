@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from engine.state import TrainState
 from engine.step_graph import StepGraphs, make_step_graphs
 from engine.wrap import wrap
 from errors import InputError
+from longtail.classifiers import Samples
 from longtail.method import Method
+from model.backbone import Output
 
 
 def step_seed(*numbers: int) -> int:
@@ -73,11 +76,15 @@ def prepare(
     method = make_method(config, data, model, classifier).to(device)
     feeder = make_feeder(config, data, data.train_rows, device, train=True, views=method.views)
     val_feeder = make_feeder(config, data, data.val_rows, device)
-    method.prepare(model, lambda: held_out(config, data, model, val_feeder, weights))
+    samples = Samples(
+        lambda: held_out(config, data, model, val_feeder, weights),
+        lambda: training_features(model, make_feeder(config, data, data.train_rows, device)),
+    )
+    method.prepare(model, samples)
     rehearse(config, world, device, data, feeder, method, model)
     net, eval_net = wrap(model, config, devices, world)
-    state = TrainState(config, model, method, device)
     graphs = make_step_graphs(config, devices, world)
+    state = TrainState(config, model, method, device, captured=graphs is not None)
     started_from = None if weights is None else Path(weights).name
     return Training(
         config, world, device, data, feeder, val_feeder, method, net, eval_net, state, graphs,
@@ -101,6 +108,7 @@ def describe(training: Training, log: logs.Log) -> None:
         f"{largest / smallest:.3g}), {len(data.test_rows)} test samples",
         f"{config.model}, {size:,} parameters; {training.device}, store {training.feeder.where}",
         precision.describe_amp(config.amp, training.device),
+        training.graphs.describe() if training.graphs else "",
         recipe.describe(config, recipe.departures(config), training.started_from),
         training.method.summary(),
     ]
@@ -187,8 +195,21 @@ def held_out(
             "a number, e.g. --set classifier_args.tau=1.0"
         )
     check_same_data(checkpoint.read(weights), data, Path(weights))
-    model.eval()
     rows = torch.arange(len(feeder))
-    batches = feeder.batches(rows.split(evaluate.CLIPS_AT_ONCE["cpu"]))
-    logits = torch.cat([model(clips).float() for clips, _, _ in batches])
-    return logits, feeder.targets(rows)
+    return torch.cat([output.logits for output in outputs(model, feeder)]), feeder.targets(rows)
+
+
+@torch.no_grad()
+def training_features(model: nn.Module, feeder: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return features (n, D) and labels (n,) of a feeder's samples, of one clip each."""
+    rows = torch.arange(len(feeder))
+    return torch.cat([output.features for output in outputs(model, feeder)]), feeder.targets(rows)
+
+
+def outputs(model: nn.Module, feeder: Any) -> Iterator[Output]:
+    """Yield the outputs of a network, in evaluation mode, for the batches of a feeder's samples."""
+    model.eval()
+    net = precision.Float32Outputs(model, "off")
+    rows = torch.arange(len(feeder))
+    for clips, _, _ in feeder.batches(rows.split(evaluate.CLIPS_AT_ONCE["cpu"])):
+        yield net(clips)

@@ -53,15 +53,18 @@ class TrainState:
     """Everything that a step changes, with `state_dict` and `load_state_dict`."""
 
     def __init__(
-        self, config: Config, model: nn.Module, method: Method, device: torch.device
-    ) -> None:
+        self, config: Config, model: nn.Module, method: Method, device: torch.device,
+        captured: bool = False,
+    ) -> None:  # fmt: skip
+        """With `captured`, `update` can be captured in a CUDA graph."""
         self.config, self.model, self.method = config, model, method
+        self.captured = captured
         self.optimizer = make_optimizer(config, [model, method], device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         self.ema = None if config.ema is None else ModelEMA(model, config.ema)
         self.progress = Progress()
         for group in self.optimizer.param_groups:
-            if config.step_graph and "capturable" in group:
+            if captured and "capturable" in group:
                 group["capturable"] = True
 
     @property
@@ -80,11 +83,11 @@ class TrainState:
     def set_lr(self, time: float) -> None:
         """Set the learning rate of a time in epochs (2.5: halfway through the third).
 
-        With `step_graph` it is a tensor on the device, which a captured update reads.
+        For a captured update it is a tensor on the device.
         """
         rate = self.config.rate * lr_factor(self.config, time)
         for group in self.optimizer.param_groups:
-            if not self.config.step_graph:
+            if not self.captured:
                 group["lr"] = rate
             elif isinstance(group["lr"], torch.Tensor):
                 group["lr"].fill_(rate)

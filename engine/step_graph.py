@@ -65,6 +65,9 @@ class StepGraphs:
             self.captured[shapes] = captured
         return self.captured[shapes](*tensors)
 
+    def describe(self) -> str:
+        return "step_graph: network, loss and optimizer are one CUDA graph"
+
     def eager(self, function: Function, tensors: Sequence[Tensor]) -> Tensor:
         """Call on a stream that is not the default one, as capture does."""
         current = torch.cuda.current_stream()
@@ -89,12 +92,14 @@ class StepGraphs:
 def make_step_graphs(
     config: Config, devices: Sequence[torch.device], world: World
 ) -> StepGraphs | None:
-    """Return the graphs of `step_graph`, None without; InputError for what cannot be captured."""
-    if not config.step_graph:
-        return None
+    """Return the graphs of `step_graph`; None without, and on the CPU, which has no such graphs.
+
+    Raises InputError for what cannot be captured.
+    """
     device = devices[0]
+    if not config.step_graph or device.type != "cuda":
+        return None
     for holds, reason in (
-        (device.type == "cuda", "is for a GPU"),
         (len(devices) == 1 and world.size == 1, "is for one GPU"),
         (amp_kind(config.amp, device) != "fp16", "cannot scale losses: use --amp bf16 or off"),
         (not (config.compile and config.cuda_graphs), "with --compile needs cuda_graphs=false"),

@@ -1,15 +1,15 @@
 """Two-stage methods: the classifier is replaced or trained again on a frozen backbone.
 
-Each changes `model.fc`, which remains a linear layer: `prepare(model, held_out)` freezes the other
+Each changes `model.fc`, which remains a linear layer: `prepare(model, samples)` freezes the other
 parameters, then the usual loop (with its own loss, sampling and weights) trains the rest, with the
 backbone in evaluation mode and a call of `after_step(model)` after each optimizer step. If `trains`
-is False, `prepare` does everything. `held_out()` returns the logits (n, K) and labels (n,) of
-training samples that the network was not trained on.
+is False, `prepare` does everything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,17 @@ from torch.nn import functional as F
 from errors import InputError
 from longtail.losses import log_prior
 
-HeldOut = Callable[[], tuple[Tensor, Tensor]]
 TAUS = [step / 20 for step in range(41)]  # candidates of `tau: auto`, 0 to 2
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a network, with its weights loaded, makes of training samples, when it is asked for."""
+
+    # logits (n, K) and labels (n,) of samples that it was not trained on
+    held_out: Callable[[], tuple[Tensor, Tensor]]
+    # features (n, D) and labels (n,) of those that it is trained on, a clip each, not augmented
+    features: Callable[[], tuple[Tensor, Tensor]]
 
 
 class Classifier(nn.Module):
@@ -32,7 +41,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.register_buffer("absent", class_counts == 0, persistent=False)
 
-    def prepare(self, model: nn.Module, held_out: HeldOut | None = None) -> None:
+    def prepare(self, model: nn.Module, samples: Samples | None = None) -> None:
         """Change the classifier `model.fc` before training."""
 
     def after_step(self, model: nn.Module) -> None:
@@ -77,7 +86,7 @@ class Retraining(Classifier):
         super().__init__(class_counts)
         self.fresh = fresh
 
-    def prepare(self, model: nn.Module, held_out: HeldOut | None = None) -> None:
+    def prepare(self, model: nn.Module, samples: Samples | None = None) -> None:
         """Freeze everything except `model.fc`, which is initialized again if `fresh`."""
         layer = self.layer(model)
         model.requires_grad_(False)
@@ -128,7 +137,7 @@ class LearnableScaling(Retraining):
     def __init__(self, class_counts: Tensor) -> None:
         super().__init__(class_counts, fresh=False)
 
-    def prepare(self, model: nn.Module, held_out: HeldOut | None = None) -> None:
+    def prepare(self, model: nn.Module, samples: Samples | None = None) -> None:
         layer = self.biased(model)
         super().prepare(model)
         model.fc = ScaledLinear(layer)
@@ -155,7 +164,7 @@ class MaxNorm(Retraining):
         super().__init__(class_counts, fresh=False)
         self.radius = radius
 
-    def prepare(self, model: nn.Module, held_out: HeldOut | None = None) -> None:
+    def prepare(self, model: nn.Module, samples: Samples | None = None) -> None:
         layer = self.biased(model)
         super().prepare(model)
         lengths = row_lengths(layer.weight)[:, 0]
@@ -193,14 +202,14 @@ class ChosenTau(Classifier):
         raise NotImplementedError
 
     @torch.no_grad()
-    def prepare(self, model: nn.Module, held_out: HeldOut | None = None) -> None:
+    def prepare(self, model: nn.Module, samples: Samples | None = None) -> None:
         """Change the classifier once, by the given tau or the best one."""
         layer = self.biased(model)
         tau = self.tau
         if isinstance(tau, str):
-            if held_out is None:
+            if samples is None:
                 raise InputError("classifier_args.tau: auto needs held-out training samples")
-            tau = self.tau = self.choose(layer, *held_out())
+            tau = self.tau = self.choose(layer, *samples.held_out())
         factors, bias = self.adjust(layer, tau)
         layer.weight.mul_(factors[:, None])
         layer.bias.copy_(bias)
@@ -232,6 +241,28 @@ class TauNormalization(ChosenTau):
     def adjust(self, layer: nn.Linear, tau: float) -> tuple[Tensor, Tensor]:
         factors = row_lengths(layer.weight)[:, 0] ** -tau
         return factors, torch.where(self.absent, factors * layer.bias.clamp_max(0), 0.0)
+
+
+class NearestClassMean(Classifier):
+    """NCM: the class whose mean training feature is nearest in angle: Kang et al., ICLR 2020,
+    section 4. Nothing is trained.
+
+    w_k is the mean feature of class k, divided by its length, and there is no bias: for a given
+    clip the logits are in the order of the cosines. A class without training samples is never the
+    answer.
+    """
+
+    @torch.no_grad()
+    def prepare(self, model: nn.Module, samples: Samples | None = None) -> None:
+        """Set the class vectors to the directions of the class means."""
+        layer = self.biased(model)
+        if samples is None:
+            raise InputError("classifier: NearestClassMean needs the training samples")
+        features, labels = samples.features()
+        sums = torch.zeros_like(layer.weight, dtype=torch.float64)
+        sums.index_add_(0, labels, features.double())
+        layer.weight.copy_(F.normalize(sums))
+        layer.bias.copy_(torch.where(self.absent, -1e4, 0.0))  # finite also in half precision
 
 
 class PostHocAdjustment(ChosenTau):

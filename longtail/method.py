@@ -2,11 +2,12 @@
 
 The loop (`engine/train.py`) calls, in order of time:
 
-    method.prepare(model, held_out)                             once, before the first epoch
-    method.begin_epoch(epoch) rows = method.rows(generator, progress)                     rows of
-    the samples in the epoch clips, targets = method.mix(net, clips, labels, generator)  the batch
-    of one optimizer step loss = method.loss(net, clips, targets, count)              of some of its
-    rows; parts are summed method.after_step(model)
+    method.prepare(model, samples)          once, before the first epoch
+    method.begin_epoch(epoch)
+    method.rows(generator, progress)        the rows of the samples in the epoch
+    method.mix(net, clips, labels, generator)   of the batch of one optimizer step
+    method.loss(net, clips, targets, count)     of some of its rows; parts are summed
+    method.after_step(model)
 
 `Composed` is the usual method, built from the configuration keys: sampling + mixing + loss + class
 weights, each with the stage in which it is used. Any other method is another subclass of `Method`,
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from errors import InputError
 from longtail.auxiliary import AuxiliaryLoss
-from longtail.classifiers import Classifier, HeldOut
+from longtail.classifiers import Classifier, Samples
 from longtail.losses import label_weights, soft_labels
 from longtail.mixing import Mixing, Plain
 from longtail.sampling import InstanceSampling
@@ -76,12 +77,8 @@ class Method(nn.Module):
         """Rows per epoch."""
         return len(self.sampling)
 
-    def prepare(self, model: nn.Module, held_out: HeldOut) -> None:
-        """Freeze or replace parts of the network, with its weights loaded, before training.
-
-        `held_out()` returns the logits (n, K) and labels (n,) of training samples that the network
-        was not trained on.
-        """
+    def prepare(self, model: nn.Module, samples: Samples) -> None:
+        """Freeze or replace parts of the network, with its weights loaded, before training."""
 
     def summary(self) -> str:
         """Return a log line on what `prepare` did, or an empty string."""
@@ -149,9 +146,9 @@ class Composed(Method):
         self.trains = self.classifier is None or self.classifier.trains
         self.epoch = 0
 
-    def prepare(self, model: nn.Module, held_out: HeldOut) -> None:
+    def prepare(self, model: nn.Module, samples: Samples) -> None:
         if self.classifier is not None:
-            self.classifier.prepare(model, held_out)
+            self.classifier.prepare(model, samples)
 
     def summary(self) -> str:
         return "" if self.classifier is None else self.classifier.summary()

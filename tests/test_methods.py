@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import main
-from engine import config, evaluate, train
+from engine import build, checkpoint, config, evaluate, train
 from engine.build import find_class, make_model, make_stages
 from errors import InputError
 from longtail.mixing import ShapMix
@@ -73,6 +73,29 @@ def test_tau_normalization_needs_no_training(tiny, whole, tmp_path):
     )  # fmt: skip
     lengths = weights(tmp_path / "tau/last.pt")["fc.weight"].norm(dim=1)
     torch.testing.assert_close(lengths, torch.ones(4))
+
+
+def test_class_means_are_of_all_training_samples_as_they_are_tested(tiny, whole, tmp_path):
+    """Against the features of one sample at a time."""
+    run(
+        tiny, tmp_path / "ncm", "ncm.yaml",
+        more=["--phase", "classifier", "--weights", str(whole / "last.pt")],
+    )  # fmt: skip
+    settings, model, _ = checkpoint.load_network(whole / "last.pt")
+    data = build.open_data(settings, model.eval())
+    feeder = build.make_feeder(settings, data, data.train_rows, torch.device("cpu"))
+    features, labels = [], []
+    for row in torch.arange(len(feeder)).split(1):
+        for clips, label, _ in feeder.batches([row]):
+            features.append(model(clips, outputs=True).features.detach()[0].numpy())
+            labels.append(int(label))
+    labels = np.array(labels)
+    assert np.bincount(labels).tolist() == data.class_counts.tolist()
+    means = [np.stack(features)[labels == k].mean(0) for k in range(4)]
+    expected = np.stack([mean / np.linalg.norm(mean) for mean in means])
+    found = weights(tmp_path / "ncm/last.pt")
+    np.testing.assert_allclose(found["fc.weight"].numpy(), expected, rtol=1e-4, atol=1e-6)
+    assert not found["fc.bias"].any()
 
 
 def test_max_norm_holds_after_the_last_step(tiny, whole, tmp_path, untested):

@@ -64,9 +64,10 @@ def train(tiny, method, device, graphs=None, **values):
     files = [tiny / "tiny-lt/joint.yaml", *method_files(method)]
     words = ["num_epoch=3", "second_stage=1", "repeat=4", "batch_size=6", "tf32=false", *SMALL]
     own = config.load(files, words, **values)
-    training = prepare(own, [device], World(), classifier=own.classifier is not None)
-    if graphs is not None:
-        training.graphs = graphs(device)
+    with pytest.MonkeyPatch.context() as patch:
+        if graphs is not None:
+            patch.setattr(session, "make_step_graphs", lambda *_: graphs(device))
+        training = prepare(own, [device], World(), classifier=own.classifier is not None)
     losses = []
     for epoch in range(3):
         training.state.progress.epoch, training.state.progress.step = epoch, 0
@@ -81,11 +82,10 @@ def train(tiny, method, device, graphs=None, **values):
 
 
 @pytest.mark.parametrize("method", ["brl", "ldam-drw", "shap-mix"])
-def test_captured_steps_equal_eager_ones(tiny, monkeypatch, recorded, method):
+def test_captured_steps_equal_eager_ones(tiny, recorded, method):
     """Losses, weights and running averages, bit for bit, over stages and learning rates."""
     losses, eager = train(tiny, method, CPU, ema=0.9)
-    monkeypatch.setattr(session, "make_step_graphs", lambda *_: None)
-    captured_losses, captured = train(tiny, method, CPU, StepGraphs, ema=0.9, step_graph=True)
+    captured_losses, captured = train(tiny, method, CPU, StepGraphs, ema=0.9)
     assert torch.equal(losses, captured_losses)
     for own in ("model", "evaluated", "method"):
         first, second = (getattr(t.state, own).state_dict() for t in (eager, captured))
@@ -125,9 +125,8 @@ def test_what_cannot_be_captured_is_one_clear_line(monkeypatch, recorded):
             graphs(0, torch.sum, torch.ones(2))
 
 
-def test_a_checkpoint_has_the_learning_rate_as_a_number(tiny, monkeypatch, recorded):
-    monkeypatch.setattr(session, "make_step_graphs", lambda *_: None)
-    _, training = train(tiny, "brl", CPU, StepGraphs, step_graph=True)
+def test_a_checkpoint_has_the_learning_rate_as_a_number(tiny, recorded):
+    _, training = train(tiny, "brl", CPU, StepGraphs)
     state = training.state
     assert isinstance(state.optimizer.param_groups[0]["lr"], torch.Tensor)
     (group,) = state.state_dict()["optimizer"]["param_groups"]
@@ -140,7 +139,6 @@ def test_a_checkpoint_has_the_learning_rate_as_a_number(tiny, monkeypatch, recor
 @pytest.mark.parametrize(
     "values, devices, world, reason",
     [
-        ({}, [CPU], World(), "is for a GPU"),
         ({}, [GPU, GPU], World(), "one GPU"),
         ({}, [GPU], World(0, 2), "one GPU"),
         ({"amp": "fp16"}, [GPU], World(), "--amp bf16"),
@@ -151,6 +149,7 @@ def test_other_devices_and_precisions_are_refused(values, devices, world, reason
     with pytest.raises(InputError, match=reason):
         make_step_graphs(Config(step_graph=True, **values), devices, world)
     assert make_step_graphs(Config(**values), devices, world) is None
+    assert make_step_graphs(Config(step_graph=True, **values), [CPU], world) is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

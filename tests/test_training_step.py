@@ -15,6 +15,13 @@ from engine.config import Config
 from engine.distributed import World
 from engine.session import prepare
 from engine.train import epoch_batches, micro_batches, training_step
+from longtail.classifiers import (
+    TAUS,
+    NearestClassMean,
+    PostHocAdjustment,
+    Samples,
+    TauNormalization,
+)  # fmt: skip
 from longtail.losses import label_weights
 from tests.outputs import Outputs
 from tests.tiny_runs import SMALL
@@ -233,18 +240,34 @@ def test_no_classifier_method_favors_a_class_without_samples(tiny, method):
         changed.load_state_dict(model.state_dict())
         if tau is not None:
             classifier.tau = tau
-        classifier.prepare(changed, lambda: held_out)
+        classifier.prepare(changed, Samples(lambda: held_out, lambda: (features, before)))
         logits = changed(features)
         assert logits.isfinite().all()
         if not getattr(classifier, "fresh", False):  # cRT's is yet to be trained
             assert (COUNTS[logits.argmax(1)] > 0).all()
 
 
+def test_the_nearest_class_mean_is_that_of_the_largest_cosine():
+    """Against each cosine computed by itself; class 3 has no samples."""
+    draws = np.random.RandomState(0)
+    labels = draws.randint(3, size=60)
+    features = draws.standard_normal((60, 5)) + 2 * np.eye(5)[labels]
+    others = draws.standard_normal((200, 5))
+    model = nn.Module()
+    model.fc = nn.Linear(5, 4)
+    given = torch.from_numpy(features).float(), torch.from_numpy(labels)
+    method = NearestClassMean(torch.tensor([20, 20, 20, 0]))
+    method.prepare(model, Samples(None, lambda: given))
+    means = [features[labels == k].mean(0) for k in range(3)]
+    cosines = [[x @ m / np.linalg.norm(x) / np.linalg.norm(m) for m in means] for x in others]
+    logits = model.fc(torch.from_numpy(others).float())
+    assert logits.isfinite().all() and not method.trains
+    assert logits.argmax(1).tolist() == np.argmax(cosines, 1).tolist()
+
+
 @pytest.mark.parametrize("tau", [0.3, 0.8, 1.5])
 def test_tau_auto_finds_the_best_of_a_grid(tau):
     """Against a plain search by the accuracy of each class, one class and one tau at a time."""
-    from longtail.classifiers import TAUS, PostHocAdjustment, TauNormalization
-
     draws = np.random.RandomState(int(10 * tau))
     counts = torch.tensor([50, 20, 5, 2])
     labels = draws.randint(4, size=400)
@@ -262,7 +285,8 @@ def test_tau_auto_finds_the_best_of_a_grid(tau):
 
     logits = wanted + tau * prior  # tau is what takes the prior off
     found = PostHocAdjustment(counts)
-    found.prepare(model, lambda: (torch.from_numpy(logits).float(), torch.from_numpy(labels)))
+    held_out = torch.from_numpy(logits).float(), torch.from_numpy(labels)
+    found.prepare(model, Samples(lambda: held_out, None))
     best = max(mean_accuracy(logits - t * prior) for t in TAUS)
     assert mean_accuracy(logits - found.tau * prior) == pytest.approx(best)
     assert abs(found.tau - tau) < 0.5
@@ -271,7 +295,8 @@ def test_tau_auto_finds_the_best_of_a_grid(tau):
     lengths = np.array([3.0, 2.0, 1.0, 0.5])
     logits = wanted * lengths**tau
     found = TauNormalization(counts)
-    found.prepare(model, lambda: (torch.from_numpy(logits).float(), torch.from_numpy(labels)))
+    held_out = torch.from_numpy(logits).float(), torch.from_numpy(labels)
+    found.prepare(model, Samples(lambda: held_out, None))
     best = max(mean_accuracy(logits / lengths**t) for t in TAUS)
     assert mean_accuracy(logits / lengths**found.tau) == pytest.approx(best)
     np.testing.assert_allclose(

@@ -16,8 +16,8 @@ from engine.config import CONFIG_ROOT, benchmark_folder, folder_name, load, tag_
 from engine.fusion import Scores, fuse, fusions_of, read_streams
 from engine.run import RunFolder
 from errors import InputError, Parser, run_command
-from feeders.streams import NAMES as STREAMS
 from files import write_json
+from flags import STREAMS
 from longtail import shots
 from tools import published
 

@@ -12,22 +12,9 @@ import re
 import sys
 from pathlib import Path
 
-import torch
-
-import memory
-from data import clip_file
-from engine import checkpoint, config, evaluate, jobs, logs, predict_files, recipe
-from engine.build import make_feeder, open_data
-from engine.distributed import World, choose_devices, free_memory
-from engine.precision import describe_amp, set_tf32
-from engine.predict import Recognizer
-from engine.run import LAST, RunFolder, check_store, folder_for_test, remembered
-from engine.session import prepare, restore
-from engine.train import test, train
+import flags
 from errors import InputError, Parser, run_command
-from feeders.streams import NAMES as STREAMS
-from longtail import shots
-from model.fuse_bn import fuse_bn
+from flags import STREAMS
 
 PHASES = ("train", "test", "predict", "classifier")
 # The phases that accept each flag. With *: only together with --config; without it the value in the
@@ -104,7 +91,7 @@ def make_parser() -> Parser:
     where = parser.add_argument_group("device and folder")
     where.add_argument("--device", nargs="+", metavar="D", help="GPU indices, or cpu")
     where.add_argument(
-        "--jobs", type=jobs.number, metavar="N", help="streams side by side, or auto"
+        "--jobs", type=flags.number_or_auto, metavar="N", help="streams side by side, or auto"
     )
     where.add_argument("--work-dir", type=Path, metavar="DIR", help="folder of this run")
     where.add_argument(
@@ -115,7 +102,7 @@ def make_parser() -> Parser:
 
     how = parser.add_argument_group("computation")
     how.add_argument(
-        "--amp", choices=config.choices("amp"), metavar="KIND",
+        "--amp", choices=flags.AMPS, metavar="KIND",
         help="autocast: off, bf16, fp16, or auto (bf16 if the device supports it)",
     )  # fmt: skip
     how.add_argument("--compile", action="store_true", default=None, help="use torch.compile")
@@ -141,7 +128,7 @@ def make_parser() -> Parser:
         "--image-size", type=float, nargs=2, metavar=("H", "W"),
         help="image height and width, for 2D poses in pixels",
     )  # fmt: skip
-    clip_file.add_nan(io)
+    flags.add_nan(io)
 
     talk = parser.add_argument_group("output")
     talk.add_argument("--quiet", action="store_true", help="print errors only")
@@ -167,200 +154,22 @@ def parse(argv: list[str]) -> argparse.Namespace:
             raise InputError(f"{flag}: --phase {options.phase} does not use it, only {users}")
     if options.resume and options.overwrite:
         raise InputError("--resume continues a run and --overwrite discards it; give one of them")
+    # What the processes of --jobs are told, besides what each has of its own
+    options.words = parser.words(
+        options, "--stream", "--jobs", "--device", "--work-dir", "--quiet"
+    )  # fmt: skip
     return options
 
 
 def main(argv: list[str]) -> None:
     options = parse(argv)
-    with World.from_environment() as world:
-        devices = choose_devices(options.device, world)
-        if devices[0].type == "cuda":
-            torch.cuda.set_device(devices[0])
-        else:
-            memory.keep_freed()
-        if options.phase in ("train", "classifier"):
-            train_streams(options, devices, world)
-        elif options.phase == "test":
-            test_checkpoint(options, devices, world)
-        else:
-            predict(options, devices[0])
+    # Only now: torch takes seconds to import, and --help or a misspelled flag do not need it.
+    from engine import commands
 
-
-def resolve(options: argparse.Namespace, stream: str | None) -> config.Config:
-    """Return the configuration that the command line describes."""
-    return config.resolve(
-        options.config, options.overrides, options.tag, stream=stream, seed=options.seed,
-        val_split=options.val_split, amp=options.amp, compile=options.compile,
-        accumulate=options.accumulate,
-    )  # fmt: skip
-
-
-def overrides(options: argparse.Namespace) -> list[str]:
-    """Return the words of --set, and --amp as one, which override a checkpoint's configuration."""
-    return [*options.overrides, *([f"amp={options.amp}"] if options.amp else [])]
-
-
-def train_streams(options: argparse.Namespace, devices: list[torch.device], world: World) -> None:
-    """Train one stream, or all six in sequence and fuse them."""
-    if not options.config:
-        raise InputError("--config is missing: name a file, e.g. config/demo-lt/joint.yaml")
-    if len(options.weights) > 1 or (options.weights and options.stream == "all"):
-        raise InputError("--weights: a run starts from one FILE, of its own --stream")
-    if options.jobs is not None and options.stream != "all":
-        raise InputError("--jobs: one stream is one run; --stream all makes several")
-    streams = STREAMS if options.stream == "all" else (options.stream,)
-    runs: list[tuple[config.Config, Path]] = []
-    for stream in streams:
-        settings = resolve(options, stream)
-        folder = config.run_folder(settings)
-        if options.work_dir is not None:
-            folder = options.work_dir / stream if len(streams) > 1 else options.work_dir
-        runs.append((settings, folder))
-    if options.jobs is not None:
-        train_side_by_side(runs, options, world)
-        runs = []
-    for settings, folder in runs:
-        if len(streams) > 1 and options.resume and RunFolder(folder).is_finished(settings):
-            continue
-        train_one(settings, folder, options, devices, world)
-        free_memory()
-    if options.stream == "all" and world.is_main:
+    if (folder := commands.run(options)) is not None:
         import ensemble
 
-        ensemble.main([f"--folder={folder.parent}", *(["--quiet"] if options.quiet else [])])
-
-
-def train_side_by_side(
-    runs: list[tuple[config.Config, Path]], options: argparse.Namespace, world: World
-) -> None:
-    """Train the streams as processes of their own, --jobs at a time."""
-    if world.size > 1:
-        raise InputError("--jobs: deals whole runs to the devices; torchrun splits one, use either")
-    said = make_parser().words(options, "--stream", "--jobs", "--device", "--work-dir", "--quiet")
-    several = []
-    for settings, folder in runs:
-        RunFolder(folder).check(settings, options.resume, options.overwrite)
-        words = (*said, "--stream", settings.stream, "--work-dir", str(folder))
-        several.append(
-            jobs.Job(
-                settings.stream, words, RunFolder(folder), settings, overwrite=options.overwrite
-            )
-        )
-    slots = jobs.make_slots(options.jobs, options.device, len(several))
-    failures = jobs.run_all(
-        several, slots, folder.parent / "jobs", options.quiet, "the same call with --resume"
-    )
-    jobs.check({job.name: reason for job, reason in failures.items()})
-
-
-def train_one(
-    settings: config.Config, folder: Path, options: argparse.Namespace,
-    devices: list[torch.device], world: World,
-) -> None:  # fmt: skip
-    """Train and test one stream. Everything is checked before the folder is changed."""
-    weights = options.weights[0] if options.weights else None
-    if weights is not None:
-        settings = checkpoint.complete(settings, weights)
-    classifier = options.phase == "classifier"
-    if classifier and (weights is None or settings.classifier is None):
-        raise InputError(
-            "--phase classifier needs --weights of a trained network and a method with the key "
-            "classifier, e.g. config/methods/crt.yaml on top"
-        )
-    if settings.classifier is not None and not classifier:
-        raise InputError(
-            f"classifier: {settings.classifier} needs a trained network; add --phase classifier "
-            "--weights FILE"
-        )
-    run = RunFolder(folder)
-    run.check(settings, options.resume, options.overwrite)
-    training = prepare(settings, devices, world, weights, classifier)
-    with run.lock(world):
-        run.check(settings, options.resume, options.overwrite)  # again, now locked
-        if options.resume and run.checkpoint(LAST).is_file():
-            restore(training, run.checkpoint(LAST))
-        progress = training.state.progress
-        if len(set(world.gather((folder.name, progress.epoch, progress.step)))) > 1:
-            raise InputError(
-                f"{folder} differs between ranks: all machines must share it at the same path"
-            )
-        if world.is_main:
-            run.begin(settings, options.overwrite)
-        log = logs.Log(run if world.is_main else None, options.quiet or not world.is_main)
-        train(training, run, log)
-        test(training, run, log)
-
-
-def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], world: World) -> None:
-    """Test one checkpoint with its own configuration, or with --config.
-
-    The results are written to the run folder of the checkpoint. A test of other weights, or with
-    values that differ from the run's, is written to a subfolder (folder_for_test) or to --work-dir.
-    """
-    if len(options.weights) != 1:
-        raise InputError("--phase test needs one --weights FILE")
-    path = Path(options.weights[0])
-    if options.config:
-        given = resolve(options, options.stream)
-        home = RunFolder(config.run_folder(given))
-    else:
-        given, home = None, RunFolder(path.parent)
-    settings, model, state = checkpoint.load_network(path, given, overrides(options))
-    trained = None if options.config else checkpoint.settings(state, path)
-    run = folder_for_test(home, settings, path, trained, options.work_dir)
-    set_tf32(settings.tf32)
-    data, said, doubt = open_data(settings, model, training=False), None, ""
-    model = model.to(devices[0])
-    if checkpoint.is_own(state):
-        doubt = check_store(state, data.store, model.num_class, path)
-        data, said = remembered(state, data)
-    with run.lock(world):
-        log = logs.Log(run if world.is_main else None, options.quiet)
-        if settings.amp != "off":
-            log.line(describe_amp(settings.amp, devices[0]))
-        if run.path != home.path:
-            log.line(f"results are written to {run}")
-        if doubt:
-            log.line(f"warning: {doubt}")
-        if data.class_counts is None:
-            log.line(
-                f"no training list ({settings.training_list}), so many, medium and few are null"
-            )
-        elif said:
-            log.line(said)
-        feeder = make_feeder(settings, data, data.test_rows, devices[0], clips=settings.test_clips)
-        net = fuse_bn(model)
-        result = evaluate.test(
-            net, settings, data, feeder, path, run, world, state=state, quiet=options.quiet
-        )
-        if world.is_main and not run.config_file.is_file():
-            config.write(settings, run.config_file)  # ensemble.py and tools.report read it
-        row = [path.name, *(logs.percent(result[key]) for key in shots.METRICS)]
-        log.line(logs.table(["checkpoint", *logs.shot_headings(settings.shots)], [row]))
-        log.line(
-            f"{result['samples']} samples, top-5 {logs.percent(result['top5'])}; without the "
-            f"{result['samples'] - result['samples_clean']} duplicates of training samples, top-1 "
-            f"is {logs.percent(result['top1_clean'])}"
-        )
-        if line := recipe.describe(settings, result["departures"], result["started_from"]):
-            log.line(line)
-
-
-def predict(options: argparse.Namespace, device: torch.device) -> None:
-    """Classify clips from files."""
-    if not options.weights or not options.input:
-        raise InputError("--phase predict needs --weights FILE... and --input FILE_OR_FOLDER...")
-    if options.threshold is not None and not 0 <= options.threshold <= 1:
-        raise InputError(f"--threshold: must be between 0 and 1, not {options.threshold}")
-    settings = resolve(options, options.stream) if options.config else None
-    recognizer = Recognizer.load(
-        options.weights, device, settings, overrides(options), options.threshold
-    )
-    predict_files.run(
-        recognizer, options.input, options.output, options.quiet,
-        window=options.window, stride=options.stride, image_size=options.image_size,
-        nan=options.nan,
-    )  # fmt: skip
+        ensemble.main([f"--folder={folder}", *(["--quiet"] if options.quiet else [])])
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from data.store import Store
 from engine.build import feeder_of
 from engine.config import Config
 from feeders.skeleton import Feeder
-from feeders.streams import NAMES
+from flags import STREAMS
 
 # Samples per second of one process of the released per-sample pipeline (joint stream, NTU-like
 # samples of 80 to 120 frames), median, on a core of a 2-core AMD EPYC.
@@ -93,8 +93,8 @@ def main(argv: list[str]) -> None:
     flags = ("--config", "--set", "--batch-size", "--samples", *command.MACHINE)
     parser = command.make_parser("feed", __doc__, *flags, samples=2000, device="cpu", threads=1)
     parser.add_argument(
-        "--stream", nargs="+", default=["joint", "skip-motion"], choices=NAMES, metavar="NAME",
-        help=f"one or more of {', '.join(NAMES)} (default: joint skip-motion)",
+        "--stream", nargs="+", default=["joint", "skip-motion"], choices=STREAMS, metavar="NAME",
+        help=f"one or more of {', '.join(STREAMS)} (default: joint skip-motion)",
     )  # fmt: skip
     parser.add_argument(
         "--seconds", type=float, default=1.0, metavar="S",

@@ -1,0 +1,1 @@
+import installed  # noqa: F401

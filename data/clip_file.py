@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,8 @@ from data.readers.ntu import choose_bodies
 from data.readers.skeleton_file import parse
 from errors import InputError
 from files import UNREADABLE
+from flags import NAN
 
-NAN = ("refuse", "zero", "interpolate")  # treatment of joints that are NaN or infinite
 SUFFIXES = (".skeleton", ".json", ".npy", ".npz")
 
 
@@ -114,15 +113,6 @@ def as_clip(values: Any, where: str, nan: str = "refuse") -> np.ndarray:
         )
     joints = np.where(broken[..., None], 0, joints)
     return interpolated(joints, broken) if nan == "interpolate" else joints
-
-
-def add_nan(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add --nan to the command line of a program that reads clips."""
-    parser.add_argument(
-        "--nan", choices=NAN, default="refuse",
-        help="joints that are NaN or infinite: reject the clip (refuse, the default), treat them "
-        "as unseen (zero), or interpolate them between frames",
-    )  # fmt: skip
 
 
 def interpolated(joints: np.ndarray, broken: np.ndarray) -> np.ndarray:

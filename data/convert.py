@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+import flags
 import graph
 from data import clip_file, measure, normalize
 from data.readers.pose_json import missing_frames, read_openpose
@@ -141,7 +142,7 @@ def main(argv: list[str]) -> None:
         "--image-size", type=float, nargs=2, metavar=("HEIGHT", "WIDTH"),
         help="image size in pixels; 1 1 if positions are relative to the image",
     )  # fmt: skip
-    clip_file.add_nan(parser)
+    flags.add_nan(parser)
     parser.add_argument("--out", type=Path, required=True, help=".npz file to write")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(argv)

@@ -18,8 +18,8 @@ from typing import Any, Literal
 import yaml
 
 from errors import InputError, nearest
-from feeders import streams
 from files import write_text
+from flags import Amp, Stream
 from longtail.shots import SHOTS
 from model.upstream import current_arguments
 
@@ -46,7 +46,7 @@ class Config:
     val_split: float | None = (
         None  # validate on this fraction of the training list instead of the test split
     )
-    stream: streams.Name = "joint"
+    stream: Stream = "joint"
     frames: int = 64  # frames per clip
     test_clips: int = 10  # test clips per sample; their probabilities are averaged
     feeder: str = "feeders.skeleton.Feeder"
@@ -96,7 +96,7 @@ class Config:
     classifier_args: dict = field(default_factory=dict)
     shots: list[int] = field(default_factory=lambda: list(SHOTS))  # many: above, few: below
     # Execution
-    amp: Literal["off", "bf16", "fp16", "auto"] = "off"  # auto: bf16 if the device supports it
+    amp: Amp = "off"  # auto: bf16 if the device supports it
     compile: bool = False
     cuda_graphs: bool = True  # for the compiled network on one GPU; not with accumulate
     step_graph: bool = False  # on one GPU, not with fp16: a whole step as one CUDA graph

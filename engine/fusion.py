@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.run import RunFolder
 from errors import InputError
-from feeders.streams import NAMES as STREAMS
+from flags import STREAMS
 
 # The paper's fusions: streams and their weights.
 FUSIONS: dict[str, dict[str, float]] = {

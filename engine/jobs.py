@@ -8,7 +8,6 @@ awaited.
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import subprocess
@@ -27,10 +26,10 @@ from engine.distributed import World, choose_devices
 from engine.run import RunFolder
 from errors import BAD_INPUT, RESUMABLE, Stopped
 from files import last_line
+from flags import AUTO
 
 MAIN = Path(__file__).resolve().parents[1] / "main.py"
 POLL = 0.2  # seconds between two looks at the processes
-AUTO = "auto"
 TERMINATED = (RESUMABLE, -signal.SIGTERM)  # the latter before a run has anything to save
 
 
@@ -71,15 +70,6 @@ def cores() -> int:
     """Return the number of CPU cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-def number(text: str) -> int | str:
-    """Return what `--jobs` says; for argparse."""
-    if text == AUTO:
-        return text
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number, at least 1, or {AUTO}")
-    return int(text)
 
 
 def make_slots(jobs: int | str, devices: Sequence[str] | None, runs: int) -> list[Slot]:

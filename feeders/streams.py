@@ -7,30 +7,27 @@ symmetric parents, commute with every augmentation, so they are computed first, 
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 
 from errors import InputError, nearest
 from feeders.source import take_joints
+from flags import STREAMS
 from graph import Skeleton
 from memory import send
 
-Name = Literal["joint", "bone", "skip", "joint-motion", "bone-motion", "skip-motion"]
-NAMES: tuple[str, ...] = get_args(Name)
 SCORE = 2  # the channel of 2D data with the confidence score
 
 
 class Stream:
-    """One of NAMES for one skeleton, as a function of whole clips."""
+    """One of STREAMS for one skeleton, as a function of whole clips."""
 
     def __init__(
         self, name: str, skeleton: Skeleton, channels: int, device: str | torch.device = "cpu"
     ) -> None:
         """`channels` of the frames; if 3 in a 2D layout, the third is a confidence score."""
-        if name not in NAMES:
+        if name not in STREAMS:
             raise InputError(
-                f"stream: {name!r} is not one of {', '.join(NAMES)}{nearest(name, NAMES)}"
+                f"stream: {name!r} is not one of {', '.join(STREAMS)}{nearest(name, STREAMS)}"
             )
         self.name = name
         self.kind, _, self.motion = name.partition("-")

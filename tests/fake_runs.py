@@ -12,7 +12,7 @@ from data import long_tail
 from data.names import class_names, parse
 from data.store import StoreWriter
 from engine.config import Config
-from feeders.streams import NAMES as STREAMS
+from flags import STREAMS
 from longtail import shots
 
 SKILL = dict(zip(STREAMS, (1.0, 0.98, 0.99, 0.9, 0.86, 0.87)))

@@ -12,7 +12,7 @@ import torch
 import graph
 import main
 from data import long_tail
-from engine import build, config, recipe
+from engine import build, commands, config, recipe
 from errors import BAD_INPUT, InputError, run_command
 from longtail.schedule import Stages
 from tests.tiny_runs import SMALL
@@ -27,9 +27,29 @@ PLAIN = {
     "loss": "longtail.losses.CrossEntropy",
     "class_weights": None,
 }
+# The key of each part of BRL, and the method that has this part alone.
+BRL_PARTS = {
+    "sampling": ("sampling", "reverse-sampling"),
+    "mixup": ("mixing", "partial-mixup"),
+    "weights": ("class_weights", "action-aware-weights"),
+}
 
 
 # --- configurations ---
+
+
+@pytest.mark.parametrize("part", BRL_PARTS)
+def test_each_part_of_brl_is_there_alone_and_left_out(part):
+    """Left out, it is that of cross entropy; alone, all others are."""
+    brl, plain, without, alone = (
+        config.load([NW_UCLA / "joint.yaml", *compare.method_files(name)])
+        for name in ("brl", "cross-entropy", f"brl-without-{part}", BRL_PARTS[part][1])
+    )
+    for name, (key, _) in BRL_PARTS.items():
+        full, none = getattr(brl, key), getattr(plain, key)
+        assert full != none
+        assert getattr(without, key) == (none if name == part else full)
+        assert getattr(alone, key) == (full if name == part else none)
 
 
 @pytest.mark.parametrize("method", [*METHODS, "released", "brl"])
@@ -59,7 +79,8 @@ def test_every_method_builds_on_a_benchmark_and_is_pure(method):
         loss = criterion(logits, targets, weights, **extra)
         loss.backward()
         assert loss.isfinite() and logits.grad.isfinite().all()
-    if method not in ("brl", "released", "brl-class-balanced"):
+    parts = [alone for _, alone in BRL_PARTS.values()]
+    if not method.startswith(("brl", "released")) and method not in parts:
         brl = [v for k, v in PLAIN.items() if getattr(settings, k) != v]
         assert len(brl) <= 2  # at most the loss with its weights, or one other part, is its own
         assert "ActionAware" not in str(settings.class_weights)
@@ -281,7 +302,7 @@ def test_main_resolves_what_was_planned():
     assert run.settings.test_clips == 1 and sweep.plan("crt", 1).settings.val_split is None
     for each in (run, run.needs):
         options = main.parse(list(each.arguments))
-        assert main.resolve(options, None) == each.settings
+        assert commands.resolve(options, None) == each.settings
         assert config.run_folder(each.settings) == each.folder
     assert options.resume and options.work_dir is None
 

@@ -7,7 +7,7 @@ import yaml
 
 from engine import config
 from errors import InputError
-from feeders.streams import NAMES as STREAMS
+from flags import STREAMS
 
 
 def write(path, text):

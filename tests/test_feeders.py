@@ -22,7 +22,8 @@ from feeders import frames as choice
 from feeders.augment import Augmentation
 from feeders.frames import Even, Uniform
 from feeders.skeleton import Batch, Draws, Feeder
-from feeders.streams import NAMES, Stream
+from feeders.streams import Stream
+from flags import STREAMS
 
 SHORT = {"j": "joint", "b": "bone", "k": "skip"}
 SHORT |= {f"{key}m": f"{name}-motion" for key, name in SHORT.items()}
@@ -449,7 +450,7 @@ def few_at_once(monkeypatch):
     monkeypatch.setattr(source, "CLIPS_AT_ONCE", 3)
 
 
-@pytest.mark.parametrize("stream", NAMES)
+@pytest.mark.parametrize("stream", STREAMS)
 @pytest.mark.parametrize(("layout", "settings"), FEEDERS)
 def test_mapped_batches_equal_resident_ones(tmp_path, few_at_once, layout, settings, stream):
     lengths = np.random.default_rng(1).integers(1, 150, 12)

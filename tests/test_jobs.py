@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import flags
 import main
 from engine import config, jobs
 from engine.run import RunFolder
@@ -134,8 +135,8 @@ def test_slots_share_cores_and_are_dealt_to_gpus(monkeypatch):
         make(2, ["1", "2"], 9)
     for wrong in ("0", "-1", "many", "1.5"):
         with pytest.raises(Exception, match="at least 1, or auto"):
-            jobs.number(wrong)
-    assert jobs.number("auto") == "auto" and jobs.number("3") == 3
+            flags.number_or_auto(wrong)
+    assert flags.number_or_auto("auto") == "auto" and flags.number_or_auto("3") == 3
 
 
 def test_a_run_is_told_its_device_and_its_threads(pretend, tmp_path, monkeypatch):

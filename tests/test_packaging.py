@@ -11,6 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import installed
 from engine.config import CONFIG_ROOT
 
 ROOT = CONFIG_ROOT.parent
@@ -118,3 +119,30 @@ def test_a_config_file_is_found_from_any_folder(tmp_path, monkeypatch):
     assert config.load(["config/demo-lt/joint.yaml"]).store == "mine"  # the user's own goes first
     with pytest.raises(Exception, match=re.escape("did you mean config/demo-lt/bone.yaml?")):
         config.load(["config/demo-lt/bone.yml"])
+
+
+def test_the_command_line_is_read_before_torch_is_imported():
+    """--help and a misspelled flag need no seconds."""
+    code = "import sys, main; main.make_parser().format_help(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["main.py", "--config", "config/demo-lt/joint.yaml"], ["ensemble.py", "--dataset", "demo"],
+     ["-m", "tools.report", "work_dir"], ["-m", "data.prepare", "demo"]],
+)  # fmt: skip
+def test_missing_packages_are_one_line_that_says_what_to_type(command):
+    """Python without site-packages (-S), as outside the environment."""
+    result = subprocess.run(
+        [sys.executable, "-S", *command], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 1 and result.stdout == ""
+    assert result.stderr.startswith("error: not installed: torch, numpy, pyyaml, tqdm")
+    assert "pip install -r requirements.txt" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_every_requirement_is_looked_for():
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    required = {re.split("[>=<]", line)[0] for line in lines if line and line[0] != "#"}
+    assert {installed.NAMES.get(name, name) for name in installed.PACKAGES} == required

@@ -230,13 +230,13 @@ def test_outputs_that_are_not_finite_are_rejected(tiny, whole, tmp_path, monkeyp
     with pytest.raises(InputError, match=r"not finite for 12 of 12 samples \(e\.g\. S001"):
         main.main(argv)
     assert not (tmp_path / "result.json").exists()
-    step = TrainState.optimizer_step
+    update = TrainState.update
 
-    def diverge(state, time):
-        step(state, time)
+    def diverge(state):
+        update(state)
         state.model.fc.bias.data.fill_(np.inf)
 
-    monkeypatch.setattr(TrainState, "optimizer_step", diverge)  # after the only loss
+    monkeypatch.setattr(TrainState, "update", diverge)  # after the only loss
     settings = ["--set", "num_epoch=1", "batch_size=1000"]
     with pytest.raises(InputError, match="not finite"):
         main.main(command(tiny, tmp_path / "run", "--quiet", *settings))

@@ -1,6 +1,7 @@
 """Whole runs through main.py on a tiny benchmark: what they do, write and choose."""
 
 import json
+import re
 import weakref
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ import main
 from data import long_tail
 from data.names import digest
 from data.store import Store, StoreWriter
-from engine import build, checkpoint, evaluate, train
+from engine import build, checkpoint, commands, evaluate, train
 from engine.config import Config, load
 from engine.distributed import World, free_memory
 from engine.run import RunFolder
@@ -68,6 +69,19 @@ def test_the_scores_are_probabilities_and_the_result_follows_from_them(whole):
     assert result["medium"] == expected["medium"] and result["many"] is result["few"] is None
 
 
+def test_the_log_begins_with_the_folder_and_ends_with_what_to_do_next(whole):
+    first, *_, last = (whole / "log.txt").read_text().splitlines()
+    parent = re.fullmatch(r".* run folder (.+)/joint", first)[1]
+    assert f"tools.report {parent}, " in last and f"--weights {parent}/joint/best.pt" in last
+
+
+def test_the_time_left_is_that_of_all_steps_to_come():
+    meter = object.__new__(train.LossMeter)
+    meter.last, meter.training = 10, SimpleNamespace(config=Config(num_epoch=4))
+    meter.progress = Progress(epoch=1, step=5, seconds=30.0)  # 6 s a step, 25 of 40 steps to come
+    assert meter.left() == pytest.approx(150.0)
+
+
 def test_the_loss_is_the_mean_of_the_steps_and_the_rate_falls_with_each(
     tiny, tmp_path, monkeypatch, untested
 ):
@@ -79,7 +93,7 @@ def test_the_loss_is_the_mean_of_the_steps_and_the_rate_falls_with_each(
         return loss
 
     monkeypatch.setattr(train, "training_step", noted)
-    monkeypatch.setattr(train, "SYNC_EVERY", 4)  # of the six steps of an epoch
+    monkeypatch.setattr(train, "SYNC_EVERY", {"cpu": 4})  # of the six steps of an epoch
     folder = run(tiny, tmp_path / "run", more=SMALL)
     losses, rates = np.array(steps).T
     expected = 0.0125 * 4 / 16 * (1 + np.cos(np.pi * np.arange(12) / 12)) / 2
@@ -172,7 +186,7 @@ def test_testing_without_the_list_takes_the_counts_of_the_training(whole, tmp_pa
 def test_flags_are_keys(tiny):
     argv = "--seed 3 --val-split 0.25 --amp bf16 --compile --accumulate 4 --stream bone --tag mine"
     options = main.parse([*command(tiny, "run"), *argv.split(), "--set", "lr=1"])
-    settings = main.resolve(options, options.stream)
+    settings = commands.resolve(options, options.stream)
     flags = ("seed", "val_split", "amp", "compile", "accumulate", "stream", "tag", "lr")
     assert [getattr(settings, f) for f in flags] == [3, 0.25, "bf16", True, 4, "bone", "mine", 1]
 

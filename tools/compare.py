@@ -21,11 +21,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import flags
 from engine import config, jobs
 from engine.run import BEST, LAST
 from errors import InputError, Parser, run_command
-from feeders.streams import NAMES as STREAMS
 from files import write_json, write_text
+from flags import STREAMS
 from tools import tuning
 from tools.comparison import Comparison, compare
 from tools.sweep import WORK_DIR, Run, Sweep, method_files
@@ -109,7 +110,7 @@ def make_parser() -> Parser:
     add("--device", "GPU indices, or cpu", nargs="+", metavar="D")
     add(
         "--jobs", "runs side by side, dealt to the GPUs; auto: one per GPU, else per CPU core",
-        type=jobs.number, default=1, metavar="N",
+        type=flags.number_or_auto, default=1, metavar="N",
     )  # fmt: skip
     add("--work-dir", "root of the runs (default: work_dir); use another for other values of --set",
         type=Path, default=WORK_DIR, metavar="DIR")  # fmt: skip

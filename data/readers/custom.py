@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+import flags
 import graph
 from data import clip_file, names, normalize
 from data.readers import Clip, Raw, splits, table
@@ -44,7 +45,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"),
         help="image size in pixels, for --normalize image",
     )  # fmt: skip
-    clip_file.add_nan(parser)
+    flags.add_nan(parser)
     splits.add_arguments(parser, "draw a test split: fraction of the clips, e.g. 0.3")
     parser.add_argument(
         "--by", metavar="COLUMN", help="with --split: assign whole subjects, from this CSV column"
@@ -60,7 +61,7 @@ class Read:
     shape: tuple[int, int, int]  # (M, V, C)
     normalization: str
     terms: normalize.Terms  # image_size None: use the image size in each file
-    nan: str  # one of clip_file.NAN
+    nan: str  # one of flags.NAN
 
     def __call__(self, item: Item) -> Clip:
         """Return the clip in one file; InputError names the file."""

@@ -16,7 +16,7 @@ import numpy as np
 from engine.fusion import Scores, fuse, fusions_of
 from engine.run import LAST, RunFolder
 from errors import InputError
-from feeders.streams import NAMES as STREAMS
+from flags import STREAMS
 from longtail import shots
 from tools import published
 

@@ -22,6 +22,7 @@ PHASES = ("train", "test", "predict", "classifier")
 USED_BY = {
     "--phase": "train classifier test predict",
     "--config": "train classifier test predict",
+    "--store": "train classifier",
     "--set": "train classifier test predict",
     "--stream": "train classifier test* predict*",
     "--weights": "train classifier test predict",
@@ -67,6 +68,10 @@ def make_parser() -> Parser:
         default=[],
         metavar="FILE",
         help="YAML files; later ones override earlier ones",
+    )  # fmt: skip
+    what.add_argument(
+        "--store", metavar="FOLDER",
+        help="own data, from which all values follow; --config: methods on top",
     )  # fmt: skip
     what.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="overrides",

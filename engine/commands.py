@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 import memory
-from engine import checkpoint, config, evaluate, jobs, logs, predict_files, recipe
+from engine import checkpoint, config, evaluate, jobs, logs, own_data, predict_files, recipe
 from engine.build import make_feeder, open_data
 from engine.distributed import World, choose_devices, free_memory
 from engine.precision import describe_amp, set_tf32
@@ -44,9 +44,16 @@ def run(options: argparse.Namespace) -> Path | None:
 
 
 def resolve(options: argparse.Namespace, stream: str | None) -> config.Config:
-    """Return the configuration that the command line describes."""
+    """Return the configuration that the command line describes.
+
+    With --store the values that follow from the store lie below the files of --config, or below the
+    recommended method.
+    """
+    below = None
+    if options.store is not None:
+        below = own_data.values_of(options.store, with_method=not options.config)
     return config.resolve(
-        options.config, options.overrides, options.tag, stream=stream, seed=options.seed,
+        options.config, options.overrides, options.tag, below, stream=stream, seed=options.seed,
         val_split=options.val_split, amp=options.amp, compile=options.compile,
         accumulate=options.accumulate,
     )  # fmt: skip
@@ -59,8 +66,11 @@ def overrides(options: argparse.Namespace) -> list[str]:
 
 def train_streams(options: argparse.Namespace, devices: list[torch.device], world: World) -> Path:
     """Train one stream, or all six; return the folder that contains their run folders."""
-    if not options.config:
-        raise InputError("--config is missing: name a file, e.g. config/demo-lt/joint.yaml")
+    if not options.config and options.store is None:
+        raise InputError(
+            "--config is missing: name a file, e.g. config/demo-lt/joint.yaml; or --store FOLDER "
+            "for a data set of your own (python -m data.prepare custom)"
+        )
     if len(options.weights) > 1 or (options.weights and options.stream == "all"):
         raise InputError("--weights: a run starts from one FILE, of its own --stream")
     if options.jobs is not None and options.stream != "all":
@@ -68,7 +78,7 @@ def train_streams(options: argparse.Namespace, devices: list[torch.device], worl
     streams = STREAMS if options.stream == "all" else (options.stream,)
     runs: list[tuple[config.Config, Path]] = []
     for stream in streams:
-        settings = resolve(options, stream)
+        settings = own_data.with_shots(resolve(options, stream))
         folder = config.run_folder(settings)
         if options.work_dir is not None:
             folder = options.work_dir / stream if len(streams) > 1 else options.work_dir
@@ -159,7 +169,7 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
         raise InputError("--phase test needs one --weights FILE")
     path = Path(options.weights[0])
     if options.config:
-        given = resolve(options, options.stream)
+        given = own_data.with_shots(resolve(options, options.stream))
         home = RunFolder(config.run_folder(given))
     else:
         given, home = None, RunFolder(path.parent)
@@ -194,7 +204,7 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
         if world.is_main and not run.config_file.is_file():
             config.write(settings, run.config_file)  # ensemble.py and tools.report read it
         row = [path.name, *(logs.percent(result[key]) for key in shots.METRICS)]
-        log.line(logs.table(["checkpoint", *logs.shot_headings(settings.shots)], [row]))
+        log.line(logs.table(["checkpoint", *logs.shot_headings(settings.shot_limits)], [row]))
         log.line(
             f"{result['samples']} samples, top-5 {logs.percent(result['top5'])}; without the "
             f"{result['samples'] - result['samples_clean']} duplicates of training samples, top-1 "

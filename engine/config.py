@@ -20,7 +20,7 @@ import yaml
 from errors import InputError, nearest
 from files import write_text
 from flags import Amp, Stream
-from longtail.shots import SHOTS
+from longtail.shots import AUTO, SHOTS
 from model.upstream import current_arguments
 
 CONFIG_ROOT = Path(__file__).resolve().parents[1] / "config"
@@ -94,7 +94,8 @@ class Config:
     auxiliary_loss_args: dict = field(default_factory=dict)
     classifier: str | None = None  # --phase classifier: what is done to model.fc
     classifier_args: dict = field(default_factory=dict)
-    shots: list[int] = field(default_factory=lambda: list(SHOTS))  # many: above, few: below
+    # many: above the first, few: below the second; auto: from the class counts (longtail/shots.py)
+    shots: list[int] | Literal["auto"] = field(default_factory=lambda: list(SHOTS))
     # Execution
     amp: Amp = "off"  # auto: bf16 if the device supports it
     compile: bool = False
@@ -107,6 +108,13 @@ class Config:
     method: str = ""  # name of the recipe: brl, or a file of config/methods
     benchmark: str = ""
     tag: str = ""
+
+    @property
+    def shot_limits(self) -> tuple[int, int]:
+        """(many, few); they are numbers once the data are known."""
+        assert isinstance(self.shots, list)
+        many, few = self.shots
+        return many, few
 
     @property
     def rate(self) -> float:
@@ -136,7 +144,10 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "val_split": _SHARE,
     "second_stage_share": _SHARE,
     "ema": _SHARE,
-    "shots": (lambda value: len(value) == 2 and value[0] >= value[1] >= 0, "[many, few], falling"),
+    "shots": (
+        lambda value: value == AUTO or (len(value) == 2 and value[0] >= value[1] >= 0),
+        "[many, few], falling, or auto",
+    ),
 }  # fmt: skip
 _TYPES = typing.get_type_hints(Config)
 
@@ -171,12 +182,16 @@ def read_yaml(text: str) -> Any:
     return yaml.load(text, _Loader)  # a SafeLoader
 
 
-def load(files: Iterable[str | Path], overrides: Iterable[str] = (), **values: Any) -> Config:
+def load(
+    files: Iterable[str | Path], overrides: Iterable[str] = (),
+    below: Mapping[str, Any] | None = None, **values: Any,
+) -> Config:  # fmt: skip
     """Resolve config files (later ones on top), then `a.b=value` overrides together with `values`.
 
-    Raises InputError naming the file and key that is unknown or of the wrong type.
+    The files lie on the defaults, or on those with the values of `below`. Raises InputError naming
+    the file and key that is unknown or of the wrong type.
     """
-    layer = dataclasses.asdict(Config())
+    layer = merge(dataclasses.asdict(Config()), below or {})
     for file in files:
         layer = merge(layer, _read(find(file)))
     return from_mapping(override(layer, overrides, **values))
@@ -337,7 +352,8 @@ def _check_names(values: Mapping[str, Any], where: str) -> None:
 def _typed(key: str, value: Any, where: str) -> Any:
     """Return `value` as the key's type; InputError, which names `where`, if it has another type."""
     wanted = _TYPES[key]
-    kinds = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+    is_union = typing.get_origin(wanted) in (types.UnionType, typing.Union)
+    kinds = typing.get_args(wanted) if is_union else (wanted,)
     if value is None and type(None) in kinds:
         return None
     kind = kinds[0]
@@ -349,9 +365,11 @@ def _typed(key: str, value: Any, where: str) -> Any:
         hint = nearest(str(value), options)
         raise InputError(f"{where}: {key} must be one of {', '.join(options)}, not {value!r}{hint}")
     if kind == list[int]:
+        if value == AUTO:
+            return value
         if isinstance(value, list) and all(type(each) is int for each in value):
             return value
-        raise InputError(f"{where}: {key} must be a list of whole numbers, not {value!r}")
+        raise InputError(f"{where}: {key} must be a list of whole numbers, or auto, not {value!r}")
     if kind is float and type(value) in (int, float):
         return float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
@@ -377,11 +395,6 @@ def benchmark_folder(name: str) -> Path:
     raise InputError(
         f"no benchmark {name!r}{nearest(flat, known)}; known: {', '.join(known) or 'none'}"
     )
-
-
-def make_tag(files: list[Path], config: Config) -> str:
-    """Return the tag of a run folder: the differences from the first file's own configuration."""
-    return tag_of([file.stem for file in files[1:]], config, load(files[:1]))
 
 
 def tag_of(names: Iterable[str], config: Config, own: Config) -> str:
@@ -413,17 +426,21 @@ def resolve(
     files: Iterable[str | Path],
     overrides: Iterable[str] = (),
     tag: str | None = None,
+    below: Mapping[str, Any] | None = None,
     **values: Any,
 ) -> Config:
     """Resolve files and overrides as `load` does and fill in `benchmark` and `tag`.
 
-    A run's own config.yaml contains both.
+    A run's own config.yaml contains both, and `below` the former; without it the first file is the
+    benchmark's.
     """
     paths = [Path(file) for file in files]
-    config = load(paths, overrides, **values)
+    config = load(paths, overrides, below, **values)
     benchmark = config.benchmark or (paths[0].resolve().parent.name if paths else "run")
     if tag is None:
-        tag = "-".join(filter(None, (config.tag, make_tag(paths, config))))
+        own = [] if below else paths[:1]
+        departs = tag_of([path.stem for path in paths[len(own) :]], config, load(own, below=below))
+        tag = "-".join(filter(None, (config.tag, departs)))
     return config.replace(benchmark=benchmark, tag=tag)
 
 

@@ -79,7 +79,7 @@ def metrics(
 ) -> dict[str, Any]:
     """Return top1, top5, mean_class, many, medium, few and per_class in percent."""
     counts = None if class_counts is None else class_counts.cpu().numpy()
-    return shots.accuracy(scores, labels, counts, tuple(config.shots))
+    return shots.accuracy(scores, labels, counts, tuple(config.shot_limits))
 
 
 def test(

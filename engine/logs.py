@@ -71,9 +71,13 @@ def percent(value: float | None) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a text table: the first column left-aligned, the others right-aligned."""
-    lines = [list(map(str, head)), *(list(map(str, row)) for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    """Return a text table: the first column left-aligned, the others right-aligned.
+
+    Columns without any value are left out.
+    """
+    columns = [column for column in zip(head, *rows) if set(column[1:]) != {DASH}]
+    lines = list(zip(*columns))
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     text = [
         "  ".join(
             cell.ljust(width) if i == 0 else cell.rjust(width)

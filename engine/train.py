@@ -225,7 +225,9 @@ def end_epoch(training: Training, metrics: dict[str, Any], log: logs.Log) -> boo
     )  # fmt: skip
     log.line(
         f"epoch {done.epoch + 1}/{training.config.num_epoch}  loss {loss:.4f}  "
-        + "  ".join(f"{name} {logs.percent(value)}" for name, value in shown.items())
+        + "  ".join(
+            f"{name} {logs.percent(value)}" for name, value in shown.items() if value is not None
+        )
         + f"  {rate:.0f} samples/s"
         + ("  (best so far)" if improved else "")
     )
@@ -260,7 +262,7 @@ def test(training: Training, run: RunFolder, log: logs.Log) -> None:
                 quiet=log.quiet, before_batch=lambda: stop_if(stop.alone()),
             )  # fmt: skip
             rows.append([path.name, *(logs.percent(result[key]) for key in shots.METRICS)])
-    table = logs.table(["checkpoint", *logs.shot_headings(config.shots)], rows)
+    table = logs.table(["checkpoint", *logs.shot_headings(config.shot_limits)], rows)
     chosen = "held-out training samples" if config.val_split else "the test split"
     log.line(f"test, {clips} clips per sample:\n{table}")
     log.line(f"best.pt was selected by top-1 on {chosen} (one clip); last.pt was not selected")

@@ -11,6 +11,7 @@ from torch import Tensor
 GROUPS = ("many", "medium", "few")
 METRICS = ("top1", "mean_class", *GROUPS)  # columns of tables and curves, in this order
 SHOTS = (100, 20)  # many: more training samples per class; few: fewer
+AUTO = "auto"  # in a configuration: the limits of `automatic`
 ECE_BINS = 15
 
 
@@ -19,6 +20,23 @@ def groups(class_counts: Any, shots: Sequence[int] = SHOTS) -> dict[str, Tensor]
     counts = torch.as_tensor(class_counts)
     many, few = counts > shots[0], counts < shots[1]
     return dict(zip(GROUPS, (many, ~(many | few), few)))
+
+
+def automatic(class_counts: Any) -> tuple[int, int]:
+    """Return SHOTS if each group then has classes, else limits that make thirds of the classes.
+
+    Classes (K,) without training samples are not counted. Classes of the same size are not parted,
+    so a group can be empty.
+    """
+    counts = torch.as_tensor(class_counts)
+    counts = counts[counts > 0].sort(descending=True).values
+    if not len(counts) or all(mask.any() for mask in groups(counts).values()):
+        return SHOTS
+    third = round(len(counts) / 3)
+    first, last = third, len(counts) - third - 1  # of the medium classes
+    if first > last:  # two classes: one has many, one has few
+        return (int(counts[first]) + 1,) * 2
+    return int(counts[first]), int(counts[last])
 
 
 def hits(scores: Tensor, labels: Tensor, k: int) -> Tensor:

@@ -245,7 +245,8 @@ def test_outputs_that_are_not_finite_are_rejected(tiny, whole, tmp_path, monkeyp
 
 # A value for every flag of main.py.
 VALUES = {
-    "--phase": [], "--config": ["a.yaml"], "--set": ["frames=6"], "--stream": ["bone"],
+    "--phase": [], "--config": ["a.yaml"], "--store": ["data/mine"], "--set": ["frames=6"],
+    "--stream": ["bone"],
     "--weights": ["a.pt"], "--seed": ["7"], "--val-split": ["0.1"], "--device": ["cpu"],
     "--work-dir": ["run"], "--jobs": ["2"], "--tag": ["mine"], "--resume": [],
     "--overwrite": [], "--amp": ["bf16"], "--compile": [],

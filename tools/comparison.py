@@ -68,7 +68,7 @@ def class_masks(run: Run, result: Mapping[str, Any]) -> dict[str, np.ndarray | N
     masks: dict[str, np.ndarray | None] = {"top1": None}
     if counts is not None:
         masks["mean_class"] = np.ones(len(counts), bool)
-        for name, mask in shots.groups(counts, run.settings.shots).items():
+        for name, mask in shots.groups(counts, run.settings.shot_limits).items():
             masks[name] = mask.numpy()
     return masks
 
@@ -185,11 +185,16 @@ class Comparison:
         return "\n\n".join([*self.caption, self._accuracies(), *self._differences(), *self.notes])
 
     def _accuracies(self) -> str:
-        figures = dict(zip(FIGURES, (*logs.shot_headings(self.settings.shots), "macro F1", "ECE")))
+        names = logs.shot_headings(self.settings.shot_limits)
+        figures = dict(zip(FIGURES, (*names, "macro F1", "ECE")))
         results = [result for row in self.rows for _, result in row.runs]
         if any(r.get("samples_clean", 0) != r.get("samples", 0) for r in results):
-            names = list(figures.items())
-            figures = dict([names[0], ("top1_clean", "without copies"), *names[1:]])
+            first, *others = figures.items()
+            figures = dict([first, ("top1_clean", "without copies"), *others])
+        figures = {
+            figure: name for figure, name in figures.items()
+            if any(row.spread(figure) is not None for row in self.rows)
+        }  # fmt: skip
         beside = {row.method: row.published(self.sweep.stream, self.which) for row in self.rows}
         is_published = any(any(figures.values()) for figures in beside.values())
         head = ["method", *(["chosen"] if self.choices else []), "steps", "runs", *figures.values()]
@@ -213,7 +218,7 @@ class Comparison:
         if not others:
             return []
         metrics = [m for m in shots.METRICS if any(m in row.differences for row in others)]
-        heads = dict(zip(shots.METRICS, logs.shot_headings(self.settings.shots)))
+        heads = dict(zip(shots.METRICS, logs.shot_headings(self.settings.shot_limits)))
         lines = [
             [row.method, *(_difference(row.differences.get(m)) for m in metrics)] for row in others
         ]

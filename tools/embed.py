@@ -134,7 +134,9 @@ def embed(settings: config.Config, data: Data, model: nn.Module, args: argparse.
     print(args.out / "features.npz")
     for name, points in pictures.items():
         title = f"{settings.benchmark} {settings.stream}, {args.split} split, {name}"
-        figure = picture(points, labels, counts, settings.shots, data.store.class_names, title)
+        figure = picture(
+            points, labels, counts, settings.shot_limits, data.store.class_names, title
+        )
         print(*save(figure, args.out / name), sep="\n")
 
 

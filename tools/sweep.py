@@ -22,7 +22,7 @@ import yaml
 
 from data import long_tail
 from data.store import Store
-from engine import config, recipe
+from engine import config, own_data, recipe
 from engine.build import find_class, hold_out, make
 from engine.run import LAST, RunFolder
 from errors import InputError, nearest
@@ -194,7 +194,7 @@ class Sweep:
         return list(dict.fromkeys(self.parent(method) or method for method in self.methods))
 
     def resolve(self, method: str, seed: int, words: Iterable[str]) -> config.Config:
-        return config.resolve(self.files(method), words, seed=seed)
+        return own_data.with_shots(config.resolve(self.files(method), words, seed=seed))
 
     def words(self, fold: str | None, more: Iterable[str] = ()) -> list[str]:
         """Return the words for --set: those of the sweep, the fold's, and `more` of a run's own."""

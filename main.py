@@ -32,6 +32,7 @@ USED_BY = {
     "--jobs": "train",
     "--work-dir": "train classifier test",
     "--tag": "train classifier test*",
+    "--check": "train classifier",
     "--resume": "train classifier",
     "--overwrite": "train classifier",
     "--amp": "train classifier test predict",
@@ -101,6 +102,9 @@ def make_parser() -> Parser:
     where.add_argument("--work-dir", type=Path, metavar="DIR", help="folder of this run")
     where.add_argument(
         "--tag", metavar="T", help="suffix of the run folder (default: derived from the overrides)"
+    )
+    where.add_argument(
+        "--check", action="store_true", help="say what is missing, or how long the run takes"
     )
     where.add_argument("--resume", action="store_true", help="continue from last.pt")
     where.add_argument("--overwrite", action="store_true", help="discard the run in the folder")

@@ -8,18 +8,20 @@ from pathlib import Path
 import torch
 
 import memory
-from engine import checkpoint, config, evaluate, jobs, logs, own_data, predict_files, recipe
+from engine import check, checkpoint, config, evaluate, jobs, logs, own_data, predict_files, recipe
 from engine.build import make_feeder, open_data
 from engine.distributed import World, choose_devices, free_memory
 from engine.precision import describe_amp, set_tf32
 from engine.predict import Recognizer
 from engine.run import BEST, LAST, RunFolder, check_store, folder_for_test, remembered
-from engine.session import prepare, restore
+from engine.session import Training, prepare, restore
 from engine.train import test, train
 from errors import InputError
 from flags import STREAMS
 from longtail import shots
 from model.fuse_bn import fuse_bn
+
+Planned = tuple[config.Config, Path]  # a run and its folder
 
 
 def run(options: argparse.Namespace) -> Path | None:
@@ -28,13 +30,19 @@ def run(options: argparse.Namespace) -> Path | None:
     Returns the folder of the six streams of `--stream all`, which are then to be fused.
     """
     with World.from_environment() as world:
+        trains = options.phase in ("train", "classifier")
+        runs = look(options, world) if trains else []
         devices = choose_devices(options.device, world)
         if devices[0].type == "cuda":
             torch.cuda.set_device(devices[0])
         else:
             memory.keep_freed()
-        if options.phase in ("train", "classifier"):
-            folder = train_streams(options, devices, world)
+        if options.check:
+            check_runs(runs, options, devices, world)
+            return None
+        if trains:
+            train_streams(runs, options, devices, world)
+            folder = runs[0][1].parent
             return folder if options.stream == "all" and world.is_main else None
         if options.phase == "test":
             test_checkpoint(options, devices, world)
@@ -64,8 +72,25 @@ def overrides(options: argparse.Namespace) -> list[str]:
     return [*options.overrides, *([f"amp={options.amp}"] if options.amp else [])]
 
 
-def train_streams(options: argparse.Namespace, devices: list[torch.device], world: World) -> Path:
-    """Train one stream, or all six; return the folder that contains their run folders."""
+def look(options: argparse.Namespace, world: World) -> list[Planned]:
+    """Return the runs that are to be trained, each with its folder; nothing is built yet.
+
+    Raises InputError that names everything that is missing: devices, stores, lists, weights.
+    """
+    found = check.Findings()
+    found.attempt(choose_devices, options.device, world)
+    runs = []
+    for settings, folder in found.attempt(planned_runs, options) or []:
+        found.attempt(check.check_data, settings)
+        if (whole := found.attempt(with_weights, settings, options)) is not None:
+            found.attempt(RunFolder(folder).check, whole, options.resume, options.overwrite)
+            runs.append((whole, folder))
+    found.refuse()
+    return runs
+
+
+def planned_runs(options: argparse.Namespace) -> list[Planned]:
+    """Return the run of one stream, or those of all six."""
     if not options.config and options.store is None:
         raise InputError(
             "--config is missing: name a file, e.g. config/demo-lt/joint.yaml; or --store FOLDER "
@@ -75,23 +100,63 @@ def train_streams(options: argparse.Namespace, devices: list[torch.device], worl
         raise InputError("--weights: a run starts from one FILE, of its own --stream")
     if options.jobs is not None and options.stream != "all":
         raise InputError("--jobs: one stream is one run; --stream all makes several")
-    streams = STREAMS if options.stream == "all" else (options.stream,)
-    runs: list[tuple[config.Config, Path]] = []
-    for stream in streams:
+    runs = []
+    for stream in STREAMS if options.stream == "all" else (options.stream,):
         settings = own_data.with_shots(resolve(options, stream))
         folder = config.run_folder(settings)
         if options.work_dir is not None:
-            folder = options.work_dir / stream if len(streams) > 1 else options.work_dir
+            folder = options.work_dir / stream if options.stream == "all" else options.work_dir
         runs.append((settings, folder))
+    return runs
+
+
+def with_weights(settings: config.Config, options: argparse.Namespace) -> config.Config:
+    """Return the configuration of a run, completed by the checkpoint that it starts from."""
+    classifier, weights = options.phase == "classifier", options.weights
+    if classifier and (not weights or settings.classifier is None):
+        raise InputError(
+            "--phase classifier needs --weights of a trained network and a method with the key "
+            "classifier, e.g. config/methods/crt.yaml on top"
+        )
+    if settings.classifier is not None and not classifier:
+        raise InputError(
+            f"classifier: {settings.classifier} needs a trained network; add --phase classifier "
+            "--weights FILE"
+        )
+    return checkpoint.complete(settings, weights[0]) if weights else settings
+
+
+def check_runs(
+    runs: list[Planned], options: argparse.Namespace, devices: list[torch.device], world: World
+) -> None:
+    """Build the first run, take some steps, and print how long the runs take; train nothing."""
+    if world.size > 1:
+        raise InputError("--check: takes one process; give the command without torchrun")
+    settings, folder = runs[0]
+    training = prepare_run(settings, options, devices, world)
+    several = f"{len(runs)} runs like this one: " if len(runs) > 1 else ""
+    print(f"nothing is missing; {several}{folder}: {check.estimate(training)}")
+
+
+def train_streams(
+    runs: list[Planned], options: argparse.Namespace, devices: list[torch.device], world: World
+) -> None:
+    """Train one stream, or all six."""
     if options.jobs is not None:
         train_side_by_side(runs, options, world)
-        runs = []
+        return
     for settings, folder in runs:
-        if len(streams) > 1 and options.resume and RunFolder(folder).is_finished(settings):
+        if len(runs) > 1 and options.resume and RunFolder(folder).is_finished(settings):
             continue
         train_one(settings, folder, options, devices, world)
         free_memory()
-    return folder.parent
+
+
+def prepare_run(
+    settings: config.Config, options: argparse.Namespace, devices: list[torch.device], world: World
+) -> Training:
+    weights = options.weights[0] if options.weights else None
+    return prepare(settings, devices, world, weights, options.phase == "classifier")
 
 
 def train_side_by_side(
@@ -121,23 +186,9 @@ def train_one(
     devices: list[torch.device], world: World,
 ) -> None:  # fmt: skip
     """Train and test one stream. Everything is checked before the folder is changed."""
-    weights = options.weights[0] if options.weights else None
-    if weights is not None:
-        settings = checkpoint.complete(settings, weights)
-    classifier = options.phase == "classifier"
-    if classifier and (weights is None or settings.classifier is None):
-        raise InputError(
-            "--phase classifier needs --weights of a trained network and a method with the key "
-            "classifier, e.g. config/methods/crt.yaml on top"
-        )
-    if settings.classifier is not None and not classifier:
-        raise InputError(
-            f"classifier: {settings.classifier} needs a trained network; add --phase classifier "
-            "--weights FILE"
-        )
     run = RunFolder(folder)
     run.check(settings, options.resume, options.overwrite)
-    training = prepare(settings, devices, world, weights, classifier)
+    training = prepare_run(settings, options, devices, world)
     with run.lock(world):
         run.check(settings, options.resume, options.overwrite)  # again, now locked
         if options.resume and run.checkpoint(LAST).is_file():

@@ -248,7 +248,7 @@ VALUES = {
     "--phase": [], "--config": ["a.yaml"], "--store": ["data/mine"], "--set": ["frames=6"],
     "--stream": ["bone"],
     "--weights": ["a.pt"], "--seed": ["7"], "--val-split": ["0.1"], "--device": ["cpu"],
-    "--work-dir": ["run"], "--jobs": ["2"], "--tag": ["mine"], "--resume": [],
+    "--work-dir": ["run"], "--jobs": ["2"], "--tag": ["mine"], "--check": [], "--resume": [],
     "--overwrite": [], "--amp": ["bf16"], "--compile": [],
     "--accumulate": ["2"], "--input": ["a.npy"], "--output": ["a.csv"],
     "--window": ["9"], "--stride": ["3"], "--threshold": ["0.5"],

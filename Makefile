@@ -15,6 +15,7 @@ demo: $(VENV)/installed data/demo/meta.json data/lists/demo_30.txt
 	$(RUN) main.py --config $(DEMO)/skip.yaml --overwrite $(QUIET)
 	$(RUN) ensemble.py --dataset demo --streams joint bone skip --baseline cross-entropy
 	$(RUN) -m tools.report work_dir/demo-lt work_dir/demo-lt-cross-entropy
+	$(RUN) -m data.demo --out clip.skeleton
 
 data/demo/meta.json: data/demo.py $(VENV)/installed
 	$(RUN) -m data.prepare demo --out data/demo

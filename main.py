@@ -56,7 +56,7 @@ def make_parser() -> Parser:
         usage="main.py [--phase train] --config FILE... | --phase test|predict --weights FILE...",
         description=__doc__,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 4, 26),
-        epilog="engine/config.py documents every key of a configuration file.",
+        epilog="docs/configuration.md documents every key of a configuration file.",
     )
     what = parser.add_argument_group("run")
     what.add_argument(

@@ -13,6 +13,7 @@ the long tail difficult.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ from data.puppet import (
     unit,
     wander,
 )
+from errors import Parser, run_command
+from files import write_text
 
 SUBJECTS = range(1, 21)
 SETUPS = ((1.7, 3.5), (1.7, 2.5), (1.4, 2.5), (1.2, 3.0))  # S001-S004: camera height, distance (m)
@@ -348,3 +351,22 @@ def write_raw(folder: Path, seed: int = 0, subjects: Iterable[int] = SUBJECTS) -
     folder.mkdir(parents=True, exist_ok=True)
     for clip in clips(subjects):
         (folder / f"{clip}.skeleton").write_text(text(*record(clip, seed)), encoding="utf-8")
+
+
+def main(argv: list[str]) -> None:
+    parser = Parser(
+        prog="python -m data.demo", description="Write a new clip, of a person in no split."
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .skeleton file")
+    parser.add_argument(
+        "--action", choices=CLASS_NAMES, default="wave", metavar="NAME",
+        help=f"one of {', '.join(CLASS_NAMES)} (default: %(default)s)",
+    )  # fmt: skip
+    options = parser.parse_args(argv)
+    person = len(SUBJECTS) + 1
+    clip = Clip(1, 1, person, 1, 1 + CLASS_NAMES.index(options.action))
+    write_text(options.out, text(*record(clip, seed=0)))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

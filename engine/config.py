@@ -46,23 +46,23 @@ class Config:
     val_split: float | None = (
         None  # validate on this fraction of the training list instead of the test split
     )
-    stream: Stream = "joint"
+    stream: Stream = "joint"  # what of the joints is fed
     frames: int = 64  # frames per clip
     test_clips: int = 10  # test clips per sample; their probabilities are averaged
-    feeder: str = "feeders.skeleton.Feeder"
+    feeder: str = "feeders.skeleton.Feeder"  # frame choice, augmentation
     feeder_args: dict = field(default_factory=dict)
     # Model
-    model: str = "model.stgcnpp.Model"
+    model: str = "model.stgcnpp.Model"  # the backbone
     model_args: dict = field(
         default_factory=dict
     )  # graph, num_class, num_person, base_channels, ...
     # Optimization
-    num_epoch: int = 24
+    num_epoch: int = 24  # each has `repeat` copies of the training list
     batch_size: int = 16  # global: it is split between the ranks of a distributed run
     accumulate: int = 1  # batches per optimizer step; mixing and weights act on all of them
-    lr: float = 0.0125
+    lr: float = 0.0125  # learning rate of lr_batch clips
     lr_batch: int = 16  # the learning rate is lr * batch_size * accumulate / lr_batch
-    optimizer: str = "torch.optim.SGD"
+    optimizer: str = "torch.optim.SGD"  # any optimizer that needs no closure
     optimizer_args: dict = field(
         default_factory=lambda: {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
     )
@@ -76,18 +76,18 @@ class Config:
     repeat: float = 5  # copies of a sample per epoch; 2.5: half of the samples a third time
     objective: str = "longtail.method.Composed"  # class of the method; Composed uses the keys below
     objective_args: dict = field(default_factory=dict)
-    sampling: str = "longtail.brl.ReverseSampling"
+    sampling: str = "longtail.brl.ReverseSampling"  # which samples an epoch has
     sampling_args: dict = field(default_factory=dict)
-    mixing: str = "longtail.brl.PartialMixup"
+    mixing: str = "longtail.brl.PartialMixup"  # how the samples of a batch are mixed
     mixing_args: dict = field(default_factory=dict)
-    loss: str = "longtail.losses.CrossEntropy"
+    loss: str = "longtail.losses.CrossEntropy"  # docs/methods.md lists them
     loss_args: dict = field(default_factory=dict)
     loss_from: Literal["start", "second_stage"] = (
         "start"  # second_stage: plain cross entropy in the first stage
     )
-    class_weights: str | None = "longtail.brl.ActionAwareWeights"
+    class_weights: str | None = "longtail.brl.ActionAwareWeights"  # weights of the loss
     class_weights_args: dict = field(default_factory=dict)
-    weights_from: Literal["start", "second_stage"] = "second_stage"
+    weights_from: Literal["start", "second_stage"] = "second_stage"  # before: no weights
     weigh_by: Literal["batch", "samples"] = "batch"  # what weighted losses are divided by
     # On outputs of the network besides its logits; added to the loss of the method
     auxiliary_loss: str | None = None
@@ -98,16 +98,16 @@ class Config:
     shots: list[int] | Literal["auto"] = field(default_factory=lambda: list(SHOTS))
     # Execution
     amp: Amp = "off"  # auto: bf16 if the device supports it
-    compile: bool = False
+    compile: bool = False  # torch.compile
     cuda_graphs: bool = True  # for the compiled network on one GPU; not with accumulate
     step_graph: bool = False  # on one GPU, not with fp16: a whole step as one CUDA graph
     tf32: bool = True  # float32 matrix products in TF32 on GPUs that support it
     sync_bn: bool = False  # batch statistics over all ranks of a distributed run
-    seed: int = 0
+    seed: int = 0  # of weights, order, augmentation, and of {seed} in training_list
     # Identity of the run: set from the config folder and the command line
     method: str = ""  # name of the recipe: brl, or a file of config/methods
-    benchmark: str = ""
-    tag: str = ""
+    benchmark: str = ""  # name of the config folder, or of the store
+    tag: str = ""  # the rest of the run folder's name
 
     @property
     def shot_limits(self) -> tuple[int, int]:

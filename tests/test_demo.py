@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from data import demo, puppet
+from errors import run_command
 
 # Kinect v2's tree, written by hand: (child, parent), numbered from 1 as in its documentation.
 TREE = [(2, 1), (21, 2), (3, 21), (4, 3), (5, 21), (6, 5), (7, 6), (8, 7), (9, 21), (10, 9),
@@ -207,3 +208,15 @@ def test_clips_of_the_same_action_differ():
         lifts.append((len(joints), np.argmin(np.minimum(*gaps)) / len(joints)))
     assert len(set(lifts)) == len(clips)
     assert len({frames for frames, _ in lifts}) > 2
+
+
+def test_a_clip_of_a_new_person_is_written_for_prediction(tmp_path, capsys):
+    """As NTU's own files are; the same bytes each time, another action has others."""
+    paths = [tmp_path / f"{number}.skeleton" for number in range(3)]
+    for path, action in zip(paths, ("wave", "wave", "kick")):
+        assert run_command(demo.main, ["--out", str(path), "--action", action]) == 0
+    first, again, other = (path.read_bytes() for path in paths)
+    assert first == again != other
+    assert len(read(paths[0])) > 20 and any(len(frame) for frame in read(paths[0]))
+    assert run_command(demo.main, ["--out", str(paths[0]), "--action", "wav"]) == 2
+    assert "wave" in capsys.readouterr().err

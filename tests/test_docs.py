@@ -21,7 +21,7 @@ from engine import config
 from engine.build import find_class
 from errors import InputError, Parser
 from tests.tiny_runs import assert_resumes
-from tools import zoo
+from tools import configuration, zoo
 from tools.compare import Sweep
 
 PROJECT = zoo.DOCS.parent
@@ -314,3 +314,16 @@ def test_example_reader_runs(project_with_examples, capsys):
             ["lines", "lines", "--layout", "hand", "--out", "data/lines", "--workers", "1"]
         )
     assert "3 samples, 6 frames, 2 of 2 classes" in capsys.readouterr().out
+
+
+# --- configuration.md ---
+
+
+def test_the_page_of_the_configuration_keys_is_up_to_date():
+    """Every key once, with a meaning."""
+    text = (zoo.DOCS / "configuration.md").read_text(encoding="utf-8")
+    assert text == configuration.reference()  # else: python -m tools.configuration
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    assert [row[0][3:-1] for row in rows] == list(config.KEYS)
+    assert all(row[3].strip(" |") for row in rows)
+    assert "| `lr` | float | `0.0125` | learning rate of lr_batch clips |" in text

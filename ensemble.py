@@ -13,7 +13,7 @@ from typing import Any
 
 from engine import logs
 from engine.config import CONFIG_ROOT, benchmark_folder, folder_name, load, tag_of
-from engine.fusion import Scores, fuse, fusions_of, read_streams
+from engine.fusion import ENSEMBLE, Scores, fuse, fusions_of, read_streams
 from engine.run import RunFolder
 from errors import InputError, Parser, run_command
 from files import write_json
@@ -174,13 +174,13 @@ def main(argv: list[str]) -> None:
         folder = options.work_dir / folder_name(name, options.tag)
     baseline = baseline_folder(folder, options.baseline) if options.baseline else None
     result = compare(folder, options.streams, options.weights, options.which, baseline)
-    write_json(folder / "ensemble.json", result)
+    write_json(folder / ENSEMBLE, result)
     if options.quiet:
         return
     print("\n".join([table(result), *result["notes"]]))
     if result["missing"]:
         print(f"missing streams: {', '.join(result['missing'])}")
-    print(f"written to {folder / 'ensemble.json'}")
+    print(f"written to {folder / ENSEMBLE}")
 
 
 if __name__ == "__main__":

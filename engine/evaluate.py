@@ -117,6 +117,9 @@ def test(
         "method": trained.method,
         "departures": recipe.departures_of_test(config, trained),
         "published_list": data.published_list,
+        "list_digest": state.get("list_digest"),
+        "code": state.get("code"),
+        "made_with": state.get("made_with"),
     }
     if world.is_main:
         which = LAST if checkpoint.is_last(state) else BEST

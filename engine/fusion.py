@@ -25,6 +25,8 @@ OTHER_FUSIONS: dict[str, dict[str, dict[str, float]]] = {
 # Also holds for the sums of float16 probabilities.
 SUM_TOLERANCE = 1e-3
 
+ENSEMBLE = "ensemble.json"  # of ensemble.py, in the folder of the streams
+
 
 @dataclass(frozen=True)
 class Scores:

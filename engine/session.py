@@ -124,6 +124,13 @@ def describe(training: Training, log: logs.Log) -> None:
         log.line(line)
 
 
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or of the kind of processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({torch.backends.cpu.get_cpu_capability()})"
+
+
 def save(training: Training, run: RunFolder, which: str) -> None:
     """Write best.pt, or last.pt, which also contains what a resumed run needs."""
     if not training.world.is_main:
@@ -139,6 +146,7 @@ def save(training: Training, run: RunFolder, which: str) -> None:
         "centre": store.meta.get("centre"),
         "size": store.meta.get("size"),
         "progress": dataclasses.asdict(state.progress),
+        "made_with": {"torch": str(torch.__version__), "device": device_name(training.device)},
     }
     if which == LAST:
         content["training"] = state.state_dict()

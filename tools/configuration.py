@@ -23,7 +23,7 @@ HEAD = """# Configuration keys
 A configuration is YAML files on top of each other and words of `--set`. Every key below is a value
 of a run, and `config.yaml` in its folder has all of them.
 
-    python main.py --config config/nw-ucla-lt/joint.yaml config/methods/focal.yaml --set lr=0.05 loss_args.gamma=1
+    python main.py --config config/demo-lt/joint.yaml config/methods/ldam.yaml --set lr=0.1
 
 The command line lies above the files, later files above earlier ones, a file above its parents
 (`base:`), and all above the defaults, which are NTU60's recipe. A key ending in `_args` has the

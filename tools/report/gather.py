@@ -6,14 +6,15 @@ by name, not by row order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from engine.fusion import Scores, fuse, fusions_of
+from engine.fusion import ENSEMBLE, Scores, fuse, fusions_of
 from engine.run import LAST, RunFolder
 from errors import InputError
 from flags import STREAMS
@@ -66,8 +67,20 @@ class Report:
 
     @property
     def lead(self) -> Entry:
-        """The entry shown first: the fusion of most streams, or the best run."""
-        return max(self.entries, key=lambda e: (len(e.weights), e.figures["top1"]))
+        """The entry shown first: that of the highest top-1, of equal ones that of most streams."""
+        return max(self.entries, key=lambda e: (e.figures["top1"], len(e.weights)))
+
+    @property
+    def sentences(self) -> list[str]:
+        """What the streams of the first folder gain on the same streams of the others, and lose."""
+        own = [entry for entry in self.entries if entry.group == self.entries[0].group]
+        others = [entry for entry in self.entries if entry.group != self.entries[0].group]
+        return [
+            _sentence(self.runs[first.run], first, self.runs[other.run], other)
+            for first in own
+            for other in others
+            if first.run is not None and other.run is not None and first.weights == other.weights
+        ]
 
     @property
     def title(self) -> str:
@@ -97,6 +110,19 @@ class Report:
     def first(self, key: str, default: Any = None) -> Any:
         """Return the value of a configuration key in the first run that has it."""
         return next((run.config[key] for run in self.runs if key in run.config), default)
+
+
+def _sentence(run: Run, own: Entry, baseline: Run, other: Entry) -> str:
+    """Return, e.g., `brl joint: few-shot 75.3 against 0.0, many-shot 56.0 against 79.3 (focal)`."""
+    named = {"few": "few-shot", "medium": "medium-shot", "many": "many-shot", "top1": "top-1"}
+    pairs = {text: (own.figures[key], other.figures[key]) for key, text in named.items()}
+    compared = ", ".join(
+        f"{text} {first:.1f} against {second:.1f}"
+        for text, (first, second) in pairs.items()
+        if first is not None and second is not None
+    )
+    names = (each.config.get("method") or each.group for each in (run, baseline))
+    return "{} {stream}: {compared} ({}).".format(*names, stream=run.stream, compared=compared)
 
 
 def gather(folders: Iterable[str | Path]) -> Report:
@@ -233,6 +259,31 @@ def make_entry(
     return Entry(name, runs[0].group, weights, scores, figures, place, known)
 
 
+def fusions_made(
+    path: Path, report: Report, streams: set[str], known: Mapping[str, dict[str, float]]
+) -> dict[str, dict[str, float]]:
+    """Return the weights {stream: weight} of the fusions that ensemble.py has made of a folder.
+
+    Without those among `known`, and those of streams that are not there. A damaged file is noted.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        made = {
+            name: {stream: float(weight) for stream, weight in row["weights"].items()}
+            for name, row in rows.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        report.notes.append(f"{path} is damaged, and its fusions are omitted; run ensemble.py.")
+        return {}
+    return {
+        name: weights
+        for name, weights in made.items()
+        if len(weights) > 1 and streams.issuperset(weights) and weights not in known.values()
+    }
+
+
 def fusions(report: Report, group: str) -> list[Entry]:
     """Return the published fusions whose streams are all in the benchmark folder."""
     runs = [r for r in report.runs if r.group == group and r.scores is not None]
@@ -243,6 +294,7 @@ def fusions(report: Report, group: str) -> list[Entry]:
     if any(run.group != group for run in report.runs):
         prefix = f"{group_name(runs[0], report.runs)} · "
     known = fusions_of(runs[0].config.get("benchmark") or group)
+    known |= fusions_made(runs[0].path.parent / ENSEMBLE, report, set(streams), known)
     missing = {stream for weights in known.values() for stream in weights} - streams.keys()
     if missing:
         named = ", ".join(stream for stream in STREAMS if stream in missing)

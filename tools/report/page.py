@@ -6,6 +6,7 @@ import base64
 import csv
 import html
 import json
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import yaml
 
 from engine.fusion import Scores
+from engine.run import RunFolder
 from longtail.shots import METRICS
 from tools import published
 from tools.report.clips import Clip
@@ -71,6 +73,7 @@ def encode(
         "edges": list(edges),
         "published": published_rows(report),
         "backbone": backbone(report),
+        "sentences": report.sentences,
         "notes": report.notes,
     }
 
@@ -111,9 +114,29 @@ def encode_run(run: Run) -> dict[str, Any]:
         "yaml": yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
         "epochs": {key: [number(epoch.get(key)) for epoch in run.epochs] for key in keys},
         "published_list": result.get("published_list"),
+        "origin": origin(run),
         "last": {key: (run.last or {}).get(key) for key in FIGURES},
         "clean": {key: result.get(key) for key in ("top1_clean", "samples_clean", "samples")},
     }
+
+
+def origin(run: Run) -> dict[str, str]:
+    """Return where a run comes from, {what: text}; without what it does not know."""
+    result, seconds = run.result or {}, sum(epoch.get("seconds") or 0 for epoch in run.epochs)
+    made = result.get("made_with") or {}
+    tested = RunFolder(run.path).result_file()
+    when = time.strftime("%Y-%m-%d", time.gmtime(tested.stat().st_mtime)) if run.result else None
+    facts = {
+        "Method": run.config.get("method"),
+        "Seed": run.config.get("seed"),
+        "Tested on": when,
+        "Training time": f"{seconds / 60:.1f} min" if seconds else None,
+        "Device": made.get("device"),
+        "torch": made.get("torch"),
+        "Code (digest)": result.get("code"),
+        "Training list (sha256)": (result.get("list_digest") or "")[:16],
+    }
+    return {what: str(value) for what, value in facts.items() if value not in (None, "")}
 
 
 def encode_entry(entry: Entry, names: list[str]) -> dict[str, Any]:

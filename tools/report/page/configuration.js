@@ -46,7 +46,10 @@ function drawConfiguration() {
   const table = (head, lines) => el('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': 'Configuration' }, el('table', {},
     head && el('thead', {}, el('tr', {}, head.map(h => el('th', { scope: 'col', class: 'text' }, h)))),
     el('tbody', {}, lines.map(([key, ...values]) => el('tr', {}, el('th', { scope: 'row' }, key), values.map(v => el('td', {}, v)))))));
+  const origins = [...new Set(runs.flatMap(run => Object.keys(run.origin)))];
   $('settings').append(...[
+    origins.length && el('h3', { style: 'margin-top:1.5rem' }, 'Where the runs come from'),
+    origins.length && table(['', ...runs.map(r => r.name)], origins.map(what => [what, ...runs.map(r => r.origin[what] ?? '–')])),
     differing.length && el('h3', { style: 'margin-top:1.5rem' }, 'Differences between the runs'),
     differing.length && table(['Key', ...runs.map(r => r.name)], differing.map(r => [r.key, ...r.values])),
     el('details', {}, el('summary', {}, runs.length > 1 ? 'Values common to all runs' : 'All values'),

@@ -41,18 +41,20 @@ function drawCurves() {
         `${run.name} ends at ${percent(run.epochs[key].at(-1), key === 'loss' ? 3 : 1)}`).join(', ') },
     steps.map(v => [svg('line', { class: 'grid', x1: BOX.left, x2: BOX.width - BOX.right, y1: y(v), y2: y(v) }),
       svg('text', { x: BOX.left - 6, y: y(v) + 4, 'text-anchor': 'end' }, String(v))]),
-    Array.from({ length: epochs }, (_, e) => e).filter(e => e % every === 0)
-      .map(e => svg('text', { x: x(e), y: BOX.height - 6, 'text-anchor': 'middle' }, String(e))),
+    Array.from({ length: epochs }, (_, e) => e).filter(e => e === 0 || (e + 1) % every === 0)
+      .map(e => svg('text', { x: x(e), y: BOX.height - 6, 'text-anchor': 'middle' }, e ? String(e + 1) : epochs > 1 ? '1' : 'epoch 1')),
     [...switches].map(e => [svg('line', { class: 'mark', x1: x(e - .5), x2: x(e - .5), y1: BOX.top, y2: BOX.height - BOX.bottom })]),
     runs.map((run, i) => svg('path', { ...styleOf(run), 'data-run': i, class: 'curve', 'stroke-linejoin': 'round',
       d: line(run.epochs.epoch, run.epochs[key], x, y) })),
+    runs.map((run, i) => run.epochs.epoch.length === 1 && run.epochs[key][0] !== null && svg('circle', {
+      'data-run': i, class: 'curve', cx: x(run.epochs.epoch[0]), cy: y(run.epochs[key][0]), r: 4, style: `fill: ${styleOf(run).stroke}` })),
     hair);
     const read = (epoch, place) => {
       at = Math.min(epochs - 1, Math.max(0, epoch));
       hairs.forEach(h => { h.setAttribute('x1', x(at)); h.setAttribute('x2', x(at)); h.setAttribute('visibility', 'visible'); });
       const lines = runs.filter((_, i) => !hidden.has(i)).map(run => [run, run.epochs[key][run.epochs.epoch.indexOf(at)] ?? null])
         .filter(([, v]) => v !== null).sort((a, b) => b[1] - a[1]);
-      showTip([el('b', {}, `${CURVES[key]}, epoch ${at}`), ...lines.map(([run, v]) =>
+      showTip([el('b', {}, `${CURVES[key]}, epoch ${at + 1}`), ...lines.map(([run, v]) =>
         el('div', { class: 'row' }, el('span', {}, swatch(run), ' ', run.name), el('span', {}, percent(v, key === 'loss' ? 3 : 1))))],
       place);
     };
@@ -95,7 +97,7 @@ function drawCurves() {
     { head: 'Run', value: r => r.run }, { head: 'Epoch', value: r => r.epoch },
     ...keys.map(key => ({ head: CURVES[key], value: r => r[key], text: r => percent(r[key], key === 'loss' ? 3 : 1) })),
   ], runs.flatMap(run => run.epochs.epoch.map((epoch, i) =>
-    ({ run: run.name, epoch, ...Object.fromEntries(keys.map(key => [key, run.epochs[key][i]])) })))));
+    ({ run: run.name, epoch: epoch + 1, ...Object.fromEntries(keys.map(key => [key, run.epochs[key][i]])) })))));
 }
 
 const swatch = run => svg('svg', { width: 24, height: 8, 'aria-hidden': 'true', style: 'display:inline-block' },

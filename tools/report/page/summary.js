@@ -11,13 +11,14 @@ function summarize() {
     `${data.runs.length} run${data.runs.length > 1 ? 's' : ''}`, K && `${K} classes`,
     names[0] && `${names.length.toLocaleString('en')} test clips`];
   $('subtitle').textContent = facts.filter(Boolean).join('  ·  ');
+  $('sentences').replaceChildren(...data.sentences.map(sentence => el('p', {}, sentence)));
   whenChosen(() => {
     const entry = shown();
     if (!entry) return;
     $('headline').replaceChildren(...Object.entries(FIGURES).slice(0, 5).map(([key, name]) => {
       const other = compared()?.figures[key] ?? null, value = entry.figures[key], known = publishedFor(entry, key);
       const comparison = compared() ? (other !== null && value !== null ? `${signed(value - other)} vs. ${compared().name}` : '')
-        : known !== null ? `published ${percent(known)}` : key === 'top1' ? entry.name : '';
+        : known !== null ? `published ${percent(known)}` : key === 'top1' ? (entry === entries[data.lead] && entries.length > 1 ? `best: ${entry.name}` : entry.name) : '';
       return el('div', {},
         el('dt', {}, SHOTS.includes(key) && el('span', { class: 'dot', style: `--c: var(--${key})` }), name),
         el('dd', {}, percent(value), el('small', {}, comparison)));

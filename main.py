@@ -26,6 +26,7 @@ USED_BY = {
     "--set": "train classifier test predict",
     "--stream": "train classifier test* predict*",
     "--weights": "train classifier test predict",
+    "--new-head": "train",
     "--seed": "train classifier",
     "--val-split": "train classifier",
     "--device": "train classifier test predict",
@@ -87,6 +88,11 @@ def make_parser() -> Parser:
         default=[],
         metavar="FILE",
         help="checkpoint, or several for predict",
+    )
+    what.add_argument(
+        "--new-head",
+        action="store_true",
+        help="train --weights for other classes: docs/fine-tuning.md",
     )
     what.add_argument("--seed", type=int, metavar="N", help="random seed (default: 0)")
     what.add_argument(

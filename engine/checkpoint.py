@@ -99,6 +99,40 @@ def load_network(
     return resolved, model, state
 
 
+def load_for_new_classes(path: str | Path, given: Config) -> tuple[Config, Network, dict[str, Any]]:
+    """Return what `load_network` does, for classes other than those of the checkpoint.
+
+    All weights are the checkpoint's except those of the classification layers, which are drawn;
+    the classes are those of `given`. Raises InputError if the weights do not fit the rest of the
+    network, or if it does not say which of its layers classify.
+    """
+    _, trained, state = load_network(path, _without_classifier(given))
+    config = complete_for_new_classes(given, path, state)
+    model = make_model(config)
+    layers = getattr(model, "classifiers", None)
+    if layers is None:
+        raise InputError(
+            f"--new-head: model={config.model} does not say which of its layers classify; give it "
+            'the attribute classifiers, e.g. ("fc",)'
+        )
+    drawn = tuple(f"{name}." for name in layers)
+    weights = {k: v for k, v in trained.state_dict().items() if not k.startswith(drawn)}
+    model.load_state_dict(model.state_dict() | weights)
+    return config, model, state
+
+
+def complete_for_new_classes(given: Config, path: str | Path, state: Any = None) -> Config:
+    """Return what `complete` does, but the arguments of the classification layer are those of
+    `given`."""
+    backbone = _without_classifier(complete(_without_classifier(given), path, state))
+    return backbone.replace(model_args={**given.model_args, **backbone.model_args})
+
+
+def _without_classifier(config: Config) -> Config:
+    args = {k: v for k, v in config.model_args.items() if k not in models.OF_CLASSIFIER}
+    return config.replace(model_args=args)
+
+
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load the weights of any known checkpoint form, strictly: all of them or none.
 

@@ -59,7 +59,8 @@ def resolve(options: argparse.Namespace, stream: str | None) -> config.Config:
     """
     below = None
     if options.store is not None:
-        below = own_data.values_of(options.store, with_method=not options.config)
+        weights = options.weights[0] if options.weights else None
+        below = own_data.values_of(options.store, not options.config, weights)
     return config.resolve(
         options.config, options.overrides, options.tag, below, stream=stream, seed=options.seed,
         val_split=options.val_split, amp=options.amp, compile=options.compile,
@@ -123,7 +124,12 @@ def with_weights(settings: config.Config, options: argparse.Namespace) -> config
             f"classifier: {settings.classifier} needs a trained network; add --phase classifier "
             "--weights FILE"
         )
-    return checkpoint.complete(settings, weights[0]) if weights else settings
+    if options.new_head and not weights:
+        raise InputError("--new-head: needs --weights FILE, the trained network")
+    if not weights:
+        return settings
+    complete = checkpoint.complete_for_new_classes if options.new_head else checkpoint.complete
+    return complete(settings, weights[0])
 
 
 def check_runs(
@@ -156,7 +162,8 @@ def prepare_run(
     settings: config.Config, options: argparse.Namespace, devices: list[torch.device], world: World
 ) -> Training:
     weights = options.weights[0] if options.weights else None
-    return prepare(settings, devices, world, weights, options.phase == "classifier")
+    classifier = options.phase == "classifier"
+    return prepare(settings, devices, world, weights, classifier, options.new_head)
 
 
 def train_side_by_side(

@@ -68,6 +68,8 @@ class Config:
     )
     schedule: Literal["cosine", "step", "constant"] = "cosine"  # cosine: to 0, per iteration
     schedule_args: dict = field(default_factory=dict)  # warm_up (epochs); step: milestones, gamma
+    backbone_lr: float = 1.0  # learning rate of all layers but the classification layers, a factor
+    frozen_epochs: float = 0  # epochs at the start in which this factor is 0
     clip_grad: float | None = None  # maximum norm of the gradient
     ema: float | None = None  # decay of an exponential moving average of the weights
     # Long tail
@@ -139,6 +141,9 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
         (lambda value: value >= 1, "at least 1"),
     ),
     "seed": (lambda value: value >= 0, "at least 0"),
+    **dict.fromkeys(
+        ("backbone_lr", "frozen_epochs"), (lambda value: 0 <= value < math.inf, "at least 0")
+    ),
     "lr": _ABOVE_0,
     "clip_grad": _ABOVE_0,
     "val_split": _SHARE,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -68,6 +67,12 @@ def lr_factor(config: Config, epoch: float) -> float:
     return 1.0
 
 
+def backbone_factor(config: Config, epoch: float) -> float:
+    """Return the learning rate of a backbone at a time in epochs, relative to that of its
+    classification layers; 0 while it is frozen."""
+    return 0.0 if epoch < config.frozen_epochs else config.backbone_lr
+
+
 def fused(config: Config, device: torch.device) -> dict[str, bool]:
     """Return {"fused": True} for an optimizer that can update all weights in one GPU kernel.
 
@@ -84,12 +89,23 @@ def fused(config: Config, device: torch.device) -> dict[str, bool]:
 
 
 def make_optimizer(
-    config: Config, modules: Sequence[nn.Module], device: torch.device
+    config: Config, model: nn.Module, method: nn.Module, device: torch.device
 ) -> torch.optim.Optimizer:
-    """Build the optimizer of all parameters of `modules` that require gradients."""
+    """Build the optimizer of all parameters of a network and its method that require gradients.
+
+    If the backbone has a learning rate of its own, it is the second group, with "backbone": True.
+    """
     check_schedule(config)
-    trained = [p for module in modules for p in module.parameters() if p.requires_grad]
-    optimizer = make(config, "optimizer", trained, lr=config.rate, **fused(config, device))
+    named = [*model.named_parameters(), *(("", p) for p in method.parameters())]
+    trained = [(name, p) for name, p in named if p.requires_grad]
+    groups: Any = [p for _, p in trained]
+    if config.backbone_lr != 1 or config.frozen_epochs:
+        layers = ("", *getattr(model, "classifiers", ()))
+        own = [p for name, p in trained if name.partition(".")[0] not in layers]
+        rest = [p for name, p in trained if name.partition(".")[0] in layers]
+        groups = [{"params": rest}, {"params": own, "backbone": True}]
+        groups = [group for group in groups if group["params"]]
+    optimizer = make(config, "optimizer", groups, lr=config.rate, **fused(config, device))
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
         raise InputError(

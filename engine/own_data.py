@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+import model as models
 from data import long_tail, protocols
 from data.store import Store
 from engine.build import hold_out
 from engine.config import CONFIG_ROOT, Config, load
 from errors import InputError
 from longtail import shots
+from model import upstream
 
 # The file of config/methods that is used unless another one is named.
 METHOD = CONFIG_ROOT / "methods/balanced-softmax.yaml"
@@ -22,13 +24,16 @@ STEPS = 2000  # at least, of a run
 CLIPS_PER_CHANNEL = 60  # training clips for which a channel of the first block is worth its time
 
 
-def values_of(path: str | Path, with_method: bool = True) -> dict[str, Any]:
+def values_of(
+    path: str | Path, with_method: bool = True, weights: str | Path | None = None
+) -> dict[str, Any]:
     """Return the values of a run that follow from a store, {key: value}; METHOD's on top.
 
     The store knows its layout, classes, persons, channels and split. Width, clip length and number
     of steps go by the number and the lengths of the training clips: 16 to 64 channels, 32 frames if
     the median clip has no more, and 24 epochs of at least STEPS steps in total. A tenth of the
-    training clips is held out and selects best.pt. Raises InputError for a store with no split.
+    training clips (more of a few) is held out and selects best.pt. A run that starts from `weights`
+    has the backbone of that checkpoint. Raises InputError for a store with no split.
     """
     store = Store.open(path)
     protocol = protocol_of(store)
@@ -36,23 +41,42 @@ def values_of(path: str | Path, with_method: bool = True) -> dict[str, Any]:
     plain = Config()
     samples = plain.num_epoch * len(train)
     widths = [width for width in (64, 32) if len(train) >= CLIPS_PER_CHANNEL * width]
+    network = {
+        "graph": store.layout,
+        "num_class": len(store.class_names),
+        "num_person": store.joints.shape[1],
+        "in_channels": store.joints.shape[3],
+        "base_channels": widths[0] if widths else 16,
+    }
     values = {
         "store": str(path),
         "protocol": protocol,
         "benchmark": Path(path).resolve().name,
         "frames": 32 if np.median(store.lengths[train]) <= 32 else plain.frames,
         "repeat": max(1.0, math.ceil(10 * STEPS * plain.batch_size / samples) / 10),
-        "val_split": 0.1,
+        "val_split": held_out_share(store.labels[train]),
         "shots": shots.AUTO,
-        "model_args": {
-            "graph": store.layout,
-            "num_class": len(store.class_names),
-            "num_person": store.joints.shape[1],
-            "in_channels": store.joints.shape[3],
-            "base_channels": widths[0] if widths else 16,
-        },
+        "model_args": network,
     }
+    if weights is not None:
+        network.pop("base_channels")
+        values["model"] = backbone_of(weights, store.layout)
     return dataclasses.asdict(load([METHOD], below=values)) if with_method else values
+
+
+def held_out_share(labels: np.ndarray) -> float | None:
+    """Return a tenth, or for a few samples more, so that a class at least holds out a sample."""
+    for share in (0.1, 0.2, 0.3, 0.5):
+        if len(hold_out(np.arange(len(labels)), labels, share, seed=0)[1]):
+            return share
+    return None
+
+
+def backbone_of(weights: str | Path, layout: str) -> str:
+    """Return the import string of a checkpoint's network; InputError if it is outside model/."""
+    name, args = models.described(upstream.read(weights), weights, layout)
+    models.check_import(weights, name, args, "name it with --config to say that you trust it")
+    return name
 
 
 def protocol_of(store: Store) -> str:

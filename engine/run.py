@@ -396,7 +396,8 @@ def check_store(state: dict[str, Any], store: Store, num_class: int, path: Path)
         if own != its:
             raise InputError(
                 f"{path}: was trained with class {k} = {own!r}, but in {store.path} it is {its!r}; "
-                "name the store of the same classes: --set store=DIR"
+                "name the store of the same classes: --set store=DIR; to train for these classes: "
+                "--new-head"
             )
     then, now = _normalization(state), _normalization(store.meta)
     if None not in (then[0], now[0]) and then != now:

@@ -17,7 +17,14 @@ from engine.build import TrainingData, make_feeder, make_method, make_model, ope
 from engine.config import Config
 from engine.distributed import World, synchronize_batch_norm
 from engine.rehearsal import rehearse
-from engine.run import LAST, RunFolder, check_same_data, code_version, training_facts
+from engine.run import (
+    LAST,
+    RunFolder,
+    check_same_data,
+    check_store,
+    code_version,
+    training_facts,
+)
 from engine.state import TrainState
 from engine.step_graph import StepGraphs, make_step_graphs
 from engine.wrap import wrap
@@ -48,6 +55,7 @@ class Training:
     state: TrainState  # contains the model that `net` and `eval_net` wrap
     graphs: StepGraphs | None = None  # with `step_graph`
     started_from: str | None = None  # name of the checkpoint with the initial weights
+    doubt: str = ""  # in what the clips may be of other units than those of the checkpoint
     same_code: bool = True  # since the start of the run
 
 
@@ -57,19 +65,27 @@ def prepare(
     world: World,
     weights: str | Path | None = None,
     classifier: bool = False,
+    new_head: bool = False,
 ) -> Training:
     """Build and check all parts of a run; nothing is written.
 
-    `weights` is a checkpoint with the initial weights; with `classifier` only the classifier is
-    trained, by the method `config.classifier`. Raises InputError for anything that cannot work.
+    `weights` is a checkpoint with the initial weights, with `new_head` of all layers but the
+    classification layers; with `classifier` only the classifier is trained, by the method
+    `config.classifier`. Raises InputError for anything that cannot work.
     """
     torch.manual_seed(step_seed(config.seed))
+    state: dict[str, Any] = {}
     if weights is None:
         model = make_model(config)
     else:
-        config, model, _ = checkpoint.load_network(weights, config)
+        load = checkpoint.load_for_new_classes if new_head else checkpoint.load_network
+        config, model, state = load(weights, config)
     precision.set_tf32(config.tf32)
     data, device = open_data(config, model), devices[0]
+    doubt = ""
+    if weights is not None and checkpoint.is_own(state):
+        classes = 0 if new_head else model.num_class
+        doubt = check_store(state, data.store, classes, Path(weights))
     model = to_device(model, device)
     if config.sync_bn and world.size > 1:
         model = synchronize_batch_norm(model, device)
@@ -84,11 +100,11 @@ def prepare(
     rehearse(config, world, device, data, feeder, method, model)
     net, eval_net = wrap(model, config, devices, world)
     graphs = make_step_graphs(config, devices, world)
-    state = TrainState(config, model, method, device, captured=graphs is not None)
+    train_state = TrainState(config, model, method, device, captured=graphs is not None)
     started_from = None if weights is None else Path(weights).name
     return Training(
-        config, world, device, data, feeder, val_feeder, method, net, eval_net, state, graphs,
-        started_from,
+        config, world, device, data, feeder, val_feeder, method, net, eval_net, train_state, graphs,
+        started_from, doubt,
     )  # fmt: skip
 
 
@@ -111,6 +127,7 @@ def describe(training: Training, log: logs.Log) -> None:
         training.graphs.describe() if training.graphs else "",
         recipe.describe(config, recipe.departures(config), training.started_from),
         training.method.summary(),
+        training.doubt and f"warning: {training.doubt}",
     ]
     if isinstance(training.net, nn.DataParallel):
         count = len(training.net.device_ids)

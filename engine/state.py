@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from engine.config import Config
-from engine.optimizer import lr_factor, make_optimizer
+from engine.optimizer import backbone_factor, lr_factor, make_optimizer
 from longtail.method import Method
 
 
@@ -59,7 +59,7 @@ class TrainState:
         """With `captured`, `update` can be captured in a CUDA graph."""
         self.config, self.model, self.method = config, model, method
         self.captured = captured
-        self.optimizer = make_optimizer(config, [model, method], device)
+        self.optimizer = make_optimizer(config, model, method, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         self.ema = None if config.ema is None else ModelEMA(model, config.ema)
         self.progress = Progress()
@@ -81,12 +81,14 @@ class TrainState:
         self.scaler.scale(loss).backward()
 
     def set_lr(self, time: float) -> None:
-        """Set the learning rate of a time in epochs (2.5: halfway through the third).
+        """Set the learning rates of a time in epochs (2.5: halfway through the third).
 
-        For a captured update it is a tensor on the device.
+        For a captured update they are tensors on the device.
         """
-        rate = self.config.rate * lr_factor(self.config, time)
+        full = self.config.rate * lr_factor(self.config, time)
         for group in self.optimizer.param_groups:
+            backbone = group.get("backbone", False)
+            rate = full * backbone_factor(self.config, time) if backbone else full
             if not self.captured:
                 group["lr"] = rate
             elif isinstance(group["lr"], torch.Tensor):

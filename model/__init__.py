@@ -25,6 +25,8 @@ from model.backbone import Backbone
 
 # Arguments that cannot be derived from names and shapes of the weights.
 UNSEEN = ("relu_branches", "parent_edges", "normalize")
+# Arguments of the classification layer alone.
+OF_CLASSIFIER = ("num_class", "cosine", "dropout")
 
 
 def from_checkpoint(
@@ -142,7 +144,8 @@ def fitted(
     except InputError as error:
         shown = shown_for(type(model), import_string(model), checkpoint, path, given)
         wrong = "".join(
-            f"model_args.{key} is {value}, but the weights have {shown[key]}; "
+            f"model_args.{key} is {value}, but the weights have {shown[key]}"
+            f"{' (--new-head trains them for other classes)' if key == 'num_class' else ''}; "
             for key, value in given.items()
             if key in shown and not agree(key, value, shown[key])
         )

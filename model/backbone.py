@@ -55,6 +55,7 @@ class Network(nn.Module):
     num_class: int
     num_person: int
     in_channels: int
+    classifiers: tuple[str, ...] = ("fc",)  # attributes with the layers whose outputs are classes
 
 
 class Backbone(Network):

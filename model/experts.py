@@ -26,6 +26,8 @@ class Model(Network):
     InfoGCN.
     """
 
+    classifiers = ("heads",)
+
     def __init__(
         self,
         backbone: type[Backbone] = stgcnpp.Model,

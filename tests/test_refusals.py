@@ -247,7 +247,8 @@ def test_outputs_that_are_not_finite_are_rejected(tiny, whole, tmp_path, monkeyp
 VALUES = {
     "--phase": [], "--config": ["a.yaml"], "--store": ["data/mine"], "--set": ["frames=6"],
     "--stream": ["bone"],
-    "--weights": ["a.pt"], "--seed": ["7"], "--val-split": ["0.1"], "--device": ["cpu"],
+    "--weights": ["a.pt"], "--new-head": [], "--seed": ["7"],
+    "--val-split": ["0.1"], "--device": ["cpu"],
     "--work-dir": ["run"], "--jobs": ["2"], "--tag": ["mine"], "--check": [], "--resume": [],
     "--overwrite": [], "--amp": ["bf16"], "--compile": [],
     "--accumulate": ["2"], "--input": ["a.npy"], "--output": ["a.csv"],

@@ -295,7 +295,7 @@ def test_a_run_says_how_it_departs_from_the_recipe(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("engine.recipe.CONFIG_ROOT", tiny)
     plain = run(tiny, tmp_path / "plain", more=["num_epoch=3", "method=brl"])
     assert json.loads((plain / "result.json").read_text())["departures"] == []
-    assert "departs" not in (plain / "log.txt").read_text()
+    assert "departs from the recipe" not in (plain / "log.txt").read_text()
     weights = ["--weights", str(plain / "last.pt")]
     other = run(tiny, tmp_path / "other", more=["lr=0.1", "method=brl", *weights])
     for name in ("result.json", "result-last.json"):

@@ -28,6 +28,7 @@ from longtail.losses import label_weights, soft_labels
 from longtail.mixing import Mixing, Plain
 from longtail.sampling import InstanceSampling
 from longtail.schedule import Stages
+from model.backbone import Output
 
 
 @dataclass(frozen=True)
@@ -167,20 +168,28 @@ class Composed(Method):
     def mix(
         self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """Return mixed clips (n, M, T, V, C) and their label weights (n, K), see `losses`.
+        """Return mixed clips (n, M, T, V, C) and what `weigh` makes of their targets."""
+        self.mixing.observe(net, clips, labels, generator)
+        clips, targets = self.mixing(clips, labels, generator)
+        return clips, self.weigh(targets)
+
+    def weigh(self, targets: Tensor) -> Tensor:
+        """Return the label weights (n, K), see `losses`, of targets (n, K).
 
         With an auxiliary loss (n, 2, K): the label weights, and each sample's soft label.
         """
-        self.mixing.observe(net, clips, labels, generator)
-        clips, targets = self.mixing(clips, labels, generator)
         weights = self.stages.class_weights(self.epoch)  # (K,)
         entries = label_weights(targets, weights, self.weigh_by)
         if self.auxiliary_loss is None:
-            return clips, entries
-        return clips, torch.stack([entries, soft_labels(targets)], 1)  # (n, 2, K)
+            return entries
+        return torch.stack([entries, soft_labels(targets)], 1)
 
     def loss(self, net: nn.Module, clips: Tensor, targets: Tensor, count: int) -> Tensor:
-        criterion, output = self.stages.criterion(self.epoch), net(clips)
+        return self.part(net(clips), targets, count)
+
+    def part(self, output: Output, targets: Tensor, count: int) -> Tensor:
+        """Return the part of some rows in the loss; targets as of `weigh`."""
+        criterion = self.stages.criterion(self.epoch)
         features = {"features": output.features} if criterion.needs_features else {}
         if self.auxiliary_loss is None:
             return criterion.part(output.logits, targets, count, **features)

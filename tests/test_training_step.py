@@ -78,8 +78,9 @@ def one_step(tiny, folder, method, batch_size, accumulate, epoch):
     return loss, model.state_dict(), clips.double(), torch.cat(training.net.clips)
 
 
-# Equalization and GCL draw for each sample; experts and BCL's heads have batch norms.
-PER_BATCH = ("equalization", "gcl", "ride", "sade", "bcl")
+# Equalization and GCL draw for each sample; experts and the heads of BCL and PaCo have batch norms;
+# LADE estimates from a micro-batch.
+PER_BATCH = ("equalization", "gcl", "ride", "sade", "bcl", "paco", "lade")
 
 
 @pytest.mark.parametrize("method", [m for m in ALL if m not in PER_BATCH])

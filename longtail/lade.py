@@ -1,0 +1,59 @@
+"""Hong et al., "Disentangling Label Distribution for Long-tailed Visual Recognition" (LADE),
+CVPR 2021, arXiv 2012.00321."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from longtail.losses import log_prior, soft_labels
+from longtail.method import Composed, Parts
+from longtail.ranks import gather_over_ranks
+
+
+class LADE(Composed):
+    """The loss of a composition, with a term that pulls the logits to those of uniform classes.
+
+    With the label shares p_c = n_c / n and the batch B, N_c of it with label c,
+
+        first_c  = sum_{i in B, y_i = c} z_ic / N_c    (0 if there are none),
+        second_c = log( mean_{i in B} e^{z_ic} / (K p_c) ),
+        loss     = L - weight sum_c p_c (first_c - second_c - regularization second_c^2),
+
+    a Donsker-Varadhan bound for each class, regularized (eq. 10 to 12). L is the balanced softmax.
+    B is a micro-batch of all ranks. The values are the authors' for CIFAR-100-LT of imbalance
+    factor 100 (their `alpha` is our `weight`, their `remine_lambda` our `regularization`).
+    """
+
+    log_shares: Tensor
+
+    def __init__(
+        self,
+        parts: Parts,
+        model: nn.Module,
+        weight: float = 0.1,
+        regularization: float = 0.01,
+    ) -> None:
+        super().__init__(parts, model)
+        parts.refuse("longtail.lade.LADE", "mixing", "class_weights", "classifier")
+        self.weight, self.regularization = weight, regularization
+        self.register_buffer("log_shares", log_prior(parts.class_counts), persistent=False)
+
+    def loss(self, net: nn.Module, clips: Tensor, targets: Tensor, count: int) -> Tensor:
+        output = net(clips)
+        entries = targets if self.auxiliary_loss is None else targets[:, 0]
+        bounds = self.bounds(output.logits, soft_labels(entries))
+        share = len(clips) / count  # the micro-batches of all ranks add up to one whole batch
+        loss = self.part(output, targets, count)
+        return loss - self.weight * share * (self.log_shares.exp() * bounds).sum()
+
+    def bounds(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the regularized bound of each class (K,), of logits and labels (n, K), one-hot."""
+        every, _ = gather_over_ranks(torch.cat([logits, labels.to(logits.dtype)], 1))
+        logits, labels = every.chunk(2, 1)
+        first = (labels * logits).sum(0) / labels.sum(0).clamp_min(1)
+        num_class, batch = logits.shape[1], len(logits)
+        second = (logits - self.log_shares).logsumexp(0) - math.log(num_class * batch)
+        return first - second - self.regularization * second**2

@@ -1,0 +1,148 @@
+"""Cui et al., "Parametric Contrastive Learning", ICCV 2021, arXiv 2107.12028."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize, one_hot
+
+from longtail.bcl import head
+from longtail.classifiers import Samples
+from longtail.losses import log_prior
+from longtail.method import Composed, Parts, linear_classifier
+from longtail.ranks import gather_over_ranks
+
+
+def parametric_contrast(
+    logits: Tensor, labels: Tensor, similarity: Tensor, alike: Tensor, others: Tensor, alpha: float
+) -> Tensor:
+    """Return the parametric contrastive losses (A,) of anchors.
+
+    With the logits v_ik of the classes, the similarities s_ij to the keys j, and the positive keys
+    P(i), those of the anchor's class,
+
+        q_i(x) = e^x / (sum_k e^{v_ik} + sum_j e^{s_ij}),
+        L_i = -( log q_i(v_iy) + alpha sum_{p in P(i)} log q_i(s_ip) ) / (1 + alpha |P(i)|).
+
+    Args:
+        logits: (A, K), with the class prior
+        labels: (A, K), one-hot
+        similarity: (A, B)
+        alike: (A, B), 1 for the keys in P(i), else 0
+        others: (A, B) bool, the keys in the sum over j: not the anchor itself
+        alpha: weight of a key, relative to the class
+    """
+    every = torch.cat([logits, similarity.masked_fill(~others, -torch.inf)], 1)
+    total = every.logsumexp(1, keepdim=True)
+    positive = (labels * (logits - total)).sum(1) + alpha * (alike * (similarity - total)).sum(1)
+    return -positive / (1 + alpha * alike.sum(1))
+
+
+class PaCo(Composed):
+    """`parametric_contrast` of the first view of a sample with the second, and with a queue.
+
+    v are the logits of the first view plus log(n_k / n); s are the cosines of projections, divided
+    by `temperature`. The keys are the projections of the first views themselves, those of the
+    second views, and the latest `queue` of these from earlier steps. Second views are projected by
+    a copy of the network and of its projection whose weights are the moving average, with factor
+    `momentum`, of those trained. The keys are those of a micro-batch of all ranks.
+
+    The values are the authors' for CIFAR-100-LT of imbalance factor 100. Unlike in their code, the
+    copy normalizes with its running statistics (they shuffle the samples between GPUs), and the
+    queue is empty at first (there: random vectors of random classes).
+    """
+
+    views = 2
+    queue: Tensor
+    queue_labels: Tensor
+
+    def __init__(
+        self,
+        parts: Parts,
+        model: nn.Module,
+        size: int = 32,
+        queue: int = 1024,
+        temperature: float = 0.05,
+        alpha: float = 0.01,
+        momentum: float = 0.999,
+    ) -> None:
+        super().__init__(parts, model)
+        parts.refuse("longtail.paco.PaCo", "mixing", "class_weights", "classifier")
+        self.projection = head(linear_classifier(model).in_features, size)
+        self.temperature, self.alpha, self.momentum = temperature, alpha, momentum
+        self.num_class = len(parts.class_counts)
+        self.register_buffer("prior", log_prior(parts.class_counts), persistent=False)
+        self.register_buffer("queue", torch.zeros(queue, size))
+        self.register_buffer("queue_labels", torch.zeros(queue, self.num_class))  # 0: empty
+        # Its weights are state, which a resumed run loads, and not trained.
+        self.average = nn.ModuleList([copy.deepcopy(model), copy.deepcopy(self.projection)])
+        self.average.requires_grad_(False).eval()
+
+    def prepare(self, model: nn.Module, samples: Samples) -> None:
+        super().prepare(model, samples)
+        for average, trained in self.averaged(model):
+            average.copy_(trained)
+
+    def averaged(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+        """Return pairs: each number of the averaged network and projection, and what it follows."""
+        pairs = zip(self.average, (model, self.projection))
+        states = ((kept.state_dict(), own.state_dict()) for kept, own in pairs)
+        return [
+            (kept[name], value)
+            for kept, own in states
+            for name, value in own.items()
+            if value.is_floating_point()
+        ]
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module) -> None:
+        averages, trained = zip(*self.averaged(model))
+        torch._foreach_lerp_(averages, trained, 1 - self.momentum)
+
+    def mix(
+        self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the clips (N, 2, M, T, V, C) and one-hot labels (N, K)."""
+        return clips, one_hot(labels, self.num_class).float()
+
+    def loss(self, net: nn.Module, clips: Tensor, targets: Tensor, count: int) -> Tensor:
+        output = net(clips[:, 0])
+        queries = normalize(self.projection(output.features))
+        keys = self.keys(clips[:, 1])
+        losses = self.contrasted(output.logits + self.prior, queries, keys, targets)
+        loss = losses.sum() / count
+        if self.auxiliary_loss is not None:
+            loss = loss + self.auxiliary_loss.part(output, targets, count)
+        return loss
+
+    @torch.no_grad()
+    def keys(self, clips: Tensor) -> Tensor:
+        """Return the averaged network's projections (n, D), unit vectors, of clips."""
+        network, projection = self.average
+        network.eval()
+        projection.eval()
+        return normalize(projection(network(clips, outputs=True).features.float()))
+
+    def contrasted(self, logits: Tensor, queries: Tensor, keys: Tensor, labels: Tensor) -> Tensor:
+        """Return the losses (n,) of queries (n, D) with labels (n, K) among those of all ranks,
+        keys (n, D) and the queue; add the keys to the queue."""
+        width = queries.shape[1]
+        both, first = gather_over_ranks(torch.cat([queries, keys, labels], 1))
+        all_queries, all_keys, all_labels = both.split([width, width, self.num_class], 1)
+        all_keys, all_labels = all_keys.detach(), all_labels.detach()
+        against = torch.cat([all_queries, all_keys, self.queue])
+        against_labels = torch.cat([all_labels, all_labels, self.queue_labels])
+        own = torch.arange(first, first + len(queries), device=queries.device)[:, None]
+        others = against_labels.any(1).repeat(len(queries), 1).scatter(1, own, False)
+        alike = (labels @ against_labels.t()).scatter(1, own, 0)
+        similarity = queries @ against.t() / self.temperature
+        if self.training:
+            self.enqueue(all_keys, all_labels)
+        return parametric_contrast(logits, labels, similarity, alike, others, self.alpha)
+
+    def enqueue(self, keys: Tensor, labels: Tensor) -> None:
+        """Put keys (n, D) with labels (n, K) in front of the queue; the last ones drop out."""
+        for kept, new in ((self.queue, keys), (self.queue_labels, labels)):
+            kept.copy_(torch.cat([new, kept])[: len(kept)])

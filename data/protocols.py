@@ -55,7 +55,9 @@ PROTOCOLS = {
 
 
 # Benchmarks whose protocol has another name.
-ALIASES = {"demo": "demo-xsub", "k400": "given", "kinetics-skeleton": "given"}
+ALIASES = {"demo": "demo-xsub"} | dict.fromkeys(
+    ("k400", "kinetics-skeleton", "gym", "diving48", "ucf101", "hmdb51"), "given"
+)
 
 
 def get(name: str) -> Protocol:

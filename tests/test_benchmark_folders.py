@@ -15,6 +15,7 @@ from tests import quick
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL_SETS = ("utd-mhad-lt", "msr-action3d-lt", "utkinect-lt", "kinder-gator-lt")
+POSE_SETS = {"gym": 99, "diving48": 48, "ucf101": 101, "hmdb51": 51}
 NTU = ("ntu60-xsub-lt", "ntu60-xview-lt", "ntu120-xsub-lt", "ntu120-xset-lt")
 SMALL = (
     "num_epoch=1",
@@ -51,10 +52,7 @@ def stores(tmp_path_factory) -> dict[str, Path]:
     ucla = (ROOT / "data/lists/nw-ucla_10.txt").read_text().split()
     ucla += [f"a{action:02d}_s01_e99_v03" for action in (1, 2, 3, 4, 5, 6, 8, 9, 11, 12)]
     demo = [name for name in ntu if parse(name)[0] < 16]
-    kinetics = [
-        (f"clip{i}", label, {"split": "test" if i % 4 == 3 else "train"})
-        for i, label in enumerate(np.repeat([0, 7, 399], [12, 8, 4]).tolist())
-    ]
+    kinetics = naturally_unbalanced(400)
     named = class_names("kinetics400")
     persons = (1, 2, 5, 6, 103, 106, 577, 565)  # half of each set is for training
     small = {name.removesuffix("-lt"): class_names(name.removesuffix("-lt")) for name in SMALL_SETS}
@@ -69,15 +67,37 @@ def stores(tmp_path_factory) -> dict[str, Path]:
         )
         for name, classes in small.items()
     }  # fmt: skip
-    return small_sets | {
-        "ntu": write(root / "ntu", "ntu_rgb_d", class_names("ntu120"), (2, 25, 3), rows_of(ntu)),
-        "demo": write(root / "demo", "ntu_rgb_d", [*"abcdefghijklmnop"], (2, 25, 3), rows_of(demo)),
-        "nw-ucla": write(
-            root / "ucla", "nw_ucla", class_names("nw-ucla"), (1, 20, 3), rows_of(ucla)
-        ),
-        "k400": write(root / "k400", "coco", named, (2, 17, 3), kinetics),
-        "kinetics-skeleton": write(root / "kinetics", "openpose", named, (2, 18, 3), kinetics),
-    }
+    poses = {
+        name: write(root / name, "coco", [f"{k}" for k in range(num_class)], (2, 17, 3),
+                    naturally_unbalanced(num_class))
+        for name, num_class in POSE_SETS.items()
+    }  # fmt: skip
+    return (
+        poses
+        | small_sets
+        | {
+            "ntu": write(
+                root / "ntu", "ntu_rgb_d", class_names("ntu120"), (2, 25, 3), rows_of(ntu)
+            ),
+            "demo": write(
+                root / "demo", "ntu_rgb_d", [*"abcdefghijklmnop"], (2, 25, 3), rows_of(demo)
+            ),
+            "nw-ucla": write(
+                root / "ucla", "nw_ucla", class_names("nw-ucla"), (1, 20, 3), rows_of(ucla)
+            ),
+            "k400": write(root / "k400", "coco", named, (2, 17, 3), kinetics),
+            "kinetics-skeleton": write(root / "kinetics", "openpose", named, (2, 18, 3), kinetics),
+        }
+    )
+
+
+def naturally_unbalanced(num_class: int) -> list[tuple]:
+    """Three of the classes, with nine, six and three samples to train on, and a split."""
+    labels = np.repeat([0, 7, num_class - 1], [12, 8, 4]).tolist()
+    return [
+        (f"clip{i}", label, {"split": "test" if i % 4 == 3 else "train"})
+        for i, label in enumerate(labels)
+    ]
 
 
 def rows_of(names: list[str]) -> list[tuple]:
@@ -102,6 +122,10 @@ def rows_of(names: list[str]) -> list[tuple]:
         ("kinder-gator-lt", "bone-motion", [2] + 57 * [1]),
         ("k400", "skip", {0: 9, 7: 6, 399: 3}),
         ("kinetics-skeleton", "skip-motion", {0: 9, 7: 6, 399: 3}),
+        ("gym-lt", "joint", {0: 9, 7: 6, 98: 3}),
+        ("diving48", "bone", {0: 9, 7: 6, 47: 3}),
+        ("ucf101", "joint-motion", {0: 9, 7: 6, 100: 3}),
+        ("hmdb51", "skip", {0: 9, 7: 6, 50: 3}),
     ],
 )
 def test_one_epoch_and_test(folder, stream, counts, stores, tmp_path) -> None:
@@ -123,7 +147,7 @@ def test_one_epoch_and_test(folder, stream, counts, stores, tmp_path) -> None:
     assert run_command(main.main, [*map(str, argv), "--set", *overrides]) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     if isinstance(counts, dict):
-        counts = [counts.get(label, 0) for label in range(400)]
+        counts = [counts.get(label, 0) for label in range(max(counts) + 1)]
     assert result["class_counts"] == counts and result["stream"] == stream
     assert result["benchmark"].removesuffix("-lt") == folder.removesuffix("-lt")
     scores = np.load(tmp_path / "run" / "scores.npz")["scores"]

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import re
 import shlex
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from longtail.schedule import Stages
 from tests.tiny_runs import SMALL
 from tools import compare, published, tuning
 from tools import sweep as sweeps
+from tools.report import intervals
 
 METHODS = sorted(path.stem for path in (config.CONFIG_ROOT / "methods").glob("*.yaml"))
 NW_UCLA = config.CONFIG_ROOT / "nw-ucla-lt"
@@ -244,7 +247,7 @@ def test_every_published_method_that_is_here_has_its_name():
     assert set(published.METHODS) - {"brl", "released"} <= set(METHODS)
     with published.TABLE.open() as file:
         names = {row["method"] for row in csv.DictReader(file)}
-    not_here = {"PaCo", "FSA", "PoseConv3D", "Shap-Mix"}
+    not_here = {"FSA", "PoseConv3D", "Shap-Mix"}
     assert names - set(published.METHODS.values()) == not_here
     for name in set(published.METHODS) - {"brl", "released", "ride"}:
         assert published.beside([run_facts(method(name), **CTRGCN)], "joint") is not None
@@ -680,6 +683,34 @@ def test_differences_are_those_of_the_clips_and_marked(tmp_path):
     assert "Holm's correction over 2 methods" in text and "the intervals are too narrow" in text
     other = compared(sweep, runs, baseline="focal").as_json()["methods"]["brl"]["differences"]
     assert other["many"]["value"] == pytest.approx(-50) and other["many"]["different"]
+    assert_drawn(found)
+
+
+def assert_drawn(found):
+    """Every point is where its value is, on one scale for all panels, filled if different."""
+    differences = {name: row["differences"] for name, row in found.as_json()["methods"].items()}
+    drawn = ElementTree.fromstring(intervals.chart(found.as_json()))
+    space = "{http://www.w3.org/2000/svg}"
+    points = [group for group in drawn if group.tag == f"{space}g"]
+    wanted = [
+        differences[name][metric]
+        for metric in ("many", "medium", "few", "mean_class", "top1")
+        for name in ("focal", "ldam")
+    ]
+    assert len(points) == len(wanted) == 10
+    ticks = [text for text in drawn if text.get("text-anchor") == "middle"]
+    panel = len(ticks) // 5
+    scale = [(float(t.get("x")), int(t.text.replace("\N{MINUS SIGN}", "-"))) for t in ticks]
+    for number, (point, span) in enumerate(zip(points, wanted)):
+        (x_0, v_0), *_, (x_1, v_1) = scale[panel * (number // 2) :][:panel]
+        line, circle = point.find(f"{space}line"), point.find(f"{space}circle")
+        at = [float(line.get("x1")), float(circle.get("cx")), float(line.get("x2"))]
+        values = [(x - x_0) / (x_1 - x_0) * (v_1 - v_0) + v_0 for x in at]
+        assert values == pytest.approx([span["low"], span["value"], span["high"]], abs=0.2)
+        assert (circle.get("fill") == "var(--paper)") != span["different"]
+    page = found.html().replace("http://www.w3.org/2000/svg", "")
+    assert "default-src 'none'" in page and not re.search(r"https?://|<script", page)
+    assert page.count("<tr>") == 3 + 1 + 2 + 1 and "Holm" in page
 
 
 def test_runs_that_were_tested_on_other_clips_are_not_paired(tmp_path):
@@ -710,6 +741,7 @@ def test_a_comparison_from_the_first_trial_to_the_table(tiny, tmp_path, monkeypa
     shown = capsys.readouterr().out
     output = tmp_path / "compare-tiny-lt-joint"
     assert output.with_suffix(".md").read_text().strip() in shown
+    assert output.with_suffix(".svg").read_text() in output.with_suffix(".html").read_text()
     found = json.loads(output.with_suffix(".json").read_text())
     assert {each["method"]: len(each["accuracy"]) for each in found["choices"]} == {
         "cross-entropy": 2, "brl": 2, "tau-normalization": 2,

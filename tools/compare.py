@@ -29,6 +29,7 @@ from files import write_json, write_text
 from flags import STREAMS
 from tools import tuning
 from tools.comparison import Comparison, compare
+from tools.report import intervals
 from tools.sweep import WORK_DIR, Run, Sweep, method_files
 from tools.tuning import Tuned, as_chosen, tune
 
@@ -211,10 +212,13 @@ def main(argv: list[str]) -> None:
 
 
 def write(comparison: Comparison, output: Path) -> None:
-    """Write the table and the numbers, and print the table."""
-    text = comparison.markdown() + "\n"
+    """Write the table, the numbers, the chart and the page, and print the table."""
+    text, numbers = comparison.markdown() + "\n", comparison.as_json()
     write_text(output.with_name(f"{output.name}.md"), text)
-    write_json(output.with_name(f"{output.name}.json"), comparison.as_json())
+    write_text(output.with_name(f"{output.name}.html"), comparison.html())
+    if drawn := intervals.chart(numbers):
+        write_text(output.with_name(f"{output.name}.svg"), drawn)
+    write_json(output.with_name(f"{output.name}.json"), numbers)
     print(text)
 
 

@@ -17,6 +17,7 @@ from errors import InputError
 from longtail import shots
 from longtail.significance import LEVEL, Difference, clip_weights, differences, holm
 from tools import published
+from tools.report import intervals
 from tools.sweep import Run, Sweep
 from tools.tuning import Choice
 
@@ -182,9 +183,24 @@ class Comparison:
         return lines
 
     def markdown(self) -> str:
-        return "\n\n".join([*self.caption, self._accuracies(), *self._differences(), *self.notes])
+        accuracies, *differences = self.tables()
+        parts = [*self.caption, _table(accuracies, left=2 if self.choices else 1)]
+        for table in differences:
+            parts += [self.said, _table(table)]
+        return "\n\n".join([*parts, *self.notes])
 
-    def _accuracies(self) -> str:
+    def html(self) -> str:
+        """Return a page with the differences as points with intervals, and the tables."""
+        tables = self.tables()
+        said = [self.said] if len(tables) > 1 else []
+        return intervals.page(self.as_json(), [*self.caption, *said, *self.notes], tables)
+
+    def tables(self) -> list[list[list[str]]]:
+        """Return the cells, the head first, of the accuracies and, if there are any, of the
+        differences."""
+        return [table for table in (self._accuracies(), self._differences()) if table]
+
+    def _accuracies(self) -> list[list[str]]:
         names = logs.shot_headings(self.settings.shot_limits)
         figures = dict(zip(FIGURES, (*names, "macro F1", "ECE")))
         results = [result for row in self.rows for _, result in row.runs]
@@ -211,9 +227,9 @@ class Comparison:
             lines.append(cells)
         if is_published:
             head.append("published top-1 (many, medium, few)")
-        return _table(head, lines, left=2 if self.choices else 1)
+        return [head, *lines]
 
-    def _differences(self) -> list[str]:
+    def _differences(self) -> list[list[str]]:
         others = [row for row in self.rows if row.differences]
         if not others:
             return []
@@ -222,6 +238,12 @@ class Comparison:
         lines = [
             [row.method, *(_difference(row.differences.get(m)) for m in metrics)] for row in others
         ]
+        return [["method", *(heads[m] for m in metrics)], *lines]
+
+    @property
+    def said(self) -> str:
+        """How the differences were computed, and what the marks mean."""
+        others = [row for row in self.rows if row.differences]
         over = "test clips and seeds" if len(self.seeds) > 1 else "test clips (one seed)"
         said = (
             f"Differences to {self.baseline} in percentage points, with {LEVEL:.0%} intervals of a "
@@ -230,7 +252,7 @@ class Comparison:
         )
         if 1 < len(self.seeds) < FEW_SEEDS:
             said += f" With fewer than {FEW_SEEDS} seeds the intervals are too narrow."
-        return [said, _table(["method", *(heads[m] for m in metrics)], lines)]
+        return said
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -262,8 +284,9 @@ class Comparison:
         }
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Return a Markdown table; all but the first `left` columns flush right."""
+def _table(cells: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Return a Markdown table, the first row its head; all but `left` columns flush right."""
+    head, *rows = cells
     rule = ["---"] * left + ["---:"] * (len(head) - left)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
 

@@ -31,6 +31,7 @@ METHODS = {
     "ride": "RIDE (3 experts)",
     "glmc": "GLMC",
     "bcl": "BCL",
+    "paco": "PaCo",
 }
 BACKBONES = {
     "model.stgcnpp.Model": "ST-GCN++",

@@ -1,0 +1,143 @@
+"""A comparison as one page: points with intervals, head to tail, and the tables below."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from engine.logs import percent
+from tools.report.page import FOLDER
+
+NAMES = {
+    "many": "Many", "medium": "Medium", "few": "Few", "mean_class": "Mean class", "top1": "Top-1",
+}  # fmt: skip
+LABELS, PANEL, GAP, ROW, TOP = 176, 150, 16, 24, 44  # sizes in pixels
+# Okabe and Ito's palette, which is safe for color-blind readers; the second of each for dark paper.
+STYLE = """
+.intervals { font: 12px system-ui, sans-serif; --ink: #1b1d22; --quiet: #63676f; --line: #d9d9d3;
+  --many: #0072b2; --medium: #009e73; --few: #d55e00; --other: #63676f; --paper: #fcfcfa }
+@media (prefers-color-scheme: dark) { .intervals { --ink: #e8e9eb; --quiet: #9ba1ab;
+  --line: #3a3f48; --many: #56a9e0; --medium: #35bd94; --few: #f0843c; --other: #9ba1ab;
+  --paper: #14161a } }
+.intervals text { fill: var(--ink) } .intervals .quiet { fill: var(--quiet) }
+.intervals .axis { stroke: var(--line) } .intervals .zero { stroke: var(--quiet) }
+"""
+
+
+def ticks(low: float, high: float) -> list[int]:
+    """Return round numbers from low to high, at most seven."""
+    step = next(s for s in (1, 2, 5, 10, 20, 50, 100) if (high - low) / s <= 6)
+    return list(range(math.ceil(low / step) * step, math.floor(high / step) * step + 1, step))
+
+
+def chart(comparison: Mapping[str, Any]) -> str:
+    """Return the differences to the baseline as one SVG, which follows light and dark.
+
+    `comparison` is what tools.compare writes as JSON. Filled points are different after Holm's
+    correction, open ones are not shown to be. Without differences it is an empty text.
+    """
+    rows = {m: row["differences"] for m, row in comparison["methods"].items() if row["differences"]}
+    metrics = [key for key in NAMES if any(key in found for found in rows.values())]
+    spans = [found[key] for found in rows.values() for key in metrics if key in found]
+    if not spans:
+        return ""
+    low = min(0.0, *(span["low"] for span in spans))
+    high = max(0.0, *(span["high"] for span in spans))
+    pad = 0.06 * (high - low)
+    low, high = low - pad, high + pad
+    base = comparison["methods"][comparison["baseline"]]["mean"]
+    bottom = TOP + ROW * len(rows)
+    width, height = LABELS + len(metrics) * (PANEL + GAP), bottom + 40
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="intervals" viewBox="0 0 {width} {height}" '
+        f'width="{width}" height="{height}" role="img" aria-label="Differences to '
+        f'{html.escape(comparison["baseline"])}"><style>{STYLE}</style>'
+    ]
+    for number, method in enumerate(rows):
+        y = TOP + ROW * (number + 0.5) + 4
+        parts.append(
+            f'<text x="{LABELS - 12}" y="{y}" text-anchor="end">{html.escape(method)}</text>'
+        )
+    for number, key in enumerate(metrics):
+        left = LABELS + number * (PANEL + GAP)
+
+        def x(value: float, left: float = left) -> float:
+            return round(left + PANEL * (value - low) / (high - low), 1)
+
+        color = f"var(--{key if key in ('many', 'medium', 'few') else 'other'})"
+        parts.append(
+            f'<text x="{left}" y="14" font-weight="600">{NAMES[key]}</text>'
+            f'<text x="{left}" y="30" class="quiet">{html.escape(comparison["baseline"])} '
+            f"{percent(base[key])}</text>"
+        )
+        for tick in ticks(low, high):
+            kind = "zero" if tick == 0 else "axis"
+            parts.append(
+                f'<line class="{kind}" x1="{x(tick)}" x2="{x(tick)}" y1="{TOP}" y2="{bottom}"/>'
+                f'<text class="quiet" x="{x(tick)}" y="{bottom + 16}" text-anchor="middle">'
+                f"{signed(tick)}</text>"
+            )
+        for place, found in enumerate(rows.values()):
+            if (span := found.get(key)) is not None:
+                parts.append(_point(span, x, TOP + ROW * (place + 0.5), color))
+    said = "percentage points, 95% intervals; filled: different after Holm's correction"
+    parts.append(f'<text class="quiet" x="{LABELS}" y="{height - 4}">{said}</text></svg>')
+    return "\n".join(parts)
+
+
+def _point(span: Mapping[str, Any], x: Any, y: float, color: str) -> str:
+    fill = color if span["different"] else "var(--paper)"
+    value = f"{span['value']:+.1f} [{span['low']:+.1f}, {span['high']:+.1f}]"
+    return (
+        f'<g stroke="{color}" stroke-width="2"><title>{value}</title>'
+        f'<line x1="{x(span["low"])}" x2="{x(span["high"])}" y1="{y}" y2="{y}"/>'
+        f'<circle cx="{x(span["value"])}" cy="{y}" r="4.5" fill="{fill}"/></g>'
+    )
+
+
+def signed(value: int) -> str:
+    return f"+{value}" if value > 0 else str(value).replace("-", "\N{MINUS SIGN}")
+
+
+def page(
+    comparison: Mapping[str, Any],
+    paragraphs: Sequence[str],
+    tables: Sequence[Sequence[Sequence[str]]],
+) -> str:
+    """Return a self-contained HTML page: title, chart, paragraphs, and tables of cells whose
+    first row is the head."""
+    title = html.escape(f"{comparison['benchmark']}, {comparison['stream']}")
+    style = (FOLDER / "style.css").read_text(encoding="utf-8")
+    text = "".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in paragraphs)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<link rel="icon" href="data:,">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<header class="top"><div class="wide"><h1>{title}</h1>{text}</div></header>
+<main class="wide">
+<section aria-label="Differences"><div class="scroll">{chart(comparison)}</div></section>
+{"".join(f'<section><div class="scroll">{_table(table)}</div></section>' for table in tables)}
+</main>
+</body>
+</html>
+"""
+
+
+def _table(cells: Sequence[Sequence[str]]) -> str:
+    head, *rows = ([html.escape(cell) for cell in row] for row in cells)
+    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    body = "".join(
+        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>'
+        for row in rows
+    )
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"

@@ -19,9 +19,8 @@ AUTO = "auto"
 def add_nan(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add --nan to the command line of a program that reads clips."""
     parser.add_argument(
-        "--nan", choices=NAN, default="refuse",
-        help="joints that are NaN or infinite: reject the clip (refuse, the default), treat them "
-        "as unseen (zero), or interpolate them between frames",
+        "--nan", choices=NAN, default="refuse", metavar="HOW",
+        help="NaN joints: refuse (default), zero (unseen), or interpolate",
     )  # fmt: skip
 
 

@@ -62,7 +62,7 @@ def make_parser() -> Parser:
     what = parser.add_argument_group("run")
     what.add_argument(
         "--phase", choices=PHASES, default="train", metavar="PHASE",
-        help="train (default), test, predict, or classifier (train only the classifier)",
+        help="train (default), test, predict, or classifier",
     )  # fmt: skip
     what.add_argument(
         "--config",
@@ -73,7 +73,7 @@ def make_parser() -> Parser:
     )  # fmt: skip
     what.add_argument(
         "--store", metavar="FOLDER",
-        help="own data, from which all values follow; --config: methods on top",
+        help="own data; --config: methods on top",
     )  # fmt: skip
     what.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="overrides",
@@ -92,12 +92,12 @@ def make_parser() -> Parser:
     what.add_argument(
         "--new-head",
         action="store_true",
-        help="train --weights for other classes: docs/fine-tuning.md",
+        help="train --weights for other classes",
     )
     what.add_argument("--seed", type=int, metavar="N", help="random seed (default: 0)")
     what.add_argument(
         "--val-split", type=float, metavar="F",
-        help="validate on this fraction of the training list instead of the test split",
+        help="validate on this fraction of the training list",
     )  # fmt: skip
 
     where = parser.add_argument_group("device and folder")
@@ -107,7 +107,7 @@ def make_parser() -> Parser:
     )
     where.add_argument("--work-dir", type=Path, metavar="DIR", help="folder of this run")
     where.add_argument(
-        "--tag", metavar="T", help="suffix of the run folder (default: derived from the overrides)"
+        "--tag", metavar="T", help="suffix of the run folder (default: from the overrides)"
     )
     where.add_argument(
         "--check", action="store_true", help="say what is missing, or how long the run takes"
@@ -137,7 +137,7 @@ def make_parser() -> Parser:
     )
     io.add_argument(
         "--threshold", type=float, metavar="P",
-        help="answer `unknown` below this probability (default: that of tools.calibrate)",
+        help="answer `unknown` below this probability",
     )  # fmt: skip
     io.add_argument(
         "--image-size", type=float, nargs=2, metavar=("H", "W"),

@@ -77,6 +77,20 @@ def accuracy(
     }
 
 
+def reliability(scores: Any, labels: Any) -> Tensor:
+    """Return (15, 3) of the bins of equal width, by the probability of the predicted class: number
+    of samples, mean probability and accuracy, 0 where there are none. Scores (N, K), labels (N,).
+    """
+    scores, labels = torch.as_tensor(scores).cpu().double(), torch.as_tensor(labels).cpu().long()
+    confidence, predicted = scores.max(1)
+    right = (predicted == labels).double()
+    edges = torch.arange(1, ECE_BINS, dtype=torch.float64) / ECE_BINS
+    bins = torch.bucketize(confidence, edges)  # the bin of edge i is the one below it
+    count, total, hit = (torch.bincount(bins, value, ECE_BINS)
+                         for value in (torch.ones_like(right), confidence, right))  # fmt: skip
+    return torch.stack([count, total / count.clamp_min(1), hit / count.clamp_min(1)], 1)
+
+
 def calibration(scores: Any, labels: Any) -> dict[str, float | None]:
     """Return macro_f1 and ece in percent and nll of probabilities (N, K) for labels (N,).
 
@@ -89,7 +103,7 @@ def calibration(scores: Any, labels: Any) -> dict[str, float | None]:
     if not len(labels):
         return {"macro_f1": None, "ece": None, "nll": None}
     num_class = scores.shape[1]
-    confidence, predicted = scores.max(1)
+    predicted = scores.argmax(1)
     right = (predicted == labels).double()
 
     true_positives = torch.bincount(labels, right, num_class)
@@ -98,9 +112,8 @@ def calibration(scores: Any, labels: Any) -> dict[str, float | None]:
     )
     f1 = (2 * true_positives / both)[both > 0]
 
-    edges = torch.arange(1, ECE_BINS, dtype=torch.float64) / ECE_BINS
-    bins = torch.bucketize(confidence, edges)  # the bin of edge i is the one below it
-    gap = torch.bincount(bins, right - confidence, ECE_BINS).abs().sum() / len(labels)
+    count, confidence, accuracy = reliability(scores, labels).T
+    gap = (count * (accuracy - confidence).abs()).sum() / len(labels)
 
     own = scores.gather(1, labels[:, None]).clamp_min(torch.finfo(torch.float32).tiny)
     return {

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def test_missing_streams_are_named(tmp_path):
 
 def test_runs_have_distinct_names(work):
     report = gather([work / "ntu60-xsub-lt" / "joint", work / "ntu60-xsub-lt-cross-entropy"])
-    assert [run.name for run in report.runs] == ["ntu60-xsub-lt", "cross-entropy"]
+    assert [run.name for run in report.runs] == ["brl", "cross-entropy"]
     assert len(report.entries) == 2
 
 
@@ -264,6 +265,21 @@ def test_page_says_where_a_run_comes_from(page):
     assert origin["Device"] == "cpu (AVX2)" and origin["torch"] == "2.13.0"
     assert origin["Training time"] == f"{24 * 312 / 60:.1f} min" and origin["Seed"] == "0"
     assert re.fullmatch(r"20\d\d-\d\d-\d\d", origin["Tested on"])
+
+
+def test_reliability_is_that_of_each_group(page):
+    """Against NumPy: per bin the number of clips, their mean probability and accuracy."""
+    found = content(page)["entries"][0]["calibration"]
+    scores, labels = fake_runs.scores("joint", 480, 60), fake_runs.true_labels(480, 60)
+    few = fake_runs.class_counts(60)[labels] < 20
+    for group, rows in (("all", np.full(480, True)), ("few", few)):
+        confidence, right = scores[rows].max(1), scores[rows].argmax(1) == labels[rows]
+        edges = np.linspace(0, 1, 16)
+        inside = [(confidence > a) & (confidence <= b) for a, b in pairwise(edges)]
+        wanted = [[m.sum(), confidence[m].mean(), right[m].mean()] for m in inside if m.any()]
+        np.testing.assert_allclose(found["bins"][group], wanted, atol=6e-5)
+    gap = sum(n * abs(a - p) for n, p, a in found["bins"]["all"]) / 480
+    assert found["ece"] == pytest.approx(100 * gap, abs=0.02)
 
 
 def test_page_uses_no_network(page):

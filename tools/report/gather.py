@@ -200,8 +200,12 @@ def name_runs(runs: list[Run]) -> None:
 
 
 def group_name(run: Run, runs: list[Run]) -> str:
-    """Return the tag of a run if all runs have the same benchmark, otherwise the folder name."""
+    """Return what distinguishes a run's folder from the others: the method if every folder has one
+    of its own, else the tag if all have the same benchmark, else the folder's name."""
     benchmarks = {other.config.get("benchmark") for other in runs}
+    methods = {(other.group, other.config.get("method")) for other in runs}
+    if len(methods) == len({m for _, m in methods if m}) == len({g for g, _ in methods}) > 1:
+        return str(run.config["method"])
     return (run.config.get("tag") or run.group) if len(benchmarks) == 1 else run.group
 
 

@@ -7,7 +7,7 @@ import csv
 import html
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,24 @@ import yaml
 
 from engine.fusion import Scores
 from engine.run import RunFolder
+from longtail import shots
 from longtail.shots import METRICS
 from tools import published
 from tools.report.clips import Clip
 from tools.report.gather import Entry, Report, Run
 
 FOLDER = Path(__file__).parent / "page"
-SCRIPTS = ("base", "summary", "curves", "classes", "confusion", "clips", "configuration", "main")
+SCRIPTS = (
+    "base",
+    "summary",
+    "curves",
+    "classes",
+    "confusion",
+    "calibration",
+    "clips",
+    "configuration",
+    "main",
+)
 FIGURES = (*METRICS, "top5")
 CURVES = ("loss", *METRICS)
 
@@ -68,7 +79,7 @@ def encode(
         "names": "\n".join(names),
         "labels": pack(labels),
         "runs": [encode_run(run) for run in report.runs],
-        "entries": [encode_entry(entry, names) for entry in report.entries],
+        "entries": [encode_entry(entry, names, report.shot_of_class) for entry in report.entries],
         "clips": [encode_clip(clip, report) for clip in clips],
         "edges": list(edges),
         "published": published_rows(report),
@@ -139,7 +150,8 @@ def origin(run: Run) -> dict[str, str]:
     return {what: str(value) for what, value in facts.items() if value not in (None, "")}
 
 
-def encode_entry(entry: Entry, names: list[str]) -> dict[str, Any]:
+def encode_entry(entry: Entry, names: list[str], shot_of: Sequence[str]) -> dict[str, Any]:
+    """Return an entry; `shot_of` has the group of each class, if there are class counts."""
     scores = entry.scores
     rows = np.arange(len(scores.labels))
     predicted = scores.scores.argmax(1)
@@ -158,9 +170,30 @@ def encode_entry(entry: Entry, names: list[str]) -> dict[str, Any]:
         "run": entry.run,
         "figures": {key: entry.figures[key] for key in FIGURES},
         "published": entry.published,
+        "calibration": calibration(entry, shot_of),
         "predicted": scatter(predicted, 0xFFFF, np.uint16),
         "confidence": scatter(percent(scores.scores[rows, predicted]), 0, np.uint8),
         "true": scatter(percent(scores.scores[rows, scores.labels]), 0, np.uint8),
+    }
+
+
+def calibration(entry: Entry, shot_of: Sequence[str]) -> dict[str, Any]:
+    """Return ece (percent) and nll, and the bins (n, probability, accuracy) that have samples: of
+    all of them, and of those whose class is in each group."""
+    probabilities, labels = entry.scores.scores, entry.scores.labels
+    groups = np.array(shot_of or [""] * probabilities.shape[1])[labels]
+    bins = {"all": shots.reliability(probabilities, labels)}
+    for group in shots.GROUPS:
+        if (rows := groups == group).any():
+            bins[group] = shots.reliability(probabilities[rows], labels[rows])
+    found = shots.calibration(probabilities, labels)
+    return {
+        "ece": number(found["ece"]),
+        "nll": number(found["nll"]),
+        "bins": {
+            group: [[int(n), round(p, 4), round(a, 4)] for n, p, a in each.tolist() if n]
+            for group, each in bins.items()
+        },
     }
 
 

@@ -39,6 +39,7 @@ $('notes').append(...data.notes.map(note => el('li', {}, note)));
 drawCurves();
 drawClasses();
 drawConfusion();
+drawCalibration();
 drawClips();
 drawConfiguration();
 theme();

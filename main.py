@@ -43,6 +43,9 @@ USED_BY = {
     "--output": "predict",
     "--window": "predict",
     "--stride": "predict",
+    "--segments": "predict",
+    "--fps": "predict",
+    "--per-person": "predict",
     "--threshold": "predict",
     "--image-size": "predict",
     "--nan": "predict",
@@ -56,7 +59,7 @@ def make_parser() -> Parser:
         prog="main.py",
         usage="main.py [--phase train] --config FILE... | --phase test|predict --weights FILE...",
         description=__doc__,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 4, 26),
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 4, 30),
         epilog="docs/configuration.md documents every key of a configuration file.",
     )
     what = parser.add_argument_group("run")
@@ -130,10 +133,19 @@ def make_parser() -> Parser:
         "--input", nargs="+", default=[], metavar="FILE",
         help="clips (.skeleton, .json, .npy, .npz) or folders with clips",
     )  # fmt: skip
-    io.add_argument("--output", metavar="FILE", help="write predictions as .json or .csv")
+    io.add_argument(
+        "--output", metavar="FILE", help="write predictions as .json, .csv, or .html (a timeline)"
+    )
     io.add_argument("--window", type=int, metavar="T", help="classify a sliding window of T frames")
     io.add_argument(
         "--stride", type=int, metavar="T", help="frames between windows (default: half a window)"
+    )
+    io.add_argument(
+        "--segments", action="store_true", help="merge the windows into segments with one class"
+    )
+    io.add_argument("--fps", type=float, metavar="F", help="frames per second: times are seconds")
+    io.add_argument(
+        "--per-person", action="store_true", help="classify each body of a clip by itself"
     )
     io.add_argument(
         "--threshold", type=float, metavar="P",

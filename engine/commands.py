@@ -278,12 +278,17 @@ def predict(options: argparse.Namespace, device: torch.device) -> None:
         raise InputError("--phase predict needs --weights FILE... and --input FILE_OR_FOLDER...")
     if options.threshold is not None and not 0 <= options.threshold <= 1:
         raise InputError(f"--threshold: must be between 0 and 1, not {options.threshold}")
+    if options.fps is not None and not (options.segments and options.fps > 0):
+        raise InputError("--fps: the frames per second, more than 0, of --segments")
+    if options.segments and options.window is None:
+        raise InputError("--segments: merges windows; add --window FRAMES, e.g. --window 100")
     settings = resolve(options, options.stream) if options.config else None
     recognizer = Recognizer.load(
         options.weights, device, settings, overrides(options), options.threshold
     )
     predict_files.run(
         recognizer, options.input, options.output, options.quiet,
+        segmented=options.segments, fps=options.fps, per_person=options.per_person,
         window=options.window, stride=options.stride, image_size=options.image_size,
         nan=options.nan,
     )  # fmt: skip

@@ -286,6 +286,23 @@ class Recognizer:
         joints = clip_file.as_clip(clip, "clip")
         return self.score([self.prepare(joints, "clip", image_size, window, stride)])[0]
 
+    def inputs(self, clip: np.ndarray, image_size: tuple[float, float] | None = None) -> np.ndarray:
+        """Return the input of the network for a clip, (test_clips, M, T, V, C) float32.
+
+        An exported network takes the same; the mean over test clips of the softmax of its logits
+        are the probabilities. Arguments and errors as of a call; InputError for several networks.
+        """
+        if len(self.members) > 1:
+            raise InputError("inputs: several checkpoints have several inputs; load one")
+        (member,) = self.members
+        ready = self.prepare(clip_file.as_clip(clip, "clip"), "clip", image_size)
+        feeder = feeder_of(
+            member.config, store_of(ready.windows, self.takes), self.takes.skeleton, np.arange(1),
+            torch.device("cpu"), clips=member.config.test_clips,
+        )  # fmt: skip
+        ((clips, _, _),) = feeder.batches([torch.arange(1)])
+        return np.ascontiguousarray(clips.numpy(), np.float32)
+
     def prepare(
         self,
         joints: np.ndarray,

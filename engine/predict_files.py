@@ -17,6 +17,7 @@ from data import clip_file
 from data.names import natural_order
 from engine import logs
 from engine.predict import Prediction, PreparedClip, Recognizer, answer, best
+from engine.segments import Segment, segments, time, timeline
 from errors import InputError
 from files import write_json, write_text
 
@@ -25,16 +26,20 @@ FILES_AT_ONCE = 256  # files whose windows are computed together: limits the mem
 
 def run(
     recognizer: Recognizer, inputs: Sequence[str | Path], output: str | Path | None = None,
-    quiet: bool = False, **how: Any,
+    quiet: bool = False, segmented: bool = False, fps: float | None = None, **how: Any,
 ) -> list[Prediction]:  # fmt: skip
-    """Predict files and folders of files, print a table and write `output` (.json or .csv).
+    """Predict files and folders of files, print a table and write `output` (see WRITERS).
 
-    `how` are arguments of `read` and Recognizer.prepare: nan, image_size, window, stride. A file
-    that cannot be used is named and skipped; their number is in an InputError at the end.
+    `how` are arguments of `read` and Recognizer.prepare: nan, image_size, per_person, window,
+    stride. With `segmented` the table and the output have segments instead of windows, in seconds
+    with `fps`. A file that cannot be used is named and skipped; their number is in an InputError at
+    the end.
     """
     output = None if output is None else Path(output)
-    if output is not None and output.suffix not in WRITERS:
-        raise InputError(f"--output {output}: must end in {' or '.join(WRITERS)}")
+    if output is not None and output.suffix not in SEGMENT_WRITERS:
+        raise InputError(f"--output {output}: must end in {' or '.join(SEGMENT_WRITERS)}")
+    if output is not None and not segmented and output.suffix not in WRITERS:
+        raise InputError(f"--output {output}: a timeline shows segments; add --segments --window T")
     files = find_files(inputs)
     predictions: list[Prediction] = []
     failed: dict[str, str] = {}
@@ -44,7 +49,7 @@ def run(
             ready = []
             for path in files[first : first + FILES_AT_ONCE]:
                 try:
-                    ready.append(read(recognizer, path, **how))
+                    ready += read(recognizer, path, **how)
                 except InputError as error:
                     if len(files) == 1:
                         raise
@@ -56,9 +61,10 @@ def run(
         if prediction.warning:
             print(f"warning: {prediction.source}: {prediction.warning}", file=sys.stderr)
     if predictions and not quiet:
-        print(table(predictions))
+        print(table_of_segments(predictions, fps) if segmented else table(predictions))
     if output is not None:
-        WRITERS[output.suffix](output, recognizer, predictions, failed)
+        writers = SEGMENT_WRITERS if segmented else WRITERS
+        writers[output.suffix](output, recognizer, predictions, failed, fps)
     if failed:
         raise InputError(f"{len(failed)} of {len(files)} files could not be used, see above")
     return predictions
@@ -81,17 +87,27 @@ def find_files(inputs: Sequence[str | Path]) -> list[Path]:
 
 def read(
     recognizer: Recognizer, path: Path, image_size: tuple[float, float] | None = None,
-    nan: str = "refuse", **how: Any,
-) -> PreparedClip:  # fmt: skip
-    """Return the prepared clip of a file; InputError names the file if it cannot be used."""
+    nan: str = "refuse", per_person: bool = False, **how: Any,
+) -> list[PreparedClip]:  # fmt: skip
+    """Return the prepared clip of a file, or one per person that is seen in it.
+
+    InputError names the file if it cannot be used.
+    """
     clip = clip_file.read(path, nan)
     wanted = recognizer.takes.skeleton.name
     if clip.layout not in (None, wanted):
         raise InputError(f"{path}: has layout {clip.layout}, but the network takes {wanted}")
     size = clip.image_size_or(image_size, path)
-    ready = recognizer.prepare(clip.joints, str(path), size, **how)
-    doubts = "; ".join(filter(None, (clip.doubt, ready.warning)))
-    return dataclasses.replace(ready, warning=doubts)
+    bodies = {str(path): clip.joints}
+    if per_person:
+        seen = np.flatnonzero(clip.joints.any(axis=(0, 2, 3))).tolist()
+        bodies = {f"{path} person {m + 1}": clip.joints[:, [m]] for m in seen} or bodies
+    prepared = []
+    for source, joints in bodies.items():
+        ready = recognizer.prepare(joints, source, size, **how)
+        doubts = "; ".join(filter(None, (clip.doubt, ready.warning)))
+        prepared.append(dataclasses.replace(ready, warning=doubts))
+    return prepared
 
 
 def table(predictions: Sequence[Prediction]) -> str:
@@ -117,9 +133,62 @@ def table(predictions: Sequence[Prediction]) -> str:
     return logs.table(head, rows)
 
 
+def table_of_segments(predictions: Sequence[Prediction], fps: float | None) -> str:
+    """Return the segments of each file: from, to, class and probability."""
+    rows = []
+    for prediction in predictions:
+        for number, s in enumerate(segments(prediction)):
+            source = "" if number else prediction.source
+            span = [time(s.first, fps), time(s.end, fps)]
+            rows.append([source, *span, s.name, f"{s.probability:.3f}"])
+    return logs.table(["file", "from", "to", "class", "probability"], rows)
+
+
+def write_segments_as_json(
+    path: Path, recognizer: Recognizer, predictions: Sequence[Prediction],
+    failed: dict[str, str], fps: float | None,
+) -> None:  # fmt: skip
+    def described(s: Segment) -> dict[str, Any]:
+        seconds = {} if fps is None else {"start": s.first / fps, "end": s.end / fps}
+        return {"first_frame": s.first, "last_frame": s.end - 1, **seconds,
+                "class": s.name, "probability": round(s.probability, 6)}  # fmt: skip
+
+    write_json(path, {
+        "class_names": list(recognizer.names), "threshold": recognizer.threshold, "fps": fps,
+        "files": [
+            {"file": p.source, "segments": [described(s) for s in segments(p)]}
+            for p in predictions
+        ],
+        "failed": failed,
+    })  # fmt: skip
+
+
+def write_segments_as_csv(
+    path: Path, recognizer: Recognizer, predictions: Sequence[Prediction],
+    failed: dict[str, str], fps: float | None,
+) -> None:  # fmt: skip
+    """One row per segment; `from` and `to` are frames, or seconds with fps."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "from", "to", "class", "probability"])
+    for p in predictions:
+        for s in segments(p):
+            span = (s.first, s.end) if fps is None else (s.first / fps, s.end / fps)
+            writer.writerow([p.source, *span, s.name, f"{s.probability:.6f}"])
+    write_text(path, text.getvalue())
+
+
+def write_timeline(
+    path: Path, recognizer: Recognizer, predictions: Sequence[Prediction],
+    failed: dict[str, str], fps: float | None,
+) -> None:  # fmt: skip
+    write_text(path, timeline(predictions, fps))
+
+
 def write_as_json(
-    path: Path, recognizer: Recognizer, predictions: Sequence[Prediction], failed: dict[str, str]
-) -> None:
+    path: Path, recognizer: Recognizer, predictions: Sequence[Prediction],
+    failed: dict[str, str], fps: float | None,
+) -> None:  # fmt: skip
     def described(probabilities: np.ndarray) -> dict[str, Any]:
         name = answer(recognizer.names, probabilities, recognizer.threshold)
         return {"class": name, "probabilities": np.round(probabilities.astype(float), 6).tolist()}
@@ -154,8 +223,9 @@ def write_as_json(
 
 
 def write_as_csv(
-    path: Path, recognizer: Recognizer, predictions: Sequence[Prediction], failed: dict[str, str]
-) -> None:
+    path: Path, recognizer: Recognizer, predictions: Sequence[Prediction],
+    failed: dict[str, str], fps: float | None,
+) -> None:  # fmt: skip
     """One row per file (window `all`) and one per window if there are several; failed files have
     none."""
     text = io.StringIO()
@@ -174,3 +244,6 @@ def write_as_csv(
 
 
 WRITERS = {".json": write_as_json, ".csv": write_as_csv}
+SEGMENT_WRITERS = {
+    ".json": write_segments_as_json, ".csv": write_segments_as_csv, ".html": write_timeline,
+}  # fmt: skip

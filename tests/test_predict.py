@@ -199,6 +199,21 @@ def test_a_raw_file_is_scored_as_its_prepared_clip_in_testing(source, tmp_path, 
 # --- windows ---
 
 
+def test_the_inputs_of_the_network_give_its_probabilities(small):
+    """The mean over test clips of the softmax of the network's own logits."""
+    recognizer, clip = Recognizer.load(small[1], "cpu"), walk()
+    clips = recognizer.inputs(clip)
+    (member,) = recognizer.members
+    assert clips.shape[0] == member.config.test_clips and clips.dtype == np.float32
+    with torch.no_grad():
+        logits = member.model.eval()(torch.from_numpy(clips)).numpy().astype(float)
+    rises = np.exp(logits - logits.max(1, keepdims=True))
+    expected = (rises / rises.sum(1, keepdims=True)).mean(0)
+    np.testing.assert_allclose(recognizer(clip).probabilities, expected, atol=1e-6)
+    with pytest.raises(InputError, match="several checkpoints have several inputs"):
+        Recognizer.load(small, "cpu").inputs(clip)
+
+
 def test_each_window_is_a_clip_of_its_own(small):
     recognizer = Recognizer.load(small, device="cpu")
     clip = walk(50)

@@ -253,6 +253,7 @@ VALUES = {
     "--overwrite": [], "--amp": ["bf16"], "--compile": [],
     "--accumulate": ["2"], "--input": ["a.npy"], "--output": ["a.csv"],
     "--window": ["9"], "--stride": ["3"], "--threshold": ["0.5"],
+    "--segments": [], "--fps": ["30"], "--per-person": [],
     "--image-size": ["480", "640"], "--nan": ["zero"],
     "--quiet": [],
     "--debug": [],

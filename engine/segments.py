@@ -1,0 +1,126 @@
+"""Segments of a long recording: overlapping windows merged into spans with one answer."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.predict import UNKNOWN, Prediction, answer
+
+# Okabe and Ito's palette without black, which is safe for color-blind readers.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#a6761d")
+GRAY = "#9aa0a8"  # for unknown, and for frames that no window with a body covers
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Frames first to end - 1 with the same answer."""
+
+    first: int
+    end: int
+    name: str
+    probability: float  # mean over the frames
+
+
+def segments(prediction: Prediction) -> list[Segment]:
+    """Return the segments of a recording, in order.
+
+    The probabilities of a frame are the mean of those of the windows that contain it; its answer is
+    the most probable class, or `unknown` below the threshold. Neighboring frames with the same
+    answer are one segment. Frames in no window, where nobody was seen, belong to none.
+    """
+    frames = int(prediction.spans[-1, 1])
+    total, windows = np.zeros((frames, len(prediction.names))), np.zeros((frames, 1))
+    for (first, end), part in zip(prediction.spans, prediction.windows):
+        total[first:end] += part
+        windows[first:end] += 1
+    means = total / np.maximum(windows, 1)
+    answers = [
+        answer(prediction.names, row, prediction.threshold) if covered else None
+        for row, covered in zip(means, windows[:, 0])
+    ]
+    edges = [t for t in range(1, frames) if answers[t] != answers[t - 1]]
+    return [
+        Segment(first, end, str(answers[first]), float(means[first:end].max(1).mean()))
+        for first, end in zip([0, *edges], [*edges, frames])
+        if answers[first] is not None
+    ]
+
+
+def time(frame: int, fps: float | None) -> str:
+    """Return a frame number, or with `fps` minutes and seconds."""
+    if fps is None:
+        return str(frame)
+    minutes, seconds = divmod(frame / fps, 60)
+    return f"{int(minutes)}:{seconds:04.1f}"
+
+
+def timeline(predictions: Sequence[Prediction], fps: float | None = None) -> str:
+    """Return a self-contained HTML page with one bar of colored segments per recording."""
+    found = {prediction.source: segments(prediction) for prediction in predictions}
+    names = dict.fromkeys(segment.name for each in found.values() for segment in each)
+    known = [name for name in names if name != UNKNOWN]
+    colors = {name: COLORS[place % len(COLORS)] for place, name in enumerate(known)}
+    bars = "".join(
+        f"<h2>{html.escape(source)}</h2>{_bar(each, colors, fps)}" for source, each in found.items()
+    )
+    legend = "".join(
+        f'<span><i style="background:{colors.get(name, GRAY)}"></i>{html.escape(name)}</span>'
+        for name in names
+    )
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<link rel="icon" href="data:,">
+<title>Segments</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto;
+  padding: 0 1rem }}
+h2 {{ font-size: 1rem; margin: 1.5rem 0 .3rem; overflow-wrap: anywhere }}
+svg {{ display: block; width: 100%; height: 3.2rem }} table {{ border-collapse: collapse }}
+th, td {{ padding: .15rem 1.2rem .15rem 0; text-align: left; font-weight: 400 }}
+.legend {{ display: flex; flex-wrap: wrap; gap: .2rem 1.2rem }}
+.legend i {{ display: inline-block; width: .8em; height: .8em; margin-right: .4em }}
+</style>
+</head>
+<body>
+<h1>Segments</h1>
+<p class="legend">{legend}</p>
+{bars}
+</body>
+</html>
+"""
+
+
+def _bar(found: Sequence[Segment], colors: dict[str, str], fps: float | None) -> str:
+    """Return the bar of one recording, and its segments as a table."""
+    length = found[-1].end if found else 1
+    parts = "".join(
+        f'<rect x="{s.first}" width="{s.end - s.first}" height="1" fill="'
+        f'{colors.get(s.name, GRAY)}"><title>{html.escape(described(s, fps))}</title></rect>'
+        for s in found
+    )
+    rows = "".join(
+        f"<tr><td>{time(s.first, fps)}</td><td>{time(s.end, fps)}</td>"
+        f"<td>{html.escape(s.name)}</td><td>{s.probability:.3f}</td></tr>"
+        for s in found
+    )
+    unit = "frames" if fps is None else "minutes and seconds"
+    head = f"<tr><th>from</th><th>to ({unit})</th><th>class</th><th>probability</th></tr>"
+    return (
+        f'<svg viewBox="0 0 {length} 1" preserveAspectRatio="none" role="img" aria-label="Timeline '
+        f'of {len(found)} segments">{parts}</svg><details><summary>As a table</summary>'
+        f"<table>{head}{rows}</table></details>"
+    )
+
+
+def described(segment: Segment, fps: float | None) -> str:
+    span = f"{time(segment.first, fps)} to {time(segment.end, fps)}"
+    return f"{span}: {segment.name} {segment.probability:.3f}"

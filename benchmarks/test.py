@@ -54,13 +54,14 @@ def measure(config: Config, options: argparse.Namespace, device: torch.device) -
     rows = data.test_rows[: options.test_samples]
     feeder = make_feeder(config, data, rows, device, clips=config.test_clips)
     fused = fuse_bn(model)
-    ways = [(fused, config, None), (EveryBody(fused), config, None), (fused, config, 1)]
+    single = config.replace(test_batch_size=1)
+    ways = [(fused, config), (EveryBody(fused), config), (fused, single)]
     if options.plain:
         plain = plain_config(config)
-        ways.append((make_model(plain).to(device), plain, 1))
+        ways.append((make_model(plain).to(device), plain.replace(test_batch_size=1)))
 
-    def test(net: nn.Module, own: Config, at_once: int | None) -> Callable[[], object]:
-        return lambda: evaluate.score(net, feeder, own, device, clips_at_once=at_once)
+    def test(net: nn.Module, own: Config) -> Callable[[], object]:
+        return lambda: evaluate.score(net, feeder, own, device)
 
     turns = [test(*way) for way in ways]
     seconds = alternate(turns, options.repeats, device, options.cpu_time)

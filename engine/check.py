@@ -14,7 +14,7 @@ import torch
 from data import long_tail
 from data.store import Store
 from engine.config import Config
-from engine.evaluate import CLIPS_AT_ONCE
+from engine.evaluate import clips_at_once
 from engine.session import Training
 from engine.train import epoch_batches, training_step
 from errors import InputError
@@ -94,7 +94,7 @@ def estimate(training: Training) -> str:
 def time_of_test(training: Training) -> float:
     """Return the seconds of all validations and of the test, from a batch of clips."""
     config, feeder = training.config, training.val_feeder
-    rows = torch.arange(min(len(feeder), CLIPS_AT_ONCE.get(training.device.type, 60)))
+    rows = torch.arange(min(len(feeder), clips_at_once(training.config, training.device)))
     training.eval_net.eval()
     ((clips, _, _),) = feeder.batches([rows])
     started = time.perf_counter()

@@ -49,6 +49,7 @@ class Config:
     stream: Stream = "joint"  # what of the joints is fed
     frames: int = 64  # frames per clip
     test_clips: int = 10  # test clips per sample; their probabilities are averaged
+    test_batch_size: int | None = None  # clips at once in tests; null: 60, on a GPU 500
     feeder: str = "feeders.skeleton.Feeder"  # frame choice, augmentation
     feeder_args: dict = field(default_factory=dict)
     # Model
@@ -136,8 +137,8 @@ _SHARE = (lambda value: 0 < value < 1, "between 0 and 1")
 # Conditions on values that are not null.
 LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(
-        ("num_epoch", "batch_size", "accumulate", "lr_batch", "frames", "test_clips", "repeat",
-         "imbalance"),
+        ("num_epoch", "batch_size", "test_batch_size", "accumulate", "lr_batch", "frames",
+         "test_clips", "repeat", "imbalance"),
         (lambda value: value >= 1, "at least 1"),
     ),
     "seed": (lambda value: value >= 0, "at least 0"),

@@ -27,22 +27,25 @@ from longtail import shots
 CLIPS_AT_ONCE = {"cuda": 500, "cpu": 60}
 
 
+def clips_at_once(config: Config, device: torch.device) -> int:
+    """Return the clips per batch in evaluation: the configuration's, or enough for the device."""
+    return config.test_batch_size or CLIPS_AT_ONCE.get(device.type, CLIPS_AT_ONCE["cpu"])
+
+
 @torch.inference_mode()
 def score(
     net: nn.Module, feeder: Any, config: Config, device: torch.device, world: World | None = None,
     *, show: str | None = None, before_batch: Callable[[], None] | None = None,
-    clips_at_once: int | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Return class probabilities (n, K) float32 of a feeder's samples, averaged over their clips.
 
     The samples are divided between the ranks; every rank returns all scores. `show` is the title of
     the progress bar (None: no bar); `before_batch` may raise to stop. A batch has whole samples
-    with up to `clips_at_once` clips (None: CLIPS_AT_ONCE). Raises InputError for scores that are
-    not finite.
+    with up to `clips_at_once` clips. Raises InputError for scores that are not finite.
     """
     world = world or World()
     net.eval()
-    samples = max(1, (clips_at_once or CLIPS_AT_ONCE.get(device.type, 60)) // feeder.clips)
+    samples = max(1, clips_at_once(config, device) // feeder.clips)
     mine = torch.arange(len(feeder))[world.local_rows(len(feeder))]
     parts = []
     with tqdm(

@@ -8,7 +8,9 @@ import re
 import shlex
 import shutil
 import sys
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,7 +23,7 @@ from engine import config
 from engine.build import find_class
 from errors import InputError, Parser
 from tests.tiny_runs import assert_resumes
-from tools import configuration, zoo
+from tools import configuration, layouts, zoo
 from tools.compare import Sweep
 
 PROJECT = zoo.DOCS.parent
@@ -314,6 +316,33 @@ def test_example_reader_runs(project_with_examples, capsys):
             ["lines", "lines", "--layout", "hand", "--out", "data/lines", "--workers", "1"]
         )
     assert "3 samples, 6 frames, 2 of 2 classes" in capsys.readouterr().out
+
+
+# --- layouts.md ---
+
+
+def test_the_page_of_the_layouts_is_up_to_date():
+    """Else: python -m tools.layouts --out docs/layouts.md"""
+    assert (zoo.DOCS / "layouts.md").read_text(encoding="utf-8") == layouts.page()
+    for name in graph.LAYOUTS:
+        file = zoo.DOCS / f"images/layout-{name}.svg"
+        assert file.read_text(encoding="utf-8") == layouts.picture(graph.load(name))
+
+
+@pytest.mark.parametrize("name", graph.LAYOUTS)
+def test_a_picture_of_a_layout_has_every_joint_where_it_can_be_read(name):
+    skeleton = graph.load(name)
+    drawn = ElementTree.fromstring(layouts.picture(skeleton))
+    space = "{http://www.w3.org/2000/svg}"
+    assert [text.text for text in drawn.findall(f"{space}text")] == [
+        str(v) for v in range(skeleton.num_joints)
+    ]
+    at = np.array([[float(c.get(key)) for key in ("cx", "cy")]
+                   for c in drawn.findall(f"{space}circle")])  # fmt: skip
+    apart = np.linalg.norm(at[:, None] - at, axis=-1) + 99 * np.eye(len(at))
+    assert apart.min() > 16  # circles of radius 8.5 touch at most
+    mirrored = at[list(skeleton.flip)] * [-1, 1] + [layouts.WIDTH, 0]
+    np.testing.assert_allclose(mirrored, at)  # the sides are exchanged by `flip`
 
 
 # --- configuration.md ---

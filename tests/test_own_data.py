@@ -302,7 +302,7 @@ def test_unseen_persons_are_dropped(clips: Path, capsys) -> None:
     assert Store.open(clips / "s").joints.shape == (3, 1, 25, 3)
     joints[1, 2] = 1
     np.save(clips / "clips/0.npy", joints)
-    fails(capsys, "0.npy: has 3 persons; increase --persons", *custom(clips, "--persons", 1))
+    fails(capsys, "0.npy: has 3 persons; add --persons 3", *custom(clips, "--persons", 1))
 
 
 def test_encodings_of_name_lists(tmp_path: Path) -> None:
@@ -312,3 +312,21 @@ def test_encodings_of_name_lists(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_bytes(b"\x81\x00\xff")
     with pytest.raises(InputError, match=r"list.txt: is not text in UTF-8, UTF-16 .* or cp1252"):
         names.read(tmp_path / "list.txt")
+
+
+def test_as_many_persons_as_any_clip_has(tmp_path: Path, capsys) -> None:
+    """Without --persons: one, unless a clip has a second one."""
+    labels = "file,label\n" + "".join(f"clips/{n}.npy,{'ab'[n % 2]}\n" for n in range(6))
+    (tmp_path / "labels.csv").write_text(labels)
+    for number in range(6):
+        clip(tmp_path / f"clips/{number}.npy", number + 1)
+    assert run(*custom(tmp_path)) == 0
+    assert Store.open(tmp_path / "s").joints.shape[1:] == (1, 25, 3)
+    np.save(tmp_path / "clips/4.npy", np.ones((3, 2, 25, 3)))
+    assert run(*custom(tmp_path)) == 0
+    assert Store.open(tmp_path / "s").joints.shape[1:] == (2, 25, 3)
+    np.save(tmp_path / "clips/4.npy", np.ones((3, 3, 25, 3)))
+    capsys.readouterr()
+    assert run(*custom(tmp_path)) == 2
+    assert "4.npy: has 3 persons; add --persons 3" in capsys.readouterr().err
+    assert run(*custom(tmp_path, "--persons", "3")) == 0

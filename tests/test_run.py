@@ -1,7 +1,9 @@
 """Whole runs through main.py on a tiny benchmark: what they do, write and choose."""
 
+import functools
 import json
 import re
+import shutil
 import weakref
 from types import SimpleNamespace
 
@@ -24,6 +26,7 @@ from engine.state import Progress
 from engine.train import epoch_batches
 from feeders.skeleton import Feeder
 from longtail import shots
+from model.backbone import Backbone
 from tests.tiny_runs import PROJECT, SMALL, command, run
 
 
@@ -47,6 +50,28 @@ def test_a_run_writes_what_it_promises(tiny, whole):
     assert best["class_names"] == ["wave", "kick", "bow", "sit"]  # and how clips are made:
     assert (best["layout"], best["normalization"], best["centre"]) == ("ntu_rgb_d", "centered", 20)
     assert best["size"] == Store.open(tiny / "store").meta["size"] and len(best["size"]) == 3
+
+
+def test_small_batches_in_tests_change_no_score(whole, tmp_path):
+    """test_batch_size bounds the clips that the network has at once; there are two per sample."""
+    shutil.copytree(whole, tmp_path / "joint")
+    sizes, forward = [], Backbone.forward
+
+    @functools.wraps(forward)
+    def seen(self, clips, *rest, **more):
+        sizes.append(len(clips))
+        return forward(self, clips, *rest, **more)
+
+    argv = ["--phase", "test", "--weights", str(tmp_path / "joint/best.pt"), "--device", "cpu"]
+    argv += ["--quiet", "--work-dir", str(tmp_path / "small")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Backbone, "forward", seen)
+        main.main([*argv, "--set", "test_batch_size=5"])
+    assert set(sizes) == {4}  # two whole samples
+    one, other = (
+        np.load(folder / "scores.npz")["scores"] for folder in (whole, tmp_path / "small")
+    )
+    np.testing.assert_allclose(other, one, atol=1e-6)
 
 
 def test_the_scores_are_probabilities_and_the_result_follows_from_them(whole):

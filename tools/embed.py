@@ -26,7 +26,7 @@ from tqdm import tqdm
 from engine import checkpoint, config, logs, precision
 from engine.build import Data, make_feeder, open_data
 from engine.distributed import World, choose_devices
-from engine.evaluate import CLIPS_AT_ONCE
+from engine.evaluate import clips_at_once
 from engine.predict import LoadedNetwork
 from engine.run import check_store, remembered
 from errors import InputError, Parser, run_command
@@ -47,7 +47,7 @@ def features(
 
     The prediction uses the probabilities averaged over the clips. `model` must be in eval mode.
     """
-    rows = torch.arange(len(feeder)).split(max(1, CLIPS_AT_ONCE[device.type] // feeder.clips))
+    rows = torch.arange(len(feeder)).split(max(1, clips_at_once(settings, device) // feeder.clips))
     parts, classes = [], []
     bar = tqdm(total=len(rows), leave=False, disable=logs.progress_bar_off(False))
     for batch_clips, _, _ in feeder.batches(map(Batch, rows)):

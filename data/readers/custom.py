@@ -10,6 +10,7 @@ those of prediction (data/clip_file.py). The layout is a name or a file like tho
 from __future__ import annotations
 
 import argparse
+import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from errors import InputError, nearest
 
 EXAMPLES = {"custom": "labels.csv --layout LAYOUT"}
 NORMALIZATIONS = ("upright", "centered", "image", "none")
+LOOKED_AT = 500  # files, to find the number of persons
 
 Item = tuple[str, int, dict[str, int | str]]  # file, label, columns
 
@@ -31,8 +33,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="CSV, or folder of class folders")
     parser.add_argument("--layout", required=True, help="name of a layout, or a layout file")
     parser.add_argument(
-        "--persons", type=int, default=2, help="maximum number of persons in a clip (default: 2)"
-    )
+        "--persons", type=int,
+        help="maximum number of persons in a clip (default: 2, or 1 if no clip has a second one)",
+    )  # fmt: skip
     parser.add_argument(
         "--channels", type=int, choices=(2, 3), default=3, help="channels per joint (default: 3)"
     )
@@ -84,7 +87,9 @@ class Read:
                 f"{channels} channels (--channels)"
             )
         if joints.shape[1] > persons:
-            raise InputError(f"{path}: has {joints.shape[1]} persons; increase --persons")
+            raise InputError(
+                f"{path}: has {joints.shape[1]} persons; add --persons {joints.shape[1]}"
+            )
 
     def _normalized(self, clip: clip_file.ClipFile, path: Path) -> np.ndarray:
         if not clip.joints.any():
@@ -102,9 +107,21 @@ class Read:
         return normalize.apply("image", clip.joints, terms)
 
 
+def persons_in(files: list[Path]) -> int:
+    """Return 2 if any of at most LOOKED_AT files, evenly spread, has a second person, else 1.
+
+    A file that cannot be read counts as one person; the reader reports it.
+    """
+    for row in np.unique(np.linspace(0, len(files) - 1, min(len(files), LOOKED_AT)).astype(int)):
+        with contextlib.suppress(InputError, OSError):
+            if clip_file.read(files[row], "zero").joints[:, 1:].any():
+                return 2
+    return 1
+
+
 def reader(args: argparse.Namespace) -> Raw:
     skeleton = graph.load(args.layout)
-    if args.persons < 1:
+    if args.persons is not None and args.persons < 1:
         raise InputError(f"--persons: must be at least 1, not {args.persons}")
     normalization = args.normalize or normalize.usual(skeleton, args.channels)
     if args.image_size and normalization != "image":
@@ -128,7 +145,8 @@ def reader(args: argparse.Namespace) -> Raw:
         columns["split"] = parts
     rows = [dict(zip(columns, row)) for row in zip(*columns.values())] or [{}] * len(labels)
     items = list(zip(clips.files, labels, rows))
-    shape = (args.persons, skeleton.num_joints, args.channels)
+    persons = args.persons or persons_in([clips.folder / file for file in clips.files])
+    shape = (persons, skeleton.num_joints, args.channels)
     size = tuple(args.image_size) if args.image_size else None
     return Raw(
         items=items,

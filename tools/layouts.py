@@ -1,0 +1,107 @@
+"""The page of joint layouts: a picture with joint numbers, and the names, of each file of graph/.
+
+python -m tools.layouts --out docs/layouts.md
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import graph
+from errors import InputError, Parser, run_command
+from files import write_text
+
+# Where a standing person's joints are, seen from the front: across (that of left joints is
+# positive, right of the picture), and up, in percent of the height.
+MIDDLE = {
+    "head": 95, "nose": 90.5, "neck": 84.5, "shoulder center": 82, "upper spine": 78.5,
+    "middle of spine": 65, "spine": 60, "base of spine": 52, "hip center": 51,
+}  # fmt: skip
+SIDES = {
+    "eye": (4, 96), "ear": (9.5, 94), "shoulder": (12, 80), "elbow": (19, 64), "wrist": (23, 50),
+    "hand": (24.5, 44), "hand tip": (25.5, 37), "thumb": (19, 42), "hip": (6, 50), "knee": (8, 28),
+    "ankle": (9, 7), "foot": (14, 2),
+}  # fmt: skip
+ABOUT = {
+    "ntu_rgb_d": "Kinect v2, 25 joints, 3D in meters: NTU RGB+D 60 and 120, the demo.",
+    "nw_ucla": "Kinect v1, 20 joints, 3D in meters: NW-UCLA, UTD-MHAD, MSR Action3D, UTKinect, "
+    "Kinder-Gator.",
+    "coco": "COCO, 17 joints, 2D with scores: HRNet, RTMPose, ViTPose, YOLO-pose, AlphaPose; "
+    "Kinetics-400, FineGYM, Diving48, UCF101, HMDB51.",
+    "openpose": "OpenPose's 18 joints of COCO with a neck, 2D with scores: Kinetics-skeleton.",
+}
+HEAD = """# Joint layouts
+
+A clip must have the joints of its layout in this order. The pictures show a person from the front,
+so that the left side of the body (blue) is on the right; lines are bones (`parent`).
+`python -m data.convert` maps the forms of pose estimators to these layouts
+([predict.md](predict.md#from-a-pose-estimator)); a layout of your own is a YAML file of the same
+form ([extending.md](extending.md#a-data-set-of-your-own)).
+
+Made from `graph/` by `python -m tools.layouts --out docs/layouts.md`.
+"""
+SCALE, WIDTH = 4.0, 300
+STYLE = """text { font: 11px system-ui, sans-serif; fill: #fff; text-anchor: middle }
+.bone { stroke: #8d939d; stroke-width: 3 } .left { fill: #0072b2 } .right { fill: #d55e00 }
+.middle { fill: #63676f }"""
+
+
+def place(name: str) -> tuple[float, float]:
+    """Return where a joint is in the picture, in pixels; KeyError for an unknown name."""
+    side, _, part = name.partition(" ")
+    across, up = SIDES[part] if side in ("left", "right") else (0, MIDDLE[name])
+    across = -across if side == "right" else across
+    return WIDTH / 2 + SCALE * across, SCALE * (101 - up)
+
+
+def picture(skeleton: graph.Skeleton) -> str:
+    """Return a layout as SVG: bones, and joints with their numbers, left and right by color."""
+    at = [place(name) for name in skeleton.joints]
+    bones = "".join(
+        f'<line class="bone" x1="{at[v][0]:g}" y1="{at[v][1]:g}" x2="{at[u][0]:g}" '
+        f'y2="{at[u][1]:g}"/>'
+        for v, u in enumerate(skeleton.parent)
+    )
+    joints = "".join(
+        f'<circle class="{side_of(name)}" cx="{x:g}" cy="{y:g}" r="8.5"/>'
+        f'<text x="{x:g}" y="{y + 4:g}">{v}</text>'
+        for v, (name, (x, y)) in enumerate(zip(skeleton.joints, at))
+    )
+    height = SCALE * 104
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" width="{WIDTH}" '
+        f'height="{height:g}"><style>{STYLE}</style>{bones}{joints}</svg>\n'
+    )
+
+
+def side_of(name: str) -> str:
+    return side if (side := name.partition(" ")[0]) in ("left", "right") else "middle"
+
+
+def page() -> str:
+    """Return the Markdown page; its pictures are images/layout-NAME.svg."""
+    parts = [HEAD]
+    for name in sorted(graph.LAYOUTS, key=list(ABOUT).index):
+        joints = ", ".join(f"{v} {joint}" for v, joint in enumerate(graph.load(name).joints))
+        parts.append(
+            f"## `{name}`\n\n{ABOUT[name]}\n\n![Joints of {name} with their numbers]"
+            f"(images/layout-{name}.svg)\n\n{joints}.\n"
+        )
+    return "\n".join(parts)
+
+
+def main(argv: list[str]) -> None:
+    parser = Parser(prog="python -m tools.layouts", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the page")
+    out = parser.parse_args(argv).out
+    images = out.parent / "images"
+    if not images.is_dir():
+        raise InputError(f"--out {out}: the pictures go to {images}, which does not exist")
+    for name in graph.LAYOUTS:
+        write_text(images / f"layout-{name}.svg", picture(graph.load(name)))
+    write_text(out, page())
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

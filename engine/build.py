@@ -200,7 +200,10 @@ def open_data(config: Config, model: Network, training: bool = True) -> Data:
         )  # fmt: skip
     train_rows, val_rows = listed.rows, test_rows
     if config.val_split is not None:
-        train_rows, val_rows = hold_out(listed.rows, store.labels, config.val_split, config.seed)
+        train_rows, val_rows = hold_out(
+            listed.rows, store.labels, config.val_split, config.seed,
+            persons_of(store, config.val_by),
+        )  # fmt: skip
         if not len(val_rows):
             raise InputError(f"val_split: {config.val_split} holds out no sample; increase it")
     class_counts = torch.bincount(torch.as_tensor(store.labels[train_rows]), minlength=num_class)
@@ -211,15 +214,35 @@ def open_data(config: Config, model: Network, training: bool = True) -> Data:
     )  # fmt: skip
 
 
-def hold_out(
-    rows: np.ndarray, labels: np.ndarray, share: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Split rows into (training, validation) per class; at least one sample per class is kept.
+def persons_of(store: Store, by: str) -> np.ndarray | None:
+    """Return the persons (N,) of a store for `val_by: subject`, None for `sample`.
 
-    rows (n,) of the store with labels (N,); `share` of each class is held out.
+    InputError if the store does not know them.
+    """
+    if by == "sample":
+        return None
+    if "subject" not in store.columns:
+        raise InputError(f"val_by: subject, but the samples of {store.path} have no subject")
+    return store.columns["subject"]
+
+
+def hold_out(
+    rows: np.ndarray, labels: np.ndarray, share: float, seed: int,
+    persons: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Split rows into (training, validation); every class keeps a sample to train on.
+
+    rows (n,) of the store with labels (N,). `share` of each class is held out, or with `persons`
+    (N,) all samples of that share of the persons, one at least, except those of a class that no
+    other person has.
     """
     random = np.random.default_rng(seed)
     held = np.zeros(len(rows), dtype=bool)
+    if persons is not None:
+        names = np.unique(persons[rows])
+        count = min(max(1, round(share * len(names))), len(names) - 1)
+        held = np.isin(persons[rows], random.permutation(names)[:count])
+        return rows[kept := ~held | ~np.isin(labels[rows], labels[rows[~held]])], rows[~kept]
     for label in np.unique(labels[rows]):
         members = np.flatnonzero(labels[rows] == label)
         count = min(round(share * len(members)), len(members) - 1)

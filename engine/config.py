@@ -46,6 +46,7 @@ class Config:
     val_split: float | None = (
         None  # validate on this fraction of the training list instead of the test split
     )
+    val_by: Literal["sample", "subject"] = "sample"  # subject: val_split holds out whole persons
     stream: Stream = "joint"  # what of the joints is fed
     frames: int = 64  # frames per clip
     test_clips: int = 10  # test clips per sample; their probabilities are averaged

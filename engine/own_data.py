@@ -12,7 +12,7 @@ import numpy as np
 import model as models
 from data import long_tail, protocols
 from data.store import Store
-from engine.build import hold_out
+from engine.build import hold_out, persons_of
 from engine.config import CONFIG_ROOT, Config, load
 from errors import InputError
 from longtail import shots
@@ -106,5 +106,6 @@ def with_shots(settings: Config) -> Config:
         settings.seed, make=True,
     ).rows  # fmt: skip
     if settings.val_split is not None:
-        rows, _ = hold_out(rows, store.labels, settings.val_split, settings.seed)
+        persons = persons_of(store, settings.val_by)
+        rows, _ = hold_out(rows, store.labels, settings.val_split, settings.seed, persons)
     return settings.replace(shots=list(shots.automatic(np.bincount(store.labels[rows]))))

@@ -13,7 +13,8 @@ BRL = "brl"  # the method of the benchmark folders themselves
 # stream and backbone, how the run is computed, and its name.
 FREE = {
     "store", "training_list", "imbalance", "stream", "model", "amp", "compile", "cuda_graphs",
-    "step_graph", "tf32", "test_batch_size", "sync_bn", "seed", "benchmark", "tag", "method",
+    "step_graph", "tf32", "test_batch_size", "val_by", "sync_bn", "seed", "benchmark", "tag",
+    "method",
 }  # fmt: skip
 
 

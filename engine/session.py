@@ -210,7 +210,7 @@ def held_out(
     list as it is now.
     """
     trained = checkpoint.trained_with(weights) if weights is not None else {}
-    keys = ("val_split", "seed", "protocol", "training_list", "imbalance", "fold")
+    keys = ("val_split", "val_by", "seed", "protocol", "training_list", "imbalance", "fold")
     same = all(trained.get(key) == getattr(config, key) for key in keys)
     if weights is None or config.val_split is None or not same:
         raise InputError(

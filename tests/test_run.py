@@ -24,6 +24,7 @@ from engine.run import RunFolder
 from engine.session import prepare
 from engine.state import Progress
 from engine.train import epoch_batches
+from errors import InputError
 from feeders.skeleton import Feeder
 from longtail import shots
 from model.backbone import Backbone
@@ -253,6 +254,33 @@ def test_what_is_held_out_is_drawn_by_the_seed(tiny):
     configs = [load([file], ["val_split=0.4"], seed=seed) for seed in range(10)]
     net = build.make_model(configs[0])
     assert len({tuple(build.open_data(config, net).val_rows) for config in configs}) > 3
+
+
+def test_whole_persons_are_held_out(tiny):
+    """A class that only they have is trained on."""
+    labels = np.array([0, 0, 0, 1, 1, 1, 2, 2, 3])
+    persons = np.array([1, 2, 3, 1, 2, 3, 2, 2, 3])
+    rows, seen = np.arange(9), set()
+    for seed in range(12):
+        train_rows, val_rows = build.hold_out(rows, labels, 0.3, seed, persons)
+        (held,) = set(persons[val_rows])
+        assert sorted([*train_rows, *val_rows]) == rows.tolist()
+        assert set(labels[train_rows]) == {0, 1, 2, 3}
+        only = {1: set(), 2: {6, 7}, 3: {8}}[held]  # the rows of classes that nobody else has
+        assert {row for row in train_rows if persons[row] == held} == only
+        seen.add(held)
+    assert seen == {1, 2, 3}
+    file = tiny / "tiny-lt/joint.yaml"
+    config = load([file], ["val_split=0.3", "val_by=subject"])
+    with pytest.raises(InputError, match=r"val_split: 0\.3 holds out no sample"):
+        build.open_data(config, build.make_model(config))  # one person trains
+
+
+def test_persons_are_needed_to_hold_them_out(tmp_path):
+    with StoreWriter(tmp_path / "s", "ntu_rgb_d", ["a"], (1, 25, 3)) as out:
+        out.add("clip", 0, np.ones((3, 1, 25, 3)))
+    with pytest.raises(InputError, match=r"val_by: subject, but the samples of .* have no subject"):
+        build.persons_of(Store.open(tmp_path / "s"), "subject")
 
 
 def test_copies_of_any_training_sample_are_left_out_of_the_clean_figure(tmp_path, monkeypatch):

@@ -197,8 +197,10 @@ def main(argv: list[str]) -> None:
         for words, reason in choice.failed.items()
     ]
     notes += [f"failed: {run.name}: {reason}" for run, reason in failures.items()]
+    by = sweep.resolve("brl", options.seeds[0], sweep.words(folds[0])).val_by
     tuned_on = (
-        f"{options.tune_split:.0%} of the training list, held out from trials with "
+        f"{options.tune_split:.0%} of {'the persons of ' if by == 'subject' else ''}the training "
+        "list, held out from trials with "
         f"seeds {' '.join(map(str, trials))}"
     )
     comparison = Comparison(

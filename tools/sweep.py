@@ -23,7 +23,7 @@ import yaml
 from data import long_tail
 from data.store import Store
 from engine import config, own_data, recipe
-from engine.build import find_class, hold_out, make
+from engine.build import find_class, hold_out, make, persons_of
 from engine.run import LAST, RunFolder
 from errors import InputError, nearest
 
@@ -52,7 +52,7 @@ def shown(path: Path) -> str:
 @cache
 def _training_data(
     store: str, protocol: str, training_list: str | None, imbalance: int, fold: str | None,
-    seed: int, val_split: float | None, num_class: int,
+    seed: int, val_split: float | None, val_by: str, num_class: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Return labels (n,) and class counts (K,) of a training list, which is drawn if missing."""
     opened = Store.open(store)
@@ -63,7 +63,7 @@ def _training_data(
         print(listed.made, file=sys.stderr)  # the lines of --dry-run stay commands
     rows = listed.rows
     if val_split is not None:
-        rows, _ = hold_out(rows, opened.labels, val_split, seed)
+        rows, _ = hold_out(rows, opened.labels, val_split, seed, persons_of(opened, val_by))
     labels = torch.as_tensor(opened.labels[rows])
     return labels, torch.bincount(labels, minlength=num_class)
 
@@ -72,7 +72,8 @@ def steps_per_epoch(settings: config.Config, repeat: float | None = None) -> int
     """Return the optimizer steps of an epoch, of one process; `repeat` in place of the run's."""
     labels, counts = _training_data(
         settings.store, settings.protocol, settings.training_list, settings.imbalance,
-        settings.fold, settings.seed, settings.val_split, settings.model_args.get("num_class", 60),
+        settings.fold, settings.seed, settings.val_split, settings.val_by,
+        settings.model_args.get("num_class", 60),
     )  # fmt: skip
     repeat = settings.repeat if repeat is None else repeat
     samples = len(make(settings, "sampling", labels, counts, repeat))

@@ -22,7 +22,8 @@ from torch import nn
 from engine import config
 from engine.predict import InputSpec, LoadedNetwork
 from errors import InputError, Parser, run_command
-from files import replacing
+from files import replacing, write_text
+from tools import preprocess
 
 TOLERANCE = 1e-4  # on the difference from the network's logits, relative to the largest logit
 TRACED = (2, 64)  # batch and frames of the traced input
@@ -31,7 +32,7 @@ ENDINGS = {"onnx": ".onnx", "torch": ".pt2"}
 NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}
 
 # Configuration keys that an export uses.
-USED = ("model", "model_args", "stream", "frames", "feeder", "feeder_args")
+USED = ("model", "model_args", "stream", "frames", "test_clips", "feeder", "feeder_args")
 
 Run = Callable[[torch.Tensor], np.ndarray]
 
@@ -137,6 +138,19 @@ def export(network: LoadedNetwork, form: str, out: Path) -> float:
     return gap
 
 
+def write_preprocessing(network: LoadedNetwork, out: Path) -> str:
+    """Write preprocess.py beside an exported network, unless that is somebody's own file; return
+    what was done."""
+    beside = out.with_name("preprocess.py")
+    if beside.exists() and preprocess.MARK not in beside.read_text("utf-8", errors="replace"):
+        return f"{beside} is not written: there is another file with that name"
+    try:
+        write_text(beside, preprocess.script(network, out, beside.name))
+    except InputError as error:
+        return f"{beside} is not written: {error}"
+    return f"{beside}: a recorded clip to the input, by NumPy; python {beside} clip.npy"
+
+
 @contextmanager
 def quiet_exporters() -> Iterator[None]:
     """Suppress log messages and warnings of the exporters; errors are still raised."""
@@ -184,6 +198,8 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: {out} is not written: {figures}, more than {TOLERANCE:.0e}")
     checked = ", ".join(f"{batch} x {frames}" for batch, frames in CHECKED)
     print(f"{out}: {figures} (clips x frames: {checked})")
+    if options.format == "onnx":
+        print(write_preprocessing(network, out))
 
 
 if __name__ == "__main__":

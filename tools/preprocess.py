@@ -1,0 +1,198 @@
+"""The script that tools.export writes beside a network: a recorded clip to its input, by NumPy."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data import measure, normalize
+from engine import predict
+from engine.predict import LoadedNetwork
+from errors import InputError
+from feeders import frames
+from feeders.streams import Stream
+
+FEEDER = "feeders.skeleton.Feeder"
+CONSTANTS = {normalize: ("SPINE", "SHOULDERS", "EPSILON"), frames: ("TEST_SEED",)}
+# Functions whose source is copied into the script, so that there is one home for each of them.
+COPIED = {
+    measure: ("seen", "found"),
+    normalize: (
+        "upright", "upright_center", "shortest_rotation", "to_image", "best_scored", "nw_ucla",
+        "centered",
+    ),
+    frames: ("uniform_sample", "linspace"),
+    predict: ("with_persons",),
+}  # fmt: skip
+
+MARK = "Written by tools.export."
+HEAD = '''"""A recorded clip to the input of {file}, by NumPy: normalization, stream, frames.
+
+    import onnxruntime, preprocess
+    clips = preprocess.inputs(joints)  # (T, V, C) or (T, M, V, C) as recorded
+    session = onnxruntime.InferenceSession("{file}")
+    (logits,) = session.run(["logits"], {{"clips": clips}})
+    preprocess.probabilities(logits)  # {{class name: probability}}
+
+or: python {script} clip.npy
+
+{mark} Units are not checked: positions of 3D joints are in meters; 2D poses are in
+pixels, with `image_size` (height, width), or scaled to [-1, 1] already. Unseen joints are 0.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+InputError = ValueError
+SETTINGS = json.loads("""{settings}""")
+'''
+
+BODY = '''
+def normalized(joints, image_size=None):
+    """Normalize a clip (T, M, V, C) like the clips that the network was trained on."""
+    how = SETTINGS["normalization"]
+    if how in ("image", "st-gcn"):
+        joints = np.where(found(joints)[..., None], joints, 0).astype(np.float32)
+        if image_size is not None:
+            joints = to_image(joints, *image_size)
+        if how == "st-gcn":
+            shares = np.concatenate([(joints[..., :2] + 1) / 2, joints[..., 2:]], axis=-1)
+            joints = best_scored(shares, SETTINGS["persons"])
+        return joints
+    if how == "upright":
+        return upright(joints)
+    if how == "nw-ucla":
+        return nw_ucla(joints)
+    return centered(joints, SETTINGS["center"]) if how == "centered" else joints
+
+
+def boxed(joints):
+    """Scale each axis of a clip to [-1, 1]; an axis without extent becomes -1."""
+    low, high = joints.min((0, 1, 2)), joints.max((0, 1, 2))
+    return (joints - low) / np.where(high > low, high - low, 1) * 2 - 1
+
+
+def relative(joints):
+    """Subtract the origin of each joint in this stream; a score is the mean of both joints."""
+    origin, partner = np.array(SETTINGS["origin"]), np.array(SETTINGS["partner"])
+    if SETTINGS["stream"].startswith("joint"):
+        return joints
+    result = joints - joints[:, :, origin]
+    if SETTINGS["scored"]:
+        result[..., 2] = (joints[..., 2] + joints[:, :, partner, 2]) / 2
+    return result
+
+
+def between(this, following):
+    """Return the motion from frame to frame; a score is the mean of both."""
+    result = following - this
+    if SETTINGS["scored"]:
+        result[..., 2] = (this[..., 2] + following[..., 2]) / 2
+    return result
+
+
+def inputs(clip, image_size=None):
+    """Return (test clips, M, T, V, C) float32 of a clip (T, V, C) or (T, M, V, C) as recorded."""
+    joints = np.asarray(clip, np.float32)
+    joints = joints[:, None] if joints.ndim == 3 else joints
+    if SETTINGS["normalization"] in ("image", "st-gcn"):
+        joints = with_persons(normalized(joints, image_size), SETTINGS["persons"])
+    else:
+        joints = normalized(with_persons(joints, SETTINGS["persons"]))
+    joints = joints.astype(np.float32)
+    if not joints.any():
+        raise InputError("the clip contains no body, all joints are zero")
+    joints = relative(boxed(joints) if SETTINGS["box"] else joints)
+    is_motion = SETTINGS["stream"].endswith("-motion")
+    if is_motion and not SETTINGS["sampled_motion"]:
+        joints = between(joints, np.roll(joints, -1, axis=0))
+        joints[-1] = 0
+    if SETTINGS["choice"] == "even":
+        chosen = linspace(len(joints), SETTINGS["frames"])
+    else:
+        interval = tuple(SETTINGS["p_interval"])
+        chosen = uniform_sample(len(joints), SETTINGS["frames"], SETTINGS["test_clips"], interval)
+    clips = joints[chosen]  # (S, T, M, V, C)
+    if is_motion and SETTINGS["sampled_motion"]:
+        following = np.roll(chosen.reshape(-1), -1).reshape(chosen.shape)
+        clips = between(clips, joints[following])
+        clips[-1, -1] = 0
+    return np.ascontiguousarray(clips.transpose(0, 2, 1, 3, 4), np.float32)
+
+
+def probabilities(logits):
+    """Return {class name: probability}, the mean over test clips of the softmax of (S, K)."""
+    logits = np.asarray(logits, np.float64) / SETTINGS["temperature"]
+    rises = np.exp(logits - logits.max(1, keepdims=True))
+    mean = (rises / rises.sum(1, keepdims=True)).mean(0)
+    return dict(zip(SETTINGS["class_names"], mean.tolist()))
+
+
+if __name__ == "__main__":
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(Path(__file__).with_name(SETTINGS["file"])))
+    for name in sys.argv[1:]:
+        (logits,) = session.run(["logits"], {"clips": inputs(np.load(name))})
+        found_classes = sorted(probabilities(logits).items(), key=lambda pair: -pair[1])[:3]
+        print(name, ", ".join(f"{title} {share:.3f}" for title, share in found_classes))
+'''
+
+
+def script(network: LoadedNetwork, file: Path, name: str) -> str:
+    """Return the script `name` of a network that is exported to `file`.
+
+    InputError if the network has a feeder of its own, which the script cannot know.
+    """
+    if network.config.feeder != FEEDER:
+        raise InputError(f"feeder: {network.config.feeder} is not {FEEDER}; its steps are unknown")
+    parts = [
+        HEAD.format(mark=MARK, file=file.name, script=name, settings=_json(settings(network, file)))
+    ]
+    parts += [
+        f"{constant} = {getattr(module, constant)!r}"
+        for module, constants in CONSTANTS.items()
+        for constant in constants
+    ]
+    parts += [
+        f"\n\n{inspect.getsource(getattr(module, each)).rstrip()}"
+        for module, names in COPIED.items()
+        for each in names
+    ]
+    return "\n".join(parts) + "\n\n" + BODY
+
+
+def _json(values: dict[str, Any]) -> str:
+    """Return JSON as the content of a Python string in three quotes."""
+    return json.dumps(values).replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+
+
+def settings(network: LoadedNetwork, file: Path) -> dict[str, Any]:
+    """Return what the script must know of a network."""
+    takes, own = network.takes, network.config
+    stream = Stream(own.stream, takes.skeleton, takes.channels)
+    args = own.feeder_args
+    return {
+        "file": file.name, "class_names": list(takes.class_names), "persons": takes.persons,
+        "normalization": takes.normalization, "center": takes.centre, "stream": own.stream,
+        "origin": _list(stream.origin), "partner": _list(stream.partner),
+        "scored": bool(stream.scored), "frames": own.frames, "test_clips": own.test_clips,
+        "choice": args.get("choice", "uniform"), "p_interval": list(args.get("p_interval", (1, 1))),
+        "box": bool(args.get("box", False)),
+        "sampled_motion": bool(args.get("sampled_motion", False)),
+        "temperature": network.calibration.temperature,
+    }  # fmt: skip
+
+
+def _list(values: torch.Tensor) -> list[int]:
+    return np.asarray(values).tolist()

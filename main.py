@@ -167,10 +167,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """Return the options; InputError for a flag that the phase does not use (see USED_BY)."""
     parser = make_parser()
     options = parser.parse_args(argv)
-    # A key of a checkpoint's own configuration and its flag are one.
+    # A key of a checkpoint's own configuration and its flag are one; --store is more than its key.
     words = [] if options.config else options.overrides
-    keys = [re.split("[.=]", word)[0].strip().replace("_", "-") for word in words]
-    for flag in [*parser.given(options), *(f"--{key}" for key in keys if f"--{key}" in USED_BY)]:
+    keys = [f"--{re.split('[.=]', word)[0].strip().replace('_', '-')}" for word in words]
+    keys = [flag for flag in keys if flag in USED_BY and flag != "--store"]
+    for flag in [*parser.given(options), *keys]:
         phases = USED_BY[flag].split()
         if f"{options.phase}*" in phases and not options.config:
             raise InputError(

@@ -142,7 +142,9 @@ def write_preprocessing(network: LoadedNetwork, out: Path) -> str:
     """Write preprocess.py beside an exported network, unless that is somebody's own file; return
     what was done."""
     beside = out.with_name("preprocess.py")
-    if beside.exists() and preprocess.MARK not in beside.read_text("utf-8", errors="replace"):
+    if beside.exists() and preprocess.MARK not in beside.read_text(
+        encoding="utf-8", errors="replace"
+    ):
         return f"{beside} is not written: there is another file with that name"
     try:
         write_text(beside, preprocess.script(network, out, beside.name))

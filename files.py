@@ -49,6 +49,26 @@ def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         temporary.unlink(missing_ok=True)
 
 
+def page(title: str, style: str, body: str) -> str:
+    """Return a self-contained HTML page, which may load nothing; title and body are HTML."""
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<link rel="icon" href="data:,">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+
+
 def leftovers(folder: Path) -> list[Path]:
     """Return the temporary files that killed processes left in `folder`."""
     return list(folder.glob(".*.tmp"))

@@ -205,7 +205,10 @@ def open_data(config: Config, model: Network, training: bool = True) -> Data:
             persons_of(store, config.val_by),
         )  # fmt: skip
         if not len(val_rows):
-            raise InputError(f"val_split: {config.val_split} holds out no sample; increase it")
+            way_out = {"sample": "increase it", "subject": "val_by: subject needs several persons"}
+            raise InputError(
+                f"val_split: {config.val_split} holds out no sample; {way_out[config.val_by]}"
+            )
     class_counts = torch.bincount(torch.as_tensor(store.labels[train_rows]), minlength=num_class)
     return TrainingData(
         store, model.skeleton, test_rows, train_rows, val_rows, class_counts,
@@ -242,7 +245,8 @@ def hold_out(
         names = np.unique(persons[rows])
         count = min(max(1, round(share * len(names))), len(names) - 1)
         held = np.isin(persons[rows], random.permutation(names)[:count])
-        return rows[kept := ~held | ~np.isin(labels[rows], labels[rows[~held]])], rows[~kept]
+        held &= np.isin(labels[rows], labels[rows[~held]])  # a class of theirs alone stays
+        return rows[~held], rows[held]
     for label in np.unique(labels[rows]):
         members = np.flatnonzero(labels[rows] == label)
         count = min(round(share * len(members)), len(members) - 1)

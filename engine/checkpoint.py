@@ -109,13 +109,7 @@ def load_for_new_classes(path: str | Path, given: Config) -> tuple[Config, Netwo
     _, trained, state = load_network(path, _without_classifier(given))
     config = complete_for_new_classes(given, path, state)
     model = make_model(config)
-    layers = getattr(model, "classifiers", None)
-    if layers is None:
-        raise InputError(
-            f"--new-head: model={config.model} does not say which of its layers classify; give it "
-            'the attribute classifiers, e.g. ("fc",)'
-        )
-    drawn = tuple(f"{name}." for name in layers)
+    drawn = tuple(f"{name}." for name in models.classification_layers(model))
     weights = {k: v for k, v in trained.state_dict().items() if not k.startswith(drawn)}
     model.load_state_dict(model.state_dict() | weights)
     return config, model, state

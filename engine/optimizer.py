@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+import model as models
 from engine.build import find_class, make
 from engine.config import Config
 from errors import InputError, nearest
@@ -96,14 +97,14 @@ def make_optimizer(
     If the backbone has a learning rate of its own, it is the second group, with "backbone": True.
     """
     check_schedule(config)
-    named = [*model.named_parameters(), *(("", p) for p in method.parameters())]
-    trained = [(name, p) for name, p in named if p.requires_grad]
-    groups: Any = [p for _, p in trained]
+    own = [(name.partition(".")[0], p) for name, p in model.named_parameters() if p.requires_grad]
+    extra = [p for p in method.parameters() if p.requires_grad]
+    groups: Any = [*(p for _, p in own), *extra]
     if config.backbone_lr != 1 or config.frozen_epochs:
-        layers = ("", *getattr(model, "classifiers", ()))
-        own = [p for name, p in trained if name.partition(".")[0] not in layers]
-        rest = [p for name, p in trained if name.partition(".")[0] in layers]
-        groups = [{"params": rest}, {"params": own, "backbone": True}]
+        layers = models.classification_layers(model)
+        classifying = [p for layer, p in own if layer in layers]
+        backbone = [p for layer, p in own if layer not in layers]
+        groups = [{"params": [*classifying, *extra]}, {"params": backbone, "backbone": True}]
         groups = [group for group in groups if group["params"]]
     optimizer = make(config, "optimizer", groups, lr=config.rate, **fused(config, device))
     closure = inspect.signature(optimizer.step).parameters.get("closure")

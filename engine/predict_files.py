@@ -156,7 +156,8 @@ def write_segments_as_json(
     write_json(path, {
         "class_names": list(recognizer.names), "threshold": recognizer.threshold, "fps": fps,
         "files": [
-            {"file": p.source, "segments": [described(s) for s in segments(p)]}
+            {"file": p.source, **({"warning": p.warning} if p.warning else {}),
+             "segments": [described(s) for s in segments(p)]}
             for p in predictions
         ],
         "failed": failed,

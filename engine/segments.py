@@ -9,10 +9,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.predict import UNKNOWN, Prediction, answer
+from files import page
 
 # Okabe and Ito's palette without black, which is safe for color-blind readers.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#a6761d")
 GRAY = "#9aa0a8"  # for unknown, and for frames that no window with a body covers
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem }
+h2 { font-size: 1rem; margin: 1.5rem 0 .3rem; overflow-wrap: anywhere }
+svg { display: block; width: 100%; height: 3.2rem } table { border-collapse: collapse }
+th, td { padding: .15rem 1.2rem .15rem 0; text-align: left; font-weight: 400 }
+.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem }
+.legend i { display: inline-block; width: .8em; height: .8em; margin-right: .4em }
+"""
 
 
 @dataclass(frozen=True)
@@ -71,32 +81,8 @@ def timeline(predictions: Sequence[Prediction], fps: float | None = None) -> str
         f'<span><i style="background:{colors.get(name, GRAY)}"></i>{html.escape(name)}</span>'
         for name in names
     )
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<link rel="icon" href="data:,">
-<title>Segments</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto;
-  padding: 0 1rem }}
-h2 {{ font-size: 1rem; margin: 1.5rem 0 .3rem; overflow-wrap: anywhere }}
-svg {{ display: block; width: 100%; height: 3.2rem }} table {{ border-collapse: collapse }}
-th, td {{ padding: .15rem 1.2rem .15rem 0; text-align: left; font-weight: 400 }}
-.legend {{ display: flex; flex-wrap: wrap; gap: .2rem 1.2rem }}
-.legend i {{ display: inline-block; width: .8em; height: .8em; margin-right: .4em }}
-</style>
-</head>
-<body>
-<h1>Segments</h1>
-<p class="legend">{legend}</p>
-{bars}
-</body>
-</html>
-"""
+    body = f'<h1>Segments</h1>\n<p class="legend">{legend}</p>\n{bars}'
+    return page("Segments", STYLE, body)
 
 
 def _bar(found: Sequence[Segment], colors: dict[str, str], fps: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,11 @@ def save(training: Training, run: RunFolder, which: str) -> None:
         "centre": store.meta.get("centre"),
         "size": store.meta.get("size"),
         "progress": dataclasses.asdict(state.progress),
-        "made_with": {"torch": str(torch.__version__), "device": device_name(training.device)},
+        "made_with": {
+            "date": time.strftime("%Y-%m-%d"),
+            "torch": str(torch.__version__),
+            "device": device_name(training.device),
+        },
     }
     if which == LAST:
         content["training"] = state.state_dict()

@@ -11,7 +11,7 @@ from torch.nn.functional import one_hot
 
 from longtail.glmc import paste_box
 from longtail.method import Composed, Parts
-from longtail.sampling import PowerSampling, apportion, draw_rows
+from longtail.sampling import with_second
 from memory import send
 
 
@@ -46,9 +46,7 @@ class CMO(Composed):
     def rows(self, generator: torch.Generator | None, progress: float) -> Tensor:
         """Return pairs (len(self), 2): background and foreground."""
         rows = super().rows(generator, progress)
-        labels = self.sampling.labels
-        shares = PowerSampling(labels, self.sampling.class_counts).shares(1 - self.power)
-        return torch.stack([rows, draw_rows(labels, apportion(shares, len(rows)), generator)], 1)
+        return with_second(rows, self.sampling, 1 - self.power, generator)
 
     def mix(
         self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, one_hot
 
 from longtail.method import Method, Parts, linear_classifier
-from longtail.sampling import PowerSampling, apportion, draw_rows
+from longtail.sampling import with_second
 from longtail.weights import InverseFrequency
 from memory import send
 
@@ -93,9 +93,7 @@ class GLMC(Method):
     def rows(self, generator: torch.Generator | None, progress: float) -> Tensor:
         """Return pairs (len(self), 2)."""
         rows = super().rows(generator, progress)
-        labels, counts = self.sampling.labels, self.sampling.class_counts
-        shares = PowerSampling(labels, counts).shares(1 - self.resampling)
-        return torch.stack([rows, draw_rows(labels, apportion(shares, len(rows)), generator)], 1)
+        return with_second(rows, self.sampling, 1 - self.resampling, generator)
 
     def mix(
         self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from errors import InputError
 from longtail.auxiliary import AuxiliaryLoss
 from longtail.classifiers import Classifier, Samples
-from longtail.losses import label_weights, soft_labels
+from longtail.losses import CrossEntropy, label_weights, soft_labels
 from longtail.mixing import Mixing, Plain
 from longtail.sampling import InstanceSampling
 from longtail.schedule import Stages
@@ -47,6 +47,7 @@ class Parts:
         """Raise InputError if a part is given that this method has in itself or cannot use."""
         given = {
             "mixing": type(self.mixing) is not Plain,
+            "loss": type(self.stages.second) is not CrossEntropy,
             "class_weights": self.stages.weights is not None,
             "classifier": self.classifier is not None,
         }

@@ -69,7 +69,7 @@ class PaCo(Composed):
         momentum: float = 0.999,
     ) -> None:
         super().__init__(parts, model)
-        parts.refuse("longtail.paco.PaCo", "mixing", "class_weights", "classifier")
+        parts.refuse("longtail.paco.PaCo", "mixing", "loss", "class_weights", "classifier")
         self.projection = head(linear_classifier(model).in_features, size)
         self.temperature, self.alpha, self.momentum = temperature, alpha, momentum
         self.num_class = len(parts.class_counts)

@@ -33,6 +33,16 @@ def apportion(shares: Tensor, length: int) -> Tensor:
     return ends.diff(prepend=ends.new_zeros(1))
 
 
+def with_second(
+    rows: Tensor, sampling: InstanceSampling, power: float, generator: torch.Generator | None
+) -> Tensor:
+    """Return pairs (n, 2): rows (n,), and as many that are drawn with shares n_c^power per class,
+    spread evenly over a class's members."""
+    shares = PowerSampling(sampling.labels, sampling.class_counts).shares(power)
+    second = draw_rows(sampling.labels, apportion(shares, len(rows)), generator)
+    return torch.stack([rows, second], 1)
+
+
 class InstanceSampling(nn.Module):
     """Every row `repeat` times per epoch. The other rules override `draws`.
 

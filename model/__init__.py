@@ -193,6 +193,18 @@ def other_variant(model: nn.Module, checkpoint: Any, path: str | Path) -> dict[s
     }
 
 
+def classification_layers(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the attributes whose outputs are classes; InputError if a network does
+    not say them."""
+    layers = getattr(model, "classifiers", None)
+    if layers is None:
+        raise InputError(
+            f"model={import_string(model)}: does not say which of its layers classify; give it the "
+            'attribute classifiers, e.g. ("fc",)'
+        )
+    return tuple(layers)
+
+
 def import_string(model: nn.Module) -> str:
     return f"{type(model).__module__}.{type(model).__qualname__}"
 

@@ -122,7 +122,7 @@ def run_folder(
         "top1_clean": result["top1"], "weights": "best.pt", "benchmark": settings["benchmark"],
         "stream": stream, "tag": "", "seed": seed, "method": settings["method"],
         "departures": [], "published_list": PUBLISHED, "list_digest": PUBLISHED, "code": "0c0de",
-        "made_with": {"torch": "2.13.0", "device": "cpu (AVX2)"},
+        "made_with": {"date": "2026-11-26", "torch": "2.13.0", "device": "cpu (AVX2)"},
     }  # fmt: skip
     (path / "result.json").write_text(json.dumps(result))
     last = result | {"weights": "last.pt", "top1": result["top1"] - 0.4}

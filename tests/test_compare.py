@@ -686,6 +686,15 @@ def test_differences_are_those_of_the_clips_and_marked(tmp_path):
     assert_drawn(found)
 
 
+def test_methods_without_any_difference_are_drawn(tmp_path):
+    sweep = compare.Sweep(NTU60, root=tmp_path)
+    runs = [sweep.plan(method, 0) for method in ("brl", "focal")]
+    for run in runs:
+        write_result(run, 50.0, 20.0)
+    drawn = intervals.chart(compared(sweep, runs).as_json())
+    assert drawn.count("<circle") == 5 and "nan" not in drawn
+
+
 def assert_drawn(found):
     """Every point is where its value is, on one scale for all panels, filled if different."""
     differences = {name: row["differences"] for name, row in found.as_json()["methods"].items()}

@@ -101,9 +101,11 @@ def test_a_run_is_resumed_with_its_queue(tiny, tmp_path, untested):
     assert {"queue", "queue_labels", "average.0.fc.weight"} <= state["training"]["method"].keys()
 
 
-def test_mixed_labels_are_refused(tiny, tmp_path):
-    with pytest.raises(InputError, match=r"^mixing: objective=longtail\.paco\.PaCo"):
-        run(tiny, tmp_path / "run", "paco.yaml", more=[*SMALL, "mixing=longtail.mixing.Mixup"])
+@pytest.mark.parametrize("word", ["mixing=longtail.mixing.Mixup", "loss=longtail.losses.Focal"])
+def test_what_it_does_not_use_is_refused(tiny, tmp_path, word):
+    key = word.partition("=")[0]
+    with pytest.raises(InputError, match=rf"^{key}: objective=longtail\.paco\.PaCo"):
+        run(tiny, tmp_path / "run", "paco.yaml", more=[*SMALL, word])
 
 
 def test_an_anchor_is_not_its_own_key():

@@ -109,3 +109,6 @@ def test_a_file_of_ones_own_is_not_overwritten(tmp_path):
     mine.unlink()
     for _ in range(2):  # its own is written again
         assert "by NumPy" in export.write_preprocessing(network, tmp_path / "best.onnx")
+    before = mine.read_text()
+    assert "is not for b.onnx" in export.write_preprocessing(network, tmp_path / "b.onnx")
+    assert mine.read_text() == before

@@ -115,7 +115,7 @@ def make_parser() -> Parser:
     )  # fmt: skip
     add("--work-dir", "root of the runs (default: work_dir); use another for other values of --set",
         type=Path, default=WORK_DIR, metavar="DIR")  # fmt: skip
-    add("--output", "write PATH.md and PATH.json", type=Path, metavar="PATH")
+    add("--output", "write PATH.md, .json, .svg and .html", type=Path, metavar="PATH")
     add("--dry-run", "print a line for each job that is missing", action="store_true")
     add("--quiet", "errors and the table only", action="store_true")
     add("--debug", "errors with their traceback", action="store_true")

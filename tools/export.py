@@ -139,13 +139,12 @@ def export(network: LoadedNetwork, form: str, out: Path) -> float:
 
 
 def write_preprocessing(network: LoadedNetwork, out: Path) -> str:
-    """Write preprocess.py beside an exported network, unless that is somebody's own file; return
-    what was done."""
+    """Write preprocess.py beside an exported network, unless there is one of another network or of
+    somebody's own; return what was done."""
     beside = out.with_name("preprocess.py")
-    if beside.exists() and preprocess.MARK not in beside.read_text(
-        encoding="utf-8", errors="replace"
-    ):
-        return f"{beside} is not written: there is another file with that name"
+    mark = preprocess.MARK.format(file=out.name)
+    if beside.exists() and mark not in beside.read_text(encoding="utf-8", errors="replace"):
+        return f"{beside} is not written: there is one that is not for {out.name}"
     try:
         write_text(beside, preprocess.script(network, out, beside.name))
     except InputError as error:

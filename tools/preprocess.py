@@ -30,7 +30,7 @@ COPIED = {
     predict: ("with_persons",),
 }  # fmt: skip
 
-MARK = "Written by tools.export."
+MARK = "Written by tools.export for {file}."
 HEAD = '''"""A recorded clip to the input of {file}, by NumPy: normalization, stream, frames.
 
     import onnxruntime, preprocess
@@ -156,9 +156,8 @@ def script(network: LoadedNetwork, file: Path, name: str) -> str:
     """
     if network.config.feeder != FEEDER:
         raise InputError(f"feeder: {network.config.feeder} is not {FEEDER}; its steps are unknown")
-    parts = [
-        HEAD.format(mark=MARK, file=file.name, script=name, settings=_json(settings(network, file)))
-    ]
+    said = {"file": file.name, "script": name, "settings": _json(settings(network, file))}
+    parts = [HEAD.format(mark=MARK.format(**said), **said)]
     parts += [
         f"{constant} = {getattr(module, constant)!r}"
         for module, constants in CONSTANTS.items()

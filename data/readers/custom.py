@@ -34,7 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layout", required=True, help="name of a layout, or a layout file")
     parser.add_argument(
         "--persons", type=int,
-        help="maximum number of persons in a clip (default: 2, or 1 if no clip has a second one)",
+        help="maximum number of persons in a clip (default: 1, or 2 if one of 500 clips has two)",
     )  # fmt: skip
     parser.add_argument(
         "--channels", type=int, choices=(2, 3), default=3, help="channels per joint (default: 3)"

@@ -121,8 +121,8 @@ def _sentence(run: Run, own: Entry, baseline: Run, other: Entry) -> str:
         for text, (first, second) in pairs.items()
         if first is not None and second is not None
     )
-    names = (each.config.get("method") or each.group for each in (run, baseline))
-    return "{} {stream}: {compared} ({}).".format(*names, stream=run.stream, compared=compared)
+    method, against = (each.config.get("method") or each.group for each in (run, baseline))
+    return f"{method} {run.stream}: {compared} ({against})."
 
 
 def gather(folders: Iterable[str | Path]) -> Report:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import files
 from engine.logs import percent
 from tools.report.page import FOLDER
 
@@ -45,7 +46,7 @@ def chart(comparison: Mapping[str, Any]) -> str:
         return ""
     low = min(0.0, *(span["low"] for span in spans))
     high = max(0.0, *(span["high"] for span in spans))
-    pad = 0.06 * (high - low)
+    pad = 0.06 * (high - low) or 1.0  # all differences may be 0
     low, high = low - pad, high + pad
     base = comparison["methods"][comparison["baseline"]]["mean"]
     bottom = TOP + ROW * len(rows)
@@ -111,26 +112,12 @@ def page(
     title = html.escape(f"{comparison['benchmark']}, {comparison['stream']}")
     style = (FOLDER / "style.css").read_text(encoding="utf-8")
     text = "".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in paragraphs)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<link rel="icon" href="data:,">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<header class="top"><div class="wide"><h1>{title}</h1>{text}</div></header>
+    body = f"""<header class="top"><div class="wide"><h1>{title}</h1>{text}</div></header>
 <main class="wide">
 <section aria-label="Differences"><div class="scroll">{chart(comparison)}</div></section>
 {"".join(f'<section><div class="scroll">{_table(table)}</div></section>' for table in tables)}
-</main>
-</body>
-</html>
-"""
+</main>"""
+    return files.page(title, style, body)
 
 
 def _table(cells: Sequence[Sequence[str]]) -> str:

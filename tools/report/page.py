@@ -6,7 +6,6 @@ import base64
 import csv
 import html
 import json
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import numpy as np
 import yaml
 
 from engine.fusion import Scores
-from engine.run import RunFolder
 from longtail import shots
 from longtail.shots import METRICS
 from tools import published
@@ -135,12 +133,10 @@ def origin(run: Run) -> dict[str, str]:
     """Return where a run comes from, {what: text}; without what it does not know."""
     result, seconds = run.result or {}, sum(epoch.get("seconds") or 0 for epoch in run.epochs)
     made = result.get("made_with") or {}
-    tested = RunFolder(run.path).result_file()
-    when = time.strftime("%Y-%m-%d", time.gmtime(tested.stat().st_mtime)) if run.result else None
     facts = {
         "Method": run.config.get("method"),
         "Seed": run.config.get("seed"),
-        "Tested on": when,
+        "Trained on": made.get("date"),
         "Training time": f"{seconds / 60:.1f} min" if seconds else None,
         "Device": made.get("device"),
         "torch": made.get("torch"),

@@ -2,6 +2,7 @@
 
 python -m data.convert --from mediapipe-33 --to coco poses.npy --out clip.npz
 python -m data.convert --from body-25 --to openpose FOLDER --image-size 1080 1920 --out c.npz
+python -m data.convert --from h36m-17 --to h36m lifted/ --out clips/    # each file of a folder
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import flags
 import graph
 from data import clip_file, measure, normalize
+from data.names import natural_order
 from data.readers.pose_json import missing_frames, read_openpose
 from errors import InputError, Parser, run_command
 from files import replacing
@@ -40,7 +42,10 @@ FORMS = {
     "body-25": BODY_25,
     "mediapipe-33": MEDIAPIPE_33,
     "kinect-25": graph.load("ntu_rgb_d").joints,
+    "kinect-20": graph.load("nw_ucla").joints,
+    "h36m-17": graph.load("h36m").joints,
 }
+IN_METERS = {"kinect-25": "ntu_rgb_d", "kinect-20": "nw_ucla", "h36m-17": "h36m"}  # and unchanged
 # A joint that the estimator lacks -> the two joints between which it is placed.
 BETWEEN = {"neck": ("left shoulder", "right shoulder")}
 # MediaPipe's x and y are relative to the image; then come z and visibility.
@@ -92,17 +97,17 @@ def convert(
 ) -> np.ndarray:
     """Convert an estimator's clip (T, [M,] U, C) to a layout, (T, M, V, 3) float32.
 
-    Kinect: meters, unchanged. Others: x and y are scaled from pixels of an image of `image_size`
-    (height, width) to [-1, 1], with a score; joints with score 0 are unseen and become zero.
-    MediaPipe's relative positions need no image size. InputError, which begins with `source`, if
-    shape or units do not fit.
+    3D forms (IN_METERS) are unchanged. Of the others, x and y are scaled from pixels of an image of
+    `image_size` (height, width) to [-1, 1], with a score; joints with score 0 are unseen and become
+    zero. MediaPipe's relative positions need no image size. InputError, which begins with `source`,
+    if shape or units do not fit.
     """
     where = f"{source}: --from {form}" if source else f"--from {form}"
     joints = clip_file.as_clip(joints, where)
     if joints.shape[2] != len(FORMS[form]):
         raise InputError(f"{where}: has {len(FORMS[form])} joints, not {joints.shape[2]}")
     pairs = sources(form, layout)
-    if form == "kinect-25":
+    if form in IN_METERS:
         if joints.shape[-1] != 3:
             raise InputError(f"{where}: {joints.shape[-1]} channels; expected x, y and z")
         if image_size is not None:
@@ -136,34 +141,76 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--to", choices=graph.LAYOUTS, required=True, help="layout to convert to")
     parser.add_argument(
-        "file", type=Path, help="clip (.npy, .npz or .json), or OpenPose's folder of .json files"
+        "file",
+        type=Path,
+        help="clip (.npy, .npz or .json), folder of clips, or OpenPose's folder of .json files",
     )
     parser.add_argument(
         "--image-size", type=float, nargs=2, metavar=("HEIGHT", "WIDTH"),
         help="image size in pixels; 1 1 if positions are relative to the image",
     )  # fmt: skip
     flags.add_nan(parser)
-    parser.add_argument("--out", type=Path, required=True, help=".npz file to write")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help=".npz file to write, or the folder for a folder of clips",
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(argv)
-    if options.out.suffix != ".npz":
-        raise InputError(f"--out {options.out}: must end in .npz")
-    if options.file.is_dir():
-        joints, size = read_openpose(options.file), None
-        joints = clip_file.as_clip(joints, str(options.file), options.nan)
-        if gaps := missing_frames(options.file):
+    size = tuple(options.image_size) if options.image_size else None
+
+    def one(source: Path, target: Path) -> None:
+        convert_file(source, target, options.form, options.to, size, options.nan)
+
+    if not options.file.is_dir() or is_openpose(options.file):
+        if options.out.suffix != ".npz":
+            raise InputError(f"--out {options.out}: must end in .npz")
+        one(options.file, options.out)
+        return
+    files = [file for file in options.file.rglob("*") if file.suffix in clip_file.SUFFIXES]
+    if not files:
+        raise InputError(f"{options.file}: no {', '.join(clip_file.SUFFIXES)} file in it")
+    if options.out.suffix:
+        raise InputError(
+            f"--out {options.out}: must be a folder, as {options.file} is one of clips"
+        )
+    failed = 0
+    for file in sorted(files, key=lambda file: natural_order(file.as_posix())):
+        try:
+            one(file, (options.out / file.relative_to(options.file)).with_suffix(".npz"))
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed += 1
+    if failed:
+        raise InputError(f"{failed} of {len(files)} files could not be converted, see above")
+
+
+def convert_file(
+    source: Path, target: Path, form: str, layout: str, size: tuple[float, float] | None, nan: str
+) -> None:
+    """Convert a clip, or OpenPose's folder, and print what was written; `size` as in `convert`,
+    None for that in the file."""
+    if source.is_dir():
+        joints = clip_file.as_clip(read_openpose(source), str(source), nan)
+        if gaps := missing_frames(source):
             print(gaps, file=sys.stderr)
     else:
-        clip = clip_file.read(options.file, options.nan)
-        joints, size = clip.joints, clip.image_size
+        clip = clip_file.read(source, nan)
+        joints, size = clip.joints, size or clip.image_size
         if clip.doubt:
-            print(f"{options.file}: {clip.doubt}", file=sys.stderr)
-    size = tuple(options.image_size) if options.image_size else size
-    joints = convert(joints, options.form, options.to, size, str(options.file))
-    with replacing(options.out) as file:
-        np.savez(file, joints=joints, layout=np.array(options.to))
+            print(f"{source}: {clip.doubt}", file=sys.stderr)
+    joints = convert(joints, form, layout, size, str(source))
+    with replacing(target) as file:
+        np.savez(file, joints=joints, layout=np.array(layout))
     frames, persons, *_ = joints.shape
-    print(f"{options.out}: {frames} frames, {persons} persons, layout {options.to}")
+    print(f"{target}: {frames} frames, {persons} persons, layout {layout}")
+
+
+def is_openpose(folder: Path) -> bool:
+    """Return whether a folder directly contains OpenPose's files, one per frame."""
+    first = next(iter(sorted(folder.glob("*.json"))), None)
+    return first is not None and '"people"' in first.read_text(encoding="utf-8", errors="replace")
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ class Prediction:
     windows: np.ndarray  # (W, K) float32, each row sums to 1
     warning: str = ""  # why the clip may be in the wrong units
     threshold: float = 0.0  # the least probability of an answer
+    fps: float | None = None  # frames per second, if known
 
     @property
     def answer(self) -> str:
@@ -217,6 +218,7 @@ class PreparedClip:
     spans: np.ndarray  # (W, 2)
     windows: list[np.ndarray]  # each (T, M, V, C) float32
     warning: str = ""
+    fps: float | None = None
 
 
 class Recognizer:
@@ -392,6 +394,7 @@ class Recognizer:
                 part,
                 clip.warning,
                 self.threshold,
+                clip.fps,
             )
             for clip, part in zip(clips, np.split(fused, ends[:-1]))
         ]

@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,15 @@ FILES_AT_ONCE = 256  # files whose windows are computed together: limits the mem
 
 def run(
     recognizer: Recognizer, inputs: Sequence[str | Path], output: str | Path | None = None,
-    quiet: bool = False, segmented: bool = False, fps: float | None = None, **how: Any,
+    quiet: bool = False, segmented: bool = False, **how: Any,
 ) -> list[Prediction]:  # fmt: skip
     """Predict files and folders of files, print a table and write `output` (see WRITERS).
 
-    `how` are arguments of `read` and Recognizer.prepare: nan, image_size, per_person, window,
-    stride. With `segmented` the table and the output have segments instead of windows, in seconds
-    with `fps`. A file that cannot be used is named and skipped; their number is in an InputError at
-    the end.
+    `how` are arguments of `read` and Recognizer.prepare: nan, image_size, per_person, fps, window,
+    stride. With `segmented` the table and the output have segments instead of windows. A file that
+    cannot be used is named and skipped; their number is in an InputError at the end.
     """
-    output = None if output is None else Path(output)
-    if output is not None and output.suffix not in SEGMENT_WRITERS:
-        raise InputError(f"--output {output}: must end in {' or '.join(SEGMENT_WRITERS)}")
-    if output is not None and not segmented and output.suffix not in WRITERS:
-        raise InputError(f"--output {output}: a timeline shows segments; add --segments --window T")
+    write = writer_of(output, segmented)
     files = find_files(inputs)
     predictions: list[Prediction] = []
     failed: dict[str, str] = {}
@@ -57,17 +52,32 @@ def run(
                     bar.write(f"error: {failed[str(path)]}", file=sys.stderr)
             predictions += recognizer.score(ready) if ready else []
             bar.update(min(FILES_AT_ONCE, len(files) - first))
+    show(predictions, segmented, quiet)
+    if output is not None:
+        write(Path(output), recognizer, predictions, failed)
+    if failed:
+        raise InputError(f"{len(failed)} of {len(files)} files could not be used, see above")
+    return predictions
+
+
+def writer_of(output: str | Path | None, segmented: bool) -> Writer:
+    """Return what writes a file of that name; InputError if nothing does."""
+    suffix = ".json" if output is None else Path(output).suffix
+    writers = SEGMENT_WRITERS if segmented else WRITERS
+    if suffix in writers:
+        return writers[suffix]
+    if suffix in SEGMENT_WRITERS:
+        raise InputError(f"--output {output}: a timeline shows segments; add --segments --window T")
+    raise InputError(f"--output {output}: must end in {' or '.join(SEGMENT_WRITERS)}")
+
+
+def show(predictions: Sequence[Prediction], segmented: bool, quiet: bool) -> None:
+    """Print the warnings and, if not `quiet`, the table."""
     for prediction in predictions:
         if prediction.warning:
             print(f"warning: {prediction.source}: {prediction.warning}", file=sys.stderr)
     if predictions and not quiet:
-        print(table_of_segments(predictions, fps) if segmented else table(predictions))
-    if output is not None:
-        writers = SEGMENT_WRITERS if segmented else WRITERS
-        writers[output.suffix](output, recognizer, predictions, failed, fps)
-    if failed:
-        raise InputError(f"{len(failed)} of {len(files)} files could not be used, see above")
-    return predictions
+        print(table_of_segments(predictions) if segmented else table(predictions))
 
 
 def find_files(inputs: Sequence[str | Path]) -> list[Path]:
@@ -87,7 +97,7 @@ def find_files(inputs: Sequence[str | Path]) -> list[Path]:
 
 def read(
     recognizer: Recognizer, path: Path, image_size: tuple[float, float] | None = None,
-    nan: str = "refuse", per_person: bool = False, **how: Any,
+    nan: str = "refuse", per_person: bool = False, fps: float | None = None, **how: Any,
 ) -> list[PreparedClip]:  # fmt: skip
     """Return the prepared clip of a file, or one per person that is seen in it.
 
@@ -98,16 +108,19 @@ def read(
     if clip.layout not in (None, wanted):
         raise InputError(f"{path}: has layout {clip.layout}, but the network takes {wanted}")
     size = clip.image_size_or(image_size, path)
-    bodies = {str(path): clip.joints}
-    if per_person:
-        seen = np.flatnonzero(clip.joints.any(axis=(0, 2, 3))).tolist()
-        bodies = {f"{path} person {m + 1}": clip.joints[:, [m]] for m in seen} or bodies
     prepared = []
-    for source, joints in bodies.items():
+    for source, joints in bodies(clip.joints, str(path), per_person).items():
         ready = recognizer.prepare(joints, source, size, **how)
         doubts = "; ".join(filter(None, (clip.doubt, ready.warning)))
-        prepared.append(dataclasses.replace(ready, warning=doubts))
+        prepared.append(dataclasses.replace(ready, warning=doubts, fps=fps))
     return prepared
+
+
+def bodies(joints: np.ndarray, source: str, per_person: bool) -> dict[str, np.ndarray]:
+    """Return {name: clip (T, M, V, C)}: the whole clip, or each person seen in it by itself."""
+    seen = np.flatnonzero(joints.any(axis=(0, 2, 3))).tolist() if per_person else []
+    apart = {f"{source} person {m + 1}": joints[:, [m]] for m in seen}
+    return apart or {source: joints}
 
 
 def table(predictions: Sequence[Prediction]) -> str:
@@ -133,31 +146,31 @@ def table(predictions: Sequence[Prediction]) -> str:
     return logs.table(head, rows)
 
 
-def table_of_segments(predictions: Sequence[Prediction], fps: float | None) -> str:
+def table_of_segments(predictions: Sequence[Prediction]) -> str:
     """Return the segments of each file: from, to, class and probability."""
     rows = []
     for prediction in predictions:
         for number, s in enumerate(segments(prediction)):
             source = "" if number else prediction.source
-            span = [time(s.first, fps), time(s.end, fps)]
+            span = [time(s.first, prediction.fps), time(s.end, prediction.fps)]
             rows.append([source, *span, s.name, f"{s.probability:.3f}"])
     return logs.table(["file", "from", "to", "class", "probability"], rows)
 
 
 def write_segments_as_json(
     path: Path, recognizer: Recognizer, predictions: Sequence[Prediction],
-    failed: dict[str, str], fps: float | None,
+    failed: dict[str, str],
 ) -> None:  # fmt: skip
-    def described(s: Segment) -> dict[str, Any]:
+    def described(s: Segment, fps: float | None) -> dict[str, Any]:
         seconds = {} if fps is None else {"start": s.first / fps, "end": s.end / fps}
         return {"first_frame": s.first, "last_frame": s.end - 1, **seconds,
                 "class": s.name, "probability": round(s.probability, 6)}  # fmt: skip
 
     write_json(path, {
-        "class_names": list(recognizer.names), "threshold": recognizer.threshold, "fps": fps,
+        "class_names": list(recognizer.names), "threshold": recognizer.threshold,
         "files": [
-            {"file": p.source, **({"warning": p.warning} if p.warning else {}),
-             "segments": [described(s) for s in segments(p)]}
+            {"file": p.source, "fps": p.fps, **({"warning": p.warning} if p.warning else {}),
+             "segments": [described(s, p.fps) for s in segments(p)]}
             for p in predictions
         ],
         "failed": failed,
@@ -166,29 +179,29 @@ def write_segments_as_json(
 
 def write_segments_as_csv(
     path: Path, recognizer: Recognizer, predictions: Sequence[Prediction],
-    failed: dict[str, str], fps: float | None,
+    failed: dict[str, str],
 ) -> None:  # fmt: skip
-    """One row per segment; `from` and `to` are frames, or seconds with fps."""
+    """One row per segment; `from` and `to` are frames, or seconds if fps is known."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", "from", "to", "class", "probability"])
     for p in predictions:
         for s in segments(p):
-            span = (s.first, s.end) if fps is None else (s.first / fps, s.end / fps)
+            span = (s.first, s.end) if p.fps is None else (s.first / p.fps, s.end / p.fps)
             writer.writerow([p.source, *span, s.name, f"{s.probability:.6f}"])
     write_text(path, text.getvalue())
 
 
 def write_timeline(
     path: Path, recognizer: Recognizer, predictions: Sequence[Prediction],
-    failed: dict[str, str], fps: float | None,
+    failed: dict[str, str],
 ) -> None:  # fmt: skip
-    write_text(path, timeline(predictions, fps))
+    write_text(path, timeline(predictions))
 
 
 def write_as_json(
     path: Path, recognizer: Recognizer, predictions: Sequence[Prediction],
-    failed: dict[str, str], fps: float | None,
+    failed: dict[str, str],
 ) -> None:  # fmt: skip
     def described(probabilities: np.ndarray) -> dict[str, Any]:
         name = answer(recognizer.names, probabilities, recognizer.threshold)
@@ -225,7 +238,7 @@ def write_as_json(
 
 def write_as_csv(
     path: Path, recognizer: Recognizer, predictions: Sequence[Prediction],
-    failed: dict[str, str], fps: float | None,
+    failed: dict[str, str],
 ) -> None:  # fmt: skip
     """One row per file (window `all`) and one per window if there are several; failed files have
     none."""
@@ -244,7 +257,8 @@ def write_as_csv(
     write_text(path, text.getvalue())
 
 
-WRITERS = {".json": write_as_json, ".csv": write_as_csv}
-SEGMENT_WRITERS = {
+Writer = Callable[[Path, Recognizer, Sequence[Prediction], dict[str, str]], None]
+WRITERS: dict[str, Writer] = {".json": write_as_json, ".csv": write_as_csv}
+SEGMENT_WRITERS: dict[str, Writer] = {
     ".json": write_segments_as_json, ".csv": write_segments_as_csv, ".html": write_timeline,
 }  # fmt: skip

@@ -68,14 +68,15 @@ def time(frame: int, fps: float | None) -> str:
     return f"{int(minutes)}:{seconds:04.1f}"
 
 
-def timeline(predictions: Sequence[Prediction], fps: float | None = None) -> str:
+def timeline(predictions: Sequence[Prediction]) -> str:
     """Return a self-contained HTML page with one bar of colored segments per recording."""
-    found = {prediction.source: segments(prediction) for prediction in predictions}
-    names = dict.fromkeys(segment.name for each in found.values() for segment in each)
+    found = [(prediction, segments(prediction)) for prediction in predictions]
+    names = dict.fromkeys(segment.name for _, each in found for segment in each)
     known = [name for name in names if name != UNKNOWN]
     colors = {name: COLORS[place % len(COLORS)] for place, name in enumerate(known)}
     bars = "".join(
-        f"<h2>{html.escape(source)}</h2>{_bar(each, colors, fps)}" for source, each in found.items()
+        f"<h2>{html.escape(prediction.source)}</h2>{_bar(each, colors, prediction.fps)}"
+        for prediction, each in found
     )
     legend = "".join(
         f'<span><i style="background:{colors.get(name, GRAY)}"></i>{html.escape(name)}</span>'

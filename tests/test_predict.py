@@ -582,6 +582,8 @@ def named(form, names):
         ("coco-17", "coco", list(range(17))),
         ("openpose-18", "openpose", list(range(18))),
         ("kinect-25", "ntu_rgb_d", list(range(25))),
+        ("kinect-20", "nw_ucla", list(range(20))),
+        ("h36m-17", "h36m", list(range(17))),
     ],
 )
 def test_joints_find_their_place(form, layout, numbers):
@@ -621,6 +623,8 @@ def test_channels_become_position_and_score():
         (np.ones((2, 17, 3)), "coco-17", "coco", "--image-size"),
         (np.ones((2, 17, 4)), "coco-17", "coco", "4 channels"),
         (np.ones((2, 25, 2)), "kinect-25", "ntu_rgb_d", "2 channels"),
+        (np.ones((2, 17, 2)), "h36m-17", "h36m", "2 channels"),
+        (1000 * walk(joints=17), "h36m-17", "h36m", "people in meters"),
     ],
 )
 def test_what_cannot_be_converted_is_told(joints, form, layout, told):
@@ -653,6 +657,33 @@ def test_the_converter_reads_openposes_folder_and_predict_its_file(tmp_path):
     np.testing.assert_allclose(clip.joints[:, 0, 8, 0], strong[:, 9, 0] / 50 - 1, atol=1e-5)
     np.testing.assert_allclose(clip.joints[1:, 1, 8, 1], weak[1:, 9, 1] / 100 - 1, atol=1e-5)
     assert (clip.joints[0, 1] == 0).all()
+
+
+def test_the_converter_takes_a_folder_of_clips(tmp_path, capsys):
+    """Each clip keeps its place below the folder; a wrong one is named, the others are written."""
+    source, out = tmp_path / "lifted", tmp_path / "clips"
+    (source / "day 1").mkdir(parents=True)
+    clip = walk(joints=17)
+    np.save(source / "a.npy", clip)
+    np.save(source / "day 1/b.npy", clip[:, 0])
+    np.save(source / "c.npy", clip[:, :, :16])
+    words = ["--from", "h36m-17", "--to", "h36m", str(source), "--out"]
+    with pytest.raises(InputError, match="1 of 3 files could not be converted"):
+        convert.main([*words, str(out)])
+    assert "c.npy: --from h36m-17: has 17 joints, not 16" in capsys.readouterr().err
+    assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*.npz")) == [
+        "a.npz", "day 1/b.npz",
+    ]  # fmt: skip
+    for file in out.rglob("*.npz"):
+        written = clip_file.read(file)
+        assert written.layout == "h36m"
+        np.testing.assert_array_equal(written.joints, clip)
+    with pytest.raises(InputError, match="must be a folder"):
+        convert.main([*words, str(tmp_path / "one.npz")])
+    (tmp_path / "empty").mkdir()
+    words[-2] = str(tmp_path / "empty")
+    with pytest.raises(InputError, match=r"empty: no \.skeleton"):
+        convert.main([*words, str(out)])
 
 
 # --- units, axes and unseen joints ---

@@ -16,9 +16,9 @@ from errors import InputError
 NAMES = ("walk", "fall", "sit")
 
 
-def prediction(spans, windows, threshold=0.0, source="a.npy"):
-    windows = np.array(windows, np.float32)
-    return Prediction(source, NAMES, windows.mean(0), np.array(spans), windows, threshold=threshold)
+def prediction(spans, windows, threshold=0.0, source="a.npy", fps=None):
+    windows, spans = np.array(windows, np.float32), np.array(spans)
+    return Prediction(source, NAMES, windows.mean(0), spans, windows, "", threshold, fps)
 
 
 def test_frames_have_the_mean_of_their_windows():
@@ -46,7 +46,7 @@ def test_times_are_minutes_and_seconds():
 
 
 def test_a_timeline_shows_every_segment():
-    page = timeline([prediction([(0, 10), (5, 15)], [[0.9, 0.1, 0], [0.3, 0.6, 0.1]])], fps=10)
+    page = timeline([prediction([(0, 10), (5, 15)], [[0.9, 0.1, 0], [0.3, 0.6, 0.1]], fps=10)])
     widths = re.findall(r'<rect x="(\d+)" width="(\d+)"', page)
     assert widths == [("0", "10"), ("10", "5")] and 'viewBox="0 0 15 1"' in page
     assert "0:01.0 to 0:01.5: fall 0.600" in page and "<script" not in page
@@ -60,9 +60,9 @@ class Fake:
 
 @pytest.mark.parametrize("fps", [None, 10.0])
 def test_files_have_frames_and_seconds(tmp_path, fps):
-    made = [prediction([(0, 10), (5, 15)], [[0.9, 0.1, 0], [0.3, 0.6, 0.1]])]
+    made = [prediction([(0, 10), (5, 15)], [[0.9, 0.1, 0], [0.3, 0.6, 0.1]], fps=fps)]
     for suffix, write in predict_files.SEGMENT_WRITERS.items():
-        write(tmp_path / f"out{suffix}", Fake, made, {}, fps)
+        write(tmp_path / f"out{suffix}", Fake, made, {})
     found = json.loads((tmp_path / "out.json").read_text())["files"][0]["segments"]
     assert [(s["first_frame"], s["last_frame"], s["class"]) for s in found] == [
         (0, 9, "walk"), (10, 14, "fall"),

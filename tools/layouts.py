@@ -16,7 +16,8 @@ from files import write_text
 # positive, right of the picture), and up, in percent of the height.
 MIDDLE = {
     "head": 95, "nose": 90.5, "neck": 84.5, "shoulder center": 82, "upper spine": 78.5,
-    "middle of spine": 65, "spine": 60, "base of spine": 52, "hip center": 51,
+    "middle of spine": 65, "spine": 60, "base of spine": 52, "hip center": 51, "thorax": 79,
+    "pelvis": 51,
 }  # fmt: skip
 SIDES = {
     "eye": (4, 96), "ear": (9.5, 94), "shoulder": (12, 80), "elbow": (19, 64), "wrist": (23, 50),
@@ -29,6 +30,8 @@ ABOUT = {
     "Kinder-Gator.",
     "coco": "COCO, 17 joints, 2D with scores: HRNet, RTMPose, ViTPose, YOLO-pose, AlphaPose; "
     "Kinetics-400, FineGYM, Diving48, UCF101, HMDB51.",
+    "h36m": "Human3.6M, 17 joints, 3D in meters: MotionBERT, VideoPose3D and other lifters of "
+    "2D poses.",
     "openpose": "OpenPose's 18 joints of COCO with a neck, 2D with scores: Kinetics-skeleton.",
 }
 HEAD = """# Joint layouts

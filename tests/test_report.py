@@ -305,10 +305,47 @@ def test_plots_show_the_accuracies(tmp_path):
     assert len(files) == 8
     for file in files:
         assert file.read_bytes().startswith(b"%PDF" if file.suffix == ".pdf" else b"\x89PNG")
-    bars = plots.classes(report, report.lead).axes[0].patches
+    figure = plots.classes(report, report.lead, [f"class {k}" for k in range(12)])
+    bars = figure.axes[0].patches
     scores, labels = fake_runs.scores("joint", 120, 12), fake_runs.true_labels(120, 12)
     accuracy = [100 * (scores[labels == k].argmax(1) == k).mean() for k in range(12)]
     assert [bar.get_height() for bar in bars] == pytest.approx(accuracy)
+    counts = fake_runs.class_counts(12).tolist()
+    assert [bar.get_height() for bar in figure.axes[1].patches] == counts
+    assert [text.get_text() for text in figure.axes[1].texts] == list(map(str, counts))
+    assert [t.get_text() for t in figure.axes[1].get_xticklabels()] == [
+        f"class {k}" for k in range(12)
+    ]
+
+
+def test_overview_shows_all_runs(work, tmp_path, capsys):
+    """Of every benchmark folder: figures, how far each run came, a link to the folder's report."""
+    root = tmp_path / "work_dir"
+    shutil.copytree(work, root, ignore=shutil.ignore_patterns("store", "*.npz", "report.html"))
+    (root / "ntu60-xsub-lt/report.html").write_text("")
+    stopped = root / "ntu60-xsub-lt/skip"
+    (stopped / "result.json").unlink()
+    lines = (stopped / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (stopped / "metrics.jsonl").write_text("".join(lines[:7]))
+    main([str(root)])
+    assert "report.html: 7 runs" in capsys.readouterr().out
+    text = (root / "report.html").read_text()
+    lines = {
+        tuple(re.sub("<.*?>", "", cell) for cell in re.findall("<td.*?>(.*?)</td>", line))
+        for line in re.findall("<tr>(<td.*?)</tr>", text)
+    }
+    rows = {row[:2]: row for row in lines}
+    assert len(rows) == 7 and text.count('<a href="ntu60-xsub-lt/report.html">') == 6
+    assert rows["ntu60-xsub-lt", "skip"][5:8] == ("stopped, epoch 7 of 24", "–", "–")
+    for (name, stream), row in rows.items():
+        if stream == "skip":
+            continue
+        result = json.loads((root / name / stream / "result.json").read_text())
+        assert row[5] == "tested" and row[6] == f"{result['top1']:.1f}"
+    top = max(float(row[6]) for row in rows.values() if row[6] != "–")
+    assert f'<td class="best">{top:.1f}</td>' in text and not re.search(r"https?://", text)
+    with pytest.raises(InputError, match="--figures: of a benchmark folder"):
+        main([str(root), "--figures", str(tmp_path)])
 
 
 # --- in a browser --------------------------------------------------------------------------
@@ -540,6 +577,50 @@ def test_no_horizontal_scroll_on_a_phone(driver, page):
         return [...document.querySelectorAll('button, select')].filter(e => e.offsetHeight
           && e.offsetHeight < 24 && !e.closest('table')).map(e => e.outerHTML)""")
     assert small == []
+
+
+OVERLAPS = """
+    const own = e => [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+    const texts = [...document.querySelectorAll('body *')].filter(e => own(e) && e.checkVisibility()
+      && !e.closest('.bar, .heard, .skip, script, style, option, select, .command'));
+    const found = [], boxes = texts.map(e => e.getBoundingClientRect());
+    for (let i = 0; i < texts.length; i++) for (let j = 0; j < i; j++) {
+      if (texts[i].contains(texts[j]) || texts[j].contains(texts[i])) continue;
+      const [a, b] = [boxes[i], boxes[j]];
+      const w = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+      const h = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+      if (w > 2 && h > 4) found.push(`${texts[i].textContent} / ${texts[j].textContent}`);
+    }
+    return found"""
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("classes", [12, 27, 60])
+def test_no_text_overlaps_another(driver, tmp_path, width, classes):
+    names = [f"a rather long action {k}" for k in range(classes)]
+    store = fake_runs.store(tmp_path / "store", 240, classes, names)
+    options = {"samples": 240, "classes": classes, "store": str(store)}
+    for method in ("brl", "cross-entropy"):
+        fake_runs.run_folder(tmp_path / f"x-{method}/joint", method=method, **options)
+    main([str(tmp_path / "x-brl"), str(tmp_path / "x-cross-entropy")])
+    shown = Page(driver, tmp_path / "x-brl/report.html", width=width)
+    assert shown.run("return document.querySelectorAll('#bars text.name').length") >= classes
+    assert shown.run(OVERLAPS) == [] and shown.errors() == []
+    named = shown.run("return document.querySelector('#matrix canvas').dataset.named")
+    assert named == ("true" if width == 1440 else "false")
+
+
+def test_paper_is_light_and_complete(driver, page):
+    """Printed from a dark window: charts as wide as the paper, skeletons never scrolled to."""
+    shown = Page(driver, page, width=700, scheme="dark")
+    before = shown.colors(".card:last-child canvas")
+    shown.run("window.dispatchEvent(new Event('beforeprint'))")
+    assert shown.colors(".card:last-child canvas") > before
+    light = "return getComputedStyle(document.documentElement).getPropertyValue('--paper').trim()"
+    assert shown.run(light) == "#fcfcfa"
+    assert shown.run("return document.querySelectorAll('#bars text.name').length") == 60
+    shown.run("window.dispatchEvent(new Event('afterprint'))")
+    assert shown.run(light) == "#14161a"
 
 
 def test_size_and_speed_with_sixteen_thousand_samples(driver, tmp_path):

@@ -32,7 +32,7 @@ def save_all(report: Report, class_names: list[str], folder: Path) -> Iterator[P
         if any(run.epochs for run in report.runs):
             figures["curves"] = curves(report)
         if report.entries:
-            figures["classes"] = classes(report, report.lead)
+            figures["classes"] = classes(report, report.lead, class_names)
             figures["confusion"] = confusion(report, report.lead, class_names)
         if report.class_counts is not None and report.entries:
             figures["shots"] = shot_bars(report)
@@ -64,30 +64,37 @@ def curves(report: Report) -> Figure:
     return figure
 
 
-def classes(report: Report, entry: Entry) -> Figure:
-    """Accuracy and training count of each class, from head to tail."""
-    figure = Figure(figsize=(7, 2.4), layout="constrained")
-    axes = figure.subplots()
-    order = report.head_to_tail
-    place = np.arange(len(order))
+def classes(report: Report, entry: Entry, class_names: list[str]) -> Figure:
+    """Accuracy of each class from head to tail, and below it the training counts as numbers."""
+    order, counted = report.head_to_tail, report.class_counts is not None
+    K, place = len(order), np.arange(len(order))
     accuracy = np.array([entry.figures["per_class"][k] for k in order], float)
-    axes.set(xlabel="class", ylabel="accuracy (%)", ylim=(0, 104), xlim=(-1, len(order)))
-    if report.class_counts is None:
-        axes.bar(place, accuracy, color=LINES[-1])
-        return figure
-    groups = [report.shot_of_class[k] for k in order]
-    axes.set_xlabel("class, by training count")
-    axes.bar(place, accuracy, color=[SHOTS[group] for group in groups])
-    for group in dict.fromkeys(groups):
+    groups = [report.shot_of_class[k] for k in order] if counted else [None] * K
+    colors = [SHOTS.get(group, LINES[-1]) for group in groups]
+    size = min(8.0, 320 / K)  # points of a letter, so that upright texts do not touch
+    readable = size >= 4
+    figure = Figure(figsize=(7, 3.1 if counted else 2.6), layout="constrained")
+    heights = {"height_ratios": (5, 1)} if counted else {}
+    rows = figure.subplots(2 if counted else 1, sharex=True, squeeze=False, gridspec_kw=heights)
+    axes, below = rows[0, 0], rows[-1, 0]
+    axes.bar(place, accuracy, color=colors)
+    axes.set(ylabel="accuracy (%)", ylim=(0, 104), xlim=(-0.7, K - 0.3))
+    for group in [group for group in dict.fromkeys(groups) if group in SHOTS]:
         inside = np.flatnonzero(np.array(groups) == group)
-        mean = entry.figures[group]
-        if mean is not None:
+        if (mean := entry.figures[group]) is not None:
             axes.hlines(mean, inside[0] - 0.4, inside[-1] + 0.4, "black", "dashed", linewidth=0.8)
             axes.text(inside.mean(), 106, f"{group} {mean:.1f}", ha="center", color=SHOTS[group])
-    counts = axes.twinx()
-    counts.plot(place, report.class_counts[order], color="black", linewidth=0.8)
-    counts.set(yscale="log", ylabel="training clips (line)")
-    counts.spines["right"].set_visible(True)
+    if counted:
+        counts = report.class_counts[order]
+        below.bar(place, counts, color=colors, alpha=0.45)
+        below.set(ylabel="clips", yticks=[], ylim=(0, 1.9 * counts.max()))
+        for at, n in zip(place, counts) if readable else ():
+            below.text(at, n + 0.08 * counts.max(), n, ha="center", va="bottom", fontsize=size,
+                       rotation=90 if K > 30 else 0)  # fmt: skip
+    if readable:
+        below.set_xticks(place, [class_names[k] for k in order], rotation=90, fontsize=size)
+    else:
+        below.set_xlabel("class, by training count" if counted else "class")
     return figure
 
 

@@ -1,4 +1,8 @@
-"""`python -m tools.report RUN_OR_BENCHMARK_FOLDER...`: an HTML report of the results."""
+"""An HTML report of the results.
+
+python -m tools.report work_dir/ntu60-xsub-lt work_dir/ntu60-xsub-lt-cross-entropy
+python -m tools.report work_dir    # an overview of all runs
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,16 @@ from data import names, protocols
 from data.store import Store
 from errors import InputError, Parser, run_command
 from files import write_text
-from tools.report import clips, page
+from tools.report import clips, overview, page
 from tools.report.gather import Report, gather
 
 
 def main(argv: list[str]) -> None:
     """Write the page and, with `--figures`, the plots; print their paths."""
     args = parse(argv)
+    if len(args.folders) == 1 and overview.is_root(args.folders[0]):
+        write_overview(args)
+        return
     report = gather(args.folders)
     store = find_store(report, args.store)
     classes = class_names(report, store)
@@ -35,6 +42,16 @@ def main(argv: list[str]) -> None:
             print(file)
 
 
+def write_overview(args: argparse.Namespace) -> None:
+    if args.figures:
+        raise InputError(f"--figures: of a benchmark folder, not of all of {args.folders[0]}")
+    (folder,) = args.folders
+    out = args.out or folder / "report.html"
+    rows = overview.rows_below(folder)
+    write_text(out, overview.render(folder, rows, out))
+    print(f"{out}: {len(rows)} runs")
+
+
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog="python -m tools.report", description=__doc__)
     add = parser.add_argument
@@ -43,7 +60,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         nargs="+",
         type=Path,
         metavar="FOLDER",
-        help="run folder or benchmark folder",
+        help="run folder, benchmark folder, or the folder of all",
     )
     add(
         "--out",

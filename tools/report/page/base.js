@@ -135,11 +135,13 @@ function hideTip() { tip.hidden = true; anchor = null; }
 addEventListener('scroll', () => anchor ? place(...anchor()) : hideTip(), { passive: true });
 addEventListener('keydown', e => { if (e.key === 'Escape') hideTip(); });
 
-// Call `draw(width)` now and whenever the width of `node` or the theme changes.
-const themed = [];
+// Call `draw(width)` now and whenever the width of `node` or the theme changes. What is printed is
+// drawn as for a window of usual width, and scaled by the style sheet.
+const themed = [], PRINTED = 1000;
+let printing = false;
 function whenSized(node, draw) {
   let width = 0;
-  const again = () => { if (node.clientWidth) draw(width = node.clientWidth); };
+  const again = () => { if (node.clientWidth) draw(width = printing ? PRINTED : node.clientWidth); };
   new ResizeObserver(() => { if (Math.abs(node.clientWidth - width) > 1) again(); }).observe(node);
   themed.push(again);
   return again;

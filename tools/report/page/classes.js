@@ -12,6 +12,7 @@ const change = k => compared() ? (classOf(shown(), k).accuracy ?? 0) - (classOf(
 function drawClasses() {
   if (!entries.length) { $('classes').hidden = true; return; }
   let order = 'count', cursor = 0;
+  const LONGEST = 30;  // letters of a name
   const BAR = { top: 26, height: 210, gap: 10, counts: 64, left: 34 };
   const chooser = () => selector('Order by', Object.entries(orders)
     .filter(([key]) => (key !== 'count' || data.counts) && (key !== 'change' || compared()))
@@ -30,11 +31,16 @@ function drawClasses() {
 
   function draw(available) {
     const sequence = orders[order].sort();
-    const step = Math.max(5, (available - BAR.left - 4) / K), wide = BAR.left + step * K + 4;
+    const step = Math.max(K <= 64 ? 13 : 5, (available - BAR.left - 4) / K), wide = BAR.left + step * K + 4;
     const thick = Math.max(Math.min(step - Math.max(1, Math.min(step * .22, 6)), 56), 2), inset = (step - thick) / 2;
     const base = BAR.top + BAR.height, low = base + BAR.gap;
     const x = i => BAR.left + i * step + inset, y = value => base - BAR.height * value / 100;
-    const foot = low + (data.counts ? BAR.counts : 0), named = step >= 56;
+    // Names stand below their bars, upright where they are too narrow; counts end the silhouettes.
+    const named = step >= 56 ? 'across' : step >= 12.5 ? 'upright' : '';
+    const counted = data.counts && step >= 5 + 6.2 * String(Math.max(...data.counts)).length;
+    const foot = low + (data.counts ? BAR.counts + (counted ? 14 : 0) : 0);
+    const letters = Math.max(...data.classes.map(name => Math.min(name.length, LONGEST)));
+    const label = named === 'across' ? 40 : named ? 14 + 6.1 * letters : 8;
     const most = data.counts ? Math.max(...data.counts) : 1;
     const depth = k => data.counts ? BAR.counts * Math.log1p(data.counts[k]) / Math.log1p(most) : 0;
     const targets = [];
@@ -43,7 +49,7 @@ function drawClasses() {
       targets.forEach((t, j) => t.setAttribute('tabindex', j === cursor ? 0 : -1));
       targets[cursor].focus();
     };
-    const chart = svg('svg', { width: wide, height: foot + (named ? 40 : 8), role: 'group',
+    const chart = svg('svg', { width: wide, height: foot + label, viewBox: `0 0 ${wide} ${foot + label}`, role: 'group',
       'aria-label': `Accuracy of ${K} classes by ${orders[order].name}; arrow keys move between classes` },
     [0, 25, 50, 75, 100].map(v => [svg('line', { class: 'grid', x1: BAR.left, x2: wide, y1: y(v), y2: y(v) }),
       svg('text', { x: BAR.left - 6, y: y(v) + 4, 'text-anchor': 'end' }, String(v))]),
@@ -55,8 +61,11 @@ function drawClasses() {
         data.counts && svg('rect', { class: `silhouette ${shotOf(k)}`, x: x(i), width: thick, y: low, height: depth(k) }),
         other !== null && svg('line', { class: 'versus', x1: x(i) - 1, x2: x(i) + thick + 1, y1: y(other), y2: y(other) })];
     }),
-    named && sequence.map((k, i) => wrap(data.classes[k], Math.floor(step / 6.5)).map((part, l) =>
-      svg('text', { x: x(i) + thick / 2, y: foot + 16 + 13 * l, 'text-anchor': 'middle' }, part))),
+    counted && sequence.map((k, i) => svg('text', { class: 'count', x: x(i) + thick / 2, y: low + depth(k) + 11, 'text-anchor': 'middle' }, String(data.counts[k]))),
+    named === 'upright' && sequence.map((k, i) => svg('text', { class: 'name', x: 0, y: 0, 'text-anchor': 'end',
+      transform: `translate(${x(i) + thick / 2 + 4} ${foot + 8}) rotate(-90)` }, shorten(data.classes[k], LONGEST))),
+    named === 'across' && sequence.map((k, i) => wrap(data.classes[k], Math.floor(step / 6.5)).map((part, l) =>
+      svg('text', { class: 'name', x: x(i) + thick / 2, y: foot + 16 + 13 * l, 'text-anchor': 'middle' }, part))),
     order === 'count' && data.counts && brackets(sequence, x, y, thick),
     data.counts && svg('text', { x: BAR.left - 6, y: low + 10, 'text-anchor': 'end' }, 'n'),
     sequence.map((k, i) => targets[i] = svg('rect', { class: 'target', 'data-class': k, x: x(i) - inset, y: BAR.top, width: step, height: foot - BAR.top, tabindex: i === cursor ? 0 : -1, role: 'img',
@@ -88,8 +97,10 @@ function drawClasses() {
       const mean = shown().figures[shot];
       if (!places.length || mean === null) return null;
       const left = x(places[0]), right = x(places.at(-1)) + thick;
+      const title = [`${capital(shot)}-shot ${percent(mean)} %`, `${capital(shot)} ${percent(mean)}`, capital(shot)]
+        .find(text => 7.2 * text.length <= right - left) ?? '';
       return [svg('line', { class: 'average', x1: left, x2: right, y1: y(mean), y2: y(mean) }),
-        svg('text', { class: 'strong', x: left, y: 12 }, right - left > 110 ? `${capital(shot)}-shot ${percent(mean)} %` : capital(shot))];
+        svg('text', { class: 'strong', x: left, y: 12 }, title)];
     });
   }
 

@@ -12,15 +12,16 @@ function drawConfusion() {
 
   function draw(available) {
     const sequence = orders[order].sort(), entry = shown(), counts = confusionOf(entry);
-    const named = available > 560 && K <= 64, family = getComputedStyle(document.body).fontFamily, top = 18;
+    const named = available > 560 && K <= 64, family = getComputedStyle(document.body).fontFamily;
     const pen = canvas.getContext('2d');
     const titles = data.classes.map(name => shorten(name, 27));
     pen.font = `11px ${family}`;
-    const left = named ? 8 + Math.max(...titles.map(title => pen.measureText(title).width)) : 18;
+    const left = named ? 8 + Math.max(...titles.map(title => pen.measureText(title).width)) : 18, top = left;
     const side = Math.min(available - left, 700), scale = devicePixelRatio || 1;
     area = { left, top, cell: side / K, sequence };
     canvas.width = (left + side) * scale;
     canvas.height = (top + side) * scale;
+    canvas.dataset.named = named;
     canvas.style.maxWidth = `${left + side}px`;
     canvas.setAttribute('aria-label', `Confusion matrix of ${entry.name}, ${K} by ${K} classes; arrow keys move, Enter lists the clips`);
     pen.scale(scale, scale);
@@ -39,21 +40,29 @@ function drawConfusion() {
     pen.drawImage(small, left, top, side, side);
     pen.fillStyle = color('quiet');
     pen.font = `11px ${family}`;
-    pen.fillText('predicted →', left, 11);
     if (named) {
       pen.textAlign = 'right';
+      pen.fillText('predicted →', left - 5, top - 18);
+      pen.fillText('true ↓', left - 5, top - 5);
       pen.textBaseline = 'middle';
       pen.font = `${Math.min(11, area.cell * .92)}px ${family}`;
       sequence.forEach((k, i) => pen.fillText(titles[k], left - 5, top + (i + .5) * area.cell));
+      pen.textAlign = 'left';
+      sequence.forEach((k, i) => upright(pen, titles[k], left + (i + .5) * area.cell, top - 5));
     } else {
-      pen.save();
-      pen.translate(11, top + 40);
-      pen.rotate(-Math.PI / 2);
-      pen.fillText('← true', -30, 0);
-      pen.restore();
+      pen.fillText('predicted →', left, 11);
+      upright(pen, '← true', 11, top + 70);
     }
     if (order === 'count' && data.counts) boundaries(pen, sequence, side);
     if (cursor) outline(pen, side);
+  }
+
+  function upright(pen, text, x, y) {
+    pen.save();
+    pen.translate(x, y);
+    pen.rotate(-Math.PI / 2);
+    pen.fillText(text, 0, 0);
+    pen.restore();
   }
 
   // Thin lines between many, medium and few.

@@ -20,6 +20,20 @@ function theme() {
     redraw();
   });
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', redraw);
+  // Paper is light, and shows what has not been scrolled to.
+  let onScreen = null;
+  addEventListener('beforeprint', () => {
+    onScreen = document.documentElement.dataset.theme ?? '';
+    document.documentElement.dataset.theme = 'light';
+    printing = true;
+    redraw();
+  });
+  addEventListener('afterprint', () => {
+    printing = false;
+    if (onScreen) document.documentElement.dataset.theme = onScreen;
+    else delete document.documentElement.dataset.theme;
+    redraw();
+  });
 }
 
 // Mark the visible section in the navigation; remove links to sections without content.

@@ -1,0 +1,169 @@
+"""All runs below a folder on one page: what they are, how far they came, their figures."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.logs import percent
+from engine.run import RunFolder
+from errors import InputError
+from files import page
+from longtail.shots import GROUPS
+from tools import published
+
+STYLE = """
+:root { --paper: #fcfcfa; --ink: #1b1d22; --quiet: #63676f; --line: #e3e3de; --accent: #0a5f94;
+  --many: #0072b2; --medium: #009e73; --few: #d55e00; font: 15px/1.5 system-ui, sans-serif }
+@media screen and (prefers-color-scheme: dark) { :root { --paper: #14161a; --ink: #e8e9eb;
+  --quiet: #9ba1ab; --line: #2e323a; --accent: #6cb8ea; --many: #56a9e0; --medium: #35bd94;
+  --few: #f0843c } }
+body { background: var(--paper); color: var(--ink); max-width: 1500px; margin: 2rem auto;
+  padding: 0 1rem; font-variant-numeric: tabular-nums }
+h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin: 2rem 0 .4rem } a { color: var(--accent) }
+.quiet { color: var(--quiet) } .scroll { overflow-x: auto }
+table { border-collapse: collapse; width: 100%; font-size: .88rem }
+th, td { text-align: right; padding: .35rem .6rem; border-bottom: 1px solid var(--line);
+  white-space: nowrap; font-weight: 400 }
+th.text, td.text { text-align: left } thead th { color: var(--quiet); font-size: .8rem }
+td.best { font-weight: 680 } .line { stroke: var(--line) } .many { fill: var(--many) }
+.medium { fill: var(--medium) } .few { fill: var(--few) }
+@media print { th, td { padding: .2rem .3rem } .scroll { overflow: visible } }
+"""
+FIGURES = {
+    "top1": "Top-1", "mean_class": "Mean class", "many": "Many", "medium": "Medium", "few": "Few",
+    "macro_f1": "Macro F1", "ece": "ECE",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run; `figures` are those of best.pt, empty before its test."""
+
+    path: Path
+    benchmark: str
+    name: str  # of the benchmark folder
+    stream: str
+    method: str
+    backbone: str
+    seed: str
+    state: str
+    figures: dict[str, Any]
+
+
+def is_root(folder: Path) -> bool:
+    """Return whether runs are not in a folder, nor it one, but in the folders in it."""
+    if not folder.is_dir() or RunFolder(folder).exists:
+        return False
+    inside = [path for path in folder.iterdir() if path.is_dir()]
+    return not any(RunFolder(path).exists for path in inside) and any(
+        RunFolder(path).exists for each in inside for path in each.iterdir() if path.is_dir()
+    )
+
+
+def rows_below(folder: Path) -> list[Row]:
+    """Return the runs in the benchmark folders of `folder`; InputError if there are none."""
+    groups = sorted(path for path in folder.iterdir() if path.is_dir())
+    runs = [
+        path for group in groups for path in sorted(group.iterdir())
+        if path.is_dir() and RunFolder(path).exists
+    ]  # fmt: skip
+    if not runs:
+        raise InputError(
+            f"{folder}: does not contain a run; train one first (python main.py --config ...)"
+        )
+    return [read(path) for path in runs]
+
+
+def read(path: Path) -> Row:
+    run = RunFolder(path)
+    config, result = run.config(), run.result() or {}
+    facts = {**config, **result}
+    model = published.backbone_of(config)
+    return Row(
+        path=path,
+        benchmark=str(facts.get("benchmark") or path.parent.name),
+        name=path.parent.name,
+        stream=str(facts.get("stream") or path.name),
+        method=str(config.get("method") or "–"),
+        backbone=published.BACKBONES.get(model, model.split(".")[-2] if "." in model else "–"),
+        seed=str(facts.get("seed", "–")),
+        state=state(run, config, bool(result)),
+        figures={key: result.get(key) for key in FIGURES},
+    )
+
+
+def state(run: RunFolder, config: dict[str, Any], tested: bool) -> str:
+    """Return how far a run came: tested, running or stopped, and after how many epochs."""
+    done, total = len(run.epochs()), config.get("num_epoch", "?")
+    if tested and done in (0, total):
+        return "tested"
+    return f"{'running' if run.is_locked else 'stopped'}, epoch {done} of {total}"
+
+
+def render(folder: Path, rows: Sequence[Row], out: Path) -> str:
+    """Return the page; a benchmark folder that has a report of its own links to it from `out`."""
+    benchmarks = dict.fromkeys(row.benchmark for row in rows)
+    parts = [
+        f"<h1>{html.escape(folder.resolve().name)}</h1>",
+        f'<p class="quiet">{len(rows)} runs. Figures are those of best.pt in percent, the best of a'
+        " benchmark in bold. python -m tools.report FOLDER writes the report of a benchmark folder,"
+        " to which its runs then link.</p>",
+    ]
+    for benchmark in benchmarks:
+        mine = [row for row in rows if row.benchmark == benchmark]
+        mine.sort(key=lambda row: -1 if row.figures["top1"] is None else -row.figures["top1"])
+        parts.append(f"<h2>{html.escape(benchmark)}</h2>{table(mine, out.parent)}")
+    return page(f"{html.escape(folder.resolve().name)}: all runs", STYLE, "\n".join(parts))
+
+
+def table(rows: Sequence[Row], home: Path) -> str:
+    keys = [key for key in FIGURES if any(row.figures[key] is not None for row in rows)]
+    best = {
+        key: (min if key == "ece" else max)(
+            row.figures[key] for row in rows if row.figures[key] is not None
+        )
+        for key in keys
+    }
+    head = ["Run", "Stream", "Method", "Backbone"]
+    cells = "".join(f'<th class="text">{name}</th>' for name in head) + "<th>Seed</th>"
+    cells += '<th class="text">State</th>'
+    cells += "".join(f"<th>{FIGURES[key]}</th>" for key in keys)
+    cells += '<th class="text">Few · medium · many</th>'
+    lines = []
+    for row in rows:
+        texts = [link(row, home), *map(html.escape, (row.stream, row.method, row.backbone))]
+        line = "".join(f'<td class="text">{text}</td>' for text in texts)
+        line += f'<td>{html.escape(row.seed)}</td><td class="text">{row.state}</td>'
+        for key in keys:
+            value = row.figures[key]
+            mark = ' class="best"' if value is not None and value == best[key] else ""
+            line += f"<td{mark}>{percent(value)}</td>"
+        line += f'<td class="text">{strip(row)}</td>'
+        lines.append(f"<tr>{line}</tr>")
+    return (
+        f'<div class="scroll"><table><thead><tr>{cells}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def link(row: Row, home: Path) -> str:
+    report, name = row.path.parent / "report.html", html.escape(row.name)
+    if not report.is_file():
+        return name
+    return f'<a href="{html.escape(os.path.relpath(report, home))}">{name}</a>'
+
+
+def strip(row: Row) -> str:
+    """Return a line from 0 to 100 % with a dot for each shot group."""
+    dots = "".join(
+        f'<circle cx="{4 + 1.12 * row.figures[group]:.1f}" cy="7" r="4" class="{group}"/>'
+        for group in GROUPS
+        if row.figures[group] is not None
+    )
+    line = '<line x1="4" x2="116" y1="7" y2="7" class="line"/>'
+    return f'<svg width="120" height="14" aria-hidden="true">{line}{dots}</svg>' if dots else ""

@@ -9,12 +9,9 @@ QUIET ?=
 .PHONY: demo test lint clean
 
 demo: $(VENV)/installed data/demo/meta.json data/lists/demo_30.txt
-	$(RUN) main.py --config $(DEMO)/joint.yaml config/methods/cross-entropy.yaml --overwrite $(QUIET)
-	$(RUN) main.py --config $(DEMO)/joint.yaml --overwrite $(QUIET)
-	$(RUN) main.py --config $(DEMO)/bone.yaml --overwrite $(QUIET)
-	$(RUN) main.py --config $(DEMO)/skip.yaml --overwrite $(QUIET)
-	$(RUN) ensemble.py --dataset demo --streams joint bone skip --baseline cross-entropy
-	$(RUN) -m tools.report work_dir/demo-lt work_dir/demo-lt-cross-entropy
+	$(RUN) -m tools.compare --benchmark demo --methods cross-entropy,brl --equal-steps --jobs auto $(QUIET)
+	$(RUN) main.py --config $(DEMO)/joint.yaml --stream joint bone skip --jobs auto --resume $(QUIET)
+	$(RUN) -m tools.report work_dir/demo-lt work_dir/demo-lt-cross-entropy-steps*
 	$(RUN) -m data.demo --out clip.skeleton
 
 data/demo/meta.json: data/demo.py $(VENV)/installed

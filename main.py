@@ -83,7 +83,11 @@ def make_parser() -> Parser:
         help="override any key, also a.b=value, in any order",
     )  # fmt: skip
     what.add_argument(
-        "--stream", choices=(*STREAMS, "all"), metavar="NAME", help=f"{', '.join(STREAMS)}, or all"
+        "--stream",
+        nargs="+",
+        choices=(*STREAMS, "all"),
+        metavar="NAME",
+        help=f"{', '.join(STREAMS)}, all",
     )
     what.add_argument(
         "--weights",
@@ -197,7 +201,8 @@ def main(argv: list[str]) -> None:
     if (folder := commands.run(options)) is not None:
         import ensemble
 
-        ensemble.main([f"--folder={folder}", *(["--quiet"] if options.quiet else [])])
+        named = [] if "all" in options.stream else ["--streams", *options.stream]
+        ensemble.main([f"--folder={folder}", *named, *(["--quiet"] if options.quiet else [])])
 
 
 if __name__ == "__main__":

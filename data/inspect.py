@@ -20,6 +20,7 @@ import numpy as np
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.lines import Line2D
 
 import graph
 from data import long_tail, measure
@@ -28,10 +29,13 @@ from errors import InputError, Parser, run_command
 from files import replacing
 from graph import Skeleton
 
-SHEET = (10, 6)  # rows (one sample per class) and columns (frames of the sample)
+SHEET = (6, 6)  # rows (one sample per class) and columns (frames of the sample)
 FRAMES_PER_SECOND = 15
 MAX_FRAMES = 150  # of a GIF; longer clips are subsampled
-COLORS = ("tab:blue", "tab:red", "tab:green", "tab:orange", "tab:purple")  # by person
+# Sides of the body, in Okabe and Ito's palette, which is safe for color-blind readers; further
+# persons are paler.
+SIDES = {"left": "#0072b2", "right": "#d55e00", "": "#63676f"}
+PALER = 0.4
 
 
 def describe(store: Store, rows: np.ndarray) -> str:
@@ -93,8 +97,10 @@ def draw_sheet(store: Store, rows: np.ndarray, path: Path) -> None:
     """Write a contact sheet: one row per class, with frames of a sample from start to end."""
     labels = np.unique(store.labels[rows])
     labels = labels[np.unique(np.linspace(0, len(labels) - 1, SHEET[0]).astype(int))]
-    size = (1.6 * SHEET[1], 1.7 * len(labels))
-    figure, grid = plt.subplots(len(labels), SHEET[1], figsize=size, squeeze=False)
+    size = (1.5 * SHEET[1] + 1, 1.75 * len(labels) + 0.4)
+    figure, grid = plt.subplots(
+        len(labels), SHEET[1], figsize=size, squeeze=False, layout="constrained"
+    )
     skeleton = graph.load(store.layout)
     for line, label in zip(grid, labels):
         row = rows[store.labels[rows] == label][0]
@@ -102,11 +108,14 @@ def draw_sheet(store: Store, rows: np.ndarray, path: Path) -> None:
         view = _View(clip, skeleton, store.reading.origin)
         for axes, frame in zip(line, np.linspace(0, len(clip) - 1, SHEET[1]).astype(int)):
             view.draw(axes, frame)
-            axes.set_xlabel(f"frame {frame}", fontsize=7)
-        line[0].set_title(
-            f"{store.class_names[label]} ({store.names[row]})", loc="left", fontsize=8
-        )
-    figure.tight_layout()
+            axes.spines[:].set_visible(False)
+            axes.set_xlabel(f"frame {frame}", fontsize=7, color=SIDES[""], labelpad=1)
+        line[0].set_ylabel(f"{store.class_names[label]}\n{store.names[row]}", fontsize=8)
+    handles = [
+        Line2D([], [], color=color, linewidth=3, label=side)
+        for side, color in SIDES.items() if side
+    ]  # fmt: skip
+    figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False, fontsize=8)
     _save(figure, path)
 
 
@@ -137,6 +146,7 @@ class _View:
     def __init__(self, clip: np.ndarray, skeleton: Skeleton, origin: int | None) -> None:
         """`origin` is the joint at the origin, which is zero although it is seen; or None."""
         self.clip, self.bones = clip, np.array(skeleton.edges)
+        self.colors = np.array([SIDES.get(j.split(" ")[0], SIDES[""]) for j in skeleton.joints])
         self.seen = measure.seen(clip, origin)  # (T, M, V)
         self.is_image = skeleton.confidence or clip.shape[-1] == 2
         if self.is_image:
@@ -150,11 +160,13 @@ class _View:
 
     def draw(self, axes: Axes, frame: int) -> None:
         """Draw the persons of one frame."""
-        for person, is_there, color in zip(self.clip[frame], self.seen[frame], COLORS):
-            points = person[:, self.axes]
+        for m, (person, is_there) in enumerate(zip(self.clip[frame], self.seen[frame])):
+            points, alpha = person[:, self.axes], PALER if m else 1.0
             bones = self.bones[is_there[self.bones].all(axis=1)]
-            axes.add_collection(LineCollection(points[bones], colors=color, linewidths=1.2))
-            axes.plot(*points[is_there].T, ".", color=color, markersize=3)
+            lines = LineCollection(points[bones], colors=self.colors[bones[:, 0]], linewidths=2.2)
+            lines.set(alpha=alpha, capstyle="round")
+            axes.add_collection(lines)
+            axes.scatter(*points[is_there].T, s=7, c=self.colors[is_there], alpha=alpha)
         margin = 0.05 * (self.high - self.low).max() + 1e-6
         axes.set(xlim=(self.low[0] - margin, self.high[0] + margin))
         axes.set(ylim=(self.low[1] - margin, self.high[1] + margin))

@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> Path | None:
         if trains:
             train_streams(runs, options, devices, world)
             folder = runs[0][1].parent
-            return folder if options.stream == "all" and world.is_main else None
+            return folder if len(runs) > 1 and world.is_main else None
         if options.phase == "test":
             test_checkpoint(options, devices, world)
         else:
@@ -91,24 +91,41 @@ def look(options: argparse.Namespace, world: World) -> list[Planned]:
 
 
 def planned_runs(options: argparse.Namespace) -> list[Planned]:
-    """Return the run of one stream, or those of all six."""
+    """Return the run of each stream."""
     if not options.config and options.store is None:
         raise InputError(
             "--config is missing: name a file, e.g. config/demo-lt/joint.yaml; or --store FOLDER "
             "for a data set of your own (python -m data.prepare custom)"
         )
-    if len(options.weights) > 1 or (options.weights and options.stream == "all"):
+    streams = streams_of(options)
+    if len(options.weights) > 1 or (options.weights and len(streams) > 1):
         raise InputError("--weights: a run starts from one FILE, of its own --stream")
-    if options.jobs is not None and options.stream != "all":
-        raise InputError("--jobs: one stream is one run; --stream all makes several")
+    if options.jobs is not None and len(streams) == 1:
+        raise InputError("--jobs: one stream is one run; --stream joint bone, or all, is several")
     runs = []
-    for stream in STREAMS if options.stream == "all" else (options.stream,):
+    for stream in streams:
         settings = own_data.with_shots(resolve(options, stream))
         folder = config.run_folder(settings)
         if options.work_dir is not None:
-            folder = options.work_dir / stream if options.stream == "all" else options.work_dir
+            folder = options.work_dir / stream if len(streams) > 1 else options.work_dir
         runs.append((settings, folder))
     return runs
+
+
+def streams_of(options: argparse.Namespace) -> tuple[str | None, ...]:
+    """Return the streams of the command line in the usual order; (None,) without --stream."""
+    named = options.stream or ()
+    if "all" in named:
+        return STREAMS
+    return tuple(stream for stream in STREAMS if stream in named) or (None,)
+
+
+def stream_of(options: argparse.Namespace) -> str | None:
+    """Return the one stream of the command line, or None; InputError if it names several."""
+    streams = streams_of(options)
+    if len(streams) > 1:
+        raise InputError(f"--stream: --phase {options.phase} takes one")
+    return streams[0]
 
 
 def with_weights(settings: config.Config, options: argparse.Namespace) -> config.Config:
@@ -147,7 +164,7 @@ def check_runs(
 def train_streams(
     runs: list[Planned], options: argparse.Namespace, devices: list[torch.device], world: World
 ) -> None:
-    """Train one stream, or all six."""
+    """Train one stream, or several."""
     if options.jobs is not None:
         train_side_by_side(runs, options, world)
         return
@@ -227,7 +244,7 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
         raise InputError("--phase test needs one --weights FILE")
     path = Path(options.weights[0])
     if options.config:
-        given = own_data.with_shots(resolve(options, options.stream))
+        given = own_data.with_shots(resolve(options, stream_of(options)))
         home = RunFolder(config.run_folder(given))
     else:
         given, home = None, RunFolder(path.parent)
@@ -282,7 +299,7 @@ def predict(options: argparse.Namespace, device: torch.device) -> None:
         raise InputError("--fps: the frames per second, more than 0, of --segments")
     if options.segments and options.window is None:
         raise InputError("--segments: merges windows; add --window FRAMES, e.g. --window 100")
-    settings = resolve(options, options.stream) if options.config else None
+    settings = resolve(options, stream_of(options)) if options.config else None
     recognizer = Recognizer.load(
         options.weights, device, settings, overrides(options), options.threshold
     )

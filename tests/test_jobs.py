@@ -175,7 +175,7 @@ def test_a_run_is_told_what_the_command_line_says():
     words = parser.words(parser.parse_args(argv), "--stream", "--jobs", "--device")
     told = parser.parse_args([*words, "--stream", "bone"])
     assert (told.config, told.overrides) == (["a.yaml", "b.yaml"], ["lr=1", "frames=8"])
-    assert told.resume and (told.val_split, told.seed, told.stream) == (0.1, 3, "bone")
+    assert told.resume and (told.val_split, told.seed, told.stream) == (0.1, 3, ["bone"])
     assert told.device is None and told.jobs is None and not told.overwrite
 
 

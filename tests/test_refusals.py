@@ -62,6 +62,8 @@ def test_folders_without_a_run_are_not_overwritten(tiny, tmp_path):
         (["--weights", "nowhere.pt"], "nowhere.pt"),
         (["--weights", "a.pt", "b.pt"], "starts from one FILE"),
         (["--weights", "a.pt", "--stream", "all"], "starts from one FILE"),
+        (["--weights", "a.pt", "--stream", "joint", "bone"], "starts from one FILE"),
+        (["--jobs", "2", "--stream", "joint", "joint"], "--jobs: one stream is one run"),
         (["--set", "classifier=longtail.classifiers.Retraining"], "add --phase classifier"),
         (["--val-split", "0.01"], "val_split: 0.01 holds out no sample"),
         (["--set", "model_args.base_channels=0"], "model_args="),

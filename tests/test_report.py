@@ -72,6 +72,8 @@ def test_fusion_joins_by_name(work):
     six = next(e for e in report.entries if e.name == "6-stream")
     assert six.figures["top1"] == pytest.approx(top1)
     assert report.lead.figures["top1"] == max(e.figures["top1"] for e in report.entries)
+    weaker_first = gather([work / "ntu60-xsub-lt-cross-entropy", work / "ntu60-xsub-lt"])
+    assert weaker_first.lead.group == "ntu60-xsub-lt-cross-entropy"
     few = np.flatnonzero(fake_runs.class_counts(60) < 20)
     hits = [(scores[labels == k].argmax(1) == k).mean() for k in few]
     assert six.figures["few"] == pytest.approx(100 * np.mean(hits))
@@ -536,7 +538,7 @@ def test_comparison_shows_the_difference(driver, work, tmp_path):
     assert abs(gain) > 1
     text = shown.run("return document.getElementById('headline').innerText")
     sign = "+" if gain > 0 else "−"
-    assert f"{sign}{abs(gain):.1f} vs. cross-entropy" in text
+    assert text.endswith(f"{sign}{abs(gain):.1f}") and text.count("vs. cross-entropy") == 1
     assert shown.errors() == []
 
 

@@ -218,12 +218,15 @@ class Sweep:
         tags = [settings.tag] if settings.tag else []
         tags += [_as_tag(word) for word in (*kept, *own)]
         parent = self.parent(method)
+        needs = None if parent is None else self.plan(parent, seed, fold, chosen, held_out)
         if self.equal_steps:
-            total = longest(self, seed, fold)
-            tags.append(f"steps{total}")
+            steps_tag = f"steps{(total := longest(self, seed, fold))}"
             # The parent of a classifier method has them; the classifier's own come on top.
-            if parent is None and (repeat := repeat_for(settings, total)) != settings.repeat:
+            if needs is None and (repeat := repeat_for(settings, total)) != settings.repeat:
                 words = lay(words, [f"repeat={repeat}"])
+                tags.append(steps_tag)
+            if needs is not None and needs.settings.tag.endswith(steps_tag):
+                tags.append(steps_tag)
         is_plain = tags == [settings.tag] or not tags
         settings = self.resolve(method, seed, words).replace(tag="-".join(tags))
         folder = config.run_folder(settings, self.root)
@@ -231,9 +234,7 @@ class Sweep:
         arguments += ["--set", *words] if words else []
         arguments += [] if is_plain else ["--tag", settings.tag]
         arguments += ["--work-dir", str(folder)] if self.root != WORK_DIR else []
-        needs = None
-        if parent is not None:
-            needs = self.plan(parent, seed, fold, chosen, held_out)
+        if needs is not None:
             weights = str(needs.place.checkpoint(LAST))
             arguments += ["--phase", "classifier", "--weights", weights]
         arguments.append("--resume")

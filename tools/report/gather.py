@@ -67,8 +67,10 @@ class Report:
 
     @property
     def lead(self) -> Entry:
-        """The entry shown first: that of the highest top-1, of equal ones that of most streams."""
-        return max(self.entries, key=lambda e: (e.figures["top1"], len(e.weights)))
+        """The entry shown first: in the first folder that of the highest top-1, of equal ones that
+        of most streams. The other folders are what it is compared with."""
+        first = [entry for entry in self.entries if entry.group == self.runs[0].group]
+        return max(first or self.entries, key=lambda e: (e.figures["top1"], len(e.weights)))
 
     @property
     def sentences(self) -> list[str]:

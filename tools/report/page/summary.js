@@ -17,8 +17,8 @@ function summarize() {
     if (!entry) return;
     $('headline').replaceChildren(...Object.entries(FIGURES).slice(0, 5).map(([key, name]) => {
       const other = compared()?.figures[key] ?? null, value = entry.figures[key], known = publishedFor(entry, key);
-      const comparison = compared() ? (other !== null && value !== null ? `${signed(value - other)} vs. ${compared().name}` : '')
-        : known !== null ? `published ${percent(known)}` : key === 'top1' ? (entry === entries[data.lead] && entries.length > 1 ? `best: ${entry.name}` : entry.name) : '';
+      const comparison = compared() ? (other !== null && value !== null ? `${signed(value - other)}${key === 'top1' ? ` vs. ${compared().name}` : ''}` : '')
+        : known !== null ? `published ${percent(known)}` : key === 'top1' ? (entry === entries[data.lead] && entries.length > 1 ? `${groups.length > 1 ? 'best of its folder' : 'best'}: ${entry.name}` : entry.name) : '';
       return el('div', {},
         el('dt', {}, SHOTS.includes(key) && el('span', { class: 'dot', style: `--c: var(--${key})` }), name),
         el('dd', {}, percent(value), el('small', {}, comparison)));

@@ -8,7 +8,18 @@ from pathlib import Path
 import torch
 
 import memory
-from engine import check, checkpoint, config, evaluate, jobs, logs, own_data, predict_files, recipe
+from engine import (
+    check,
+    checkpoint,
+    config,
+    evaluate,
+    jobs,
+    logs,
+    own_data,
+    predict_files,
+    recipe,
+    threads,
+)
 from engine.build import make_feeder, open_data
 from engine.distributed import World, choose_devices, free_memory
 from engine.precision import describe_amp, set_tf32
@@ -157,6 +168,8 @@ def check_runs(
         raise InputError("--check: takes one process; give the command without torchrun")
     settings, folder = runs[0]
     training = prepare_run(settings, options, devices, world)
+    if line := threads.settle(training):
+        print(line)
     several = f"{len(runs)} runs like this one: " if len(runs) > 1 else ""
     print(f"nothing is missing; {several}{folder}: {check.estimate(training)}")
 
@@ -226,6 +239,8 @@ def train_one(
             run.begin(settings, options.overwrite)
         log = logs.Log(run if world.is_main else None, options.quiet or not world.is_main)
         log.line(f"run folder {run}")
+        if line := threads.settle(training):
+            log.line(line)
         train(training, run, log)
         test(training, run, log)
         log.line(

@@ -58,6 +58,7 @@ class Training:
     started_from: str | None = None  # name of the checkpoint with the initial weights
     doubt: str = ""  # in what the clips may be of other units than those of the checkpoint
     same_code: bool = True  # since the start of the run
+    threads: int | None = None  # of the CPU, with which a resumed run began
 
 
 def prepare(
@@ -168,6 +169,7 @@ def save(training: Training, run: RunFolder, which: str) -> None:
             "date": time.strftime("%Y-%m-%d"),
             "torch": str(torch.__version__),
             "device": device_name(training.device),
+            "threads": torch.get_num_threads(),
         },
     }
     if which == LAST:
@@ -192,6 +194,7 @@ def restore(training: Training, path: Path) -> None:
         ) from None
     check_same_data(content, training.data, path)
     training.same_code = content.get("code") in (None, code_version())
+    training.threads = (content.get("made_with") or {}).get("threads")
     began_with = content.get("started_from")
     if training.started_from not in (None, began_with):
         raise InputError(

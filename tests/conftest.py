@@ -3,6 +3,7 @@
 With one thread, runs are repeatable and tests do not depend on other load.
 """
 
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -94,6 +95,8 @@ def _interrupts() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _threads() -> None:
+    """One thread, also in the tests' own processes, which would measure how many are best."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 
 

@@ -139,6 +139,7 @@ def origin(run: Run) -> dict[str, str]:
         "Trained on": made.get("date"),
         "Training time": f"{seconds / 60:.1f} min" if seconds else None,
         "Device": made.get("device"),
+        "CPU threads": made.get("threads"),
         "torch": made.get("torch"),
         "Code (digest)": result.get("code"),
         "Training list (sha256)": (result.get("list_digest") or "")[:16],

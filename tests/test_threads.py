@@ -1,0 +1,100 @@
+"""The number of CPU threads of a run: what is chosen, said, kept, and left unchanged."""
+
+import copy
+import json
+import re
+
+import pytest
+import torch
+
+import main
+from engine import checkpoint, threads
+from tests.tiny_runs import command
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """No variable in the environment, four cores; the threads of the tests afterwards."""
+    monkeypatch.delenv(threads.VARIABLE)
+    monkeypatch.setattr(threads, "cores", lambda: 4)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [
+        ({1: 0.22, 2: 0.19}, 1),  # small steps: a second thread does not pay
+        ({1: 0.22, 2: 2.7}, 1),  # the other core is busy
+        ({1: 4.4, 2: 2.6, 4: 2.4}, 2),
+        ({1: 8.0, 2: 4.2, 4: 2.3, 8: 1.7}, 8),
+        ({1: 1.0, 2: 0.8}, 2),
+        ({1: 1.0, 2: 0.9, 4: 0.1}, 1),  # is not measured so far
+        ({1: 1.0}, 1),
+    ],
+)
+def test_threads_are_taken_where_they_pay(seconds, chosen):
+    assert threads.choose(seconds) == chosen
+
+
+@pytest.mark.parametrize(
+    ("work", "measured"), [({1: 4, 2: 2, 4: 1}, [1, 2, 4]), ({1: 4, 2: 3.9, 4: 1}, [1, 2])]
+)
+def test_measuring_ends_where_threads_do_not_pay(monkeypatch, free, work, measured):
+    """A step takes what `work` says for torch's number of threads; the faster of two counts."""
+    clock, calls = [0.0], []
+    monkeypatch.setattr(threads.time, "perf_counter", lambda: clock[0])
+
+    def step():
+        calls.append(torch.get_num_threads())
+        clock[0] += work[calls[-1]] * (1 if calls.count(calls[-1]) == 2 else 9)
+
+    assert threads.measure(step, 4) == pytest.approx({n: work[n] for n in measured})
+    assert calls == [n for n in measured for _ in range(2)]
+
+
+def test_a_run_says_and_keeps_its_threads(tiny, tmp_path, capsys, monkeypatch, free):
+    monkeypatch.setattr(threads, "measure", lambda step, most: (step(), {1: 1.0, 2: 0.5})[1])
+    folder = tmp_path / "joint"
+    main.main(command(tiny, folder, "--set", "num_epoch=1"))
+    log = (folder / "log.txt").read_text()
+    assert "2 CPU threads (a step takes 1 s with 1, 0.5 s with 2); OMP_NUM_THREADS overrides" in log
+    assert json.loads((folder / "result.json").read_text())["made_with"]["threads"] == 2
+    assert checkpoint.read(folder / "last.pt")["made_with"]["threads"] == 2
+
+
+def test_a_resumed_run_computes_with_as_many_as_before(
+    tiny, tmp_path, monkeypatch, free, uninterrupted
+):
+    """What was measured at its start holds, although the machine would now choose otherwise; the
+    measurement itself changes nothing."""
+    folder = tmp_path / "joint"
+    monkeypatch.setattr(threads, "measure", lambda step, most: (step(), {1: 1.0, 2: 0.99})[1])
+    stopped = command(tiny, folder)
+    monkeypatch.setattr("engine.commands.test", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        main.main(stopped)
+    monkeypatch.undo()
+    monkeypatch.delenv(threads.VARIABLE, raising=False)
+    monkeypatch.setattr(threads, "measure", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(threads, "cores", lambda: 4)
+    main.main([*stopped, "--resume"])
+    assert re.search("1 CPU threads?, as before", (folder / "log.txt").read_text())
+    ours, theirs = (checkpoint.read(f / "last.pt")["model"] for f in (folder, uninterrupted))
+    assert all(torch.equal(ours[key], value) for key, value in theirs.items())
+
+
+def test_the_variable_and_ranks_leave_nothing_to_choose(tiny, monkeypatch):
+    class Fake:
+        device, threads = torch.device("cpu"), None
+
+        class world:
+            size = 1
+
+    monkeypatch.setenv(threads.VARIABLE, "3")
+    monkeypatch.setattr(threads, "measure", lambda *_: pytest.fail("measured"))
+    assert threads.settle(Fake()) == ""
+    monkeypatch.delenv(threads.VARIABLE)
+    ranks = copy.copy(Fake)
+    ranks.world = type("World", (), {"size": 2})
+    assert threads.settle(ranks()) == ""

@@ -24,7 +24,8 @@ from feeders.skeleton import Batch
 
 VARIABLE = "OMP_NUM_THREADS"  # its value, if set, is used
 GAIN = 1.25  # twice the threads must be this much faster
-REPEATS = 2
+SUMMING = 0.2  # seconds
+REPEATS = 3  # steps whose mean counts, after one that does not
 
 
 def settle(training: Training) -> str:
@@ -42,8 +43,10 @@ def settle(training: Training) -> str:
     seconds = measure(step_of(training), cores())
     threads = choose(seconds)
     torch.set_num_threads(threads)
-    shown = ", ".join(f"{value:.2g} s with {n}" for n, value in seconds.items())
-    return f"{threads} CPU thread{'s' * (threads > 1)} (a step takes {shown}); {VARIABLE} overrides"
+    why = "a step takes " + ", ".join(f"{value:.2g} s with {n}" for n, value in seconds.items())
+    if threads == max(seconds) and 2 * threads <= cores():
+        why += "; other processes use the cores"
+    return f"{threads} CPU thread{'s' * (threads > 1)} ({why}); {VARIABLE} overrides"
 
 
 def choose(seconds: Mapping[int, float]) -> int:
@@ -61,19 +64,40 @@ def choose(seconds: Mapping[int, float]) -> int:
 
 def measure(step: Callable[[], object], most: int) -> dict[int, float]:
     """Return the seconds of a step with 1, 2, 4, ... threads, at most `most`, up to the first
-    doubling that does not pay."""
+    doubling that does not pay, or before the first for which there are no free cores."""
     found: dict[int, float] = {}
     for threads in itertools.takewhile(lambda n: n <= most, (2**k for k in itertools.count())):
+        if threads > 1 and is_crowded(threads):
+            break
         torch.set_num_threads(threads)
-        times = []
+        step()
+        started = time.perf_counter()
         for _ in range(REPEATS):
-            started = time.perf_counter()
             step()
-            times.append(time.perf_counter() - started)
-        found[threads] = min(times)
+        found[threads] = (time.perf_counter() - started) / REPEATS
         if choose(found) < threads:
             break
     return found
+
+
+def is_crowded(threads: int) -> bool:
+    """Return whether `threads` are slower than one in short sums, each of which they wait for.
+
+    They are where other processes use a core; a training step has thousands of such waits, so that
+    trying one could take a hundred times its usual time.
+    """
+    return sums_per_second(threads) < sums_per_second(1)
+
+
+def sums_per_second(threads: int) -> float:
+    torch.set_num_threads(threads)
+    values = torch.ones(1 << 19)
+    values.sum()
+    count, started = 0, time.perf_counter()
+    while (passed := time.perf_counter() - started) < SUMMING:
+        values.sum()
+        count += 1
+    return count / passed
 
 
 def step_of(training: Training) -> Callable[[], object]:

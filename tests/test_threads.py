@@ -38,27 +38,39 @@ def test_threads_are_taken_where_they_pay(seconds, chosen):
 
 
 @pytest.mark.parametrize(
-    ("work", "measured"), [({1: 4, 2: 2, 4: 1}, [1, 2, 4]), ({1: 4, 2: 3.9, 4: 1}, [1, 2])]
+    ("work", "rates", "measured"),
+    [
+        ({1: 4, 2: 2, 4: 1}, {1: 9, 2: 15, 4: 20}, [1, 2, 4]),
+        ({1: 4, 2: 3.9, 4: 1}, {1: 9, 2: 15}, [1, 2]),
+        ({1: 4}, {1: 9, 2: 8}, [1]),  # others use the second core: it is not even tried
+        ({1: 4, 2: 2}, {1: 9, 2: 15, 4: 2}, [1, 2]),
+    ],
 )
-def test_measuring_ends_where_threads_do_not_pay(monkeypatch, free, work, measured):
-    """A step takes what `work` says for torch's number of threads; the faster of two counts."""
+def test_measuring_ends_where_threads_do_not_pay(monkeypatch, free, work, rates, measured):
+    """A step takes what `work` says for torch's number of threads; the first does not count."""
+    monkeypatch.setattr(threads, "sums_per_second", rates.get)
     clock, calls = [0.0], []
     monkeypatch.setattr(threads.time, "perf_counter", lambda: clock[0])
 
     def step():
         calls.append(torch.get_num_threads())
-        clock[0] += work[calls[-1]] * (1 if calls.count(calls[-1]) == 2 else 9)
+        clock[0] += work[calls[-1]] * (9, 0.5, 0.5, 2)[calls.count(calls[-1]) - 1]
 
     assert threads.measure(step, 4) == pytest.approx({n: work[n] for n in measured})
-    assert calls == [n for n in measured for _ in range(2)]
+    assert calls == [n for n in measured for _ in range(4)]
 
 
 def test_a_run_says_and_keeps_its_threads(tiny, tmp_path, capsys, monkeypatch, free):
-    monkeypatch.setattr(threads, "measure", lambda step, most: (step(), {1: 1.0, 2: 0.5})[1])
+    monkeypatch.setattr(
+        threads, "measure", lambda step, most: (step(), {1: 1.0, 2: 0.5, 4: 0.5})[1]
+    )
     folder = tmp_path / "joint"
     main.main(command(tiny, folder, "--set", "num_epoch=1"))
     log = (folder / "log.txt").read_text()
-    assert "2 CPU threads (a step takes 1 s with 1, 0.5 s with 2); OMP_NUM_THREADS overrides" in log
+    assert (
+        "2 CPU threads (a step takes 1 s with 1, 0.5 s with 2, 0.5 s with 4); OMP_NUM_THREADS overrides"
+        in log
+    )
     assert json.loads((folder / "result.json").read_text())["made_with"]["threads"] == 2
     assert checkpoint.read(folder / "last.pt")["made_with"]["threads"] == 2
 

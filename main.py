@@ -76,7 +76,7 @@ def make_parser() -> Parser:
     )  # fmt: skip
     what.add_argument(
         "--store", metavar="FOLDER",
-        help="own data; --config: methods on top",
+        help="own data, also reported; --config: methods on top",
     )  # fmt: skip
     what.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="overrides",
@@ -198,11 +198,17 @@ def main(argv: list[str]) -> None:
     # Only now: torch takes seconds to import, and --help or a misspelled flag do not need it.
     from engine import commands
 
-    if (folder := commands.run(options)) is not None:
+    folders = commands.run(options)
+    if len(folders) > 1:
         import ensemble
 
         named = [] if "all" in options.stream else ["--streams", *options.stream]
-        ensemble.main([f"--folder={folder}", *named, *(["--quiet"] if options.quiet else [])])
+        quiet = ["--quiet"] if options.quiet else []
+        ensemble.main([f"--folder={folders[0].parent}", *named, *quiet])
+    if folders and options.store:
+        from tools.report.__main__ import main as report
+
+        report([str(folders[0] if options.work_dir and len(folders) == 1 else folders[0].parent)])
 
 
 if __name__ == "__main__":

@@ -35,11 +35,8 @@ from model.fuse_bn import fuse_bn
 Planned = tuple[config.Config, Path]  # a run and its folder
 
 
-def run(options: argparse.Namespace) -> Path | None:
-    """Carry out the command line that main.parse has read.
-
-    Returns the folder of the six streams of `--stream all`, which are then to be fused.
-    """
+def run(options: argparse.Namespace) -> list[Path]:
+    """Carry out the command line that main.parse has read; return the folders of trained runs."""
     with World.from_environment() as world:
         trains = options.phase in ("train", "classifier")
         runs = look(options, world) if trains else []
@@ -50,16 +47,15 @@ def run(options: argparse.Namespace) -> Path | None:
             memory.keep_freed()
         if options.check:
             check_runs(runs, options, devices, world)
-            return None
+            return []
         if trains:
             train_streams(runs, options, devices, world)
-            folder = runs[0][1].parent
-            return folder if len(runs) > 1 and world.is_main else None
+            return [folder for _, folder in runs] if world.is_main else []
         if options.phase == "test":
             test_checkpoint(options, devices, world)
         else:
             predict(options, devices[0])
-        return None
+        return []
 
 
 def resolve(options: argparse.Namespace, stream: str | None) -> config.Config:
@@ -243,10 +239,9 @@ def train_one(
             log.line(line)
         train(training, run, log)
         test(training, run, log)
-        log.line(
-            f"next: python -m tools.report {run.path.parent}, or python main.py --phase predict "
-            f"--weights {run.checkpoint(BEST)} --input FILE"
-        )
+        predict = f"python main.py --phase predict --weights {run.checkpoint(BEST)} --input FILE"
+        report = "" if options.store else f"python -m tools.report {run.path.parent}, or "
+        log.line(f"next: {report}{predict}")
 
 
 def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], world: World) -> None:

@@ -57,8 +57,11 @@ def test_one_command_trains_on_a_store(mine, tmp_path, monkeypatch, capsys):
     # a tenth of 40, of 15 and of 5 samples is held out
     assert result["class_counts"] == [{"sit": 36, "wave": 13, "fall": 5}[n] for n in sorted_names()]
     assert settings["shots"] == [13, 13] and None not in (result["many"], result["few"])
-    table = capsys.readouterr().out.partition("test, 1 clips")[2]
+    out = capsys.readouterr().out
+    table = out.partition("test, 1 clips")[2]
     assert "many >13" in table and "medium 13..13" in table
+    page = (tmp_path / "work_dir/mine/report.html").read_text()
+    assert "wave" in page and out.endswith("work_dir/mine/report.html (0.1 MB)\n")
     main.main(["--store", str(mine), "--device", "cpu", "--seed", "1", "--set", *FEW])
     assert (tmp_path / "work_dir/mine-seed1/joint/result.json").is_file()
     method = ["--config", str(own_data.CONFIG_ROOT / "methods/focal.yaml"), "--stream", "bone"]

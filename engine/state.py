@@ -110,10 +110,14 @@ class TrainState:
 
     def end_epoch(self, top1: float) -> bool:
         """Start the next epoch; return whether the top-1 accuracy of this one is the best so
-        far."""
+        far.
+
+        Of equal ones on the test split the first is, as in the field. Few held-out samples are
+        often all right early in training, so of equal ones on these it is the last.
+        """
         done = self.progress
         self.progress = Progress(epoch=done.epoch + 1, best=max(done.best, top1))
-        return top1 > done.best
+        return top1 > done.best or (self.config.val_split is not None and top1 == done.best)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs in addition to the evaluated network."""

@@ -1,0 +1,94 @@
+"""Partial mixup in bone space, with partners by class.
+
+After the idea of Kim et al., IEEE Access 14, 2026, of which only the abstract was available here:
+bones are mixed, not positions, their lengths are aligned, and partners depend on their classes. The
+form is this project's.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from graph import Skeleton
+from longtail.brl import PartialMixup
+from memory import send
+
+
+class BoneMixup(PartialMixup):
+    """BRL's partial mixup, in which the lower body of j is turned into one of i's.
+
+    align    each bone of the lower body has j's direction and i's length, and hangs on i's upper
+             body, so that a mixed body has the proportions of one person and no gap at the hip.
+             False: positions are exchanged, as in `PartialMixup`.
+    power    the partner of i is drawn from the other samples with probability proportional to
+             n_j^-power: 0 is uniform, 1 gives each class of the batch about the same chance.
+
+    Targets and the remaining arguments are those of `PartialMixup`. With `align` the clips must be
+    positions (stream joint); a bone that is unseen in j, or an absent person, stays i's own.
+    """
+
+    def __init__(
+        self,
+        class_counts: Tensor,
+        skeleton: Skeleton,
+        ratio: float = 1 / 16,
+        alpha: float | None = None,
+        threshold: float = 3.0,
+        align: bool = True,
+        power: float = 1.0,
+    ) -> None:
+        super().__init__(class_counts, skeleton, ratio, alpha, threshold)
+        self.align, self.power = align, power
+        self.coordinates = 2 if skeleton.confidence else 3
+        self.lower = [v for v in from_the_root(skeleton) if v not in skeleton.upper]
+        self.parent = skeleton.parent
+
+    def forward(
+        self, clips: Tensor, labels: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return mixed clips (N, M, T, V, C) and targets (N, K)."""
+        N = len(clips)
+        rows = torch.randperm(N, generator=generator)[: int(N * self.ratio) if N > 1 else 0]
+        noise = torch.rand(len(rows), N, generator=generator)
+        noise[torch.arange(len(rows)), rows] = 0  # not itself: the key is then -inf
+        rows, noise = send(rows, clips.device), send(noise, clips.device)
+        partners = self.choose(noise, labels)
+        source, mixed = torch.arange(N, device=clips.device), torch.zeros_like(labels).bool()
+        source[rows], mixed[rows] = partners, True
+        share = torch.where(mixed, self.shares(labels, labels[source]), 1.0)[:, None]  # (N, 1)
+        own, other = (one_hot(y, self.num_class).float() for y in (labels, labels[source]))
+        both = self.graft(clips, clips[source])
+        clips = torch.where(mixed[:, None, None, None, None], both, clips)
+        return clips, share * own + (1 - share) * other
+
+    def choose(self, noise: Tensor, labels: Tensor) -> Tensor:
+        """Return partners (n,), drawn by weight with uniform noise (n, N): argmax log(u) / w."""
+        weights = self.counts[labels].to(noise.dtype).clamp_min(1) ** -self.power
+        return (noise.log() / weights).argmax(1)
+
+    def graft(self, clips: Tensor, others: Tensor) -> Tensor:
+        """Return clips (N, M, T, V, C) with the lower bodies of others."""
+        if not self.align:
+            return torch.where(self.own[:, None], clips, others)
+        joints = list(clips.unbind(3))  # V of (N, M, T, C)
+        place = slice(self.coordinates)
+        for v in self.lower:
+            above = self.parent[v]
+            mine = (clips[..., v, :] - clips[..., above, :])[..., place]
+            theirs = (others[..., v, :] - others[..., above, :])[..., place]
+            length, wanted = (bone.norm(dim=-1, keepdim=True) for bone in (theirs, mine))
+            is_seen = (length > 0) & (wanted > 0)
+            turned = torch.where(is_seen, theirs * (wanted / length.clamp_min(1e-8)), mine)
+            position = joints[above][..., place] + turned
+            joints[v] = torch.cat([position, others[..., v, self.coordinates :]], -1)
+        return torch.stack(joints, 3)
+
+
+def from_the_root(skeleton: Skeleton) -> list[int]:
+    """Return the joints in an order in which each comes after its parent."""
+    found = [v for v, above in enumerate(skeleton.parent) if v == above]
+    for above in found:  # grows
+        found += [v for v, parent in enumerate(skeleton.parent) if parent == above and v != above]
+    return found

@@ -1,0 +1,82 @@
+"""Chu et al., "Feature Space Augmentation for Long-Tailed Data" (FSA), ECCV 2020, in a form for
+features that are averaged over the clip."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from longtail.classifiers import Samples
+from longtail.counts import last_third
+from longtail.losses import soft_labels
+from longtail.method import Composed, Parts, linear_classifier
+
+
+class FSA(Composed):
+    """The second stage: the classifier is trained on features of the frozen network, and on tail
+    features that borrow what they lack from confusing head samples.
+
+    With the classifier w of the first stage, channel c of a feature f contributes a_c = w_yc f_c
+    to its class y; a is scaled to [0, 1] over the channels. Channels with a_c >= `specific` are
+    specific of the class, those with a_c < `generic` generic. For each sample i of a tail class
+    (the last third by count), j is the sample of another third in the batch that the network takes
+    most for y_i, and
+
+        z_c = f_ic   if c is specific of i, or not generic in j
+              f_jc   otherwise
+
+    has the label y_i. Its loss is added with the factor `weight`.
+
+    In the paper a is a class activation map, over positions of the last feature map, and later
+    layers are trained too; here the features have no positions left. Its confusing classes are
+    found once, here j is found in each batch. The thresholds are this project's.
+    """
+
+    tail: Tensor
+    first_stage: Tensor
+
+    def __init__(
+        self,
+        parts: Parts,
+        model: nn.Module,
+        specific: float = 0.6,
+        generic: float = 0.4,
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__(parts, model)
+        parts.refuse("longtail.fsa.FSA", "mixing")
+        self.specific, self.generic, self.weight = specific, generic, weight
+        tail = last_third(parts.class_counts)
+        self.register_buffer("tail", tail, persistent=False)  # (K,) bool
+        weights = linear_classifier(model).weight.detach().clone()
+        self.register_buffer("first_stage", weights)  # (K, D)
+        self.layer = (linear_classifier(model),)  # in a tuple: not a submodule of this method
+
+    def prepare(self, model: nn.Module, samples: Samples) -> None:
+        self.first_stage.copy_(linear_classifier(model).weight.detach())
+        super().prepare(model, samples)
+        self.layer = (linear_classifier(model),)
+
+    def loss(self, net: nn.Module, clips: Tensor, targets: Tensor, count: int) -> Tensor:
+        output = net(clips)
+        entries = targets if self.auxiliary_loss is None else targets[:, 0]
+        labels = soft_labels(entries).argmax(1)
+        features, usable = self.augment(output.features.detach(), output.logits.detach(), labels)
+        weights = entries * (self.weight * usable)[:, None]
+        criterion = self.stages.criterion(self.epoch)
+        known = {"features": features} if criterion.needs_features else {}
+        augmented = criterion.part(self.layer[0](features), weights, count, **known)
+        return self.part(output, targets, count) + augmented
+
+    def augment(self, features: Tensor, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z (n, D) of features (n, D) with logits (n, K) and labels (n,), and which rows,
+        bool (n,), are of a tail class, if the batch has others."""
+        chances = logits.softmax(1)[:, labels].T  # (n, n): of the class of i, for sample j
+        head = ~self.tail[labels]  # (n,)
+        partner = chances.masked_fill(~head, -1).argmax(1)
+        share = self.first_stage[labels] * features
+        low, high = share.amin(1, keepdim=True), share.amax(1, keepdim=True)
+        share = (share - low) / (high - low).clamp_min(torch.finfo(share.dtype).tiny)
+        borrowed = (share < self.specific) & (share[partner] < self.generic)
+        mixed = torch.where(borrowed, features[partner], features)
+        return mixed, ~head & head.any()

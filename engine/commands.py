@@ -207,7 +207,7 @@ def train_side_by_side(
                 settings.stream, words, RunFolder(folder), settings, overwrite=options.overwrite
             )
         )
-    slots = jobs.make_slots(options.jobs, options.device, len(several))
+    slots = jobs.make_slots(options.jobs, options.device, several)
     failures = jobs.run_all(
         several, slots, folder.parent / "jobs", options.quiet, "the same call with --resume"
     )

@@ -9,6 +9,7 @@ awaited.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from files import last_line
 from flags import AUTO
 
 MAIN = Path(__file__).resolve().parents[1] / "main.py"
+MARGIN, CONTEXT = 1.25, 0.8  # of the memory of a run on a GPU: a factor, and GB of CUDA's own
 POLL = 0.2  # seconds between two looks at the processes
 TERMINATED = (RESUMABLE, -signal.SIGTERM)  # the latter before a run has anything to save
 
@@ -72,24 +74,48 @@ def cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def make_slots(jobs: int | str, devices: Sequence[str] | None, runs: int) -> list[Slot]:
-    """Return the slots for `runs` runs, `jobs` at a time.
+def make_slots(
+    jobs: int | str, devices: Sequence[str] | None, several: Sequence[Job]
+) -> list[Slot]:
+    """Return the slots for `several` runs, `jobs` at a time.
 
     `devices` are the words of --device (None: all GPUs, else the CPU). Several slots take the
     devices in turn and share the cores evenly; a single slot has all devices. auto: one run per
-    GPU, or per core on the CPU. Raises InputError for a device that does not exist.
+    core on the CPU; as many as a GPU has memory for, and at most one per core. Raises InputError
+    for a device that does not exist.
     """
     choose_devices(list(devices or ()), World())
     gpus = [str(index) for index in range(torch.cuda.device_count())]
     names = list(devices or gpus or ["cpu"])
     count = jobs
-    if count == AUTO:
-        count = cores() if names == ["cpu"] else len(names)
-    count = max(1, min(int(count), runs))
+    if count == AUTO and names == ["cpu"]:
+        count = cores()
+    elif count == AUTO:
+        fitting = runs_per_gpu(several[0], names[0]) if len(several) > len(names) else 1
+        count = min(fitting * len(names), max(cores(), len(names)))
+    count = max(1, min(int(count), len(several)))
     if count == 1:
         return [Slot(tuple(devices or ()))]
     threads = max(1, cores() // count)
     return [Slot((names[place % len(names)],), threads) for place in range(count)]
+
+
+def runs_per_gpu(job: Job, gpu: str) -> int:
+    """Return how many runs like `job` a GPU has memory for, by some steps of one (--check).
+
+    It is 1 if these fail: the run itself then says why.
+    """
+    job = job.needs or job  # a classifier has no weights to start from yet
+    words = [word for word in job.arguments if word not in ("--resume", "--overwrite")]
+    done = subprocess.run(
+        [sys.executable, str(MAIN), *words, "--check", "--device", gpu],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    used = re.search(r"([\d.]+) GB$", done.stdout.strip())
+    if done.returncode or used is None:
+        return 1
+    free, _ = torch.cuda.mem_get_info(int(gpu))
+    return max(1, int(free / 1e9 // (MARGIN * float(used[1]) + CONTEXT)))
 
 
 class Process:

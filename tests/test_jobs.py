@@ -15,7 +15,15 @@ import main
 from engine import config, jobs
 from engine.run import RunFolder
 from errors import BAD_INPUT, RESUMABLE, InputError, Stopped, run_command
-from tests.tiny_runs import CEILING, ENVIRONMENT, PROJECT, SMALL, assert_same_weights, wait_until
+from tests.tiny_runs import (
+    CEILING,
+    ENVIRONMENT,
+    PROJECT,
+    SMALL,
+    assert_same_weights,
+    command,
+    wait_until,
+)
 
 SETTINGS = config.Config(num_epoch=1)
 # A stand-in for main.py: a process that does what its first word says, in the folder it is given.
@@ -120,14 +128,24 @@ def test_a_run_that_another_process_began_just_before_is_not_a_failure(pretend, 
 def test_slots_share_cores_and_are_dealt_to_gpus(monkeypatch):
     monkeypatch.setattr(jobs, "cores", lambda: 8)
     monkeypatch.setattr(jobs.torch.cuda, "device_count", lambda: 0)
-    make = jobs.make_slots
+    monkeypatch.setattr(jobs, "runs_per_gpu", lambda job, gpu: fits)
+
+    def make(number, devices, runs):
+        return jobs.make_slots(number, devices, range(runs))
+
     assert make(1, None, 9) == [jobs.Slot()]  # as main.py by itself
     assert make(3, None, 9) == [jobs.Slot(("cpu",), 2)] * 3
     assert make(3, None, 2) == [jobs.Slot(("cpu",), 4)] * 2
     assert make("auto", ["cpu"], 99) == [jobs.Slot(("cpu",), 1)] * 8
     assert make(16, ["cpu"], 99)[0].threads == 1
     monkeypatch.setattr(jobs.torch.cuda, "device_count", lambda: 2)
+    fits = 1
     assert [slot.device for slot in make("auto", None, 9)] == [("0",), ("1",)]
+    fits = 2
+    assert [slot.device for slot in make("auto", None, 9)] == [("0",), ("1",)] * 2
+    assert [slot.device for slot in make("auto", None, 2)] == [("0",), ("1",)]
+    fits = 50  # no more than cores, and than runs
+    assert len(make("auto", None, 99)) == 8 and len(make("auto", ["1"], 3)) == 3
     assert [slot.device for slot in make(3, None, 9)] == [("0",), ("1",), ("0",)]
     assert [slot.device for slot in make(2, ["1"], 9)] == [("1",), ("1",)]
     assert make(1, ["0", "1"], 9) == [jobs.Slot(("0", "1"))]  # DataParallel
@@ -137,6 +155,47 @@ def test_slots_share_cores_and_are_dealt_to_gpus(monkeypatch):
         with pytest.raises(Exception, match="at least 1, or auto"):
             flags.number_or_auto(wrong)
     assert flags.number_or_auto("auto") == "auto" and flags.number_or_auto("3") == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "fitting"),
+    [
+        (
+            "nothing is missing; w/joint: 9 steps, 1 s each: 9 s; 2 validations: 1 s; 5.1 GB\n",
+            0,
+            10,
+        ),
+        ("... 0.1 GB", 0, 77),
+        ("... 60.0 GB", 0, 1),
+        ("error: no", 2, 1),
+        ("", 0, 1),
+    ],
+)
+def test_a_gpu_has_as_many_runs_as_it_has_memory_for(monkeypatch, tiny, text, code, fitting):
+    """72 GB free; a run takes a quarter more than its first steps, and 0.8 GB of CUDA's own."""
+    asked = []
+
+    class Done:
+        stdout, returncode = text, code
+
+    monkeypatch.setattr(jobs.subprocess, "run", lambda words, **_: asked.append(words) or Done)
+    monkeypatch.setattr(jobs.torch.cuda, "mem_get_info", lambda gpu: (int(72e9), int(80e9)))
+    job = jobs.Job("joint", ("--config", "a.yaml", "--resume"), None, None)
+    assert jobs.runs_per_gpu(job, "1") == fitting
+    assert asked[0][2:] == ["--config", "a.yaml", "--check", "--device", "1"]
+
+
+def test_what_is_asked_of_a_gpu_is_what_check_says(tiny, tmp_path, monkeypatch):
+    """The command and its last words, on the CPU."""
+    words = command(tiny, tmp_path / "run")
+    place = words.index("--device")
+    job = jobs.Job("joint", (*words[:place], *words[place + 2 :], "--resume"), None, None)
+    monkeypatch.setattr(jobs.torch.cuda, "mem_get_info", lambda gpu: (int(10e9), int(10e9)))
+    own = jobs.subprocess.run
+    monkeypatch.setattr(
+        jobs.subprocess, "run", lambda words, **more: own([*words[:-1], "cpu"], **more)
+    )
+    assert 2 < jobs.runs_per_gpu(job, "0") < 10
 
 
 def test_a_run_is_told_its_device_and_its_threads(pretend, tmp_path, monkeypatch):

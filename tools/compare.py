@@ -50,7 +50,7 @@ def make_side_by_side(
         return made[run]
 
     missing = [job(run) for run in runs if not run.is_finished]
-    slots = jobs.make_slots(number, devices, len(missing))
+    slots = jobs.make_slots(number, devices, missing)
     failures = jobs.run_all(missing, slots, logs_at, quiet)
     return {run: failures[job] for run, job in made.items() if job in failures}
 
@@ -110,7 +110,7 @@ def make_parser() -> Parser:
     add("--set", "override any key for all runs", metavar="KEY=VALUE", dest="overrides", **words)
     add("--device", "GPU indices, or cpu", nargs="+", metavar="D")
     add(
-        "--jobs", "runs side by side, dealt to the GPUs; auto: one per GPU, else per CPU core",
+        "--jobs", "runs side by side, dealt to the GPUs; auto: as many as fit, or one per CPU core",
         type=flags.number_or_auto, default=1, metavar="N",
     )  # fmt: skip
     add("--work-dir", "root of the runs (default: work_dir); use another for other values of --set",

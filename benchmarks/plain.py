@@ -53,7 +53,7 @@ class PlainMultiScale(nn.Module):
     def __init__(self, channels: int, stride: int):
         super().__init__()
         mid = channels // 6
-        branches = []
+        branches: list[nn.Module] = []
         for dilation in range(1, 5):
             c = channels - 5 * mid if dilation == 1 else mid
             conv = unit_tcn(c, c, 3, stride, dilation, norm=False)

@@ -40,13 +40,14 @@ class ClipFile:
         """
         if given is None:
             return self.image_size
-        if self.image_size not in (None, tuple(given)):
+        height, width = given
+        if self.image_size is not None and self.image_size != (height, width):
             shown = " ".join(f"{length:g}" for length in self.image_size)
             raise InputError(
                 f"{path}: contains the image size {shown}, not --image-size "
                 f"{' '.join(f'{length:g}' for length in given)}; omit the option"
             )
-        return tuple(given)
+        return height, width
 
 
 def read(path: str | Path, nan: str = "refuse") -> ClipFile:

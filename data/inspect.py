@@ -150,7 +150,7 @@ class _View:
         self.seen = measure.seen(clip, origin)  # (T, M, V)
         self.is_image = skeleton.confidence or clip.shape[-1] == 2
         if self.is_image:
-            self.axes = [0, 1]
+            self.axes = np.array([0, 1])
         else:  # the widest axes: height and width of a person
             bodies = np.where(self.seen[..., None], clip, np.nan)[self.seen.any(axis=-1)]
             extent = np.median(np.nanmax(bodies, axis=1) - np.nanmin(bodies, axis=1), axis=0)
@@ -166,7 +166,8 @@ class _View:
             lines = LineCollection(points[bones], colors=self.colors[bones[:, 0]], linewidths=2.2)
             lines.set(alpha=alpha, capstyle="round")
             axes.add_collection(lines)
-            axes.scatter(*points[is_there].T, s=7, c=self.colors[is_there], alpha=alpha)
+            x, y = points[is_there].T
+            axes.scatter(x, y, s=7, c=self.colors[is_there], alpha=alpha)
         margin = 0.05 * (self.high - self.low).max() + 1e-6
         axes.set(xlim=(self.low[0] - margin, self.high[0] + margin))
         axes.set(ylim=(self.low[1] - margin, self.high[1] + margin))

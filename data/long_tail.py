@@ -279,6 +279,7 @@ def make_list(
     is_own = own_order or fold is not None or shuffle_classes is not None
     if name in SHIPPED and not is_own and "list_index" not in store.columns:
         largest = rule.n_max if n_max is None else n_max
+        assert largest is not None and rule.num_class is not None  # of every list in SHIPPED
         names = shipped_part(name, counts(largest, imbalance, rule.num_class, profile))
         return _training_list(store, _rows_of(store, names, f"the published list of {name}"))
     train, _ = protocols.split(store, protocol, fold)

@@ -45,7 +45,7 @@ def seen(joints: np.ndarray, origin: int | None = None) -> np.ndarray:
     is zero there for the first body, although it was seen; until it first leaves the origin, it
     counts as seen in frames in which another joint of that body is seen.
     """
-    there = joints.any(axis=-1)
+    there = np.asarray(joints.any(axis=-1))
     if origin is not None:
         elsewhere = there[:, 0, origin]
         before = slice(elsewhere.argmax() if elsewhere.any() else None)

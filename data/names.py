@@ -173,7 +173,8 @@ def classes(labels: Sequence[Any], where: Callable[[int], str]) -> tuple[list[in
         if not value.is_integer() or not 0 <= value < MANY_CLASSES:
             fail(row, "is not a class; labels must number the classes from 0")
     if not are_words:
-        return [int(value) for value in numbers], numbered([int(value) for value in numbers])
+        labeled = [int(value) for value in numbers if value is not None]
+        return labeled, numbered(labeled)
     words = [label.strip() for label in labels]
     class_names = sorted(set(words), key=natural_order)
     rows = {name: row for row, name in enumerate(class_names)}

@@ -211,7 +211,11 @@ def usual(skeleton: Skeleton, channels: int) -> str:
 
 def origin(name: str | None, num_joints: int, center: int | None) -> int | None:
     """Return the joint of the first body that a normalization moves to the origin, or None."""
-    joints = {"upright": upright_center(num_joints), "nw-ucla": 1, "centered": center}
+    joints: dict[str | None, int | None] = {
+        "upright": upright_center(num_joints),
+        "nw-ucla": 1,
+        "centered": center,
+    }
     return joints.get(name)
 
 

@@ -152,6 +152,9 @@ def _read(read: Callable[[Any], Clip], batch: list[Any]) -> list[Clip | str]:
     return clips
 
 
+_worker_read: Callable[[Any], Clip]  # of a worker process
+
+
 def _start_worker(read: Callable[[Any], Clip]) -> None:
     """Store the function that reads an item; end this process when its parent ends."""
     global _worker_read
@@ -162,7 +165,8 @@ def _start_worker(read: Callable[[Any], Clip]) -> None:
 
 
 def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
     os._exit(1)
 
 
@@ -183,6 +187,7 @@ def main(argv: list[str]) -> None:
         f"{out}: {summary.samples} samples, {summary.frames} frames, "
         f"{summary.classes} of {len(raw.class_names)} classes, layout {raw.layout}"
     )
+    assert summary.quality is not None  # of a store with samples
     print("\n".join(summary.quality.lines()))
     for doubt in (*summary.quality.doubts, *summary.doubts):
         print(f"warning: {doubt}")
@@ -206,7 +211,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     for name, module in READERS.items():
         reader = importlib.import_module(module)
-        about = reader.__doc__
+        about = reader.__doc__ or ""
         options = names.add_parser(name, help=about.splitlines()[0], description=about)
         reader.arguments(options)
         options.add_argument("--out", type=Path, help=f"folder to write (default: data/{name})")

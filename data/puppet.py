@@ -157,4 +157,4 @@ def bend(root: Array, goal: Array, upper: float, lower: float, pole: Array) -> t
     span = span.clip(0.35 * (upper + lower), 0.998 * (upper + lower))  # limits of the joint
     along = (upper**2 - lower**2 + span**2) / (2 * span)  # the law of cosines
     middle = root + along * direction + np.sqrt(upper**2 - along**2) * across(pole, direction)
-    return [middle, root + span * direction]
+    return middle, root + span * direction

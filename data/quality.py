@@ -44,7 +44,7 @@ class Reading:
     @property
     def half_width(self) -> float | None:
         """Half of the image width in the unit of the clips; None if not scaled by the image."""
-        return normalize.HALF_WIDTHS.get(self.normalization)
+        return normalize.HALF_WIDTHS.get(self.normalization or "")
 
 
 @dataclass(frozen=True, slots=True)

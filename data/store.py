@@ -59,10 +59,12 @@ class Store:
             )
         try:
             meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
-            with np.load(path / "index.npz", allow_pickle=False) as index:
-                index = {key: index[key] for key in index.files}
+            with np.load(path / "index.npz", allow_pickle=False) as file:
+                index = {key: file[key] for key in file.files}
             joints = np.load(path / "joints.npy", mmap_mode="r", allow_pickle=False)
-            store = cls(path, joints, *(index.pop(key) for key in INDEX), index, meta)
+            store = cls(
+                path, joints, **{key: index.pop(key) for key in INDEX}, columns=index, meta=meta
+            )
             store._check()
         except UNREADABLE as error:
             reason = " ".join(str(error).split())
@@ -239,19 +241,20 @@ class StoreWriter:
         if self._write_header() != size:
             raise RuntimeError("the header of joints.npy changed its size")
         _sync_and_close(self.file)
-        names, labels, lengths = zip(*self.rows)
-        lengths = np.array(lengths, np.int64)
-        index = {
+        names, labels, frames = zip(*self.rows)
+        lengths = np.array(frames, np.int64)
+        index: dict[str, Any] = {
             "names": np.array(names),
             "labels": np.array(labels, np.int64),
             "starts": np.cumsum(lengths) - lengths,
             "lengths": lengths,
         }
+        index |= {key: np.array(column) for key, column in self.columns.items()}
         with (self.partial / "index.npz").open("wb") as file:
-            np.savez(file, **index, **{key: np.array(c) for key, c in self.columns.items()})
+            np.savez(file, **index)
             _sync_and_close(file)
-        if size := self.quality().size:
-            self.meta["size"] = [size.low, size.median, size.high]
+        if bodies := self.quality().size:
+            self.meta["size"] = [bodies.low, bodies.median, bodies.high]
         write_json(self.partial / "meta.json", self.meta)
         self._take_place()
 

@@ -30,7 +30,7 @@ class Tracks:
         pose}."""
         now, self.time = self.time, self.time + 1
         self.last = {p: seen for p, seen in self.last.items() if now - seen[0] <= PATIENCE}
-        poses = [pose for pose in poses if pose[:, 2].mean() >= LEAST_SCORE]
+        poses = poses[poses[..., 2].mean(-1) >= LEAST_SCORE]
         near = sorted(
             (distance(pose, known), number, person)
             for number, pose in enumerate(poses)

@@ -11,11 +11,12 @@ import numpy as np
 
 from errors import InputError
 
+_core: Any = np._core  # type: ignore[attr-defined]  # pickles name it, NumPy's types do not
 # The functions that pickles of arrays call, with the module names of NumPy 1 and NumPy 2.
 _ARRAYS = {
-    "_reconstruct": np._core.multiarray._reconstruct,
-    "scalar": np._core.multiarray.scalar,
-    "_frombuffer": np._core.numeric._frombuffer,
+    "_reconstruct": _core.multiarray._reconstruct,
+    "scalar": _core.multiarray.scalar,
+    "_frombuffer": _core.numeric._frombuffer,
 }
 ALLOWED = {
     **{

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +48,7 @@ def norm(ours: str, *theirs: str) -> Iterator[Entry]:
     yield from same(ours, *theirs, leaves=leaves)
 
 
-def conv_norm(module: nn.Module | None, ours: str, conv: str, batch_norm: str) -> Iterator[Entry]:
+def conv_norm(module: Any, ours: str, conv: str, batch_norm: str) -> Iterator[Entry]:
     """A convolution and its norm; nothing for a residual path that is the identity."""
     if isinstance(module, ConvNorm):
         yield from same(f"{ours}.conv", conv)
@@ -77,7 +79,7 @@ def graphs(ours: str, *theirs: str, count: int, target_first: bool) -> Entry:
     )
 
 
-def branches(module: nn.Module, ours: str, theirs: str) -> Iterator[Entry]:
+def branches(module: Any, ours: str, theirs: str) -> Iterator[Entry]:
     """Temporal branches that each end in a norm of their own (CTR-GCN, MS-G3D)."""
     *convs, pool = (f"{theirs}.{number}" for number in range(len(module.widths)))
     plain = f"{theirs}.{len(module.widths)}"
@@ -97,7 +99,7 @@ def reduced(ours: str, *theirs: str) -> Iterator[Entry]:
 # BRL's and PYSKL's names (mmcv), and the originals'
 
 
-def stgcn_pyskl(model: nn.Module) -> Iterator[Entry]:
+def stgcn_pyskl(model: Any) -> Iterator[Entry]:
     """ST-GCN and ST-GCN++, which share their graph convolution (unit_gcn)."""
     yield from norm("data_norm", "backbone.data_bn")
     yield from same("fc", "cls_head.fc_cls")
@@ -126,7 +128,7 @@ def stgcn_pyskl(model: nn.Module) -> Iterator[Entry]:
         yield from unit_tcn(block.residual, f"{ours}.residual", f"{theirs}.residual")
 
 
-def multi_scale(module: nn.Module, ours: str, theirs: str) -> Iterator[Entry]:
+def multi_scale(module: Any, ours: str, theirs: str) -> Iterator[Entry]:
     """ST-GCN++'s mstcn: one norm over all branches, within `transform`."""
     count, ours_branches = len(module.branches.widths), f"{ours}.branches"
     names = [f"{theirs}.branches.{number}" for number in range(count)]
@@ -138,11 +140,11 @@ def multi_scale(module: nn.Module, ours: str, theirs: str) -> Iterator[Entry]:
     yield from conv_norm(module.merge, f"{ours}.merge", f"{theirs}.transform.2", f"{theirs}.bn")
 
 
-def unit_tcn(module: nn.Module | None, ours: str, theirs: str) -> Iterator[Entry]:
+def unit_tcn(module: Any, ours: str, theirs: str) -> Iterator[Entry]:
     yield from conv_norm(module, ours, f"{theirs}.conv", f"{theirs}.bn")
 
 
-def dgstgcn(model: nn.Module) -> Iterator[Entry]:
+def dgstgcn(model: Any) -> Iterator[Entry]:
     """DG-STGCN and the body of ProtoGCN."""
     yield from norm("data_norm", "backbone.data_bn")
     yield from same("fc", "cls_head.fc_cls")
@@ -165,14 +167,14 @@ def dgstgcn(model: nn.Module) -> Iterator[Entry]:
             f"{temporal}.branches.coefficient",
             (f"{tcn}.add_coeff",),
             # theirs has 25 entries for every layout, of which the first are used
-            arrange=lambda value, joints=joints: value[:joints],
+            arrange=itemgetter(slice(joints)),
             restore=lambda value: F.pad(value, (0, 25 - len(value))),
         )
         yield from multi_scale(block.temporal, temporal, tcn)
         yield from unit_tcn(block.residual, f"{ours}.residual", f"{theirs}.residual")
 
 
-def protogcn(model: nn.Module) -> Iterator[Entry]:
+def protogcn(model: Any) -> Iterator[Entry]:
     yield from dgstgcn(model)
     if model.prototypes is None:
         return
@@ -182,7 +184,7 @@ def protogcn(model: nn.Module) -> Iterator[Entry]:
     yield from same("prototypes.embed", "cls_head.csc_loss.cl_fc")
 
 
-def stgcn_original(model: nn.Module) -> Iterator[Entry]:
+def stgcn_original(model: Any) -> Iterator[Entry]:
     yield from norm("data_norm", "data_bn")
     yield from same("fc", "fcn")
     yield Entry("blocks.0.graph.skeleton", ("A",))
@@ -199,7 +201,7 @@ def stgcn_original(model: nn.Module) -> Iterator[Entry]:
 
 
 def aagcn(
-    model: nn.Module, head: str, fc: str, block: str, gcn: str, tcn: str, learned: str
+    model: Any, head: str, fc: str, block: str, gcn: str, tcn: str, learned: str
 ) -> Iterator[Entry]:
     """AAGCN and 2s-AGCN; `block` names a block by its number from 0, {}, or from 1, {next}."""
     yield from norm("data_norm", head)
@@ -212,7 +214,7 @@ def aagcn(
         yield from unit_tcn(unit.residual, f"{ours}.residual", f"{theirs}.residual")
 
 
-def adaptive(module: nn.Module, ours: str, theirs: str, learned: str) -> Iterator[Entry]:
+def adaptive(module: Any, ours: str, theirs: str, learned: str) -> Iterator[Entry]:
     """unit_aagcn, and the unit_gcn of 2s-AGCN."""
     if module.similarity == "tanh":
         yield Entry(f"{ours}.adjacency", (f"{theirs}.{learned}",))
@@ -235,7 +237,7 @@ def adaptive(module: nn.Module, ours: str, theirs: str, learned: str) -> Iterato
 
 
 def ctrgcn(
-    model: nn.Module, head: str, fc: str, block: str, learned: str, target_first: bool = False
+    model: Any, head: str, fc: str, block: str, learned: str, target_first: bool = False
 ) -> Iterator[Entry]:
     yield from norm("data_norm", head)
     yield from same("fc", fc)
@@ -248,7 +250,7 @@ def ctrgcn(
 
 
 def refined(
-    module: nn.Module, ours: str, theirs: str, learned: str, target_first: bool
+    module: Any, ours: str, theirs: str, learned: str, target_first: bool
 ) -> Iterator[Entry]:
     """unit_ctrgcn: conv1 and conv2 make the relation, conv3 the features, conv4 the refinement.
 
@@ -272,7 +274,7 @@ def refined(
 
 
 def msg3d(
-    model: nn.Module,
+    model: Any,
     prefix: str,
     fc: str,
     learned: str,
@@ -292,7 +294,7 @@ def msg3d(
             yield from same(f"{name}.collapse", f"{windowed}.{pathway}.out_conv")
             yield from norm(f"{name}.collapse_norm", f"{windowed}.{pathway}.out_bn")
         for name, (module, theirs) in convs.items():
-            order = {"count": len(module.edges), "target_first": target_first}
+            order: dict[str, Any] = {"count": len(module.edges), "target_first": target_first}
             yield graphs(f"{name}.edges", f"{theirs}.{learned}", **order)
             if constant:
                 yield graphs(f"{name}.skeleton", f"{theirs}.{constant}", **order)
@@ -308,7 +310,7 @@ def msg3d(
             yield from unit_tcn(module.residual, f"{name}.residual", f"{theirs}.residual")
 
 
-def infogcn(model: nn.Module) -> Iterator[Entry]:
+def infogcn(model: Any) -> Iterator[Entry]:
     """The original; `to_qk` has the queries of all heads, then their keys, as ours."""
     yield from norm("data_norm", "data_bn")
     yield Entry("position", ("pos_embedding",))
@@ -371,26 +373,36 @@ class Form:
     per_subset: bool = False  # `conv` is that of one of the G subsets
     embedded: bool = False  # `data_norm` is after the embedding, as wide as the first block
 
-    def entries(self, model: nn.Module) -> list[Entry]:
+    def entries(self, model: Any) -> list[Entry]:
         if self.names is None:
             return [Entry(key, (key,)) for key in model.state_dict()]
         return list(self.names(model))
 
 
 PYSKL, ORIGINAL, OWN = "mmcv (BRL, PYSKL)", "original", "own"
-HEAD = {"data_norm": "backbone.data_bn.weight", "fc": "cls_head.fc_cls.weight"}
-UNITS = {"data_norm": "data_bn.weight", "fc": "fc.weight", "start": 1, "per_subset": True}
-PYSKL_NAMES = {"head": "backbone.data_bn", "fc": "cls_head.fc_cls", "learned": "A"}
-ORIGINAL_NAMES = {"head": "data_bn", "fc": "fc", "block": "l{next}", "learned": "PA"}
+HEAD: dict[str, Any] = {"data_norm": "backbone.data_bn.weight", "fc": "cls_head.fc_cls.weight"}
+UNITS: dict[str, Any] = {
+    "data_norm": "data_bn.weight",
+    "fc": "fc.weight",
+    "start": 1,
+    "per_subset": True,
+}
+PYSKL_NAMES: dict[str, Any] = {"head": "backbone.data_bn", "fc": "cls_head.fc_cls", "learned": "A"}
+ORIGINAL_NAMES: dict[str, Any] = {
+    "head": "data_bn",
+    "fc": "fc",
+    "block": "l{next}",
+    "learned": "PA",
+}
 
-DYNAMIC = {
+DYNAMIC: dict[str, Any] = {
     "adjacency": ("backbone.gcn.0.gcn.A",),
     "width": "backbone.gcn.{}.gcn.bn.weight",
     "conv": "backbone.gcn.0.gcn.down.0.weight",
     "per_subset": True,
     **HEAD,
 }
-OWN_DYNAMIC = {
+OWN_DYNAMIC: dict[str, Any] = {
     "adjacency": ("blocks.0.graph.adjacency",),
     "width": "blocks.{}.graph.norm.weight",
     "conv": "blocks.0.graph.residual.conv.weight",

@@ -8,7 +8,7 @@ the store has the NAME of the reader, and SOURCE is the only argument.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,7 +47,7 @@ class Clip:
     name: str
     label: int
     joints: np.ndarray  # (T, m, V, C) float32, m up to the store's M
-    columns: dict[str, int | str] = field(default_factory=dict)
+    columns: Mapping[str, int | str] = field(default_factory=dict)
     doubt: str = ""  # a warning about its file: which frames are missing
 
 

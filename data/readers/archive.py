@@ -61,9 +61,9 @@ def _members(source: Path, suffix: str) -> list[tuple[str, bytes]]:
                 return [(name, archive.read(name)) for name in names]
         with tarfile.open(source) as archive:
             return [
-                (member.name, archive.extractfile(member).read())
+                (member.name, file.read())
                 for member in archive
-                if member.isfile() and member.name.endswith(suffix)
+                if member.name.endswith(suffix) and (file := archive.extractfile(member))
             ]
     except DAMAGED as error:
         reason = " ".join(str(error).split())  # tarfile lists all formats, one per line

@@ -10,7 +10,7 @@ Source: Chen et al., CTR-GCN, arXiv 2107.12213.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,7 @@ SIZE = MAX_BODIES * NUM_JOINTS * 3
 PARTS = ("train", "test")
 PROTOCOLS = {60: ("ntu60-xsub", "ntu60-xview"), 120: ("ntu120-xsub", "ntu120-xset")}
 
-Item = tuple[str, int, dict[str, int | str], np.ndarray]  # name, label, columns, (T, 150)
+Item = tuple[str, int, Mapping[str, int | str], np.ndarray]  # name, label, columns, (T, 150)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,14 +112,14 @@ def _names(
         expected, columns = zip(*map(names.parse, available))
     except InputError as error:
         raise InputError(f"--names: {error}") from None
-    expected = np.array(expected)
+    wanted = np.array(expected)
     for protocol in PROTOCOLS[num_class]:
         rule = protocols.get(protocol)
         values = np.array([column[rule.column] for column in columns])
         rows = np.argsort(values, kind="stable")
-        rows = rows[expected[rows] < num_class]
+        rows = rows[wanted[rows] < num_class]
         trains = np.isin(values[rows], rule.train)
         split = {"train": rows[trains], "test": rows[~trains]}
-        if all(np.array_equal(expected[split[part]], labels[part]) for part in PARTS):
+        if all(np.array_equal(wanted[split[part]], labels[part]) for part in PARTS):
             return {part: [available[row] for row in split[part]] for part in PARTS}
     raise InputError(f"{path}: the names in --names do not fit its labels under any protocol")

@@ -59,13 +59,16 @@ class JsonFile:
         """
         is_list = shape is None and isinstance(self.content, list)
         frames = self.content if is_list else self.get(key, list)
-        arrays = [to_numbers(frame, finite) for frame in frames]
-        if shape is None:
-            shape = np.shape(arrays[0]) if arrays else (0,)
-        for t, array in enumerate(arrays):
-            if shape == () or np.shape(array) != shape:
+        arrays = []
+        for t, frame in enumerate(frames):
+            array = to_numbers(frame, finite)
+            if shape is None:
+                shape = () if array is None else array.shape
+            if array is None or shape == () or array.shape != shape:
                 size = "x".join(map(str, shape)) or "joints of"
                 self.fail(f"frame {t}: expected {size} finite numbers", self.line(key, t))
+            arrays.append(array)
+        shape = (0,) if shape is None else shape
         return np.stack(arrays) if arrays else np.zeros((0, *shape), np.float32)
 
     def line(self, key: str | None, index: int) -> int:
@@ -91,8 +94,10 @@ def to_numbers(value: Any, finite: bool = True) -> np.ndarray | None:
     """Return nested lists of (finite) numbers as a float32 array, None for anything else."""
     try:
         array = np.array(value)
+        if array.dtype.kind not in "fiu":
+            return None
         with np.errstate(over="ignore"):
-            array = array.astype(np.float32) if array.dtype.kind in "fiu" else None
+            array = array.astype(np.float32)
     except (ValueError, OverflowError):  # ragged lists; an integer too large for a float
         return None
-    return array if array is not None and (not finite or np.isfinite(array).all()) else None
+    return array if not finite or np.isfinite(array).all() else None

@@ -61,8 +61,8 @@ def numbers(file: File, rows: list[list[str]], width: int, first: int = 1) -> np
         for number, row in enumerate(rows, start=first):
             try:
                 np.array(row, np.float64)
-            except ValueError as error:
-                fail(file, f"line {number}: {error}")
+            except ValueError as wrong:
+                fail(file, f"line {number}: {wrong}")
         raise AssertionError("all lines are numbers") from error
 
 

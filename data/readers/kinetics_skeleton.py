@@ -127,8 +127,8 @@ def read_frames(file: JsonFile) -> np.ndarray:
         for place, person in enumerate(persons):
             joints[index, place] = person
     seen = np.flatnonzero(joints.any(axis=(1, 2, 3)))
-    persons = max(map(len, rows.values()), default=0)
-    return joints[seen[0] : seen[-1] + 1, :persons] if len(seen) else joints[:0]
+    most = max((len(row) for row in rows.values()), default=0)
+    return joints[seen[0] : seen[-1] + 1, :most] if len(seen) else joints[:0]
 
 
 def _frame(frame: Any) -> tuple[int, list[np.ndarray]]:

@@ -8,8 +8,9 @@ view. The npz contains the concatenated `frames` of all clips, `offsets`, `names
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def reader(args: argparse.Namespace) -> Raw:
+    items: Iterable[Any]
+    read: Callable[[Any], Clip]
     if args.source.is_dir():
         items, read = sorted(args.source.rglob("*.json"), key=lambda path: path.stem), read_json
         if not items:

@@ -81,7 +81,8 @@ def missing_frames(folder: Path) -> str:
 
 def _gaps(stems: Iterable[str]) -> str:
     """Return which numbers the names of frames lack between the first and the last, '' if none."""
-    numbers = sorted({_frame_number(stem) for stem in stems} - {None})
+    found = {_frame_number(stem) for stem in stems}
+    numbers = sorted(number for number in found if number is not None)
     steps = [later - number for number, later in pairwise(numbers)]
     if not steps or max(steps) == min(steps):
         return ""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path, PureWindowsPath
@@ -132,6 +132,8 @@ def reader(args: argparse.Namespace) -> Raw:
     ):
         if not is_used and getattr(args, flag) not in (None, False):
             raise InputError(f"--{flag.replace('_', '-')}: {args.source} {why}")
+    parts: Mapping[str, str | None]  # None: the name of the sample says it
+    unmatched: list[str]
     if is_ntu:
         parts, unmatched = dict.fromkeys(frame_dirs), []
         class_names = names.class_names("ntu120", 60 if max(labels) < 60 else 120)
@@ -347,7 +349,8 @@ def _image_size(annotation: Annotation) -> tuple[float, float]:
             f"img_shape is {size!r}, not (height, width) in pixels; correct it, or keep the "
             "positions in pixels with --pixels"
         )
-    return numbers[0], numbers[1]
+    height, width = (float(value) for value in numbers if value)
+    return height, width
 
 
 def _joints(annotation: Annotation, threshold: float, is_image: bool) -> np.ndarray:

@@ -134,8 +134,9 @@ def _labels(path: Path, samples: int) -> tuple[list[str], list[int]]:
             f"{samples} samples"
         )
     stems = [str(name).removesuffix(".skeleton").removesuffix(".json") for name in sample_names]
-    numbers = [names.whole_number(word) for word in words]
-    for stem, word, number in zip(stems, words, numbers):
-        if number is None:
+    numbers = []
+    for stem, word in zip(stems, words):
+        if (number := names.whole_number(word)) is None:
             raise InputError(f"{path}: {stem}: label {word!r} is not a class number from 0")
+        numbers.append(number)
     return stems, numbers

@@ -81,7 +81,7 @@ def _csv(path: Path) -> Table:
 def _rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     """Return the header (in lower case), rows with as many fields, and the line of each row."""
     text = decode_file(path)
-    heads = []
+    heads: list[list[str]] = []
     for separator in SEPARATORS:
         try:
             reader = csv.reader(text.splitlines(True), delimiter=separator, skipinitialspace=True)
@@ -93,7 +93,8 @@ def _rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
         if {"file", "label"} <= set(heads[-1]):
             break
     else:
-        shown = ",".join(max(heads, key=len))[:80]
+        longest = max(heads, key=len)
+        shown = ",".join(longest)[:80]
         raise InputError(f"{path}: line 1: the header is {shown!r}, not file,label[,split]")
     head = heads[-1]
     if twice := [key for key in head if key and head.count(key) > 1]:

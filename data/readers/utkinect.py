@@ -54,7 +54,9 @@ def read(item: Item) -> Clip:
     file, name, label, first, last = item
     rows = _recording(file)
     rows = rows[(first <= rows[:, 0]) & (rows[:, 0] <= last)]
-    subject = int(RECORDING.match(name)[1])
+    recording = RECORDING.match(name)
+    assert recording is not None  # so it was listed
+    subject = int(recording[1])
     joints = rows[:, 1:].reshape(len(rows), kinect.NUM_JOINTS, 3)
     return kinect.clip(file, name, label, subject, joints)
 

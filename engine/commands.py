@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ from engine.run import BEST, LAST, RunFolder, check_store, folder_for_test, reme
 from engine.session import Training, prepare, restore
 from engine.train import test, train
 from errors import InputError
+from feeders.source import shared_frames
 from flags import STREAMS
 from longtail import shots
 from model.fuse_bn import fuse_bn
@@ -177,11 +179,12 @@ def train_streams(
     if options.jobs is not None:
         train_side_by_side(runs, options, world)
         return
-    for settings, folder in runs:
-        if len(runs) > 1 and options.resume and RunFolder(folder).is_finished(settings):
-            continue
-        train_one(settings, folder, options, devices, world)
-        free_memory()
+    with shared_frames() if len(runs) > 1 else nullcontext():
+        for settings, folder in runs:
+            if len(runs) > 1 and options.resume and RunFolder(folder).is_finished(settings):
+                continue
+            train_one(settings, folder, options, devices, world)
+            free_memory()
 
 
 def prepare_run(

@@ -6,6 +6,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -60,6 +61,21 @@ def take_joints(frames: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     V, C = frames.shape[-2:]
     columns = (order[:, None] * C + torch.arange(C, device=order.device)).flatten()
     return frames.reshape(-1, V * C).index_select(1, columns).view(frames.shape)
+
+
+_shared: dict[Any, Clips] | None = None
+
+
+@contextmanager
+def shared_frames() -> Iterator[None]:
+    """Read the frames of a store once for all streams: those that a device has memory for twice
+    stay on it unprocessed, and every further Source of the same rows derives its own from them."""
+    global _shared
+    _shared = {}
+    try:
+        yield
+    finally:
+        _shared = None
 
 
 class ClipStore(Protocol):
@@ -123,14 +139,26 @@ class Source:
 
     def _load(self) -> Clips:
         """Copy the frames to the device, CLIPS_AT_ONCE clips at a time, and process them there."""
+        if _shared is None or not fits(2 * self.nbytes, self.device):
+            return self._copy(self.mapped, self.prepare)
+        key = self.path, str(self.device), self.mapped.starts.numpy().tobytes()
+        if key not in _shared:
+            _shared[key] = self._copy(self.mapped, None)
+        if self.prepare is None:
+            return _shared[key]
+        return self._copy(_shared[key], self.prepare)
+
+    def _copy(self, clips: Clips, prepare: Prepare | None) -> Clips:
         lengths = self.lengths
         starts = lengths.cumsum(0) - lengths
-        shape = (int(lengths.sum()), *self.mapped.frames.shape[1:])
+        shape = (int(lengths.sum()), *clips.frames.shape[1:])
         frames = torch.empty(shape, device=self.device)
         for rows in torch.arange(len(lengths)).split(CLIPS_AT_ONCE):
-            part = self.finish(self.read(rows))
+            part = send(clips[rows].packed().frames, self.device)
             first = int(starts[rows[0]])
-            frames[first : first + len(part.frames)] = part.frames
+            frames[first : first + len(part)] = (
+                part if prepare is None else prepare(part, lengths[rows])
+            )
         return Clips(frames, starts, lengths)
 
     def read(self, rows: torch.Tensor) -> Clips:

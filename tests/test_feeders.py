@@ -698,3 +698,34 @@ def test_groups_are_fed_as_the_samples_they_consist_of(views):
     assert torch.equal(labels.flatten(), flat_labels)
     assert clips.shape == (3, 2, *([2] if views == 2 else []), 2, 8, 25, 3)
     assert torch.equal(clips.flatten(0, 1), flat)
+
+
+@pytest.mark.parametrize("stream", ["joint", "bone", "skip-motion"])
+def test_streams_of_a_process_read_a_store_once(tiny, stream, monkeypatch):
+    """The frames are those of a stream by itself, although the store is not read again."""
+    opened = Store.open(tiny / "store")
+    rows = np.arange(2, len(opened))
+    alone = Feeder(opened, rows, stream).source.kept
+    read = []
+    own = source.Source._copy
+    monkeypatch.setattr(
+        source.Source, "_copy",
+        lambda self, clips, prepare: read.append(clips is self.mapped) or own(self, clips, prepare),
+    )  # fmt: skip
+    with source.shared_frames():
+        Feeder(opened, rows, "bone-motion")
+        shared = Feeder(opened, rows, stream).source.kept
+        assert read.count(True) == 1
+        Feeder(opened, rows[1:], stream)
+        assert read.count(True) == 2, "other rows are other frames"
+    torch.testing.assert_close(shared.frames, alone.frames, rtol=0, atol=0)
+    Feeder(opened, rows, stream)
+    assert read.count(True) == 3, "nothing is kept afterwards"
+
+
+def test_frames_that_do_not_fit_twice_are_not_shared(tiny, monkeypatch):
+    opened = Store.open(tiny / "store")
+    monkeypatch.setattr(source, "fits", lambda nbytes, device: nbytes <= opened.joints.nbytes)
+    with source.shared_frames():
+        Feeder(opened, np.arange(len(opened)), "bone")
+        assert source._shared == {}

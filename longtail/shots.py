@@ -26,12 +26,14 @@ def automatic(class_counts: Any) -> tuple[int, int]:
     """Return SHOTS if each group then has classes, else limits that make thirds of the classes.
 
     Classes (K,) without training samples are not counted. Classes of the same size are not parted,
-    so a group can be empty.
+    so a group can be empty; all are medium if none has half as many samples again as another.
     """
     counts = torch.as_tensor(class_counts)
     counts = counts[counts > 0].sort(descending=True).values
     if not len(counts) or all(mask.any() for mask in groups(counts).values()):
         return SHOTS
+    if counts[0] < 1.5 * counts[-1]:
+        return int(counts[0]), int(counts[-1])
     third = round(len(counts) / 3)
     first, last = third, len(counts) - third - 1  # of the medium classes
     if first > last:  # two classes: one has many, one has few

@@ -581,6 +581,15 @@ def test_no_horizontal_scroll_on_a_phone(driver, page):
     assert small == []
 
 
+def test_groups_without_classes_are_left_out(driver, tmp_path):
+    folder = fake_runs.run_folder(tmp_path / "a/joint", samples=120, classes=12, shots=[1000, 20])
+    main([str(folder)])
+    shown = Page(driver, folder / "report.html")
+    heads = shown.run("return document.querySelector('#results-table thead').innerText")
+    assert "Medium 20–1000" in heads and "Few < 20" in heads and "Many" not in heads
+    assert "Many" not in shown.run("return document.getElementById('headline').innerText")
+
+
 OVERLAPS = """
     const own = e => [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
     const texts = [...document.querySelectorAll('body *')].filter(e => own(e) && e.checkVisibility()

@@ -95,6 +95,7 @@ def test_a_missing_store_is_one_line(tmp_path, capsys):
         ([18, 6], (7, 7), (1, 0, 1)),
         ([9, 9, 9, 9], (9, 9), (0, 4, 0)),  # equal classes are not parted
         ([4], (4, 4), (0, 1, 0)),
+        ([13, 12, 13, 13], (13, 12), (0, 4, 0)),  # nor are nearly equal ones
     ],
 )
 def test_automatic_limits_make_thirds(counts, limits, sizes):

@@ -2,6 +2,9 @@
 
 const config = data.runs.find(run => Object.keys(run.config).length)?.config ?? {};
 
+// The figures that some entry has: a group without classes is left out.
+const shownFigures = () => Object.entries(FIGURES).filter(([key]) => entries.some(entry => entry.figures[key] != null));
+
 const label = ({ method, backbone }) => backbone ? `${method}, ${backbone}` : method;
 const publishedFor = (entry, figure) => entry.published[figure] ?? null;
 
@@ -15,7 +18,7 @@ function summarize() {
   whenChosen(() => {
     const entry = shown();
     if (!entry) return;
-    $('headline').replaceChildren(...Object.entries(FIGURES).slice(0, 5).map(([key, name]) => {
+    $('headline').replaceChildren(...shownFigures().filter(([key]) => key !== 'top5').map(([key, name]) => {
       const other = compared()?.figures[key] ?? null, value = entry.figures[key], known = publishedFor(entry, key);
       const comparison = compared() ? (other !== null && value !== null ? `${signed(value - other)}${key === 'top1' ? ` vs. ${compared().name}` : ''}` : '')
         : known !== null ? `published ${percent(known)}` : key === 'top1' ? (entry === entries[data.lead] && entries.length > 1 ? `${groups.length > 1 ? 'best of its folder' : 'best'}: ${entry.name}` : entry.name) : '';
@@ -29,8 +32,8 @@ function summarize() {
 function shotHead(key) {
   const [many, few] = data.shots;
   const limits = { many: `> ${many}`, medium: `${few}–${many}`, few: `< ${few}` }[key];
-  const number = byLabel.filter(k => shotOf(k) === key).length;
-  return data.counts ? [`${FIGURES[key]} ${limits}`, el('small', { style: 'display:block' }, `${number} classes`)] : FIGURES[key];
+  const number = byLabel.filter(k => shotOf(k) === key).length, classes = number === 1 ? 'class' : 'classes';
+  return data.counts ? [`${FIGURES[key]} ${limits}`, el('small', { style: 'display:block' }, `${number} ${classes}`)] : FIGURES[key];
 }
 
 function tabulate() {
@@ -41,7 +44,7 @@ function tabulate() {
   if (data.published.length) $('published').append(publishedTable());
   else $('published').remove();
   whenChosen(() => {
-    const keys = Object.keys(FIGURES);
+    const keys = shownFigures().map(([key]) => key);
     const best = Object.fromEntries(keys.map(key => [key, Math.max(...entries.map(e => e.figures[key] ?? -1))]));
     const last = entries.some(e => data.runs[e.run]?.last.top1 != null);
     const clean = data.runs.some(r => r.clean.top1_clean != null && r.clean.samples_clean < r.clean.samples);
@@ -66,7 +69,7 @@ function tabulate() {
   });
   const lists = new Set(data.runs.map(run => run.published_list).filter(Boolean));
   $('results-note').textContent = 'In percent; small print: the published figure for the same list, method, backbone and stream, and the difference from it. Shot groups by training count; mean class gives all classes the same weight. '
-    + 'The best epoch was selected on the test split, as is common in the field, unless val_split is set. '
+    + `The best epoch was selected ${config.val_split ? 'on held-out training samples' : 'on the test split, as is common in the field'}. `
     + (lists.size ? `Trained on the published list (${[...lists].map(d => d.slice(0, 16)).join(', ')}).`
       : 'Not trained on a published list.');
 }

@@ -89,10 +89,11 @@ def compare(
                 f"{folder / name}: scores have {scores.scores.shape[1]} classes, but class_counts "
                 f"in result.json has {len(counts)}; test again: main.py --phase test"
             )
+    base = baseline or folder
     for name in others:
-        if RunFolder(baseline / name).describe(which).get("class_counts", counts) != counts:
+        if RunFolder(base / name).describe(which).get("class_counts", counts) != counts:
             raise InputError(
-                f"--baseline: {baseline / name} was trained on another list than {folder}: their "
+                f"--baseline: {base / name} was trained on another list than {folder}: their "
                 "class_counts differ, so many, medium and few would be different classes"
             )
 
@@ -100,9 +101,9 @@ def compare(
         return facts | shots.accuracy(fused.scores, fused.labels, counts, limits)
 
     rows = {
-        f"{baseline.name} {name}": evaluate(
+        f"{base.name} {name}": evaluate(
             scores, weights={name: 1.0},
-            published=published.beside([RunFolder(baseline / name).describe(which)], name),
+            published=published.beside([RunFolder(base / name).describe(which)], name),
         )
         for name, scores in others.items()
     }  # fmt: skip

@@ -16,7 +16,7 @@ from benchmarks import command
 from benchmarks.plain import plain_config
 from benchmarks.timing import alternate
 from engine import evaluate
-from engine.build import make_feeder, make_model, open_data
+from engine.build import make_feeder, make_model, open_data, to_device
 from engine.config import Config
 from engine.precision import amp_kind, set_tf32
 from model.fuse_bn import fuse_bn
@@ -49,7 +49,7 @@ class EveryBody(nn.Module):
 
 def measure(config: Config, options: argparse.Namespace, device: torch.device) -> Iterator[Result]:
     set_tf32(config.tf32)
-    model = make_model(config).to(device, memory_format=torch.channels_last)
+    model = to_device(make_model(config), device)
     data = open_data(config, model, training=False)
     rows = data.test_rows[: options.test_samples]
     feeder = make_feeder(config, data, rows, device, clips=config.test_clips)

@@ -13,6 +13,7 @@ import argparse
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -103,7 +104,8 @@ def measure(config: Config, options: argparse.Namespace, device: torch.device) -
     runs = [config, plain_config(config)] if options.plain else [config]
     steps = [Steps(run, device, options.steps) for run in runs]
     for plain in steps[1:]:
-        plain.training.state.model.to(memory_format=torch.contiguous_format)  # as is usual
+        model: Any = plain.training.state.model  # torch's types do not know the next argument
+        model.to(memory_format=torch.contiguous_format)  # as is usual
     turns = [each.run for each in steps]
     seconds = alternate(turns, options.repeats, device, options.cpu_time)
     rates = [options.steps * config.batch_size * config.accumulate / each for each in seconds]

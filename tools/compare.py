@@ -188,7 +188,7 @@ def main(argv: list[str]) -> None:
     for run in runs:
         run.check()
     failures = make(runs)
-    if options.dry_run:
+    if options.dry_run or failures is None:
         return
     rows, notes = compare(runs, options.methods, options.which, options.baseline)
     notes += [

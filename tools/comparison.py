@@ -84,8 +84,8 @@ def paired_parts(
     both = [{(run.seed, run.fold): (run, r) for run, r in each.runs} for each in (row, baseline)]
     cells = [cell for cell in both[0] if cell in both[1]]
     folds = list(dict.fromkeys(fold for _, fold in cells))
-    seeds = dict.fromkeys(seed for seed, _ in cells)
-    seeds = [seed for seed in seeds if all((seed, fold) in cells for fold in folds)]
+    every = dict.fromkeys(seed for seed, _ in cells)
+    seeds = [seed for seed in every if all((seed, fold) in cells for fold in folds)]
     metrics, parts, labels = list(shots.METRICS), [], []
     for fold in folds if seeds else ():
         of_seeds = []
@@ -270,7 +270,7 @@ class Comparison:
     def _row_as_json(self, row: Row) -> dict[str, Any]:
         figures = (*FIGURES, "top1_clean")
         spreads = {figure: row.spread(figure) for figure in figures}
-        steps = row.steps or [None] * len(row.runs)
+        steps: Sequence[int | None] = row.steps or [None] * len(row.runs)
         return {
             "runs": [
                 {"seed": run.seed, "fold": run.fold, "folder": str(run.folder), "steps": count}
@@ -322,8 +322,7 @@ def compare(
     runs: Sequence[Run], methods: Sequence[str], which: str, baseline: str
 ) -> tuple[list[Row], list[str]]:
     """Return the rows of the finished runs, and notes on published figures that do not apply."""
-    done = [(run, run.result(which)) for run in runs]
-    done = [(run, result) for run, result in done if result is not None]
+    done = [(run, result) for run in runs if (result := run.result(which)) is not None]
     rows = [Row(m, [(r, f) for r, f in done if r.method == m], {}) for m in methods]
     add_differences(rows, baseline, which)
     notes = [

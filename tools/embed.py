@@ -41,7 +41,7 @@ from tools.report.clips import pose
 
 @torch.inference_mode()
 def features(
-    model: nn.Module, feeder: Any, device: torch.device, settings: config.Config
+    model: Any, feeder: Any, device: torch.device, settings: config.Config
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return features (n, D), averaged over the clips of a sample, and predicted classes (n,).
 
@@ -124,12 +124,14 @@ def embed(settings: config.Config, data: Data, model: nn.Module, args: argparse.
     feeder = make_feeder(settings, data, rows, device, clips=settings.test_clips)
     found, predicted = features(model, feeder, device, settings)
     counts = None if data.class_counts is None else data.class_counts.numpy()
-    pictures = {"pca": pca(found)[0]} | ({"tsne": tsne(found)} if args.tsne else {})
+    pictures: dict[str, Any] = {"pca": pca(found)[0]}
+    pictures |= {"tsne": tsne(found)} if args.tsne else {}
+    known: dict[str, Any] = {} if counts is None else {"class_counts": counts}
     labels = data.store.labels[rows]
     with replacing(args.out / "features.npz") as file:
         np.savez(
             file, features=found, names=np.array(feeder.names), labels=labels, predicted=predicted,
-            **pictures, **({} if counts is None else {"class_counts": counts}),
+            **pictures, **known,
         )  # fmt: skip
     print(args.out / "features.npz")
     for name, points in pictures.items():
@@ -192,7 +194,8 @@ def main(argv: list[str]) -> None:
     given = config.resolve(args.config, args.set) if args.config else None
     device = choose_devices(args.device, World())[0]
     network = LoadedNetwork.load(args.weights, device, given, args.set)
-    settings, model = network.config, network.model.eval()
+    settings = network.config
+    model: Any = network.model.eval()
     if not args.explain and not callable(getattr(model, "features", None)):
         raise InputError(
             f"{args.weights}: {settings.model} does not have one feature vector per clip; only "

@@ -61,6 +61,7 @@ def to_onnx(program: torch.export.ExportedProgram, notes: dict[str, str]) -> byt
     exported = torch.onnx.export(
         program, dynamo=True, input_names=["clips"], output_names=["logits"], verbose=False
     )
+    assert exported is not None  # with dynamo
     proto = exported.model_proto
     for key, value in notes.items():
         proto.metadata_props.add(key=key, value=value)

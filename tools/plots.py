@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -18,7 +19,7 @@ CURVES = {
     "loss": "training loss", "top1": "top-1", "mean_class": "mean class",
     "many": "many-shot", "medium": "medium-shot", "few": "few-shot",
 }  # fmt: skip
-STYLE = {
+STYLE: Any = {
     "font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6,
     "legend.frameon": False, "lines.linewidth": 1.2, "pdf.fonttype": 42, "savefig.dpi": 300,
 }  # fmt: skip
@@ -57,7 +58,10 @@ def curves(report: Report) -> Figure:
         axes = figure.add_subplot(-(-len(keys) // 3), 3, place, title=CURVES[key])
         for i, run in enumerate(runs):
             values = [np.nan if e.get(key) is None else e[key] for e in run.epochs]
-            style = {"color": LINES[i % 7], "linestyle": ("-", "--", ":")[i // 7 % 3]}
+            style: dict[str, Any] = {
+                "color": LINES[i % 7],
+                "linestyle": ("-", "--", ":")[i // 7 % 3],
+            }
             axes.plot([e["epoch"] for e in run.epochs], values, label=run.name, **style)
         axes.set(xlabel="epoch", ylim=(0, None if key == "loss" else 100))
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6)
@@ -66,16 +70,18 @@ def curves(report: Report) -> Figure:
 
 def classes(report: Report, entry: Entry, class_names: list[str]) -> Figure:
     """Accuracy of each class from head to tail, and below it the training counts as numbers."""
-    order, counted = report.head_to_tail, report.class_counts is not None
+    order, counted = report.head_to_tail, report.class_counts
     K, place = len(order), np.arange(len(order))
     accuracy = np.array([entry.figures["per_class"][k] for k in order], float)
-    groups = [report.shot_of_class[k] for k in order] if counted else [None] * K
-    colors = [SHOTS.get(group, LINES[-1]) for group in groups]
+    groups = [report.shot_of_class[k] for k in order] if counted is not None else [None] * K
+    colors = [SHOTS.get(group or "", LINES[-1]) for group in groups]
     size = min(8.0, 320 / K)  # points of a letter, so that upright texts do not touch
     readable = size >= 4
-    figure = Figure(figsize=(7, 3.1 if counted else 2.6), layout="constrained")
-    heights = {"height_ratios": (5, 1)} if counted else {}
-    rows = figure.subplots(2 if counted else 1, sharex=True, squeeze=False, gridspec_kw=heights)
+    figure = Figure(figsize=(7, 2.6 if counted is None else 3.1), layout="constrained")
+    heights = {} if counted is None else {"height_ratios": (5, 1)}
+    rows = figure.subplots(
+        1 if counted is None else 2, sharex=True, squeeze=False, gridspec_kw=heights
+    )
     axes, below = rows[0, 0], rows[-1, 0]
     axes.bar(place, accuracy, color=colors)
     axes.set(ylabel="accuracy (%)", ylim=(0, 104), xlim=(-0.7, K - 0.3))
@@ -84,8 +90,8 @@ def classes(report: Report, entry: Entry, class_names: list[str]) -> Figure:
         if (mean := entry.figures[group]) is not None:
             axes.hlines(mean, inside[0] - 0.4, inside[-1] + 0.4, "black", "dashed", linewidth=0.8)
             axes.text(inside.mean(), 106, f"{group} {mean:.1f}", ha="center", color=SHOTS[group])
-    if counted:
-        counts = report.class_counts[order]
+    if counted is not None:
+        counts = counted[order]
         below.bar(place, counts, color=colors, alpha=0.45)
         below.set(ylabel="clips", yticks=[], ylim=(0, 1.9 * counts.max()))
         for at, n in zip(place, counts) if readable else ():
@@ -94,7 +100,7 @@ def classes(report: Report, entry: Entry, class_names: list[str]) -> Figure:
     if readable:
         below.set_xticks(place, [class_names[k] for k in order], rotation=90, fontsize=size)
     else:
-        below.set_xlabel("class, by training count" if counted else "class")
+        below.set_xlabel("class" if counted is None else "class, by training count")
     return figure
 
 

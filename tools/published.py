@@ -93,7 +93,7 @@ def place_of(run: Mapping[str, Any]) -> tuple[str, int | None, str, str] | None:
         return None
     if benchmark == "k400" and run.get("training_list") is None:
         return benchmark, None, method, backbone_of(run)
-    name, _, imbalance = long_tail.PUBLISHED.get(run.get("published_list"), "").partition(" ")
+    name, _, imbalance = long_tail.PUBLISHED.get(str(run.get("published_list")), "").partition(" ")
     if not name or benchmark != f"{name}-lt":
         return None
     return benchmark, int(imbalance), method, backbone_of(run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -42,7 +43,8 @@ def draw(
     """
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     figure.suptitle(title, fontsize=10)
-    poses, lower = figure.subfigures(2, 1, height_ratios=(3, 2))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(3, 2))
+    poses, lower = parts
     bodies = poses.subplots(1, POSES, sharex=True, sharey=True)
     times = np.linspace(0, len(points) - 1, 2 * POSES + 1).round().astype(int)[1::2]
     left, right = np.nanmin(points[..., 0]), np.nanmax(points[..., 0])
@@ -74,9 +76,8 @@ def _pose(
     for child, parent in skeleton.edges:
         axes.plot(*joints[[child, parent], :2].T, color=BODY, linewidth=1.2, zorder=1)
     colors = [FOR if s > 0 else AGAINST for s in share]
-    axes.scatter(
-        *joints[:, :2].T, s=120 * np.abs(share), c=colors, alpha=0.8, linewidth=0, zorder=2
-    )
+    x, y = joints[:, :2].T
+    axes.scatter(x, y, s=120 * np.abs(share), c=colors, alpha=0.8, linewidth=0, zorder=2)
 
 
 def _bars(bar, places: Sequence[int] | np.ndarray, values: np.ndarray) -> None:

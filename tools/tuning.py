@@ -199,7 +199,7 @@ def choose(
     if not there:
         reason = next(iter(failed.values()))
         raise InputError(f"--tune: no value of {method} could be tried: {reason}")
-    best = max(there, key=lambda point: accuracy[" ".join(point)])
+    best = max(there, key=lambda point: accuracy[" ".join(point)] or 0.0)
     return Choice(method, fold, best, accuracy, failed)
 
 

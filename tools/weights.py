@@ -19,7 +19,7 @@ from files import replacing
 from model import upstream
 
 
-def describe(path: Path, network: nn.Module, given: dict[str, Any]) -> list[tuple[str, str]]:
+def describe(path: Path, network: Any, given: dict[str, Any]) -> list[tuple[str, str]]:
     """Return (property, value) pairs that describe a checkpoint and the network built from it."""
     checkpoint = upstream.read(path)
     state = upstream.weights(checkpoint, path)

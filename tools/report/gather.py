@@ -213,39 +213,44 @@ def group_name(run: Run, runs: list[Run]) -> str:
 
 def check_comparable(runs: list[Run]) -> None:
     """Raise InputError for runs of different benchmarks, whose classes differ."""
-    tested = [run for run in runs if run.scores is not None]
+    tested = [(run.path, run.scores) for run in runs if run.scores is not None]
     if not tested:
         return
-    first, K = tested[0], tested[0].scores.scores.shape[1]
-    labels = dict(zip(first.scores.names.tolist(), first.scores.labels.tolist()))
-    for run in tested:
-        names, scores = run.scores.names.tolist(), run.scores.scores
-        if scores.shape[1] != K:
+    first, known = tested[0]
+    K = known.scores.shape[1]
+    labels = dict(zip(known.names.tolist(), known.labels.tolist()))
+    for path, scores in tested:
+        count = scores.scores.shape[1]
+        if count != K:
+            raise InputError(f"{first} has {K} classes, {path} {count}; make separate reports")
+        if any(
+            labels.get(n, k) != k for n, k in zip(scores.names.tolist(), scores.labels.tolist())
+        ):
             raise InputError(
-                f"{first.path} has {K} classes, {run.path} {scores.shape[1]}; make separate reports"
-            )
-        if any(labels.get(name, k) != k for name, k in zip(names, run.scores.labels.tolist())):
-            raise InputError(
-                f"{first.path} and {run.path} have different labels for the same samples; make "
+                f"{first} and {path} have different labels for the same samples; make "
                 "separate reports"
             )
 
 
 def training_counts(report: Report) -> np.ndarray | None:
     """Return the class counts of the first tested run; add a note if others differ."""
-    known = [r for r in report.runs if r.result and r.result.get("class_counts") is not None]
+    known = [
+        (run.name, run.result["class_counts"])
+        for run in report.runs
+        if run.result and run.result.get("class_counts") is not None
+    ]
     if not known:
         report.notes.append(
             "The training list is unknown (class_counts is null): classes are in label order, and"
             " shot accuracies are omitted."
         )
         return None
-    counts = np.asarray(known[0].result["class_counts"])
-    for run in known[1:]:
-        if not np.array_equal(run.result["class_counts"], counts):
+    first, counts = known[0][0], np.asarray(known[0][1])
+    for name, others in known[1:]:
+        if not np.array_equal(others, counts):
             report.notes.append(
-                f"{run.name} was trained on another list than {known[0].name}; classes are sorted"
-                f" and grouped by the class counts of {known[0].name}."
+                f"{name} was trained on another list than {first}; classes are sorted and grouped"
+                f" by the class counts of {first}."
             )
     return counts
 
@@ -257,11 +262,12 @@ def make_entry(
     """Return the entry of a run (`place` in Report.runs), or of a fusion of several."""
     figures = shots.accuracy(scores.scores, scores.labels, report.class_counts, report.shots)
     streams = f"{len(weights)}-stream" if len(weights) > 1 else next(iter(weights))
+    facts = [run.facts for run in runs]
     known = {
-        metric: published.beside([run.facts for run in runs], streams, metric)
+        metric: value
         for metric in shots.METRICS
+        if (value := published.beside(facts, streams, metric)) is not None
     }
-    known = {metric: value for metric, value in known.items() if value is not None}
     return Entry(name, runs[0].group, weights, scores, figures, place, known)
 
 
@@ -293,7 +299,7 @@ def fusions_made(
 def fusions(report: Report, group: str) -> list[Entry]:
     """Return the published fusions whose streams are all in the benchmark folder."""
     runs = [r for r in report.runs if r.group == group and r.scores is not None]
-    streams = {run.stream: run.scores for run in runs}
+    streams = {run.stream: run.scores for run in runs if run.scores is not None}
     if len(streams) < 2 or len(streams) < len(runs):
         return []  # a single stream, or several runs of the same stream
     prefix = ""

@@ -147,7 +147,7 @@ def origin(run: Run) -> dict[str, str]:
     return {what: str(value) for what, value in facts.items() if value not in (None, "")}
 
 
-def encode_entry(entry: Entry, names: list[str], shot_of: Sequence[str]) -> dict[str, Any]:
+def encode_entry(entry: Entry, names: list[str], shot_of: Sequence[str | None]) -> dict[str, Any]:
     """Return an entry; `shot_of` has the group of each class, if there are class counts."""
     scores = entry.scores
     rows = np.arange(len(scores.labels))
@@ -156,7 +156,7 @@ def encode_entry(entry: Entry, names: list[str], shot_of: Sequence[str]) -> dict
     at = np.array([index[name] for name in scores.names.tolist()])
 
     def scatter(values: np.ndarray, absent: int, dtype: type) -> dict[str, Any]:
-        whole = np.full(len(names), absent, dtype)
+        whole: np.ndarray = np.full(len(names), absent, dtype)
         whole[at] = values
         return pack(whole)
 
@@ -174,7 +174,7 @@ def encode_entry(entry: Entry, names: list[str], shot_of: Sequence[str]) -> dict
     }
 
 
-def calibration(entry: Entry, shot_of: Sequence[str]) -> dict[str, Any]:
+def calibration(entry: Entry, shot_of: Sequence[str | None]) -> dict[str, Any]:
     """Return ece (percent) and nll, and the bins (n, probability, accuracy) that have samples: of
     all of them, and of those whose class is in each group."""
     probabilities, labels = entry.scores.scores, entry.scores.labels

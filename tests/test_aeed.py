@@ -1,6 +1,7 @@
 """AEED against its authors' code: labels, losses and weights of whole epochs, what is pasted."""
 
 import json
+from itertools import combinations
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,9 @@ from engine.build import make_stages
 from errors import InputError
 from longtail.aeed import AEED, AlignedMix, entropy, partner_share
 from longtail.method import Parts
+from longtail.mixing import ShapMix
 from longtail.sampling import InstanceSampling
+from model.backbone import Output
 from tests.tiny_runs import METHODS, SMALL, assert_resumes, run
 
 NTU = graph.load("ntu_rgb_d")
@@ -151,3 +154,46 @@ def test_it_needs_the_mixing_that_it_measures(tiny, tmp_path):
     ):
         with pytest.raises(InputError, match=f"^{key}: objective=longtail.aeed.AEED"):
             run(tiny, tmp_path / "run", "aeed.yaml", more=[*SMALL, *words])
+
+
+def test_the_saliency_equals_the_released(golden, monkeypatch):
+    """Four estimates in a row, of the combinations and coalitions that the released code drew."""
+    vectors = np.load(golden / "loss_aeed.npz")
+    random = np.random.RandomState(int(vectors["shapley|data_seed"]))
+    clips = random.standard_normal((8, 3, 64, 25, 1))
+    mean = 0.1 * random.standard_normal((3, 64, 25, 1))
+    labels = torch.tensor(vectors["shapley|label"])
+    weights = torch.tensor(4 * random.standard_normal((4800, 6)) / np.sqrt(4800))
+
+    class Net(torch.nn.Module):
+        def forward(self, clips):  # (N, M, T, V, C), as the released (N, C, T, V, M)
+            return Output((clips.permute(0, 4, 2, 3, 1).flatten(1) @ weights).float(), None, {})
+
+    def ours(array, *axes):
+        return torch.tensor(array).permute(*axes)
+
+    mixing = AlignedMix(torch.ones(6), NTU, warm_up=5)
+    # A mean of so many clips that these do not move it.
+    mixing.mean_clip, mixing.seen = ours(mean, 3, 1, 2, 0), torch.tensor(10**15)
+    places = [4, 1, 0, 3, 2]  # of trunk, right arm, left arm, right leg, left leg in the layout
+    columns = [
+        mixing.subsets.index(tuple(sorted(places[part] for part in subset)))
+        for size in (2, 3)
+        for subset in combinations(range(5), size)
+    ]
+    for step in range(4):
+        own = {key: vectors[f"shapley|{step}|{key}"] for key in ("parts", "others", "part_dist")}
+        subset = mixing.subsets.index(tuple(sorted(places[part] for part in own["parts"])))
+        assert subset == columns[int(vectors[f"shapley|{step}|combination"])]
+        coalition = [places[part] for part in own["others"]]
+        monkeypatch.setattr(mixing, "draw_coalition", lambda _, drawn=(subset, coalition): drawn)
+        mixing.begin_epoch(int(vectors[f"shapley|{step}|epoch"]))
+        gains = []
+        monkeypatch.setattr(
+            mixing, "update",
+            lambda s, y, gain, to=gains: to.append(gain) or ShapMix.update(mixing, s, y, gain),
+        )  # fmt: skip
+        mixing.observe(Net(), ours(clips, 0, 4, 2, 3, 1), labels, None)
+        np.testing.assert_allclose(gains[0], vectors[f"shapley|{step}|scaled"], rtol=2e-5)
+        # Theirs starts from 1e-6, ours from 0.
+        np.testing.assert_allclose(mixing.saliency[:, columns], own["part_dist"], atol=3e-6)

@@ -42,23 +42,15 @@ class Terms:
 def upright(joints: np.ndarray) -> np.ndarray:
     """Center and align a 3D clip (T, M, V, 3) of at most two persons; returns (T', M, V, 3).
 
-    Frames without the first body are dropped; if the second body has strictly more frames, the two
-    bodies are swapped first. The origin is joint 1 (the last joint unless there are 25) of the
-    first body in the first remaining frame; its spine is rotated onto z, then its shoulders onto x,
-    by the shortest rotations. All-zero joints stay zero. T' = 0 if there are no bodies.
+    After `unaligned`, the spine of the first body in the first frame is rotated onto z, then its
+    shoulders onto x, by the shortest rotations.
 
     This is PYSKL's PreNormalize3D (Duan et al., arXiv 2205.09443), used for the released weights: a
     float16 clip is centered, and its unit spine vector computed, in float16, the rest in float64.
     """
-    present = (np.abs(joints) > 1e-8).any(axis=(2, 3))  # (T, M)
-    frames = present.sum(axis=0)
-    if joints.shape[1] == 2 and frames[1] > frames[0]:
-        joints, present = joints[:, ::-1], present[:, ::-1]
-    joints = joints[present[:, 0]]
+    joints = unaligned(joints)
     if not len(joints):
         return joints.astype(np.float32)
-    center = joints[0, 0, upright_center(joints.shape[2])]
-    joints = (joints - center) * seen(joints)[..., None]
     first = joints[0, 0]
     turn = shortest_rotation(first[SPINE[1]] - first[SPINE[0]], axis=2)
     across = turn @ (first[SHOULDERS[0]].astype(np.float64) - first[SHOULDERS[1]])
@@ -66,8 +58,27 @@ def upright(joints: np.ndarray) -> np.ndarray:
     return (joints @ turn.T).astype(np.float32)
 
 
+def unaligned(joints: np.ndarray) -> np.ndarray:
+    """Center a 3D clip (T, M, V, 3) of at most two persons; returns (T', M, V, 3) of its type.
+
+    Frames without the first body are dropped; if the second body has strictly more frames, the two
+    bodies are swapped first. The origin is joint 1 (the last joint unless there are 25) of the
+    first body in the first remaining frame. All-zero joints stay zero. T' = 0 if there are no
+    bodies. This is PreNormalize3D without alignment, used for DG-STGCN and ProtoGCN.
+    """
+    present = (np.abs(joints) > 1e-8).any(axis=(2, 3))  # (T, M)
+    frames = present.sum(axis=0)
+    if joints.shape[1] == 2 and frames[1] > frames[0]:
+        joints, present = joints[:, ::-1], present[:, ::-1]
+    joints = joints[present[:, 0]]
+    if not len(joints):
+        return joints
+    center = joints[0, 0, upright_center(joints.shape[2])]
+    return (joints - center) * seen(joints)[..., None]
+
+
 def upright_center(num_joints: int) -> int:
-    """Return the joint that `upright` moves to the origin."""
+    """Return the joint that `upright` and `unaligned` move to the origin."""
     return 1 if num_joints == 25 else num_joints - 1
 
 
@@ -178,6 +189,7 @@ def _unchanged(joints: np.ndarray, terms: Terms) -> np.ndarray:
 # Name -> normalization of a raw clip: 3D in meters, 2D in pixels or [-1, 1].
 NORMALIZATIONS: dict[str, Callable[[np.ndarray, Terms], np.ndarray]] = {
     "upright": lambda joints, terms: upright(joints),
+    "unaligned": lambda joints, terms: unaligned(joints).astype(np.float32),
     "nw-ucla": lambda joints, terms: nw_ucla(joints),
     "centered": lambda joints, terms: centered(joints, terms.center),
     "image": lambda joints, terms: in_image(joints, terms.image_size, terms.where),
@@ -185,6 +197,8 @@ NORMALIZATIONS: dict[str, Callable[[np.ndarray, Terms], np.ndarray]] = {
     "pixels": _in_pixels,
     "none": _unchanged,
 }
+# `--normalize` of 3D clips as PYSKL has them -> the normalization.
+OF_PYSKL = {"upright": "upright", "centered": "unaligned", "centred": "unaligned"}
 # Normalizations that scale by the image size -> half of the image width and height afterwards.
 HALF_WIDTHS = {"image": 1.0, "st-gcn": 0.5}
 # The normalization of a layout's published data.
@@ -213,6 +227,7 @@ def origin(name: str | None, num_joints: int, center: int | None) -> int | None:
     """Return the joint of the first body that a normalization moves to the origin, or None."""
     joints: dict[str | None, int | None] = {
         "upright": upright_center(num_joints),
+        "unaligned": upright_center(num_joints),
         "nw-ucla": 1,
         "centered": center,
     }

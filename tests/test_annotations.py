@@ -125,6 +125,7 @@ EXTENSIONS = [f"{name}.mp4" for name in NAMES]
         ({"split": USUAL, "annotations": ALL}, ["--threshold", 0.5],
          "is not in the compressed form"),
         ({"split": USUAL, "annotations": ALL}, ["--kpfiles", "."], "contains its keypoints"),
+        ({"split": USUAL, "annotations": ALL}, ["--normalize", "centered"], "contains 2D poses"),
         ({"split": USUAL, "annotations": ALL}, ["--seed", 1], "has a split, so none is drawn"),
     ],
 )  # fmt: skip
@@ -133,6 +134,23 @@ def test_invalid_pickle_is_one_line_error(tmp_path: Path, capsys, content, more,
     err = capsys.readouterr().err
     assert err.startswith("error: ") and words in err and err.count("\n") == 1, err
     assert str(tmp_path / "a.pkl") in err and not (tmp_path / "s").exists()
+
+
+def test_3d_poses_can_be_centered_without_a_rotation(tmp_path):
+    random = np.random.default_rng(0)
+    clips = random.normal(size=(2, 1, 15, 25, 3)).astype(np.float32)
+    names = ["S001C001P001R001A001", "S001C001P003R001A002"]
+    content = {
+        "split": {"xsub_train": names[:1], "xsub_val": names[1:]},
+        "annotations": [
+            {"frame_dir": name, "label": label, "total_frames": 15, "keypoint": clip}
+            for label, (name, clip) in enumerate(zip(names, clips))
+        ],
+    }
+    assert pyskl(tmp_path, content, "--normalize", "centered") == 0
+    store = Store.open(tmp_path / "s")
+    assert store.normalization == "unaligned"
+    np.testing.assert_allclose(store.clip(1)[:, 0], clips[1, 0] - clips[1, 0, 0, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize(

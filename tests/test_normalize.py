@@ -26,6 +26,16 @@ def test_upright_equals_released_class(golden: Path) -> None:
     np.testing.assert_allclose(joints, reference, rtol=2e-7, atol=1e-7)
 
 
+def test_unaligned_equals_the_released_class_without_alignment(golden: Path) -> None:
+    clip = np.load(golden / "tf_annotations.npz")["in|m2_t20"].swapaxes(0, 1)
+    expected = np.load(golden / "tf_prenormalize3d.npz")["m2_t20|nospine"].swapaxes(0, 1)
+    joints = normalize.apply("unaligned", clip, normalize.Terms())
+    assert joints.dtype == np.float32
+    np.testing.assert_array_equal(joints, expected)
+    assert normalize.origin("unaligned", 25, None) == 1
+    assert not np.allclose(joints, normalize.upright(clip))
+
+
 @pytest.mark.parametrize("name", ["coco|m1_t20", "coco|m2_t50"])
 def test_to_image_equals_released_class(golden, name: str) -> None:
     vectors = golden.load("tf_genskefeat.npz")

@@ -86,6 +86,16 @@ def test_ntu_store(raw: Path, tmp_path: Path) -> None:
     assert not store.clip(0)[:, 1].any()
 
 
+@pytest.mark.parametrize("word", ["centered", "centred"])
+def test_ntu_clips_can_be_centered_without_a_rotation(raw: Path, tmp_path: Path, word) -> None:
+    """Joint 1 of the first frame is the origin; directions are those of the file."""
+    assert run("ntu", raw, "--out", tmp_path / "ntu", "--normalize", word) == 0
+    store = Store.open(tmp_path / "ntu")
+    assert store.normalization == "unaligned"
+    written = person(0, 20)
+    np.testing.assert_allclose(store.clip(0)[:, 0], written - written[0, 1], atol=1e-5)
+
+
 def test_zip_workers_and_repetition_give_the_same_store(raw: Path, tmp_path: Path) -> None:
     archive = tmp_path / "nturgbd_skeletons.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:

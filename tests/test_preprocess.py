@@ -46,6 +46,7 @@ def recorded(layout, frames, persons):
 
 CASES = [
     *(("ntu_rgb_d", stream, 2, {}) for stream in STREAMS),
+    ("ntu_rgb_d", "joint", 2, {"normalization": "unaligned"}),
     ("nw_ucla", "joint", 1, {"feeder_args": BOX, "test_clips": 1}),
     ("nw_ucla", "bone-motion", 1, {"feeder_args": BOX, "test_clips": 1}),
     ("nw_ucla", "skip", 1, {"normalization": "centered", "centre": 2}),

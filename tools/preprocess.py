@@ -23,8 +23,8 @@ CONSTANTS = {normalize: ("SPINE", "SHOULDERS", "EPSILON"), frames: ("TEST_SEED",
 COPIED = {
     measure: ("seen", "found"),
     normalize: (
-        "upright", "upright_center", "shortest_rotation", "to_image", "best_scored", "nw_ucla",
-        "centered",
+        "upright", "unaligned", "upright_center", "shortest_rotation", "to_image", "best_scored",
+        "nw_ucla", "centered",
     ),
     frames: ("uniform_sample", "linspace"),
     predict: ("with_persons",),
@@ -71,6 +71,8 @@ def normalized(joints, image_size=None):
         return joints
     if how == "upright":
         return upright(joints)
+    if how == "unaligned":
+        return unaligned(joints).astype(np.float32)
     if how == "nw-ucla":
         return nw_ucla(joints)
     return centered(joints, SETTINGS["center"]) if how == "centered" else joints

@@ -36,14 +36,28 @@ Item = tuple[str, str | None]  # a file, or a zip file and its member
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", nargs="+", type=Path, help="folders or zips of .skeleton files")
     parser.add_argument("--missing", type=Path, help="file with the names of samples to skip")
+    add_normalize(parser)
 
 
 def reader(args: argparse.Namespace) -> Raw:
     missing = read_missing(args.missing) if args.missing else set()
-    return raw(args.source, names.class_names("ntu120"), missing)
+    normalization = normalize.OF_PYSKL[args.normalize or "upright"]
+    return raw(args.source, names.class_names("ntu120"), missing, normalization)
 
 
-def raw(sources: list[Path], class_names: list[str], missing: Container[str] = ()) -> Raw:
+def add_normalize(parser: argparse.ArgumentParser) -> None:
+    """Add --normalize, also to readers of other forms of these clips."""
+    parser.add_argument(
+        "--normalize", choices=normalize.OF_PYSKL, metavar="HOW",
+        help="3D poses: upright (default: spine and shoulders of the first frame aligned), or "
+        "centered (not rotated: the recipes of DG-STGCN and ProtoGCN)",
+    )  # fmt: skip
+
+
+def raw(
+    sources: list[Path], class_names: list[str], missing: Container[str] = (),
+    normalization: str = "upright",
+) -> Raw:  # fmt: skip
     """Return the Raw with all .skeleton files of the sources except the missing samples."""
     found = list_files(sources)
     files = [item for item in found if _name(item) not in missing]
@@ -55,16 +69,16 @@ def raw(sources: list[Path], class_names: list[str], missing: Container[str] = (
     return Raw(
         items=files,
         total=len(files),
-        read=partial(read, num_class=len(class_names)),
+        read=partial(read, num_class=len(class_names), normalization=normalization),
         layout="ntu_rgb_d",
         class_names=class_names,
         shape=(MAX_BODIES, NUM_JOINTS, 3),
-        meta={"normalization": "upright"},
+        meta={"normalization": normalization},
         left_out={"missing": [_name(item) for item in found if _name(item) in missing]},
     )
 
 
-def read(item: Item, num_class: int) -> Clip:
+def read(item: Item, num_class: int, normalization: str = "upright") -> Clip:
     """Return the clip in one file; InputError names the file and the line."""
     path, member = item
     source = _source(item)
@@ -74,7 +88,8 @@ def read(item: Item, num_class: int) -> Clip:
         raise InputError(f"{source}: {error}") from None
     if label >= num_class:
         raise InputError(f"{source}: label {label} exceeds the {num_class} classes")
-    joints = normalize.upright(choose_bodies(parse(_text(path, member, source), source)))
+    bodies = choose_bodies(parse(_text(path, member, source), source))
+    joints = normalize.apply(normalization, bodies, normalize.Terms(where=source))
     if not joints[:, 1].any():
         joints = joints[:, :1]  # half the data to send to the main process
     return Clip(_name(item), label, joints, columns)

@@ -22,6 +22,7 @@ import numpy as np
 
 from data import measure, names, normalize, unpickle
 from data.readers import Clip, Raw, splits
+from data.readers.ntu import add_normalize
 from errors import InputError
 
 EXAMPLES = {
@@ -56,6 +57,7 @@ class Read:
     layout: str
     threshold: float = 0  # minimum box score in the compressed form
     in_pixels: bool = False  # do not scale 2D positions
+    normalization: str = "upright"  # of 3D poses
 
     def __call__(self, item: tuple[Annotation, str | None]) -> Clip:
         """Return the clip of an annotation and its part of the split (None: from NTU's name)."""
@@ -87,7 +89,7 @@ class Read:
         if not joints.any():
             return joints[:0]
         if not is_image:
-            return normalize.upright(joints)
+            return normalize.apply(self.normalization, joints, normalize.Terms())
         joints = joints.astype(np.float32)
         if self.in_pixels:
             return joints
@@ -106,6 +108,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--pixels", action="store_true",
         help="keep 2D poses in pixels, as in the released code for Kinetics",
     )  # fmt: skip
+    add_normalize(parser)
     splits.add_arguments(
         parser,
         "name of the split if there are several: 1 for train1 and test1; if the pickle has no "
@@ -126,12 +129,14 @@ def reader(args: argparse.Namespace) -> Raw:
         ("kpfiles", is_apart, "contains its keypoints"),
         ("threshold", is_compressed, "is not in the compressed form"),
         ("pixels", is_image, "contains 3D poses"),
+        ("normalize", not is_image, "contains 2D poses"),
         ("split", not is_ntu, "has names of NTU RGB+D, which determine the split"),
         ("test_split", not is_ntu, "has names of NTU RGB+D, which determine the split"),
         ("seed", splits.share(args.split) is not None, "has a split, so none is drawn"),
     ):
         if not is_used and getattr(args, flag) not in (None, False):
             raise InputError(f"--{flag.replace('_', '-')}: {args.source} {why}")
+    in_space = normalize.OF_PYSKL[args.normalize or "upright"]
     parts: Mapping[str, str | None]  # None: the name of the sample says it
     unmatched: list[str]
     if is_ntu:
@@ -145,11 +150,11 @@ def reader(args: argparse.Namespace) -> Raw:
     return Raw(
         items=((item, parts.get(item["frame_dir"], "")) for item in items),
         total=len(labels),
-        read=Read(args.source, layout, args.threshold or 0, args.pixels),
+        read=Read(args.source, layout, args.threshold or 0, args.pixels, in_space),
         layout=layout,
         class_names=class_names,
         shape=(MAX_BODIES, NUM_JOINTS[layout], 3),
-        meta={"normalization": ("pixels" if args.pixels else "image") if is_image else "upright"},
+        meta={"normalization": ("pixels" if args.pixels else "image") if is_image else in_space},
         left_out={"unmatched": unmatched} if unmatched else {},
     )
 

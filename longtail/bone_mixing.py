@@ -1,9 +1,9 @@
 """Partial mixup in bone space, with partners by class.
 
-After the idea of Kim et al., "Long-Tailed Skeleton-Based Action Recognition via Realistic Mixing and
-Class-Aware Sampling", IEEE Access 14, 2026, of which only the abstract was available here: bones are
-mixed, not positions, their lengths are aligned, and partners depend on their classes. The form is
-this project's.
+After the idea of Kim et al., "Long-Tailed Skeleton-Based Action Recognition via Realistic Mixing
+and Class-Aware Sampling", IEEE Access 14, 2026, of which only the abstract was available here:
+bones are mixed, not positions, their lengths are aligned, and partners depend on their classes. The
+form is this project's.
 """
 
 from __future__ import annotations

@@ -180,6 +180,32 @@ class PlainDynamicTemporal(PlainMultiScale):
         return self.norm(self.transform(y))
 
 
+class PlainAttentionConv(nn.Module):
+    """InfoGCN: a graph per frame and head from self-attention, the heads one after the other."""
+
+    def __init__(self, channels: int, out: int, matrix: Tensor, heads: int = 3):
+        super().__init__()
+        joints, width = matrix.shape[-1], channels // 8
+        self.norm_in = nn.LayerNorm(channels)
+        self.to_qk = nn.Linear(channels, 2 * heads * width)
+        self.topology = nn.Parameter(torch.eye(joints).repeat(heads, 1, 1))
+        self.convs = nn.ModuleList(nn.Conv2d(channels, out, 1) for _ in range(heads))
+        self.norm = nn.BatchNorm2d(out)
+        self.down = residual(channels, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, t, v = x.shape
+        frames = x.permute(0, 2, 3, 1).reshape(n * t, v, c)
+        qk = self.to_qk(self.norm_in(frames)).view(n * t, v, 2, len(self.convs), -1)
+        q, k = qk.permute(2, 0, 3, 1, 4)  # (n t, heads, v, d)
+        graphs = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1) * self.topology
+        y = 0
+        for head, conv in enumerate(self.convs):
+            z = (graphs[:, head] @ frames).view(n, t, v, c).permute(0, 3, 1, 2).contiguous()
+            y = y + conv(z)
+        return torch.relu(self.norm(y) + self.down(x))
+
+
 class Block(nn.Module):
     def __init__(self, spatial: nn.Module, temporal: nn.Module, skip: nn.Module | None):
         super().__init__()
@@ -195,6 +221,7 @@ UNITS = {
     "ctrgcn": (PlainRefinedConv, PlainBranches, True, 64),
     "dgstgcn": (PlainDynamicConv, PlainDynamicTemporal, False, 64),
     "protogcn": (PlainPrototypeConv, PlainDynamicTemporal, False, 96),
+    "infogcn": (PlainAttentionConv, PlainBranches, True, 64),
 }
 
 
@@ -231,6 +258,50 @@ class Plain(nn.Module):
         return Output(logits, features, {}) if outputs else logits
 
 
+class PlainInfoGCN(nn.Module):
+    """InfoGCN around its blocks: bones, embedded with the joint's place, and the latent code."""
+
+    def __init__(self, name: str, num_class: int = 60, base_channels: int | None = None):
+        super().__init__()
+        spatial, temporal, _, width = UNITS[name]
+        width = base_channels or width
+        self.skeleton, self.num_class = graph.load("ntu_rgb_d"), num_class
+        self.num_person, self.in_channels = 2, 3
+        joints = self.skeleton.num_joints
+        self.parent = list(self.skeleton.parent)
+        self.embed = nn.Linear(3, width)
+        self.position = nn.Parameter(torch.randn(1, joints, width))
+        self.data_norm = nn.BatchNorm1d(self.num_person * joints * width)
+        matrix = torch.eye(joints)
+        self.blocks = nn.Sequential(
+            *(
+                Block(
+                    spatial(channels, out, matrix), temporal(out, stride),
+                    residual(channels, out, stride),
+                )
+                for channels, out, stride in stages(width, width, 9, (4, 7), (4, 7))
+            )
+        )  # fmt: skip
+        self.hidden, self.mean, self.log_variance = (
+            nn.Linear(4 * width, 4 * width) for _ in range(3)
+        )
+        self.fc = nn.Linear(4 * width, num_class)
+
+    def forward(self, clips: Tensor, outputs: bool = False) -> Tensor | Output:
+        n, m, t, v, _ = clips.shape
+        x = self.embed(clips - clips[..., self.parent, :]) + self.position
+        x = self.data_norm(x.permute(0, 1, 3, 4, 2).reshape(n, -1, t))
+        x = x.view(n * m, v, -1, t).permute(0, 2, 3, 1).contiguous()
+        features = self.blocks(x).mean((2, 3)).view(n, m, -1).mean(1)
+        hidden = torch.relu(self.hidden(features))
+        mean, log_variance = self.mean(hidden), self.log_variance(hidden)
+        latent = mean
+        if self.training:
+            latent = mean + torch.randn_like(mean) * (0.5 * log_variance).exp().clamp(max=100)
+        logits = self.fc(latent)
+        return Output(logits, latent, {}) if outputs else logits
+
+
 def plain_config(config: Config) -> Config:
     """Return the same run with the plain network: float32, nothing fused or compiled."""
     backbone = config.model.split(".")[-2]
@@ -238,6 +309,7 @@ def plain_config(config: Config) -> Config:
         raise InputError(f"--plain: there is a plain form of {', '.join(UNITS)}, not of {backbone}")
     kept = {"num_class", "base_channels"} & config.model_args.keys()
     model_args = {"name": backbone, **{key: config.model_args[key] for key in kept}}
+    kind = "PlainInfoGCN" if backbone == "infogcn" else "Plain"
     return config.replace(
-        model="benchmarks.plain.Plain", model_args=model_args, amp="off", compile=False
+        model=f"benchmarks.plain.{kind}", model_args=model_args, amp="off", compile=False
     )

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks import __main__ as benchmarks
 from benchmarks import gpu, models, timing, train
-from benchmarks.plain import UNITS, Plain
+from benchmarks.plain import UNITS, plain_config
 from engine import config
 from engine.build import make_model
 from errors import BAD_INPUT, InputError, run_command
@@ -174,9 +174,11 @@ def test_a_network_without_a_plain_form_is_refused(tiny, tmp_path, capsys):
 @pytest.mark.parametrize("name", UNITS)
 def test_a_plain_network_has_as_many_parameters_as_the_backbone(name):
     args = {"num_prototype": 0} if name == "protogcn" else {}  # of which the plain one has none
-    model = make_model(config.Config(model=f"model.{name}.Model", model_args=args))
-    sizes = [sum(each.numel() for each in net.parameters()) for net in (Plain(name), model)]
+    own = config.Config(model=f"model.{name}.Model", model_args=args)
+    plain, model = (make_model(each).eval() for each in (plain_config(own), own))
+    sizes = [sum(each.numel() for each in net.parameters()) for net in (plain, model)]
     assert sizes[0] == sizes[1]
+    assert plain(torch.randn(2, 2, 16, 25, 3)).shape == (2, 60)
 
 
 @pytest.mark.slow

@@ -19,8 +19,8 @@ class FSA(Composed):
     With the classifier w of the first stage, channel c of a feature f contributes a_c = w_yc f_c
     to its class y; a is scaled to [0, 1] over the channels. Channels with a_c >= `specific` are
     specific of the class, those with a_c < `generic` generic. For each sample i of a tail class
-    (the last third by count), j is the sample of another third in the batch that the network takes
-    most for y_i, and
+    (the last third by count), j is the sample of another third in the micro-batch that the
+    network takes most for y_i, and
 
         z_c = f_ic   if c is specific of i, or not generic in j
               f_jc   otherwise
@@ -29,7 +29,7 @@ class FSA(Composed):
 
     In the paper a is a class activation map, over positions of the last feature map, and later
     layers are trained too; here the features have no positions left. Its confusing classes are
-    found once, here j is found in each batch. The thresholds are this project's.
+    found once, here j is found in each micro-batch. The thresholds are this project's.
     """
 
     tail: Tensor

@@ -212,7 +212,7 @@ def test_testing_without_the_list_takes_the_counts_of_the_training(whole, tmp_pa
 def test_flags_are_keys(tiny):
     argv = "--seed 3 --val-split 0.25 --amp bf16 --compile --accumulate 4 --stream bone --tag mine"
     options = main.parse([*command(tiny, "run"), *argv.split(), "--set", "lr=1"])
-    settings = commands.resolve(options, options.stream)
+    settings = commands.resolve(options, commands.stream_of(options))
     flags = ("seed", "val_split", "amp", "compile", "accumulate", "stream", "tag", "lr")
     assert [getattr(settings, f) for f in flags] == [3, 0.25, "bf16", True, 4, "bone", "mine", 1]
 

@@ -79,8 +79,8 @@ def one_step(tiny, folder, method, batch_size, accumulate, epoch):
 
 
 # Equalization and GCL draw for each sample; experts and the heads of BCL and PaCo have batch norms;
-# LADE estimates from a micro-batch.
-PER_BATCH = ("equalization", "gcl", "ride", "sade", "bcl", "paco", "lade")
+# LADE estimates from a micro-batch, FSA finds its partners in it.
+PER_BATCH = ("equalization", "gcl", "ride", "sade", "bcl", "paco", "lade", "fsa")
 
 
 @pytest.mark.parametrize("method", [m for m in ALL if m not in PER_BATCH])

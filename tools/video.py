@@ -107,7 +107,7 @@ class Video:
     size: tuple[int, int]  # height, width
 
     @classmethod
-    def open(cls, source: str) -> Video:
+    def of(cls, source: str) -> Video:
         """InputError if it cannot be opened."""
         cv2 = imported("cv2")
         camera = source.isdecimal()
@@ -227,7 +227,7 @@ def write_annotated(
 ) -> None:
     """Write a copy of a video with the skeletons and, in each frame, the class of its segment."""
     cv2 = imported("cv2")
-    video, skeleton = Video.open(source), graph.load(LAYOUT)
+    video, skeleton = Video.of(source), graph.load(LAYOUT)
     texts = [""] * len(frames)
     for each in segments(prediction):
         texts[each.first : each.end] = [f"{each.name} {each.probability:.2f}"] * (
@@ -286,7 +286,7 @@ def recognize(options: argparse.Namespace, recognizer: Recognizer | None, poses:
     write = predict_files.writer_of(options.output, options.window is not None)
     for source, below in videos.items():
         try:
-            video = Video.open(source)
+            video = Video.of(source)
             frames = track(video, poses, options.quiet)
             clip = to_clip(frames)
             if not clip.any():
@@ -373,7 +373,7 @@ def main(argv: list[str]) -> None:
     if recognizer is not None and options.source[0].isdecimal():
         window = options.window or CAMERA_WINDOW
         stride = options.stride or max(1, window // 4)
-        watch(Video.open(options.source[0]), poses, recognizer, window, stride)
+        watch(Video.of(options.source[0]), poses, recognizer, window, stride)
     else:
         recognize(options, recognizer, poses)
 

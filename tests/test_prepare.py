@@ -1,5 +1,6 @@
 """data.prepare: clips equal the raw files, damaged files are named, stores are atomic."""
 
+import io
 import json
 import os
 import pickle
@@ -7,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import pytest
 import graph
 from data import normalize, prepare, protocols, unpickle
 from data.readers import ntu, skeleton_file
+from data.readers.archive import list_files
 from data.store import Store, copies
 from errors import InputError, run_command
 from tests.tiny_runs import wait_until
@@ -137,6 +140,31 @@ def test_archive_with_other_files_duplicates_and_encryption(
     (line, _) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"unreadable: {archive}:nturgb+d_skeletons/S0") and "encrypted" in line
     assert len(Store.open(tmp_path / "ntu")) == 3
+
+
+def test_of_a_tar_archive_only_regular_files_are_read(tmp_path: Path) -> None:
+    archive = tmp_path / "a.tar"
+    kinds = {
+        "folder.csv": tarfile.DIRTYPE,
+        "link.csv": tarfile.SYMTYPE,
+        "hard.csv": tarfile.LNKTYPE,
+        "device.csv": tarfile.FIFOTYPE,
+    }
+    with tarfile.open(archive, "w") as file:
+        for name, target in (("b/one.csv", b"1"), ("two.csv", b"2"), ("three.txt", b"3")):
+            member = tarfile.TarInfo(name)
+            member.size = len(target)
+            file.addfile(member, io.BytesIO(target))
+        for target in ("two.csv", "absent.csv"):  # the second is a link to nothing
+            for name, kind in kinds.items():
+                member = tarfile.TarInfo(f"{target} {name}")
+                member.type, member.linkname = kind, target
+                file.addfile(member)
+    files = list_files(archive, ".csv")
+    assert [(file.path, file.name, file.read()) for file in files] == [
+        (f"{archive}:b/one.csv", "one.csv", b"1"),
+        (f"{archive}:two.csv", "two.csv", b"2"),
+    ]
 
 
 def test_skipped_and_unreadable_samples_are_named(raw: Path, tmp_path: Path, capsys) -> None:

@@ -63,7 +63,9 @@ def _members(source: Path, suffix: str) -> list[tuple[str, bytes]]:
             return [
                 (member.name, file.read())
                 for member in archive
-                if member.name.endswith(suffix) and (file := archive.extractfile(member))
+                # of links, extractfile would return the file that they name, or raise KeyError
+                if member.isfile() and member.name.endswith(suffix)
+                if (file := archive.extractfile(member)) is not None
             ]
     except DAMAGED as error:
         reason = " ".join(str(error).split())  # tarfile lists all formats, one per line

@@ -86,19 +86,14 @@ def described(
     name, args = upstream.said(checkpoint)
     state = upstream.weights(checkpoint, path)
     form = upstream.form_of(state)
-    own_names = form is None or form.name == upstream.OWN
-    if name is not None and (form is None or own_names or name != f"model.{form.backbone}.Model"):
+    if name is not None and (form is None or name != f"model.{form.backbone}.Model"):
         return name, args
     try:
         found = upstream.describe(state)
-        if args and own_names:
-            shown = args
-        else:
-            layout = args.get("graph") or layout_of(found.num_joints, graph)
-            shown = {"graph": layout, **found.model_args, **args}
+        layout = args.get("graph") or layout_of(found.num_joints, graph)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    return f"model.{found.backbone}.Model", shown
+    return f"model.{found.backbone}.Model", {"graph": layout, **found.model_args, **args}
 
 
 def shown_for(
@@ -180,9 +175,8 @@ def other_variant(model: nn.Module, checkpoint: Any, path: str | Path) -> dict[s
     if given is None:
         return {}
     shown = shown_for(type(model), import_string(model), checkpoint, path, given)
-    if shown and not upstream.said(checkpoint)[1]:
-        own = upstream.recognize(upstream.weights(checkpoint, path)).name == upstream.OWN
-        shown = {} if own else {key: shown[key] for key in UNSEEN if key in shown}
+    if not upstream.said(checkpoint)[1]:
+        shown = {key: shown[key] for key in UNSEEN if key in shown}
     if not any(key.endswith("skeleton") for key, _ in model.named_buffers()):
         shown = {k: v for k, v in shown.items() if k not in ("graph", "parent_edges")}
     usual = defaults(type(model))

@@ -363,23 +363,18 @@ class Form:
     name: str
     backbone: str  # module within this package
     mark: str  # a key that no form after this one in FORMS has
-    adjacency: tuple[str, ...]  # of the first block, (.., V); the first of these keys that exists
+    adjacency: str  # of the first block, (.., V)
     width: str  # a norm of block {}, with as many channels as the block's output
     conv: str  # the first block's graph convolution
-    names: Callable[[nn.Module], Iterator[Entry]] | None = None  # None: the names are our own
-    data_norm: str = "data_norm.weight"
+    names: Callable[[Any], Iterator[Entry]]  # of a network of this backbone
+    data_norm: str
     fc: str = "fc.weight"
     start: int = 0  # number of the first block
     per_subset: bool = False  # `conv` is that of one of the G subsets
     embedded: bool = False  # `data_norm` is after the embedding, as wide as the first block
 
-    def entries(self, model: Any) -> list[Entry]:
-        if self.names is None:
-            return [Entry(key, (key,)) for key in model.state_dict()]
-        return list(self.names(model))
 
-
-PYSKL, ORIGINAL, OWN = "mmcv (BRL, PYSKL)", "original", "own"
+PYSKL, ORIGINAL = "mmcv (BRL, PYSKL)", "original"
 HEAD: dict[str, Any] = {"data_norm": "backbone.data_bn.weight", "fc": "cls_head.fc_cls.weight"}
 UNITS: dict[str, Any] = {
     "data_norm": "data_bn.weight",
@@ -396,19 +391,12 @@ ORIGINAL_NAMES: dict[str, Any] = {
 }
 
 DYNAMIC: dict[str, Any] = {
-    "adjacency": ("backbone.gcn.0.gcn.A",),
+    "adjacency": "backbone.gcn.0.gcn.A",
     "width": "backbone.gcn.{}.gcn.bn.weight",
     "conv": "backbone.gcn.0.gcn.down.0.weight",
     "per_subset": True,
     **HEAD,
 }
-OWN_DYNAMIC: dict[str, Any] = {
-    "adjacency": ("blocks.0.graph.adjacency",),
-    "width": "blocks.{}.graph.norm.weight",
-    "conv": "blocks.0.graph.residual.conv.weight",
-    "per_subset": True,
-}
-
 FORMS = (
     Form(
         "mmcv (ProtoGCN)",
@@ -422,7 +410,7 @@ FORMS = (
         PYSKL,
         "stgcnpp",
         mark="backbone.gcn.0.tcn.transform.0.weight",
-        adjacency=("backbone.gcn.0.gcn.A",),
+        adjacency="backbone.gcn.0.gcn.A",
         width="backbone.gcn.{}.gcn.bn.weight",
         conv="backbone.gcn.0.gcn.conv.weight",
         names=stgcn_pyskl,
@@ -432,7 +420,7 @@ FORMS = (
         PYSKL,
         "aagcn",
         mark="backbone.gcn.0.gcn.conv_d.0.weight",
-        adjacency=("backbone.gcn.0.gcn.A",),
+        adjacency="backbone.gcn.0.gcn.A",
         width="backbone.gcn.{}.gcn.bn.weight",
         conv="backbone.gcn.0.gcn.conv_d.0.weight",
         names=partial(aagcn, block="backbone.gcn.{}", gcn="gcn", tcn="tcn", **PYSKL_NAMES),
@@ -443,7 +431,7 @@ FORMS = (
         PYSKL,
         "stgcn",
         mark="backbone.gcn.0.gcn.conv.weight",
-        adjacency=("backbone.gcn.0.gcn.A",),
+        adjacency="backbone.gcn.0.gcn.A",
         width="backbone.gcn.{}.gcn.bn.weight",
         conv="backbone.gcn.0.gcn.conv.weight",
         names=stgcn_pyskl,
@@ -453,7 +441,7 @@ FORMS = (
         PYSKL,
         "ctrgcn",
         mark="backbone.net.0.gcn1.convs.0.conv1.weight",
-        adjacency=("backbone.net.0.gcn1.A",),
+        adjacency="backbone.net.0.gcn1.A",
         width="backbone.net.{}.gcn1.bn.weight",
         conv="backbone.net.0.gcn1.convs.0.conv3.weight",
         names=partial(ctrgcn, block="backbone.net.{}", **PYSKL_NAMES),
@@ -464,7 +452,7 @@ FORMS = (
         PYSKL,
         "msg3d",
         mark="backbone.sgcn1.0.PA",
-        adjacency=("backbone.sgcn1.0.PA",),
+        adjacency="backbone.sgcn1.0.PA",
         width="backbone.sgcn{}.0.mlp.layers.1.weight",
         conv="backbone.sgcn1.0.mlp.layers.0.weight",
         names=partial(msg3d, prefix="backbone.", fc="cls_head.fc_cls", learned="PA", constant="A"),
@@ -475,7 +463,7 @@ FORMS = (
         f"{ORIGINAL} (InfoGCN)",
         "infogcn",
         mark="l1.agcn.shared_topology",
-        adjacency=("l1.agcn.shared_topology",),
+        adjacency="l1.agcn.shared_topology",
         width="l{}.agcn.bn.weight",
         conv="to_joint_embedding.weight",
         names=infogcn,
@@ -489,7 +477,7 @@ FORMS = (
         f"{ORIGINAL} (CTR-GCN)",
         "ctrgcn",
         mark="l1.gcn1.convs.0.conv1.weight",
-        adjacency=("l1.gcn1.PA",),
+        adjacency="l1.gcn1.PA",
         width="l{}.gcn1.bn.weight",
         conv="l1.gcn1.convs.0.conv3.weight",
         names=partial(ctrgcn, target_first=True, **ORIGINAL_NAMES),
@@ -499,7 +487,7 @@ FORMS = (
         f"{ORIGINAL} (2s-AGCN)",
         "aagcn",
         mark="l1.gcn1.conv_d.0.weight",
-        adjacency=("l1.gcn1.PA",),
+        adjacency="l1.gcn1.PA",
         width="l{}.gcn1.bn.weight",
         conv="l1.gcn1.conv_d.0.weight",
         names=partial(aagcn, gcn="gcn1", tcn="tcn1", **ORIGINAL_NAMES),
@@ -509,7 +497,7 @@ FORMS = (
         f"{ORIGINAL} (MS-G3D)",
         "msg3d",
         mark="sgcn1.0.A_res",
-        adjacency=("sgcn1.0.A_res",),
+        adjacency="sgcn1.0.A_res",
         width="sgcn{}.0.mlp.layers.1.weight",
         conv="sgcn1.0.mlp.layers.0.weight",
         names=partial(msg3d, prefix="", fc="fc", learned="A_res", target_first=True),
@@ -520,47 +508,11 @@ FORMS = (
         f"{ORIGINAL} (st-gcn)",
         "stgcn",
         mark="st_gcn_networks.0.gcn.conv.weight",
-        adjacency=("A",),
+        adjacency="A",
         width="st_gcn_networks.{}.tcn.0.weight",
         conv="st_gcn_networks.0.gcn.conv.weight",
         names=stgcn_original,
         data_norm="data_bn.weight",
         fc="fcn.weight",
-    ),
-    Form(
-        OWN,
-        "infogcn",
-        mark="blocks.0.graph.topology",
-        adjacency=("blocks.0.graph.topology",),
-        width="blocks.{}.graph.norm.weight",
-        conv="embed.weight",
-        per_subset=True,
-        embedded=True,
-    ),
-    Form(OWN, "protogcn", mark="prototypes.query.weight", **OWN_DYNAMIC),
-    Form(OWN, "dgstgcn", mark="blocks.0.temporal.branches.coefficient", **OWN_DYNAMIC),
-    *(
-        Form(
-            OWN,
-            backbone,
-            mark=mark,
-            adjacency=("blocks.0.graph.adjacency", "blocks.0.graph.edges"),
-            width="blocks.{}.graph.norm.weight",
-            conv="blocks.0.graph.conv.weight",
-        )
-        for backbone, mark in (
-            ("stgcnpp", "blocks.0.temporal.merge.conv.weight"),
-            ("aagcn", "blocks.0.graph.embed.weight"),
-            ("ctrgcn", "blocks.0.graph.relate.weight"),
-            ("stgcn", "blocks.0.temporal.conv.weight"),
-        )
-    ),
-    Form(
-        OWN,
-        "msg3d",
-        mark="blocks.0.windowed.0.conv.weight",
-        adjacency=("blocks.0.factorised.0.edges",),
-        width="blocks.{}.factorised.0.norm.weight",
-        conv="blocks.0.factorised.0.conv.weight",
     ),
 )

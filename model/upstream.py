@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from errors import InputError
 from graph import Skeleton
-from model.names import FORMS, ORIGINAL, OWN, Entry, Form, present_names
+from model.names import FORMS, ORIGINAL, Entry, Form, present_names
 
 State = dict[str, Tensor]
 FORMAT = "brl-checkpoint"  # under the key `format` in the checkpoints of this project's runs
@@ -119,7 +119,10 @@ def recognize(state: State) -> Form:
         return form
     shown = ", ".join(list(state)[:3]) or "nothing"
     known = ", ".join(sorted({form.name for form in FORMS}))
-    raise InputError(f"weights named {shown}, ... have none of the known forms ({known})")
+    raise InputError(
+        f"weights named {shown}, ... have none of the known forms ({known}); of this project's "
+        "weights, the file must also say the network: use best.pt of a run, or give --config"
+    )
 
 
 def fitted(checkpoint: Any, model: nn.Module, path: str | Path) -> State:
@@ -143,16 +146,17 @@ def translate(state: State, model: nn.Module) -> State:
 
     Raises InputError listing weights that are missing, left over or of another shape.
     """
-    state = weights(state)
-    if state.keys() == model.state_dict().keys():
-        return join(state, [Entry(key, (key,)) for key in state], model)
-    form, backbone = recognize(state), type(model).__module__.rpartition(".")[2]
+    state, ours = weights(state), model.state_dict()
+    form, backbone = form_of(state), type(model).__module__.rpartition(".")[2]
+    if form is None and not ours.keys().isdisjoint(state):
+        return join(state, [Entry(key, (key,)) for key in ours], model)
+    form = recognize(state)
     if form.backbone != backbone:
         raise InputError(
             f"the weights are those of {form.backbone} ({form.name}), the model is {backbone}: "
             f"set model=model.{form.backbone}.Model"
         )
-    return join(state, form.entries(model), model)
+    return join(state, list(form.names(model)), model)
 
 
 def join(state: State, entries: list[Entry], model: nn.Module) -> State:
@@ -278,7 +282,7 @@ def describe(state: State) -> Description:
 
 
 def _describe(state: State, form: Form) -> Description:
-    graph = state[next(key for key in form.adjacency if key in state)]
+    graph = state[form.adjacency]
     joints = graph.shape[-1]
     subsets = graph.numel() // joints**2
     widths: list[int] = []
@@ -300,7 +304,7 @@ def _describe(state: State, form: Form) -> Description:
         args["relu_branches"] = not form.name.startswith(ORIGINAL)
     if form.backbone == "aagcn":
         args["similarity"] = "tanh" if has(state, ".alpha") else "softmax"
-        args["attention"] = has(state, ".conv_sa.weight") or has(state, ".attention.joints.weight")
+        args["attention"] = has(state, ".conv_sa.weight")
     if form.backbone == "infogcn":
         args["num_head"] = subsets
     if form.backbone == "protogcn":
@@ -320,22 +324,21 @@ def has(state: State, ending: str) -> bool:
 
 def stgcnpp_variant(state: State, form: Form, width: int) -> dict[str, Any]:
     """Return the arguments of an ST-GCN++ that select its graph convolutions."""
-    learned = [value for key, value in state.items() if key.endswith((".PA", ".graph.edges"))]
+    learned = [value for key, value in state.items() if key.endswith(".PA")]
     adaptive = "init"
     if learned:  # same names; importance is initialized with 1, an offset with 0
         adaptive = "importance" if learned[0].mean() > 0.5 else "offset"
-    if form.name == OWN:
-        bias_first = "blocks.0.graph.bias" in state
-    else:
-        bias_first = len(state[form.conv]) > width
-    residual = has(state, "0.gcn.down.0.weight") or has(state, "0.graph.residual.conv.weight")
-    return {"adaptive": adaptive, "bias_first": bias_first, "graph_residual": residual}
+    return {
+        "adaptive": adaptive,
+        "bias_first": len(state[form.conv]) > width,
+        "graph_residual": has(state, "0.gcn.down.0.weight"),
+    }
 
 
 def scales(state: State, form: Form, num_gcn_scales: int) -> dict[str, Any]:
     """Return the scales of an MS-G3D, and the normalization, which differs between original and
     PYSKL."""
-    endings = ("gcn3d1.gcn3d.0.gcn3d.1.PA", "gcn3d1.gcn3d.0.gcn3d.1.A_res", "0.windowed.0.edges")
+    endings = ("gcn3d1.gcn3d.0.gcn3d.1.PA", "gcn3d1.gcn3d.0.gcn3d.1.A_res")
     windowed = next(value for key, value in state.items() if key.endswith(endings))
     return {
         "num_gcn_scales": num_gcn_scales,

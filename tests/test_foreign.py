@@ -16,7 +16,7 @@ from engine.build import make_feeder, open_data
 from engine.config import Config
 from engine.predict import LoadedNetwork, Recognizer
 from errors import InputError, run_command
-from model import aagcn, ctrgcn, msg3d, stgcn, stgcnpp
+from model import aagcn, ctrgcn, msg3d, names, stgcn, stgcnpp, upstream
 from model.fuse_bn import fuse_bn
 from tests import quick
 from tests.test_model import BACKBONES, ORIGINAL, original_weights, relative
@@ -172,17 +172,22 @@ def test_weights_of_another_variant_are_not_loaded_into_a_network(original, name
 
 
 def test_a_layout_that_is_not_known_is_given(tmp_path):
-    """Of 15 joints; the rest, the variant included, is still what the weights show."""
+    """Of 15 joints, in PYSKL's names; the rest is still what the weights show."""
     table = {"edges": [[v, v - 1] for v in range(1, 15)], "parent": [0, *range(14)],
              "flip": list(range(15)), "upper": [1], "centre": 0}  # fmt: skip
     layout, path = tmp_path / "mine.yaml", tmp_path / "weights.pt"
     layout.write_text(yaml.safe_dump(table))
     small = {"num_blocks": 2, "inflate": [2], "down": [2], "base_channels": 8, "num_class": 3}
-    network = aagcn.Model(graph=layout, attention=False, similarity="softmax", **small).eval()
-    torch.save(network.state_dict(), path)
+    network = stgcn.Model(graph=layout, **small).eval()
+    tensors = network.state_dict() | dict(network.named_buffers(remove_duplicate=False))
+    entries = list(names.stgcn_pyskl(network))
+    shapes = {entry.theirs[0]: tensors[entry.ours].shape for entry in entries}
+    for number, width, inputs in ((0, 8, 3), (1, 16, 8)):  # three subsets, one below the other
+        shapes[f"backbone.gcn.{number}.gcn.conv.weight"] = torch.Size((3 * width, inputs, 1, 1))
+    torch.save(upstream.split(tensors, entries, shapes), path)
     with pytest.raises(InputError, match=r"weights.pt: no known layout has 15 joints: set graph"):
         models.from_checkpoint(path)
-    given = Config(model="model.aagcn.Model")
+    given = Config(model="model.stgcn.Model")
     with pytest.raises(InputError, match="no known layout has 15 joints"):
         checkpoint.load_network(path, given)
     clips = torch.randn(2, 2, 9, 15, 3)
@@ -193,6 +198,23 @@ def test_a_layout_that_is_not_known_is_given(tmp_path):
             checkpoint.load_network(path, given)[1].eval(),
         ):
             assert torch.equal(built(clips), network(clips))
+
+
+def test_own_weights_alone_need_a_configuration(tmp_path):
+    network, path = ctrgcn.Model(**SMALL).eval(), tmp_path / "weights.pt"
+    torch.save(network.state_dict(), path)
+    with pytest.raises(InputError, match=r"weights.pt: weights named .*: use best.pt of a run, or"):
+        models.from_checkpoint(path)
+    given = Config(model="model.ctrgcn.Model", model_args=SMALL)
+    loaded = checkpoint.load_network(path, given)[1].eval()
+    again = ctrgcn.Model(**SMALL).eval()
+    checkpoint.load_weights(again, path)
+    clips = torch.randn(2, 2, 9, 25, 3)
+    with torch.no_grad():
+        assert torch.equal(loaded(clips), network(clips))
+        assert torch.equal(again(clips), network(clips))
+    with pytest.raises(InputError, match=r"missing: blocks.0.* left over: blocks.0"):
+        checkpoint.load_network(path, Config())
 
 
 # --- the released files of 2s-AGCN and st-gcn are older than their code ---
@@ -251,7 +273,8 @@ def variant(tmp_path_factory):
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, 0, 0.3)
     path = tmp_path_factory.mktemp("variant") / "weights.pt"
-    torch.save({"model_args": SMALL | VARIANT, "state_dict": network.state_dict()}, path)
+    content = {"model": "model.ctrgcn.Model", "model_args": SMALL | VARIANT}
+    torch.save(content | {"state_dict": network.state_dict()}, path)
     return network, path
 
 
@@ -345,7 +368,8 @@ def test_embed_shows_its_features(tiny, variant, argv, tmp_path):
 def test_networks_that_link_joints_otherwise_are_fused(variant, tmp_path):
     """A CTR-GCN of its own repository has other edges at NTU's hands than PYSKL's ST-GCN++."""
     small = tmp_path / "stgcnpp.pt"
-    torch.save({"model_args": SMALL, "state_dict": stgcnpp.Model(**SMALL).state_dict()}, small)
+    content = {"model": "model.stgcnpp.Model", "model_args": SMALL}
+    torch.save(content | {"state_dict": stgcnpp.Model(**SMALL).state_dict()}, small)
     given = {"frames": 8, "test_clips": 1}
     loaded = [
         LoadedNetwork.load(variant[1], CPU, Config(model="model.ctrgcn.Model", **given)),

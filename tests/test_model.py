@@ -90,7 +90,7 @@ def check_gradients(model, weights, vectors):
     """Compare every gradient's norm with that of the released code, under the name it has there."""
     gradients = upstream.split(
         {key: value.grad for key, value in model.named_parameters()},
-        upstream.recognize(weights).entries(model),
+        list(upstream.recognize(weights).names(model)),
         {key: value.shape for key, value in weights.items()},
     )
     assert set(gradients) == set(vectors["names"])
@@ -99,7 +99,7 @@ def check_gradients(model, weights, vectors):
     assert relative(model.fc.weight.grad, vectors["grad_fc"]) < 1e-3
     buffers = upstream.split(
         dict(model.named_buffers()),
-        upstream.recognize(weights).entries(model),
+        list(upstream.recognize(weights).names(model)),
         {key: value.shape for key, value in weights.items()},
     )
     ours = [buffers[key].norm().item() for key in vectors["bn_names"]]

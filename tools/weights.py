@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import model as models
-from errors import InputError, Parser, run_command
+from errors import Parser, run_command
 from files import replacing
 from model import upstream
 
@@ -23,6 +23,7 @@ def describe(path: Path, network: Any, given: dict[str, Any]) -> list[tuple[str,
     """Return (property, value) pairs that describe a checkpoint and the network built from it."""
     checkpoint = upstream.read(path)
     state = upstream.weights(checkpoint, path)
+    found = upstream.form_of(state)
     name, arguments = models.described(checkpoint, path, given.get("graph"))
     in_words = bool(upstream.said(checkpoint)[1])  # otherwise inferred from the weights
     layout = str({**arguments, **given}.get("graph", network.skeleton.name))
@@ -30,7 +31,7 @@ def describe(path: Path, network: Any, given: dict[str, Any]) -> list[tuple[str,
     persons = arguments.get("num_person", network.num_person if in_words else "any")
     said = ("graph", "num_class", "num_person", "in_channels")
     return [
-        ("form", form(state)),
+        ("form", "own" if found is None else found.name),
         ("backbone", name),
         ("classes", str(network.num_class)),
         ("joints", f"{network.skeleton.num_joints} ({layout})"),
@@ -39,14 +40,6 @@ def describe(path: Path, network: Any, given: dict[str, Any]) -> list[tuple[str,
         ("tensors", str(len(state))),
         *((key, str(value)) for key, value in arguments.items() if key not in said),
     ]
-
-
-def form(state: upstream.State) -> str:
-    """Return the project whose names the weights have."""
-    try:
-        return upstream.recognize(state).name
-    except InputError:  # RIDE, and networks outside model/
-        return upstream.OWN
 
 
 def convert(path: Path, out: Path, network: nn.Module, given: dict[str, Any]) -> None:

@@ -64,8 +64,8 @@ def time(frame: int, fps: float | None) -> str:
     """Return a frame number, or with `fps` minutes and seconds."""
     if fps is None:
         return str(frame)
-    minutes, seconds = divmod(frame / fps, 60)
-    return f"{int(minutes)}:{seconds:04.1f}"
+    minutes, tenths = divmod(round(10 * frame / fps), 600)
+    return f"{minutes}:{tenths / 10:04.1f}"
 
 
 def timeline(predictions: Sequence[Prediction]) -> str:

@@ -43,6 +43,7 @@ def test_frames_without_a_body_are_in_no_segment():
 
 def test_times_are_minutes_and_seconds():
     assert time(75, None) == "75" and time(75, 30.0) == "0:02.5" and time(3000, 30.0) == "1:40.0"
+    assert time(1799, 30.0) == "1:00.0" and time(1798, 30.0) == "0:59.9"  # 59.97 and 59.93 s
 
 
 def test_a_timeline_shows_every_segment():

@@ -143,7 +143,12 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--dataset", help="benchmark, e.g. ntu120/xset")
     parser.add_argument("--streams", nargs="+", choices=STREAMS, help="fuse only these streams")
-    parser.add_argument("--weights", nargs="+", type=float, help="weight of each of --streams")
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        type=float,
+        help="one per stream of --streams (default: 1)",
+    )
     parser.add_argument("--tag", help="tag of the runs to fuse")
     parser.add_argument(
         "--baseline", metavar="METHOD", help="also show the streams of this method (or tag)"

@@ -57,7 +57,7 @@ USED_BY = {
 def make_parser() -> Parser:
     parser = Parser(
         prog="main.py",
-        usage="main.py [--phase train] --config FILE... | --phase test|predict --weights FILE...",
+        usage="main.py --config FILE... | --store FOLDER | --phase test|predict --weights FILE...",
         description=__doc__,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 4, 30),
         epilog="docs/configuration.md documents every key of a configuration file.",
@@ -65,7 +65,7 @@ def make_parser() -> Parser:
     what = parser.add_argument_group("run")
     what.add_argument(
         "--phase", choices=PHASES, default="train", metavar="PHASE",
-        help="train (default), test, predict, or classifier",
+        help="train (default), classifier (second stage), test, or predict",
     )  # fmt: skip
     what.add_argument(
         "--config",
@@ -76,7 +76,7 @@ def make_parser() -> Parser:
     )  # fmt: skip
     what.add_argument(
         "--store", metavar="FOLDER",
-        help="own data, also reported; --config: methods on top",
+        help="train on this prepared store and report; --config adds methods",
     )  # fmt: skip
     what.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="overrides",
@@ -147,7 +147,9 @@ def make_parser() -> Parser:
     io.add_argument(
         "--segments", action="store_true", help="merge the windows into segments with one class"
     )
-    io.add_argument("--fps", type=float, metavar="F", help="frames per second: times are seconds")
+    io.add_argument(
+        "--fps", type=float, metavar="F", help="frames per second, for times of segments"
+    )
     io.add_argument(
         "--per-person", action="store_true", help="classify each body of a clip by itself"
     )

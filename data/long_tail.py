@@ -4,7 +4,8 @@
 
 The profile is that of LDAM (Cao et al., arXiv 1906.07413) as used by BRL (arXiv 2308.14024): class
 c of K keeps int(n_max * IF^(-c/(K-1))) samples. The lists of NTU RGB+D 60 are included, because
-the sample order from which they were drawn is unknown (data/lists/NOTICE).
+the sample order from which they were drawn is unknown (data/lists/NOTICE), and that of NW-UCLA,
+which was drawn here in the order of its official list of clips.
 """
 
 from __future__ import annotations
@@ -281,7 +282,7 @@ def make_list(
         largest = rule.n_max if n_max is None else n_max
         assert largest is not None and rule.num_class is not None  # of every list in SHIPPED
         names = shipped_part(name, counts(largest, imbalance, rule.num_class, profile))
-        return _training_list(store, _rows_of(store, names, f"the published list of {name}"))
+        return _training_list(store, _rows_of(store, names, f"the included list of {name}"))
     train, _ = protocols.split(store, protocol, fold)
     labels = store.labels[train]
     available = np.bincount(labels, minlength=rule.num_class or 0)
@@ -367,7 +368,7 @@ def shipped_part(protocol: str, kept: np.ndarray) -> list[str]:
     if (has < kept).any():
         label = int((has < kept).argmax())
         raise InputError(
-            f"{protocol}: the published lists have at most {has[label]} samples of class {label}, "
+            f"{protocol}: the included lists have at most {has[label]} samples of class {label}, "
             f"not {kept[label]}; use --imbalance 10 or more, or --own-order for a list of your own"
         )
     place = np.arange(len(whole.labels)) - (np.cumsum(has) - has)[whole.labels]
@@ -401,7 +402,7 @@ def main(argv: list[str]) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--own-order", action="store_true",
-        help="generate a list in name order instead of using the included published list",
+        help="generate a list in name order instead of using the included list",
     )  # fmt: skip
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)

@@ -28,7 +28,7 @@ from longtail.method import Method, Parts
 from longtail.schedule import Stages
 from model.backbone import Network
 
-# What the workbench asks of a built network; a Backbone has these attributes.
+# Attributes of a built network that are read here; a Backbone has them.
 NETWORK_FACTS = ("skeleton", "num_class", "num_person", "in_channels")
 
 

@@ -47,7 +47,7 @@ class Config:
         None  # validate on this fraction of the training list instead of the test split
     )
     val_by: Literal["sample", "subject"] = "sample"  # subject: val_split holds out whole persons
-    stream: Stream = "joint"  # what of the joints is fed
+    stream: Stream = "joint"  # input stream
     frames: int = 64  # frames per clip
     test_clips: int = 10  # test clips per sample; their probabilities are averaged
     test_batch_size: int | None = None  # clips at once in tests; null: 60, on a GPU 500
@@ -62,7 +62,7 @@ class Config:
     num_epoch: int = 24  # each has `repeat` copies of the training list
     batch_size: int = 16  # global: it is split between the ranks of a distributed run
     accumulate: int = 1  # batches per optimizer step; mixing and weights act on all of them
-    lr: float = 0.0125  # learning rate of lr_batch clips
+    lr: float = 0.0125  # learning rate for a batch of lr_batch clips
     lr_batch: int = 16  # the learning rate is lr * batch_size * accumulate / lr_batch
     optimizer: str = "torch.optim.SGD"  # any optimizer that needs no closure
     optimizer_args: dict = field(
@@ -70,8 +70,8 @@ class Config:
     )
     schedule: Literal["cosine", "step", "constant"] = "cosine"  # cosine: to 0, per iteration
     schedule_args: dict = field(default_factory=dict)  # warm_up (epochs); step: milestones, gamma
-    backbone_lr: float = 1.0  # learning rate of all layers but the classification layers, a factor
-    frozen_epochs: float = 0  # epochs at the start in which this factor is 0
+    backbone_lr: float = 1.0  # factor of the learning rate, but for the classification layers
+    frozen_epochs: float = 0  # epochs at the start in which backbone_lr is 0
     clip_grad: float | None = None  # maximum norm of the gradient
     ema: float | None = None  # decay of an exponential moving average of the weights
     # Long tail
@@ -91,12 +91,12 @@ class Config:
     )
     class_weights: str | None = "longtail.brl.ActionAwareWeights"  # weights of the loss
     class_weights_args: dict = field(default_factory=dict)
-    weights_from: Literal["start", "second_stage"] = "second_stage"  # before: no weights
+    weights_from: Literal["start", "second_stage"] = "second_stage"  # before: unweighted
     weigh_by: Literal["batch", "samples"] = "batch"  # what weighted losses are divided by
     # On outputs of the network besides its logits; added to the loss of the method
     auxiliary_loss: str | None = None
     auxiliary_loss_args: dict = field(default_factory=dict)
-    classifier: str | None = None  # --phase classifier: what is done to model.fc
+    classifier: str | None = None  # class of the second-stage method (--phase classifier)
     classifier_args: dict = field(default_factory=dict)
     # many: above the first, few: below the second; auto: from the class counts (longtail/shots.py)
     shots: list[int] | Literal["auto"] = field(default_factory=lambda: list(SHOTS))
@@ -412,8 +412,9 @@ def tag_of(names: Iterable[str], config: Config, own: Config) -> str:
         parts.append(f"if{config.imbalance}")
     if config.fold != own.fold:
         parts.append(f"fold{config.fold}".replace("/", "of"))
-    if config.model != own.model:
-        parts.append(config.model.split(".")[-2] if "." in config.model else config.model)
+    backbone = config.model.split(".")[-2] if "." in config.model else config.model
+    if config.model != own.model and backbone not in parts:
+        parts.append(backbone)
     if config.seed != own.seed:
         parts.append(f"seed{config.seed}")
     return "-".join(parts)

@@ -1,7 +1,7 @@
-"""Adjacency matrices of a skeleton, (K, V, V) float64, column-normalized unless noted otherwise.
+"""Adjacency matrices of a skeleton, (G, V, V) float64, column-normalized unless noted otherwise.
 
-[k, parent, child] is an inward edge. The backbone decides which axis is summed: ST-GCN and AAGCN
-sum over the first V, CTR-GCN and MS-G3D over the second, as in the code of their papers.
+[g, parent, child] is an inward edge. All backbones here sum over the first V, the source;
+weights of code that sums over the second are transposed by `model/names.py`.
 """
 
 from __future__ import annotations

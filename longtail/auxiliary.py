@@ -14,7 +14,7 @@ from model.backbone import Backbone, Output
 
 
 class AuxiliaryLoss(nn.Module):
-    """What every one of them is; built from the network, of which it asks facts only.
+    """Base class; built from the network, of which only attributes are read.
 
     `takes` is the output that it acts on: `features`, or a name of `Output.extra`.
     """
@@ -36,7 +36,7 @@ class AuxiliaryLoss(nn.Module):
         raise NotImplementedError
 
     def part(self, output: Output, labels: Tensor, count: int) -> Tensor:
-        """Return what some samples add to the loss of a batch of `count`: their share of it.
+        """Return the loss of some samples times their share of the `count` samples of a batch.
 
         Statistics (class means, a memory) are of the micro-batch, over all ranks.
         """

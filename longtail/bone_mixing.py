@@ -72,7 +72,7 @@ class BoneMixup(PartialMixup):
     def graft(self, clips: Tensor, others: Tensor) -> Tensor:
         """Return clips (N, M, T, V, C) with the lower bodies of others."""
         if not self.align:
-            return torch.where(self.own[:, None], clips, others)
+            return torch.where(self.from_self[:, None], clips, others)
         joints = list(clips.unbind(3))  # V of (N, M, T, C)
         place = slice(self.coordinates)
         for v in self.lower:

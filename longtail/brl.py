@@ -2,8 +2,10 @@
 Action Recognition", arXiv 2308.14024.
 
 1. Rebalanced partial mixup (`PartialMixup`) and reverse sampling (`ReverseSampling`) balance the
-   samples; 2. the detached action-aware schedule (`ActionAwareWeights` with
-   `longtail.schedule.Stages`) balances the loss; 3. the skip stream is in feeders/.
+   samples; 2. the detached action-aware schedule balances the loss: class weights
+   (`ActionAwareWeights`) that are detached from the training of the representation, as they act
+   only in the last epochs (`longtail.schedule.Stages`); 3. the skip stream (each joint minus its
+   grandparent) is in feeders/streams.py.
 
 n_y is the training count of class y, K the number of classes, N the batch of one optimizer step.
 The defaults are the paper's. The released code departs from the paper; `config/released.yaml` sets
@@ -64,7 +66,7 @@ class PartialMixup(Mixing):
     """
 
     order: Tensor
-    own: Tensor
+    from_self: Tensor
 
     def __init__(
         self,
@@ -84,10 +86,10 @@ class PartialMixup(Mixing):
         joints = torch.arange(skeleton.num_joints)
         upper = torch.isin(joints, torch.tensor(skeleton.upper))  # (V,)
         self.alpha = float(upper.double().mean()) if alpha is None else alpha
-        # Joint v of a mixed sample is joint order[v] of the sample if own[v], else of its partner.
+        # Joint v of a mixed sample is its own joint order[v] if from_self[v], else its partner's.
         order = torch.cat([joints[upper], joints[~upper]]) if permute_joints else joints
         self.register_buffer("order", order, persistent=False)
-        self.register_buffer("own", upper[order], persistent=False)
+        self.register_buffer("from_self", upper[order], persistent=False)
 
     def forward(
         self, clips: Tensor, labels: Tensor, generator: torch.Generator | None = None
@@ -116,7 +118,7 @@ class PartialMixup(Mixing):
         source[rows], mixed[rows] = partners, True
         source, mixed = send(source, clips.device), send(mixed, clips.device)
         both = torch.where(
-            self.own[:, None], clips[..., self.order, :], clips[source][..., self.order, :]
+            self.from_self[:, None], clips[..., self.order, :], clips[source][..., self.order, :]
         )
         share = torch.where(mixed, self.shares(labels, labels[source]), 1.0)  # (N,)
         own, other = (one_hot(y, self.num_class).float() for y in (labels, labels[source]))

@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: a temperature, and a threshold for an answer."""
+"""Temperature scaling, and a rejection threshold; the calibration error is in shots.py."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ TAUS = [step / 20 for step in range(41)]  # candidates of `tau: auto`, 0 to 2
 
 @dataclass(frozen=True)
 class Samples:
-    """What a network, with its weights loaded, makes of training samples, when it is asked for."""
+    """Functions that compute, on demand, outputs of the trained network for training samples."""
 
     # logits (n, K) and labels (n,) of samples that it was not trained on
     held_out: Callable[[], tuple[Tensor, Tensor]]

@@ -51,13 +51,13 @@ class CMO(Composed):
     def mix(
         self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """(N, 2, 1, M, T, V, C), labels (N, 2) to clips (N, M, T, V, C) and what `loss` takes."""
+        """(N, 2, M, T, V, C), labels (N, 2) to clips (N, M, T, V, C) and what `loss` takes."""
         sizes = clips.shape[-3:-1]
         chance, lam = torch.rand(2, generator=generator).tolist()
         centre = [int(torch.randint(size, (), generator=generator)) for size in sizes]
         mixes = self.plain <= self.epoch < self.stages.num_epoch - self.plain
         lam = lam if mixes and chance < self.share else 1.0
-        clips, targets = self.combine(clips.flatten(1, clips.ndim - 5), labels, lam, centre)
+        clips, targets = self.combine(clips, labels, lam, centre)
         return clips, self.weigh(targets)
 
     def combine(

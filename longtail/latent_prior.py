@@ -1,4 +1,4 @@
-"""The terms of InfoGCN's loss on its latent code (Chi et al., CVPR 2022, section 3.2)."""
+"""The MMD terms of InfoGCN's loss on its latent code (Chi et al., CVPR 2022, section 3.2)."""
 
 from __future__ import annotations
 

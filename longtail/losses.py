@@ -130,7 +130,7 @@ class CrossEntropy(nn.Module):
         Args:
             logits: (N, K)
             label_weights: the rows (N, K) of these samples in those of the whole batch
-            count: samples in the whole batch
+            count: rows of the whole mixed batch, for losses that are not sums over rows
         """
         check_logits(logits, label_weights)
         return expected_loss(self.loss_matrix(logits), label_weights)

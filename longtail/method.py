@@ -111,8 +111,8 @@ class Method(nn.Module):
 
         Args:
             net: the network; `net(clips)` returns a `model.backbone.Output` in float32
-            clips: (N, M, T, V, C) of one optimizer step; with groups and views
-                (N, G, views, M, T, V, C), of which those stand that the method asked for
+            clips: (N, M, T, V, C) of one optimizer step; (N, G, views, M, T, V, C) for a method
+                with groups of rows and several views, each axis only if the method uses it
             labels: (N,) int64, or (N, G)
             generator: for all random values, on the CPU; the same on every rank
         """
@@ -169,7 +169,7 @@ class Composed(Method):
     def mix(
         self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """Return mixed clips (n, M, T, V, C) and what `weigh` makes of their targets."""
+        """Return mixed clips (n, M, T, V, C) and their label weights, as of `weigh`."""
         self.mixing.observe(net, clips, labels, generator)
         clips, targets = self.mixing(clips, labels, generator)
         return clips, self.weigh(targets)

@@ -18,7 +18,7 @@ def second_stage_epochs(num_epoch: int, share: float = 5 / 24) -> int:
 
 
 class Stages(nn.Module):
-    """The two stages of a run: plain cross entropy, then (deferred) the loss of the method.
+    """The two stages of a run, of which the second may have another loss and class weights.
 
     The last `second_stage` of `num_epoch` epochs are stage 2 (None: `second_stage_epochs`; 0: no
     second stage). `criterion` and `weights` (a function of the epoch within its stage, or None) are

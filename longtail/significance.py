@@ -103,7 +103,7 @@ def differences(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for so many tests: Holm, Scandinavian Journal of Statistics 1979.
+    """Return p-values adjusted for multiple tests: Holm, Scandinavian Journal of Statistics 1979.
 
     The i-th smallest of m, from 0, is multiplied by m - i; none is less than one before it, or more
     than 1.

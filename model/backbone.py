@@ -49,7 +49,7 @@ class CosineClassifier(nn.Linear):
 
 
 class Network(nn.Module):
-    """What the rooms above know of a network: the facts that it was built with."""
+    """The attributes of a built network that other packages read."""
 
     skeleton: graphs.Skeleton
     num_class: int

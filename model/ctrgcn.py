@@ -45,7 +45,11 @@ def recomputed(features: Tensor, relations: Tensor, weights: Tensor) -> Tensor:
 
 
 class RefinedGraphConv(nn.Module):
-    """G channel-wise topology refinement graph convolutions (figure 2), norm, residual, relu."""
+    """G channel-wise topology refinement graph convolutions (figure 2), norm, residual, relu.
+
+    With source and target embeddings s, t of the mean frame, R channels each, the topology of
+    channel c is A[u, v] + alpha (sum_r E[c, r] tanh(s_r[u] - t_r[v]) + b_c), summed over joints u.
+    """
 
     def __init__(self, channels: int, out: int, skeleton: Tensor, reduction: int = 8):
         super().__init__()

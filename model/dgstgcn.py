@@ -85,7 +85,7 @@ class DynamicGraphConv(nn.Module):
 
 class DynamicBranches(Branches):
     """Temporal branches with the mean of all joints as one more joint: joint v becomes
-    y_v + coefficient_v y_mean before the norm (section 3.3)."""
+    y_v + coefficient_v y_mean before the norm (dynamic joint-skeleton fusion, section 3.3)."""
 
     def __init__(
         self,

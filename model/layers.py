@@ -163,12 +163,12 @@ class Branches(nn.Module):
 
 
 class GraphConv(nn.Module):
-    """Graph convolution over G subsets: relu(norm(sum_g A_g x W_g + b_g) + residual).
+    """Graph convolution over G subsets: relu(norm(sum_g A_g (x W_g + b_g)) + residual).
 
     `adaptive` 'init': the adjacency is a parameter, initialized with the skeleton's; 'offset': a
     parameter is added to the skeleton's; 'importance': it is multiplied by a parameter (ST-GCN's
-    edge importance). With `bias_first` the bias of each subset is multiplied by its adjacency, as
-    if the convolution came before the gathering; else there is one bias at the end.
+    edge importance). With `bias_first` each subset has a bias, which its adjacency multiplies, as
+    written; else one bias is added after the sum.
     """
 
     skeleton: Tensor

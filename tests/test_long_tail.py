@@ -463,7 +463,7 @@ def test_ntu60_list_is_generated_from_the_included_one(tmp_path: Path) -> None:
     assert listed.digest.startswith("e4777be86c39a357") and len(listed.rows) == 7892
     content = (tmp_path / "ntu60-xview_100.txt").read_bytes()
     assert hashlib.sha256(content).hexdigest() == listed.digest
-    with pytest.raises(InputError, match=r"published list of ntu60-xview: 1258 of 9150 names are"):
+    with pytest.raises(InputError, match=r"included list of ntu60-xview: 1258 of 9150 names are"):
         long_tail.training_rows(store, "ntu60-xview", template, 50, make=True)
     assert not (tmp_path / "ntu60-xview_50.txt").exists()
 

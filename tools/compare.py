@@ -82,8 +82,8 @@ def make_parser() -> Parser:
     seeds = {"type": int, "nargs": "+", "metavar": "N"}
     words = {"nargs": "+", "action": "extend", "default": []}
     add("--benchmark", "e.g. nw-ucla-lt or ntu120/xset", required=True)
-    add("--methods", "names with commas between", required=True)
-    add("--baseline", "what the others are compared with (default: cross-entropy, else the first)")
+    add("--methods", "comma-separated names", required=True)
+    add("--baseline", "reference method (default: cross-entropy, else the first)")
     add("--seeds", "random seeds, a run of each method per seed (default: 0)", default=[0], **seeds)
     add("--folds", "K folds of persons in place of the usual split", type=int, metavar="K")
     add(
@@ -116,7 +116,7 @@ def make_parser() -> Parser:
     add("--work-dir", "root of the runs (default: work_dir); use another for other values of --set",
         type=Path, default=WORK_DIR, metavar="DIR")  # fmt: skip
     add("--output", "write PATH.md, .json, .svg and .html", type=Path, metavar="PATH")
-    add("--dry-run", "print a line for each job that is missing", action="store_true")
+    add("--dry-run", "print a command for each job that is missing", action="store_true")
     add("--quiet", "errors and the table only", action="store_true")
     add("--debug", "errors with their traceback", action="store_true")
     return parser

@@ -27,7 +27,9 @@ of a run, and `config.yaml` in its folder has all of them.
 
 The command line lies above the files, later files above earlier ones, a file above its parents
 (`base:`), and all above the defaults, which are NTU60's recipe. A key ending in `_args` has the
-arguments of the class that the key before it names by its import string.
+arguments of the class that the key before it names by its import string. Naming another objective,
+sampling, mixing, loss, class_weights, auxiliary_loss, classifier or schedule drops the arguments of
+the one before it; `model_args`, `optimizer_args` and `feeder_args` are kept.
 
 Made from `engine/config.py` by `python -m tools.configuration --out docs/configuration.md`.
 """

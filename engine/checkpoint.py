@@ -19,15 +19,15 @@ from errors import InputError
 from files import replacing
 from model import upstream
 from model.backbone import Network
-from model.upstream import FORMAT, VERSION, is_own
+from model.upstream import FORMAT, VERSION, Checkpoint, is_own
 
 
-def save(path: str | Path, state: dict[str, Any]) -> None:
+def save(path: str | Path, content: dict[str, Any]) -> None:
     """Write a checkpoint atomically; OSError, and the previous file is kept, if it cannot be
     written."""
     try:
         with replacing(path) as file:
-            torch.save({"format": FORMAT, "format_version": VERSION, **state}, file)
+            torch.save({"format": FORMAT, "format_version": VERSION, **content}, file)
     except (OSError, RuntimeError) as error:
         raise OSError(f"{path}: not saved, the previous checkpoint is kept: {error}") from None
 
@@ -38,31 +38,31 @@ def read(path: str | Path) -> dict[str, Any]:
     Raises InputError if the file does not exist, is damaged or would execute code, or if another
     project wrote it: such files contain only weights and need `--config`.
     """
-    state = upstream.read(path)
-    if not is_own(state):
+    content = upstream.read(path)
+    if not is_own(content):
         raise InputError(
             f"{path}: a foreign checkpoint does not contain a configuration; name one with --config"
         )
-    return state
+    return content
 
 
-def is_last(state: dict[str, Any]) -> bool:
+def is_last(content: dict[str, Any]) -> bool:
     """Return whether a run was saved to be resumed: in last.pt, also by an earlier version.
 
     Those called the state of training `stepper`; it cannot be resumed from any more.
     """
-    return not {"training", "stepper"}.isdisjoint(state)
+    return not {"training", "stepper"}.isdisjoint(content)
 
 
 def settings(
-    state: dict[str, Any], path: str | Path, overrides: Iterable[str] = (), **usual: Any
+    content: dict[str, Any], path: str | Path, overrides: Iterable[str] = (), **usual: Any
 ) -> Config:
     """Return the configuration in a checkpoint, changed by `usual` values and then by overrides.
 
     Raises InputError if it names a model or feeder that is not a class of this project: a
     downloaded file must not decide what is imported, unless the user trusts it by --config.
     """
-    own = config.from_written(state["config"], path).replace(**usual)
+    own = config.from_written(content["config"], path).replace(**usual)
     way_out = "give --config to say that you trust it"
     models.check_import(path, own.model, own.model_args, way_out)
     if own.feeder and not re.fullmatch(r"feeders\.[a-z]\w*\.[A-Z]\w*", own.feeder):
@@ -70,15 +70,13 @@ def settings(
     return config.from_mapping(config.override(dataclasses.asdict(own), overrides))
 
 
-def complete(given: Config, path: str | Path, state: Any = None) -> Config:
+def complete(given: Config, checkpoint: Checkpoint) -> Config:
     """Return a configuration whose model_args build the network of a checkpoint's weights.
 
     Values that `given` does not set are those in the checkpoint, or those that its weights show.
-    `state` is the content of the checkpoint (None: it is read).
     """
-    state = upstream.read(path) if state is None else state
     network: Any = find_class(given.model, "model")
-    args = models.completed(network, given.model, given.model_args, state, path)
+    args = models.completed(network, given.model, given.model_args, checkpoint)
     return given.replace(model_args=args)
 
 
@@ -91,12 +89,13 @@ def load_network(
     checkpoint's own, changed by `usual` values and then by overrides; a foreign checkpoint has
     none. Raises InputError if the weights do not fit the network.
     """
-    state = read(path) if given is None else upstream.read(path)
-    given = settings(state, path, overrides, **usual) if given is None else given
-    resolved = complete(given, path, state)
+    content = read(path) if given is None else upstream.read(path)
+    given = settings(content, path, overrides, **usual) if given is None else given
+    found = Checkpoint(path, content)
+    resolved = complete(given, found)
     model = make_model(resolved)
-    model.load_state_dict(models.fitted(model, state, path, given.model_args))
-    return resolved, model, state
+    model.load_state_dict(models.fitted(model, found, given.model_args))
+    return resolved, model, content
 
 
 def load_for_new_classes(path: str | Path, given: Config) -> tuple[Config, Network, dict[str, Any]]:
@@ -106,19 +105,19 @@ def load_for_new_classes(path: str | Path, given: Config) -> tuple[Config, Netwo
     the classes are those of `given`. Raises InputError if the weights do not fit the rest of the
     network, or if it does not say which of its layers classify.
     """
-    _, trained, state = load_network(path, _without_classifier(given))
-    config = complete_for_new_classes(given, path, state)
+    _, trained, content = load_network(path, _without_classifier(given))
+    config = complete_for_new_classes(given, Checkpoint(path, content))
     model = make_model(config)
     drawn = tuple(f"{name}." for name in models.classification_layers(model))
     weights = {k: v for k, v in trained.state_dict().items() if not k.startswith(drawn)}
     model.load_state_dict(model.state_dict() | weights)
-    return config, model, state
+    return config, model, content
 
 
-def complete_for_new_classes(given: Config, path: str | Path, state: Any = None) -> Config:
+def complete_for_new_classes(given: Config, checkpoint: Checkpoint) -> Config:
     """Return what `complete` does, but the arguments of the classification layer are those of
     `given`."""
-    backbone = _without_classifier(complete(_without_classifier(given), path, state))
+    backbone = _without_classifier(complete(_without_classifier(given), checkpoint))
     return backbone.replace(model_args={**given.model_args, **backbone.model_args})
 
 
@@ -138,11 +137,11 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 def load_strictly(model: nn.Module, weights: dict[str, torch.Tensor], where: str) -> None:
     """Load the weights of a run into `model`; InputError, and no change, if they do not fit."""
-    own = {"format": FORMAT, "state_dict": weights}
-    model.load_state_dict(models.fitted(model, own, where, {}))
+    own = Checkpoint(where, {"format": FORMAT, "state_dict": weights})
+    model.load_state_dict(models.fitted(model, own, {}))
 
 
 def trained_with(path: str | Path) -> dict[str, Any]:
     """Return the configuration values that a checkpoint was trained with; {} of a foreign one."""
-    state = upstream.read(path)
-    return state["config"] if is_own(state) else {}
+    content = upstream.read(path)
+    return content["config"] if is_own(content) else {}

@@ -33,6 +33,7 @@ from feeders.source import shared_frames
 from flags import STREAMS
 from longtail import shots
 from model.fuse_bn import fuse_bn
+from model.upstream import Checkpoint
 
 Planned = tuple[config.Config, Path]  # a run and its folder
 
@@ -155,7 +156,7 @@ def with_weights(settings: config.Config, options: argparse.Namespace) -> config
     if not weights:
         return settings
     complete = checkpoint.complete_for_new_classes if options.new_head else checkpoint.complete
-    return complete(settings, weights[0])
+    return complete(settings, Checkpoint.read(weights[0]))
 
 
 def check_runs(

@@ -16,7 +16,7 @@ from engine.build import hold_out, persons_of
 from engine.config import CONFIG_ROOT, Config, load
 from errors import InputError
 from longtail import shots
-from model import upstream
+from model.upstream import Checkpoint
 
 # The file of config/methods that is used unless another one is named.
 METHOD = CONFIG_ROOT / "methods/balanced-softmax.yaml"
@@ -74,7 +74,7 @@ def held_out_share(labels: np.ndarray) -> float | None:
 
 def backbone_of(weights: str | Path, layout: str) -> str:
     """Return the import string of a checkpoint's network; InputError if it is outside model/."""
-    name, args = models.described(upstream.read(weights), weights, layout)
+    name, args = models.described(Checkpoint.read(weights), layout)
     models.check_import(weights, name, args, "name it with --config to say that you trust it")
     return name
 

@@ -22,6 +22,7 @@ import graph as graphs
 from errors import InputError, nearest
 from model import upstream
 from model.backbone import Backbone
+from model.upstream import Checkpoint
 
 # Arguments that cannot be derived from names and shapes of the weights.
 UNSEEN = ("relu_branches", "parent_edges", "normalize")
@@ -46,10 +47,10 @@ def from_checkpoint(
     The network is in evaluation mode. Raises InputError if the file is not a checkpoint of a known
     form, or if its weights do not fit the arguments given.
     """
-    checkpoint = upstream.read(path)
+    checkpoint = Checkpoint.read(path)
     given = {"graph": graph, "num_class": num_class, "num_person": num_person}
     given = {key: value for key, value in given.items() if value is not None} | model_args
-    name, shown = described(checkpoint, path, graph)
+    name, shown = described(checkpoint, graph)
     check_import(path, name, shown, "build it, then engine.checkpoint.load_weights fills it")
     try:
         network = find(name)
@@ -68,14 +69,14 @@ def from_checkpoint(
         raise
     except (TypeError, ValueError, ArithmeticError) as error:
         raise InputError(f"{path}: {name} cannot be built with {args}: {error}") from error
-    model.load_state_dict(fitted(model, checkpoint, path, given))
+    model.load_state_dict(fitted(model, checkpoint, given))
     return model.eval()
 
 
 def described(
-    checkpoint: Any, path: str | Path, graph: str | Path | None = None
+    checkpoint: Checkpoint, graph: str | Path | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """Return the import string and the arguments of the network that a checkpoint, as read, needs.
+    """Return the import string and the arguments of the network that a checkpoint needs.
 
     Arguments that are missing have their defaults. For weights with the names of another project,
     arguments in the checkpoint override those that the weights show. Weights only show the number
@@ -83,61 +84,57 @@ def described(
     InputError if the checkpoint does not name its network and its weights have no known form or
     layout.
     """
-    name, args = upstream.said(checkpoint)
-    state = upstream.weights(checkpoint, path)
-    form = upstream.form_of(state)
+    name, args = checkpoint.network
+    form = checkpoint.form
     if name is not None and (form is None or name != f"model.{form.backbone}.Model"):
         return name, args
     try:
-        found = upstream.describe(state)
+        found = upstream.describe(checkpoint.state)
         layout = args.get("graph") or layout_of(found.num_joints, graph)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(f"{checkpoint.path}: {error}") from None
     return f"model.{found.backbone}.Model", {"graph": layout, **found.model_args, **args}
 
 
 def shown_for(
-    network: type, name: str, checkpoint: Any, path: str | Path, given: Mapping[str, Any]
+    network: type, name: str, checkpoint: Checkpoint, given: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the arguments of class `network` that a checkpoint contains or its weights show.
 
     {} for a network other than the checkpoint's, or for weights of no known form.
     """
-    its_name, args = upstream.said(checkpoint)
+    its_name, args = checkpoint.network
     if its_name is None:
-        form = upstream.form_of(upstream.weights(checkpoint, path))
-        if form is None:
+        if checkpoint.form is None:
             return {}
-        its_name = f"model.{form.backbone}.Model"
+        its_name = f"model.{checkpoint.form.backbone}.Model"
     derived = trusted(its_name, args) and issubclass(network, find(its_name))
     if name != its_name and not derived:
         return {}
-    return described(checkpoint, path, given.get("graph"))[1]
+    return described(checkpoint, given.get("graph"))[1]
 
 
 def completed(
-    network: type, name: str, given: Mapping[str, Any], checkpoint: Any, path: str | Path
+    network: type, name: str, given: Mapping[str, Any], checkpoint: Checkpoint
 ) -> dict[str, Any]:
     """Return the arguments that build `network`, with import string `name`, for a checkpoint.
 
     They are the given ones and those in the checkpoint or shown by its weights, except defaults.
     """
-    shown, usual = shown_for(network, name, checkpoint, path, given), defaults(network)
+    shown, usual = shown_for(network, name, checkpoint, given), defaults(network)
     needed = {k: v for k, v in shown.items() if k not in usual or not same(v, usual[k])}
     return {**needed, **given}
 
 
-def fitted(
-    model: nn.Module, checkpoint: Any, path: str | Path, given: Mapping[str, Any]
-) -> upstream.State:
-    """Return all weights of a checkpoint, as read, under the names of `model`.
+def fitted(model: nn.Module, checkpoint: Checkpoint, given: Mapping[str, Any]) -> upstream.State:
+    """Return all weights of a checkpoint under the names of `model`.
 
     Raises InputError if they do not fit; it first names the `given` arguments that contradict them.
     """
     try:
-        return upstream.fitted(checkpoint, model, path)
+        return checkpoint.fitted(model)
     except InputError as error:
-        shown = shown_for(type(model), import_string(model), checkpoint, path, given)
+        shown = shown_for(type(model), import_string(model), checkpoint, given)
         wrong = "".join(
             f"model_args.{key} is {value}, but the weights have {shown[key]}"
             f"{' (--new-head trains them for other classes)' if key == 'num_class' else ''}; "
@@ -145,7 +142,7 @@ def fitted(
             if key in shown and not agree(key, value, shown[key])
         )
         details = textwrap.shorten(str(error), 160, placeholder=" ...") if wrong else error
-        raise InputError(f"{path}: {wrong}{details}") from None
+        raise InputError(f"{checkpoint.path}: {wrong}{details}") from None
 
 
 def load_into(model: nn.Module, path: str | Path) -> None:
@@ -154,9 +151,9 @@ def load_into(model: nn.Module, path: str | Path) -> None:
     Raises InputError, and loads nothing, if the weights do not fit, or if they fit but belong to
     another variant of the network.
     """
-    checkpoint = upstream.read(path)
-    state = fitted(model, checkpoint, path, getattr(model, "arguments", {}))
-    if variant := other_variant(model, checkpoint, path):
+    checkpoint = Checkpoint.read(path)
+    state = fitted(model, checkpoint, getattr(model, "arguments", {}))
+    if variant := other_variant(model, checkpoint):
         shown = ", ".join(f"{key}={value}" for key, value in variant.items())
         raise InputError(
             f"{path}: the weights are of {import_string(model)} with {shown}, which this network "
@@ -165,7 +162,7 @@ def load_into(model: nn.Module, path: str | Path) -> None:
     model.load_state_dict(state)
 
 
-def other_variant(model: nn.Module, checkpoint: Any, path: str | Path) -> dict[str, Any]:
+def other_variant(model: nn.Module, checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the arguments of a checkpoint's network that differ from those of `model`.
 
     Arguments given explicitly when `model` was built do not count, nor those that strict loading
@@ -174,8 +171,8 @@ def other_variant(model: nn.Module, checkpoint: Any, path: str | Path) -> dict[s
     given = getattr(model, "arguments", None)
     if given is None:
         return {}
-    shown = shown_for(type(model), import_string(model), checkpoint, path, given)
-    if not upstream.said(checkpoint)[1]:
+    shown = shown_for(type(model), import_string(model), checkpoint, given)
+    if not checkpoint.network[1]:
         shown = {key: shown[key] for key in UNSEEN if key in shown}
     if not any(key.endswith("skeleton") for key, _ in model.named_buffers()):
         shown = {k: v for k, v in shown.items() if k not in ("graph", "parent_edges")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -80,26 +81,9 @@ def weights(checkpoint: Any, path: str | Path = "the checkpoint") -> State:
     return present_names(state)
 
 
-def is_own(checkpoint: Any) -> bool:
-    """Return whether a checkpoint was written by a run of this project, with its configuration."""
-    return isinstance(checkpoint, dict) and checkpoint.get("format") == FORMAT
-
-
-def said(checkpoint: Any) -> tuple[str | None, dict[str, Any]]:
-    """Return (import string, arguments) of the network if the checkpoint contains them, else (None,
-    {}).
-
-    A run's checkpoint has both in its configuration, a converted one at its top level.
-    """
-    if not isinstance(checkpoint, dict):
-        return None, {}
-    config = checkpoint.get("config")
-    for holder in (config if is_own(checkpoint) else None, checkpoint):
-        if isinstance(holder, dict) and isinstance(holder.get("model_args"), dict):
-            name = holder.get("model")
-            args = current_arguments(holder["model_args"])
-            return name if isinstance(name, str) else None, args
-    return None, {}
+def is_own(content: Any) -> bool:
+    """Return whether the content of a file was written by a run, with its configuration."""
+    return isinstance(content, dict) and content.get("format") == FORMAT
 
 
 def current_arguments(args: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,6 +95,63 @@ def current_arguments(args: Mapping[str, Any]) -> dict[str, Any]:
 def form_of(state: State) -> Form | None:
     """Return the form of a state dict; None if it is unknown."""
     return next((form for form in FORMS if form.mark in state), None)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file that was read, and what it says about its network; errors name the file."""
+
+    path: str | Path
+    content: Any
+
+    @classmethod
+    def read(cls, path: str | Path) -> Checkpoint:
+        return cls(path, read(path))
+
+    @property
+    def is_own(self) -> bool:
+        return is_own(self.content)
+
+    @cached_property
+    def state(self) -> State:
+        """The state dict; InputError if there is none."""
+        return weights(self.content, self.path)
+
+    @cached_property
+    def form(self) -> Form | None:
+        """The form of the state dict; None for an unknown one and for this project's names."""
+        return form_of(self.state)
+
+    @cached_property
+    def network(self) -> tuple[str | None, dict[str, Any]]:
+        """(Import string, arguments) of the network if the file contains them, else (None, {}).
+
+        A run's checkpoint has both in its configuration, a converted one at its top level.
+        """
+        if not isinstance(self.content, dict):
+            return None, {}
+        config = self.content.get("config")
+        for holder in (config if self.is_own else None, self.content):
+            if isinstance(holder, dict) and isinstance(holder.get("model_args"), dict):
+                name = holder.get("model")
+                args = current_arguments(holder["model_args"])
+                return name if isinstance(name, str) else None, args
+        return None, {}
+
+    def fitted(self, model: nn.Module) -> State:
+        """Return all weights under the names of `model`.
+
+        Raises InputError, without the path, that lists weights that are missing, left over or of
+        another shape.
+        """
+        if not self.is_own:
+            return translate(self.state, model)
+        if problems := differences(self.state, model.state_dict()):
+            raise InputError(
+                f"does not fit {type(model).__module__}.{type(model).__name__} "
+                f"(see model and model_args): {problems}"
+            )
+        return self.state
 
 
 def recognize(state: State) -> Form:
@@ -125,30 +166,13 @@ def recognize(state: State) -> Form:
     )
 
 
-def fitted(checkpoint: Any, model: nn.Module, path: str | Path) -> State:
-    """Return all weights of a checkpoint, as read, under the names of `model`.
-
-    Raises InputError listing weights that are missing, left over or of another shape.
-    """
-    state = weights(checkpoint, path)
-    if not is_own(checkpoint):
-        return translate(state, model)
-    if problems := differences(state, model.state_dict()):
-        raise InputError(
-            f"does not fit {type(model).__module__}.{type(model).__name__} "
-            f"(see model and model_args): {problems}"
-        )
-    return state
-
-
 def translate(state: State, model: nn.Module) -> State:
     """Return a state dict of any known form under the names of `model`.
 
     Raises InputError listing weights that are missing, left over or of another shape.
     """
-    state, ours = weights(state), model.state_dict()
-    form, backbone = form_of(state), type(model).__module__.rpartition(".")[2]
-    if form is None and not ours.keys().isdisjoint(state):
+    ours, backbone = model.state_dict(), type(model).__module__.rpartition(".")[2]
+    if form_of(state) is None and not ours.keys().isdisjoint(state):
         return join(state, [Entry(key, (key,)) for key in ours], model)
     form = recognize(state)
     if form.backbone != backbone:

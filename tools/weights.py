@@ -16,37 +16,35 @@ from torch import nn
 import model as models
 from errors import Parser, run_command
 from files import replacing
-from model import upstream
+from model.upstream import VERSION, Checkpoint
 
 
 def describe(path: Path, network: Any, given: dict[str, Any]) -> list[tuple[str, str]]:
     """Return (property, value) pairs that describe a checkpoint and the network built from it."""
-    checkpoint = upstream.read(path)
-    state = upstream.weights(checkpoint, path)
-    found = upstream.form_of(state)
-    name, arguments = models.described(checkpoint, path, given.get("graph"))
-    in_words = bool(upstream.said(checkpoint)[1])  # otherwise inferred from the weights
+    checkpoint = Checkpoint.read(path)
+    name, arguments = models.described(checkpoint, given.get("graph"))
+    in_words = bool(checkpoint.network[1])  # otherwise inferred from the weights
     layout = str({**arguments, **given}.get("graph", network.skeleton.name))
     layout += "" if in_words or "graph" in given else "?"
     persons = arguments.get("num_person", network.num_person if in_words else "any")
     said = ("graph", "num_class", "num_person", "in_channels")
     return [
-        ("form", "own" if found is None else found.name),
+        ("form", checkpoint.form.name if checkpoint.form else "own"),
         ("backbone", name),
         ("classes", str(network.num_class)),
         ("joints", f"{network.skeleton.num_joints} ({layout})"),
         ("channels", str(network.in_channels)),
         ("persons", str(persons)),
-        ("tensors", str(len(state))),
+        ("tensors", str(len(checkpoint.state))),
         *((key, str(value)) for key, value in arguments.items() if key not in said),
     ]
 
 
 def convert(path: Path, out: Path, network: nn.Module, given: dict[str, Any]) -> None:
     """Write the weights with this project's names, and the model_args that rebuild the model."""
-    name, arguments = models.described(upstream.read(path), path, given.get("graph"))
+    name, arguments = models.described(Checkpoint.read(path), given.get("graph"))
     content = {
-        "format_version": upstream.VERSION,
+        "format_version": VERSION,
         "model": name,
         "model_args": {**arguments, "num_person": network.num_person, **given},
         "state_dict": network.state_dict(),

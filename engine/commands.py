@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> list[Path]:
     """Carry out the command line that main.parse has read; return the folders of trained runs."""
     with World.from_environment() as world:
         trains = options.phase in ("train", "classifier")
-        runs = look(options, world) if trains else []
+        runs = checked_runs(options, world) if trains else []
         devices = choose_devices(options.device, world)
         if devices[0].type == "cuda":
             torch.cuda.set_device(devices[0])
@@ -83,7 +83,7 @@ def overrides(options: argparse.Namespace) -> list[str]:
     return [*options.overrides, *([f"amp={options.amp}"] if options.amp else [])]
 
 
-def look(options: argparse.Namespace, world: World) -> list[Planned]:
+def checked_runs(options: argparse.Namespace, world: World) -> list[Planned]:
     """Return the runs that are to be trained, each with its folder; nothing is built yet.
 
     Raises InputError that names everything that is missing: devices, stores, lists, weights.

@@ -74,7 +74,7 @@ def held_out_share(labels: np.ndarray) -> float | None:
 
 def backbone_of(weights: str | Path, layout: str) -> str:
     """Return the import string of a checkpoint's network; InputError if it is outside model/."""
-    name, args = models.described(Checkpoint.read(weights), layout)
+    name, args = models.network_of(Checkpoint.read(weights), layout)
     models.check_import(weights, name, args, "name it with --config to say that you trust it")
     return name
 

@@ -25,7 +25,7 @@ from errors import InputError
 from feeders import augment
 from feeders.augment import Augmentation
 from feeders.frames import FrameChoice, Table, Uniform
-from feeders.source import Clips, ClipStore, Source, gather
+from feeders.source import Clips, ClipStore, Source, take_frames
 from feeders.streams import Stream
 from graph.shapes import check_shape
 from memory import send
@@ -244,10 +244,10 @@ class Feeder(Dataset):
 
     def choose(self, clips: Clips, chosen: torch.Tensor) -> torch.Tensor:
         """Return (N * S, M, T, V, C), the frames `chosen` (N, S, T), or the motion between them."""
-        batch = gather(clips, chosen)
+        batch = take_frames(clips, chosen)
         if self.sampled_motion:
             following = chosen.flatten(1).roll(-1, dims=1).view_as(chosen)
-            batch = self.stream.between(batch, gather(clips, following))
+            batch = self.stream.between(batch, take_frames(clips, following))
             batch.unflatten(0, chosen.shape[:2])[:, -1, :, -1] = 0  # nothing follows
         return batch
 

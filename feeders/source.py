@@ -46,7 +46,7 @@ class Clips:
         return Clips(frames, starts, self.lengths)
 
 
-def gather(clips: Clips, chosen: torch.Tensor) -> torch.Tensor:
+def take_frames(clips: Clips, chosen: torch.Tensor) -> torch.Tensor:
     """Return (N * S, M, T, V, C), the frames `chosen` (N, S, T) of the N clips."""
     frames = clips.frames
     _, M, V, C = frames.shape

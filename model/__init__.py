@@ -50,7 +50,7 @@ def from_checkpoint(
     checkpoint = Checkpoint.read(path)
     given = {"graph": graph, "num_class": num_class, "num_person": num_person}
     given = {key: value for key, value in given.items() if value is not None} | model_args
-    name, shown = described(checkpoint, graph)
+    name, shown = network_of(checkpoint, graph)
     check_import(path, name, shown, "build it, then engine.checkpoint.load_weights fills it")
     try:
         network = find(name)
@@ -73,7 +73,7 @@ def from_checkpoint(
     return model.eval()
 
 
-def described(
+def network_of(
     checkpoint: Checkpoint, graph: str | Path | None = None
 ) -> tuple[str, dict[str, Any]]:
     """Return the import string and the arguments of the network that a checkpoint needs.
@@ -89,7 +89,7 @@ def described(
     if name is not None and (form is None or name != f"model.{form.backbone}.Model"):
         return name, args
     try:
-        found = upstream.describe(checkpoint.state)
+        found = upstream.infer_network(checkpoint.state)
         layout = args.get("graph") or layout_of(found.num_joints, graph)
     except InputError as error:
         raise InputError(f"{checkpoint.path}: {error}") from None
@@ -111,7 +111,7 @@ def shown_for(
     derived = trusted(its_name, args) and issubclass(network, find(its_name))
     if name != its_name and not derived:
         return {}
-    return described(checkpoint, given.get("graph"))[1]
+    return network_of(checkpoint, given.get("graph"))[1]
 
 
 def completed(

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from graph import adjacency
 from model.backbone import StackedBackbone, tensor
 from model.fuse_bn import affine
-from model.layers import ConvNorm, add_relu, gather, shortcut
+from model.layers import ConvNorm, add_relu, aggregate_neighbors, shortcut
 from model.stgcn import KERNEL
 
 EMBED = 4  # the embeddings of a block have this many times fewer channels than its output
@@ -84,7 +84,7 @@ class AdaptiveGraphConv(nn.Module):
         return self.skeleton + self.edges + torch.softmax(alike, dim=-2)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.conv2d(gather(x, self.graph(x)), self.conv.weight, self.bias.sum(0))
+        out = F.conv2d(aggregate_neighbors(x, self.graph(x)), self.conv.weight, self.bias.sum(0))
         return self.attention(add_relu(self.norm(out), self.residual(x)))
 
     def fuse_bn(self) -> None:

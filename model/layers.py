@@ -79,7 +79,7 @@ def product_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
-def gather(x: Tensor, adjacency: Tensor) -> Tensor:
+def aggregate_neighbors(x: Tensor, adjacency: Tensor) -> Tensor:
     """Return the G neighborhood sums of every joint: out[g C + c, w] = sum_v A[g, v, w] x[c, v].
 
     (B, C, T, V) and (G, V, W), or (B, G, V, W) for a graph per sample, to (B, G C, T, W): one
@@ -215,7 +215,7 @@ class GraphConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         matrix = self.matrix()
-        out = self.conv(gather(x, matrix))
+        out = self.conv(aggregate_neighbors(x, matrix))
         if self.bias is not None:
             out = out.add_(torch.einsum("gvw,gc->cw", matrix, self.bias)[:, None])
         out = self.norm(out)

@@ -12,7 +12,7 @@ from errors import InputError
 from graph import adjacency
 from model.backbone import Backbone, tensor
 from model.fuse_bn import affine, scale_outputs
-from model.layers import Branches, GraphConv, add_relu, gather, product_dtype, shortcut
+from model.layers import Branches, GraphConv, add_relu, aggregate_neighbors, product_dtype, shortcut
 
 WINDOWS = (3, 5)  # frames of the two G3D pathways
 NORMALIZE = {"column": adjacency.by_column, "symmetric": adjacency.symmetric}
@@ -52,8 +52,8 @@ class WindowConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         matrix = self.skeleton + self.edges
         if x.shape[1] * len(matrix) <= self.conv.out_channels:
-            gathered = gather(windows(x, self.size, self.stride), matrix)
-            out = self.conv(gathered)
+            neighbors = aggregate_neighbors(windows(x, self.size, self.stride), matrix)
+            out = self.conv(neighbors)
         else:
             out = self.convolve_first(x, matrix)
         out = F.relu(self.norm(out), inplace=True)  # (B, C', T', size V)

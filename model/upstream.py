@@ -173,17 +173,17 @@ def translate(state: State, model: nn.Module) -> State:
     """
     ours, backbone = model.state_dict(), type(model).__module__.rpartition(".")[2]
     if form_of(state) is None and not ours.keys().isdisjoint(state):
-        return join(state, [Entry(key, (key,)) for key in ours], model)
+        return assemble(state, [Entry(key, (key,)) for key in ours], model)
     form = recognize(state)
     if form.backbone != backbone:
         raise InputError(
             f"the weights are those of {form.backbone} ({form.name}), the model is {backbone}: "
             f"set model=model.{form.backbone}.Model"
         )
-    return join(state, list(form.names(model)), model)
+    return assemble(state, list(form.names(model)), model)
 
 
-def join(state: State, entries: list[Entry], model: nn.Module) -> State:
+def assemble(state: State, entries: list[Entry], model: nn.Module) -> State:
     """Return our tensors; InputError lists weights that are missing, left over or of another
     shape."""
     ours = model.state_dict()
@@ -291,12 +291,12 @@ class Description:
     model_args: dict[str, Any]  # num_person only if the weights show it
 
 
-def describe(state: State) -> Description:
+def infer_network(state: State) -> Description:
     """Return the network of a state dict; InputError if its form is unknown or weights are
     missing."""
     form = recognize(state)
     try:
-        return _describe(state, form)
+        return _infer_network(state, form)
     except (KeyError, StopIteration) as error:
         raise InputError(f"weights of {form.backbone} ({form.name}) lack {error}") from None
     except (TypeError, IndexError, ZeroDivisionError):
@@ -305,7 +305,7 @@ def describe(state: State) -> Description:
         ) from None
 
 
-def _describe(state: State, form: Form) -> Description:
+def _infer_network(state: State, form: Form) -> Description:
     graph = state[form.adjacency]
     joints = graph.shape[-1]
     subsets = graph.numel() // joints**2

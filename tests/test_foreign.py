@@ -87,7 +87,7 @@ def test_a_file_may_say_what_its_weights_do_not_show(original):
     said = {"relu_branches": True, "parent_edges": False}
     path, _, _ = original("ctrgcn", lambda state: {"model_args": said, "state_dict": state})
     assert models.from_checkpoint(path).arguments.items() >= said.items()
-    shown = models.described(upstream.Checkpoint.read(path))[1]
+    shown = models.network_of(upstream.Checkpoint.read(path))[1]
     assert shown["norm_persons"] and shown["num_class"] == 60
     path, _, _ = original("stgcn", lambda s: {"model_args": {"num_person": 3}, "state_dict": s})
     assert models.from_checkpoint(path).num_person == 3

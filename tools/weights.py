@@ -22,7 +22,7 @@ from model.upstream import VERSION, Checkpoint
 def describe(path: Path, network: Any, given: dict[str, Any]) -> list[tuple[str, str]]:
     """Return (property, value) pairs that describe a checkpoint and the network built from it."""
     checkpoint = Checkpoint.read(path)
-    name, arguments = models.described(checkpoint, given.get("graph"))
+    name, arguments = models.network_of(checkpoint, given.get("graph"))
     in_words = bool(checkpoint.network[1])  # otherwise inferred from the weights
     layout = str({**arguments, **given}.get("graph", network.skeleton.name))
     layout += "" if in_words or "graph" in given else "?"
@@ -42,7 +42,7 @@ def describe(path: Path, network: Any, given: dict[str, Any]) -> list[tuple[str,
 
 def convert(path: Path, out: Path, network: nn.Module, given: dict[str, Any]) -> None:
     """Write the weights with this project's names, and the model_args that rebuild the model."""
-    name, arguments = models.described(Checkpoint.read(path), given.get("graph"))
+    name, arguments = models.network_of(Checkpoint.read(path), given.get("graph"))
     content = {
         "format_version": VERSION,
         "model": name,

@@ -333,6 +333,33 @@ def test_dry_run_prints_a_line_per_job(tmp_path, capsys):
     assert "crt.yaml" in line and "&&" not in line
 
 
+def test_a_file_of_ones_own_is_compared(tmp_path, capsys, monkeypatch):
+    """One with a value, one on a method, one on a method that starts from another's run."""
+    monkeypatch.chdir(tmp_path)
+    contents = {
+        "half.yaml": "mixing_args: {ratio: 0.03125}",
+        "sharp.yaml": f"base: {NW_UCLA.parent}/methods/ldam.yaml\nloss_args: {{max_margin: 0.3}}",
+        "late.yaml": f"base: {NW_UCLA.parent}/methods/crt.yaml\nclassifier_args: {{share: 0.5}}",
+        "on_half.yaml": "base: half.yaml\nclassifier: longtail.classifiers.NearestClassMean",
+    }
+    for name, content in contents.items():
+        Path(name).write_text(content + "\n")
+    sweep = compare.Sweep(NW_UCLA, methods=("brl", *contents))
+    half, sharp, late, on_half = (sweep.plan(name, 1) for name in contents)
+    assert half.folder == Path("work_dir/nw-ucla-lt-half-seed1/joint") and half.needs is None
+    assert half.settings.mixing_args["ratio"] == 0.03125
+    assert half.settings.sampling == sweep.plan("brl", 1).settings.sampling
+    assert sharp.settings.loss == "longtail.losses.LDAM"
+    assert late.needs == sweep.plan("crt", 1).needs
+    assert on_half.needs == half
+    for run in (half, sharp):
+        options = main.parse(list(run.arguments))
+        assert commands.resolve(options, None) == run.settings
+    argv = ["--benchmark", "nw-ucla-lt", "--methods", "brl,absent.yaml", "--dry-run"]
+    assert run_command(compare.main, argv) == 2
+    assert capsys.readouterr().err == "error: --methods absent.yaml: no such file\n"
+
+
 def test_results_of_other_values_are_refused(tmp_path):
     sweep = compare.Sweep(NW_UCLA, root=tmp_path, overrides=("num_epoch=3",))
     run = sweep.plan("cross-entropy", 0)

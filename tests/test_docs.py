@@ -31,12 +31,10 @@ PAGES = sorted([PROJECT / "README.md", *zoo.DOCS.glob("*.md")])
 TEXTS = {page: page.read_text() for page in PAGES}
 ALL_TEXT = "\n".join(TEXTS.values())
 
-# Files that the reader of extending.md writes: {path: text}.
+# Files that the reader of extending.md and comparing.md writes: {path: text}.
 EXAMPLES = {
     name: text
-    for text, name in re.findall(
-        r"^```\w+\n(# (\S+\.(?:py|yaml))\n.*?)^```", TEXTS[zoo.DOCS / "extending.md"], re.M | re.S
-    )
+    for text, name in re.findall(r"^```\w+\n(# (\S+\.(?:py|yaml))\n.*?)^```", ALL_TEXT, re.M | re.S)
 }
 COMMANDS = (
     "main", "ensemble", "data.prepare", "data.long_tail", "data.inspect", "data.convert",
@@ -118,7 +116,7 @@ def test_commands_parse_and_their_configurations_load(page, module, argv, parse)
     if module == "tools.compare":
         sweep = Sweep(config.benchmark_folder(options.benchmark), overrides=tuple(overrides))
         for method in options.methods.split(","):
-            if f"config/methods/{method}.yaml" in EXAMPLES:
+            if {method, f"config/methods/{method}.yaml"} & EXAMPLES.keys():
                 continue
             settings = sweep.plan(method, 0).settings
             taken = inspect.signature(find_class(settings.model, "model"))
@@ -267,7 +265,7 @@ def project_with_examples(tmp_path, monkeypatch):
 
 
 def test_examples_run(project_with_examples, capsys):
-    assert len(EXAMPLES) == 10
+    assert len(EXAMPLES) == 11
     exec(compile(EXAMPLES["make_clips.py"], "make_clips.py", "exec"), {"__name__": "__main__"})
     own = [
         "clips/labels.csv",

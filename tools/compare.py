@@ -3,11 +3,12 @@
 python -m tools.compare --benchmark nw-ucla-lt --methods brl,ldam-drw --seeds 0 1 2 --equal-steps
 python -m tools.compare ... --tune lr=0.5x,1x,2x loss_args.tau=0.5,1,2 --jobs auto
 
-A method is a file of config/methods, config/released.yaml (`released`), or `brl`: the benchmark as
-it is. With `--set 'training_list=data/lists/NAME_{imbalance}_{seed}.txt'` each seed draws which
-classes are rare, and their samples. Several calls, also on several machines that share the folder,
-may work on one comparison: main.py locks the folder of a run while it works there. With --dry-run
-the lines printed are jobs of their own, to be spread by other means.
+A method is a file of config/methods, config/released.yaml (`released`), a YAML file of your own, or
+`brl`: the benchmark as it is. With
+`--set 'training_list=data/lists/NAME_{imbalance}_shuffle{seed}.txt'` each seed draws which classes
+are rare, and their samples. Several calls, also on several machines that share the folder, may work
+on one comparison: main.py locks the folder of a run while it works there. --dry-run prints one
+command per job, for xargs or Slurm.
 
 PATH.json has all numbers: of each run, of each method (means, deviations), and its differences to
 the baseline (value, low, high, p, p_holm, different), in percent.
@@ -82,7 +83,7 @@ def make_parser() -> Parser:
     seeds = {"type": int, "nargs": "+", "metavar": "N"}
     words = {"nargs": "+", "action": "extend", "default": []}
     add("--benchmark", "e.g. nw-ucla-lt or ntu120/xset", required=True)
-    add("--methods", "comma-separated names", required=True)
+    add("--methods", "comma-separated names, or files of your own (.yaml)", required=True)
     add("--baseline", "reference method (default: cross-entropy, else the first)")
     add("--seeds", "random seeds, a run of each method per seed (default: 0)", default=[0], **seeds)
     add("--folds", "K folds of persons in place of the usual split", type=int, metavar="K")

@@ -32,7 +32,14 @@ FINEST = 10_000  # `repeat` for equal steps is a multiple of 1 / FINEST
 
 
 def method_files(method: str, benchmark: Path = config.CONFIG_ROOT) -> list[Path]:
-    """Return the configuration file of a method, none for brl; InputError names the known ones."""
+    """Return the configuration file of a method, none for brl; InputError names the known ones.
+
+    A name that ends in .yaml is the path of a file of one's own.
+    """
+    if method.endswith(".yaml"):
+        if not Path(method).is_file():
+            raise InputError(f"--methods {method}: no such file")
+        return [Path(method)]
     files = recipe.method_files(benchmark)
     if method not in (known := [*files, recipe.BRL]):
         raise InputError(
@@ -187,7 +194,13 @@ class Sweep:
         files = self.files(method)
         if config.load(files, self.overrides).classifier is None:
             return None
-        return Path(yaml.safe_load(files[-1].read_text(encoding="utf-8"))["base"]).stem
+        base = yaml.safe_load(files[-1].read_text(encoding="utf-8")).get("base")
+        if base is None:
+            return recipe.BRL
+        path = files[-1].parent / base
+        known = {file.resolve(): name for name, file in recipe.method_files(self.benchmark).items()}
+        below = known.get(path.resolve(), shown(path))
+        return self.parent(below) or below
 
     @property
     def trained(self) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 import graph
-from data import names, normalize
+from data import measure, names, normalize
 from data.readers import Clip, Raw
 from data.readers.archive import File
 from errors import InputError
@@ -38,9 +38,7 @@ def raw(data_set: str, items: Sequence[Any], read: Callable[[Any], Clip], **meta
 
 def clip(file: File, name: str, label: int, subject: int, joints: np.ndarray) -> Clip:
     """Return the sample with joints (T, 20, 3) in layout order; InputError names the file."""
-    finite = np.isfinite(joints).all(axis=(1, 2))
-    if not finite.all():
-        fail(file, f"frame {finite.argmin()} has a joint that is NaN or infinite")
+    measure.check_finite(joints, file.path)
     joints = joints[joints.any(axis=(1, 2)), None].astype(np.float32)  # (T', 1, 20, 3)
     if len(joints):
         joints = normalize.centered(joints, graph.load(LAYOUT).center)

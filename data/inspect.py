@@ -42,7 +42,7 @@ def describe(store: Store, rows: np.ndarray) -> str:
     """Return the statistics of these rows of a store, as text."""
     lengths, counts = store.lengths[rows], class_counts(store, rows)
     quality = store.quality(rows)
-    persons = np.bincount([_persons(store.clip(row)) for row in rows])
+    persons = np.bincount([store.clip(row).any(axis=(0, 2, 3)).sum() for row in rows])
     seen = counts[counts > 0]
     lines = [
         f"{store.path}: {len(rows)} samples, {lengths.sum()} frames, layout {store.layout}",
@@ -73,10 +73,6 @@ def describe(store: Store, rows: np.ndarray) -> str:
 def class_counts(store: Store, rows: np.ndarray) -> np.ndarray:
     """Return the number of rows of each class, (K,)."""
     return np.bincount(store.labels[rows], minlength=len(store.class_names))
-
-
-def _persons(clip: np.ndarray) -> int:
-    return int(clip.any(axis=(0, 2, 3)).sum())
 
 
 def draw_classes(store: Store, rows: np.ndarray, path: Path) -> None:

@@ -87,14 +87,9 @@ def read(path: str | Path) -> list[str]:
     names = [line.strip().replace("\\", "/") for line in lines if line.strip()]
     if not names:
         raise InputError(f"{path}: contains no names")
-    if twice := repeated(names):
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise InputError(f"{path}: contains {twice[0]} twice")
     return names
-
-
-def repeated(names: Iterable[str]) -> list[str]:
-    """Return the names that occur more than once, in their order."""
-    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def natural_order(text: str) -> tuple[list[tuple[int, int | str]], str]:

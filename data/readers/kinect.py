@@ -50,18 +50,15 @@ def numbers(file: File, rows: list[list[str]], width: int, first: int = 1) -> np
 
     `rows` are the fields of each line, `first` is the line number of the first row.
     """
-    for number, row in enumerate(rows, start=first):
+    values = np.zeros((len(rows), width))
+    for place, row in enumerate(rows):
         if len(row) != width:
-            fail(file, f"line {number}: has {len(row)} fields, not {width}")
-    try:
-        return np.array(rows, np.float64).reshape(-1, width)
-    except ValueError as error:
-        for number, row in enumerate(rows, start=first):
-            try:
-                np.array(row, np.float64)
-            except ValueError as wrong:
-                fail(file, f"line {number}: {wrong}")
-        raise AssertionError("all lines are numbers") from error
+            fail(file, f"line {first + place}: has {len(row)} fields, not {width}")
+        try:
+            values[place] = row
+        except ValueError as error:
+            fail(file, f"line {first + place}: {error}")
+    return values
 
 
 def text_lines(file: File) -> list[str]:

@@ -378,32 +378,29 @@ def main(argv: list[str]) -> None:
     parser = Parser(
         prog="python -m data.long_tail", description="Generate a long-tailed training list."
     )
-    parser.add_argument("benchmark", help=f"one of {', '.join(protocols.PROTOCOLS)}")
-    parser.add_argument(
+    add = parser.add_argument
+    add("benchmark", help=f"one of {', '.join(protocols.PROTOCOLS)}")
+    add(
         "--names", type=Path,
         help=f"store, or file of sample names; not needed for {', '.join(SHIPPED)}",
     )  # fmt: skip
-    parser.add_argument(
-        "--imbalance", type=float, default=100, help="largest / smallest class (default: 100)"
-    )
-    parser.add_argument("--out", required=True, type=Path, help="file to write")
-    parser.add_argument(
+    add("--imbalance", type=float, default=100, help="largest / smallest class (default: 100)")
+    add("--out", required=True, type=Path, help="file to write")
+    add(
         "--profile", choices=("exp", "step"), default="exp",
         help="exp: exponential class sizes (default); step: half of the classes are rare",
     )  # fmt: skip
-    parser.add_argument(
-        "--n-max", type=int, help="samples of the largest class (default: from the benchmark)"
-    )
-    parser.add_argument("--fold", metavar="K/N", help="K-th of N folds over subjects")
-    parser.add_argument(
+    add("--n-max", type=int, help="samples of the largest class (default: from the benchmark)")
+    add("--fold", metavar="K/N", help="K-th of N folds over subjects")
+    add(
         "--shuffle-classes", type=int, metavar="SEED",
         help="choose the rare classes and the samples at random, with this seed",
     )  # fmt: skip
-    parser.add_argument(
+    add(
         "--own-order", action="store_true",
         help="generate a list in name order instead of using the included published list",
     )  # fmt: skip
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     if args.shuffle_classes is not None and not 0 <= args.shuffle_classes < 2**32:
         raise InputError(

@@ -73,13 +73,12 @@ def current(page: str) -> str:
 
 def main(argv: list[str]) -> None:
     parser = Parser(prog="python -m tools.zoo", description=__doc__)
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--docs", type=Path, default=DOCS, metavar="DIR", help="folder of the pages (default: docs)"
     )
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; fail if a page is not current"
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add("--check", action="store_true", help="write nothing; fail if a page is not current")
+    add("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(argv)
     for path in sorted(options.docs.glob("*.md")):
         page = path.read_text(encoding="utf-8")

@@ -13,6 +13,7 @@ import lzma
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -290,21 +291,14 @@ def make_list(
     any_can_be_largest = order is None or available.min() >= (rule.n_max or 0)
     if n_max is None and fold is None and any_can_be_largest:
         n_max = rule.n_max
-    try:
-        kept = class_sizes(available, imbalance, profile, n_max, rule.natural, order)
-    except ClassTooSmall as error:
+
+    def where(label: int) -> str:
         known = getattr(store, "class_names", [])
-        called = f" ({known[error.label]})" if error.label < len(known) else ""
-        raise InputError(f"{store.path}: class {error.label}{called} {error}") from None
+        called = f" ({known[label]})" if label < len(known) else ""
+        return f"{store.path}: class {label}{called}"
+
+    kept = class_sizes(available, imbalance, profile, n_max, rule.natural, order, where)
     return _training_list(store, train[draw(labels, kept, random)])
-
-
-class ClassTooSmall(InputError):
-    """A class has fewer training samples than the list needs."""
-
-    def __init__(self, label: int, reason: str) -> None:
-        super().__init__(reason)
-        self.label = label
 
 
 def class_sizes(
@@ -314,14 +308,15 @@ def class_sizes(
     n_max: int | None = None,
     natural: bool = False,
     order: np.ndarray | None = None,
+    where: Callable[[int], str] = "class {}".format,
 ) -> np.ndarray:
     """Return how many of its `available` (K,) training samples each class keeps, (K,) int64.
 
     The classes get the sizes of `counts` in `order`, by default label order. Without `n_max` the
     largest class gets as many as the smallest class has, and each class keeps at least 1. With
     `natural`, classes are sorted by size: the largest keeps all its samples, the others the size of
-    `counts` or all they have if that is less, and empty classes stay empty. Otherwise ClassTooSmall
-    if a class has too few samples.
+    `counts` or all they have if that is less, and empty classes stay empty. Otherwise InputError,
+    which begins with `where(c)`, if class c has too few samples.
     """
     if natural:
         order = np.argsort(-available, kind="stable") if order is None else order
@@ -331,7 +326,7 @@ def class_sizes(
         order = np.arange(len(available)) if order is None else order
         largest = int(available.min())
         if not largest:
-            raise ClassTooSmall(int(available.argmin()), "has no training samples")
+            raise InputError(f"{where(int(available.argmin()))} has no training samples")
     least = 1 if natural or n_max is None else 0
     wanted = np.zeros_like(available)
     wanted[order] = counts(
@@ -340,10 +335,9 @@ def class_sizes(
     short = np.flatnonzero(available < wanted)
     if len(short) and not natural:
         label = int(short[0])
-        raise ClassTooSmall(
-            label,
-            f"has {available[label]} training samples, but the list needs {wanted[label]}; lower "
-            "--n-max",
+        raise InputError(
+            f"{where(label)} has {available[label]} training samples, but the list needs "
+            f"{wanted[label]}; lower --n-max"
         )
     return np.minimum(wanted, available)
 

@@ -136,27 +136,23 @@ def main(argv: list[str]) -> None:
         prog="python -m data.convert",
         description="Convert the output of a pose estimator to a layout of this project.",
     )
-    parser.add_argument(
-        "--from", dest="form", choices=FORMS, required=True, help="joints of the pose estimator"
-    )
-    parser.add_argument("--to", choices=graph.LAYOUTS, required=True, help="layout to convert to")
-    parser.add_argument(
-        "file",
-        type=Path,
+    add = parser.add_argument
+    add("--from", dest="form", choices=FORMS, required=True, help="joints of the pose estimator")
+    add("--to", choices=graph.LAYOUTS, required=True, help="layout to convert to")
+    add(
+        "file", type=Path,
         help="clip (.npy, .npz or .json), folder of clips, or OpenPose's folder of .json files",
-    )
-    parser.add_argument(
+    )  # fmt: skip
+    add(
         "--image-size", type=float, nargs=2, metavar=("HEIGHT", "WIDTH"),
         help="image size in pixels; 1 1 if positions are relative to the image",
     )  # fmt: skip
     flags.add_nan(parser)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        required=True,
+    add(
+        "--out", type=Path, required=True,
         help=".npz file to write, or the folder for a folder of clips",
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    )  # fmt: skip
+    add("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(argv)
     size = tuple(options.image_size) if options.image_size else None
 

@@ -42,7 +42,7 @@ def describe(store: Store, rows: np.ndarray) -> str:
     """Return the statistics of these rows of a store, as text."""
     lengths, counts = store.lengths[rows], class_counts(store, rows)
     quality = store.quality(rows)
-    persons = np.bincount([_persons(store.clip(row)) for row in rows])
+    persons = np.bincount([store.clip(row).any(axis=(0, 2, 3)).sum() for row in rows])
     seen = counts[counts > 0]
     lines = [
         f"{store.path}: {len(rows)} samples, {lengths.sum()} frames, layout {store.layout}",
@@ -73,10 +73,6 @@ def describe(store: Store, rows: np.ndarray) -> str:
 def class_counts(store: Store, rows: np.ndarray) -> np.ndarray:
     """Return the number of rows of each class, (K,)."""
     return np.bincount(store.labels[rows], minlength=len(store.class_names))
-
-
-def _persons(clip: np.ndarray) -> int:
-    return int(clip.any(axis=(0, 2, 3)).sum())
 
 
 def draw_classes(store: Store, rows: np.ndarray, path: Path) -> None:
@@ -189,18 +185,17 @@ def main(argv: list[str]) -> None:
         prog="python -m data.inspect",
         description="Print statistics of a prepared store and write pictures of it.",
     )
-    parser.add_argument("store", type=Path, help="folder of the store")
-    parser.add_argument("--protocol", help="only the training split of this benchmark")
-    parser.add_argument("--training-list", help="only the samples in this list")
-    parser.add_argument(
+    add = parser.add_argument
+    add("store", type=Path, help="folder of the store")
+    add("--protocol", help="only the training split of this benchmark")
+    add("--training-list", help="only the samples in this list")
+    add(
         "--imbalance", type=float, default=100,
         help="value of {imbalance} in --training-list (default: 100)",
     )  # fmt: skip
-    parser.add_argument("--sample", metavar="NAME", help="also write a GIF of this sample")
-    parser.add_argument(
-        "--out", type=Path, help="folder of the pictures (default: work_dir/inspect/STORE)"
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add("--sample", metavar="NAME", help="also write a GIF of this sample")
+    add("--out", type=Path, help="folder of the pictures (default: work_dir/inspect/STORE)")
+    add("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     if args.training_list and not args.protocol:
         raise InputError("--training-list: give its benchmark with --protocol too")

@@ -14,6 +14,7 @@ import lzma
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -291,21 +292,14 @@ def make_list(
     any_can_be_largest = order is None or available.min() >= (rule.n_max or 0)
     if n_max is None and fold is None and any_can_be_largest:
         n_max = rule.n_max
-    try:
-        kept = class_sizes(available, imbalance, profile, n_max, rule.natural, order)
-    except ClassTooSmall as error:
+
+    def where(label: int) -> str:
         known = getattr(store, "class_names", [])
-        called = f" ({known[error.label]})" if error.label < len(known) else ""
-        raise InputError(f"{store.path}: class {error.label}{called} {error}") from None
+        called = f" ({known[label]})" if label < len(known) else ""
+        return f"{store.path}: class {label}{called}"
+
+    kept = class_sizes(available, imbalance, profile, n_max, rule.natural, order, where)
     return _training_list(store, train[draw(labels, kept, random)])
-
-
-class ClassTooSmall(InputError):
-    """A class has fewer training samples than the list needs."""
-
-    def __init__(self, label: int, reason: str) -> None:
-        super().__init__(reason)
-        self.label = label
 
 
 def class_sizes(
@@ -315,14 +309,15 @@ def class_sizes(
     n_max: int | None = None,
     natural: bool = False,
     order: np.ndarray | None = None,
+    where: Callable[[int], str] = "class {}".format,
 ) -> np.ndarray:
     """Return how many of its `available` (K,) training samples each class keeps, (K,) int64.
 
     The classes get the sizes of `counts` in `order`, by default label order. Without `n_max` the
     largest class gets as many as the smallest class has, and each class keeps at least 1. With
     `natural`, classes are sorted by size: the largest keeps all its samples, the others the size of
-    `counts` or all they have if that is less, and empty classes stay empty. Otherwise ClassTooSmall
-    if a class has too few samples.
+    `counts` or all they have if that is less, and empty classes stay empty. Otherwise InputError,
+    which begins with `where(c)`, if class c has too few samples.
     """
     if natural:
         order = np.argsort(-available, kind="stable") if order is None else order
@@ -332,7 +327,7 @@ def class_sizes(
         order = np.arange(len(available)) if order is None else order
         largest = int(available.min())
         if not largest:
-            raise ClassTooSmall(int(available.argmin()), "has no training samples")
+            raise InputError(f"{where(int(available.argmin()))} has no training samples")
     least = 1 if natural or n_max is None else 0
     wanted = np.zeros_like(available)
     wanted[order] = counts(
@@ -341,10 +336,9 @@ def class_sizes(
     short = np.flatnonzero(available < wanted)
     if len(short) and not natural:
         label = int(short[0])
-        raise ClassTooSmall(
-            label,
-            f"has {available[label]} training samples, but the list needs {wanted[label]}; lower "
-            "--n-max",
+        raise InputError(
+            f"{where(label)} has {available[label]} training samples, but the list needs "
+            f"{wanted[label]}; lower --n-max"
         )
     return np.minimum(wanted, available)
 
@@ -379,32 +373,29 @@ def main(argv: list[str]) -> None:
     parser = Parser(
         prog="python -m data.long_tail", description="Generate a long-tailed training list."
     )
-    parser.add_argument("benchmark", help=f"one of {', '.join(protocols.PROTOCOLS)}")
-    parser.add_argument(
+    add = parser.add_argument
+    add("benchmark", help=f"one of {', '.join(protocols.PROTOCOLS)}")
+    add(
         "--names", type=Path,
         help=f"store, or file of sample names; not needed for {', '.join(SHIPPED)}",
     )  # fmt: skip
-    parser.add_argument(
-        "--imbalance", type=float, default=100, help="largest / smallest class (default: 100)"
-    )
-    parser.add_argument("--out", required=True, type=Path, help="file to write")
-    parser.add_argument(
+    add("--imbalance", type=float, default=100, help="largest / smallest class (default: 100)")
+    add("--out", required=True, type=Path, help="file to write")
+    add(
         "--profile", choices=("exp", "step"), default="exp",
         help="exp: exponential class sizes (default); step: half of the classes are rare",
     )  # fmt: skip
-    parser.add_argument(
-        "--n-max", type=int, help="samples of the largest class (default: from the benchmark)"
-    )
-    parser.add_argument("--fold", metavar="K/N", help="K-th of N folds over subjects")
-    parser.add_argument(
+    add("--n-max", type=int, help="samples of the largest class (default: from the benchmark)")
+    add("--fold", metavar="K/N", help="K-th of N folds over subjects")
+    add(
         "--shuffle-classes", type=int, metavar="SEED",
         help="choose the rare classes and the samples at random, with this seed",
     )  # fmt: skip
-    parser.add_argument(
+    add(
         "--own-order", action="store_true",
         help="generate a list in name order instead of using the included list",
     )  # fmt: skip
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     if args.shuffle_classes is not None and not 0 <= args.shuffle_classes < 2**32:
         raise InputError(

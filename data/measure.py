@@ -125,6 +125,13 @@ def is_impossible(measured: float, usual: Size) -> bool:
     return measured > usual.high * IMPOSSIBLE or measured < usual.low / IMPOSSIBLE
 
 
+def check_finite(joints: np.ndarray, where: str) -> None:
+    """Raise InputError if a frame (first axis) has a joint that is NaN or infinite."""
+    finite = np.isfinite(joints).all(axis=tuple(range(1, joints.ndim)))
+    if not finite.all():
+        raise InputError(f"{where}: frame {finite.argmin()} has a joint that is NaN or infinite")
+
+
 def check_axes(joints: np.ndarray, where: str) -> None:
     """Raise InputError if a clip seems to be (M, T, V, C), as in PYSKL's pickles."""
     frames, persons = joints.shape[:2]

@@ -37,11 +37,12 @@ class Samples:
     columns: dict[str, np.ndarray]  # each (N,)
 
 
-def parse(name: str) -> tuple[int, dict[str, int]]:
+def parse(name: str, where: str | Path = "") -> tuple[int, dict[str, int]]:
     """Return (label, columns) of an NTU or NW-UCLA sample name; InputError for any other name.
 
     SsssCcccPpppRrrrAaaa: setup, camera, subject, replication, action from 1.
     aXX_sYY_eZZ_vNN: action, subject, repetition, view (= camera).
+    The error begins with `where`, if given.
     """
     if match := NTU.fullmatch(name):
         setup, camera, subject, _, action = map(int, match.groups())
@@ -51,8 +52,9 @@ def parse(name: str) -> tuple[int, dict[str, int]]:
         action, subject, _, view = map(int, match.groups())
         if action in NW_UCLA_ACTIONS:
             return NW_UCLA_ACTIONS.index(action), {"camera": view, "subject": subject}
+    place = f"{where}: " if where else ""
     raise InputError(
-        f"{name!r} is not a sample name of NTU RGB+D (S001C001P001R001A001) "
+        f"{place}{name!r} is not a sample name of NTU RGB+D (S001C001P001R001A001) "
         "or NW-UCLA (a01_s01_e00_v01)"
     )
 
@@ -85,14 +87,9 @@ def read(path: str | Path) -> list[str]:
     names = [line.strip().replace("\\", "/") for line in lines if line.strip()]
     if not names:
         raise InputError(f"{path}: contains no names")
-    if twice := repeated(names):
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise InputError(f"{path}: contains {twice[0]} twice")
     return names
-
-
-def repeated(names: Iterable[str]) -> list[str]:
-    """Return the names that occur more than once, in their order."""
-    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def natural_order(text: str) -> tuple[list[tuple[int, int | str]], str]:
@@ -105,10 +102,7 @@ def samples(path: str | Path) -> Samples:
     """Read a file of NTU or NW-UCLA names; NW-UCLA's must be in the order of the official list."""
     path = Path(path)
     names = read(path)
-    try:
-        labels, columns = zip(*map(parse, names))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+    labels, columns = zip(*(parse(name, path) for name in names))
     keys = set.intersection(*map(set, columns))
     arrays = {key: np.array([column[key] for column in columns]) for key in sorted(keys)}
     if "setup" not in keys:

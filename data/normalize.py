@@ -13,14 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data.measure import (
-    check_pixels,
-    check_scaled,
-    check_unscaled,
-    found,
-    only_found,
-    seen,
-)
+from data.measure import check_pixels, check_scaled, check_unscaled, found, only_found, seen
 from errors import InputError
 from graph import Skeleton
 

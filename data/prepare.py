@@ -99,14 +99,11 @@ def _nothing(summary: Summary, out: Path) -> str:
     """Return why no store was written."""
     if len(summary.unreadable) == 1 and not summary.nobody:
         return summary.unreadable[0]
+    first = f", the first: {summary.unreadable[0]}" if summary.unreadable else ""
     return (
         f"{out}: no usable samples ({len(summary.nobody)} without a body, "
-        f"{len(summary.unreadable)} unreadable{_first(summary.unreadable)})"
+        f"{len(summary.unreadable)} unreadable{first})"
     )
-
-
-def _first(reasons: list[str]) -> str:
-    return f", the first: {reasons[0]}" if reasons else ""
 
 
 def _read_all(raw: Raw, workers: int) -> Iterator[Clip | str]:

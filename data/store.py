@@ -27,7 +27,7 @@ from data import measure, normalize
 from data.quality import Figures, Quality, Reading, figures
 from data.readers import example
 from errors import InputError, nearest
-from files import UNREADABLE, sync_folder, write_json
+from files import UNREADABLE, replacing, sync_folder, write_json
 
 FORMAT = 1
 LAYOUT_FILE = "layout.yaml"
@@ -240,7 +240,9 @@ class StoreWriter:
         size = self.file.tell() - self.frames * int(np.prod(self.shape)) * 4
         if self._write_header() != size:
             raise RuntimeError("the header of joints.npy changed its size")
-        _sync_and_close(self.file)
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
         names, labels, frames = zip(*self.rows)
         lengths = np.array(frames, np.int64)
         index: dict[str, Any] = {
@@ -250,9 +252,8 @@ class StoreWriter:
             "lengths": lengths,
         }
         index |= {key: np.array(column) for key, column in self.columns.items()}
-        with (self.partial / "index.npz").open("wb") as file:
+        with replacing(self.partial / "index.npz") as file:
             np.savez(file, **index)
-            _sync_and_close(file)
         if bodies := self.quality().size:
             self.meta["size"] = [bodies.low, bodies.median, bodies.high]
         write_json(self.partial / "meta.json", self.meta)
@@ -292,12 +293,6 @@ def _naming(path: Path) -> Iterator[None]:
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
-
-
-def _sync_and_close(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -95,17 +95,15 @@ def main(argv: list[str]) -> None:
     parts = {"held-out training samples": scores}
     if (file := run.scores_file(options.which)).is_file():
         parts["test split"] = Scores.read(file)
-    print(f"{path}: temperature {found['temperature']:.3f}" + _said(found["threshold"]))
+    threshold = found["threshold"]
+    said = "" if threshold is None else f", threshold {np.round(threshold, 4)}"
+    print(f"{path}: temperature {found['temperature']:.3f}{said}")
     print(table(found, parts))
     if (scores.scores.argmax(axis=1) == scores.labels).all():
         print(
             f"all {found['samples']} held-out samples are right, so the temperature is a guess; "
             "hold out more: --val-split"
         )
-
-
-def _said(threshold: float | None) -> str:
-    return "" if threshold is None else f", threshold {np.round(threshold, 4)}"
 
 
 if __name__ == "__main__":

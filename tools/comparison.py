@@ -155,12 +155,9 @@ class Comparison:
         """What the runs of a method differ in, which their deviation is of."""
         over = []
         if len(self.seeds) > 1:
-            drawn = "{seed}" in (self.settings.training_list or "")
-            kind = (
-                "each with its own draw of the training list"
-                if drawn
-                else "one training list for all"
-            )
+            kind = "one training list for all"
+            if "{seed}" in (self.settings.training_list or ""):
+                kind = "each with its own draw of the training list"
             over.append(f"{len(self.seeds)} seeds ({kind})")
         if len(self.folds) > 1:
             over.append(f"{len(self.folds)} folds of persons")

@@ -55,9 +55,7 @@ def reference() -> str:
         if comments and comments[0] and not first and _is_section(lines, above):
             section, comments, first = comments[0], comments[1:], True
         if first:
-            text.append(
-                f"\n## {section}\n\n| key | type | default | meaning |\n| --- | --- | --- | --- |"
-            )
+            text.append(TABLE.format(section))
         own = [_comment(line) for line in lines[node.lineno - 1 : node.end_lineno]]
         assert isinstance(node.target, ast.Name)
         key = node.target.id

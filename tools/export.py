@@ -172,21 +172,16 @@ def main(argv: list[str]) -> None:
         description="Export the network of a checkpoint, with dynamic batch size and number of "
         "frames, and verify its logits.",
     )
-    parser.add_argument("weights", type=Path, help="checkpoint")
-    parser.add_argument(
-        "--format", choices=FORMATS, default="onnx", help="file format (default: onnx)"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="output file (default: next to the checkpoint)"
-    )
-    parser.add_argument(
-        "--config", nargs="+", metavar="FILE", help="configuration, for a foreign checkpoint"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("weights", type=Path, help="checkpoint")
+    add("--format", choices=FORMATS, default="onnx", help="file format (default: onnx)")
+    add("--out", type=Path, metavar="FILE", help="output file (default: next to the checkpoint)")
+    add("--config", nargs="+", metavar="FILE", help="configuration, for a foreign checkpoint")
+    add(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
         help=f"override one of the keys {', '.join(USED)}",
     )  # fmt: skip
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(argv)
     for word in options.set:
         if word.partition("=")[0].split(".")[0].strip() not in USED:

@@ -58,11 +58,9 @@ def curves(report: Report) -> Figure:
         axes = figure.add_subplot(-(-len(keys) // 3), 3, place, title=CURVES[key])
         for i, run in enumerate(runs):
             values = [np.nan if e.get(key) is None else e[key] for e in run.epochs]
-            style: dict[str, Any] = {
-                "color": LINES[i % 7],
-                "linestyle": ("-", "--", ":")[i // 7 % 3],
-            }
-            axes.plot([e["epoch"] for e in run.epochs], values, label=run.name, **style)
+            color, dash = LINES[i % 7], ("-", "--", ":")[i // 7 % 3]
+            epochs = [e["epoch"] for e in run.epochs]
+            axes.plot(epochs, values, dash, color=color, label=run.name)
         axes.set(xlabel="epoch", ylim=(0, None if key == "loss" else 100))
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6)
     return figure

@@ -7,9 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from data import measure, normalize
 from engine import predict
 from engine.predict import LoadedNetwork
@@ -186,14 +183,10 @@ def settings(network: LoadedNetwork, file: Path) -> dict[str, Any]:
     return {
         "file": file.name, "class_names": list(takes.class_names), "persons": takes.persons,
         "normalization": takes.normalization, "center": takes.centre, "stream": own.stream,
-        "origin": _list(stream.origin), "partner": _list(stream.partner),
+        "origin": stream.origin.tolist(), "partner": stream.partner.tolist(),
         "scored": bool(stream.scored), "frames": own.frames, "test_clips": own.test_clips,
         "choice": args.get("choice", "uniform"), "p_interval": list(args.get("p_interval", (1, 1))),
         "box": bool(args.get("box", False)),
         "sampled_motion": bool(args.get("sampled_motion", False)),
         "temperature": network.calibration.temperature,
     }  # fmt: skip
-
-
-def _list(values: torch.Tensor) -> list[int]:
-    return np.asarray(values).tolist()

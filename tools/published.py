@@ -42,6 +42,12 @@ BACKBONES = {
 }
 
 
+def rows() -> list[dict[str, str]]:
+    """Return the rows of the table, in order."""
+    with TABLE.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 @cache
 def figures() -> dict[tuple[str, ...], float]:
     """Return (benchmark, imbalance, streams, method, backbone, metric) -> figure.
@@ -49,10 +55,9 @@ def figures() -> dict[tuple[str, ...], float]:
     If two sources differ, the first in the table, the BRL repository, is used.
     """
     table: dict[tuple[str, ...], float] = {}
-    with TABLE.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            names = ("benchmark", "imbalance", "streams", "method", "backbone", "metric")
-            table.setdefault(tuple(row[name] for name in names), float(row["value"]))
+    names = ("benchmark", "imbalance", "streams", "method", "backbone", "metric")
+    for row in rows():
+        table.setdefault(tuple(row[name] for name in names), float(row["value"]))
     return table
 
 
@@ -102,6 +107,12 @@ def place_of(run: Mapping[str, Any]) -> tuple[str, int | None, str, str] | None:
 def backbone_of(run: Mapping[str, Any]) -> str:
     """Return the import string of a run's backbone; for experts, that of their backbone."""
     return str(run.get("model_args", {}).get("backbone", run.get("model", "")))
+
+
+def backbone_name(run: Mapping[str, Any]) -> str:
+    """Return the name of a run's backbone in the papers, else its module; '' if it is unknown."""
+    path = backbone_of(run)
+    return BACKBONES.get(path, path.split(".")[-2] if "." in path else path)
 
 
 def beside(runs: Iterable[Mapping[str, Any]], streams: str, metric: str = "top1") -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -56,11 +55,12 @@ def draw(
         axes.set_title(f"frame {t}", fontsize=8)
         axes.axis("off")
     frames, joints = lower.subplots(1, 2)
-    _bars(frames.bar, np.arange(len(points)), relevance.sum((0, 2)))
+    of_frames = relevance.sum((0, 2))
+    frames.bar(np.arange(len(points)), of_frames, color=colors_of(of_frames))
     frames.set(xlabel="frame", ylabel="contribution to the logit")
     share = relevance.sum((0, 1))
     top = np.argsort(-np.abs(share))[:10][::-1]
-    _bars(joints.barh, np.arange(len(top)), share[top])
+    joints.barh(np.arange(len(top)), share[top], color=colors_of(share[top]))
     joints.set_yticks(range(len(top)), [skeleton.joints[v] for v in top])
     joints.set_xlabel(f"contribution to the logit ({stream} stream)")
     for axes in (frames, joints):
@@ -75,14 +75,11 @@ def _pose(
     """Draw one body (V, 3) with the relevance of its joints (V,), scaled to a maximum of 1."""
     for child, parent in skeleton.edges:
         axes.plot(*joints[[child, parent], :2].T, color=BODY, linewidth=1.2, zorder=1)
-    colors = [FOR if s > 0 else AGAINST for s in share]
     x, y = joints[:, :2].T
-    axes.scatter(x, y, s=120 * np.abs(share), c=colors, alpha=0.8, linewidth=0, zorder=2)
-
-
-def _bars(bar, places: Sequence[int] | np.ndarray, values: np.ndarray) -> None:
-    bar(places, values, color=colors_of(values))
+    sizes, colors = 120 * np.abs(share), colors_of(share)
+    axes.scatter(x, y, s=sizes, c=colors, alpha=0.8, linewidth=0, zorder=2)
 
 
 def colors_of(values: np.ndarray) -> list[str]:
+    """Return the color of each contribution, by its sign."""
     return [FOR if value > 0 else AGAINST for value in values]

@@ -55,17 +55,14 @@ def convert(path: Path, out: Path, network: nn.Module, given: dict[str, Any]) ->
 
 def main(argv: list[str]) -> None:
     parser = Parser(prog="python -m tools.weights", description=__doc__)
-    parser.add_argument("file", type=Path, help="checkpoint of any supported project")
-    parser.add_argument(
+    add = parser.add_argument
+    add("file", type=Path, help="checkpoint of any supported project")
+    add(
         "--out", type=Path, metavar="FILE", help="convert to this project's names and write to FILE"
     )
-    parser.add_argument(
-        "--graph", help="layout (default: the known layout with the same number of joints)"
-    )
-    parser.add_argument(
-        "--num-person", type=int, help="number of persons, if the weights fit any number"
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add("--graph", help="layout (default: the known layout with the same number of joints)")
+    add("--num-person", type=int, help="number of persons, if the weights fit any number")
+    add("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(argv)
     given = {"graph": options.graph, "num_person": options.num_person}
     given = {key: value for key, value in given.items() if value is not None}

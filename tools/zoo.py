@@ -10,7 +10,6 @@ rows=method columns=benchmark,metric source="Shap-Mix paper, table 3".
 
 from __future__ import annotations
 
-import csv
 import re
 import shlex
 import sys
@@ -19,18 +18,12 @@ from pathlib import Path
 
 from errors import InputError, Parser, nearest, run_command
 from files import write_text
-from tools.published import TABLE
+from tools import published
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PLACE = re.compile(r"(<!-- published (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Key = tuple[str, ...]
-
-
-def rows_of_table() -> list[dict[str, str]]:
-    """Return the rows of the CSV of published figures, in order."""
-    with TABLE.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def parse(query: str, known: Sequence[str]) -> dict[str, str]:
@@ -61,7 +54,7 @@ def pivot(query: str, figures: Sequence[Mapping[str, str]]) -> str:
             raise InputError(f"published {query}: two figures for {place}; filter more columns")
         cells[place] = figure["value"]
     if not cells:
-        raise InputError(f"published {query}: no such figure in {TABLE.name}")
+        raise InputError(f"published {query}: no such figure in {published.TABLE.name}")
     rows = list(dict.fromkeys(row for row, _ in cells))
     columns = list(dict.fromkeys(column for _, column in cells))
     lines = [
@@ -74,19 +67,18 @@ def pivot(query: str, figures: Sequence[Mapping[str, str]]) -> str:
 
 def current(page: str) -> str:
     """Return the text of a page with its tables regenerated."""
-    figures = rows_of_table()
+    figures = published.rows()
     return PLACE.sub(lambda found: found[1] + pivot(found[2], figures) + found[3], page)
 
 
 def main(argv: list[str]) -> None:
     parser = Parser(prog="python -m tools.zoo", description=__doc__)
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--docs", type=Path, default=DOCS, metavar="DIR", help="folder of the pages (default: docs)"
     )
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; fail if a page is not current"
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add("--check", action="store_true", help="write nothing; fail if a page is not current")
+    add("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(argv)
     for path in sorted(options.docs.glob("*.md")):
         page = path.read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data import names, normalize, protocols
+from data import measure, names, normalize, protocols
 from data.readers import Clip, Raw
 from data.readers.npz_file import Rows, load
 from errors import InputError
@@ -38,12 +38,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def reader(args: argparse.Namespace) -> Raw:
     path = args.source
-    labels = {part: _one_hot(path, part).argmax(axis=1) for part in PARTS}
+    one_hot = {part: _one_hot(path, part) for part in PARTS}
+    labels = {part: rows.argmax(axis=1) for part, rows in one_hot.items()}
     for part, known in labels.items():
         with Rows(path, f"x_{part}") as rows:
             if rows.shape[::2] != (len(known), SIZE) or rows.dtype.kind != "f":
                 raise InputError(f"{path}: x_{part} is {rows.shape}, not ({len(known)}, T, {SIZE})")
-    num_class = _num_class(path)
+    num_class, num_tested = (rows.shape[1] for rows in one_hot.values())
+    if num_class != num_tested:
+        raise InputError(
+            f"{path}: y_train has {num_class} classes (columns), y_test has {num_tested}"
+        )
     if args.names and num_class not in PROTOCOLS:
         raise InputError(f"--names: is for NTU's 60 or 120 classes, {path} has {num_class}")
     if args.names:
@@ -70,9 +75,7 @@ def reader(args: argparse.Namespace) -> Raw:
 def read(item: Item, path: Path) -> Clip:
     """Return the clip of a row without padding; InputError names the file and the sample."""
     name, label, columns, row = item
-    if not np.isfinite(row).all():
-        frame = int(np.flatnonzero(~np.isfinite(row).all(axis=1))[0])
-        raise InputError(f"{path}: {name}: frame {frame} has a joint that is NaN or infinite")
+    measure.check_finite(row, f"{path}: {name}")
     length = int(np.flatnonzero(row.any(axis=1)).max(initial=-1)) + 1
     joints = row[:length].reshape(length, MAX_BODIES, NUM_JOINTS, 3).astype(np.float32)
     return Clip(name, label, normalize.upright(joints), columns)
@@ -85,14 +88,6 @@ def _items(
         with Rows(path, f"x_{part}") as rows:
             for name, label, row in zip(sample_names[part], labels[part].tolist(), rows):
                 yield name, label, names.parse(name)[1] if named else {"split": part}, row
-
-
-def _num_class(path: Path) -> int:
-    """Return the number of classes, the columns of the labels."""
-    train, test = (_one_hot(path, part).shape[1] for part in PARTS)
-    if train != test:
-        raise InputError(f"{path}: y_train has {train} classes (columns), y_test has {test}")
-    return train
 
 
 def _one_hot(path: Path, part: str) -> np.ndarray:
@@ -108,10 +103,7 @@ def _names(
     path: Path, labels: dict[str, np.ndarray], num_class: int, available: list[str]
 ) -> dict[str, list[str]]:
     """Return the names of the rows, from the protocol whose split of the list fits all labels."""
-    try:
-        expected, columns = zip(*map(names.parse, available))
-    except InputError as error:
-        raise InputError(f"--names: {error}") from None
+    expected, columns = zip(*(names.parse(name, "--names") for name in available))
     wanted = np.array(expected)
     for protocol in PROTOCOLS[num_class]:
         rule = protocols.get(protocol)

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 import graph
-from data import names, normalize
+from data import measure, names, normalize
 from data.readers import Clip, Raw
 from data.readers.archive import File
 from errors import InputError
@@ -38,9 +38,7 @@ def raw(data_set: str, items: Sequence[Any], read: Callable[[Any], Clip], **meta
 
 def clip(file: File, name: str, label: int, subject: int, joints: np.ndarray) -> Clip:
     """Return the sample with joints (T, 20, 3) in layout order; InputError names the file."""
-    finite = np.isfinite(joints).all(axis=(1, 2))
-    if not finite.all():
-        fail(file, f"frame {finite.argmin()} has a joint that is NaN or infinite")
+    measure.check_finite(joints, file.path)
     joints = joints[joints.any(axis=(1, 2)), None].astype(np.float32)  # (T', 1, 20, 3)
     if len(joints):
         joints = normalize.centered(joints, graph.load(LAYOUT).center)
@@ -52,18 +50,15 @@ def numbers(file: File, rows: list[list[str]], width: int, first: int = 1) -> np
 
     `rows` are the fields of each line, `first` is the line number of the first row.
     """
-    for number, row in enumerate(rows, start=first):
+    values = np.zeros((len(rows), width))
+    for place, row in enumerate(rows):
         if len(row) != width:
-            fail(file, f"line {number}: has {len(row)} fields, not {width}")
-    try:
-        return np.array(rows, np.float64).reshape(-1, width)
-    except ValueError as error:
-        for number, row in enumerate(rows, start=first):
-            try:
-                np.array(row, np.float64)
-            except ValueError as wrong:
-                fail(file, f"line {number}: {wrong}")
-        raise AssertionError("all lines are numbers") from error
+            fail(file, f"line {first + place}: has {len(row)} fields, not {width}")
+        try:
+            values[place] = row
+        except ValueError as error:
+            fail(file, f"line {first + place}: {error}")
+    return values
 
 
 def text_lines(file: File) -> list[str]:

@@ -82,10 +82,7 @@ def read(item: Item, num_class: int, normalization: str = "upright") -> Clip:
     """Return the clip in one file; InputError names the file and the line."""
     path, member = item
     source = _source(item)
-    try:
-        label, columns = names.parse(_name(item))
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from None
+    label, columns = names.parse(_name(item), source)
     if label >= num_class:
         raise InputError(f"{source}: label {label} exceeds the {num_class} classes")
     bodies = choose_bodies(parse(_text(path, member, source), source))

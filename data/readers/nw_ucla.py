@@ -8,13 +8,14 @@ view. The npz contains the concatenated `frames` of all clips, `offsets`, `names
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data import names, normalize
+from data import measure, names, normalize
 from data.readers import Clip, Raw
 from data.readers.json_file import JsonFile
 from data.readers.npz_file import load
@@ -38,8 +39,10 @@ def reader(args: argparse.Namespace) -> Raw:
             raise InputError(f"{args.source}: contains no JSON files")
         total = len(items)
     else:
-        arrays, read = _load(args.source), read_arrays
-        items, total = _clips(arrays, args.source), len(arrays["names"])
+        arrays, read = _load(args.source), partial(read_arrays, path=args.source)
+        joints = np.split(arrays["frames"].astype(np.float32), arrays["offsets"][1:-1])
+        columns = (arrays[key].tolist() for key in ("names", "labels", "list_index"))
+        items, total = zip(*columns, joints), len(joints)
     return Raw(
         items=items,
         total=total,
@@ -53,10 +56,7 @@ def reader(args: argparse.Namespace) -> Raw:
 
 def read_json(path: Path) -> Clip:
     """Return the clip in one JSON file; InputError names the file and the line."""
-    try:
-        label, columns = names.parse(path.stem)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+    label, columns = names.parse(path.stem, path)
     file = JsonFile(path)
     stated = file.table().get("label")
     if names.whole_number(stated) != label + 1:
@@ -65,16 +65,11 @@ def read_json(path: Path) -> Clip:
     return Clip(path.stem, label, _normalized(joints), columns)
 
 
-def read_arrays(item: tuple[str, int, int, np.ndarray, Path]) -> Clip:
+def read_arrays(item: tuple[str, int, int, np.ndarray], path: Path) -> Clip:
     """Return one clip of the npz file; InputError names the file and the sample."""
-    name, label, list_index, joints, path = item
-    if not np.isfinite(joints).all():
-        frame = int(np.flatnonzero(~np.isfinite(joints).all(axis=(1, 2)))[0])
-        raise InputError(f"{path}: {name}: frame {frame} has a joint that is NaN or infinite")
-    try:
-        expected, columns = names.parse(name)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+    name, label, list_index, joints = item
+    measure.check_finite(joints, f"{path}: {name}")
+    expected, columns = names.parse(name, path)
     if label != expected:
         raise InputError(f"{path}: {name}: label is {label}, but {expected} in the name")
     return Clip(name, label, _normalized(joints), {**columns, "list_index": list_index})
@@ -96,12 +91,3 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     if (np.diff(offsets) < 0).any() or offsets[0] != 0 or offsets[-1] != len(frames):
         raise InputError(f"{path}: offsets and frames are not consistent")
     return arrays
-
-
-def _clips(
-    arrays: dict[str, np.ndarray], path: Path
-) -> Iterator[tuple[str, int, int, np.ndarray, Path]]:
-    joints = np.split(arrays["frames"].astype(np.float32), arrays["offsets"][1:-1])
-    rows = zip(arrays["names"].tolist(), arrays["labels"].tolist(), arrays["list_index"].tolist())
-    for (name, label, list_index), clip in zip(rows, joints):
-        yield name, label, list_index, clip, path

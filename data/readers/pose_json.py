@@ -200,11 +200,8 @@ def _persons(frame: Any) -> list[list[Any]]:
     """Return the landmark lists of the persons in a MediaPipe frame (of one person, or several)."""
     if not isinstance(frame, list):
         return []
-    return [part for part in (frame if _is_nested(frame) else [frame]) if part]
-
-
-def _is_nested(frame: list[Any]) -> bool:
-    return all(isinstance(part, list) for part in frame)
+    has_several = all(isinstance(part, list) for part in frame)
+    return [part for part in (frame if has_several else [frame]) if part]
 
 
 def _landmarks(file: JsonFile) -> np.ndarray:

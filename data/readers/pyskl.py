@@ -159,27 +159,25 @@ def reader(args: argparse.Namespace) -> Raw:
     )
 
 
-def _load(path: Path) -> tuple[list[Annotation], dict[str, list[str]] | None]:
-    """Return the annotations and the split, which is None for a plain list."""
-    content, split = unpickle.load(path), None
+def _load(path: Path) -> tuple[list[Annotation], dict[str, list[str]]]:
+    """Return the annotations and the split, which is empty for a plain list."""
+    content = unpickle.load(path)
     if isinstance(content, dict) and "keypoint" in content and "annotations" not in content:
         raise InputError(
             f"{path}: is a single annotation ({content.get('frame_dir', 'without frame_dir')}); a "
             f"data set is {FORM}"
         )
+    split: Any = {}
+    annotations = content
     if isinstance(content, dict):
         annotations, split = content.get("annotations"), content.get("split")
-        if not isinstance(annotations, list | tuple) or not isinstance(split, dict):
-            raise InputError(f"{path}: is not an annotation pickle, {FORM}")
-        if not all(isinstance(part, list | tuple | set | np.ndarray) for part in split.values()):
-            raise InputError(f"{path}: split: the values are not lists of frame_dir, as in {FORM}")
-        split = {
-            str(key): [str(name).replace("\\", "/") for name in part] for key, part in split.items()
-        }
-    else:
-        annotations = content
-    if not isinstance(annotations, list | tuple):
+    if not isinstance(annotations, list | tuple) or not isinstance(split, dict):
         raise InputError(f"{path}: is not an annotation pickle, {FORM}")
+    if not all(isinstance(part, list | tuple | set | np.ndarray) for part in split.values()):
+        raise InputError(f"{path}: split: the values are not lists of frame_dir, as in {FORM}")
+    split = {
+        str(key): [str(name).replace("\\", "/") for name in part] for key, part in split.items()
+    }
     annotations = list(annotations)
     if not annotations or not all(isinstance(annotation, dict) for annotation in annotations):
         raise InputError(f"{path}: contains no annotations")
@@ -224,7 +222,7 @@ def _layout(annotations: list[Annotation], path: Path) -> str:
 
 
 def _parts(
-    split: dict[str, list[str]] | None,
+    split: dict[str, list[str]],
     frame_dirs: list[str],
     labels: list[int],
     args: argparse.Namespace,

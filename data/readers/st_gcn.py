@@ -9,13 +9,12 @@ al., st-gcn, arXiv 1801.07455; Shi et al., 2s-AGCN, arXiv 1805.07694.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from data import names, normalize, unpickle
+from data import measure, names, normalize, unpickle
 from data.readers import Clip, Raw
 from data.readers.npz_file import reason
 from errors import InputError
@@ -35,17 +34,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def reader(args: argparse.Namespace) -> Raw:
-    arrays, sample_names, labels = {}, {}, {}
-    for prefix in PARTS:
-        found = [path for path in _candidates(args.source, prefix) if path.is_file()]
-        if found:
-            arrays[prefix] = _array(found[0])
-            label_file = args.source / f"{prefix}_label.pkl"
-            sample_names[prefix], labels[prefix] = _labels(label_file, len(arrays[prefix]))
-    if not arrays:
-        wanted = " or ".join(path.name for path in _candidates(args.source, "train"))
+    parts = []  # of each: part of the split, array, names, labels
+    for prefix, part in PARTS.items():
+        paths = [args.source / f"{prefix}_{name}.npy" for name in ARRAYS]
+        if path := next((path for path in paths if path.is_file()), None):
+            array = _array(path)
+            parts.append((part, array, *_labels(args.source / f"{prefix}_label.pkl", len(array))))
+    if not parts:
+        wanted = " or ".join(f"train_{name}.npy" for name in ARRAYS)
         raise InputError(f"{args.source}: has no {wanted} (and no val)")
-    shapes = {array.shape[3:] for array in arrays.values()}
+    shapes = {array.shape[3:] for _, array, *_ in parts}
     num_joints, persons = shapes.pop()
     if shapes or num_joints not in LAYOUTS:
         raise InputError(
@@ -53,15 +51,19 @@ def reader(args: argparse.Namespace) -> Raw:
             f"{', '.join(map(str, LAYOUTS))}, the same in train and val"
         )
     layout = LAYOUTS[num_joints]
-    every_name = [name for part in sample_names.values() for name in part]
-    every_label = [label for part in labels.values() for label in part]
+    every_name = [name for _, _, stems, _ in parts for name in stems]
+    every_label = [label for *_, labels in parts for label in labels]
     is_ntu = layout == "ntu_rgb_d" and all(map(names.NTU.fullmatch, every_name))
     if is_ntu:
         class_names = names.class_names("ntu120", 60 if max(every_label) < 60 else 120)
     else:
         class_names = names.numbered(every_label)
     return Raw(
-        items=_items(arrays, sample_names, labels),
+        items=(
+            (name, label, part, np.array(row))
+            for part, array, stems, labels in parts
+            for name, label, row in zip(stems, labels, array)
+        ),
         total=len(every_name),
         read=partial(read, layout=layout, is_ntu=is_ntu),
         layout=layout,
@@ -71,43 +73,26 @@ def reader(args: argparse.Namespace) -> Raw:
     )
 
 
-def _items(
-    arrays: dict[str, np.ndarray],
-    sample_names: dict[str, list[str]],
-    labels: dict[str, list[int]],
-) -> Iterator[Item]:
-    for prefix, array in arrays.items():
-        for name, label, row in zip(sample_names[prefix], labels[prefix], array):
-            yield name, label, PARTS[prefix], np.array(row)
-
-
 def read(item: Item, layout: str, is_ntu: bool) -> Clip:
     """Return the clip of a row without padding; InputError names the sample."""
-    name, label, part, _ = item
+    name, label, part, row = item
     expected, columns = names.parse(name) if is_ntu else (label, {"split": part})
     if label != expected:
         raise InputError(f"{name}: label is {label}, but {expected} in the name")
-    joints = _clip(item)
+    joints = _clip(row, name)
     if layout == "ntu_rgb_d":
         joints = normalize.upright(joints)
     return Clip(name, label, joints, columns)
 
 
-def _clip(item: Item) -> np.ndarray:
-    """Return the joints (T, M, V, 3) without the padding."""
-    name, _, _, row = item
+def _clip(row: np.ndarray, name: str) -> np.ndarray:
+    """Return the joints (T, M, V, 3) of a row (3, T, V, M) without the padding."""
     joints = np.ascontiguousarray(row.transpose(1, 3, 2, 0), np.float32)
-    if not np.isfinite(joints).all():
-        frame = int(np.flatnonzero(~np.isfinite(joints).all(axis=(1, 2, 3)))[0])
-        raise InputError(f"{name}: frame {frame} has a joint that is NaN or infinite")
+    measure.check_finite(joints, name)
     joints = joints[: np.flatnonzero(joints.any(axis=(1, 2, 3))).max(initial=-1) + 1]
     repeats = [t for t in range(1, len(joints)) if np.array_equal(joints[t], joints[0])]
     period = (t for t in repeats if np.array_equal(joints[t:], joints[:-t]))
     return joints[: next(period, len(joints))]
-
-
-def _candidates(folder: Path, prefix: str) -> list[Path]:
-    return [folder / f"{prefix}_{array}.npy" for array in ARRAYS]
 
 
 def _array(path: Path) -> np.ndarray:
@@ -123,9 +108,8 @@ def _array(path: Path) -> np.ndarray:
 def _labels(path: Path, samples: int) -> tuple[list[str], list[int]]:
     """Return the names, without file extension, and the labels of all samples."""
     content = unpickle.load(path)
-    if not isinstance(content, list | tuple) or len(content) != 2:
-        raise InputError(f"{path}: is not a pickle of (names, labels)")
-    if not all(isinstance(part, list | tuple | np.ndarray) for part in content):
+    is_pair = isinstance(content, list | tuple) and len(content) == 2
+    if not is_pair or not all(isinstance(part, list | tuple | np.ndarray) for part in content):
         raise InputError(f"{path}: is not a pickle of (names, labels)")
     sample_names, words = map(list, content)
     if not len(sample_names) == len(words) == samples:

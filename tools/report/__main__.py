@@ -56,23 +56,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog="python -m tools.report", description=__doc__)
     add = parser.add_argument
     add(
-        "folders",
-        nargs="+",
-        type=Path,
-        metavar="FOLDER",
+        "folders", nargs="+", type=Path, metavar="FOLDER",
         help="run folder, benchmark folder, or the folder of all",
-    )
+    )  # fmt: skip
     add(
-        "--out",
-        type=Path,
-        metavar="FILE",
+        "--out", type=Path, metavar="FILE",
         help="output file (default: report.html in the first folder)",
-    )
+    )  # fmt: skip
     add(
-        "--store",
-        type=Path,
-        metavar="DIR",
-        help="prepared store (default: from the configuration)",
+        "--store", type=Path, metavar="DIR", help="prepared store (default: from the configuration)"
     )
     add("--clips", type=int, default=12, metavar="N", help="draw the N hardest clips (default: 12)")
     add("--figures", type=Path, metavar="DIR", help="also write plots to DIR, as PNG and PDF")

@@ -163,13 +163,18 @@ def run_folders(folder: Path) -> list[Path]:
         raise InputError(f"{folder}: no such folder; give a run or a benchmark folder of work_dir/")
     if RunFolder(folder).exists:
         return [folder]
-    found = [path for path in folder.iterdir() if path.is_dir() and RunFolder(path).exists]
+    found = runs_in(folder)
     if not found:
         raise InputError(
             f"{folder}: does not contain a run; train one first (python main.py --config ...)"
         )
     order = {stream: i for i, stream in enumerate(STREAMS)}
     return sorted(found, key=lambda path: (order.get(path.name, len(order)), path.name))
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """Return the run folders that lie directly in a folder, by name."""
+    return sorted(path for path in folder.iterdir() if RunFolder(path).exists)
 
 
 def read_run(path: Path) -> Run:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.logs import percent
+from engine.logs import DASH, percent
 from engine.run import RunFolder
-from errors import InputError
 from files import page
 from longtail.shots import GROUPS
 from tools import published
+from tools.report.gather import runs_in
 
 STYLE = """
 :root { --paper: #fcfcfa; --ink: #1b1d22; --quiet: #63676f; --line: #e3e3de; --accent: #0a5f94;
@@ -59,39 +59,27 @@ def is_root(folder: Path) -> bool:
     """Return whether runs are not in a folder, nor it one, but in the folders in it."""
     if not folder.is_dir() or RunFolder(folder).exists:
         return False
-    inside = [path for path in folder.iterdir() if path.is_dir()]
-    return not any(RunFolder(path).exists for path in inside) and any(
-        RunFolder(path).exists for each in inside for path in each.iterdir() if path.is_dir()
-    )
+    return not runs_in(folder) and any(map(runs_in, filter(Path.is_dir, folder.iterdir())))
 
 
 def rows_below(folder: Path) -> list[Row]:
-    """Return the runs in the benchmark folders of `folder`; InputError if there are none."""
+    """Return the runs in the benchmark folders of `folder`."""
     groups = sorted(path for path in folder.iterdir() if path.is_dir())
-    runs = [
-        path for group in groups for path in sorted(group.iterdir())
-        if path.is_dir() and RunFolder(path).exists
-    ]  # fmt: skip
-    if not runs:
-        raise InputError(
-            f"{folder}: does not contain a run; train one first (python main.py --config ...)"
-        )
-    return [read(path) for path in runs]
+    return [read(path) for group in groups for path in runs_in(group)]
 
 
 def read(path: Path) -> Row:
     run = RunFolder(path)
     config, result = run.config(), run.result() or {}
     facts = {**config, **result}
-    model = published.backbone_of(config)
     return Row(
         path=path,
         benchmark=str(facts.get("benchmark") or path.parent.name),
         name=path.parent.name,
         stream=str(facts.get("stream") or path.name),
-        method=str(config.get("method") or "–"),
-        backbone=published.BACKBONES.get(model, model.split(".")[-2] if "." in model else "–"),
-        seed=str(facts.get("seed", "–")),
+        method=str(config.get("method") or DASH),
+        backbone=published.backbone_name(config) or DASH,
+        seed=str(facts.get("seed", DASH)),
         state=state(run, config, bool(result)),
         figures={key: result.get(key) for key in FIGURES},
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import html
 import json
 from collections.abc import Iterable, Sequence
@@ -22,16 +21,9 @@ from tools.report.gather import Entry, Report, Run
 
 FOLDER = Path(__file__).parent / "page"
 SCRIPTS = (
-    "base",
-    "summary",
-    "curves",
-    "classes",
-    "confusion",
-    "calibration",
-    "clips",
-    "configuration",
+    "base", "summary", "curves", "classes", "confusion", "calibration", "clips", "configuration",
     "main",
-)
+)  # fmt: skip
 FIGURES = (*METRICS, "top5")
 CURVES = ("loss", *METRICS)
 
@@ -56,10 +48,7 @@ def render(data: dict[str, Any]) -> str:
 
 
 def encode(
-    report: Report,
-    class_names: list[str],
-    clips: list[Clip],
-    edges: Iterable[tuple[int, int]],
+    report: Report, class_names: list[str], clips: list[Clip], edges: Iterable[tuple[int, int]]
 ) -> dict[str, Any]:
     """Return the content of the page as a JSON-serializable dictionary.
 
@@ -81,7 +70,9 @@ def encode(
         "clips": [encode_clip(clip, report) for clip in clips],
         "edges": list(edges),
         "published": published_rows(report),
-        "backbone": backbone(report),
+        "backbone": published.backbone_name(
+            next((run.config for run in report.runs if run.config), {})
+        ),
         "sentences": report.sentences,
         "notes": report.notes,
     }
@@ -91,18 +82,11 @@ def published_rows(report: Report) -> list[dict[str, Any]]:
     """Return all published figures for the training lists of the runs, with their sources."""
     places = [place for run in report.runs if (place := published.place_of(run.facts))]
     lists = {(benchmark, str(imbalance or "")) for benchmark, imbalance, *_ in places}
-    with published.TABLE.open(newline="", encoding="utf-8") as file:
-        return [
-            {**row, "value": float(row["value"])}
-            for row in csv.DictReader(file)
-            if (row["benchmark"], row["imbalance"]) in lists
-        ]
-
-
-def backbone(report: Report) -> str:
-    """Return the backbone of the first run, with its name in the published tables."""
-    model = published.backbone_of(next((run.config for run in report.runs if run.config), {}))
-    return published.BACKBONES.get(model, model.split(".")[-2] if "." in model else model)
+    return [
+        {**row, "value": float(row["value"])}
+        for row in published.rows()
+        if (row["benchmark"], row["imbalance"]) in lists
+    ]
 
 
 def samples(entries: list[Entry]) -> tuple[list[str], np.ndarray]:

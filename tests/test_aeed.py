@@ -135,6 +135,7 @@ def test_the_entropy_is_that_of_the_prediction():
 # --- whole runs ---
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_within_the_epoch_whose_entropies_it_gathers(tiny, tmp_path, untested):
     more = [*SMALL, "num_epoch=4", "batch_size=6", "objective_args={warm_up: 1, eta: 5}",
             "mixing_args={warm_up: 1}"]  # fmt: skip

@@ -87,6 +87,7 @@ def test_a_mixed_sample_counts_by_its_share():
     torch.testing.assert_close(prior(values, logits, shares), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_what_an_auxiliary_loss_remembers_is_resumed(tiny, tmp_path, backbone, untested):
     """Two epochs, and two of which the second is resumed within: the same weights and memory."""

@@ -74,6 +74,7 @@ def test_the_first_view_is_classified_and_the_others_are_contrasted(tiny):
     assert {"projection", "prototypes"} <= saved and "classifier_of_model" not in saved
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_with_its_heads(tiny, tmp_path, untested):
     more = [*SMALL, "batch_size=6"]
 

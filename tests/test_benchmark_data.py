@@ -50,6 +50,7 @@ print(*(after - before for after, before in zip(resident(os.getpid()), before)),
 """
 
 
+@pytest.mark.slow
 def test_pages_of_a_mapped_file_are_told_from_memory_of_ones_own(tmp_path: Path) -> None:
     """In a process of its own, where no earlier test has left freed memory for the array."""
     size = 64 << 20
@@ -61,6 +62,7 @@ def test_pages_of_a_mapped_file_are_told_from_memory_of_ones_own(tmp_path: Path)
     assert size / 2 < mapped < size * 3 / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "argv, told",
     [

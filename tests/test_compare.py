@@ -792,6 +792,7 @@ def test_a_comparison_from_the_first_trial_to_the_table(tiny, tmp_path, monkeypa
     assert json.loads(output.with_suffix(".json").read_text()) == found
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_named_and_the_table_written(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(config, "benchmark_folder", lambda name: tiny / name)
     broken = tmp_path / "tiny-lt-focal/joint"

@@ -264,6 +264,7 @@ def project_with_examples(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
+@pytest.mark.slow
 def test_examples_run(project_with_examples, capsys):
     assert len(EXAMPLES) == 11
     exec(compile(EXAMPLES["make_clips.py"], "make_clips.py", "exec"), {"__name__": "__main__"})

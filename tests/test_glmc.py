@@ -118,6 +118,7 @@ def test_the_second_sample_of_a_pair_is_drawn_by_the_weight_of_its_class(golden,
 # --- whole runs ---
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_with_its_second_classifier(tiny, tmp_path, untested):
     more = [*SMALL, "batch_size=6"]
 

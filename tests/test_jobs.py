@@ -101,6 +101,7 @@ def test_a_finished_run_is_made_again_to_overwrite_it(pretend, tmp_path):
     assert (tmp_path / "runs/order").read_text().split() == ["a", "done", "a", "done"]
 
 
+@pytest.mark.slow
 def test_a_run_of_another_process_is_awaited(pretend, tmp_path, capsys):
     job, other = pretend("works", "a"), pretend("works", "b", pretend("works", "a"))
     code = (
@@ -185,6 +186,7 @@ def test_a_gpu_has_as_many_runs_as_it_has_memory_for(monkeypatch, tiny, text, co
     assert asked[0][2:] == ["--config", "a.yaml", "--check", "--device", "1"]
 
 
+@pytest.mark.slow
 def test_what_is_asked_of_a_gpu_is_what_check_says(tiny, tmp_path, monkeypatch):
     """The command and its last words, on the CPU."""
     words = command(tiny, tmp_path / "run")

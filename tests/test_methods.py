@@ -19,7 +19,7 @@ from tests.tiny_runs import METHODS, SMALL, run, weights
 @pytest.mark.parametrize(
     "method",
     quick.only(
-        ["ldam-drw", "shap-mix"],
+        ["ldam-drw"],
         ["shap-mix", "influence-balanced", "ldam-drw", "remix-drw", "kps", "ride"],
     ),
 )

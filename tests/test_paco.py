@@ -93,6 +93,7 @@ def test_the_copy_is_the_moving_average_of_the_network(tiny):
         assert moved > 3
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_with_its_queue(tiny, tmp_path, untested):
     def train(folder, *flags):
         run(tiny, folder, "paco.yaml", more=[*SMALL, "batch_size=6", *flags])

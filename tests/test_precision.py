@@ -54,6 +54,7 @@ def test_cuda_graphs_are_for_one_gpu_whose_steps_do_not_add_up():
     assert not takes_cuda_graphs(Config(), gpu, World(0, 2))
 
 
+@pytest.mark.slow
 def test_a_mixed_batch_twice_as_long_is_compiled_too(tiny, tmp_path, monkeypatch):
     """Shap-Mix: the training pass of 2 N clips, and the passes that measure the saliency."""
     capture_only = functools.partial(torch.compile, backend="eager")
@@ -110,6 +111,7 @@ def test_a_gpu_that_emulates_bf16_is_not_given_it(monkeypatch, native):
     assert precision.describe_amp("fp16", gpu) == "amp fp16"
 
 
+@pytest.mark.slow
 def test_the_kind_of_arithmetic_is_said_before_the_first_step(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
     more = [*SMALL, "num_epoch=1", "test_clips=1"]

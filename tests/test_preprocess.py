@@ -74,6 +74,7 @@ def test_inputs_are_the_recognizers(tmp_path, layout, stream, persons, more, fra
     np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_numpy_and_onnxruntime_are_enough(tmp_path):
     """In a process that cannot import torch, with the file and the script alone."""
     pytest.importorskip("onnxruntime")

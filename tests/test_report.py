@@ -634,6 +634,7 @@ def test_paper_is_light_and_complete(driver, page):
     assert shown.run(light) == "#14161a"
 
 
+@pytest.mark.slow
 def test_size_and_speed_with_sixteen_thousand_samples(driver, tmp_path):
     folder = fake_runs.benchmark_folder(tmp_path / "ntu60-xsub-lt", samples=16_000)
     main([str(folder)])

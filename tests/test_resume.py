@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import time
 
 import numpy as np
@@ -40,14 +41,21 @@ def command(tiny, folder):
     ]  # fmt: skip
 
 
+# The state of a run that is more than the weights.
+AVERAGED = [
+    "ema=0.9", "clip_grad=1.0", "accumulate=2", "schedule=step",
+    "schedule_args={warm_up: 1, milestones: [1]}",
+]  # fmt: skip
+
+
 @pytest.mark.slow
-def test_twenty_kills_change_nothing(tiny, tmp_path):
-    """Kill -9 at random moments, resume each time, until the run is whole: the same weights."""
+def test_run_killed_and_resumed_twenty_times_equals_uninterrupted_run(tiny, tmp_path):
+    """Kill -9 at random moments, resume each time, until the run is whole."""
     first = processes.Process(target=int)  # by then the server has imported everything
     first.start()
     first.join(CEILING)
     started = time.monotonic()
-    whole = processes.Process(target=run, args=(command(tiny, tmp_path / "whole"),))
+    whole = processes.Process(target=run, args=([*command(tiny, tmp_path / "whole"), *AVERAGED],))
     whole.start()
     whole.join(CEILING)
     assert whole.exitcode == 0
@@ -58,7 +66,7 @@ def test_twenty_kills_change_nothing(tiny, tmp_path):
         folder = tmp_path / f"run{runs}"
         runs += 1
         while True:
-            process = processes.Process(target=run, args=(command(tiny, folder),))
+            process = processes.Process(target=run, args=([*command(tiny, folder), *AVERAGED],))
             process.start()
             process.join(random.uniform(0.1, 1.0) * length if kills < KILLS else CEILING)
             if process.exitcode is not None:
@@ -75,6 +83,13 @@ def test_twenty_kills_change_nothing(tiny, tmp_path):
         for name in ("scores.npz", "scores-last.npz"):
             ours, theirs = (np.load(f / name)["scores"] for f in (folder, tmp_path / "whole"))
             assert np.array_equal(ours, theirs)
+        assert epochs(folder) == epochs(tmp_path / "whole")
+
+
+def epochs(folder):
+    """Return what metrics.jsonl says of every epoch, except how long it took."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    return [[line[key] for key in ("epoch", "loss", "top1", "lr")] for line in lines]
 
 
 def test_a_kill_during_the_first_write_leaves_a_usable_folder(tiny, tmp_path):
@@ -132,17 +147,31 @@ def test_files_that_are_not_checkpoints_are_rejected(tmp_path, content):
 # --- a run goes on with what it began with ---
 
 
-@pytest.fixture
-def stopped(tiny, tmp_path):
-    """A run of one epoch of two, on a list of its own; returns (command, list, folder)."""
-    listed, folder = tmp_path / "list.txt", tmp_path / "run"
-    listed.write_text((tiny / "list.txt").read_text())
-    argv = [*command(tiny, folder), f"training_list={listed}", "num_epoch=1"]
-    main.main(argv)
-    config = folder / "config.yaml"
+def on_its_own_list(tiny, root):
+    """Return the command of a run in root/run, with the training list root/list.txt."""
+    return [*command(tiny, root / "run"), f"training_list={root}/list.txt"]
+
+
+@pytest.fixture(scope="module")
+def one_epoch(tiny, tmp_path_factory):
+    """A folder with the list of a run and the run after one of two epochs, as `trained`."""
+    root = tmp_path_factory.mktemp("one_epoch")
+    shutil.copy(tiny / "list.txt", root)
+    main.main([*on_its_own_list(tiny, root), "num_epoch=1"])
+    config = root / "run/config.yaml"
     config.write_text(config.read_text().replace("num_epoch: 1", "num_epoch: 2"))
-    argv[-1] = "num_epoch=2"
-    return argv, listed, folder
+    (root / "run").rename(root / "trained")
+    return root
+
+
+@pytest.fixture
+def stopped(tiny, one_epoch):
+    """A run of one epoch of two, on a list of its own; returns (command, list, folder)."""
+    shutil.copy(tiny / "list.txt", one_epoch)
+    shutil.rmtree(one_epoch / "run", ignore_errors=True)
+    shutil.copytree(one_epoch / "trained", one_epoch / "run")
+    argv = [*on_its_own_list(tiny, one_epoch), "num_epoch=2"]
+    return argv, one_epoch / "list.txt", one_epoch / "run"
 
 
 def test_resume_refuses_a_changed_list_and_says_what_changed(stopped, tiny, capsys):

@@ -9,7 +9,7 @@ import torch
 
 import main
 from engine import checkpoint, threads
-from tests.tiny_runs import command
+from tests.tiny_runs import SMALL, command
 
 
 @pytest.fixture
@@ -65,13 +65,14 @@ def test_a_run_says_and_keeps_its_threads(tiny, tmp_path, capsys, monkeypatch, f
         threads, "measure", lambda step, most: (step(), {1: 1.0, 2: 0.5, 4: 0.5})[1]
     )
     folder = tmp_path / "joint"
-    main.main(command(tiny, folder, "--set", "num_epoch=1"))
+    main.main(command(tiny, folder, "--set", *SMALL, "num_epoch=1", "test_clips=1"))
     log = (folder / "log.txt").read_text()
     assert "2 CPU threads (a step takes 1 s with 1, 0.5 s with 2, 0.5 s with 4); OMP_" in log
     assert json.loads((folder / "result.json").read_text())["made_with"]["threads"] == 2
     assert checkpoint.read(folder / "last.pt")["made_with"]["threads"] == 2
 
 
+@pytest.mark.slow
 def test_a_resumed_run_computes_with_as_many_as_before(
     tiny, tmp_path, monkeypatch, free, uninterrupted
 ):

@@ -31,7 +31,6 @@ METHODS = sorted(path.stem for path in (config.CONFIG_ROOT / "methods").glob("*.
 ALL = ["brl", "released", *METHODS]
 CPU, META = torch.device("cpu"), torch.device("meta")
 FLAT = ["model=tests.test_optimizer.Flat"]
-ONE_BLOCK = ["model_args.num_blocks=1", "model_args.inflate=[]", "model_args.down=[]"]
 
 
 def settings(tiny, method, *more, **values):
@@ -157,7 +156,7 @@ def test_every_method_keeps_tensors_on_one_device(tiny, tmp_path, monkeypatch, m
     monkeypatch.setattr("engine.session.rehearse", lambda *parts: None)  # it reads scores
     logits = torch.zeros(3, 4), torch.tensor([0, 1, 1])
     monkeypatch.setattr("engine.session.held_out", lambda *parts: logits)
-    own = settings(tiny, method, *SMALL, *ONE_BLOCK, batch_size=6, accumulate=2)
+    own = settings(tiny, method, *SMALL, batch_size=6, accumulate=2)
     if own.classifier and "tau" in inspect.signature(find_class(own.classifier, "")).parameters:
         own = own.replace(classifier_args={"tau": 1.0})  # to choose it takes values
     training = prepare(own, [META], World(), classifier=own.classifier is not None)

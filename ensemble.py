@@ -103,13 +103,13 @@ def compare(
     rows = {
         f"{base.name} {name}": evaluate(
             scores, weights={name: 1.0},
-            published=published.beside([RunFolder(base / name).describe(which)], name),
+            published=published.figure_for([RunFolder(base / name).describe(which)], name),
         )
         for name, scores in others.items()
     }  # fmt: skip
     for name, fusion in {**singles, **fusions}.items():
         fused = fuse(streams, fusion)
-        figure = published.beside([runs[stream] for stream in fusion], name)
+        figure = published.figure_for([runs[stream] for stream in fusion], name)
         rows[name] = evaluate(fused, weights=fusion, published=figure)
     return {
         "benchmark": benchmark,

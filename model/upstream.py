@@ -172,7 +172,8 @@ def translate(state: State, model: nn.Module) -> State:
     Raises InputError listing weights that are missing, left over or of another shape.
     """
     ours, backbone = model.state_dict(), type(model).__module__.rpartition(".")[2]
-    if form_of(state) is None and not ours.keys().isdisjoint(state):
+    is_ours = form_of(state) is None and not ours.keys().isdisjoint(state)
+    if is_ours or state.keys() == ours.keys():  # a network may have another project's names
         return assemble(state, [Entry(key, (key,)) for key in ours], model)
     form = recognize(state)
     if form.backbone != backbone:

@@ -196,7 +196,7 @@ BACKBONES = config.CONFIG_ROOT / "backbones.yaml"
     ],
 )  # fmt: skip
 def test_a_published_figure_stands_beside_its_own_run_only(run, figure):
-    assert published.beside([run], "joint") == figure
+    assert published.figure_for([run], "joint") == figure
     if figure is not None:
         assert published.why_none(run) is None
 
@@ -213,9 +213,11 @@ def test_why_no_published_figure_is_shown():
 
 def test_a_published_fusion_is_of_runs_that_all_belong_to_it():
     runs = [run_facts(stream=stream) for stream in ("joint", "bone")]
-    assert published.beside(runs, "2-stream") == 79.6
-    assert published.beside([runs[0], run_facts(stream="bone", num_epoch=3)], "2-stream") is None
-    assert published.beside([runs[0], run_facts(stream="bone", **CTRGCN)], "2-stream") is None
+    assert published.figure_for(runs, "2-stream") == 79.6
+    assert (
+        published.figure_for([runs[0], run_facts(stream="bone", num_epoch=3)], "2-stream") is None
+    )
+    assert published.figure_for([runs[0], run_facts(stream="bone", **CTRGCN)], "2-stream") is None
 
 
 def test_departures_are_by_value_and_named():
@@ -250,7 +252,7 @@ def test_every_published_method_that_is_here_has_its_name():
     not_here = {"FSA", "PoseConv3D", "Shap-Mix"}
     assert names - set(published.METHODS.values()) == not_here
     for name in set(published.METHODS) - {"brl", "released", "ride"}:
-        assert published.beside([run_facts(method(name), **CTRGCN)], "joint") is not None
+        assert published.figure_for([run_facts(method(name), **CTRGCN)], "joint") is not None
     for name in set(METHODS) - set(published.METHODS):  # class-balanced-drw is not class-balanced
         assert published.place_of(run_facts(method(name), **CTRGCN)) is None
 
@@ -355,6 +357,11 @@ def test_a_file_of_ones_own_is_compared(tmp_path, capsys, monkeypatch):
     for run in (half, sharp):
         options = main.parse(list(run.arguments))
         assert commands.resolve(options, None) == run.settings
+    Path("two.yaml").write_text(
+        "base: [half.yaml, sharp.yaml]\nclassifier: longtail.classifiers.NearestClassMean\n"
+    )
+    with pytest.raises(InputError, match=r"^--methods two.yaml: base must name one file"):
+        sweep.plan("two.yaml", 0)
     argv = ["--benchmark", "nw-ucla-lt", "--methods", "brl,absent.yaml", "--dry-run"]
     assert run_command(compare.main, argv) == 2
     assert capsys.readouterr().err == "error: --methods absent.yaml: no such file\n"

@@ -217,6 +217,25 @@ def test_own_weights_alone_need_a_configuration(tmp_path):
         checkpoint.load_network(path, Config())
 
 
+class Ported(torch.nn.Module):
+    """A network of the user's, with some names of CTR-GCN's own repository."""
+
+    def __init__(self):
+        super().__init__()
+        self.l1 = torch.nn.ModuleDict({"gcn1": torch.nn.Module()})
+        self.l1["gcn1"].convs = torch.nn.ModuleList([torch.nn.Module()])
+        self.l1["gcn1"].convs[0].conv1 = torch.nn.Conv2d(3, 8, 1)
+
+
+def test_a_network_with_the_names_of_another_project_takes_weights_with_these(tmp_path):
+    network, other, path = Ported(), Ported(), tmp_path / "weights.pt"
+    assert upstream.form_of(network.state_dict()).backbone == "ctrgcn"
+    torch.save(network.state_dict(), path)
+    checkpoint.load_weights(other, path)
+    for key, value in network.state_dict().items():
+        assert torch.equal(other.state_dict()[key], value)
+
+
 # --- the released files of 2s-AGCN and st-gcn are older than their code ---
 
 

@@ -65,7 +65,7 @@ def test_a_run_says_and_keeps_its_threads(tiny, tmp_path, capsys, monkeypatch, f
         threads, "measure", lambda step, most: (step(), {1: 1.0, 2: 0.5, 4: 0.5})[1]
     )
     folder = tmp_path / "joint"
-    main.main(command(tiny, folder, "--set", *SMALL, "num_epoch=1", "test_clips=1"))
+    main.main(command(tiny, folder, "--set", *SMALL, "num_epoch=1", "test_clips=1", "repeat=1"))
     log = (folder / "log.txt").read_text()
     assert "2 CPU threads (a step takes 1 s with 1, 0.5 s with 2, 0.5 s with 4); OMP_" in log
     assert json.loads((folder / "result.json").read_text())["made_with"]["threads"] == 2

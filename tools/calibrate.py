@@ -1,11 +1,11 @@
-"""Make the probabilities of a run mean what they say; --phase predict then gives them.
+"""Calibrate the probabilities of a run by temperature scaling; --phase predict uses them.
 
 python -m tools.calibrate work_dir/nw-ucla-lt/joint
 python -m tools.calibrate work_dir/nw-ucla-lt/joint --coverage 0.9
 
 Fits a temperature on the training samples that the run held out (--val-split), and with --coverage
-the threshold that so many of them reach: below it prediction answers `unknown`. Both are kept in
-the checkpoint.
+the threshold that this share of them reaches: below it prediction answers `unknown`. Both are kept
+in the checkpoint.
 """
 
 from __future__ import annotations

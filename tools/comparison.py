@@ -52,7 +52,7 @@ class Row:
 
     def published(self, stream: str, which: str) -> dict[str, float | None]:
         facts = [run.place.describe(which) for run, _ in self.runs]
-        return {metric: published.beside(facts, stream, metric) for metric in shots.METRICS}
+        return {metric: published.figure_for(facts, stream, metric) for metric in shots.METRICS}
 
 
 def hits(run: Run, which: str) -> tuple[Scores, np.ndarray]:
@@ -208,8 +208,8 @@ class Comparison:
             figure: name for figure, name in figures.items()
             if any(row.spread(figure) is not None for row in self.rows)
         }  # fmt: skip
-        beside = {row.method: row.published(self.sweep.stream, self.which) for row in self.rows}
-        is_published = any(any(figures.values()) for figures in beside.values())
+        figures_of = {row.method: row.published(self.sweep.stream, self.which) for row in self.rows}
+        is_published = any(any(figures.values()) for figures in figures_of.values())
         head = ["method", *(["chosen"] if self.choices else []), "steps", "runs", *figures.values()]
         lines = []
         for row in self.rows:
@@ -220,7 +220,7 @@ class Comparison:
             cells += [_range(row.steps), str(len(row.runs))]
             cells += [_plus_minus(row.spread(figure)) for figure in figures]
             if is_published:
-                cells.append(_published(beside[row.method]))
+                cells.append(_published(figures_of[row.method]))
             lines.append(cells)
         if is_published:
             head.append("published top-1 (many, medium, few)")

@@ -115,7 +115,9 @@ def backbone_name(run: Mapping[str, Any]) -> str:
     return BACKBONES.get(path, path.split(".")[-2] if "." in path else path)
 
 
-def beside(runs: Iterable[Mapping[str, Any]], streams: str, metric: str = "top1") -> float | None:
+def figure_for(
+    runs: Iterable[Mapping[str, Any]], streams: str, metric: str = "top1"
+) -> float | None:
     """Return the published figure for `streams` with the method, list and backbone of all `runs`.
 
     None if these differ between the runs, or are not in the table.

@@ -197,6 +197,10 @@ class Sweep:
         base = yaml.safe_load(files[-1].read_text(encoding="utf-8")).get("base")
         if base is None:
             return recipe.BRL
+        if not isinstance(base, str):
+            raise InputError(
+                f"--methods {method}: base must name one file, whose run it starts from"
+            )
         path = files[-1].parent / base
         known = {file.resolve(): name for name, file in recipe.method_files(self.benchmark).items()}
         below = known.get(path.resolve(), shown(path))

@@ -271,7 +271,7 @@ def make_entry(
     known = {
         metric: value
         for metric in shots.METRICS
-        if (value := published.beside(facts, streams, metric)) is not None
+        if (value := published.figure_for(facts, streams, metric)) is not None
     }
     return Entry(name, runs[0].group, weights, scores, figures, place, known)
 

@@ -24,7 +24,7 @@ from benchmarks.timing import Clock, added_mib, alternate
 from engine.config import Config
 from engine.distributed import World
 from engine.precision import amp_kind
-from engine.session import prepare
+from engine.session import build_training
 from engine.state import Progress
 from engine.train import epoch_batches, training_step
 from engine.wrap import takes_cuda_graphs
@@ -59,7 +59,7 @@ class Steps:
     """The first `count` steps of a run, over its whole batches again and again if it has fewer."""
 
     def __init__(self, config: Config, device: torch.device, count: int) -> None:
-        self.training = prepare(config, [device], World())
+        self.training = build_training(config, [device], World())
         self.batches = epoch_batches(self.training)
         samples = config.batch_size * config.accumulate
         whole = [batch for batch in self.batches if len(batch.rows) == samples]

@@ -26,7 +26,7 @@ from engine.distributed import World, choose_devices, free_memory
 from engine.precision import describe_amp, set_tf32
 from engine.predict import Recognizer
 from engine.run import BEST, LAST, RunFolder, check_store, folder_for_test, remembered
-from engine.session import Training, prepare, restore
+from engine.session import Training, build_training, restore
 from engine.train import test, train
 from errors import InputError
 from feeders.source import shared_frames
@@ -193,7 +193,7 @@ def prepare_run(
 ) -> Training:
     weights = options.weights[0] if options.weights else None
     classifier = options.phase == "classifier"
-    return prepare(settings, devices, world, weights, classifier, options.new_head)
+    return build_training(settings, devices, world, weights, classifier, options.new_head)
 
 
 def train_side_by_side(

@@ -121,7 +121,7 @@ class Config:
         return many, few
 
     @property
-    def rate(self) -> float:
+    def scaled_lr(self) -> float:
         """The learning rate, linear in the batch size of one optimizer step."""
         return self.lr * self.batch_size * self.accumulate / self.lr_batch
 
@@ -270,28 +270,28 @@ def override(
     keys are set in the result. `values` come from flags that stand for a key (None: flag not
     given). Raises InputError for a key with two different values.
     """
-    said: dict[tuple[str, ...], tuple[Any, str]] = {}  # (key,) or (key, inner): value, its source
+    given: dict[tuple[str, ...], tuple[Any, str]] = {}  # (key,) or (key, inner): value, its source
 
-    def say(path: tuple[str, ...], value: Any, source: str) -> None:
-        former, by = said.setdefault(path, (value, source))
+    def add(path: tuple[str, ...], value: Any, source: str) -> None:
+        former, by = given.setdefault(path, (value, source))
         if repr(former) != repr(value):  # so that 1 is not true
             raise InputError(f"{by} and {source}: two values of {'.'.join(path)}; omit one")
 
     for key, value in values.items():
         if value is not None:
             flag = f"--{key.replace('_', '-')}"
-            say((key,), _typed(key, value, flag), flag if value is True else f"{flag} {value}")
+            add((key,), _typed(key, value, flag), flag if value is True else f"{flag} {value}")
     for text in overrides:
         path, value = _word(text)
-        say(path, value, f"--set {text}")
+        add(path, value, f"--set {text}")
         if len(path) == 1 and isinstance(value, dict):
             for inner, each in value.items():
-                say((*path, inner), each, f"--set {text}")
-    whole = {path[0]: value for path, (value, _) in said.items() if len(path) == 1}
+                add((*path, inner), each, f"--set {text}")
+    whole = {path[0]: value for path, (value, _) in given.items() if len(path) == 1}
     result = merge(layer, whole) | whole
-    for key, *inner in sorted(said):
+    for key, *inner in sorted(given):
         if inner:
-            value, _ = said[key, *inner]
+            value, _ = given[key, *inner]
             result[key] = {**(result[key] or {}), inner[0]: value}
     return result
 

@@ -51,7 +51,7 @@ def _is_number(value: Any) -> bool:
 
 
 def lr_factor(config: Config, epoch: float) -> float:
-    """Return the learning rate at a time in epochs, relative to `config.rate`.
+    """Return the learning rate at a time in epochs, relative to `config.scaled_lr`.
 
     cosine: (1 + cos(pi t)) / 2, t the completed fraction of the run, so 0 at the end; step: gamma
     to the power of the number of milestones (epochs) passed; constant: 1. In epoch e, from 0, of
@@ -106,7 +106,7 @@ def make_optimizer(
         backbone = [p for layer, p in own if layer not in layers]
         groups = [{"params": [*classifying, *extra]}, {"params": backbone, "backbone": True}]
         groups = [group for group in groups if group["params"]]
-    optimizer = make(config, "optimizer", groups, lr=config.rate, **fused(config, device))
+    optimizer = make(config, "optimizer", groups, lr=config.scaled_lr, **fused(config, device))
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
         raise InputError(

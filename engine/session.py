@@ -61,7 +61,7 @@ class Training:
     threads: int | None = None  # of the CPU, with which a resumed run began
 
 
-def prepare(
+def build_training(
     config: Config,
     devices: list[torch.device],
     world: World,

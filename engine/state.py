@@ -85,7 +85,7 @@ class TrainState:
 
         For a captured update they are tensors on the device.
         """
-        full = self.config.rate * lr_factor(self.config, time)
+        full = self.config.scaled_lr * lr_factor(self.config, time)
         for group in self.optimizer.param_groups:
             backbone = group.get("backbone", False)
             rate = full * backbone_factor(self.config, time) if backbone else full

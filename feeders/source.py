@@ -16,7 +16,7 @@ import torch
 
 from memory import send
 
-CLIPS_AT_ONCE = 1024  # clips per copy to the device: about 50 MB of NTU
+CLIPS_PER_COPY = 1024  # clips per copy to the device: about 50 MB of NTU
 
 THREADS = 2  # that read memory-mapped frames ahead
 AHEAD = 4  # batches read ahead
@@ -138,7 +138,7 @@ class Source:
         return f"on the device ({self.device}), {self.nbytes / 1e9:.2f} GB"
 
     def _load(self) -> Clips:
-        """Copy the frames to the device, CLIPS_AT_ONCE clips at a time, and process them there."""
+        """Copy the frames to the device, CLIPS_PER_COPY clips at a time, and process them there."""
         if _shared is None or not fits(2 * self.nbytes, self.device):
             return self._copy(self.mapped, self.prepare)
         key = self.path, str(self.device), self.mapped.starts.numpy().tobytes()
@@ -153,7 +153,7 @@ class Source:
         starts = lengths.cumsum(0) - lengths
         shape = (int(lengths.sum()), *clips.frames.shape[1:])
         frames = torch.empty(shape, device=self.device)
-        for rows in torch.arange(len(lengths)).split(CLIPS_AT_ONCE):
+        for rows in torch.arange(len(lengths)).split(CLIPS_PER_COPY):
             part = send(clips[rows].packed().frames, self.device)
             first = int(starts[rows[0]])
             frames[first : first + len(part)] = (

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from engine import config
 from engine.distributed import World
 from engine.precision import Float32Outputs
-from engine.session import prepare
+from engine.session import build_training
 from engine.train import epoch_batches
 from errors import InputError
 from longtail.class_contrast import ClassContrast
@@ -42,7 +42,7 @@ def settings(tiny, backbone, method="brl", *more, **values):
 def test_an_auxiliary_loss_is_added_to_the_loss_of_any_method(tiny, backbone, method):
     """Against the method's own loss, and the auxiliary one of the same outputs."""
     own = settings(tiny, backbone, method, "batch_size=16", "repeat=4")
-    training = prepare(own, [CPU], World())
+    training = build_training(own, [CPU], World())
     method, net = training.method.eval(), training.net.eval()  # no dropout, no noise
     batches = epoch_batches(training)
     clips, labels, batch = next(training.feeder.batches(batches))
@@ -102,7 +102,7 @@ def test_what_an_auxiliary_loss_remembers_is_resumed(tiny, tmp_path, backbone, u
 
 def test_the_memory_and_the_prototypes_move(tiny, tmp_path, untested):
     run(tiny, tmp_path / "run", CONFIG / "protogcn.yaml", more=BACKBONES["protogcn"])
-    begun = prepare(settings(tiny, "protogcn"), [CPU], World())
+    begun = build_training(settings(tiny, "protogcn"), [CPU], World())
     name = "prototypes.memory.weight"
     moved = weights(tmp_path / "run/last.pt")[name] - begun.state.model.state_dict()[name]
     assert moved.abs().max() > 1e-4

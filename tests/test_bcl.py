@@ -9,7 +9,7 @@ from torch.nn.functional import normalize, one_hot
 
 from engine import config
 from engine.distributed import World
-from engine.session import prepare
+from engine.session import build_training
 from engine.train import epoch_batches
 from errors import InputError
 from longtail.bcl import balanced_contrast
@@ -45,7 +45,7 @@ def test_the_contrast_averages_over_each_class_and_leaves_the_anchor_out():
 def training_of(tiny, *more):
     words = [*SMALL, "batch_size=6", "num_epoch=2", *more]
     own = config.load([tiny / "tiny-lt/joint.yaml", METHODS / "bcl.yaml"], words)
-    return prepare(own, [torch.device("cpu")], World())
+    return build_training(own, [torch.device("cpu")], World())
 
 
 def test_the_first_view_is_classified_and_the_others_are_contrasted(tiny):

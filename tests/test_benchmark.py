@@ -138,7 +138,7 @@ def test_steps_are_those_of_the_training_loop(tiny):
     training = steps.training
     expected = make_model(own).train()
     expected.load_state_dict(training.state.model.state_dict())
-    optimizer = torch.optim.SGD(expected.parameters(), own.rate, 0.9, 0, 5e-4, True)
+    optimizer = torch.optim.SGD(expected.parameters(), own.scaled_lr, 0.9, 0, 5e-4, True)
     for loss, batch in zip(steps.run(), steps.chosen):
         generator = torch.Generator().manual_seed(batch.seed)
         clips = training.feeder.batch(batch.rows, generator)

@@ -6,7 +6,7 @@ import torch
 
 from engine import config
 from engine.distributed import World
-from engine.session import prepare
+from engine.session import build_training
 from errors import InputError
 from tests.tiny_runs import METHODS, SMALL, run
 
@@ -14,7 +14,7 @@ from tests.tiny_runs import METHODS, SMALL, run
 def method_of(tiny, *more):
     words = [*SMALL, "num_epoch=9", *more]
     own = config.load([tiny / "tiny-lt/joint.yaml", METHODS / "cmo.yaml"], words)
-    return prepare(own, [torch.device("cpu")], World()).method
+    return build_training(own, [torch.device("cpu")], World()).method
 
 
 def test_the_second_of_a_pair_is_drawn_by_the_inverse_count(tiny):

@@ -119,7 +119,7 @@ def test_a_config_file_with_names_of_an_earlier_version_has_no_changed_keys(tmp_
 
 def test_the_rate_is_linear_in_the_batch_of_a_step():
     resolved = config.load([], ["batch_size=64", "accumulate=2"])
-    assert resolved.rate == pytest.approx(0.0125 * 64 * 2 / 16)
+    assert resolved.scaled_lr == pytest.approx(0.0125 * 64 * 2 / 16)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import main
 from engine import checkpoint, config, evaluate
 from engine.config import Config
 from engine.distributed import World, choose_devices, synchronize_batch_norm
-from engine.session import prepare
+from engine.session import build_training
 from engine.state import Progress
 from engine.stopping import CHECK_EVERY, StopRequest
 from engine.train import epoch_batches, training_step
@@ -219,7 +219,7 @@ def _follow_saliency(rank, tiny, folder):
             ("shap-mix", "mixing.saliency"), ("aeed", "mixing.saliency"), ("aeed", "entropy_sum"),
         ):  # fmt: skip
             files = [tiny / "tiny-lt/joint.yaml", PROJECT / f"config/methods/{method}.yaml"]
-            training = prepare(config.load(files, more), [torch.device("cpu")], world)
+            training = build_training(config.load(files, more), [torch.device("cpu")], world)
             training.method.begin_epoch(0)
             batches = epoch_batches(training)
             for clips, labels, batch in training.feeder.batches(batches):

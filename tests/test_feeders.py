@@ -447,7 +447,7 @@ FEEDERS = [
 @pytest.fixture
 def few_at_once(monkeypatch):
     """Load a resident store in several parts, as a large one is."""
-    monkeypatch.setattr(source, "CLIPS_AT_ONCE", 3)
+    monkeypatch.setattr(source, "CLIPS_PER_COPY", 3)
 
 
 @pytest.mark.parametrize("stream", STREAMS)

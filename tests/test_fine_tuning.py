@@ -14,7 +14,7 @@ from data.store import StoreWriter
 from engine import checkpoint
 from engine.config import load
 from engine.distributed import World
-from engine.session import prepare
+from engine.session import build_training
 from errors import InputError, run_command
 from tests.test_model import original_weights
 from tests.tiny_runs import assert_resumes, command, weights
@@ -127,7 +127,7 @@ def test_the_backbone_has_its_own_rate(whole, tiny):
         given = load(
             [tiny / "tiny-lt/joint.yaml"], ["optimizer_args={momentum: 0}", "lr=0.5", *words]
         )
-        training = prepare(given, [CPU], World(), whole / "best.pt", new_head=True)
+        training = build_training(given, [CPU], World(), whole / "best.pt", new_head=True)
         before = {name: p.detach().clone() for name, p in training.state.model.named_parameters()}
         clips = torch.randn(4, 2, 8, 25, 3, generator=torch.manual_seed(1))
         training.state.model.eval()(clips).square().sum().backward()

@@ -6,14 +6,16 @@ import torch
 
 from engine import config
 from engine.distributed import World
-from engine.session import prepare
+from engine.session import build_training
 from errors import InputError
 from tests.tiny_runs import METHODS, SMALL, run, weights
 
 
 def method_of(tiny, whole, *more):
     own = config.load([tiny / "tiny-lt/joint.yaml", METHODS / "fsa.yaml"], more)
-    return prepare(own, [torch.device("cpu")], World(), whole / "last.pt", classifier=True).method
+    return build_training(
+        own, [torch.device("cpu")], World(), whole / "last.pt", classifier=True
+    ).method
 
 
 def test_tail_features_borrow_generic_channels_of_the_most_confusing_sample(tiny, whole):

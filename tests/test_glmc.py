@@ -10,7 +10,7 @@ from torch import nn
 from engine import config
 from engine.build import make_stages
 from engine.distributed import World
-from engine.session import prepare
+from engine.session import build_training
 from errors import InputError
 from longtail.glmc import GLMC, paste_box
 from longtail.method import Parts
@@ -146,7 +146,7 @@ def test_what_the_method_has_in_itself_is_refused(tiny, tmp_path):
 def test_it_takes_the_auxiliary_loss_of_a_backbone(tiny):
     files = [tiny / "tiny-lt/joint.yaml", METHODS / "glmc.yaml", METHODS.parent / "protogcn.yaml"]
     words = [*SMALL, "model_args.num_prototype=4", "frames=8", "num_epoch=2"]
-    training = prepare(config.load(files, words), [CPU], World())
+    training = build_training(config.load(files, words), [CPU], World())
     rows = training.method.rows(torch.Generator().manual_seed(0), 0.0)[:4]
     ((clips, labels, _),) = training.feeder.batches([rows])
     assert clips.shape[:3] == (4, 2, 2) and labels.shape == (4, 2)

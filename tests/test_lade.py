@@ -7,14 +7,14 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from engine import config
 from engine.distributed import World
-from engine.session import prepare
+from engine.session import build_training
 from errors import InputError
 from tests.tiny_runs import METHODS, SMALL, run
 
 
 def training_of(tiny, *more):
     own = config.load([tiny / "tiny-lt/joint.yaml", METHODS / "lade.yaml"], [*SMALL, *more])
-    return prepare(own, [torch.device("cpu")], World())
+    return build_training(own, [torch.device("cpu")], World())
 
 
 def by_a_loop(logits, labels, counts, regularization):

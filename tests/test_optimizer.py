@@ -13,7 +13,7 @@ from engine.build import find_class
 from engine.config import Config
 from engine.distributed import World
 from engine.optimizer import check_schedule, fused, lr_factor
-from engine.session import prepare
+from engine.session import build_training
 from engine.state import TrainState
 from engine.train import epoch_batches, training_step
 from errors import InputError
@@ -104,7 +104,7 @@ def test_an_epoch_of_accumulated_batches_is_one_of_large_batches(tiny, batch_siz
         own = config.load(
             [tiny / "tiny-lt/joint.yaml"], settings, batch_size=size, accumulate=accumulate
         )
-        training = prepare(own, [CPU], World())
+        training = build_training(own, [CPU], World())
         training.feeder.train = False  # the same frames, whatever batch a clip is in
         training.feeder.table = training.feeder._table()
         steps = epoch_batches(training)

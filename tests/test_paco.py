@@ -10,7 +10,7 @@ from torch.nn.functional import normalize, one_hot
 
 from engine import config
 from engine.distributed import World
-from engine.session import prepare
+from engine.session import build_training
 from engine.train import epoch_batches, training_step
 from errors import InputError
 from longtail.paco import parametric_contrast
@@ -33,7 +33,7 @@ def by_a_loop(logits, label, similarities, key_labels, alpha):
 def training_of(tiny, *more):
     words = [*SMALL, "batch_size=6", "num_epoch=2", "objective_args.queue=10", *more]
     own = config.load([tiny / "tiny-lt/joint.yaml", METHODS / "paco.yaml"], words)
-    return prepare(own, [torch.device("cpu")], World())
+    return build_training(own, [torch.device("cpu")], World())
 
 
 def test_a_queue_fills_and_the_loss_counts_its_keys(tiny):

@@ -208,7 +208,7 @@ def test_fewer_samples_than_ranks(tiny, whole, tmp_path):
         everything = evaluate.score(net, feeder, settings, cpu, Several(rank, 4))
     np.testing.assert_allclose(everything, alone, rtol=1e-5)
     with pytest.raises(InputError, match="batch_size: 3 samples for 4 ranks"):
-        session.prepare(settings, [cpu], Alone(0, 4))
+        session.build_training(settings, [cpu], Alone(0, 4))
 
 
 class Alone(World):

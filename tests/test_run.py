@@ -21,7 +21,7 @@ from engine import build, checkpoint, commands, evaluate, train
 from engine.config import Config, load
 from engine.distributed import World, free_memory
 from engine.run import RunFolder
-from engine.session import prepare
+from engine.session import build_training
 from engine.state import Progress
 from engine.train import epoch_batches
 from errors import InputError
@@ -163,7 +163,7 @@ def test_every_epoch_has_an_order_and_draws_of_its_own():
 
 def test_a_seed_draws_the_weights(tiny, tmp_path):
     first, again, other = (
-        prepare(
+        build_training(
             load([tiny / "tiny-lt/joint.yaml"], seed=seed), [torch.device("cpu")], World()
         ).state.model.state_dict()
         for seed in (3, 3, 4)

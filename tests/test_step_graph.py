@@ -9,7 +9,7 @@ import torch
 from engine import config, session, step_graph
 from engine.config import Config
 from engine.distributed import World
-from engine.session import prepare
+from engine.session import build_training
 from engine.step_graph import EAGER_CALLS, StepGraphs, make_step_graphs
 from engine.train import epoch_batches, training_step
 from errors import InputError
@@ -68,7 +68,7 @@ def train(tiny, method, device, graphs=None, **values):
     with pytest.MonkeyPatch.context() as patch:
         if graphs is not None:
             patch.setattr(session, "make_step_graphs", lambda *_: graphs(device))
-        training = prepare(own, [device], World(), classifier=own.classifier is not None)
+        training = build_training(own, [device], World(), classifier=own.classifier is not None)
     losses = []
     for epoch in range(3):
         training.state.progress.epoch, training.state.progress.step = epoch, 0
@@ -134,7 +134,7 @@ def test_a_checkpoint_has_the_learning_rate_as_a_number(tiny, recorded):
     assert group["lr"] == state.lr and isinstance(group["lr"], float)
     state.load_state_dict(state.state_dict())
     state.set_lr(0.0)
-    assert state.lr == pytest.approx(training.config.rate)
+    assert state.lr == pytest.approx(training.config.scaled_lr)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from engine import build, config
 from engine.build import find_class
 from engine.config import Config
 from engine.distributed import World
-from engine.session import prepare
+from engine.session import build_training
 from engine.train import epoch_batches, micro_batches, training_step
 from longtail.classifiers import (
     TAUS,
@@ -61,7 +61,7 @@ def one_step(tiny, folder, method, batch_size, accumulate, epoch):
     In double precision, with a network that has no batch norm.
     """
     own = settings(tiny, method, *FLAT, batch_size=batch_size, accumulate=accumulate)
-    training = prepare(own, [CPU], World())
+    training = build_training(own, [CPU], World())
     torch.manual_seed(0)
     model = training.state.model
     nn.init.normal_(model.fc.weight)
@@ -103,7 +103,7 @@ def test_a_step_divides_by_what_weigh_by_says(tiny, tmp_path, by):
         tiny, "inverse-frequency", *FLAT, "mixing=longtail.mixing.Plain", f"weigh_by={by}",
         batch_size=4, accumulate=3,
     )  # fmt: skip
-    training = prepare(own, [CPU], World())
+    training = build_training(own, [CPU], World())
     training.method.begin_epoch(0)
     batches = epoch_batches(training)
     clips, labels, batch = next(training.feeder.batches(batches))
@@ -159,7 +159,7 @@ def test_every_method_keeps_tensors_on_one_device(tiny, tmp_path, monkeypatch, m
     own = settings(tiny, method, *SMALL, batch_size=6, accumulate=2)
     if own.classifier and "tau" in inspect.signature(find_class(own.classifier, "")).parameters:
         own = own.replace(classifier_args={"tau": 1.0})  # to choose it takes values
-    training = prepare(own, [META], World(), classifier=own.classifier is not None)
+    training = build_training(own, [META], World(), classifier=own.classifier is not None)
     if not training.method.trains:
         return
     for epoch in (0, own.num_epoch - 1):

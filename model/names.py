@@ -377,6 +377,8 @@ class Form:
 PYSKL, ORIGINAL = "mmcv (BRL, PYSKL)", "original"
 HEAD: dict[str, Any] = {"data_norm": "backbone.data_bn.weight", "fc": "cls_head.fc_cls.weight"}
 UNITS: dict[str, Any] = {
+    "adjacency": "l1.gcn1.PA",
+    "width": "l{}.gcn1.bn.weight",
     "data_norm": "data_bn.weight",
     "fc": "fc.weight",
     "start": 1,
@@ -390,13 +392,15 @@ ORIGINAL_NAMES: dict[str, Any] = {
     "learned": "PA",
 }
 
-DYNAMIC: dict[str, Any] = {
+GCN: dict[str, Any] = {
     "adjacency": "backbone.gcn.0.gcn.A",
     "width": "backbone.gcn.{}.gcn.bn.weight",
-    "conv": "backbone.gcn.0.gcn.down.0.weight",
-    "per_subset": True,
+    "conv": "backbone.gcn.0.gcn.conv.weight",
     **HEAD,
 }
+DYNAMIC: dict[str, Any] = {
+    **GCN, "conv": "backbone.gcn.0.gcn.down.0.weight", "per_subset": True,
+}  # fmt: skip
 FORMS = (
     Form(
         "mmcv (ProtoGCN)",
@@ -406,37 +410,15 @@ FORMS = (
         **DYNAMIC,
     ),
     Form(PYSKL, "dgstgcn", mark="backbone.gcn.0.tcn.add_coeff", names=dgstgcn, **DYNAMIC),
-    Form(
-        PYSKL,
-        "stgcnpp",
-        mark="backbone.gcn.0.tcn.transform.0.weight",
-        adjacency="backbone.gcn.0.gcn.A",
-        width="backbone.gcn.{}.gcn.bn.weight",
-        conv="backbone.gcn.0.gcn.conv.weight",
-        names=stgcn_pyskl,
-        **HEAD,
-    ),
+    Form(PYSKL, "stgcnpp", mark="backbone.gcn.0.tcn.transform.0.weight", names=stgcn_pyskl, **GCN),
     Form(
         PYSKL,
         "aagcn",
         mark="backbone.gcn.0.gcn.conv_d.0.weight",
-        adjacency="backbone.gcn.0.gcn.A",
-        width="backbone.gcn.{}.gcn.bn.weight",
-        conv="backbone.gcn.0.gcn.conv_d.0.weight",
         names=partial(aagcn, block="backbone.gcn.{}", gcn="gcn", tcn="tcn", **PYSKL_NAMES),
-        per_subset=True,
-        **HEAD,
+        **GCN | {"conv": "backbone.gcn.0.gcn.conv_d.0.weight", "per_subset": True},
     ),
-    Form(
-        PYSKL,
-        "stgcn",
-        mark="backbone.gcn.0.gcn.conv.weight",
-        adjacency="backbone.gcn.0.gcn.A",
-        width="backbone.gcn.{}.gcn.bn.weight",
-        conv="backbone.gcn.0.gcn.conv.weight",
-        names=stgcn_pyskl,
-        **HEAD,
-    ),
+    Form(PYSKL, "stgcn", mark="backbone.gcn.0.gcn.conv.weight", names=stgcn_pyskl, **GCN),
     Form(
         PYSKL,
         "ctrgcn",
@@ -477,8 +459,6 @@ FORMS = (
         f"{ORIGINAL} (CTR-GCN)",
         "ctrgcn",
         mark="l1.gcn1.convs.0.conv1.weight",
-        adjacency="l1.gcn1.PA",
-        width="l{}.gcn1.bn.weight",
         conv="l1.gcn1.convs.0.conv3.weight",
         names=partial(ctrgcn, target_first=True, **ORIGINAL_NAMES),
         **UNITS,
@@ -487,8 +467,6 @@ FORMS = (
         f"{ORIGINAL} (2s-AGCN)",
         "aagcn",
         mark="l1.gcn1.conv_d.0.weight",
-        adjacency="l1.gcn1.PA",
-        width="l{}.gcn1.bn.weight",
         conv="l1.gcn1.conv_d.0.weight",
         names=partial(aagcn, gcn="gcn1", tcn="tcn1", **ORIGINAL_NAMES),
         **UNITS,

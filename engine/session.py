@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from data import long_tail
-from engine import checkpoint, evaluate, logs, precision, recipe
+from engine import checkpoint, logs, precision, recipe, samples
 from engine.build import TrainingData, make_feeder, make_method, make_model, open_data, to_device
 from engine.config import Config
 from engine.distributed import World, synchronize_batch_norm
@@ -30,9 +29,7 @@ from engine.state import TrainState
 from engine.step_graph import StepGraphs, make_step_graphs
 from engine.wrap import wrap
 from errors import InputError
-from longtail.classifiers import Samples
 from longtail.method import Method
-from model.backbone import Output
 
 
 def step_seed(*numbers: int) -> int:
@@ -94,11 +91,7 @@ def build_training(
     method = make_method(config, data, model, classifier).to(device)
     feeder = make_feeder(config, data, data.train_rows, device, train=True, views=method.views)
     val_feeder = make_feeder(config, data, data.val_rows, device)
-    samples = Samples(
-        lambda: held_out(config, data, model, val_feeder, weights),
-        lambda: training_features(model, make_feeder(config, data, data.train_rows, device)),
-    )
-    method.prepare(model, samples)
+    method.prepare(model, samples.for_method(config, data, model, device, weights))
     rehearse(config, world, device, data, feeder, method, model)
     net, eval_net = wrap(model, config, devices, world)
     graphs = make_step_graphs(config, devices, world)
@@ -206,43 +199,3 @@ def restore(training: Training, path: Path) -> None:
     checkpoint.load_strictly(state.model, content["model"], str(path))
     state.load_state_dict(content["training"])
     state.progress = dataclasses.replace(state.progress, **content["progress"])
-
-
-@torch.no_grad()
-def held_out(
-    config: Config, data: TrainingData, model: nn.Module, feeder: Any, weights: str | Path | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logits (n, K) and labels (n,) of the training samples held out by val_split.
-
-    Raises InputError unless the network, of checkpoint `weights`, was trained without them, on the
-    list as it is now.
-    """
-    trained = checkpoint.trained_with(weights) if weights is not None else {}
-    keys = ("val_split", "val_by", "seed", "protocol", "training_list", "imbalance", "fold")
-    same = all(trained.get(key) == getattr(config, key) for key in keys)
-    if weights is None or config.val_split is None or not same:
-        raise InputError(
-            "classifier_args.tau: auto needs training samples that the network was not trained on: "
-            "train it with --val-split 0.1, and use the same --val-split in this phase, with the "
-            f"same --seed and list ({weights}: val_split {trained.get('val_split')}), or give "
-            "a number, e.g. --set classifier_args.tau=1.0"
-        )
-    check_same_data(checkpoint.read(weights), data, Path(weights))
-    rows = torch.arange(len(feeder))
-    return torch.cat([output.logits for output in outputs(model, feeder)]), feeder.targets(rows)
-
-
-@torch.no_grad()
-def training_features(model: nn.Module, feeder: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return features (n, D) and labels (n,) of a feeder's samples, of one clip each."""
-    rows = torch.arange(len(feeder))
-    return torch.cat([output.features for output in outputs(model, feeder)]), feeder.targets(rows)
-
-
-def outputs(model: nn.Module, feeder: Any) -> Iterator[Output]:
-    """Yield the outputs of a network, in evaluation mode, for the batches of a feeder's samples."""
-    model.eval()
-    net = precision.Float32Outputs(model, "off")
-    rows = torch.arange(len(feeder))
-    for clips, _, _ in feeder.batches(rows.split(evaluate.CLIPS_AT_ONCE["cpu"])):
-        yield net(clips)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import checkpoint, held_out, logs
+from engine import checkpoint, logs, samples
 from engine.distributed import World, choose_devices
 from engine.fusion import Scores
 from engine.run import BEST, LAST, RunFolder
@@ -43,7 +43,7 @@ def calibrate(
     run: RunFolder, which: str, coverage: float | None, device: list[str] | None
 ) -> tuple[dict[str, Any], Scores]:
     """Return what is to be kept in a checkpoint, and the scores of the held-out samples."""
-    scores = held_out.score(run.checkpoint(which), choose_devices(device, World())[0])
+    scores = samples.score_held_out(run.checkpoint(which), choose_devices(device, World())[0])
     temperature = fit_temperature(scores.scores, scores.labels)
     threshold = None
     if coverage is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from engine import config, held_out
+from engine import config, samples
 from engine.build import find_class
 from engine.run import LAST
 from errors import InputError, nearest
@@ -125,7 +125,7 @@ def held_out_accuracy(run: Run, which: str) -> float:
     if epochs := run.place.epochs():
         epoch = epochs[-1] if which == LAST else max(epochs, key=lambda epoch: epoch["top1"])
         return epoch["mean_class"]
-    found = held_out.score(run.place.checkpoint(which), torch.device("cpu"), run.settings)
+    found = samples.score_held_out(run.place.checkpoint(which), torch.device("cpu"), run.settings)
     return shots.accuracy(found.scores, found.labels)["mean_class"]
 
 

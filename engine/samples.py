@@ -1,0 +1,95 @@
+"""Outputs of a trained network for training samples: those held out by `val_split`, and others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from engine import checkpoint, evaluate, precision
+from engine.build import TrainingData, make_feeder, open_data, to_device
+from engine.config import Config
+from engine.fusion import Scores
+from engine.run import check_same_data
+from errors import InputError
+from longtail.classifiers import Samples
+from model.backbone import Output
+from model.fuse_bn import fuse_bn
+
+
+def score_held_out(path: Path, device: torch.device, config: Config | None = None) -> Scores:
+    """Return the probabilities of a checkpoint for the samples that its training held out.
+
+    `config` replaces the checkpoint's own. Samples are scored as in testing, with all their clips.
+    Raises InputError if it was trained on its whole list, or if the list has changed.
+    """
+    config, model, state = checkpoint.load_network(path, config)
+    if config.val_split is None:
+        raise InputError(
+            f"{path}: was trained on its whole training list, so no sample is held out; train with "
+            "--val-split 0.1"
+        )
+    data = open_data(config, model)
+    check_same_data(state, data, path)
+    feeder = make_feeder(config, data, data.val_rows, device, clips=config.test_clips)
+    net = fuse_bn(to_device(model, device))
+    precision.set_tf32(config.tf32)
+    scores = evaluate.score(net, feeder, config, device)
+    names = np.asarray(data.store.names)[data.val_rows]
+    return Scores(names, np.asarray(data.store.labels)[data.val_rows], scores)
+
+
+def for_method(
+    config: Config, data: TrainingData, model: nn.Module, device: torch.device,
+    weights: str | Path | None,
+) -> Samples:  # fmt: skip
+    """Return what a method's `prepare` may ask of the network, which has the weights of a file.
+
+    Each sample is one clip, not augmented. The held-out samples are refused, by an InputError, if
+    the network was trained on them.
+    """
+
+    def held_out() -> tuple[Tensor, Tensor]:
+        check_held_out(config, data, weights)
+        feeder = make_feeder(config, data, data.val_rows, device)
+        return computed(model, feeder, "logits")
+
+    def features() -> tuple[Tensor, Tensor]:
+        return computed(model, make_feeder(config, data, data.train_rows, device), "features")
+
+    return Samples(held_out, features)
+
+
+def check_held_out(config: Config, data: TrainingData, weights: str | Path | None) -> None:
+    """Raise InputError unless a checkpoint was trained without the samples that `val_split` holds
+    out, on the list as it is now."""
+    trained = checkpoint.trained_with(weights) if weights is not None else {}
+    keys = ("val_split", "val_by", "seed", "protocol", "training_list", "imbalance", "fold")
+    same = all(trained.get(key) == getattr(config, key) for key in keys)
+    if weights is None or config.val_split is None or not same:
+        raise InputError(
+            "classifier_args.tau: auto needs training samples that the network was not trained on: "
+            "train it with --val-split 0.1, and use the same --val-split in this phase, with the "
+            f"same --seed and list ({weights}: val_split {trained.get('val_split')}), or give "
+            "a number, e.g. --set classifier_args.tau=1.0"
+        )
+    check_same_data(checkpoint.read(weights), data, Path(weights))
+
+
+@torch.no_grad()
+def computed(model: nn.Module, feeder: Any, which: str) -> tuple[Tensor, Tensor]:
+    """Return `logits` or `features` (n, ...) and the labels (n,) of all samples of a feeder."""
+    rows = torch.arange(len(feeder))
+    outputs = _outputs(model, feeder, rows)
+    return torch.cat([getattr(output, which) for output in outputs]), feeder.targets(rows)
+
+
+def _outputs(model: nn.Module, feeder: Any, rows: Tensor) -> Iterator[Output]:
+    model.eval()
+    net = precision.Float32Outputs(model, "off")
+    for clips, _, _ in feeder.batches(rows.split(evaluate.CLIPS_AT_ONCE["cpu"])):
+        yield net(clips)

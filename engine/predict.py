@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,22 +94,18 @@ class InputSpec:
         return self.skeleton.confidence or self.channels == 2
 
     @classmethod
-    def of(cls, model: Network, state: dict[str, Any]) -> InputSpec:
-        """Return the input of a network, from its attributes and the facts about data in its
-        checkpoint.
-
-        A foreign checkpoint contains none of the latter.
-        """
-        skeleton, num_class = model.skeleton, model.num_class
-        said = state if checkpoint.is_own(state) else {}
+    def of(cls, model: Network, facts: Mapping[str, Any]) -> InputSpec:
+        """Return the input of a network, from its attributes and the facts about its training data:
+        `normalization`, `centre`, `class_names` and `size`, of which any may be missing."""
+        skeleton = model.skeleton
         return cls(
             skeleton,
             model.num_person,
             model.in_channels,
-            normalize.name_in(said) or normalize.USUAL.get(skeleton.name, "none"),
-            said.get("centre") or 0,
-            names_of(num_class, said.get("class_names"), skeleton.name),
-            Size(*said["size"]) if said.get("size") else None,
+            normalize.name_in(facts) or normalize.USUAL.get(skeleton.name, "none"),
+            facts.get("centre") or 0,
+            names_of(model.num_class, facts.get("class_names"), skeleton.name),
+            Size(*facts["size"]) if facts.get("size") else None,
         )
 
     def differences(self, other: InputSpec) -> list[str]:
@@ -121,6 +117,21 @@ class InputSpec:
         )
         names = [field.name for field in dataclasses.fields(InputSpec) if field.compare]
         return [name for name in names if getattr(ours, name) != getattr(theirs, name)]
+
+
+def facts_of(state: dict[str, Any], model: Network, config: Config) -> Mapping[str, Any] | None:
+    """Return the facts about the training data of a network, None if nothing says them.
+
+    Checkpoints of this project contain them. Of a foreign one they are those of the store in its
+    configuration, if that is there and has the layout of the network.
+    """
+    if checkpoint.is_own(state):
+        return state
+    try:
+        store = Store.open(config.store)
+    except InputError:
+        return None
+    return store.meta if store.reading.layout == model.skeleton.name else None
 
 
 def names_of(num_class: int, said: Sequence[str] | None, layout: str) -> tuple[str, ...]:
@@ -172,6 +183,7 @@ class LoadedNetwork:
     model: nn.Module
     takes: InputSpec
     calibration: Calibration = Calibration()
+    doubt: str = ""  # what had to be assumed about its training data
 
     @classmethod
     def load(
@@ -188,9 +200,16 @@ class LoadedNetwork:
         """
         usual = {"amp": "off"} if device.type == "cpu" else {}
         config, model, state = checkpoint.load_network(path, config, overrides, **usual)
-        takes = InputSpec.of(model, state)
+        facts, doubt = facts_of(state, model, config), ""
+        takes = InputSpec.of(model, facts or {})
+        if facts is None:
+            doubt = (
+                f"{path}: does not say how its clips were normalized, and {config.store} is not a "
+                f"store of layout {takes.skeleton.name}: taken to be {takes.normalization}, with "
+                f"the classes {takes.class_names[0]}, ...; else name the store: --set store=DIR"
+            )
         model = to_device(model, device)
-        return cls(path, config, model, takes, Calibration.of(state, path))
+        return cls(path, config, model, takes, Calibration.of(state, path), doubt)
 
     def score(self, store: Store, device: torch.device) -> Scores:
         """Return the class probabilities of every clip of a store, as in testing, calibrated."""

@@ -36,6 +36,9 @@ def run(
     """
     write = writer_of(output, segmented)
     files = find_files(inputs)
+    for member in recognizer.members:
+        if member.doubt:
+            print(f"warning: {member.doubt}", file=sys.stderr)
     predictions: list[Prediction] = []
     failed: dict[str, str] = {}
     bar = tqdm(total=len(files), unit="file", leave=False, disable=logs.progress_bar_off(quiet))

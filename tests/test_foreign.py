@@ -11,7 +11,8 @@ import yaml
 
 import main
 import model as models
-from engine import checkpoint, config, evaluate
+from data.store import StoreWriter
+from engine import checkpoint, config, evaluate, predict_files
 from engine.build import make_feeder, open_data
 from engine.config import Config
 from engine.predict import LoadedNetwork, Recognizer
@@ -368,7 +369,7 @@ def test_export_writes_it(variant, argv, tmp_path):
 
 def test_export_refuses_keys_that_it_does_not_use(variant, argv, capsys):
     assert run_command(export.main, [str(variant[1]), *argv, "amp=bf16"]) == 2
-    assert "--set amp=bf16: only model, model_args, " in capsys.readouterr().err
+    assert "--set amp=bf16: only store, model, model_args, " in capsys.readouterr().err
 
 
 def test_embed_shows_its_features(tiny, variant, argv, tmp_path):
@@ -407,6 +408,31 @@ def test_what_a_network_takes_is_asked_of_the_network(golden):
     assert (takes.skeleton.name, takes.persons, takes.channels) == ("nw_ucla", 2, 3)
     assert takes.normalization == "nw-ucla" and len(takes.class_names) == 10
     assert takes.class_names[0] == "pick up with one hand"
+
+
+def test_a_foreign_file_takes_the_clips_of_the_configured_store(tmp_path, capsys):
+    """UTKinect has NW-UCLA's joints and number of classes, and neither its classes nor its
+    normalization. Without the store, what is assumed is said."""
+    network = stgcnpp.Model(graph="nw_ucla", num_class=10, num_person=1, base_channels=4)
+    path, store = tmp_path / "foreign.pt", tmp_path / "store"
+    torch.save(network.state_dict(), path)
+    clip = np.random.default_rng(0).normal(size=(20, 1, 20, 3)).astype("f4")
+    np.save(tmp_path / "clip.npy", clip)
+    names = [f"action {number}" for number in range(10)]
+    facts = {"normalization": "centered", "centre": 2}
+    with StoreWriter(store, "nw_ucla", names, (1, 20, 3), **facts) as writer:
+        writer.add("a", 0, clip - clip[0, 0, 2])
+    own = Config(store=str(store), model_args={"graph": "nw_ucla"}, test_clips=1, frames=8)
+    takes = LoadedNetwork.load(path, CPU, own).takes
+    assert takes.class_names == tuple(names)
+    assert (takes.normalization, takes.centre) == ("centered", 2)
+    recognizer = Recognizer.load(path, CPU, own)
+    predict_files.run(recognizer, [tmp_path / "clip.npy"])
+    assert "taken to be" not in capsys.readouterr().err
+    recognizer = Recognizer.load(path, CPU, own.replace(store="data/nowhere"))
+    predict_files.run(recognizer, [tmp_path / "clip.npy"])
+    err = capsys.readouterr().err
+    assert "data/nowhere is not a store of layout nw_ucla: taken to be nw-ucla" in err
 
 
 # --- RIDE ---

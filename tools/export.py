@@ -32,7 +32,7 @@ ENDINGS = {"onnx": ".onnx", "torch": ".pt2"}
 NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}
 
 # Configuration keys that an export uses.
-USED = ("model", "model_args", "stream", "frames", "test_clips", "feeder", "feeder_args")
+USED = ("store", "model", "model_args", "stream", "frames", "test_clips", "feeder", "feeder_args")
 
 Run = Callable[[torch.Tensor], np.ndarray]
 
@@ -188,6 +188,8 @@ def main(argv: list[str]) -> None:
             raise InputError(f"--set {word}: only {', '.join(USED)} apply to an export")
     settings = config.resolve(options.config, options.set) if options.config else None
     network = LoadedNetwork.load(options.weights, torch.device("cpu"), settings, options.set)
+    if network.doubt:
+        print(f"warning: {network.doubt}", file=sys.stderr)
     out = options.out or options.weights.with_suffix(ENDINGS[options.format])
     gap = export(network, options.format, out)
     figures = f"largest difference of the logits: {gap:.1e} of the largest logit"

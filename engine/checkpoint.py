@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,16 @@ def read(path: str | Path) -> dict[str, Any]:
             f"{path}: a foreign checkpoint does not contain a configuration; name one with --config"
         )
     return content
+
+
+def weights_digest(weights: Mapping[str, torch.Tensor]) -> str:
+    """Return the sha256 of named tensors: the same in every file that contains them."""
+    found = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        if not value.is_meta:
+            found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def is_last(content: dict[str, Any]) -> bool:

@@ -113,6 +113,7 @@ def test(
         "weights_digest": digest(weights),
         "epochs": state.get("progress", {}).get("epoch"),  # that the weights were trained for
         "started_from": state.get("started_from"),
+        "started_from_digest": state.get("started_from_digest"),
         "benchmark": config.benchmark,
         "stream": config.stream,
         "tag": config.tag,

@@ -53,6 +53,7 @@ class Training:
     state: TrainState  # contains the model that `net` and `eval_net` wrap
     graphs: StepGraphs | None = None  # with `step_graph`
     started_from: str | None = None  # name of the checkpoint with the initial weights
+    started_from_digest: str | None = None  # of these weights
     doubt: str = ""  # in what the clips may be of other units than those of the checkpoint
     same_code: bool = True  # since the start of the run
     threads: int | None = None  # of the CPU, with which a resumed run began
@@ -85,6 +86,7 @@ def build_training(
     if weights is not None and checkpoint.is_own(state):
         classes = 0 if new_head else model.num_class
         doubt = check_store(state, data.store, classes, Path(weights))
+    initial = None if weights is None else checkpoint.weights_digest(model.state_dict())
     model = to_device(model, device)
     if config.sync_bn and world.size > 1:
         model = synchronize_batch_norm(model, device)
@@ -99,7 +101,7 @@ def build_training(
     started_from = None if weights is None else Path(weights).name
     return Training(
         config, world, device, data, feeder, val_feeder, method, net, eval_net, train_state, graphs,
-        started_from, doubt,
+        started_from, initial, doubt,
     )  # fmt: skip
 
 
@@ -153,6 +155,7 @@ def save(training: Training, run: RunFolder, which: str) -> None:
         "model": state.evaluated.state_dict(),
         **training_facts(training.data),
         "started_from": training.started_from,
+        "started_from_digest": training.started_from_digest,
         "layout": store.layout,
         "normalization": store.normalization,
         "centre": store.meta.get("centre"),
@@ -195,6 +198,14 @@ def restore(training: Training, path: Path) -> None:
             f"{began_with or 'random weights'}; omit the flag, or --overwrite begins again"
         )
     training.started_from = began_with
+    former, training.started_from_digest = (
+        training.started_from_digest, content.get("started_from_digest")
+    )  # fmt: skip
+    if former is not None and training.started_from_digest not in (None, former):
+        raise InputError(
+            f"--weights {began_with}: contains other weights than when the run to resume began; "
+            "--overwrite begins again"
+        )
     state = training.state
     checkpoint.load_strictly(state.model, content["model"], str(path))
     state.load_state_dict(content["training"])

@@ -14,7 +14,7 @@ import torch
 import graph
 import main
 from data import long_tail
-from engine import build, commands, config, recipe
+from engine import build, checkpoint, commands, config, recipe
 from errors import BAD_INPUT, InputError, run_command
 from longtail.schedule import Stages
 from tests.tiny_runs import SMALL
@@ -384,6 +384,26 @@ def test_results_of_other_values_are_refused(tmp_path):
     run.check()
 
 
+def test_results_of_another_list_or_of_other_first_weights_are_refused(tmp_path, monkeypatch):
+    """The configuration names both by a path, and does not change with their content."""
+    counts = torch.tensor([2, 1])
+    monkeypatch.setattr(sweeps, "_read_list", lambda *_: (torch.tensor([0, 0, 1]), counts, "new"))
+    sweep = compare.Sweep(NW_UCLA, root=tmp_path)
+    crt = sweep.plan("crt", 0)
+    write_result(crt.needs, 50.0, 20.0, {"list_digest": "new"})
+    weights = {"fc.bias": torch.ones(2)}
+    checkpoint.save(crt.needs.place.checkpoint("last"), {"model": weights})
+    began_with = checkpoint.weights_digest(weights)
+    write_result(crt, 50.0, 20.0, {"list_digest": "new", "started_from_digest": began_with})
+    crt.check()
+    checkpoint.save(crt.needs.place.checkpoint("last"), {"model": {"fc.bias": torch.zeros(2)}})
+    with pytest.raises(InputError, match="began with other weights than .* has now; remove it"):
+        crt.check()
+    monkeypatch.setattr(sweeps, "_read_list", lambda *_: (torch.tensor([0, 1, 1]), counts, "newer"))
+    with pytest.raises(InputError, match=r"trained on another list than .* is now"):
+        crt.needs.check()
+
+
 def test_folds_share_no_person(tiny, tmp_path):
     persons = {}
     for fold in ("1/2", "2/2"):
@@ -408,7 +428,7 @@ NW_UCLA_COUNTS = torch.tensor([100, 77, 59, 46, 35, 27, 21, 16, 12, 10])
 def nw_ucla_list(monkeypatch):
     """The published list of NW-UCLA, by its counts."""
     labels = torch.arange(10).repeat_interleave(NW_UCLA_COUNTS)
-    monkeypatch.setattr(sweeps, "_training_data", lambda *_: (labels, NW_UCLA_COUNTS))
+    monkeypatch.setattr(sweeps, "_read_list", lambda *_: (labels, NW_UCLA_COUNTS, ""))
 
 
 def test_equal_steps_of_the_published_list(nw_ucla_list):
@@ -619,6 +639,8 @@ def write_result(run, top1, few, facts=None, right=None):
         "top1_clean": top1 + 2, "samples": 40, "samples_clean": 30,
         "class_counts": [200, 50, 50, 5],
     }  # fmt: skip
+    own = ("list_digest", "class_counts", "code", "started_from_digest")
+    result |= {key: value for key, value in (facts or {}).items() if key in own}
     random = np.random.default_rng([run.seed, len(run.method)])
     order = random.permutation(40)  # samples are joined by name, not by row
     for suffix, gain in (("-last", 0), ("", 5)):
@@ -769,6 +791,27 @@ def test_runs_that_were_tested_on_other_clips_are_not_paired(tmp_path):
     np.savez(path, **content)
     with pytest.raises(InputError, match="were tested on other samples"):
         compared(sweep, runs)
+
+
+def test_runs_of_different_lists_are_not_compared(tmp_path):
+    """Their shot groups differ, and a difference would be over those of one of them."""
+    sweep = compare.Sweep(NTU60, root=tmp_path)
+    brl, focal = (sweep.plan(method, 0) for method in ("brl", "focal"))
+    write_result(brl, 50.0, 20.0)
+    write_result(focal, 50.0, 20.0, {"class_counts": [5, 50, 50, 200]})
+    with pytest.raises(InputError, match="were trained on different lists"):
+        compared(sweep, [brl, focal])
+
+
+def test_versions_of_the_code_are_noted(tmp_path):
+    sweep = compare.Sweep(NTU60, root=tmp_path)
+    runs = [sweep.plan(method, 0) for method in ("brl", "focal")]
+    for run, code in zip(runs, ("one", "two")):
+        write_result(run, 50.0, 20.0, {"code": code})
+    found = compared(sweep, runs)
+    assert "The runs were made by 2 versions of the code." in found.notes
+    rows = found.as_json()["methods"].values()
+    assert [row["runs"][0]["code"] for row in rows] == ["one", "two"]
 
 
 # --- the whole command ---

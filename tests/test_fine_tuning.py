@@ -118,6 +118,22 @@ def test_one_command_trains_own_classes(whole, mine, tmp_path):
     assert state["model"]["fc.bias"].all()  # drawn as 0
     result = json.loads((folder / "result-last.json").read_text())
     assert result["started_from"] == "best.pt"
+    assert result["started_from_digest"] == state["started_from_digest"]
+
+
+def test_a_run_is_not_resumed_from_other_first_weights(whole, mine, tmp_path, capsys):
+    """A file of the same name and other weights; what else it contains does not matter."""
+    file, folder = tmp_path / "first.pt", tmp_path / "run"
+    content = checkpoint.read(whole / "best.pt")
+    checkpoint.save(file, content)
+    argv = argv_of(mine, folder, file)
+    main.main(argv)
+    checkpoint.save(file, content | {"calibration": {"temperature": 2.0, "threshold": None}})
+    main.main([*argv, "--resume"])
+    moved = {name: value + 0.5 for name, value in content["model"].items()}
+    checkpoint.save(file, content | {"model": moved})
+    assert run_command(main.main, [*argv, "--resume"]) == 2
+    assert "--weights first.pt: contains other weights than when" in capsys.readouterr().err
 
 
 def test_the_backbone_has_its_own_rate(whole, tiny):

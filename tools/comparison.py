@@ -22,6 +22,7 @@ from tools.sweep import Run, Sweep
 from tools.tuning import Choice
 
 FIGURES = (*shots.METRICS, "macro_f1", "ece")  # of result.json; top1_clean where it differs
+SAME = ("list_digest", "class_counts")  # in the results of runs that are compared
 FEW_SEEDS = 5  # of fewer a bootstrap underestimates the variance by a fifth or more
 
 
@@ -74,6 +75,11 @@ def class_masks(run: Run, result: Mapping[str, Any]) -> dict[str, np.ndarray | N
     return masks
 
 
+def differ(one: Mapping[str, Any], other: Mapping[str, Any], key: str) -> bool:
+    """Return whether two results say different things of a key."""
+    return None not in (one.get(key), other.get(key)) and one[key] != other[key]
+
+
 def paired_parts(
     row: Row, baseline: Row, which: str
 ) -> tuple[list[str], list[np.ndarray], list[np.ndarray]]:
@@ -96,6 +102,11 @@ def paired_parts(
                 raise InputError(
                     f"{run.folder} and {both[1][seed, fold][0].folder} were tested on other "
                     "samples; test both with the same store"
+                )
+            if any(differ(result, both[1][seed, fold][1], key) for key in SAME):
+                raise InputError(
+                    f"{run.folder} and {both[1][seed, fold][0].folder} were trained on different "
+                    "lists, so their shot groups are not comparable"
                 )
             masks = class_masks(run, result)
             weights = {m: clip_weights(own.labels, mask) for m, mask in masks.items()}
@@ -270,7 +281,13 @@ class Comparison:
         steps: Sequence[int | None] = row.steps or [None] * len(row.runs)
         return {
             "runs": [
-                {"seed": run.seed, "fold": run.fold, "folder": str(run.folder), "steps": count}
+                {
+                    "seed": run.seed,
+                    "fold": run.fold,
+                    "folder": str(run.folder),
+                    "steps": count,
+                    "code": result.get("code"),
+                }
                 | {figure: result.get(figure) for figure in figures}
                 for (run, result), count in zip(row.runs, steps)
             ],
@@ -327,4 +344,6 @@ def compare(
         for run, _ in done
         if (why := published.why_none(run.place.describe(which)))
     ]
+    if len(codes := {result.get("code") for _, result in done}) > 1:
+        notes.append(f"The runs were made by {len(codes)} versions of the code.")
     return rows, list(dict.fromkeys(notes))

@@ -22,7 +22,7 @@ import yaml
 
 from data import long_tail
 from data.store import Store
-from engine import config, own_data, recipe
+from engine import checkpoint, config, own_data, recipe
 from engine.build import find_class, hold_out, make, persons_of
 from engine.run import LAST, RunFolder
 from errors import InputError, nearest
@@ -57,11 +57,12 @@ def shown(path: Path) -> str:
 
 
 @cache
-def _training_data(
+def _read_list(
     store: str, protocol: str, training_list: str | None, imbalance: int, fold: str | None,
     seed: int, val_split: float | None, val_by: str, num_class: int,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Return labels (n,) and class counts (K,) of a training list, which is drawn if missing."""
+) -> tuple[torch.Tensor, torch.Tensor, str]:  # fmt: skip
+    """Return labels (n,), class counts (K,) and the digest of a training list, which is drawn if
+    missing."""
     opened = Store.open(store)
     listed = long_tail.training_rows(
         opened, protocol, training_list, imbalance, fold, seed, make=True
@@ -72,16 +73,21 @@ def _training_data(
     if val_split is not None:
         rows, _ = hold_out(rows, opened.labels, val_split, seed, persons_of(opened, val_by))
     labels = torch.as_tensor(opened.labels[rows])
-    return labels, torch.bincount(labels, minlength=num_class)
+    return labels, torch.bincount(labels, minlength=num_class), listed.digest
 
 
-def steps_per_epoch(settings: config.Config, repeat: float | None = None) -> int:
-    """Return the optimizer steps of an epoch, of one process; `repeat` in place of the run's."""
-    labels, counts = _training_data(
+def training_list(settings: config.Config) -> tuple[torch.Tensor, torch.Tensor, str]:
+    """Return labels (n,), class counts (K,) and the digest of the training list of a run."""
+    return _read_list(
         settings.store, settings.protocol, settings.training_list, settings.imbalance,
         settings.fold, settings.seed, settings.val_split, settings.val_by,
         settings.model_args.get("num_class", 60),
     )  # fmt: skip
+
+
+def steps_per_epoch(settings: config.Config, repeat: float | None = None) -> int:
+    """Return the optimizer steps of an epoch, of one process; `repeat` in place of the run's."""
+    labels, counts, _ = training_list(settings)
     repeat = settings.repeat if repeat is None else repeat
     samples = len(make(settings, "sampling", labels, counts, repeat))
     return math.ceil(samples / (settings.batch_size * settings.accumulate))
@@ -152,7 +158,8 @@ class Run:
         return steps(self.settings) + (self.needs.steps if self.needs else 0)
 
     def check(self) -> None:
-        """Raise InputError if the folder, or the needed run's, holds a run with other values."""
+        """Raise InputError if the folder, or the needed run's, holds a run with other values, or
+        one of another training list or of other initial weights than there are now."""
         if self.needs is not None:
             self.needs.check()
         if changed := self.place.changed_keys(self.settings):
@@ -160,6 +167,30 @@ class Run:
                 f"{self.folder} contains a run with other values of {', '.join(changed)}; "
                 "another --work-dir keeps both"
             )
+        if (result := self.result()) is None:
+            return
+        trained_on = result.get("list_digest")
+        if trained_on is not None and self.list_digest not in (None, trained_on):
+            raise InputError(
+                f"{self.folder} was trained on another list than {self.settings.training_list} "
+                "is now; restore the list, or name another --work-dir"
+            )
+        began_with = result.get("started_from_digest")
+        if self.needs is not None and began_with is not None:
+            content = checkpoint.read(self.needs.place.checkpoint(LAST))
+            if checkpoint.weights_digest(content["model"]) != began_with:
+                raise InputError(
+                    f"{self.folder} began with other weights than {self.needs.folder} has now; "
+                    "remove it, and it is run again"
+                )
+
+    @property
+    def list_digest(self) -> str | None:
+        """The digest of the training list as it is now; None if it is not there."""
+        try:
+            return training_list(self.settings)[2]
+        except InputError:
+            return None
 
     def result(self, which: str = LAST) -> dict[str, Any] | None:
         """Return the result of the last or best checkpoint; None while the run is not finished."""

@@ -53,7 +53,9 @@ def weights_digest(weights: Mapping[str, torch.Tensor]) -> str:
     for name, value in sorted(weights.items()):
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         if not value.is_meta:
-            found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            found.update(
+                value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            )
     return found.hexdigest()
 
 

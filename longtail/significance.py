@@ -52,16 +52,19 @@ def paired_bootstrap(
     Args:
         parts: for each fold (one, if the test split is fixed) what each test clip adds to each of D
             differences under each seed, (S, n, D); the same seeds in all folds
-        labels: for each fold (n,) int64: clips are resampled within their class, which keeps the
-            composition of the test split
+        labels: for each fold (n,) int64: clips are resampled within their class (`strata`), which
+            keeps the composition of the test split
         resamples: how many
         seed: of the resampling itself
 
     A resample draws S seeds with replacement, and in each fold, independently of the seeds, clips
     with replacement: the pigeonhole bootstrap of a crossed design (Owen, "The pigeonhole
     bootstrap", Annals of Applied Statistics 2007). The mean over folds is taken; these are not
-    resampled. With one seed the spread is that of the test clips alone; with S seeds the variance
-    between seeds is underestimated by the factor (S - 1) / S.
+    resampled. Resamples of n clips have (n - 1) / n of the variance, which matters in small
+    classes, so the deviation of how often a clip is drawn is scaled by sqrt(n / (n - 1)) (Rao and
+    Wu, "Resampling inference with complex survey data", JASA 1988). With one seed the spread is
+    that of the test clips alone; with S seeds the variance between seeds is underestimated by the
+    factor (S - 1) / S.
     """
     random = np.random.default_rng(seed)
     seeds, number = len(parts[0]), parts[0].shape[2]
@@ -75,17 +78,41 @@ def paired_bootstrap(
     return total / len(parts)
 
 
+def strata(labels: np.ndarray) -> np.ndarray:
+    """Return the stratum (n,) of each test clip: its class.
+
+    One clip alone says nothing of the variance of its class. So classes with one clip are one
+    stratum, or a single one belongs to the smallest other class ("collapsed strata": Cochran,
+    Sampling Techniques, 5A.12): the intervals are then too wide rather than too narrow.
+    """
+    sizes = np.bincount(labels)
+    alone = sizes[labels] == 1
+    if not alone.any() or len(labels) == 1:
+        return labels
+    several = np.flatnonzero(sizes > 1)
+    home = labels[alone][0]
+    if alone.sum() == 1:
+        home = several[sizes[several].argmin()]
+    return np.where(alone, home, labels)
+
+
 def _draws(labels: np.ndarray, resamples: int, random: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield how often each clip is drawn, (BLOCK, n) at a time; each class keeps its size."""
+    """Yield how often each clip is drawn, scaled around 1, (BLOCK, n) at a time.
+
+    Each stratum keeps its size.
+    """
+    labels = strata(labels)
     order = np.argsort(labels, kind="stable")
-    sizes = np.bincount(labels)[labels[order]]  # of the class of each clip, in order
+    sizes = np.bincount(labels)[labels[order]]  # of the stratum of each clip, in order
     starts = np.searchsorted(labels[order], labels[order])
+    own = np.bincount(labels)[labels]  # of each clip
+    scale = np.sqrt(own / np.maximum(own - 1, 1))
     for first in range(0, resamples, BLOCK):
         rows = min(BLOCK, resamples - first)
         drawn = order[starts + (random.random((rows, len(labels))) * sizes).astype(np.int64)]
         places = drawn + len(labels) * np.arange(rows)[:, None]
         counts = np.bincount(places.ravel(), minlength=rows * len(labels))
-        yield counts.reshape(rows, len(labels)).astype(np.float64)
+        yield 1 + scale * (counts.reshape(rows, len(labels)) - 1)
 
 
 def differences(

@@ -397,7 +397,7 @@ def test_results_of_another_list_or_of_other_first_weights_are_refused(tmp_path,
     write_result(crt, 50.0, 20.0, {"list_digest": "new", "started_from_digest": began_with})
     crt.check()
     checkpoint.save(crt.needs.place.checkpoint("last"), {"model": {"fc.bias": torch.zeros(2)}})
-    with pytest.raises(InputError, match="began with other weights than .* has now; remove it"):
+    with pytest.raises(InputError, match=r"began with other weights than .* has now; remove it"):
         crt.check()
     monkeypatch.setattr(sweeps, "_read_list", lambda *_: (torch.tensor([0, 1, 1]), counts, "newer"))
     with pytest.raises(InputError, match=r"trained on another list than .* is now"):

@@ -7,13 +7,21 @@ import pytest
 
 from longtail import shots, significance
 
-LABELS = np.array([1, 0, 1])  # two clips of class 1, one of class 0: 4 resamples of the clips
+LABELS = np.array([1, 0, 1, 0])  # two clips of each class: 16 resamples of the clips
 
 
 def every_resample(parts, labels):
-    """Return all equally likely outcomes (D,), by loops over seeds and over clips of each class."""
+    """Return all equally likely outcomes (D,), by loops over seeds and over clips of each class.
+
+    Two clips of a class are drawn (1, 1), (2, 0) or (0, 2) times; of these the deviation from 1 is
+    scaled by sqrt(2 / 1).
+    """
     seeds = len(parts[0])
     choices = []
+
+    def weight(clips):
+        return 1 + np.sqrt(2) * (np.bincount(clips, minlength=4) - 1)
+
     for label in labels:
         members = [np.flatnonzero(label == k) for k in np.unique(label)]
         per_class = [list(product(own, repeat=len(own))) for own in members]
@@ -22,7 +30,7 @@ def every_resample(parts, labels):
         [
             np.mean(
                 [
-                    np.mean([part[s][clips].sum(0) for s in chosen], axis=0)
+                    np.mean([weight(clips) @ part[s] for s in chosen], axis=0)
                     for part, clips in zip(parts, drawn)
                 ],
                 axis=0,
@@ -36,10 +44,10 @@ def every_resample(parts, labels):
 @pytest.mark.parametrize(("seeds", "folds"), [(1, 1), (2, 1), (3, 1), (2, 2)])
 def test_the_bootstrap_against_brute_force(seeds, folds):
     random = np.random.default_rng(seeds + folds)
-    parts = [random.normal(size=(seeds, 3, 2)) for _ in range(folds)]
-    labels = [LABELS, LABELS[[1, 0, 2]]][:folds]
+    parts = [random.normal(size=(seeds, 4, 2)) for _ in range(folds)]
+    labels = [LABELS, LABELS[[1, 0, 2, 3]]][:folds]
     outcomes = every_resample(parts, labels)
-    assert len(outcomes) == seeds**seeds * 4**folds
+    assert len(outcomes) == seeds**seeds * 16**folds
     found = significance.paired_bootstrap(parts, labels, resamples=40_000, seed=1)
     for d in range(2):
         values, likely = np.unique(outcomes[:, d].round(9), return_counts=True)
@@ -60,9 +68,31 @@ def test_intervals_are_the_quantiles_of_the_resamples():
     labels = np.zeros(100, int)
     (found,) = significance.differences([right[None, :, None]], [labels], resamples=20_000)
     drawn = np.random.default_rng(5).binomial(100, 0.4, 200_000)
+    drawn = 40 + np.sqrt(100 / 99) * (drawn - 40)
     assert found.value == 40
-    assert (found.low, found.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=1)
+    assert (found.low, found.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=1.1)
     assert found.p == pytest.approx(2 / 20_001)
+
+
+def test_classes_of_one_clip_are_a_stratum():
+    assert significance.strata(np.array([0, 0, 1, 2, 2, 3])).tolist() == [0, 0, 1, 2, 2, 1]
+    assert significance.strata(np.array([0, 0, 0, 1, 2, 2])).tolist() == [0, 0, 0, 2, 2, 2]
+    assert significance.strata(np.array([4, 5, 6])).tolist() == [4, 4, 4]
+    assert significance.strata(np.array([3])).tolist() == [3]
+
+
+@pytest.mark.parametrize("clips", [1, 2, 4])
+def test_equal_methods_are_rarely_marked_with_few_clips_per_class(clips):
+    """Independent answers of equal accuracy: nominally 5 of 100 differ. With one clip per class
+    every difference would be marked if classes were resampled alone."""
+    random, marked = np.random.default_rng(clips), 0
+    labels = np.repeat(np.arange(12), clips)
+    for trial in range(200):
+        right = random.random((2, len(labels))) < 0.6
+        part = (right[0].astype(float) - right[1])[None, :, None]
+        (found,) = significance.differences([part], [labels], resamples=500, seed=trial)
+        marked += found.p < 0.05
+    assert marked / 200 <= 0.1
 
 
 def test_equal_methods_do_not_differ():

@@ -89,6 +89,12 @@ def compare(
                 f"{folder / name}: scores have {scores.scores.shape[1]} classes, but class_counts "
                 f"in result.json has {len(counts)}; test again: main.py --phase test"
             )
+        theirs = runs[name].get("class_counts", counts)
+        if None not in (counts, theirs) and theirs != counts:
+            raise InputError(
+                f"{folder / name} was trained on another list than {folder / next(iter(runs))}: "
+                "their class_counts differ, so many, medium and few would be different classes"
+            )
     base = baseline or folder
     for name in others:
         if RunFolder(base / name).describe(which).get("class_counts", counts) != counts:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ NW_UCLA = re.compile(r"a(\d\d)_s(\d\d)_e(\d\d)_v(\d\d)")
 NW_UCLA_ACTIONS = (1, 2, 3, 4, 5, 6, 8, 9, 11, 12)  # aXX of class 0, 1, ...; 7 and 10 do not exist
 MANY_CLASSES = 100_000
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d+)?", re.IGNORECASE)
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 CLASS_NAMES = Path(__file__).parent / "class_names"
 
 
@@ -130,10 +132,15 @@ def numbered(labels: Sequence[int]) -> list[str]:
 
 
 def number(label: Any) -> float | None:
-    """Return a label as a number ("3", "3.0", "3,0" and "3e0" are numbers), None for a word."""
+    """Return a label as a number ("3", "3.0", "3,0" and "3e0" are numbers), None for a word.
+
+    "1,000" is a word: it can be one and a thousand.
+    """
     if isinstance(label, Real):
         return float(label)
-    if isinstance(label, str) and NUMBER.fullmatch(label.strip()):
+    if isinstance(label, str) and NUMBER.fullmatch(word := label.strip()):
+        if THOUSANDS.fullmatch(word):
+            return None
         return float(label.replace(",", "."))
     return None
 
@@ -147,8 +154,9 @@ def whole_number(label: Any) -> int | None:
 def classes(labels: Sequence[Any], where: Callable[[int], str]) -> tuple[list[int], list[str]]:
     """Return labels as numbers from 0, and the class names.
 
-    Labels are all numbers (see `number`) or all words, which are numbered in natural order.
-    InputError begins with `where(i)`, the position of the wrong label.
+    Labels are all numbers (see `number`) or all words, which are numbered in natural order. White
+    space and the encoding of accents do not distinguish words; two that differ in case alone are
+    an error. InputError begins with `where(i)`, the position of the wrong label.
     """
 
     def fail(row: int, what: str) -> NoReturn:
@@ -169,7 +177,11 @@ def classes(labels: Sequence[Any], where: Callable[[int], str]) -> tuple[list[in
     if not are_words:
         labeled = [int(value) for value in numbers if value is not None]
         return labeled, numbered(labeled)
-    words = [label.strip() for label in labels]
+    words = [" ".join(unicodedata.normalize("NFC", label).split()) for label in labels]
     class_names = sorted(set(words), key=natural_order)
+    alike: dict[str, str] = {}
+    for name in class_names:
+        if (other := alike.setdefault(name.casefold(), name)) != name:
+            fail(words.index(name), f"and {other} differ in case alone; write them alike")
     rows = {name: row for row, name in enumerate(class_names)}
     return [rows[word] for word in words], class_names

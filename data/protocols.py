@@ -8,10 +8,12 @@ split; here every other child and every other adult is for training.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
+from data import names
 from data.names import Samples
 from data.store import Store
 from errors import InputError, nearest
@@ -95,13 +97,45 @@ def split(
     if fold is None:
         trains = np.isin(_column(store, rule.column, f"protocol {protocol!r}"), rule.train)
     else:
-        subjects = _column(store, "subject", f"fold {fold}")
+        subjects = persons(store, f"fold {fold}")
         trains = ~np.isin(subjects, held_out(subjects[takes_part], fold))
     train, test = np.flatnonzero(takes_part & trains), np.flatnonzero(takes_part & ~trains)
     for rows, part in ((train, "train"), (test, "test")):
         if not len(rows):
             raise InputError(f"{store.path}: protocol {protocol!r} has no samples to {part} on")
     return train[_order(store, rule, train)], test
+
+
+def persons(store: Store | Samples, what: str) -> np.ndarray:
+    """Return the subject (N,) of each sample, as `what` needs it.
+
+    InputError if the samples have none, if it is blank for some, or if one person may have two
+    spellings (1 and 01): then samples of one person could be on both sides of a split.
+    """
+    subjects = _column(store, "subject", what)
+    words = [str(subject) for subject in subjects.tolist()]
+    if "" in words:
+        raise InputError(
+            f"{store.path}: {what} needs the subject of every sample, but that of "
+            f"{store.names[words.index('')]} is empty"
+        )
+    if pair := spelled_twice(words):
+        raise InputError(
+            f"{store.path}: {what}: subjects {pair[0]!r} and {pair[1]!r} may be one person; write "
+            "them alike and prepare the store again"
+        )
+    return subjects
+
+
+def spelled_twice(subjects: Iterable[str]) -> tuple[str, str] | None:
+    """Return two spellings of what is probably one subject (1 and 01, Ann and ann), or None."""
+    spellings: dict[int | str, str] = {}
+    for word in sorted(set(subjects)):
+        number = names.whole_number(word)
+        other = spellings.setdefault(word.strip().casefold() if number is None else number, word)
+        if other != word:
+            return other, word
+    return None
 
 
 def held_out(subjects: np.ndarray, fold: str) -> np.ndarray:

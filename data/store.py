@@ -7,6 +7,7 @@ layout, the class names and how the clips were prepared.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -32,6 +33,7 @@ from files import UNREADABLE, replacing, sync_folder, write_json
 FORMAT = 1
 LAYOUT_FILE = "layout.yaml"
 FILES = ("joints.npy", "index.npz", "meta.json", LAYOUT_FILE)
+SAMPLED_FRAMES = 256  # of the fingerprint
 INDEX = ("names", "labels", "starts", "lengths")
 
 
@@ -99,6 +101,17 @@ class Store:
     def normalization(self) -> str | None:
         """The normalization of the clips, a key of normalize.NORMALIZATIONS; None if unknown."""
         return normalize.name_in(self.meta)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A sha256 of the samples and of frames spread over the store: of a store that was prepared
+        otherwise it is another one."""
+        found = hashlib.sha256(repr(self.joints.shape).encode())
+        for column in (self.names, self.labels, self.lengths):
+            found.update(np.ascontiguousarray(column).tobytes())
+        for row in np.unique(np.linspace(0, len(self.joints) - 1, SAMPLED_FRAMES).astype(int)):
+            found.update(self.joints[row].tobytes())
+        return found.hexdigest()
 
     @property
     def reading(self) -> Reading:

@@ -222,11 +222,7 @@ def persons_of(store: Store, by: str) -> np.ndarray | None:
 
     InputError if the store does not know them.
     """
-    if by == "sample":
-        return None
-    if "subject" not in store.columns:
-        raise InputError(f"val_by: subject, but the samples of {store.path} have no subject")
-    return store.columns["subject"]
+    return None if by == "sample" else protocols.persons(store, "val_by: subject")
 
 
 def hold_out(

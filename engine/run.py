@@ -351,6 +351,7 @@ def training_facts(data: TrainingData) -> dict[str, Any]:
     version."""
     return {
         "list_digest": data.list_digest,
+        "store_fingerprint": data.store.fingerprint,
         "class_counts": data.class_counts,
         "class_names": list(data.store.class_names),
         "code": code_version(),
@@ -364,6 +365,11 @@ def check_same_data(state: dict[str, Any], data: TrainingData, path: Path) -> No
     `path` is its checkpoint, `state` the content.
     """
     check_store(state, data.store, len(data.class_counts), path)
+    if state.get("store_fingerprint") not in (None, data.store.fingerprint):
+        raise InputError(
+            f"{path}: the clips of {data.store.path} have changed since the run began; restore the "
+            "store to --resume, or start again with --overwrite"
+        )
     before, now = state.get("list_digest"), data.list_digest
     then, counts = state["class_counts"].tolist(), data.class_counts.tolist()
     if then == counts and before in (None, now):  # earlier versions wrote no digest

@@ -97,7 +97,7 @@ class TrainState:
                 group["lr"] = torch.tensor(rate, device=group["params"][0].device)
 
     def update(self) -> None:
-        """Update the weights, and their average, by the gradients; work of the device alone."""
+        """Update the weights by the gradients; work of the device alone."""
         if self.config.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -105,8 +105,12 @@ class TrainState:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def end_step(self) -> None:
+        """Average the weights, as the step and the method have left them, and count the step."""
         if self.ema is not None:
             self.ema.update()
+        self.progress.step += 1
 
     def end_epoch(self, top1: float) -> bool:
         """Start the next epoch; return whether the top-1 accuracy of this one is the best so

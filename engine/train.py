@@ -87,7 +87,7 @@ def training_step(
         else:
             loss = update(clips, targets)
     method.after_step(state.model)
-    state.progress.step += 1
+    state.end_step()
     return loss
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import batch_norm, normalize, one_hot
 
 from longtail.method import Composed, Parts, linear_classifier
 from longtail.ranks import gather_over_ranks
@@ -35,10 +35,21 @@ def balanced_contrast(
     return -(alike * log_shares).sum(1) / alike.sum(1)
 
 
+class BatchNorm(nn.BatchNorm1d):
+    """Batch norm that uses its running statistics for a single row, which has no variance."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if len(rows) > 1 or not self.training:
+            return super().forward(rows)
+        return batch_norm(
+            rows, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
+
+
 def head(width: int, size: int) -> nn.Sequential:
     """Return a projection: two linear layers with batch norm and relu between them."""
     return nn.Sequential(
-        nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, size)
+        nn.Linear(width, width), BatchNorm(width), nn.ReLU(), nn.Linear(width, size)
     )
 
 

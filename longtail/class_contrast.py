@@ -49,7 +49,7 @@ class ClassContrast(AuxiliaryLoss):
         embedding, labels = embedding.to(memory.dtype), labels.to(memory.dtype)
         if self.training:
             memory = self.updated(embedding, logits.detach(), labels)
-            self.memory = memory.detach()
+            self.memory.copy_(memory.detach())  # in place, as a captured step needs it
         cosines = F.normalize(embedding) @ F.normalize(memory).t()
         return self.weight * F.cross_entropy(cosines / self.temperature, labels)
 

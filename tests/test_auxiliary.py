@@ -71,12 +71,13 @@ def test_a_mixed_sample_counts_by_its_share():
     torch.manual_seed(0)
     values, shares = torch.randn(3, 4), torch.tensor([[1, 0, 0], [0.75, 0.25, 0], [0.4, 0.6, 0]])
     contrast, prior = ClassContrast(network(3), width=4), LatentPrior(network(3, 4), 1.0, 0.5)
-    before = contrast.memory.clone()
+    before, place = contrast.memory.clone(), contrast.memory.data_ptr()
     logits = torch.tensor([[9.0, 0, 0], [9, 0, 0], [9, 0, 0]])  # the third is not recognized
     loss = contrast(values, logits, shares)
     mean = (values[0] + 0.75 * values[1]) / 1.75
     after = torch.stack([0.9 * before[0] + 0.1 * mean, before[1], before[2]])
     torch.testing.assert_close(contrast.memory, after)
+    assert contrast.memory.data_ptr() == place  # a captured step reads and writes one place
     cosines = torch.cosine_similarity(values[:, None], after, dim=-1)
     expected = 0.2 * cross_entropy(cosines / 0.125, shares)
     torch.testing.assert_close(loss, expected)

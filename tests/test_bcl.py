@@ -12,7 +12,7 @@ from engine.distributed import World
 from engine.session import build_training
 from engine.train import epoch_batches
 from errors import InputError
-from longtail.bcl import balanced_contrast
+from longtail.bcl import balanced_contrast, head
 from longtail.ranks import gather_over_ranks
 from tests.test_distributed import on_two_ranks
 from tests.tiny_runs import METHODS, SMALL, assert_resumes, run
@@ -120,3 +120,15 @@ def _contrast_a_part(rank, folder):
 @pytest.mark.slow
 def test_ranks_contrast_with_the_samples_of_all(tmp_path):
     on_two_ranks(_contrast_a_part, (str(tmp_path),))
+
+
+def test_a_batch_of_one_sample_is_projected():
+    """The last batch of an epoch may have one: it has no variance, so the running one counts."""
+    torch.manual_seed(0)
+    projection = head(6, 4)
+    projection(3 + torch.randn(20, 6))
+    kept = projection[1].running_mean.clone()
+    row = torch.randn(1, 6)
+    found = projection(row)
+    assert torch.equal(projection[1].running_mean, kept)
+    torch.testing.assert_close(found, projection.eval()(row))

@@ -606,6 +606,21 @@ def test_each_method_takes_what_is_best_on_held_out_samples(tmp_path):
         tuning.tune(sweep, tuned, [0], [None], 0.2, "last", pretend_to_train(lambda _: None, []))
 
 
+def test_a_trial_counts_what_its_checkpoint_reaches(tmp_path):
+    """best.pt is of the last of equal epochs, as samples are held out (TrainState.end_epoch)."""
+    run = compare.Sweep(NW_UCLA, root=tmp_path).plan("brl", 0, held_out=0.2)
+    run.folder.mkdir(parents=True)
+    values = [(80, 40), (90, 50), (90, 85), (70, 60)]
+    run.place.metrics_file.write_text(
+        "\n".join(
+            json.dumps({"epoch": number, "top1": top1, "mean_class": mean})
+            for number, (top1, mean) in enumerate(values)
+        )
+    )
+    assert tuning.held_out_accuracy(run, "best") == 85
+    assert tuning.held_out_accuracy(run, "last") == 60
+
+
 def test_each_fold_has_a_choice_of_its_own(tmp_path):
     """What is held out of one fold's training are test clips of another."""
     sweep = compare.Sweep(NW_UCLA, ("brl",), root=tmp_path)

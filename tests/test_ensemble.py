@@ -175,6 +175,14 @@ def test_baseline_of_another_training_list_is_rejected(tmp_path):
         ensemble.compare(tmp_path / "demo-lt")
 
 
+def test_streams_of_different_training_lists_are_refused(tmp_path):
+    """Else the shot groups of one stream would be shown for all of them."""
+    write(tmp_path / "demo-lt", "joint", synthetic(1), class_counts=[200, 9, 9, 9, 9, 9, 1])
+    write(tmp_path / "demo-lt", "bone", synthetic(2), class_counts=[1, 9, 9, 9, 9, 9, 200])
+    with pytest.raises(InputError, match=r"bone was trained on another list than .*joint"):
+        ensemble.compare(tmp_path / "demo-lt")
+
+
 def test_folder_excludes_dataset_tag_and_work_dir(tmp_path):
     for more in (["--dataset", "demo"], ["--tag", "a"], ["--work-dir", "b"]):
         with pytest.raises(InputError, match=f"{more[0]}: cannot be combined with --folder"):

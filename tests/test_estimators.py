@@ -267,9 +267,14 @@ def test_st_gcn_arrays(tmp_path: Path) -> None:
         np.testing.assert_array_equal(store.clip(row), expected)
 
 
-def test_openpose_and_2s_agcn_arrays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("down", [1, -1])
+def test_openpose_and_2s_agcn_arrays(tmp_path: Path, down: int) -> None:
+    """In the store y points down, as in the image; in 2s-AGCN's arrays it points up."""
     shapes = [(3, length, 18, 2) for length in (4, 30)]
-    clips = [RANDOM.uniform(-0.4, 0.4, shape).astype(np.float32) for shape in shapes]
+    clips = [RANDOM.uniform(0.1, 0.4, shape).astype(np.float32) for shape in shapes]
+    for clip in clips:
+        clip[1, :, 1] *= -1  # the neck is above the hips
+        clip[1] *= down
     looped = np.concatenate([clips[0]] * 8, axis=1)[:, :30]  # 2s-AGCN repeats a clip to the end
     arrays(tmp_path, [looped, clips[1]], ["a", "b"], [0, 2])
     arrays(tmp_path, clips, ["c", "d"], [1, 1], part="val")
@@ -277,6 +282,7 @@ def test_openpose_and_2s_agcn_arrays(tmp_path: Path) -> None:
     assert store.layout == "openpose" and store.lengths.tolist() == [4, 30, 4, 30]
     assert store.columns["split"].tolist() == ["train", "train", "test", "test"]
     assert store.labels.tolist() == [0, 2, 1, 1] and len(store.class_names) == 3
+    clips[0][1] *= down
     np.testing.assert_array_equal(store.clip(0), clips[0].transpose(1, 3, 2, 0))
 
 

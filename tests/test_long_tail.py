@@ -350,6 +350,25 @@ def test_list_with_names_missing_in_the_store(tmp_path: Path) -> None:
         assert "did you mean" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("subjects", "words"),
+    [
+        (["1", "01", "2"], "subjects '01' and '1' may be one person"),
+        (["Ann", "ann", "Bo"], "subjects 'Ann' and 'ann' may be one person"),
+        (["1", "", "2"], "needs the subject of every sample, but that of clip 1 is empty"),
+    ],
+)
+def test_a_person_of_two_spellings_is_not_divided(tmp_path: Path, subjects, words) -> None:
+    with StoreWriter(tmp_path / "store", "nw_ucla", ["a"], (1, 20, 3)) as writer:
+        for row, subject in enumerate(subjects):
+            writer.add(f"clip {row}", 0, np.ones((2, 1, 20, 3)), subject=subject, split="train")
+    store = Store.open(tmp_path / "store")
+    with pytest.raises(InputError, match=f"fold 1/2:? {words}"):
+        protocols.split(store, "given", "1/2")
+    with pytest.raises(InputError, match=f"val_by: subject:? {words}"):
+        protocols.persons(store, "val_by: subject")
+
+
 def small_set(path: Path, persons: int = 7, takes: int = 3) -> Store:
     with StoreWriter(path, "nw_ucla", [*"abcde"], (1, 20, 3)) as writer:
         for person in range(1, persons + 1):

@@ -139,6 +139,9 @@ def test_averaged_weights_follow_by_their_decay():
         state.backward(loss_of(net, batch))
         state.set_lr(0.0)
         state.update()
+        with torch.no_grad():  # what a method does after the step is averaged too
+            net[0].weight.clamp_(max=0.1)
+        state.end_step()
         for name, value in net.state_dict().items():
             old = average.get(name, value)
             average[name] = 0.9 * old + 0.1 * value if value.is_floating_point() else value.clone()

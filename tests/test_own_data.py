@@ -154,6 +154,19 @@ def test_class_names_are_in_natural_order() -> None:
             names.classes([0, label], where)
 
 
+def test_words_that_look_alike_are_one_class() -> None:
+    def where(row: int) -> str:
+        return f"row {row}"
+
+    words = ["gehé", "gehe\u0301", "sit  down", "sit\u00a0down", " sit down"]
+    assert names.classes(words, where) == ([0, 0, 1, 1, 1], ["gehé", "sit down"])
+    with pytest.raises(InputError, match="row 1: label walk and Walk differ in case alone"):
+        names.classes(["Walk", "walk"], where)
+    with pytest.raises(InputError, match="row 1: label 1,000 is a word, but others are numbers"):
+        names.classes(["3", "1,000"], where)
+    assert names.classes(["1,5e1", "0,0"], where)[0] == [15, 0]
+
+
 def test_class_folders(clips: Path, capsys) -> None:
     folder = clips / "mine"
     for number in range(12):

@@ -1,5 +1,6 @@
 """The script beside an exported network makes the inputs that the recognizer makes."""
 
+import dataclasses
 import os
 import runpy
 import subprocess
@@ -10,9 +11,10 @@ import pytest
 import torch
 
 from engine.config import Config
-from engine.predict import LoadedNetwork, Recognizer
+from engine.predict import Calibration, LoadedNetwork, Recognizer
 from errors import InputError, run_command
 from flags import STREAMS
+from longtail.calibration import tempered
 from tests.test_predict import save
 from tools import export, preprocess
 
@@ -72,6 +74,18 @@ def test_inputs_are_the_recognizers(tmp_path, layout, stream, persons, more, fra
     found = made["inputs"](clip, **size)
     assert found.shape == expected.shape and found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_a_calibration_means_the_same_as_in_predict(tmp_path):
+    """It was fitted on the mean over the test clips, whose logits differ here."""
+    path = checkpoint(tmp_path, "ntu_rgb_d", "joint", 2)
+    network = dataclasses.replace(LoadedNetwork.load(path, CPU), calibration=Calibration(2.5))
+    script = tmp_path / "preprocess.py"
+    script.write_text(preprocess.script(network, tmp_path / "best.onnx", script.name))
+    logits = np.random.default_rng(0).normal(0, 3, (10, len(network.takes.class_names)))
+    found = runpy.run_path(str(script))["probabilities"](logits)
+    mean = torch.tensor(logits).softmax(1).mean(0, keepdim=True).numpy()
+    np.testing.assert_allclose(list(found.values()), tempered(mean, 2.5)[0], rtol=1e-12)
 
 
 @pytest.mark.slow

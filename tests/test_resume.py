@@ -197,6 +197,21 @@ def test_resume_refuses_a_changed_list_and_says_what_changed(stopped, tiny, caps
     assert checkpoint.read(folder / "last.pt")["progress"]["epoch"] == 2
 
 
+def test_resume_refuses_clips_that_have_changed(stopped, tiny, tmp_path, capsys):
+    """Of the same names, classes and list, as of a store that was prepared in another way."""
+    argv, _, folder = stopped
+    store = tmp_path / "store"
+    shutil.copytree(tiny / "store", store)
+    state = checkpoint.read(folder / "last.pt")
+    assert state["store_fingerprint"] == Store.open(store).fingerprint
+    joints = np.load(store / "joints.npy")
+    np.save(store / "joints.npy", joints[..., [1, 0, 2]])
+    other = Store.open(store).fingerprint
+    checkpoint.save(folder / "last.pt", state | {"store_fingerprint": other})
+    assert run_command(main.main, argv) == 2
+    assert "have changed since the run began" in capsys.readouterr().err
+
+
 def all_training_names(tiny, action):
     store = Store.open(tiny / "store")
     return [name for name in store.names.tolist() if "P001" in name and name.endswith(action)]

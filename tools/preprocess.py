@@ -130,10 +130,16 @@ def inputs(clip, image_size=None):
 
 
 def probabilities(logits):
-    """Return {class name: probability}, the mean over test clips of the softmax of (S, K)."""
-    logits = np.asarray(logits, np.float64) / SETTINGS["temperature"]
+    """Return {class name: probability}, the mean over test clips of the softmax of (S, K).
+
+    A calibration was fitted on this mean, so the temperature divides its logarithm.
+    """
+    logits = np.asarray(logits, np.float64)
     rises = np.exp(logits - logits.max(1, keepdims=True))
     mean = (rises / rises.sum(1, keepdims=True)).mean(0)
+    if SETTINGS["temperature"] != 1:
+        powers = (mean / mean.max()) ** (1 / SETTINGS["temperature"])
+        mean = powers / powers.sum()
     return dict(zip(SETTINGS["class_names"], mean.tolist()))
 
 

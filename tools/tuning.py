@@ -120,10 +120,12 @@ def grid(
 def held_out_accuracy(run: Run, which: str) -> float:
     """Return the mean class accuracy of a trial on the samples that it held out, in percent.
 
-    A run that trains measures it each epoch; that of the checkpoint `which` is it.
+    A run that trains measures it each epoch; that of the checkpoint `which` is it. best.pt is of
+    the last of equal epochs (TrainState.end_epoch).
     """
     if epochs := run.place.epochs():
-        epoch = epochs[-1] if which == LAST else max(epochs, key=lambda epoch: epoch["top1"])
+        latest = epochs[::-1]
+        epoch = latest[0] if which == LAST else max(latest, key=lambda epoch: epoch["top1"])
         return epoch["mean_class"]
     found = samples.score_held_out(run.place.checkpoint(which), torch.device("cpu"), run.settings)
     return shots.accuracy(found.scores, found.labels)["mean_class"]

@@ -19,6 +19,7 @@ import numpy as np
 import flags
 import graph
 from data import clip_file, names, normalize
+from data.protocols import spelled_twice
 from data.readers import Clip, Raw, splits, table
 from errors import InputError, nearest
 
@@ -195,4 +196,9 @@ def _split(clips: table.Table, labels: list[int], args: argparse.Namespace) -> l
         groups = [str(value) for value in clips.columns[by]]
         if "" in groups:
             raise InputError(f"{clips.where(groups.index(''))}: --by {args.by}: {by} is empty")
+        if pair := spelled_twice(groups):
+            raise InputError(
+                f"{clips.where(groups.index(pair[1]))}: --by {args.by}: {pair[0]!r} and "
+                f"{pair[1]!r} may be one {by}; write them alike"
+            )
     return splits.draw(labels, share, args.seed or 0, groups)

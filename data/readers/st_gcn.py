@@ -2,8 +2,10 @@
 
 The array is (N, 3, T, V, M), padded to T frames with zeros (st-gcn) or by repeating the clip
 (2s-AGCN); the pickle is (names, labels). 25 joints are NTU RGB+D's, with its sample names; 18
-joints are OpenPose's of Kinetics-skeleton, already relative to the image center. Sources: Yan et
-al., st-gcn, arXiv 1801.07455; Shi et al., 2s-AGCN, arXiv 1805.07694.
+joints are OpenPose's of Kinetics-skeleton, already relative to the image center. In st-gcn's arrays
+their y points down, as in the image and as in the store, in those of 2s-AGCN and MS-G3D up: the
+bodies show which, and the latter are turned. Sources: Yan et al., st-gcn, arXiv 1801.07455; Shi et
+al., 2s-AGCN, arXiv 1805.07694.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ EXAMPLES = {"st-gcn": "FOLDER"}
 LAYOUTS = {25: "ntu_rgb_d", 18: "openpose"}
 NORMALIZATIONS = {"ntu_rgb_d": "upright", "openpose": "st-gcn"}
 ARRAYS = ("data_joint", "data")  # name in 2s-AGCN, in st-gcn
+NECK, HIPS = 1, (8, 11)  # of OpenPose's 18 joints
+LOOKED_AT = 200  # clips per array
 PARTS = {"train": "train", "val": "test"}  # prefix of the files -> part of the split
 
 Item = tuple[str, int, str, np.ndarray]  # name, label, part of the split, (3, T, V, M)
@@ -65,7 +69,12 @@ def reader(args: argparse.Namespace) -> Raw:
             for name, label, row in zip(stems, labels, array)
         ),
         total=len(every_name),
-        read=partial(read, layout=layout, is_ntu=is_ntu),
+        read=partial(
+            read,
+            layout=layout,
+            is_ntu=is_ntu,
+            upward=layout == "openpose" and y_is_upward([array for _, array, *_ in parts]),
+        ),
         layout=layout,
         class_names=class_names,
         shape=(persons, num_joints, 3),
@@ -73,13 +82,29 @@ def reader(args: argparse.Namespace) -> Raw:
     )
 
 
-def read(item: Item, layout: str, is_ntu: bool) -> Clip:
+def y_is_upward(arrays: list[np.ndarray]) -> bool:
+    """Return whether most bodies (N, 3, T, V, M) of 18 joints have their neck above their hips in
+    y, of at most LOOKED_AT clips of each array."""
+    heights = []
+    for array in arrays:
+        rows = np.unique(np.linspace(0, len(array) - 1, LOOKED_AT).astype(int))
+        joints = np.asarray(array[rows][:, 1:, :, [NECK, *HIPS]], np.float32)  # y and score
+        (neck, *hips), scores = joints[:, 0].transpose(2, 0, 1, 3), joints[:, 1]
+        seen = (scores > 0).all(axis=2)
+        heights.append((neck - np.mean(hips, axis=0))[seen])
+    found = np.concatenate(heights)
+    return bool(len(found)) and float(np.median(found)) > 0
+
+
+def read(item: Item, layout: str, is_ntu: bool, upward: bool = False) -> Clip:
     """Return the clip of a row without padding; InputError names the sample."""
     name, label, part, row = item
     expected, columns = names.parse(name) if is_ntu else (label, {"split": part})
     if label != expected:
         raise InputError(f"{name}: label is {label}, but {expected} in the name")
     joints = _clip(row, name)
+    if upward:
+        joints[..., 1] *= -1
     if layout == "ntu_rgb_d":
         joints = normalize.upright(joints)
     return Clip(name, label, joints, columns)

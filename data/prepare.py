@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -27,6 +27,7 @@ from typing import Any
 from tqdm import tqdm
 
 import memory
+from data.names import numbered
 from data.quality import Quality
 from data.readers import READERS, Clip, Raw
 from data.store import StoreWriter
@@ -57,6 +58,8 @@ class Summary:
     doubts: list[str] = field(default_factory=list)  # warnings about files that were read
     left_out: dict[str, list[str]] = field(default_factory=dict)  # names by reason, see LEFT_OUT
     untrained: list[str] = field(default_factory=list)  # classes without a training sample
+    untested: list[str] = field(default_factory=list)  # classes without a test sample
+    parts: Counter[str] = field(default_factory=Counter)  # samples of each part of the split
     quality: Quality | None = None
 
 
@@ -90,8 +93,18 @@ def prepare(raw: Raw, out: Path, workers: int, **meta: Any) -> Summary:
         classes = {label for _, label, _ in writer.rows}
         summary.classes = len(classes)
         if parts:
-            trained = {label for (_, label, _), part in zip(writer.rows, parts) if part == "train"}
-            summary.untrained = [raw.class_names[label] for label in sorted(classes - trained)]
+            summary.parts = Counter(parts)
+            summary.untrained, summary.untested = (
+                [raw.class_names[label] for label in sorted(classes - within)]
+                for within in (
+                    {label for (_, label, _), part in zip(writer.rows, parts) if part == wanted}
+                    for wanted in ("train", "test")
+                )
+            )
+        if 0 not in classes and [raw.class_names[0]] == numbered([0]):
+            summary.doubts.append(
+                f"the labels start at {min(classes)}: class 0 has no samples; classes count from 0"
+            )
     return summary
 
 
@@ -191,9 +204,17 @@ def main(argv: list[str]) -> None:
     for reason, line in LEFT_OUT.items():
         if left_out := summary.left_out.get(reason):
             print(f"{line}: {len(left_out)}, e.g. {left_out[0]} (listed in {out}/meta.json)")
-    if summary.untrained:
-        first = ", ".join(summary.untrained[:3])
-        print(f"classes without training samples: {len(summary.untrained)} ({first})")
+    if summary.parts:
+        print(f"split: {summary.parts['train']} train, {summary.parts['test']} test")
+    for kind, missing in (("training", summary.untrained), ("test", summary.untested)):
+        if missing:
+            first = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+            print(f"classes without {kind} samples: {len(missing)} ({first})")
+    if args.name == "custom" and not (summary.parts["train"] and summary.parts["test"]):
+        print(
+            "warning: without training and test samples only --phase predict can use the store; "
+            "give a column `split`, or --split 0.3"
+        )
     for reason in summary.unreadable:
         print(f"unreadable: {reason}", file=sys.stderr)
     if summary.unreadable:

@@ -142,7 +142,7 @@ class Data:
     val_rows: np.ndarray  # (n,) the test rows, or those held out by val_split
     class_counts: torch.Tensor | None  # (K,) int64
     published_list: str | None  # digest, if the whole list is trained on and published
-    list_made: str  # how the training list was drawn, if its file was missing
+    list_note: str  # how the training list was drawn, or why there is none
     duplicates: np.ndarray  # (n,) bool: test samples equal to one of the whole training split
     list_digest: str | None = None  # of the training list, published or not
 
@@ -191,11 +191,11 @@ def open_data(config: Config, model: Network, training: bool = True) -> Data:
             store, config.protocol, config.training_list, config.imbalance, config.fold,
             config.seed, make=training,
         )  # fmt: skip
-    except InputError:
+    except InputError as error:
         if training:
             raise
         return Data(
-            store, model.skeleton, test_rows, None, test_rows, None, None, "",
+            store, model.skeleton, test_rows, None, test_rows, None, None, str(error),
             copies(store, test_rows, train_split),
         )  # fmt: skip
     train_rows, val_rows = listed.rows, test_rows

@@ -69,6 +69,7 @@ def resolve(options: argparse.Namespace, stream: str | None) -> config.Config:
     """
     below = None
     if options.store is not None:
+        refuse_other_stores(options)
         weights = options.weights[0] if options.weights else None
         below = own_data.values_of(options.store, not options.config, weights)
     return config.resolve(
@@ -76,6 +77,21 @@ def resolve(options: argparse.Namespace, stream: str | None) -> config.Config:
         val_split=options.val_split, amp=options.amp, compile=options.compile,
         accumulate=options.accumulate,
     )  # fmt: skip
+
+
+def refuse_other_stores(options: argparse.Namespace) -> None:
+    """Raise InputError for a file of --config, or a word of --set, that names a store as well."""
+    sources = {f"--config {file}": config.load_layer(file) for file in options.config}
+    for word in options.overrides:
+        key, _, value = word.partition("=")
+        sources[f"--set {word}"] = {key.strip(): value}
+    for source, values in sources.items():
+        if "store" in values:
+            raise InputError(
+                f"{source}: names the store {values['store']}, but --store is {options.store}; "
+                "beside it give files of config/methods, or leave it out and add --set store="
+                f"{options.store}"
+            )
 
 
 def overrides(options: argparse.Namespace) -> list[str]:
@@ -280,9 +296,7 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
         if doubt:
             log.line(f"warning: {doubt}")
         if data.class_counts is None:
-            log.line(
-                f"no training list ({settings.training_list}), so many, medium and few are null"
-            )
+            log.line(f"no training list, so many, medium and few are null: {data.list_note}")
         elif said:
             log.line(said)
         feeder = make_feeder(settings, data, data.test_rows, devices[0], clips=settings.test_clips)

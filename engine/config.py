@@ -204,6 +204,11 @@ def load(
     return from_mapping(override(layer, overrides, **values))
 
 
+def load_layer(file: str | Path) -> dict[str, Any]:
+    """Return the values that a config file and its parents set; errors as of `load`."""
+    return _read(find(file))
+
+
 def find(file: str | Path) -> Path:
     """Return a config file's path: from the working directory, else from the project's folder.
 
@@ -321,6 +326,8 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         values = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"--config {path}: no such file{_nearest_file(path)}") from None
+    except IsADirectoryError:
+        raise InputError(f"--config {path}: is a folder; name a file, e.g. joint.yaml") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8 text; save it as UTF-8") from None
     except OSError as error:

@@ -71,7 +71,8 @@ def score(
     if len(broken):
         raise InputError(
             f"the network's output is not finite for {len(broken)} of {len(scores)} samples (e.g. "
-            f"{feeder.names[broken[0]]}): the training has diverged; lower lr or set clip_grad"
+            f"{feeder.names[broken[0]]}): its weights are damaged, or training has diverged; lower "
+            "lr or set clip_grad"
             f"{', or --amp off' if config.amp != 'off' else ''}"
         )
     return scores

@@ -39,7 +39,9 @@ def values_of(
     protocol = protocol_of(store)
     train, _ = protocols.split(store, protocol)
     plain = Config()
-    samples = plain.num_epoch * len(train)
+    share = held_out_share(store.labels[train])
+    trained = train if share is None else hold_out(train, store.labels, share, seed=0)[0]
+    samples = plain.num_epoch * len(trained)
     widths = [width for width in (64, 32) if len(train) >= CLIPS_PER_CHANNEL * width]
     network = {
         "graph": store.layout,
@@ -54,7 +56,7 @@ def values_of(
         "benchmark": Path(path).resolve().name,
         "frames": 32 if np.median(store.lengths[train]) <= 32 else plain.frames,
         "repeat": max(1.0, math.ceil(10 * STEPS * plain.batch_size / samples) / 10),
-        "val_split": held_out_share(store.labels[train]),
+        "val_split": share,
         "shots": shots.AUTO,
         "model_args": network,
     }
@@ -88,7 +90,7 @@ def protocol_of(store: Store) -> str:
         return name
     raise InputError(
         f"--store {store.path}: has no split of its own: prepare it again with a column `split` or "
-        "with --split 0.3, or name the configuration of a benchmark by --config"
+        f"with --split 0.3, or use --config of a benchmark with --set store={store.path} instead"
     )
 
 

@@ -336,7 +336,7 @@ def holds(run: RunFolder, weights: Path) -> bool:
 
 def _short(value: Any) -> str:
     """Return a value as a part of a file name, with a digest if characters had to be removed."""
-    text = str(value)
+    text = "null" if value is None else str(value)
     if re.fullmatch(r"[\w.-]{1,40}", text):
         return text
     name = re.sub(r"[^\w.]+", "_", Path(text).name if isinstance(value, str) else "")[:40]

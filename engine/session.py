@@ -115,7 +115,7 @@ def describe(training: Training, log: logs.Log) -> None:
         listed = f"the published list of {long_tail.PUBLISHED[data.published_list]}"
     size = sum(p.numel() for p in state.model.parameters())
     lines = [
-        data.list_made,
+        data.list_note,
         f"{config.benchmark} {config.stream}: {len(data.train_rows)} training samples of "
         f"{len(counts)} classes ({listed}; {largest} to {smallest}: imbalance "
         f"{largest / smallest:.3g}), {len(data.test_rows)} test samples",

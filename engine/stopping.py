@@ -1,10 +1,12 @@
-"""SIGTERM, deferred until a run can be saved."""
+"""SIGTERM and Ctrl-C, deferred until a run can be saved."""
 
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import torch
 
@@ -14,7 +16,7 @@ CHECK_EVERY = 50  # steps between two exchanges with other ranks on GPUs: each o
 
 
 class StopRequest:
-    """Whether this process or another rank has received SIGTERM."""
+    """Whether this process or another rank has been told to stop."""
 
     def __init__(self, world: World) -> None:
         self.world, self.received = world, False
@@ -42,11 +44,26 @@ class StopRequest:
 
 
 @contextmanager
-def deferred_sigterm(world: World) -> Iterator[StopRequest]:
-    """Record SIGTERM in the returned request instead of ending the process."""
+def deferred_stop(world: World) -> Iterator[StopRequest]:
+    """Record SIGTERM and SIGINT (Ctrl-C) in the returned request instead of ending the process.
+
+    A second SIGINT interrupts at once, as usual.
+    """
     request = StopRequest(world)
-    previous = signal.signal(signal.SIGTERM, lambda *_: setattr(request, "received", True))
+    interrupt = signal.getsignal(signal.SIGINT)
+
+    def record(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and not request.received:
+            print("stopping; Ctrl-C again to stop without saving", file=sys.stderr)
+            signal.signal(signal.SIGINT, interrupt)
+        request.received = True
+
+    deferred = [signal.SIGTERM]
+    if interrupt is signal.default_int_handler:  # else it is ignored, or someone else's
+        deferred.append(signal.SIGINT)
+    previous = {each: signal.signal(each, record) for each in deferred}
     try:
         yield request
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for each, handler in previous.items():
+            signal.signal(each, handler)

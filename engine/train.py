@@ -17,7 +17,7 @@ from engine.config import Config
 from engine.distributed import World
 from engine.run import BEST, LAST, RunFolder
 from engine.session import Training, describe, save, step_seed
-from engine.stopping import deferred_sigterm
+from engine.stopping import deferred_stop
 from engine.wrap import eager_if_partial
 from errors import InputError, Stopped
 from feeders.skeleton import Batch
@@ -26,12 +26,14 @@ from model.fuse_bn import fuse_bn
 
 # Steps between two reads of the loss; a read synchronizes with a GPU, and costs a CPU nothing.
 SYNC_EVERY = {"cuda": 50, "cpu": 1}
+SHOWN = 4  # samples of a batch that an error names
 
 
 def train(training: Training, run: RunFolder, log: logs.Log) -> None:
     """Train from the current state to the last epoch; validate, log and save after each epoch.
 
-    SIGTERM saves the state and raises Stopped. Raises InputError for a loss that is not finite.
+    SIGTERM and Ctrl-C save the state and raise Stopped. Raises InputError for a loss that is not
+    finite.
     """
     config, method, state = training.config, training.method, training.state
     describe(training, log)
@@ -40,7 +42,7 @@ def train(training: Training, run: RunFolder, log: logs.Log) -> None:
         save(training, run, BEST)
         save(training, run, LAST)
         return
-    with log.epochs(state.progress.epoch), deferred_sigterm(training.world) as stop:
+    with log.epochs(state.progress.epoch), deferred_stop(training.world) as stop:
 
         def stop_alone() -> None:
             if stop.alone():
@@ -173,13 +175,13 @@ class LossMeter:
         values = self.training.world.mean(torch.stack(losses)).tolist()
         for value, batch in zip(values, batches):
             if not math.isfinite(value):
-                names = ", ".join(
-                    self.training.feeder.names[row] for row in batch.rows.flatten().tolist()
-                )
+                rows, epoch = batch.rows.flatten().tolist(), self.progress.epoch
+                names = ", ".join(self.training.feeder.names[row] for row in rows[:SHOWN])
+                more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
+                kept = f"; last.pt contains the first {epoch} epochs" if epoch else ""
                 raise InputError(
-                    f"the loss is {value} in epoch {self.progress.epoch + 1}, step {batch.step}; "
-                    f"samples {names}. Inspect them with python -m data.inspect, or lower lr; "
-                    "last.pt contains the last complete epoch"
+                    f"the loss is {value} in epoch {epoch + 1}, step {batch.step}; samples "
+                    f"{names}{more}. Inspect them with python -m data.inspect, or lower lr{kept}"
                 )
         self.progress.loss += sum(values)
         self.progress.seconds = time.monotonic() - self.started
@@ -237,7 +239,7 @@ def end_epoch(training: Training, metrics: dict[str, Any], log: logs.Log) -> boo
 def test(training: Training, run: RunFolder, log: logs.Log) -> None:
     """Test both checkpoints with `test_clips` clips per sample; write and log the results.
 
-    SIGTERM raises Stopped: the training is complete, and --resume runs the test again.
+    SIGTERM and Ctrl-C raise Stopped: the training is complete, and --resume runs the test again.
     """
     config, data, model = training.config, training.data, training.state.model
     clips, rows = config.test_clips, []
@@ -245,7 +247,7 @@ def test(training: Training, run: RunFolder, log: logs.Log) -> None:
         feeder = training.val_feeder.with_clips(clips)
     else:
         feeder = make_feeder(config, data, data.test_rows, training.device, clips=clips)
-    with deferred_sigterm(training.world) as stop:
+    with deferred_stop(training.world) as stop:
 
         def stop_if(requested: bool) -> None:
             if requested:

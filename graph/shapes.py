@@ -47,4 +47,5 @@ def check_shape(
         raise InputError(
             f"{source}: {M} persons per clip, but the network takes {persons} "
             f"(model_args.num_person={persons})"
+            f"{f'; data.prepare custom --persons {persons} adds empty ones' if persons > M else ''}"
         )

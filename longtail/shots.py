@@ -26,7 +26,8 @@ def automatic(class_counts: Any) -> tuple[int, int]:
     """Return SHOTS if each group then has classes, else limits that make thirds of the classes.
 
     Classes (K,) without training samples are not counted. Classes of the same size are not parted,
-    so a group can be empty; all are medium if none has half as many samples again as another.
+    so the medium group can be empty: the largest have many and the smallest few. All are medium if
+    none has half as many samples again as another.
     """
     counts = torch.as_tensor(class_counts)
     counts = counts[counts > 0].sort(descending=True).values
@@ -38,7 +39,16 @@ def automatic(class_counts: Any) -> tuple[int, int]:
     first, last = third, len(counts) - third - 1  # of the medium classes
     if first > last:  # two classes: one has many, one has few
         return (int(counts[first]) + 1,) * 2
-    return int(counts[first]), int(counts[last])
+    many, few = int(counts[first]), int(counts[last])
+    if few == counts[-1]:  # a third or more are of the smallest size
+        few += 1
+        many = max(many, few)
+    elif many == counts[0]:  # or of the largest
+        many -= 1
+        few = min(few, many)
+    if many == counts[0] > few:
+        many -= 1
+    return many, few
 
 
 def hits(scores: Tensor, labels: Tensor, k: int) -> Tensor:

@@ -126,6 +126,13 @@ def completed(
     return {**needed, **given}
 
 
+# What to do about an argument in which weights differ from what is wanted, {} theirs
+HINTS = {
+    "num_class": " (to train other classes: --new-head)",
+    "num_person": " (set it to that, and prepare clips of as many: --persons {})",
+}
+
+
 def fitted(model: nn.Module, checkpoint: Checkpoint, given: Mapping[str, Any]) -> upstream.State:
     """Return all weights of a checkpoint under the names of `model`.
 
@@ -137,7 +144,7 @@ def fitted(model: nn.Module, checkpoint: Checkpoint, given: Mapping[str, Any]) -
         shown = shown_for(type(model), import_string(model), checkpoint, given)
         wrong = "".join(
             f"model_args.{key} is {value}, but the weights have {shown[key]}"
-            f"{' (--new-head trains them for other classes)' if key == 'num_class' else ''}; "
+            f"{HINTS.get(key, '').format(shown[key])}; "
             for key, value in given.items()
             if key in shown and not agree(key, value, shown[key])
         )

@@ -30,6 +30,8 @@ def read(path: str | Path) -> Any:
     Raises InputError if that is not possible, or if a later version of this project wrote it.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name a file, e.g. {path / 'best.pt'}")
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
     checkpoint = unpickled(path)
@@ -45,6 +47,13 @@ def read(path: str | Path) -> Any:
 def unpickled(path: Path) -> Any:
     """Return the content of a file, on the CPU; InputError if it is damaged or would execute
     code."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start.lstrip().startswith((b"<", b"{", b"version https")):  # a page, JSON, Git LFS
+        raise InputError(
+            f"{path} is a text file that begins with {start.decode(errors='replace')!r}, not a "
+            "checkpoint; download it again"
+        )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:

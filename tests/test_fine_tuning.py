@@ -189,7 +189,7 @@ def test_another_number_of_classes_is_refused(whole, tiny, tmp_path, capsys):
                    "--set", "model_args.num_class=3")  # fmt: skip
     assert run_command(main.main, argv) == 2
     error = capsys.readouterr().err
-    assert "num_class is 3, but the weights have 4 (--new-head" in error
+    assert "num_class is 3, but the weights have 4 (to train other classes: --new-head)" in error
 
 
 def test_clips_of_another_normalization_are_refused(whole, tmp_path, capsys):

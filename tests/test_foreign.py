@@ -413,7 +413,8 @@ def test_what_a_network_takes_is_asked_of_the_network(golden):
 def test_a_foreign_file_takes_the_clips_of_the_configured_store(tmp_path, capsys):
     """UTKinect has NW-UCLA's joints and number of classes, and neither its classes nor its
     normalization. Without the store, what is assumed is said."""
-    network = stgcnpp.Model(graph="nw_ucla", num_class=10, num_person=1, base_channels=4)
+    args = {**SMALL, "graph": "nw_ucla", "num_class": 10, "num_person": 1}
+    network = stgcnpp.Model(**args)
     path, store = tmp_path / "foreign.pt", tmp_path / "store"
     torch.save(network.state_dict(), path)
     clip = np.random.default_rng(0).normal(size=(20, 1, 20, 3)).astype("f4")
@@ -422,7 +423,7 @@ def test_a_foreign_file_takes_the_clips_of_the_configured_store(tmp_path, capsys
     facts = {"normalization": "centered", "centre": 2}
     with StoreWriter(store, "nw_ucla", names, (1, 20, 3), **facts) as writer:
         writer.add("a", 0, clip - clip[0, 0, 2])
-    own = Config(store=str(store), model_args={"graph": "nw_ucla"}, test_clips=1, frames=8)
+    own = Config(store=str(store), model_args=args, test_clips=1, frames=8)
     takes = LoadedNetwork.load(path, CPU, own).takes
     assert takes.class_names == tuple(names)
     assert (takes.normalization, takes.centre) == ("centered", 2)

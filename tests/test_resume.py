@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import resource
 import shutil
+import signal
 import time
 
 import numpy as np
@@ -19,8 +20,11 @@ from data.store import Store
 from engine import checkpoint
 from engine import run as run_folder
 from engine.build import Data
+from engine.distributed import World
+from engine.stopping import deferred_stop
 from errors import BAD_INPUT, run_command
-from tests.tiny_runs import CEILING
+from tests import tiny_runs
+from tests.tiny_runs import CEILING, SMALL, assert_resumes
 
 KILLS = 20
 # Children are forked from a process that has imported everything and computed nothing.
@@ -90,6 +94,26 @@ def epochs(folder):
     """Return what metrics.jsonl says of every epoch, except how long it took."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
     return [[line[key] for key in ("epoch", "loss", "top1", "lr")] for line in lines]
+
+
+def test_ctrl_c_saves_within_the_epoch_and_a_second_one_does_not_wait(tiny, tmp_path, capsys):
+    """As SIGTERM does; while nothing is trained it is what it always was."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def train(folder, *flags):
+        return tiny_runs.run(tiny, folder, more=[*SMALL, *flags])
+
+    try:
+        assert_resumes(train, 1, tmp_path / "whole", tmp_path / "cut", signal.SIGINT)
+        assert "stopping; Ctrl-C again to stop without saving" in capsys.readouterr().err
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        with pytest.raises(KeyboardInterrupt), deferred_stop(World()) as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.received
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 def test_a_kill_during_the_first_write_leaves_a_usable_folder(tiny, tmp_path):

@@ -279,7 +279,7 @@ def test_whole_persons_are_held_out(tiny):
 def test_persons_are_needed_to_hold_them_out(tmp_path):
     with StoreWriter(tmp_path / "s", "ntu_rgb_d", ["a"], (1, 25, 3)) as out:
         out.add("clip", 0, np.ones((3, 1, 25, 3)))
-    with pytest.raises(InputError, match=r"val_by: subject, but the samples of .* have no subject"):
+    with pytest.raises(InputError, match=r"samples have no 'subject', which val_by: subject needs"):
         build.persons_of(Store.open(tmp_path / "s"), "subject")
 
 

@@ -70,10 +70,10 @@ def run(tiny, folder, *files, more=()):
     return folder
 
 
-def assert_resumes(train, after, whole, cut):
+def assert_resumes(train, after, whole, cut, sign=signal.SIGTERM):
     """Check that a run stopped within an epoch and resumed equals an uninterrupted one, bit by bit.
 
-    `train(folder, *flags)` trains into a folder; SIGTERM comes in the first step after `after`
+    `train(folder, *flags)` trains into a folder; the signal comes in the first step after `after`
     epochs. Returns the uninterrupted run's last checkpoint.
     """
     train(whole)
@@ -82,7 +82,7 @@ def assert_resumes(train, after, whole, cut):
     def interrupted(state, time):
         if time > after and not stopped:
             stopped.append(time)
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), sign)
         return own(state, time)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):

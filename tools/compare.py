@@ -128,7 +128,7 @@ def parse(argv: list[str]) -> Any:
     parser = make_parser()
     options = parser.parse_args(argv)
     if options.dry_run:
-        parser.refuse(options, "--which", "--output", "--baseline", "--jobs", "--quiet",
+        parser.refuse(options, "--which", "--output", "--jobs", "--quiet",
                       reason="--dry-run makes no run and no table")  # fmt: skip
     if not options.tune:
         parser.refuse(options, "--tune-seeds", "--tune-split", reason="there is no --tune")

@@ -119,6 +119,7 @@ def describe(training: Training, log: logs.Log) -> None:
         f"{config.benchmark} {config.stream}: {len(data.train_rows)} training samples of "
         f"{len(counts)} classes ({listed}; {largest} to {smallest}: imbalance "
         f"{largest / smallest:.3g}), {len(data.test_rows)} test samples",
+        untested(data),
         f"{config.model}, {size:,} parameters; {training.device}, store {training.feeder.where}",
         precision.describe_amp(config.amp, training.device),
         training.graphs.describe() if training.graphs else "",
@@ -136,6 +137,17 @@ def describe(training: Training, log: logs.Log) -> None:
             lines.append("the code has changed since the run began: results may differ")
     for line in filter(None, lines):
         log.line(line)
+
+
+def untested(data: TrainingData) -> str:
+    """Return a line on the classes that are trained and cannot be tested, "" if there are none."""
+    tested = set(data.store.labels[data.test_rows].tolist())
+    missing = [k for k in data.class_counts.nonzero().flatten().tolist() if k not in tested]
+    if not missing:
+        return ""
+    names = ", ".join(data.store.class_names[k] for k in missing[:4])
+    more = ", ..." if len(missing) > 4 else ""
+    return f"without test samples, so in no figure: {len(missing)} classes ({names}{more})"
 
 
 def device_name(device: torch.device) -> str:

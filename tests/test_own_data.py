@@ -154,6 +154,28 @@ def test_class_names_are_in_natural_order() -> None:
             names.classes([0, label], where)
 
 
+def test_prepare_says_what_the_split_has(clips: Path, capsys) -> None:
+    """Which classes are in no figure, that labels count from 0, and that a split is needed."""
+
+    def said(labels, parts=None):
+        rows = [f"clips/{n}.npy,{label}" for n, label in enumerate(labels)]
+        rows = [f"{row},{part}" for row, part in zip(rows, parts)] if parts else rows
+        head = "file,label,split" if parts else "file,label"
+        (clips / "labels.csv").write_text("\n".join([head, *rows]) + "\n")
+        assert run(*custom(clips)) == 0
+        return capsys.readouterr().out
+
+    out = said(["a", "b", "a", "c"], ["train", "train", "test", "test"])
+    assert "split: 2 train, 2 test\n" in out
+    assert "classes without training samples: 1 (c)\n" in out
+    assert "classes without test samples: 1 (b)\n" in out and "warning: without" not in out
+    out = said([1, 2, 1, 2], ["train", "train", "test", "test"])
+    assert "warning: the labels start at 1: class 0 has no samples" in out
+    assert "classes without" not in out
+    needs = "without training and test samples only --phase predict can use the store"
+    assert needs in said([0, 1, 0]) and needs in said([0, 1], ["train", "train"])
+
+
 def test_words_that_look_alike_are_one_class() -> None:
     def where(row: int) -> str:
         return f"row {row}"

@@ -1,6 +1,7 @@
 """`--store`: a run from a prepared store alone; `shots: auto`."""
 
 import csv
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -11,7 +12,9 @@ import yaml
 import main
 from data import prepare
 from engine import own_data
-from engine.config import load
+from engine.build import make_model, open_data
+from engine.config import Config, load
+from engine.session import untested
 from errors import InputError, run_command
 from longtail import shots
 
@@ -72,6 +75,15 @@ def test_one_command_trains_on_a_store(mine, tmp_path, monkeypatch, capsys):
 
 def sorted_names():
     return ["fall", "sit", "wave"]
+
+
+def test_classes_that_cannot_be_tested_are_named(mine):
+    settings = own_data.with_shots(Config(**own_data.values_of(mine)))
+    data = open_data(settings, make_model(settings))
+    assert untested(data) == ""
+    two = data.test_rows[data.store.labels[data.test_rows] != 1]
+    said = untested(dataclasses.replace(data, test_rows=two))
+    assert said == "without test samples, so in no figure: 1 classes (sit)"
 
 
 def test_a_benchmark_beside_a_store_is_refused(mine, capsys):

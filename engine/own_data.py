@@ -48,8 +48,9 @@ def values_of(
         "num_class": len(store.class_names),
         "num_person": store.joints.shape[1],
         "in_channels": store.joints.shape[3],
-        "base_channels": widths[0] if widths else 16,
     }
+    if widths[:1] != [64]:  # which is the networks' own
+        network["base_channels"] = widths[0] if widths else 16
     values = {
         "store": str(path),
         "protocol": protocol,
@@ -61,7 +62,7 @@ def values_of(
         "model_args": network,
     }
     if weights is not None:
-        network.pop("base_channels")
+        network.pop("base_channels", None)
         values["model"] = backbone_of(weights, store.layout)
     return dataclasses.asdict(load([METHOD], below=values)) if with_method else values
 

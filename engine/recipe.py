@@ -9,6 +9,7 @@ from engine import config
 from engine.config import CONFIG_ROOT, Config
 
 BRL = "brl"  # the method of the benchmark folders themselves
+BRL_FILE = CONFIG_ROOT / "brl.yaml"  # for data that have no such folder
 # Keys that do not belong to the recipe: paths of the data (the list is identified by its digest),
 # stream and backbone, how the run is computed, and its name.
 FREE = {

@@ -17,6 +17,7 @@ from engine.config import Config, load
 from engine.session import untested
 from errors import InputError, run_command
 from longtail import shots
+from tools import compare
 
 FEW = ["num_epoch=2", "test_clips=1", "model_args.base_channels=8", "model_args.num_blocks=2"]
 FEW += ["model_args.inflate=[]", "model_args.down=[]", "repeat=1"]
@@ -151,7 +152,32 @@ def test_width_and_steps_follow_from_the_number_of_clips(monkeypatch, samples, w
     )  # fmt: skip
     monkeypatch.setattr(own_data.Store, "open", lambda path: store)
     values = own_data.values_of("x", with_method=False)
-    assert values["model_args"]["base_channels"] == width and values["frames"] == 64
+    assert values["model_args"].get("base_channels", 64) == width and values["frames"] == 64
     assert values["repeat"] == repeat
     trained = samples - round(0.1 * samples)  # a tenth is held out
     assert 24 * int(trained * repeat) / 16 >= 2000
+
+
+def test_methods_are_compared_on_a_store(mine, tmp_path, monkeypatch, capsys):
+    """BRL, a rival and a classifier on its weights, at equal steps; a second call makes no run."""
+    monkeypatch.chdir(tmp_path)
+    argv = ["--store", str(mine), "--methods", "brl,cross-entropy,ncm", "--jobs", "2"]
+    argv += ["--equal-steps", "--device", "cpu", "--set", *FEW]
+    compare.main(argv)
+    out = capsys.readouterr().out
+    assert "mine, joint, last.pt; equal optimizer steps" in out
+    found = json.loads((tmp_path / "work_dir/compare-mine-joint.json").read_text())
+    assert list(found["methods"]) == ["brl", "cross-entropy", "ncm"]
+    runs = [row["runs"][0] for row in found["methods"].values()]
+    assert len({run["steps"] for run in runs}) == 1 and all(run["top1"] is not None for run in runs)
+    assert [run["folder"].split("/")[1].split("-steps")[0] for run in runs] == [
+        "mine-brl", "mine-cross-entropy", "mine-ncm",
+    ]  # fmt: skip
+    own = yaml.safe_load((tmp_path / "work_dir/mine-brl/joint/config.yaml").read_text())
+    assert own["mixing"] == "longtail.brl.PartialMixup" and own["store"] == str(mine)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("last.pt")}
+    compare.main([*argv, "--quiet"])
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("last.pt")} == before
+    for words in (["--methods", "brl"], [*argv, "--benchmark", "demo-lt"]):
+        assert run_command(compare.main, words) == 2
+        assert "give one" in capsys.readouterr().err

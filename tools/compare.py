@@ -4,7 +4,7 @@ python -m tools.compare --benchmark nw-ucla-lt --methods brl,ldam-drw --seeds 0 
 python -m tools.compare ... --tune lr=0.5x,1x,2x loss_args.tau=0.5,1,2 --jobs auto
 
 A method is a file of config/methods, config/released.yaml (`released`), a YAML file of your own, or
-`brl`: the benchmark as it is. With
+`brl`: the benchmark as it is. --store data/mine in place of --benchmark compares on own data. With
 `--set 'training_list=data/lists/NAME_{imbalance}_shuffle{seed}.txt'` each seed draws which classes
 are rare, and their samples. Several calls, also on several machines that share the folder, may work
 on one comparison: main.py locks the folder of a run while it works there. --dry-run prints one
@@ -82,7 +82,8 @@ def make_parser() -> Parser:
 
     seeds = {"type": int, "nargs": "+", "metavar": "N"}
     words = {"nargs": "+", "action": "extend", "default": []}
-    add("--benchmark", "e.g. nw-ucla-lt or ntu120/xset", required=True)
+    add("--benchmark", "e.g. nw-ucla-lt or ntu120/xset")
+    add("--store", "in place of a benchmark: a prepared store with a split", metavar="FOLDER")
     add("--methods", "comma-separated names, or files of your own (.yaml)", required=True)
     add("--baseline", "reference method (default: cross-entropy, else the first)")
     add("--seeds", "random seeds, a run of each method per seed (default: 0)", default=[0], **seeds)
@@ -132,6 +133,8 @@ def parse(argv: list[str]) -> Any:
                       reason="--dry-run makes no run and no table")  # fmt: skip
     if not options.tune:
         parser.refuse(options, "--tune-seeds", "--tune-split", reason="there is no --tune")
+    if (options.benchmark is None) == (options.store is None):
+        raise InputError("--benchmark NAME, or --store FOLDER for data of your own: give one")
     names = [name.strip() for name in options.methods.split(",") if name.strip()]
     options.methods = tuple(dict.fromkeys(names))
     if not options.methods:
@@ -152,12 +155,12 @@ def parse(argv: list[str]) -> Any:
 
 def main(argv: list[str]) -> None:
     options = parse(argv)
-    folder = config.benchmark_folder(options.benchmark)
+    folder = config.benchmark_folder(options.benchmark) if options.benchmark else None
     for method in options.methods:
-        method_files(method, folder)
+        method_files(method, folder or config.CONFIG_ROOT)
     sweep = Sweep(
         folder, options.methods, options.stream, options.work_dir, tuple(options.overrides),
-        options.equal_steps,
+        options.equal_steps, options.store,
     )  # fmt: skip
     folds = [f"{k + 1}/{options.folds}" for k in range(options.folds)] if options.folds else [None]
     tuning.check(sweep, options.tune, folds[0])
@@ -209,7 +212,9 @@ def main(argv: list[str]) -> None:
         tuned_on if choices else "", notes,
     )  # fmt: skip
     write(
-        comparison, options.output or options.work_dir / f"compare-{folder.name}-{options.stream}"
+        comparison,
+        options.output
+        or options.work_dir / f"compare-{comparison.settings.benchmark}-{options.stream}",
     )
     jobs.check({run.name: reason for run, reason in failures.items()})
 

@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -210,20 +210,28 @@ Chosen = Mapping[tuple[str, str | None], tuple[str, ...]]  # (method, fold) -> w
 class Sweep:
     """What all runs of a comparison share."""
 
-    benchmark: Path  # its folder of configurations
+    benchmark: Path | None  # its folder of configurations; None for a store without one
     methods: tuple[str, ...] = ()
     stream: str = "joint"
     root: Path = WORK_DIR
     overrides: tuple[str, ...] = ()
     equal_steps: bool = False
+    store: str | None = None  # own data, of which main.py --store knows the rest
 
     def files(self, method: str) -> list[Path]:
+        if self.benchmark is None:
+            return method_files(method) or [recipe.BRL_FILE]
         return [self.benchmark / f"{self.stream}.yaml", *method_files(method, self.benchmark)]
+
+    @cached_property
+    def below(self) -> dict[str, Any] | None:
+        """The values that follow from the store, which lie below the files."""
+        return None if self.store is None else own_data.values_of(self.store, with_method=False)
 
     def parent(self, method: str) -> str | None:
         """Return the method whose run a classifier method starts from, None for the others."""
         files = self.files(method)
-        if config.load(files, self.overrides).classifier is None:
+        if config.load(files, self.overrides, self.below).classifier is None:
             return None
         base = yaml.safe_load(files[-1].read_text(encoding="utf-8")).get("base")
         if base is None:
@@ -233,7 +241,8 @@ class Sweep:
                 f"--methods {method}: base must name one file, whose run it starts from"
             )
         path = files[-1].parent / base
-        known = {file.resolve(): name for name, file in recipe.method_files(self.benchmark).items()}
+        files_of = recipe.method_files(self.benchmark or config.CONFIG_ROOT)
+        known = {file.resolve(): name for name, file in files_of.items()}
         below = known.get(path.resolve(), shown(path))
         return self.parent(below) or below
 
@@ -243,7 +252,10 @@ class Sweep:
         return list(dict.fromkeys(self.parent(method) or method for method in self.methods))
 
     def resolve(self, method: str, seed: int, words: Iterable[str]) -> config.Config:
-        return own_data.with_shots(config.resolve(self.files(method), words, seed=seed))
+        stream = self.stream if self.store else None  # else the file's
+        return own_data.with_shots(
+            config.resolve(self.files(method), words, below=self.below, seed=seed, stream=stream)
+        )
 
     def words(self, fold: str | None, more: Iterable[str] = ()) -> list[str]:
         """Return the words for --set: those of the sweep, the fold's, and `more` of a run's own."""
@@ -279,6 +291,7 @@ class Sweep:
         settings = self.resolve(method, seed, words).replace(tag="-".join(tags))
         folder = config.run_folder(settings, self.root)
         arguments = ["--config", *map(shown, self.files(method)), "--seed", str(seed)]
+        arguments += ["--store", self.store, "--stream", self.stream] if self.store else []
         arguments += ["--set", *words] if words else []
         arguments += [] if is_plain else ["--tag", settings.tag]
         arguments += ["--work-dir", str(folder)] if self.root != WORK_DIR else []

@@ -366,6 +366,7 @@ def main(argv: list[str]) -> None:
     person = len(SUBJECTS) + 1
     clip = Clip(1, 1, person, 1, 1 + CLASS_NAMES.index(options.action))
     write_text(options.out, text(*record(clip, seed=0)))
+    print(f"{options.out}: {options.action}")
 
 
 if __name__ == "__main__":

@@ -151,6 +151,11 @@ class Store:
             raise InputError(f"{self.path}: does not contain a sample {name!r}{hint}") from None
 
 
+def is_store(folder: Path) -> bool:
+    """Return whether a folder has the files of a prepared store."""
+    return all((folder / name).is_file() for name in ("meta.json", "index.npz", "joints.npy"))
+
+
 class StoreWriter:
     """Write a store clip by clip; memory does not grow with the number of frames.
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from data import clip_file
 from data.names import natural_order
+from data.store import is_store
 from engine import logs
 from engine.predict import Prediction, PreparedClip, Recognizer, answer, best
 from engine.segments import Segment, segments, time, timeline
@@ -84,12 +85,17 @@ def show(predictions: Sequence[Prediction], segmented: bool, quiet: bool) -> Non
 
 
 def find_files(inputs: Sequence[str | Path]) -> list[Path]:
-    """Return the files, and those in the folders that have a known ending, in natural
-    order."""
+    """Return the files, and those in the folders that have a known ending, in natural order.
+
+    The arrays of prepared stores are not clips.
+    """
     files: list[Path] = []
     for path in map(Path, inputs):
         if path.is_dir():
-            within = [file for file in path.rglob("*") if file.suffix in clip_file.SUFFIXES]
+            within = [
+                file for file in path.rglob("*")
+                if file.suffix in clip_file.SUFFIXES and not is_store(file.parent)
+            ]  # fmt: skip
             if not within:
                 raise InputError(f"--input {path}: no {', '.join(clip_file.SUFFIXES)} file in it")
             files += sorted(within, key=lambda file: natural_order(file.as_posix()))

@@ -78,6 +78,9 @@ def weights(checkpoint: Any, path: str | Path = "the checkpoint") -> State:
             found = found[key]
     if not isinstance(found, dict):
         raise InputError(f"{path} does not contain a state dict")
+    inner = [value for value in found.values() if _is_state(value)]
+    if len(inner) == 1 and not any(isinstance(value, Tensor) for value in found.values()):
+        found = inner[0]  # under a name of its own, such as `net`
     state = {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
     if not state:
         keys = ", ".join(map(str, list(found)[:6])) or "nothing"
@@ -88,6 +91,10 @@ def weights(checkpoint: Any, path: str | Path = "the checkpoint") -> State:
         if all(key.startswith(wrapper) for key in state):
             state = {key.removeprefix(wrapper): value for key, value in state.items()}
     return present_names(state)
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(each, Tensor) for each in value.values())
 
 
 def is_own(content: Any) -> bool:

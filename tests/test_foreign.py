@@ -436,6 +436,24 @@ def test_a_foreign_file_takes_the_clips_of_the_configured_store(tmp_path, capsys
     assert "data/nowhere is not a store of layout nw_ucla: taken to be nw-ucla" in err
 
 
+def test_weights_under_a_name_of_their_own_are_found(variant, tmp_path):
+    """`{"net": state dict, "epoch": 3}`; of two state dicts none is chosen."""
+    state = variant[0].state_dict()
+    path = tmp_path / "net.pt"
+    torch.save({"net": state, "epoch": 3}, path)
+    assert upstream.Checkpoint.read(path).state.keys() == upstream.weights(state).keys()
+    torch.save({"net": state, "teacher": state}, path)
+    with pytest.raises(InputError, match="in a known place; it has net, teacher"):
+        _ = upstream.Checkpoint.read(path).state
+
+
+def test_arrays_of_a_store_are_not_clips(tmp_path):
+    with StoreWriter(tmp_path / "data/mine", "nw_ucla", ["a"], (1, 20, 3)) as writer:
+        writer.add("a", 0, np.ones((3, 1, 20, 3), "f4"))
+    np.save(tmp_path / "data/clip.npy", np.ones((3, 20, 3)))
+    assert predict_files.find_files([tmp_path]) == [tmp_path / "data/clip.npy"]
+
+
 # --- RIDE ---
 
 RIDE = {"graph": "ntu_rgb_d", "num_class": 4, "num_person": 2, "base_channels": 6,

@@ -89,15 +89,22 @@ def compare(
                 f"{folder / name}: scores have {scores.scores.shape[1]} classes, but class_counts "
                 f"in result.json has {len(counts)}; test again: main.py --phase test"
             )
-        theirs = runs[name].get("class_counts", counts)
-        if None not in (counts, theirs) and theirs != counts:
+        for key in ("class_counts", "list_digest"):
+            own, theirs = run.get(key), runs[name].get(key)
+            if None not in (own, theirs) and own != theirs:
+                raise InputError(
+                    f"{folder / name} was trained on another list than "
+                    f"{folder / next(iter(runs))}: their {key} differ"
+                )
+        if tuple(runs[name].get("shots", limits)) != limits:
             raise InputError(
-                f"{folder / name} was trained on another list than {folder / next(iter(runs))}: "
-                "their class_counts differ, so many, medium and few would be different classes"
+                f"{folder / name} has other shots than {folder / next(iter(runs))}: test both with "
+                "the same"
             )
     base = baseline or folder
     for name in others:
-        if RunFolder(base / name).describe(which).get("class_counts", counts) != counts:
+        theirs = RunFolder(base / name).describe(which).get("class_counts")
+        if None not in (counts, theirs) and theirs != counts:
             raise InputError(
                 f"--baseline: {base / name} was trained on another list than {folder}: their "
                 "class_counts differ, so many, medium and few would be different classes"

@@ -135,6 +135,7 @@ class RunFolder:
         result = self.result(LAST)
         return (
             result is not None
+            and self.result(BEST) is not None
             and result.get("epochs", settings.num_epoch) == settings.num_epoch
             and not self.changed_keys(settings)
         )

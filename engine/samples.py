@@ -10,9 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data import long_tail
+from data.store import Store
 from engine import checkpoint, evaluate, precision
-from engine.build import TrainingData, make_feeder, open_data, to_device
-from engine.config import Config
+from engine.build import (
+    Data,
+    TrainingData,
+    hold_out,
+    make_feeder,
+    open_data,
+    persons_of,
+    to_device,
+)
+from engine.config import Config, from_written
 from engine.fusion import Scores
 from engine.run import check_same_data
 from errors import InputError
@@ -41,6 +51,43 @@ def score_held_out(path: Path, device: torch.device, config: Config | None = Non
     scores = evaluate.score(net, feeder, config, device)
     names = np.asarray(data.store.names)[data.val_rows]
     return Scores(names, np.asarray(data.store.labels)[data.val_rows], scores)
+
+
+def trained_rows(state: dict[str, Any], store: Store) -> np.ndarray:
+    """Return the rows of a store that the network of a checkpoint was trained on.
+
+    None of a store other than that of its training, nor if its list cannot be read any more.
+    """
+    none = np.array([], np.int64)
+    if state.get("store_fingerprint") != store.fingerprint or "config" not in state:
+        return none
+    trained = from_written(state["config"], "the checkpoint")
+    try:
+        rows = long_tail.training_rows(
+            store, trained.protocol, trained.training_list, trained.imbalance, trained.fold,
+            trained.seed,
+        ).rows  # fmt: skip
+    except InputError:
+        return none
+    if trained.val_split is not None:
+        persons = persons_of(store, trained.val_by)
+        rows, _ = hold_out(rows, store.labels, trained.val_split, trained.seed, persons)
+    return rows
+
+
+def check_unseen(state: dict[str, Any], data: Data, path: Path, training: bool = False) -> None:
+    """Raise InputError if a checkpoint was trained on samples that it is now to be judged by: test
+    samples, or in `training` those that val_split holds out."""
+    seen = trained_rows(state, data.store)
+    judged = [(data.test_rows, "test samples", "use the protocol and the fold of its training")]
+    if training:
+        judged.append((data.val_rows, "held-out samples", "train it with the same --val-split"))
+    for rows, what, way_out in judged:
+        if known := np.isin(rows, seen).sum():
+            raise InputError(
+                f"{path}: was trained on {known} of the {len(rows)} {what}, which would be counted "
+                f"as if it had not seen them; {way_out}"
+            )
 
 
 def for_method(

@@ -181,6 +181,14 @@ def test_streams_of_different_training_lists_are_refused(tmp_path):
     write(tmp_path / "demo-lt", "bone", synthetic(2), class_counts=[1, 9, 9, 9, 9, 9, 200])
     with pytest.raises(InputError, match=r"bone was trained on another list than .*joint"):
         ensemble.compare(tmp_path / "demo-lt")
+    for key, values in {"list_digest": ("one", "two"), "shots": ([9, 2], [8, 2])}.items():
+        for stream, value in zip(("joint", "bone"), values):
+            result = {"class_counts": [9] * 7, key: value}
+            (tmp_path / "demo-lt" / stream / "result.json").write_text(json.dumps(result))
+        with pytest.raises(
+            InputError, match="another list than" if key != "shots" else "other shots"
+        ):
+            ensemble.compare(tmp_path / "demo-lt")
 
 
 def test_folder_excludes_dataset_tag_and_work_dir(tmp_path):

@@ -24,7 +24,7 @@ from engine.run import RunFolder
 from engine.session import build_training
 from engine.state import Progress
 from engine.train import epoch_batches
-from errors import InputError
+from errors import InputError, run_command
 from feeders.skeleton import Feeder
 from longtail import shots
 from model.backbone import Backbone
@@ -369,3 +369,24 @@ def test_a_run_says_how_it_departs_from_the_recipe(tiny, tmp_path, monkeypatch):
     main.main([*argv, "--work-dir", str(tmp_path / "test"), "--set", *values])
     result = json.loads((tmp_path / "test/result.json").read_text())
     assert result["departures"] == ["frames", "lr", "num_epoch"] and result["method"] == "brl"
+
+
+def test_a_network_is_not_judged_by_samples_that_it_was_trained_on(tiny, tmp_path, capsys):
+    """Another fold's test samples, and samples that `val_split` holds out of what it knows."""
+    words = ["num_epoch=1", "training_list=null", *SMALL]
+    plain = run(tiny, tmp_path / "plain", "cross-entropy.yaml", more=[*words, "fold=1/2"])
+    argv = ["--phase", "test", "--weights", str(plain / "last.pt"), "--device", "cpu", "--quiet"]
+    assert run_command(main.main, [*argv, "--set", "fold=2/2"]) == 2
+    assert re.search(r"was trained on 12 of the 12 test samples", capsys.readouterr().err)
+    assert run_command(main.main, argv) == 0
+    later = ["--phase", "classifier", "--weights", str(plain / "last.pt"), "--val-split", "0.3"]
+    with pytest.raises(InputError, match=r"trained on \d+ of the \d+ held-out samples"):
+        run(tiny, tmp_path / "crt", "crt.yaml", more=[*words, "fold=1/2", *later])
+
+
+def test_a_classifier_is_trained_on_the_list_of_its_network(tiny, tmp_path):
+    words = ["num_epoch=1", *SMALL]
+    plain = run(tiny, tmp_path / "plain", "cross-entropy.yaml", more=words)
+    later = ["training_list=null", "--phase", "classifier", "--weights", str(plain / "last.pt")]
+    with pytest.raises(InputError, match="was trained on another list than None"):
+        run(tiny, tmp_path / "crt", "crt.yaml", more=[*words, *later])

@@ -49,15 +49,22 @@ def rows() -> list[dict[str, str]]:
 
 
 @cache
-def figures() -> dict[tuple[str, ...], float]:
-    """Return (benchmark, imbalance, streams, method, backbone, metric) -> figure.
+def figures() -> dict[tuple[str, ...], tuple[float, float | None]]:
+    """Return (benchmark, imbalance, streams, method, backbone, metric) -> (figure, the top-1 of the
+    same source).
 
     If two sources differ, the first in the table, the BRL repository, is used.
     """
-    table: dict[tuple[str, ...], float] = {}
-    names = ("benchmark", "imbalance", "streams", "method", "backbone", "metric")
+    table: dict[tuple[str, ...], tuple[float, float | None]] = {}
+    names = ("benchmark", "imbalance", "streams", "method", "backbone")
+    top1 = {
+        (row["source"], *(row[name] for name in names)): float(row["value"])
+        for row in rows() if row["metric"] == "top1"
+    }  # fmt: skip
     for row in rows():
-        table.setdefault(tuple(row[name] for name in names), float(row["value"]))
+        key = tuple(row[name] for name in names)
+        of_source = top1.get((row["source"], *key))
+        table.setdefault((*key, row["metric"]), (float(row["value"]), of_source))
     return table
 
 
@@ -68,19 +75,26 @@ def lookup(
     method: str = "BRL",
     backbone: str = "ST-GCN++",
     metric: str = "top1",
+    of_one_source: bool = False,
 ) -> float | None:
     """Return a published accuracy in percent, or None.
 
-    `streams` is the name of a stream, or `2-stream`, `4-stream`, `6-stream`; `method` a name from a
-    paper or of a file in config/methods; `backbone` a name from a paper or an import string;
-    `metric` top1, many, medium or few. k400 has no imbalance.
+    With `of_one_source` it must belong to the run whose top-1 is shown: the sources of both may
+    differ in the top-1 of the same entry. `streams` is the name of a stream, or `2-stream`,
+    `4-stream`, `6-stream`; `method` a name from a paper or of a file in config/methods; `backbone`
+    a name from a paper or an import string; `metric` top1, many, medium or few. k400 has no
+    imbalance.
     """
     factor = "" if imbalance is None or benchmark == "k400" else str(imbalance)
     method, backbone = METHODS.get(method, method), BACKBONES.get(backbone, backbone)
     table = figures()
     for known in (backbone, ""):  # some tables do not give the backbone
-        if (figure := table.get((benchmark, factor, streams, method, known, metric))) is not None:
-            return figure
+        key = (benchmark, factor, streams, method, known)
+        if (found := table.get((*key, metric))) is not None:
+            figure, of_source = found
+            shown, _ = table.get((*key, "top1"), (of_source, None))
+            differs = None not in (of_source, shown) and of_source != shown
+            return None if of_one_source and differs else figure
     return None
 
 
@@ -127,7 +141,7 @@ def figure_for(
     if place is None:
         return None
     benchmark, imbalance, method, backbone = place
-    return lookup(benchmark, imbalance, streams, method, backbone, metric)
+    return lookup(benchmark, imbalance, streams, method, backbone, metric, of_one_source=True)
 
 
 def why_none(run: Mapping[str, Any]) -> str | None:

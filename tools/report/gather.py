@@ -266,7 +266,9 @@ def make_entry(
 ) -> Entry:  # fmt: skip
     """Return the entry of a run (`place` in Report.runs), or of a fusion of several."""
     figures = shots.accuracy(scores.scores, scores.labels, report.class_counts, report.shots)
-    streams = f"{len(weights)}-stream" if len(weights) > 1 else next(iter(weights))
+    usual = fusions_of(str(runs[0].facts.get("benchmark")))
+    streams = next((fusion for fusion, its in usual.items() if its == weights), "")
+    streams = streams if len(weights) > 1 else next(iter(weights))
     facts = [run.facts for run in runs]
     known = {
         metric: value

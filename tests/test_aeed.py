@@ -195,6 +195,7 @@ def test_the_saliency_equals_the_released(golden, monkeypatch):
             lambda s, y, gain, to=gains: to.append(gain) or ShapMix.update(mixing, s, y, gain),
         )  # fmt: skip
         mixing.observe(Net(), ours(clips, 0, 4, 2, 3, 1), labels, None)
-        np.testing.assert_allclose(gains[0], vectors[f"shapley|{step}|scaled"], atol=1e-6)
+        # Sums of 4,800 float32 numbers, in an order that depends on the processor.
+        np.testing.assert_allclose(gains[0], vectors[f"shapley|{step}|scaled"], atol=5e-6)
         # Theirs starts from 1e-6, ours from 0.
         np.testing.assert_allclose(mixing.saliency[:, columns], own["part_dist"], atol=3e-6)

@@ -81,7 +81,8 @@ def check_unseen(state: dict[str, Any], data: Data, path: Path, training: bool =
     seen = trained_rows(state, data.store)
     judged = [(data.test_rows, "test samples", "use the protocol and the fold of its training")]
     if training:
-        judged.append((data.val_rows, "held-out samples", "train it with the same --val-split"))
+        way_out = "use the val_split and seed of its training, or --set val_split=null"
+        judged.append((data.val_rows, "held-out samples", way_out))
     for rows, what, way_out in judged:
         if known := np.isin(rows, seen).sum():
             raise InputError(

@@ -87,6 +87,13 @@ def test_missing_streams_are_named(tmp_path):
     assert any(missing in note for note in report.notes)
 
 
+def test_other_shots_are_noted(tmp_path):
+    fake_runs.run_folder(tmp_path / "a" / "joint", samples=120)
+    fake_runs.run_folder(tmp_path / "b" / "joint", samples=120, shots=[300, 50])
+    report = gather([tmp_path / "a", tmp_path / "b"])
+    assert "b has other shots, [300, 50]; classes are grouped by [100, 20]." in report.notes
+
+
 def test_runs_have_distinct_names(work):
     report = gather([work / "ntu60-xsub-lt" / "joint", work / "ntu60-xsub-lt-cross-entropy"])
     assert [run.name for run in report.runs] == ["brl", "cross-entropy"]

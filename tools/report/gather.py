@@ -139,6 +139,11 @@ def gather(folders: Iterable[str | Path]) -> Report:
     check_comparable(runs)
     report = Report(runs, [], None, shots.SHOTS)
     report.shots = tuple(report.first("shots", report.shots))
+    report.notes += [
+        f"{run.name} has other shots, {run.config['shots']}; classes are grouped by "
+        f"{list(report.shots)}."
+        for run in runs if tuple(run.config.get("shots", report.shots)) != report.shots
+    ]  # fmt: skip
     report.class_counts = training_counts(report)
     report.entries = [
         make_entry(report, run.name, {run.stream: 1}, run.scores, [run], i)

@@ -97,7 +97,7 @@ def refuse_other_stores(options: argparse.Namespace) -> None:
         if "store" in values:
             raise InputError(
                 f"{source}: names the store {values['store']}, but --store is {options.store}; "
-                "beside it give files of config/methods, or leave it out and add --set store="
+                "with it give files of config/methods, or omit it and add --set store="
                 f"{options.store}"
             )
 

@@ -599,6 +599,7 @@ def test_each_method_takes_what_is_best_on_held_out_samples(tmp_path):
     shown = {each.method: each.shown for each in choices}
     assert shown["logit-adjustment"] == "lr 0.1, tau 2"
     assert choices[0].accuracy == {"lr=0.1": 40, "lr=0.2": 60, "lr=0.4": 55}
+    assert [each.held_out for each in choices] == [60, 52, 50]
     assert choices[1].accuracy["lr=0.4 loss_args.tau=1"] is None
     assert choices[1].failed == {
         "lr=0.4 loss_args.tau=1": "exit code 2: the loss is nan",
@@ -857,6 +858,11 @@ def test_a_comparison_from_the_first_trial_to_the_table(tiny, tmp_path, monkeypa
     assert {each["method"]: len(each["accuracy"]) for each in found["choices"]} == {
         "cross-entropy": 2, "brl": 2, "tau-normalization": 2,
     }  # fmt: skip
+    best = {each["method"]: max(each["accuracy"].values()) for each in found["choices"]}
+    cells = [[cell.strip() for cell in line.split("|")] for line in shown.splitlines()]
+    head = next(at for at, row in enumerate(cells) if "held out" in row)
+    column, rows = cells[head].index("held out"), cells[head + 2 : head + 5]
+    assert {row[1]: row[column] for row in rows} == {m: f"{top:.1f}" for m, top in best.items()}
     runs = [run for method in found["methods"].values() for run in method["runs"]]
     assert len(runs) == 6 and len({run["steps"] for run in runs}) == 1
     assert found["methods"]["brl"]["differences"]["top1"]["low"] is not None

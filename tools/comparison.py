@@ -187,7 +187,7 @@ class Comparison:
             chosen = "held-out training samples" if self.settings.val_split else "the test split"
             lines.append(f"best.pt was chosen by top-1 on {chosen}.")
         if self.choices:
-            lines.append(f"Values chosen by mean class accuracy on {self.tuned_on}.")
+            lines.append(f"Values chosen by mean class accuracy (held out) on {self.tuned_on}.")
         return lines
 
     def markdown(self) -> str:
@@ -221,13 +221,16 @@ class Comparison:
         }  # fmt: skip
         figures_of = {row.method: row.published(self.sweep.stream, self.which) for row in self.rows}
         is_published = any(any(figures.values()) for figures in figures_of.values())
-        head = ["method", *(["chosen"] if self.choices else []), "steps", "runs", *figures.values()]
+        tuned = ["chosen", "held out"] if self.choices else []
+        head = ["method", *tuned, "steps", "runs", *figures.values()]
         lines = []
         for row in self.rows:
             cells = [row.method]
             if self.choices:
-                own = [each.shown for each in self.choices if each.method == row.method]
-                cells.append("; ".join(dict.fromkeys(own)) or logs.DASH)
+                own = [each for each in self.choices if each.method == row.method]
+                cells.append("; ".join(dict.fromkeys(each.shown for each in own)) or logs.DASH)
+                reached = statistics.mean(each.held_out for each in own) if own else None
+                cells.append(logs.percent(reached))
             cells += [_range(row.steps), str(len(row.runs))]
             cells += [_plus_minus(row.spread(figure)) for figure in figures]
             if is_published:

@@ -142,6 +142,13 @@ class Choice:
     failed: dict[str, str]  # why
 
     @property
+    def held_out(self) -> float:
+        """The mean class accuracy of the chosen values on the held-out samples."""
+        reached = self.accuracy[" ".join(self.words)]
+        assert reached is not None  # a value whose trial failed is not chosen
+        return reached
+
+    @property
     def shown(self) -> str:
         """The values as a table shows them: `lr 0.05, tau 1`."""
         parts = [word.partition("=") for word in self.words]

@@ -152,9 +152,3 @@ def load_strictly(model: nn.Module, weights: dict[str, torch.Tensor], where: str
     """Load the weights of a run into `model`; InputError, and no change, if they do not fit."""
     own = Checkpoint(where, {"format": FORMAT, "state_dict": weights})
     model.load_state_dict(models.fitted(model, own, {}))
-
-
-def trained_with(path: str | Path) -> dict[str, Any]:
-    """Return the configuration values that a checkpoint was trained with; {} of a foreign one."""
-    content = upstream.read(path)
-    return content["config"] if is_own(content) else {}

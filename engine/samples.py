@@ -93,39 +93,28 @@ def check_unseen(state: dict[str, Any], data: Data, path: Path, training: bool =
 
 def for_method(
     config: Config, data: TrainingData, model: nn.Module, device: torch.device,
-    weights: str | Path | None,
+    state: dict[str, Any],
 ) -> Samples:  # fmt: skip
-    """Return what a method's `prepare` may ask of the network, which has the weights of a file.
+    """Return what a method's `prepare` may ask of the network, which began with a checkpoint.
 
-    Each sample is one clip, not augmented. The held-out samples are refused, by an InputError, if
-    the network was trained on them.
+    `state` is what the checkpoint contains. Each sample is one clip, not augmented. The held-out
+    samples are refused, by an InputError, if it cannot be known that the network was not trained on
+    them; `check_unseen` has refused those that it was trained on.
     """
 
     def held_out() -> tuple[Tensor, Tensor]:
-        check_held_out(config, data, weights)
-        feeder = make_feeder(config, data, data.val_rows, device)
-        return computed(model, feeder, "logits")
+        if config.val_split is None or not len(trained_rows(state, data.store)):
+            raise InputError(
+                "classifier_args.tau: auto needs training samples that the network was not trained "
+                "on: train it with --val-split 0.1, and use the same --val-split, --seed and list "
+                "in this phase, or give a number, e.g. --set classifier_args.tau=1.0"
+            )
+        return computed(model, make_feeder(config, data, data.val_rows, device), "logits")
 
     def features() -> tuple[Tensor, Tensor]:
         return computed(model, make_feeder(config, data, data.train_rows, device), "features")
 
     return Samples(held_out, features)
-
-
-def check_held_out(config: Config, data: TrainingData, weights: str | Path | None) -> None:
-    """Raise InputError unless a checkpoint was trained without the samples that `val_split` holds
-    out, on the list as it is now."""
-    trained = checkpoint.trained_with(weights) if weights is not None else {}
-    keys = ("val_split", "val_by", "seed", "protocol", "training_list", "imbalance", "fold")
-    same = all(trained.get(key) == getattr(config, key) for key in keys)
-    if weights is None or config.val_split is None or not same:
-        raise InputError(
-            "classifier_args.tau: auto needs training samples that the network was not trained on: "
-            "train it with --val-split 0.1, and use the same --val-split in this phase, with the "
-            f"same --seed and list ({weights}: val_split {trained.get('val_split')}), or give "
-            "a number, e.g. --set classifier_args.tau=1.0"
-        )
-    check_same_data(checkpoint.read(weights), data, Path(weights))
 
 
 @torch.no_grad()

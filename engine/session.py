@@ -99,7 +99,7 @@ def build_training(
     method = make_method(config, data, model, classifier).to(device)
     feeder = make_feeder(config, data, data.train_rows, device, train=True, views=method.views)
     val_feeder = make_feeder(config, data, data.val_rows, device)
-    method.prepare(model, samples.for_method(config, data, model, device, weights))
+    method.prepare(model, samples.for_method(config, data, model, device, state))
     rehearse(config, world, device, data, feeder, method, model)
     net, eval_net = wrap(model, config, devices, world)
     graphs = make_step_graphs(config, devices, world)

@@ -322,11 +322,18 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove the folders of killed writers of this store, whose process no longer exists."""
+    """Remove the folders of killed writers of this store, whose process no longer exists.
+
+    If one was killed between its two renames, the older store is put back.
+    """
     for kind in ("partial", "older"):
         for leftover in path.parent.glob(f".{path.name}.*.{kind}"):
             pid = leftover.suffixes[-2].lstrip(".")
-            if pid.isdigit() and not _is_alive(int(pid)):
+            if not pid.isdigit() or _is_alive(int(pid)):
+                continue
+            if kind == "older" and not path.exists():
+                leftover.rename(path)
+            else:
                 shutil.rmtree(leftover, ignore_errors=True)
 
 

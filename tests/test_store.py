@@ -152,6 +152,18 @@ def test_killed_writer_leaves_no_store_and_next_writer_cleans_up(tmp_path: Path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
 
 
+def test_a_store_is_put_back_if_its_writer_was_killed_between_two_renames(tmp_path: Path) -> None:
+    write(tmp_path / "s", [clip(0, 4)], [0])
+    process = subprocess.Popen(["true"])
+    process.wait()
+    (tmp_path / "s").rename(tmp_path / f".s.{process.pid}.older")
+    with StoreWriter(tmp_path / "s", "ntu_rgb_d", CLASSES, SHAPE) as writer:
+        assert Store.open(tmp_path / "s").names.tolist() == ["clip0"]
+        writer.add("new", 0, clip(1, 2))
+    assert Store.open(tmp_path / "s").names.tolist() == ["new"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
+
+
 def test_partial_store_of_living_process_is_kept(tmp_path: Path) -> None:
     """Only folders of dead processes are removed; another writer can be active."""
     active = tmp_path / f".s.{os.getppid()}.partial"

@@ -189,6 +189,21 @@ def test_a_video_is_classified_in_segments_and_drawn(folder, tmp_path, capsys):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.json", "seen.mp4"]
 
 
+def test_a_missing_frame_rate_is_said(folder, monkeypatch, capsys):
+    cv2 = pytest.importorskip("cv2", exc_type=ImportError)
+    capture = cv2.VideoCapture(str(folder / "in/a.avi"))
+
+    class WithoutRate:
+        isOpened, read, release = capture.isOpened, capture.read, capture.release
+
+        def get(self, key):
+            return 0.0 if key == cv2.CAP_PROP_FPS else capture.get(key)
+
+    monkeypatch.setattr(cv2, "VideoCapture", lambda source: WithoutRate())
+    assert video.Video.of(str(folder / "in/a.avi")).fps == 30
+    assert "a.avi: gives no frame rate; times count 30 frames per second" in capsys.readouterr().err
+
+
 def test_the_network_may_take_openpose_joints(folder, tmp_path):
     weights = ["--weights", folder / "openpose.pt", "--output", tmp_path / "out.json"]
     run(folder, folder / "in/a.avi", *weights)

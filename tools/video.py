@@ -43,6 +43,7 @@ CAMERA_WINDOW = 60  # frames
 # Blue, green, red, as OpenCV has them: Okabe and Ito's palette.
 COLORS = {"left": (178, 114, 0), "right": (0, 94, 213), "": (160, 160, 160)}
 LEAST_DRAWN = 0.3  # score of a joint
+USUAL_FPS = 30.0  # of a camera or a video that gives no frame rate
 
 
 def imported(name: str) -> Any:
@@ -125,8 +126,11 @@ class Video:
                 cv2.CAP_PROP_FRAME_COUNT,
             )
         )  # fmt: skip
-        fps = float(fps) if 0 < fps < 1000 else 30.0
-        return cls(source, capture, fps, max(0, int(frames)), (int(height), int(width)))
+        if not 0 < fps < 1000:
+            fps = USUAL_FPS
+            print(f"{source}: gives no frame rate; times count {fps:g} frames per second",
+                  file=sys.stderr)  # fmt: skip
+        return cls(source, capture, float(fps), max(0, int(frames)), (int(height), int(width)))
 
     def __iter__(self) -> Iterator[np.ndarray]:
         try:

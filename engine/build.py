@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, get_type_hints, overload
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from graph.shapes import check_shape
 from longtail.auxiliary import AuxiliaryLoss
 from longtail.losses import CrossEntropy
 from longtail.method import Method, Parts
+from longtail.mixing import Mixing
+from longtail.ranges import Range
 from longtail.schedule import Stages
 from model.backbone import Network
 
@@ -77,6 +79,9 @@ def make(config: Config, key: str, *args: Any, **extra: Any) -> Any:
                     f"{key}_args.{name}: {path} takes no such argument{hint}; "
                     f"--set {key}_args={{...}} replaces all arguments"
                 )
+    for name, allowed in ranges(factory).items():
+        if keywords.get(name) is not None and keywords[name] not in allowed:
+            raise InputError(f"{key}_args.{name} must be {allowed}, not {keywords[name]}")
     with blame(config, key):
         return factory(*args, **keywords, **extra)
 
@@ -129,6 +134,24 @@ def argument_names(factory: Callable[..., Any]) -> set[str] | None:
         if all(p.kind is not p.VAR_KEYWORD for p in parameters):
             return names - {"self"}
     return None
+
+
+def ranges(factory: Callable[..., Any]) -> dict[str, Range]:
+    """Return the ranges that the arguments of a class are annotated with (`longtail.ranges`)."""
+    if not inspect.isclass(factory):
+        return {}
+    found = {}
+    for base in reversed(inspect.getmro(factory)):
+        try:
+            hints = get_type_hints(vars(base).get("__init__"), include_extras=True)
+        except (NameError, TypeError):  # of a foreign class: its names are not to be found, or none
+            continue
+        for name, hint in hints.items():
+            for part in (hint, *get_args(hint)):  # of an optional argument, the type besides None
+                for said in getattr(part, "__metadata__", ()):
+                    if isinstance(said, Range):
+                        found[name] = said
+    return found
 
 
 @dataclass(frozen=True)
@@ -330,7 +353,7 @@ def make_method(
     parts = Parts(
         counts,
         sampling=make(config, "sampling", labels, counts, config.repeat),
-        mixing=make(config, "mixing", counts, data.skeleton),
+        mixing=make_mixing(config, data),
         stages=make_stages(config, counts),
         weigh_by=config.weigh_by,
         classifier=make(config, "classifier", counts) if classifier else None,
@@ -340,6 +363,19 @@ def make_method(
     if not isinstance(method, Method):
         raise InputError(f"objective={config.objective}: must be a longtail.method.Method")
     return method
+
+
+def make_mixing(config: Config, data: TrainingData) -> Mixing:
+    """Build the mixing; InputError if it takes positions, and the stream has none."""
+    mixing = make(config, "mixing", data.class_counts, data.skeleton)
+    if not isinstance(mixing, Mixing):
+        raise InputError(f"mixing={config.mixing}: must be a longtail.mixing.Mixing")
+    if mixing.takes_positions and config.stream != "joint":
+        raise InputError(
+            f"mixing={config.mixing} with mixing_args={config.mixing_args}: takes positions, which "
+            f"stream {config.stream} does not have, only stream joint"
+        )
+    return mixing
 
 
 def make_auxiliary_loss(config: Config, model: nn.Module) -> AuxiliaryLoss | None:

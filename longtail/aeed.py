@@ -12,6 +12,7 @@ from torch.nn.functional import one_hot
 from errors import InputError
 from longtail.method import Composed, Parts
 from longtail.mixing import ShapMix
+from longtail.ranges import Epochs, Factor, NotNegative, Positive
 from memory import send
 
 MARGIN = 0.01  # the least share of a sample in its mixed clip
@@ -96,12 +97,12 @@ class AEED(Composed):
         self,
         parts: Parts,
         model: nn.Module,
-        temperature: float = 1.0,
-        warm_up: int = 5,
-        eta: float = 0.2,
-        memory: float = 0.9,
-        low: float = 0.1,
-        high: float = 4.0,
+        temperature: Positive = 1.0,
+        warm_up: Epochs = 5,
+        eta: NotNegative = 0.2,
+        memory: Factor = 0.9,
+        low: NotNegative = 0.1,
+        high: Positive = 4.0,
     ) -> None:
         super().__init__(parts, model)
         parts.refuse("longtail.aeed.AEED", "class_weights", "classifier")

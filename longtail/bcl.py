@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import batch_norm, normalize, one_hot
 
 from longtail.method import Composed, Parts, linear_classifier
+from longtail.ranges import Count, NotNegative, Positive
 from longtail.ranks import gather_over_ranks
 
 
@@ -71,10 +72,10 @@ class BCL(Composed):
         self,
         parts: Parts,
         model: nn.Module,
-        size: int = 128,
-        temperature: float = 0.1,
-        classification: float = 1.0,
-        contrast: float = 0.35,
+        size: Count = 128,
+        temperature: Positive = 0.1,
+        classification: NotNegative = 1.0,
+        contrast: NotNegative = 0.35,
     ) -> None:
         super().__init__(parts, model)
         parts.refuse("longtail.bcl.BCL", "mixing", "classifier")

@@ -14,6 +14,7 @@ from torch.nn.functional import one_hot
 
 from graph import Skeleton
 from longtail.brl import PartialMixup
+from longtail.ranges import Ratio, Share
 from memory import send
 
 
@@ -34,14 +35,14 @@ class BoneMixup(PartialMixup):
         self,
         class_counts: Tensor,
         skeleton: Skeleton,
-        ratio: float = 1 / 16,
-        alpha: float | None = None,
-        threshold: float = 3.0,
+        ratio: Share = 1 / 16,
+        alpha: Share | None = None,
+        threshold: Ratio = 3.0,
         align: bool = True,
         power: float = 1.0,
     ) -> None:
         super().__init__(class_counts, skeleton, ratio, alpha, threshold)
-        self.align, self.power = align, power
+        self.align, self.power, self.takes_positions = align, power, align
         self.coordinates = 2 if skeleton.confidence else 3
         self.lower = [v for v in from_the_root(skeleton) if v not in skeleton.upper]
         self.parent = skeleton.parent

@@ -25,6 +25,7 @@ from torch.nn.functional import one_hot
 from graph import Skeleton
 from longtail.counts import last_third
 from longtail.mixing import Mixing
+from longtail.ranges import Factor, Ratio, Share
 from longtail.sampling import InstanceSampling
 from longtail.weights import Weighting, scaled
 from memory import send
@@ -72,13 +73,13 @@ class PartialMixup(Mixing):
         self,
         class_counts: Tensor,
         skeleton: Skeleton,
-        ratio: float = 1 / 16,
-        alpha: float | None = None,
-        threshold: float = 3.0,
+        ratio: Share = 1 / 16,
+        alpha: Share | None = None,
+        threshold: Ratio = 3.0,
         permute_joints: bool = False,
         walk: bool = False,
         batch_share: bool = False,
-        formula: float | None = None,
+        formula: Ratio | None = None,
     ) -> None:
         super().__init__(formula_counts(class_counts, formula))
         self.ratio, self.threshold = ratio, threshold
@@ -187,11 +188,13 @@ class ActionAwareWeights(Weighting):
     def __init__(
         self,
         class_counts: Tensor,
-        low: float = 0.99,
-        spread: float = 0.0099,
+        low: Factor = 0.99,
+        spread: Factor = 0.0099,
         alternate: bool = False,
-        formula: float | None = None,
+        formula: Ratio | None = None,
     ) -> None:
+        if low + spread >= 1:
+            raise ValueError(f"low + spread must be below 1, not {low + spread:g}")
         counts = formula_counts(class_counts, formula)
         present = counts > 0
         least, most = counts[present].min(), counts.max()

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from longtail.auxiliary import AuxiliaryLoss
+from longtail.ranges import Count, Factor, NotNegative, Positive
 from longtail.ranks import sum_over_ranks
 from model.backbone import Backbone
 
@@ -33,10 +34,10 @@ class ClassContrast(AuxiliaryLoss):
     def __init__(
         self,
         model: Backbone,
-        width: int = 256,
-        weight: float = 0.2,
-        temperature: float = 0.125,
-        momentum: float = 0.9,
+        width: Count = 256,
+        weight: NotNegative = 0.2,
+        temperature: Positive = 0.125,
+        momentum: Factor = 0.9,
         threshold: float = 0.0,
     ):
         super().__init__(model)

@@ -11,6 +11,7 @@ from torch.nn.functional import one_hot
 
 from longtail.glmc import paste_box
 from longtail.method import Composed, Parts
+from longtail.ranges import Epochs, Share
 from longtail.sampling import with_second
 from memory import send
 
@@ -35,8 +36,8 @@ class CMO(Composed):
         parts: Parts,
         model: nn.Module,
         power: float = 1.0,
-        share: float = 0.5,
-        plain: int = 3,
+        share: Share = 0.5,
+        plain: Epochs = 3,
     ) -> None:
         super().__init__(parts, model)
         parts.refuse("longtail.cmo.CMO", "mixing", "classifier")

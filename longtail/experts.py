@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from longtail.losses import LDAM, CrossEntropy, expected_loss, log_prior, mirrored
+from longtail.ranges import Factor, NotNegative, Positive
 
 
 class Diversity(LDAM):
@@ -28,13 +29,11 @@ class Diversity(LDAM):
     def __init__(
         self,
         class_counts: Tensor,
-        max_margin: float = 0.5,
-        scale: float = 30.0,
-        diversity: float = 0.2,
-        reweighting: float = 0.05,
+        max_margin: NotNegative = 0.5,
+        scale: Positive = 30.0,
+        diversity: NotNegative = 0.2,
+        reweighting: Factor = 0.05,
     ) -> None:
-        if not 0 <= reweighting < 1:
-            raise ValueError(f"reweighting must lie in [0, 1), not {reweighting}")
         super().__init__(class_counts, max_margin, scale)
         counts = class_counts.double()
         temperature = 1 - reweighting + reweighting * counts / counts.mean()
@@ -66,7 +65,7 @@ class SkillDiverse(CrossEntropy):
 
     shifts: Tensor
 
-    def __init__(self, class_counts: Tensor, tau: float = 2.0) -> None:
+    def __init__(self, class_counts: Tensor, tau: NotNegative = 2.0) -> None:
         super().__init__(class_counts)
         prior = log_prior(class_counts)
         inverse = mirrored(prior.double(), class_counts).float()

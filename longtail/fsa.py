@@ -10,6 +10,7 @@ from longtail.classifiers import Samples
 from longtail.counts import last_third
 from longtail.losses import soft_labels
 from longtail.method import Composed, Parts, linear_classifier
+from longtail.ranges import NotNegative, Share
 
 
 class FSA(Composed):
@@ -39,9 +40,9 @@ class FSA(Composed):
         self,
         parts: Parts,
         model: nn.Module,
-        specific: float = 0.6,
-        generic: float = 0.4,
-        weight: float = 1.0,
+        specific: Share = 0.6,
+        generic: Share = 0.4,
+        weight: NotNegative = 1.0,
     ) -> None:
         super().__init__(parts, model)
         parts.refuse("longtail.fsa.FSA", "mixing")

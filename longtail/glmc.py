@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, one_hot
 
 from longtail.method import Method, Parts, linear_classifier
+from longtail.ranges import NotNegative
 from longtail.sampling import with_second
 from longtail.weights import InverseFrequency
 from memory import send
@@ -71,7 +72,7 @@ class GLMC(Method):
         model: nn.Module,
         resampling: float = 0.0,
         label_weighting: float = 1.2,
-        contrast_weight: float = 4.0,
+        contrast_weight: NotNegative = 4.0,
     ) -> None:
         super().__init__(parts, model)
         parts.refuse("longtail.glmc.GLMC", "mixing", "class_weights", "classifier")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from longtail.losses import log_prior, soft_labels
 from longtail.method import Composed, Parts
+from longtail.ranges import NotNegative
 from longtail.ranks import gather_over_ranks
 
 
@@ -33,8 +34,8 @@ class LADE(Composed):
         self,
         parts: Parts,
         model: nn.Module,
-        weight: float = 0.1,
-        regularization: float = 0.01,
+        weight: NotNegative = 0.1,
+        regularization: NotNegative = 0.01,
     ) -> None:
         super().__init__(parts, model)
         parts.refuse("longtail.lade.LADE", "mixing", "class_weights", "classifier")

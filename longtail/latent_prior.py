@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from longtail.auxiliary import AuxiliaryLoss
+from longtail.ranges import NotNegative
 from longtail.ranks import sum_over_ranks
 from model.backbone import Backbone
 
@@ -28,8 +29,8 @@ class LatentPrior(AuxiliaryLoss):
     def __init__(
         self,
         model: Backbone,
-        discrepancy: float = 0.1,
-        center: float = 1e-4,
+        discrepancy: NotNegative = 0.1,
+        center: NotNegative = 1e-4,
         gain: float = 3.0,
     ):
         super().__init__(model)

@@ -16,13 +16,14 @@ input of the classifier.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from errors import InputError
 from longtail.counts import fill_absent, last_third
+from longtail.ranges import Factor, NotNegative, Positive, Range, Share
 
 WEIGH_BY = ("batch", "samples")
 
@@ -158,9 +159,7 @@ class LabelSmoothing(CrossEntropy):
     """c_ik = -(1 - epsilon) log p_ik - epsilon mean_j log p_ij: Szegedy et al., "Rethinking the
     Inception Architecture for Computer Vision", CVPR 2016, section 7."""
 
-    def __init__(self, class_counts: Tensor, epsilon: float = 0.1) -> None:
-        if not 0 <= epsilon < 1:
-            raise ValueError(f"epsilon must lie in [0, 1), not {epsilon}")
+    def __init__(self, class_counts: Tensor, epsilon: Factor = 0.1) -> None:
         super().__init__(class_counts)
         self.epsilon = epsilon
 
@@ -180,7 +179,7 @@ class LabelAwareSmoothing(CrossEntropy):
 
     epsilon: Tensor
 
-    def __init__(self, class_counts: Tensor, head: float = 0.3, tail: float = 0.0) -> None:
+    def __init__(self, class_counts: Tensor, head: Factor = 0.3, tail: Factor = 0.0) -> None:
         super().__init__(class_counts)
         counts = fill_absent(class_counts.double(), class_counts)
         place = (counts - counts.min()) / (counts.max() - counts.min()).clamp_min(1)
@@ -197,7 +196,7 @@ class Focal(CrossEntropy):
     gamma 0 is cross entropy; the paper and the released BRL code have 2.
     """
 
-    def __init__(self, class_counts: Tensor, gamma: float = 2.0) -> None:
+    def __init__(self, class_counts: Tensor, gamma: NotNegative = 2.0) -> None:
         super().__init__(class_counts)
         self.gamma = gamma
 
@@ -235,7 +234,7 @@ class VectorScaling(LogitAdjustment):
 
     slopes: Tensor
 
-    def __init__(self, class_counts: Tensor, gamma: float = 0.3, tau: float = 1.0) -> None:
+    def __init__(self, class_counts: Tensor, gamma: NotNegative = 0.3, tau: float = 1.0) -> None:
         super().__init__(class_counts, tau)
         counts = fill_absent(class_counts.double(), class_counts)
         self.register_buffer("slopes", ((counts / counts.max()) ** gamma).float())
@@ -255,7 +254,9 @@ class GaussianClouded(CrossEntropy):
 
     reach: Tensor
 
-    def __init__(self, class_counts: Tensor, scale: float = 30.0, amplitude: float = 0.5) -> None:
+    def __init__(
+        self, class_counts: Tensor, scale: Positive = 30.0, amplitude: NotNegative = 0.5
+    ) -> None:
         super().__init__(class_counts)
         counts = fill_absent(class_counts.double(), class_counts)
         rarity = (counts.max() / counts).log()
@@ -283,8 +284,8 @@ class LDAM(CrossEntropy):
     def __init__(
         self,
         class_counts: Tensor,
-        max_margin: float = 0.5,
-        scale: float = 30.0,
+        max_margin: NotNegative = 0.5,
+        scale: Positive = 30.0,
         rescale: bool = False,
     ) -> None:
         super().__init__(class_counts)
@@ -316,8 +317,8 @@ class Equalization(CrossEntropy):
     def __init__(
         self,
         class_counts: Tensor,
-        gamma: float = 0.95,
-        threshold: float | None = None,
+        gamma: Share = 0.95,
+        threshold: Share | None = None,
         masked: str = "tail",
     ) -> None:
         super().__init__(class_counts)
@@ -360,10 +361,10 @@ class KPS(CrossEntropy):
     def __init__(
         self,
         class_counts: Tensor,
-        max_margin: float = 0.2,
-        scale: float = 15.0,
-        base: float = 50.0,
-        limit: float = 50.0,
+        max_margin: NotNegative = 0.2,
+        scale: Positive = 15.0,
+        base: Annotated[float, Range(1, above=True)] = 50.0,
+        limit: Positive = 50.0,
         adjust: bool = True,
     ) -> None:
         super().__init__(class_counts)
@@ -418,7 +419,9 @@ class InfluenceBalanced(CrossEntropy):
 
     needs_features = True
 
-    def __init__(self, class_counts: Tensor, alpha: float = 1000.0, epsilon: float = 1e-3) -> None:
+    def __init__(
+        self, class_counts: Tensor, alpha: Positive = 1000.0, epsilon: Positive = 1e-3
+    ) -> None:
         super().__init__(class_counts)
         self.alpha, self.epsilon = alpha, epsilon
 

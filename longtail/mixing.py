@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from graph import Skeleton
+from longtail.ranges import Epochs, Factor, Positive, Ratio, Share
 from memory import send
 
 
@@ -27,6 +28,7 @@ class Mixing(nn.Module):
     mix. Constants are non-persistent buffers; state that a resumed run needs are persistent ones.
     """
 
+    takes_positions = False  # True: of the stream joint only
     counts: Tensor
 
     def __init__(self, class_counts: Tensor, skeleton: Skeleton | None = None) -> None:
@@ -69,9 +71,9 @@ class Mixup(Mixing):
         self,
         class_counts: Tensor,
         skeleton: Skeleton | None = None,
-        alpha: float = 1.0,
-        kappa: float = float("inf"),
-        tau: float = 0.5,
+        alpha: Positive = 1.0,
+        kappa: Ratio = float("inf"),
+        tau: Share = 0.5,
     ) -> None:
         super().__init__(class_counts)
         self.alpha, self.kappa, self.tau = alpha, kappa, tau
@@ -140,10 +142,10 @@ class ShapMix(Mixing):
         self,
         class_counts: Tensor,
         skeleton: Skeleton,
-        mixup: float = 0.25,
-        memory: float = 0.9,
-        temperature: float = 0.2,
-        warm_up: int = 5,
+        mixup: Share = 0.25,
+        memory: Factor = 0.9,
+        temperature: Positive = 0.2,
+        warm_up: Epochs = 5,
         segment: tuple[float, float] = (7 / 16, 11 / 16),
     ) -> None:
         if len(skeleton.parts) != 5:

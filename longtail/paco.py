@@ -12,6 +12,7 @@ from longtail.bcl import head
 from longtail.classifiers import Samples
 from longtail.losses import log_prior
 from longtail.method import Composed, Parts, linear_classifier
+from longtail.ranges import Count, Factor, NotNegative, Positive
 from longtail.ranks import gather_over_ranks
 
 
@@ -62,11 +63,11 @@ class PaCo(Composed):
         self,
         parts: Parts,
         model: nn.Module,
-        size: int = 32,
-        queue: int = 1024,
-        temperature: float = 0.05,
-        alpha: float = 0.01,
-        momentum: float = 0.999,
+        size: Count = 32,
+        queue: Count = 1024,
+        temperature: Positive = 0.05,
+        alpha: NotNegative = 0.01,
+        momentum: Factor = 0.999,
     ) -> None:
         super().__init__(parts, model)
         parts.refuse("longtail.paco.PaCo", "mixing", "loss", "class_weights", "classifier")

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from longtail.ranges import Share
+
 
 def draw_rows(labels: Tensor, draws: Tensor, generator: torch.Generator | None) -> Tensor:
     """Return shuffled rows (sum of draws,) int64 with draws[c] samples of class c.
@@ -113,7 +115,7 @@ class RepeatFactorSampling(InstanceSampling):
         labels: Tensor,
         class_counts: Tensor,
         repeat: float = 1,
-        threshold: float | None = None,
+        threshold: Share | None = None,
     ) -> None:
         super().__init__(labels, class_counts, repeat)
         self.threshold = 1 / len(class_counts) if threshold is None else threshold

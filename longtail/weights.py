@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from longtail.ranges import Factor
+
 
 def scaled(raw: Tensor, counts: Tensor) -> Tensor:
     """Return raw weights (K,) float32, scaled to sum to the number of classes that have samples.
@@ -51,8 +53,6 @@ class EffectiveNumber(Weighting):
     of the batch. The released BRL code has 0.999 for the class-balanced loss, 0.999999 for LDAM.
     """
 
-    def __init__(self, class_counts: Tensor, beta: float = 0.9999) -> None:
-        if not 0 <= beta < 1:
-            raise ValueError(f"beta must lie in [0, 1), not {beta}")
+    def __init__(self, class_counts: Tensor, beta: Factor = 0.9999) -> None:
         counts = class_counts.double()
         super().__init__(scaled((1 - beta) / (1 - beta ** counts.clamp_min(1)), counts))

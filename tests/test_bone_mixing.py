@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import graph
+from errors import InputError
 from longtail.bone_mixing import BoneMixup
 from longtail.brl import PartialMixup
 from tests.tiny_runs import SMALL, run
@@ -89,6 +90,12 @@ def test_it_needs_no_values_on_the_device():
     mixing = BoneMixup(COUNTS, skeleton, ratio=0.5).to("meta")
     made, targets = mixing(clips.to("meta"), LABELS.to("meta"), torch.Generator())
     assert made.shape == clips.shape and targets.shape == (8, 3) and made.is_meta
+
+
+def test_bones_are_not_taken_for_positions(tiny, tmp_path):
+    with pytest.raises(InputError, match="takes positions, which stream bone does not have"):
+        run(tiny, tmp_path / "run", "bone-mixup.yaml", more=[*SMALL, "stream=bone"])
+    assert not (tmp_path / "run").exists()
 
 
 def test_it_trains(tiny, tmp_path):

@@ -1,0 +1,116 @@
+"""Values of a method's arguments outside their range are refused."""
+
+import importlib
+import inspect
+import math
+import pkgutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+import graph
+import longtail
+from engine import build, config, recipe
+from errors import InputError
+from longtail import ranges
+from longtail.ranges import NotNegative, Range
+
+if TYPE_CHECKING:
+    import nowhere
+
+NW_UCLA = Path("config/nw-ucla-lt")
+ALIASES = {name for name, value in vars(ranges).items() if hasattr(value, "__metadata__")}
+CLASSES = [
+    found
+    for module in pkgutil.iter_modules(longtail.__path__)
+    for found in vars(importlib.import_module(f"longtail.{module.name}")).values()
+    if inspect.isclass(found) and found.__module__ == f"longtail.{module.name}"
+]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "within", "outside", "text"),
+    [
+        (Range(0, 1), (0, 0.5, 1), (-0.1, 1.1), "at least 0 and at most 1"),
+        (Range(0, 1, below=True), (0, 0.999), (1, -1), "at least 0 and below 1"),
+        (Range(0, above=True), (1e-9, math.inf), (0, -1), "above 0"),
+        (Range(1), (1, 7, math.inf), (0.99,), "at least 1"),
+    ],
+)
+def test_a_range_has_the_numbers_between_its_ends(allowed, within, outside, text):
+    assert all(value in allowed for value in within) and str(allowed) == text
+    assert not any(value in allowed for value in (*outside, math.nan, "1", True, None, [1]))
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_the_annotations_of_a_method_are_found_and_hold_for_its_defaults(cls):
+    """An annotation that cannot be resolved would be passed over."""
+    arguments = inspect.signature(cls).parameters
+    written = {
+        name for name, argument in arguments.items()
+        if ALIASES & set(str(argument.annotation).replace("|", " ").split())
+    }  # fmt: skip
+    found = build.ranges(cls)
+    assert written <= found.keys()
+    for name in written:
+        default = arguments[name].default
+        assert default is None or default in found[name], f"{name}={default}"
+
+
+def test_the_values_of_the_method_files_are_in_range():
+    checked = 0
+    for file in (Path("config/released.yaml"), *recipe.method_files(NW_UCLA).values()):
+        settings = config.load([NW_UCLA / "joint.yaml", file])
+        for key in ("mixing", "loss", "class_weights", "sampling", "objective", "auxiliary_loss"):
+            if not (path := getattr(settings, key)):
+                continue
+            found, given = (
+                build.ranges(build.find_class(path, key)),
+                getattr(settings, f"{key}_args"),
+            )
+            for name in found.keys() & given.keys():
+                assert given[name] is None or given[name] in found[name], (file, key, name)
+                checked += 1
+    assert checked > 30
+
+
+COUNTS = torch.tensor([8, 4, 2])
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["mixing_args.ratio=5"], "mixing_args.ratio must be at least 0 and at most 1, not 5"),
+        (["mixing_args.ratio=-0.1"], "mixing_args.ratio must be"),  # all but a tenth, unnoticed
+        (["mixing_args.alpha=1.5"], "mixing_args.alpha must be"),
+        (["mixing_args.threshold=0.5"], "mixing_args.threshold must be at least 1, not 0.5"),
+        (["mixing_args.threshold=.nan"], "mixing_args.threshold must be at least 1, not nan"),
+        (["class_weights_args.low=1"], "class_weights_args.low must be at least 0 and below 1"),
+        (["class_weights=longtail.weights.EffectiveNumber", "class_weights_args.beta=1"],
+         "class_weights_args.beta must be at least 0 and below 1, not 1"),
+        (["class_weights_args.spread=0.02"], r"low \+ spread must be below 1, not 1.01"),
+        (["loss=longtail.losses.Focal", "loss_args.gamma=-1"], "gamma must be at least 0, not -1"),
+        (["loss=longtail.losses.Focal", "loss_args.gamma=two"], "at least 0, not two"),
+        (["mixing=longtail.mixing.Mixup", "mixing_args.alpha=0"], "must be above 0, not 0"),
+    ],
+)  # fmt: skip
+def test_a_value_out_of_range_is_refused(words, error):
+    settings = config.load([NW_UCLA / "joint.yaml"], words)
+    skeleton = graph.load("nw_ucla")
+    with pytest.raises(InputError, match=error):
+        build.make(settings, "mixing", COUNTS, skeleton)
+        build.make(settings, "loss", COUNTS)
+        build.make(settings, "class_weights", COUNTS)
+
+
+class Foreign:
+    """An annotation that exists for a type checker alone hides the ranges, and fails nothing."""
+
+    def __init__(self, gamma: "NotNegative" = 1.0, other: "nowhere.Thing | None" = None) -> None:
+        pass
+
+
+def test_a_class_whose_annotations_cannot_be_resolved_is_built_without_ranges():
+    assert build.ranges(Foreign) == {} and build.ranges(print) == {}

@@ -258,8 +258,14 @@ def stages(
     """Return (channels in, channels out, stride) of each block; blocks count from 1.
 
     The first block has `base_channels` outputs, blocks in `inflate` double the channels, blocks in
-    `down` halve the frames. If `base_channels` is a list, it contains the channels of each block.
+    `down` halve the frames; of a shorter network the numbers after its last block have no effect.
+    If `base_channels` is a list, it contains the channels of each block. ValueError for a number
+    below 1.
     """
+    if num_blocks < 1:
+        raise ValueError(f"num_blocks must be at least 1, not {num_blocks}")
+    if min((*inflate, *down), default=1) < 1:
+        raise ValueError(f"blocks count from 1: inflate {inflate}, down {down}")
     table, channels = [], in_channels
     for block in range(1, num_blocks + 1):
         if isinstance(base_channels, int):

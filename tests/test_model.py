@@ -398,6 +398,14 @@ def test_absent_persons_are_computed_once(backbone, norm_persons):
     assert bodies[-1] == 10
 
 
+@pytest.mark.parametrize("said", [{"num_blocks": 0}, {"inflate": [0]}, {"down": [2, -1]}])
+def test_blocks_count_from_one(said):
+    """Block 0 would be none, and its frames stay whole without a word."""
+    args = {"graph": "nw_ucla", "num_class": 3, "num_person": 1, "base_channels": 8, **said}
+    with pytest.raises(InputError, match="num_blocks must be at least 1|blocks count from 1"):
+        make_model(Config(model_args=args))
+
+
 def test_dropout_is_of_the_features():
     model, features = tiny(dropout=0.5), torch.randn(4, 24)
     torch.manual_seed(0)

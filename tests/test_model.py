@@ -402,7 +402,7 @@ def test_absent_persons_are_computed_once(backbone, norm_persons):
 def test_blocks_count_from_one(said):
     """Block 0 would be none, and its frames stay whole without a word."""
     args = {"graph": "nw_ucla", "num_class": 3, "num_person": 1, "base_channels": 8, **said}
-    with pytest.raises(InputError, match="num_blocks must be at least 1|blocks count from 1"):
+    with pytest.raises(InputError, match=r"num_blocks must be at least 1|blocks count from 1"):
         make_model(Config(model_args=args))
 
 

@@ -99,8 +99,8 @@ class BCL(Composed):
     def loss(self, net: nn.Module, clips: Tensor, targets: Tensor, count: int) -> Tensor:
         entries, labels = targets.unbind(1)
         output = net(clips.flatten(0, 1))
-        criterion = self.stages.criterion(self.epoch)
-        loss = self.classification * criterion.part(output.logits[::3], entries, count)
+        logits, features = output.logits[::3], output.features[::3]
+        loss = self.classification * self.stages.part(self.epoch, logits, features, entries, count)
         projected = normalize(self.projection(output.features)).unflatten(0, (-1, 3))
         losses = self.contrasted(projected[:, 1:].flatten(0, 1), labels.repeat_interleave(2, 0))
         loss = loss + self.contrast * losses.sum() / (2 * count)

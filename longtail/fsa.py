@@ -64,9 +64,8 @@ class FSA(Composed):
         labels = soft_labels(entries).argmax(1)
         features, usable = self.augment(output.features.detach(), output.logits.detach(), labels)
         weights = entries * (self.weight * usable)[:, None]
-        criterion = self.stages.criterion(self.epoch)
-        known = {"features": features} if criterion.needs_features else {}
-        augmented = criterion.part(self.layer[0](features), weights, count, **known)
+        logits = self.layer[0](features)
+        augmented = self.stages.part(self.epoch, logits, features, weights, count)
         return self.part(output, targets, count) + augmented
 
     def augment(self, features: Tensor, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

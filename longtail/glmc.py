@@ -16,6 +16,7 @@ from longtail.ranges import NotNegative
 from longtail.sampling import with_second
 from longtail.weights import InverseFrequency
 from memory import send
+from model.backbone import CosineClassifier
 
 
 def paste_box(lam: float, centre: Sequence[int], sizes: Sequence[int]) -> list[slice]:
@@ -58,7 +59,8 @@ class GLMC(Method):
             + contrast_weight [-mean cos(p_1, sg z_2) - mean cos(p_2, sg z_1)]
 
     over the views v: l' are the logits of `model.fc`, which alone is tested, l those of a second
-    classifier that this method owns; z = P f and p = Q z are linear, half as wide as the features.
+    classifier that this method owns, linear or of cosines as `model.fc`; z = P f and p = Q z are
+    linear, half as wide as the features.
 
     The values are those of the authors' code for CIFAR-100-LT of imbalance 100. There each view is
     a batch of its own for the batch norms; here both views go through the network together.
@@ -79,9 +81,14 @@ class GLMC(Method):
         self.stages, self.auxiliary_loss = parts.stages, parts.auxiliary_loss
         self.resampling, self.contrast_weight = resampling, contrast_weight
         self.weighting = InverseFrequency(parts.class_counts, label_weighting)
-        width = linear_classifier(model).in_features
+        layer = linear_classifier(model)
+        width = layer.in_features
         self.num_class, self.epoch = len(parts.class_counts), 0
-        self.classifier = nn.Linear(width, self.num_class)
+        # of the same kind: a loss with margins takes cosines of one scale from both
+        if isinstance(layer, CosineClassifier):
+            self.classifier: nn.Linear = CosineClassifier(width, self.num_class, layer.scale)
+        else:
+            self.classifier = nn.Linear(width, self.num_class)
         self.projection = nn.Linear(width, width // 2)
         self.prediction = nn.Linear(width // 2, width // 2)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from longtail.losses import log_prior, soft_labels
-from longtail.method import Composed, Parts
+from longtail.method import Composed, Parts, linear_classifier
 from longtail.ranges import NotNegative
 from longtail.ranks import gather_over_ranks
 
@@ -39,6 +39,7 @@ class LADE(Composed):
     ) -> None:
         super().__init__(parts, model)
         parts.refuse("longtail.lade.LADE", "mixing", "class_weights", "classifier")
+        linear_classifier(model)  # the bounds are those of one classifier
         self.weight, self.regularization = weight, regularization
         self.register_buffer("log_shares", log_prior(parts.class_counts), persistent=False)
 

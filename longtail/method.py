@@ -190,12 +190,11 @@ class Composed(Method):
 
     def part(self, output: Output, targets: Tensor, count: int) -> Tensor:
         """Return the part of some rows in the loss; targets as of `weigh`."""
-        criterion = self.stages.criterion(self.epoch)
-        features = {"features": output.features} if criterion.needs_features else {}
+        logits, features, _ = output
         if self.auxiliary_loss is None:
-            return criterion.part(output.logits, targets, count, **features)
+            return self.stages.part(self.epoch, logits, features, targets, count)
         entries, labels = targets.unbind(1)
-        loss = criterion.part(output.logits, entries, count, **features)
+        loss = self.stages.part(self.epoch, logits, features, entries, count)
         return loss + self.auxiliary_loss.part(output, labels, count)
 
     def after_step(self, model: nn.Module) -> None:

@@ -66,6 +66,17 @@ class Stages(nn.Module):
             return self.plain
         return self.second if epoch >= self.switch else self.first
 
+    def part(
+        self, epoch: int, logits: Tensor, features: Tensor, label_weights: Tensor, count: int
+    ) -> Tensor:
+        """Return what some samples add to the loss of an epoch, see `CrossEntropy.part`.
+
+        `features` (N, D) are passed on to a loss that needs them.
+        """
+        criterion = self.criterion(epoch)
+        known = {"features": features} if criterion.needs_features else {}
+        return criterion.part(logits, label_weights, count, **known)
+
     def class_weights(self, epoch: int) -> Tensor:
         """Return the class weights (K,) float32 of an epoch."""
         if self.weights is None or epoch < self.weights_start:

@@ -132,3 +132,17 @@ def test_a_batch_of_one_sample_is_projected():
     found = projection(row)
     assert torch.equal(projection[1].running_mean, kept)
     torch.testing.assert_close(found, projection.eval()(row))
+
+
+def test_a_loss_that_needs_features_takes_those_of_the_first_view(tiny):
+    training = training_of(
+        tiny, "loss=longtail.losses.InfluenceBalanced", "objective_args.contrast=0"
+    )
+    method, net = training.method, training.net.eval()
+    ((clips, labels, batch), *_) = training.feeder.batches(epoch_batches(training)[:1])
+    clips, targets = method.mix(net, clips, labels, batch.generator)
+    first = net(clips[:, 0])
+    nll = nn.functional.cross_entropy(first.logits, labels, reduction="none")
+    influence = 2 * (1 - (-nll).exp()) * first.features.abs().sum(1)
+    loss = method.loss(net, clips, targets, len(clips))
+    torch.testing.assert_close(loss, (1000 * nll / (influence + 1e-3)).mean(), rtol=1e-4, atol=0)

@@ -154,3 +154,12 @@ def test_it_takes_the_auxiliary_loss_of_a_backbone(tiny):
     training.method.loss(training.net, clips, targets, 4).backward()
     assert training.state.model.prototypes.embed.weight.grad.any()
     assert training.method.classifier.weight.grad.any()
+
+
+def test_a_loss_with_margins_takes_cosines_from_both_classifiers(tiny):
+    files = [tiny / "tiny-lt/joint.yaml", METHODS / "glmc.yaml"]
+    words = [*SMALL, "loss=longtail.losses.LDAM", "model_args.cosine=30"]
+    method = build_training(config.load(files, words), [CPU], World()).method
+    features = torch.randn(5, method.classifier.in_features)
+    cosines = nn.functional.cosine_similarity(features[:, None], method.classifier.weight, dim=-1)
+    torch.testing.assert_close(method.classifier(features), 30 * cosines)

@@ -61,3 +61,8 @@ def test_class_weights_are_refused(tiny, tmp_path):
     more = [*SMALL, "class_weights=longtail.weights.InverseFrequency"]
     with pytest.raises(InputError, match=r"^class_weights: objective=longtail\.lade\.LADE"):
         run(tiny, tmp_path / "run", "lade.yaml", more=more)
+
+
+def test_experts_are_refused_by_the_key(tiny, tmp_path):
+    with pytest.raises(InputError, match=r"^objective: .*one linear classifier"):
+        run(tiny, tmp_path / "run", "lade.yaml", more=[*SMALL, "model=model.experts.Model"])

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm, normalize, one_hot
 
-from longtail.method import Composed, Parts, linear_classifier
+from longtail.method import Composed, Parts
 from longtail.ranges import Count, NotNegative, Positive
 from longtail.ranks import gather_over_ranks
+from model.backbone import linear_classifier
 
 
 def balanced_contrast(

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from errors import InputError
 from longtail.losses import log_prior
+from model.backbone import linear_classifier
 
 TAUS = [step / 20 for step in range(41)]  # candidates of `tau: auto`, 0 to 2
 
@@ -51,19 +52,9 @@ class Classifier(nn.Module):
         """Return a log line on the change of the classifier."""
         return type(self).__name__
 
-    def layer(self, model: nn.Module) -> nn.Linear:
-        """Return the classifier; InputError for a network with several, such as RIDE's."""
-        layer = getattr(model, "fc", None)
-        if not isinstance(layer, nn.Linear):
-            raise InputError(
-                f"classifier: {type(self).__name__} needs a network with one linear classifier "
-                f"`fc`, which {type(model).__module__}.{type(model).__name__} does not have"
-            )
-        return layer
-
     def biased(self, model: nn.Module) -> nn.Linear:
         """Return the classifier; InputError for a cosine classifier, which has no bias."""
-        layer = self.layer(model)
+        layer = linear_classifier(model, "classifier")
         if layer.bias is None:
             raise InputError(
                 f"classifier: {type(self).__name__} needs a linear classifier with a bias, which "
@@ -88,7 +79,7 @@ class Retraining(Classifier):
 
     def prepare(self, model: nn.Module, samples: Samples | None = None) -> None:
         """Freeze everything except `model.fc`, which is initialized again if `fresh`."""
-        layer = self.layer(model)
+        layer = linear_classifier(model, "classifier")
         model.requires_grad_(False)
         layer.requires_grad_(True)
         if self.fresh:
@@ -144,7 +135,7 @@ class LearnableScaling(Retraining):
 
     def after_step(self, model: nn.Module) -> None:
         """Scale the saved bias like the class vectors."""
-        scaled = self.layer(model)
+        scaled = linear_classifier(model, "classifier")
         assert isinstance(scaled, ScaledLinear)
         scaled.update_bias()
 
@@ -177,7 +168,7 @@ class MaxNorm(Retraining):
     @torch.no_grad()
     def after_step(self, model: nn.Module) -> None:
         """Project class vectors onto the ball."""
-        weight = self.layer(model).weight
+        weight = linear_classifier(model, "classifier").weight
         weight.mul_((self.limit / row_lengths(weight)).clamp_max(1))
 
 

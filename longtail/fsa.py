@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from longtail.classifiers import Samples
 from longtail.counts import last_third
 from longtail.losses import soft_labels
-from longtail.method import Composed, Parts, linear_classifier
+from longtail.method import Composed, Parts
 from longtail.ranges import NotNegative, Share
+from model.backbone import linear_classifier
 
 
 class FSA(Composed):

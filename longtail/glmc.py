@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, one_hot
 
-from longtail.method import Method, Parts, linear_classifier
+from longtail.method import Method, Parts
 from longtail.ranges import NotNegative
 from longtail.sampling import with_second
 from longtail.weights import InverseFrequency
 from memory import send
-from model.backbone import CosineClassifier
+from model.backbone import CosineClassifier, linear_classifier
 
 
 def paste_box(lam: float, centre: Sequence[int], sizes: Sequence[int]) -> list[slice]:

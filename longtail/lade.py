@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from longtail.losses import log_prior, soft_labels
-from longtail.method import Composed, Parts, linear_classifier
+from longtail.method import Composed, Parts
 from longtail.ranges import NotNegative
 from longtail.ranks import gather_over_ranks
+from model.backbone import linear_classifier
 
 
 class LADE(Composed):

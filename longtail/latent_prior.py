@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from longtail.auxiliary import AuxiliaryLoss
 from longtail.ranges import NotNegative
 from longtail.ranks import sum_over_ranks
-from model.backbone import Backbone
+from model.backbone import Backbone, linear_classifier
 
 
 class LatentPrior(AuxiliaryLoss):
@@ -35,7 +35,7 @@ class LatentPrior(AuxiliaryLoss):
     ):
         super().__init__(model)
         self.discrepancy, self.center = discrepancy, center
-        prior = torch.empty(self.num_class, model.fc.in_features)
+        prior = torch.empty(self.num_class, linear_classifier(model, "auxiliary_loss").in_features)
         self.register_buffer("prior", nn.init.orthogonal_(prior, gain=gain))
 
     def forward(self, latent: Tensor, logits: Tensor, labels: Tensor) -> Tensor:

@@ -126,17 +126,6 @@ class Method(nn.Module):
         """Called after each optimizer step."""
 
 
-def linear_classifier(model: nn.Module) -> nn.Linear:
-    """Return the classifier `fc`; InputError for a network with several, as RIDE's."""
-    layer = getattr(model, "fc", None)
-    if not isinstance(layer, nn.Linear):
-        raise InputError(
-            "objective: this method needs a network with one linear classifier `fc`, which "
-            f"{type(model).__module__}.{type(model).__name__} does not have"
-        )
-    return layer
-
-
 class Composed(Method):
     """A method composed of sampling, mixing, loss, class weights and stages."""
 

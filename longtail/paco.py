@@ -11,9 +11,10 @@ from torch.nn.functional import normalize, one_hot
 from longtail.bcl import head
 from longtail.classifiers import Samples
 from longtail.losses import log_prior
-from longtail.method import Composed, Parts, linear_classifier
+from longtail.method import Composed, Parts
 from longtail.ranges import Count, Factor, NotNegative, Positive
 from longtail.ranks import gather_over_ranks
+from model.backbone import linear_classifier
 
 
 def parametric_contrast(

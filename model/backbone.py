@@ -248,6 +248,20 @@ def tensor(matrix: np.ndarray) -> Tensor:
     return torch.as_tensor(matrix, dtype=torch.float32)
 
 
+def linear_classifier(model: nn.Module, key: str = "objective") -> nn.Linear:
+    """Return the classifier `fc` of a network.
+
+    InputError, which begins with the key that needs it, for a network with several, as RIDE's.
+    """
+    layer = getattr(model, "fc", None)
+    if not isinstance(layer, nn.Linear):
+        raise InputError(
+            f"{key}: needs a network with one linear classifier `fc`, which "
+            f"{type(model).__module__}.{type(model).__name__} does not have"
+        )
+    return layer
+
+
 def stages(
     in_channels: int,
     base_channels: int | Sequence[int],

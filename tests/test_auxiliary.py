@@ -126,6 +126,12 @@ def test_a_network_without_the_output_is_refused_in_a_line(tiny, tmp_path):
         assert said in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_loss_on_one_classifier_refuses_experts(tiny, tmp_path):
+    more = [*SMALL, "auxiliary_loss=longtail.latent_prior.LatentPrior", "model=model.experts.Model"]
+    with pytest.raises(InputError, match=r"^auxiliary_loss: needs .* one linear classifier"):
+        run(tiny, tmp_path / "run", more=more)
+
+
 def test_a_classifier_is_trained_without_the_auxiliary_loss(tiny, tmp_path, untested):
     files, more = [CONFIG / "protogcn.yaml"], [*BACKBONES["protogcn"], "num_epoch=1"]
     run(tiny, tmp_path / "run", *files, more=more)

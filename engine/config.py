@@ -209,12 +209,12 @@ def load_layer(file: str | Path) -> dict[str, Any]:
     return _read(find(file))
 
 
-def find(file: str | Path) -> Path:
-    """Return a config file's path: from the working directory, else from the project's folder.
+def find(file: str | Path, folder: Path = Path()) -> Path:
+    """Return a config file's path: from a folder, the working one, else from the project's.
 
     So `config/demo-lt/joint.yaml` names the project's own file wherever a command is started.
     """
-    path, own = Path(file), CONFIG_ROOT.parent / file
+    path, own = folder / file, CONFIG_ROOT.parent / file
     return own if not path.is_file() and own.is_file() else path
 
 
@@ -319,7 +319,8 @@ def _word(text: str) -> tuple[tuple[str, ...], Any]:
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Return the file's values on top of those of its parents (`base:`, relative to the file)."""
+    """Return the file's values on top of those of its parents (`base:`, relative to the file, or to
+    the project)."""
     if path.resolve() in seen:
         raise InputError(f"{path}: `base` refers back to this file")
     try:
@@ -348,7 +349,7 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
         raise InputError(f"{path}: base must name a file, or a list of files, not {parents!r}")
     for parent in parents:
-        layer = merge(layer, _read(path.parent / parent, (*seen, path.resolve())))
+        layer = merge(layer, _read(find(parent, path.parent), (*seen, path.resolve())))
     return merge(layer, values)
 
 

@@ -8,6 +8,7 @@ import yaml
 from engine import config
 from errors import InputError
 from flags import STREAMS
+from tools.sweep import Sweep
 
 
 def write(path, text):
@@ -120,6 +121,21 @@ def test_a_config_file_with_names_of_an_earlier_version_has_no_changed_keys(tmp_
 def test_the_rate_is_linear_in_the_batch_of_a_step():
     resolved = config.load([], ["batch_size=64", "accumulate=2"])
     assert resolved.scaled_lr == pytest.approx(0.0125 * 64 * 2 / 16)
+
+
+def test_a_file_of_ones_own_may_start_from_one_of_the_project(tmp_path, monkeypatch):
+    """As docs/comparing.md says, in whatever folder the file is; one next to it comes first."""
+    monkeypatch.chdir(tmp_path)
+    own = write(tmp_path / "own.yaml", "base: config/methods/ldam.yaml\nlr: 0.5\n")
+    resolved = config.load([own])
+    assert (resolved.loss, resolved.lr) == ("longtail.losses.LDAM", 0.5)
+    crt = write(tmp_path / "crt.yaml", "base: config/methods/ldam.yaml\n"
+                "classifier: longtail.classifiers.Retraining\n")  # fmt: skip
+    folder = config.benchmark_folder("demo-lt")
+    assert Sweep(folder, (str(crt),), root=tmp_path).parent(str(crt)) == "ldam"
+    (tmp_path / "config/methods").mkdir(parents=True)
+    write(tmp_path / "config/methods/ldam.yaml", "loss: longtail.losses.Focal\n")
+    assert config.load([own]).loss == "longtail.losses.Focal"
 
 
 @pytest.mark.parametrize(

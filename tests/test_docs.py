@@ -268,7 +268,7 @@ def project_with_examples(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_examples_run(project_with_examples, capsys):
-    assert len(EXAMPLES) == 11
+    assert len(EXAMPLES) == 12
     exec(compile(EXAMPLES["make_clips.py"], "make_clips.py", "exec"), {"__name__": "__main__"})
     own = [
         "clips/labels.csv",
@@ -286,6 +286,8 @@ def test_examples_run(project_with_examples, capsys):
     files = ["--config", "config/hand-lt/joint.yaml"]
     main.main([*files, *base, "model=model.small.Model"])
     main.main([*files, "config/methods/smooth.yaml", "--stream", "bone", *base])
+    mixed = config.load(["config/hand-lt/joint.yaml", "ldam-partial-mixup.yaml"])
+    assert (mixed.loss, mixed.mixing) == ("longtail.losses.LDAM", "longtail.brl.PartialMixup")
     assert_contrast_resumes(project_with_examples, [*files, "config/methods/contrast.yaml"])
     weights = project_with_examples / "work_dir/hand-lt-small/joint/best.pt"
     main.main(["--phase", "predict", "--weights", str(weights), "--input", "clips/00.npy"])

@@ -240,7 +240,7 @@ class Sweep:
             raise InputError(
                 f"--methods {method}: base must name one file, whose run it starts from"
             )
-        path = files[-1].parent / base
+        path = config.find(base, files[-1].parent)
         files_of = recipe.method_files(self.benchmark or config.CONFIG_ROOT)
         known = {file.resolve(): name for name, file in files_of.items()}
         below = known.get(path.resolve(), shown(path))

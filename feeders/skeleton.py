@@ -110,8 +110,8 @@ class Feeder(Dataset):
         rows = np.asarray(rows, np.int64)
         self.names: list[str] = store.names[rows].tolist()
         self.labels = torch.from_numpy(store.labels[rows])
-        whole = self.stream.relative_of_clips if self.sampled_motion else self.stream
-        self.source = Source(store, rows, None if box else whole, self.device, resident)
+        self.process = self.stream.relative_of_clips if self.sampled_motion else self.stream
+        self.source = Source(store, rows, None if box else self.process, self.device, resident)
         self.table: Table | None = None if train else self._table()
 
     def _check(self, store: ClipStore, rows: np.ndarray) -> None:
@@ -233,14 +233,17 @@ class Feeder(Dataset):
         """Return whole clips, rotated, scaled to their boxes, and converted to the stream.
 
         The rotation acts on row vectors, as in the field's NW-UCLA feeders: hence the transpose.
+        2D poses are rotated in their plane, and a score is not scaled.
         """
         frames, count = clips.frames, len(clips.lengths)
         owner = send(torch.arange(count).repeat_interleave(clips.lengths), self.device)  # (F,)
         if draws is not None:
-            matrices = augment.rotation(draws.angles).mT[:, : self.channels, : self.channels]
+            matrices = augment.matrices(draws.scale, draws.angles, planar=self.planar).mT
+            matrices = matrices[:, : self.channels, : self.channels]
             frames = augment.transform(frames, send(matrices, self.device)[owner])
-        frames = self.stream(augment.box(frames, owner, count), clips.lengths)
-        return Clips(frames, clips.starts, clips.lengths)
+        positions, score = frames.tensor_split([2 if self.planar else 3], dim=-1)
+        frames = torch.cat([augment.box(positions, owner, count), score], dim=-1)
+        return Clips(self.process(frames, clips.lengths), clips.starts, clips.lengths)
 
     def choose(self, clips: Clips, chosen: torch.Tensor) -> torch.Tensor:
         """Return (N * S, M, T, V, C), the frames `chosen` (N, S, T), or the motion between them."""

@@ -433,6 +433,33 @@ def test_nw_ucla_takes_the_stream_after_the_box():
     assert not motion[:, -1].any()
 
 
+@pytest.mark.parametrize("angle", [None, 0.4])
+def test_the_box_of_2d_poses_leaves_their_score(angle):
+    (clip,) = random_clips([7], joints=17)
+    settings = NW_UCLA | {"frames": 7, "choice": Uniform()}  # all seven frames
+    feeder = Feeder(make_store([clip], "coco"), [0], train=angle is not None, **settings)
+    draws = None
+    if angle is not None:
+        angles, none = torch.tensor([[0.3, -0.2, angle]]), torch.tensor([False])
+        draws = Draws(torch.zeros(1, 3), angles, none, torch.rand(1, 1, 10))
+    found = feeder.make(torch.tensor([0]), draws)[0].numpy().swapaxes(0, 1)
+    turned = (clip[..., 0] + 1j * clip[..., 1]) * np.exp(1j * (angle or 0))
+    for channel, axis in enumerate((turned.real, turned.imag)):
+        expected = (axis - axis.min()) / np.ptp(axis) * 2 - 1
+        np.testing.assert_allclose(found[..., channel], expected, atol=1e-5)
+    np.testing.assert_array_equal(found[..., 2], clip[..., 2])
+
+
+def test_motion_between_chosen_frames_of_a_box_is_computed_once():
+    store = make_store(random_clips([90], persons=1, joints=20), "nw_ucla")
+    joints, motion = (
+        Feeder(store, [0], stream, sampled_motion=True, **NW_UCLA).batch(torch.tensor([0]))[0]
+        for stream in ("joint", "joint-motion")
+    )
+    torch.testing.assert_close(motion[:, :-1], joints.diff(dim=1), rtol=0, atol=0)
+    assert not motion[:, -1].any()
+
+
 # --- batches, wherever the frames lie ---
 
 FEEDERS = [

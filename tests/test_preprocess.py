@@ -55,8 +55,11 @@ CASES = [
     ("nw_ucla", "joint", 2, {"normalization": "none", "feeder_args": {"p_interval": [0.5, 1]}}),
     ("coco", "bone", 2, {}),
     ("coco", "joint-motion", 2, {"feeder_args": {"sampled_motion": True}}),
+    ("coco", "bone", 2, {"feeder_args": BOX, "test_clips": 1}),
+    ("nw_ucla", "joint-motion", 1,
+     {"feeder_args": BOX | {"sampled_motion": True}, "test_clips": 1}),
     ("openpose", "skip-motion", 2, {}),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("layout", "stream", "persons", "more"), CASES)

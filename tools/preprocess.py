@@ -76,9 +76,10 @@ def normalized(joints, image_size=None):
 
 
 def boxed(joints):
-    """Scale each axis of a clip to [-1, 1]; an axis without extent becomes -1."""
+    """Scale each axis of a clip to [-1, 1], but no score; an axis without extent becomes -1."""
     low, high = joints.min((0, 1, 2)), joints.max((0, 1, 2))
-    return (joints - low) / np.where(high > low, high - low, 1) * 2 - 1
+    scaled = (joints - low) / np.where(high > low, high - low, 1) * 2 - 1
+    return np.concatenate([scaled[..., :2], joints[..., 2:]], -1) if SETTINGS["scored"] else scaled
 
 
 def relative(joints):

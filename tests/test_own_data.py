@@ -90,6 +90,11 @@ def test_other_columns_are_kept(clips: Path, capsys) -> None:
     assert store.columns["subject"].tolist() == [7, 12]
     assert store.columns["camera"].tolist() == ["01", "02"]  # as written
     assert store.columns["hand"].tolist() == ["left", ""]
+    large = ["9223372036854775807", "9223372036854775808"]  # int64 ends between them
+    for number, expected in zip(large, (2**63 - 1, large[1])):
+        (clips / "labels.csv").write_text(f"file,label,take\nclips/0.npy,a,{number}\n")
+        assert run(*custom(clips)) == 0
+        assert Store.open(clips / "s").columns["take"].tolist() == [expected]
     for column in ("names", "Lengths"):
         (clips / "labels.csv").write_text(table.replace("hand", column))
         fails(capsys, f"the column name {column.lower()!r} is reserved", *custom(clips))
@@ -212,7 +217,7 @@ def test_class_folders(clips: Path, capsys) -> None:
     fails(capsys, "empty: has no class folders", *custom(clips, source="empty"))
 
 
-def test_class_folders_in_train_and_test(clips: Path) -> None:
+def test_class_folders_in_train_and_test(clips: Path, capsys) -> None:
     folder = clips / "mine"
     for number, place in enumerate(("train/bow", "Test/bow", "train/wave", "val/wave")):
         clip(folder / place / f"{number}.npy", number + 1)
@@ -221,6 +226,27 @@ def test_class_folders_in_train_and_test(clips: Path) -> None:
     found = dict(zip(numbers(store), zip(store.labels.tolist(), store.columns["split"].tolist())))
     assert found == {0: (0, "train"), 1: (0, "test"), 2: (1, "train"), 3: (1, "")}
     assert store.class_names == ["bow", "wave"]
+    clip(folder / "extra/bow/4.npy")
+    fails(capsys, "extra: is next to folders of a split", *custom(clips, source="mine"))
+
+
+def test_a_class_can_have_the_name_of_a_part(clips: Path) -> None:
+    for name in ("test", "walk"):
+        clip(clips / "mine" / name / "0.npy")
+    assert run(*custom(clips, source="mine")) == 0
+    assert Store.open(clips / "s").class_names == ["test", "walk"]
+
+
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"], ids=["plain", "BOM"])
+def test_null_in_json_is_a_joint_that_is_not_a_number(clips: Path, capsys, start: bytes) -> None:
+    frames = np.arange(1, 226, dtype=float).reshape(3, 25, 3).tolist()
+    frames[1][4] = [None, None, None]
+    (clips / "a.json").write_bytes(start + json.dumps(frames).encode())
+    (clips / "labels.csv").write_text("file,label\na.json,0\n")
+    fails(capsys, "frame 1: expected 25x3 finite numbers", *custom(clips))
+    assert run(*custom(clips, "--nan", "interpolate")) == 0
+    found = Store.open(clips / "s").clip(0)[:, 0]
+    np.testing.assert_array_equal(found, np.arange(1, 226).reshape(3, 25, 3))
 
 
 def test_split_by_subject_shares_no_subject(clips: Path, capsys) -> None:

@@ -19,7 +19,7 @@ class JsonFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.text = path.read_bytes().decode()
+            self.text = path.read_bytes().decode("utf-8-sig")
             self.content = json.loads(self.text)
         except json.JSONDecodeError as error:
             raise InputError(f"{path}: line {error.lineno}: {error.msg}") from None
@@ -91,13 +91,18 @@ class JsonFile:
 
 
 def to_numbers(value: Any, finite: bool = True) -> np.ndarray | None:
-    """Return nested lists of (finite) numbers as a float32 array, None for anything else."""
+    """Return nested lists of (finite) numbers as a float32 array, None for anything else.
+
+    null is NaN.
+    """
     try:
         array = np.array(value)
+        if array.dtype.kind == "O":
+            array = array.astype(float)
         if array.dtype.kind not in "fiu":
             return None
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
-    except (ValueError, OverflowError):  # ragged lists; an integer too large for a float
+    except (ValueError, OverflowError, TypeError):  # ragged; an integer too large; an object
         return None
     return array if not finite or np.isfinite(array).all() else None

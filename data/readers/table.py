@@ -114,15 +114,24 @@ def _parts(words: Sequence[str], where: Callable[[int], str]) -> list[str]:
 
 
 def _numbers(values: list[str]) -> list[int] | None:
-    """Return a column as integers, None if that would change the text of a value."""
+    """Return a column as integers, None if that would change the text of a value or is too large
+    for int64."""
     if all(value.isdecimal() and str(int(value)) == value for value in values):
-        return [int(value) for value in values]
+        numbers = [int(value) for value in values]
+        return numbers if max(numbers) < 2**63 else None
     return None
 
 
 def _folders(source: Path, suffixes: Sequence[str]) -> Table:
     top = _within(source)
-    is_split = bool(top) and {folder.name.lower() for folder in top} <= PARTS.keys()
+    parts = {PARTS.get(folder.name.lower(), "") for folder in top}
+    is_split = bool(top) and "" not in parts
+    if "train" in parts and len(parts - {""}) > 1 and not is_split:
+        other = next(folder for folder in top if folder.name.lower() not in PARTS)
+        raise InputError(
+            f"{other}: is next to folders of a split (train, val or test), which contain the "
+            "class folders; move it elsewhere, or rename them if they are classes"
+        )
     files: list[Path] = []
     for folder in [inner for part in top for inner in _within(part)] if is_split else top:
         found = [path for path in folder.rglob("*") if path.suffix in suffixes]

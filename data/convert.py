@@ -186,14 +186,14 @@ def convert_file(
     source: Path, target: Path, form: str, layout: str, size: tuple[float, float] | None, nan: str
 ) -> None:
     """Convert a clip, or OpenPose's folder, and print what was written; `size` as in `convert`,
-    None for that in the file."""
+    None for that in the file, which it must not contradict."""
     if source.is_dir():
         joints = clip_file.as_clip(read_openpose(source), str(source), nan)
         if gaps := missing_frames(source):
             print(gaps, file=sys.stderr)
     else:
         clip = clip_file.read(source, nan)
-        joints, size = clip.joints, size or clip.image_size
+        joints, size = clip.joints, clip.image_size_or(size, source)
         if clip.doubt:
             print(f"{source}: {clip.doubt}", file=sys.stderr)
     joints = convert(joints, form, layout, size, str(source))

@@ -113,6 +113,18 @@ def test_gaps_of_alphapose_are_told(tmp_path: Path, capsys) -> None:
     assert f"warning: {path}: frames 3 to 4, 6 to 9 are missing" in capsys.readouterr().out
 
 
+def test_another_image_size_than_the_files_is_refused(tmp_path: Path, capsys) -> None:
+    poses, file = RANDOM.uniform(1, 100, (3, 17, 3)), tmp_path / "a.npz"
+    np.savez(file, joints=poses, image_size=[100, 400])
+    argv = ["--from", "coco-17", "--to", "coco", str(file), "--out", str(tmp_path / "c.npz")]
+    assert run_command(convert.main, [*argv, "--image-size", "100", "200"]) == 2
+    assert "contains the image size 100 400, not --image-size 100 200" in capsys.readouterr().err
+    for size in ([], ["--image-size", "100", "400"]):
+        assert run_command(convert.main, [*argv, *size]) == 0
+        found = clip_file.read(tmp_path / "c.npz").joints[:, 0, :, 0]
+        np.testing.assert_allclose(found, poses[..., 0] / 200 - 1, atol=1e-6)
+
+
 def test_positions_around_the_center_of_the_image_are_refused(tmp_path: Path) -> None:
     """Pixels counted from the center, and MediaPipe's landmarks in meters from the hips."""
     pixels = np.concatenate([RANDOM.uniform(-200, 200, (9, 17, 2)), np.ones((9, 17, 1))], -1)
@@ -264,6 +276,22 @@ def test_st_gcn_arrays(tmp_path: Path) -> None:
     assert store.columns["camera"].tolist() == [1, 2] and store.lengths.tolist() == [20, 7]
     for row, clip in enumerate(clips):
         expected = normalize.upright(clip.transpose(1, 3, 2, 0))
+        np.testing.assert_array_equal(store.clip(row), expected)
+
+
+def test_2s_agcn_repeats_each_person_with_a_period_of_its_own(tmp_path: Path) -> None:
+    """Its clips have as many frames as the first person."""
+    clip = RANDOM.normal(size=(3, 8, 25, 2)).astype(np.float32)
+    clip[:, 5:, :, 1] = clip[:, :3, :, 1]  # the second person has five frames
+    looped = np.stack([np.tile(clip[:, :n, :, m], (1, 6, 1))[:, :30]
+                       for m, n in enumerate((8, 5))], axis=-1)  # fmt: skip
+    late = clip.copy()
+    late[:, [0, 1, 6, 7], :, 0] = 0  # st-gcn: a person comes late and leaves early
+    arrays(tmp_path, [looped, late], ["S001C001P001R001A060", "S001C002P003R001A002"], [59, 1])
+    store = prepared(tmp_path)
+    assert store.lengths.tolist() == [8, 8]
+    for row, expected in enumerate((clip, late)):
+        expected = normalize.upright(expected.transpose(1, 3, 2, 0))
         np.testing.assert_array_equal(store.clip(row), expected)
 
 

@@ -115,8 +115,12 @@ def _clip(row: np.ndarray, name: str) -> np.ndarray:
     joints = np.ascontiguousarray(row.transpose(1, 3, 2, 0), np.float32)
     measure.check_finite(joints, name)
     joints = joints[: np.flatnonzero(joints.any(axis=(1, 2, 3))).max(initial=-1) + 1]
-    repeats = [t for t in range(1, len(joints)) if np.array_equal(joints[t], joints[0])]
-    period = (t for t in repeats if np.array_equal(joints[t:], joints[:-t]))
+    # 2s-AGCN repeats each person to the end; a second person of another length has another period.
+    first = joints[:, 0]
+    if not first[:1].any():
+        return joints
+    repeats = [t for t in range(1, len(joints)) if np.array_equal(first[t], first[0])]
+    period = (t for t in repeats if np.array_equal(first[t:], first[:-t]))
     return joints[: next(period, len(joints))]
 
 

@@ -75,6 +75,14 @@ def upright_center(num_joints: int) -> int:
     return 1 if num_joints == 25 else num_joints - 1
 
 
+def has_spine(skeleton: Skeleton) -> bool:
+    """Return whether SPINE and SHOULDERS can be these joints: the spine is in the middle of the
+    body, the shoulders are exchanged by its mirror image."""
+    partner = dict(enumerate(skeleton.flip))
+    right, left = SHOULDERS
+    return all(partner.get(joint) == joint for joint in SPINE) and partner.get(right) == left
+
+
 def shortest_rotation(vector: np.ndarray, axis: int) -> np.ndarray:
     """Return the (3, 3) float64 rotation by the smallest angle that rotates `vector` onto +axis.
 

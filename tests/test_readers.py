@@ -552,6 +552,7 @@ def test_custom_reader_rejects_impossible_options(own: Path, capsys) -> None:
         (["coco", "--normalise", "none", "--persons", 0], "--persons: must be at least 1, not 0"),
         (["coco", "--normalise", "none", "--channels", 5], "--channels"),
         ([own / "stick.yaml", "--normalise", "upright"], "--normalize upright: needs"),
+        (["h36m", "--normalise", "upright"], "--normalize upright: needs"),  # other joints
         (["coco", "--normalise", "none", "--chanels", 3], "did you mean --channels?"),
     ]:
         fails(capsys, words, *argv, *more)

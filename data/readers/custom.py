@@ -134,7 +134,7 @@ def reader(args: argparse.Namespace) -> Raw:
             f"--normalize {normalization}: is for 3D poses, but {args.layout} has 2D poses and "
             "scores"
         )
-    if normalization == "upright" and (skeleton.num_joints < 9 or args.channels != 3):
+    if normalization == "upright" and not (normalize.has_spine(skeleton) and args.channels == 3):
         raise InputError(
             f"--normalize upright: needs 3 channels and the joints of NTU RGB+D, not {args.layout} "
             f"with {args.channels}; use centered or none"

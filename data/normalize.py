@@ -33,7 +33,7 @@ class Terms:
 
 
 def upright(joints: np.ndarray) -> np.ndarray:
-    """Center and align a 3D clip (T, M, V, 3) of at most two persons; returns (T', M, V, 3).
+    """Center and align a 3D clip (T, M, V, 3); returns (T', M, V, 3).
 
     After `unaligned`, the spine of the first body in the first frame is rotated onto z, then its
     shoulders onto x, by the shortest rotations.
@@ -52,17 +52,18 @@ def upright(joints: np.ndarray) -> np.ndarray:
 
 
 def unaligned(joints: np.ndarray) -> np.ndarray:
-    """Center a 3D clip (T, M, V, 3) of at most two persons; returns (T', M, V, 3) of its type.
+    """Center a 3D clip (T, M, V, 3); returns (T', M, V, 3) of its type.
 
-    Frames without the first body are dropped; if the second body has strictly more frames, the two
-    bodies are swapped first. The origin is joint 1 (the last joint unless there are 25) of the
+    Frames without the first body are dropped; if another body has strictly more frames, the one
+    with the most is swapped with the first before. The origin is joint 1 (the last joint unless there are 25) of the
     first body in the first remaining frame. All-zero joints stay zero. T' = 0 if there are no
     bodies. This is PreNormalize3D without alignment, used for DG-STGCN and ProtoGCN.
     """
     present = (np.abs(joints) > 1e-8).any(axis=(2, 3))  # (T, M)
-    frames = present.sum(axis=0)
-    if joints.shape[1] == 2 and frames[1] > frames[0]:
-        joints, present = joints[:, ::-1], present[:, ::-1]
+    order = np.arange(joints.shape[1])
+    main = present.sum(axis=0).argmax()  # the first of equals
+    order[[0, main]] = main, 0
+    joints, present = joints[:, order], present[:, order]
     joints = joints[present[:, 0]]
     if not len(joints):
         return joints

@@ -58,6 +58,17 @@ def test_upright_takes_the_body_with_more_frames_for_the_first() -> None:
     assert not np.array_equal(normalize.upright(clip), normalize.upright(clip[:, ::-1]))
 
 
+@pytest.mark.parametrize("main", [0, 1, 2])
+def test_upright_takes_the_body_with_most_frames_of_three(main: int) -> None:
+    clip = np.random.RandomState(5).standard_normal((6, 3, 25, 3))
+    clip[2:, 1:] = 0  # the first body has six frames, the others two
+    expected = normalize.upright(clip)
+    order = np.arange(3)
+    order[[0, main]] = main, 0
+    assert len(expected) == 6
+    np.testing.assert_array_equal(normalize.upright(clip[:, order]), expected)
+
+
 def test_to_image_keeps_missing_joints_zero_but_not_joints_in_the_corner() -> None:
     poses = np.full((2, 2, 3, 3), 100.0)
     poses[0, 0, 1] = 0  # not found

@@ -54,10 +54,11 @@ def upright(joints: np.ndarray) -> np.ndarray:
 def unaligned(joints: np.ndarray) -> np.ndarray:
     """Center a 3D clip (T, M, V, 3); returns (T', M, V, 3) of its type.
 
-    Frames without the first body are dropped; if another body has strictly more frames, the one
-    with the most is swapped with the first before. The origin is joint 1 (the last joint unless there are 25) of the
-    first body in the first remaining frame. All-zero joints stay zero. T' = 0 if there are no
-    bodies. This is PreNormalize3D without alignment, used for DG-STGCN and ProtoGCN.
+    If another body has strictly more frames than the first, the one with the most is swapped with
+    it; then frames without the first body are dropped. The origin is joint 1 (the last joint unless
+    there are 25) of the first body in the first remaining frame. All-zero joints stay zero. T' = 0
+    if there are no bodies. This is PreNormalize3D without alignment, used for DG-STGCN and
+    ProtoGCN.
     """
     present = (np.abs(joints) > 1e-8).any(axis=(2, 3))  # (T, M)
     order = np.arange(joints.shape[1])

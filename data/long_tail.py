@@ -23,6 +23,7 @@ import numpy as np
 from data import names as sample_names
 from data import protocols
 from data.names import Samples, digest
+from data.readers import splits
 from data.store import Store
 from errors import InputError, Parser, run_command
 from files import write_text
@@ -123,12 +124,7 @@ def read_list(path: str | Path, store: Store) -> np.ndarray:
 
     InputError if the file cannot be read, or a name is repeated or not in the store.
     """
-    try:
-        names = sample_names.read(path)
-    except InputError as error:
-        message = str(error)
-        raise InputError(message if str(path) in message else f"{path}: {message}") from None
-    return _rows_of(store, names, path)
+    return _rows_of(store, sample_names.read(path), path)
 
 
 def _rows_of(samples: Store | Samples, names: list[str], source: str | Path) -> np.ndarray:
@@ -388,7 +384,7 @@ def main(argv: list[str]) -> None:
     add("--n-max", type=int, help="samples of the largest class (default: from the benchmark)")
     add("--fold", metavar="K/N", help="K-th of N folds over subjects")
     add(
-        "--shuffle-classes", type=int, metavar="SEED",
+        "--shuffle-classes", type=splits.seed, metavar="SEED",
         help="choose the rare classes and the samples at random, with this seed",
     )  # fmt: skip
     add(
@@ -397,10 +393,6 @@ def main(argv: list[str]) -> None:
     )  # fmt: skip
     add("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
-    if args.shuffle_classes is not None and not 0 <= args.shuffle_classes < 2**32:
-        raise InputError(
-            f"--shuffle-classes: the seed must be from 0 to 2**32 - 1, not {args.shuffle_classes}"
-        )
     is_own = args.own_order or args.fold is not None or args.shuffle_classes is not None
     samples = _samples(args.names, args.benchmark, is_own)
     drawn = make_list(

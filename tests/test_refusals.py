@@ -13,6 +13,8 @@ from engine import build, checkpoint, config, evaluate, session
 from engine.distributed import World
 from engine.state import TrainState
 from errors import BAD_INPUT, InputError, run_command
+from longtail.losses import CrossEntropy
+from longtail.mixing import Mixing
 from model.backbone import Output
 from tests.tiny_runs import METHODS, SMALL, assert_same_weights, command, run
 
@@ -84,6 +86,7 @@ def test_errors_are_one_line_and_nothing_is_written(tiny, tmp_path, capsys, more
 
 RIDE = "model=model.experts.Model"
 FOCAL = "loss=longtail.losses.Focal"
+LATE = "loss=tests.test_refusals.LateLoss"
 
 
 @pytest.mark.parametrize(
@@ -95,9 +98,11 @@ FOCAL = "loss=longtail.losses.Focal"
         (["model_args.num_class=7"], "model_args.num_class: 7, but"),
         (["feeder_args.scale=x"], "feeder=feeders.skeleton.Feeder with feeder_args={'scale': 'x'}"),
         (["feeder_args.p_interval=x"], "feeder=feeders.skeleton.Feeder with feeder_args={"),
-        (["mixing_args.alpha=x"], "mixing=longtail.brl.PartialMixup with mixing_args={'alpha'"),
-        ([FOCAL, "loss_args.gamma=x"], "loss=longtail.losses.Focal with loss_args={'gamma': 'x'}"),
-        ([FOCAL, "loss_args.gamma=x", "loss_from=second_stage"], "loss=longtail.losses.Focal with"),
+        (["mixing_args.alpha=x"], "mixing_args.alpha must be at least 0 and at most 1, not x"),
+        ([FOCAL, "loss_args.gamma=x"], "loss_args.gamma must be at least 0, not x"),
+        (["mixing=tests.test_refusals.LateMixing"], "mixing=tests.test_refusals.LateMixing with"),
+        ([LATE], f"{LATE} with loss_args={{}}"),
+        ([LATE, "loss_from=second_stage"], f"{LATE} with"),
         (["loss=torch.nn.CrossEntropyLoss"], "loss=torch.nn.CrossEntropyLoss"),
         (["sampling=longtail.sampling.PowerSampling", "sampling_args.power=x"], "sampling=longt"),
         (["optimizer=torch.optim.LBFGS", "optimizer_args={}"], "LBFGS: needs a closure"),
@@ -135,6 +140,16 @@ def test_all_parts_of_a_run_are_tried_before_its_first_step(tiny, tmp_path, caps
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and said in lines[0] and len(lines[0]) < 500
     assert not folder.exists()
+
+
+class LateMixing(Mixing):
+    def forward(self, clips, labels, generator=None):
+        raise ValueError("late")
+
+
+class LateLoss(CrossEntropy):
+    def loss_matrix(self, logits):
+        raise ValueError("late")
 
 
 class Narrow(torch.nn.Module):

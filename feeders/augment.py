@@ -5,6 +5,7 @@ Angles in radians, matrices act on the left of a coordinate (column) vector.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,8 +39,10 @@ class Augmentation:
     def __post_init__(self) -> None:
         if not 0 <= self.flip <= 1:
             raise InputError(f"feeder_args.flip: {self.flip} is not a probability from 0 to 1")
-        if self.scale < 0:
+        if not 0 <= self.scale < math.inf:
             raise InputError(f"feeder_args.scale: {self.scale} must be at least 0")
+        if not self.largest_angles.isfinite().all():
+            raise InputError(f"feeder_args.rotate: {self.rotate} must be angles in radians")
 
     @property
     def largest_angles(self) -> torch.Tensor:

@@ -97,6 +97,8 @@ LATE = "loss=tests.test_refusals.LateLoss"
         (["model_args.num_blocks=0"], "model=model.stgcnpp.Model with model_args={"),
         (["model_args.num_class=7"], "model_args.num_class: 7, but"),
         (["feeder_args.scale=x"], "feeder=feeders.skeleton.Feeder with feeder_args={'scale': 'x'}"),
+        (["feeder_args.scale=.nan"], "feeder_args.scale: nan must be at least 0"),
+        (["feeder_args.rotate=[0,.inf,0]"], "feeder_args.rotate: [0, inf, 0] must be angles"),
         (["feeder_args.p_interval=x"], "feeder=feeders.skeleton.Feeder with feeder_args={"),
         (["mixing_args.alpha=x"], "mixing_args.alpha must be at least 0 and at most 1, not x"),
         ([FOCAL, "loss_args.gamma=x"], "loss_args.gamma must be at least 0, not x"),

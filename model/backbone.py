@@ -99,6 +99,8 @@ class Backbone(Network):
         cosine: float = 0.0,
     ):
         super().__init__()
+        if cosine < 0:  # the most probable class would be the one least alike
+            raise InputError(f"model_args.cosine: must be at least 0, not {cosine}")
         self.skeleton = graphs.load(graph)
         if parent_edges:
             bones = ((child, above) for child, above in enumerate(self.skeleton.parent))

@@ -453,6 +453,8 @@ def test_cosine_classifier():
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(5))
     assert vectors.min() < 0 < vectors.max()
     assert "fc.bias" not in model.state_dict()
+    with pytest.raises(InputError, match="cosine: must be at least 0, not -7"):
+        stgcnpp.Model(num_class=5, base_channels=8, num_blocks=1, cosine=-7)
 
 
 @pytest.mark.parametrize("layout", ["ntu_rgb_d", "nw_ucla", "coco", "openpose"])

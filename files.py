@@ -7,10 +7,12 @@ import os
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from errors import InputError
 
 # Errors that NumPy and zipfile raise for missing, damaged or encrypted files.
 UNREADABLE = (
@@ -47,6 +49,23 @@ def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_output(flag: str, target: Path, *sources: Path) -> None:
+    """Raise InputError if a file that is to be written is one of those that are read."""
+    if target.resolve() in [source.resolve() for source in sources]:
+        raise InputError(f"{flag} {target}: is read, and would be overwritten; name another file")
+
+
+def check_outputs(flag: str, targets: Mapping[Path, Path]) -> None:
+    """Raise InputError if a file of {source: file to write} is read, or is that of two sources."""
+    first: dict[Path, Path] = {}
+    for source, target in targets.items():
+        check_output(flag, target, *targets)
+        if (other := first.setdefault(target.resolve(), source)) != source:
+            raise InputError(
+                f"{other} and {source} would both be written to {target}; rename one of them"
+            )
 
 
 def page(title: str, style: str, body: str) -> str:

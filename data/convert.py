@@ -18,7 +18,7 @@ from data import clip_file, measure, normalize
 from data.names import natural_order
 from data.readers.pose_json import missing_frames, read_openpose
 from errors import InputError, Parser, run_command
-from files import replacing
+from files import check_output, check_outputs, replacing
 
 # Joint names of the estimators; joints are matched with those of the layouts by name.
 MEDIAPIPE_33 = (
@@ -162,6 +162,7 @@ def main(argv: list[str]) -> None:
     if not options.file.is_dir() or is_openpose(options.file):
         if options.out.suffix != ".npz":
             raise InputError(f"--out {options.out}: must end in .npz")
+        check_output("--out", options.out, options.file)
         one(options.file, options.out)
         return
     files = [file for file in options.file.rglob("*") if file.suffix in clip_file.SUFFIXES]
@@ -171,10 +172,15 @@ def main(argv: list[str]) -> None:
         raise InputError(
             f"--out {options.out}: must be a folder, as {options.file} is one of clips"
         )
+    files.sort(key=lambda file: natural_order(file.as_posix()))
+    targets = {
+        file: (options.out / file.relative_to(options.file)).with_suffix(".npz") for file in files
+    }
+    check_outputs("--out", targets)
     failed = 0
-    for file in sorted(files, key=lambda file: natural_order(file.as_posix())):
+    for file, target in targets.items():
         try:
-            one(file, (options.out / file.relative_to(options.file)).with_suffix(".npz"))
+            one(file, target)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             failed += 1

@@ -26,7 +26,7 @@ from data.names import Samples, digest
 from data.readers import splits
 from data.store import Store
 from errors import InputError, Parser, run_command
-from files import write_text
+from files import check_output, write_text
 
 LISTS = Path(__file__).parent / "lists"
 # Included lists, of imbalance 10. With a larger imbalance each class keeps the first of the same
@@ -393,6 +393,8 @@ def main(argv: list[str]) -> None:
     )  # fmt: skip
     add("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
+    if args.names is not None:
+        check_output("--out", args.out, args.names)
     is_own = args.own_order or args.fold is not None or args.shuffle_classes is not None
     samples = _samples(args.names, args.benchmark, is_own)
     drawn = make_list(

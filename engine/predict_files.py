@@ -20,7 +20,7 @@ from engine import logs
 from engine.predict import Prediction, PreparedClip, Recognizer, answer, best
 from engine.segments import Segment, segments, time, timeline
 from errors import InputError
-from files import write_json, write_text
+from files import check_output, write_json, write_text
 
 FILES_AT_ONCE = 256  # files whose windows are computed together: limits the memory
 
@@ -37,6 +37,8 @@ def run(
     """
     write = writer_of(output, segmented)
     files = find_files(inputs)
+    if output is not None:
+        check_output("--output", Path(output), *files)
     for member in recognizer.members:
         if member.doubt:
             print(f"warning: {member.doubt}", file=sys.stderr)

@@ -233,6 +233,8 @@ def test_a_video_without_a_person_is_named_and_the_others_are_used(folder, tmp_p
         (["97", "--weights", "coco.pt"], "97: no such camera"),
         (["in/a.avi", "--weights", "coco.pt", "--threshold", "2"], "--threshold: must be between"),
         (["sub", "--poses", "."], "sub: no .mp4"),
+        (["x.mp4", "--weights", "coco.pt", "--annotated", "x.mp4"], "x.mp4: is read, and would"),
+        (["in/a.avi", "sub/a.mp4", "--poses", "."], "would both be written to a.npz"),
     ],
 )
 def test_wrong_calls_are_told(folder, monkeypatch, words, told):

@@ -22,7 +22,7 @@ from torch import nn
 from engine import config
 from engine.predict import InputSpec, LoadedNetwork
 from errors import InputError, Parser, run_command
-from files import replacing, write_text
+from files import check_output, replacing, write_text
 from tools import preprocess
 
 TOLERANCE = 1e-4  # on the difference from the network's logits, relative to the largest logit
@@ -186,11 +186,12 @@ def main(argv: list[str]) -> None:
     for word in options.set:
         if word.partition("=")[0].split(".")[0].strip() not in USED:
             raise InputError(f"--set {word}: only {', '.join(USED)} apply to an export")
+    out = options.out or options.weights.with_suffix(ENDINGS[options.format])
+    check_output("--out", out, options.weights)
     settings = config.resolve(options.config, options.set) if options.config else None
     network = LoadedNetwork.load(options.weights, torch.device("cpu"), settings, options.set)
     if network.doubt:
         print(f"warning: {network.doubt}", file=sys.stderr)
-    out = options.out or options.weights.with_suffix(ENDINGS[options.format])
     gap = export(network, options.format, out)
     figures = f"largest difference of the logits: {gap:.1e} of the largest logit"
     if not gap <= TOLERANCE:

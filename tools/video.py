@@ -17,7 +17,7 @@ import dataclasses
 import importlib
 import io
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from engine.distributed import World, choose_devices
 from engine.predict import Prediction, Recognizer
 from engine.segments import segments
 from errors import InputError, Parser, run_command
-from files import replacing
+from files import check_output, check_outputs, replacing
 
 ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 MODES = ("lightweight", "balanced", "performance")  # rtmlib's choices of networks
@@ -285,6 +285,7 @@ def answer(recognizer: Recognizer, clip: np.ndarray, size: tuple[int, int]) -> s
 def recognize(options: argparse.Namespace, recognizer: Recognizer | None, poses: Poses) -> None:
     """Track the persons in each video, write what was asked for, and print the answers."""
     videos = find_videos(options.source)
+    check_targets(videos, options)
     predictions: list[Prediction] = []
     failed: dict[str, str] = {}
     write = predict_files.writer_of(options.output, options.window is not None)
@@ -313,6 +314,18 @@ def recognize(options: argparse.Namespace, recognizer: Recognizer | None, poses:
         write(options.output, recognizer, predictions, failed)
     if failed:
         raise InputError(f"{len(failed)} of {len(videos)} videos could not be used, see above")
+
+
+def check_targets(videos: Mapping[str, Path], options: argparse.Namespace) -> None:
+    """Raise InputError if a video would be overwritten, or two have one file of poses."""
+    for flag, target in (("--annotated", options.annotated), ("--output", options.output)):
+        if target is not None:
+            check_output(flag, target, *map(Path, videos))
+    if options.poses is not None:
+        check_outputs(
+            "--poses",
+            {Path(s): options.poses / below.with_suffix(".npz") for s, below in videos.items()},
+        )
 
 
 def classify(

@@ -15,7 +15,7 @@ from torch import nn
 
 import model as models
 from errors import Parser, run_command
-from files import replacing
+from files import check_output, replacing
 from model.upstream import VERSION, Checkpoint
 
 
@@ -66,6 +66,8 @@ def main(argv: list[str]) -> None:
     options = parser.parse_args(argv)
     given = {"graph": options.graph, "num_person": options.num_person}
     given = {key: value for key, value in given.items() if value is not None}
+    if options.out:
+        check_output("--out", options.out, options.file)
     network = models.from_checkpoint(options.file, **given)
     for what, value in describe(options.file, network, given):
         print(f"{what:<16} {value}")

@@ -253,6 +253,17 @@ def test_sentences_compare_the_same_stream(work):
     assert gather([work / "ntu60-xsub-lt"]).sentences == []
 
 
+def test_tests_of_other_samples_are_not_compared(tmp_path):
+    """A run of another fold has the same classes, but none of its figures stands against ours."""
+    fake_runs.run_folder(tmp_path / "a/joint", samples=240)
+    fake_runs.run_folder(tmp_path / "b/joint", samples=200, method="cross-entropy")
+    report = gather([tmp_path / "a", tmp_path / "b"])
+    assert report.sentences == []
+    assert [note for note in report.notes if "samples" in note] == [
+        "cross-entropy was tested on other samples than brl; their figures are not comparable."
+    ]
+
+
 def test_fusions_of_ensemble_are_shown(tmp_path, capsys):
     """Weights that ensemble.py was given have a row of the report, with its top-1."""
     folder = fake_runs.benchmark_folder(tmp_path / "ntu60-xsub-lt", ("joint", "bone"), samples=120)
@@ -353,8 +364,27 @@ def test_overview_shows_all_runs(work, tmp_path, capsys):
         assert row[5] == "tested" and row[6] == f"{result['top1']:.1f}"
     top = max(float(row[6]) for row in rows.values() if row[6] != "–")
     assert f'<td class="best">{top:.1f}</td>' in text and not re.search(r"https?://", text)
+    assert re.findall("<h2>(.*)</h2>", text) == ["ntu60-xsub-lt"]
     with pytest.raises(InputError, match="--figures: of a benchmark folder"):
         main([str(root), "--figures", str(tmp_path)])
+
+
+def test_the_best_is_among_runs_of_one_list_and_fold(tmp_path):
+    """A list of factor 10 is easier than one of 100: the best of each is bold."""
+    lists = [("10", None), ("100", None), ("100", "1/4")]
+    for number, (imbalance, fold) in enumerate(lists):
+        fake_runs.run_folder(
+            tmp_path / f"w/run{number}/joint", samples=240, tail=1.2 + number, fold=fold,
+            imbalance=int(imbalance), training_list="lists/ntu60-xsub_{imbalance}.txt",
+        )  # fmt: skip
+    main([str(tmp_path / "w")])
+    text = (tmp_path / "w/report.html").read_text()
+    heads = re.findall("<h2>(.*)</h2>", text)
+    assert heads == [f"ntu60-xsub-lt, imbalance {n}" for n in ("10", "100", "100, fold 1/4")]
+    results = [json.loads(file.read_text()) for file in (tmp_path / "w").rglob("result.json")]
+    top1 = {f"{result['top1']:.1f}" for result in results}
+    assert len(top1) == 3
+    assert all(f'<td class="best">{each}</td>' in text for each in top1)
 
 
 # --- in a browser --------------------------------------------------------------------------

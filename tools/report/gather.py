@@ -7,7 +7,7 @@ by name, not by row order.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,14 +74,18 @@ class Report:
 
     @property
     def sentences(self) -> list[str]:
-        """What the streams of the first folder gain on the same streams of the others, and lose."""
+        """What the streams of the first folder gain on the same streams of the others, and lose, in
+        tests of the same samples."""
         own = [entry for entry in self.entries if entry.group == self.entries[0].group]
         others = [entry for entry in self.entries if entry.group != self.entries[0].group]
         return [
             _sentence(self.runs[first.run], first, self.runs[other.run], other)
             for first in own
             for other in others
-            if first.run is not None and other.run is not None and first.weights == other.weights
+            if first.run is not None
+            and other.run is not None
+            and first.weights == other.weights
+            and same_samples(first.scores, other.scores)
         ]
 
     @property
@@ -112,6 +116,10 @@ class Report:
     def first(self, key: str, default: Any = None) -> Any:
         """Return the value of a configuration key in the first run that has it."""
         return next((run.config[key] for run in self.runs if key in run.config), default)
+
+
+def same_samples(one: Scores, other: Scores) -> bool:
+    return np.array_equal(np.sort(one.names), np.sort(other.names))
 
 
 def _sentence(run: Run, own: Entry, baseline: Run, other: Entry) -> str:
@@ -157,6 +165,7 @@ def gather(folders: Iterable[str | Path]) -> Report:
         for run in runs
         if run.scores is None
     ]
+    report.notes += other_tests(runs)
     reasons = [(run.name, published.why_none(run.facts)) for run in runs]
     report.notes += [f"{name}: {why}." for name, why in reasons if why]
     return report
@@ -240,6 +249,16 @@ def check_comparable(runs: list[Run]) -> None:
                 f"{first} and {path} have different labels for the same samples; make "
                 "separate reports"
             )
+
+
+def other_tests(runs: Sequence[Run]) -> list[str]:
+    """Return a note for each run that was tested on other samples than the first one."""
+    tested = [(run.name, run.scores) for run in runs if run.scores is not None]
+    return [
+        f"{name} was tested on other samples than {tested[0][0]}; their figures are not comparable."
+        for name, scores in tested[1:]
+        if not same_samples(scores, tested[0][1])
+    ]
 
 
 def training_counts(report: Report) -> np.ndarray | None:

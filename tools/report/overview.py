@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Row:
     """One run; `figures` are those of best.pt, empty before its test."""
 
     path: Path
-    benchmark: str
+    benchmark: str  # with the imbalance factor and the fold: rows of one are comparable
     name: str  # of the benchmark folder
     stream: str
     method: str
@@ -74,7 +74,7 @@ def read(path: Path) -> Row:
     facts = {**config, **result}
     return Row(
         path=path,
-        benchmark=str(facts.get("benchmark") or path.parent.name),
+        benchmark=benchmark_of(facts, path.parent.name),
         name=path.parent.name,
         stream=str(facts.get("stream") or path.name),
         method=str(config.get("method") or DASH),
@@ -83,6 +83,16 @@ def read(path: Path) -> Row:
         state=state(run, config, bool(result)),
         figures={key: result.get(key) for key in FIGURES},
     )
+
+
+def benchmark_of(facts: Mapping[str, Any], folder: str) -> str:
+    """Return the benchmark of a run, with what its figures depend on beside the method."""
+    parts = [str(facts.get("benchmark") or folder)]
+    if facts.get("training_list"):
+        parts.append(f"imbalance {facts.get('imbalance')}")
+    if facts.get("fold"):
+        parts.append(f"fold {facts['fold']}")
+    return ", ".join(parts)
 
 
 def state(run: RunFolder, config: dict[str, Any], tested: bool) -> str:

@@ -53,19 +53,24 @@ def replacing(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 def check_output(flag: str, target: Path, *sources: Path) -> None:
     """Raise InputError if a file that is to be written is one of those that are read."""
-    if target.resolve() in [source.resolve() for source in sources]:
-        raise InputError(f"{flag} {target}: is read, and would be overwritten; name another file")
+    _check_unread(flag, target, {source.resolve() for source in sources})
 
 
 def check_outputs(flag: str, targets: Mapping[Path, Path]) -> None:
     """Raise InputError if a file of {source: file to write} is read, or is that of two sources."""
+    read = {source.resolve() for source in targets}  # once: there may be many thousands
     first: dict[Path, Path] = {}
     for source, target in targets.items():
-        check_output(flag, target, *targets)
+        _check_unread(flag, target, read)
         if (other := first.setdefault(target.resolve(), source)) != source:
             raise InputError(
                 f"{other} and {source} would both be written to {target}; rename one of them"
             )
+
+
+def _check_unread(flag: str, target: Path, read: set[Path]) -> None:
+    if target.resolve() in read:
+        raise InputError(f"{flag} {target}: is read, and would be overwritten; name another file")
 
 
 def page(title: str, style: str, body: str) -> str:

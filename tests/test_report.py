@@ -596,6 +596,30 @@ def test_skeletons_are_animated_and_pause(shown):
     assert shown.run(picture) != still
 
 
+def test_runs_of_other_lengths_and_selections(driver, tmp_path):
+    """The line of a second stage is at its run's own epoch; each run's selection is stated."""
+    short = fake_runs.run_folder(tmp_path / "short" / "joint", samples=120)
+    long = fake_runs.run_folder(tmp_path / "long" / "joint", samples=120, val_split=0.2)
+    for folder, first, second_stage, total in ((short, 0, 2, 4), (long, 4, 16, 20)):
+        lines = [
+            {"epoch": e, "loss": 1.0, "top1": 50.0, "stage": 1 + (e >= second_stage)}
+            for e in range(first, total)
+        ]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = tmp_path / "both.html"
+    main([str(short), str(long), "--out", str(out)])
+    shown = Page(driver, out)
+    assert shown.errors() == []
+    marks = "[...document.querySelectorAll('#curves svg')[0].querySelectorAll('.mark')]"
+    places = shown.run(f"return {marks}.map(m => +m.getAttribute('x1'))")
+    width, left = 340 - 32 - 8, 32
+    assert sorted(places) == pytest.approx([left + width * e / 19 for e in (1.5, 15.5)])
+    note = shown.run("return document.getElementById('results-note').textContent")
+    assert re.search(
+        r"held-out training samples \(long.*\) or on the test split \(the other 1\)", note
+    )
+
+
 def test_dark_mode_follows_system_and_button(driver, page):
     background = "return getComputedStyle(document.body).backgroundColor"
     light = Page(driver, page).run(background)

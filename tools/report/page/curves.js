@@ -23,8 +23,7 @@ function drawCurves() {
   const epochs = Math.max(...runs.flatMap(run => run.epochs.epoch)) + 1;
   const x = epoch => BOX.left + (BOX.width - BOX.left - BOX.right) * (epochs > 1 ? epoch / (epochs - 1) : .5);
   const keys = Object.keys(CURVES).filter(key => runs.some(run => run.epochs[key].some(v => v !== null)));
-  const switches = new Set(runs.map(run => run.epochs.stage.indexOf(2)).filter(i => i > 0)
-    .map(i => runs[0].epochs.epoch[i]));
+  const switches = new Set(runs.map(({ epochs: { epoch, stage } }) => epoch[stage.indexOf(2)]).filter(e => e > 0));
   const hairs = [];
   let at = epochs - 1;
 

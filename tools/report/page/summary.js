@@ -1,7 +1,5 @@
 // The head of the page, and the table of streams and fusions with the published figures.
 
-const config = data.runs.find(run => Object.keys(run.config).length)?.config ?? {};
-
 // The figures that some entry has: a group without classes is left out.
 const shownFigures = () => Object.entries(FIGURES).filter(([key]) => entries.some(entry => entry.figures[key] != null));
 
@@ -69,9 +67,17 @@ function tabulate() {
   });
   const lists = new Set(data.runs.map(run => run.published_list).filter(Boolean));
   $('results-note').textContent = 'In percent; small print: the published figure for the same list, method, backbone and stream, and the difference from it. Shot groups by training count; mean class gives all classes the same weight. '
-    + `The best epoch was selected ${config.val_split ? 'on held-out training samples' : 'on the test split, as is common in the field'}. `
+    + `The best epoch was selected ${selectedOn()}. `
     + (lists.size ? `Trained on the published list (${[...lists].map(d => d.slice(0, 16)).join(', ')}).`
       : 'Not trained on a published list.');
+}
+
+// What the best epochs of the runs were selected on.
+function selectedOn() {
+  const heldOut = data.runs.filter(run => run.config.val_split), others = data.runs.length - heldOut.length;
+  if (!heldOut.length) return 'on the test split, as is common in the field';
+  if (!others) return 'on held-out training samples';
+  return `on held-out training samples (${heldOut.map(run => run.name).join(', ')}) or on the test split (the other ${others})`;
 }
 
 // A line from 0 to 100 % with a dot for each shot group.

@@ -42,7 +42,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def skeleton_text(joints: np.ndarray) -> bytes:
-    """Return the text of a .skeleton file of one to several bodies, joints (T, M, 25, 3) metres."""
+    """Return the text of a .skeleton file of one to several bodies, joints (T, M, 25, 3) meters."""
     random = np.random.RandomState(0)
     rest = random.uniform(0, 1000, (NUM_JOINTS, 8))
     lines = [str(len(joints))]
@@ -57,7 +57,7 @@ def skeleton_text(joints: np.ndarray) -> bytes:
 
 
 def synthetic_joints(random: np.random.RandomState, frames: int, persons: int) -> np.ndarray:
-    """Return a clip (T, M, 25, 3) of people who stand at three metres and drift."""
+    """Return a clip (T, M, 25, 3) of people who stand at three meters and drift."""
     stance = random.uniform([-0.2, -0.9, 2.8], [0.2, 0.9, 3.2], (persons, NUM_JOINTS, 3))
     return stance + random.standard_normal((frames, 1, 1, 3)).cumsum(axis=0) * 0.01
 

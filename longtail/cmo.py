@@ -55,20 +55,20 @@ class CMO(Composed):
         """(N, 2, M, T, V, C), labels (N, 2) to clips (N, M, T, V, C) and what `loss` takes."""
         sizes = clips.shape[-3:-1]
         chance, lam = torch.rand(2, generator=generator).tolist()
-        centre = [int(torch.randint(size, (), generator=generator)) for size in sizes]
+        center = [int(torch.randint(size, (), generator=generator)) for size in sizes]
         mixes = self.plain <= self.epoch < self.stages.num_epoch - self.plain
         lam = lam if mixes and chance < self.share else 1.0
-        clips, targets = self.combine(clips, labels, lam, centre)
+        clips, targets = self.combine(clips, labels, lam, center)
         return clips, self.weigh(targets)
 
     def combine(
-        self, clips: Tensor, labels: Tensor, lam: float, centre: Sequence[int]
+        self, clips: Tensor, labels: Tensor, lam: float, center: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """Return clips (N, M, T, V, C) with a box around `centre` (frame, joint) of the second of
+        """Return clips (N, M, T, V, C) with a box around `center` (frame, joint) of the second of
         each pair, and targets (N, K); lam 1 pastes nothing."""
         background, foreground = clips.unbind(1)
         inside = torch.zeros(clips.shape[-3:-1], dtype=torch.bool)
-        inside[tuple(paste_box(lam, centre, inside.shape))] = True
+        inside[tuple(paste_box(lam, center, inside.shape))] = True
         left = 1 - float(inside.double().mean())
         own, other = one_hot(labels, self.num_class).float().unbind(1)
         inside = send(inside, clips.device)[..., None]  # (T, V, 1)

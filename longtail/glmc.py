@@ -19,15 +19,15 @@ from memory import send
 from model.backbone import CosineClassifier, linear_classifier
 
 
-def paste_box(lam: float, centre: Sequence[int], sizes: Sequence[int]) -> list[slice]:
-    """Return CutMix's box on two axes: ceil(size sqrt(1 - lam)) around the centre, clipped.
+def paste_box(lam: float, center: Sequence[int], sizes: Sequence[int]) -> list[slice]:
+    """Return CutMix's box on two axes: ceil(size sqrt(1 - lam)) around the center, clipped.
 
-    Around the centre means from it minus half the length, rounded down, to it plus as much.
+    Around the center means from it minus half the length, rounded down, to it plus as much.
     """
     halves = [math.ceil(size * math.sqrt(1 - lam)) // 2 for size in sizes]
     return [
         slice(max(middle - half, 0), min(middle + half, size))
-        for middle, half, size in zip(centre, halves, sizes)
+        for middle, half, size in zip(center, halves, sizes)
     ]
 
 
@@ -109,16 +109,16 @@ class GLMC(Method):
         """(N, 2 samples, 2 augmentations, M, T, V, C) to views (N, 2, M, T, V, C) and Y (N, K)."""
         sizes = clips.shape[4:6]
         lam = float(torch.rand((), generator=generator))
-        centre = [int(torch.randint(size, (), generator=generator)) for size in sizes]
-        return self.combine(clips, labels, lam, centre)
+        center = [int(torch.randint(size, (), generator=generator)) for size in sizes]
+        return self.combine(clips, labels, lam, center)
 
     def combine(
-        self, clips: Tensor, labels: Tensor, lam: float, centre: Sequence[int]
+        self, clips: Tensor, labels: Tensor, lam: float, center: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """Mix at the share lam, with a box around `centre` (frame, joint)."""
+        """Mix at the share lam, with a box around `center` (frame, joint)."""
         (x_1, x_2), (other_1, other_2) = (own.unbind(1) for own in clips.unbind(1))
         inside = torch.zeros(clips.shape[4:6], dtype=torch.bool)
-        inside[tuple(paste_box(lam, centre, inside.shape))] = True
+        inside[tuple(paste_box(lam, center, inside.shape))] = True
         inside = send(inside, clips.device)[..., None]  # (T, V, 1)
         views = [lam * x_1 + (1 - lam) * other_1, torch.where(inside, other_2, x_2)]
         own, other = one_hot(labels, self.num_class).to(clips.dtype).unbind(1)

@@ -55,7 +55,7 @@ def test_onnx_logits_and_metadata(backbone, clips, tmp_path, capsys):
     notes = session.get_modelmeta().custom_metadata_map
     assert json.loads(notes["class_names"]) == NAMES
     assert (notes["layout"], notes["stream"], notes["frames"]) == ("nw_ucla", "bone", "20")
-    assert notes["normalisation"] == "nw-ucla"
+    assert notes["normalization"] == "nw-ucla"
 
 
 @pytest.mark.parametrize("backbone", quick.only(["stgcn"], SMALL))

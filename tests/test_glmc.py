@@ -82,9 +82,9 @@ def test_both_views_and_their_target(golden, number):
     draws = np.random.RandomState(int(saved["numpy_seed"]))
     lam = draws.beta(1, 1)
     assert lam == pytest.approx(float(saved["lam"]))
-    centre = [draws.randint(size) for size in clips.shape[4:6]]
+    center = [draws.randint(size) for size in clips.shape[4:6]]
     method = glmc([5, 4, 3, 2, 1], 10)
-    views, targets = method.combine(clips, labels, lam, centre)
+    views, targets = method.combine(clips, labels, lam, center)
     np.testing.assert_allclose(views[:, 0, ..., 0], saved["mixup_x"], atol=1e-6)
     np.testing.assert_array_equal(views[:, 1, ..., 0], saved["cutmix_x"])
     np.testing.assert_allclose(targets, saved["mixup_y"], atol=1e-6)

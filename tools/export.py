@@ -95,7 +95,7 @@ def describe(network: LoadedNetwork) -> dict[str, str]:
         "persons": str(takes.persons),
         "stream": settings.stream,
         "frames": str(settings.frames),
-        "normalisation": takes.normalization,
+        "normalization": takes.normalization,
         "feeder": settings.feeder,
         "feeder_args": json.dumps(settings.feeder_args),
         "class_names": json.dumps(takes.class_names),

@@ -115,6 +115,7 @@ def test(
         "epochs": state.get("progress", {}).get("epoch"),  # that the weights were trained for
         "started_from": state.get("started_from"),
         "started_from_digest": state.get("started_from_digest"),
+        "started_from_method": state.get("started_from_method"),
         "benchmark": config.benchmark,
         "stream": config.stream,
         "tag": config.tag,

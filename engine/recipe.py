@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from engine import config
 from engine.config import CONFIG_ROOT, Config
@@ -65,6 +66,16 @@ def departures_of_test(tested: Config, trained: Config) -> list[str] | None:
     own = tested.replace(method=trained.method, benchmark=trained.benchmark)
     first, second = departures(trained), departures(own)
     return None if first is None or second is None else sorted({*first, *second})
+
+
+def method_of(content: dict[str, Any], path: Path) -> str | None:
+    """Return the method of the run that a checkpoint of this project is of.
+
+    None if the run departs from the method's recipe, or began with other weights.
+    """
+    trained = config.from_written(content["config"], path)
+    plain = departures(trained) == [] and content.get("started_from") is None
+    return trained.method if plain else None
 
 
 def describe(run: Config, changed: list[str] | None, started_from: str | None) -> str | None:

@@ -54,6 +54,7 @@ class Training:
     graphs: StepGraphs | None = None  # with `step_graph`
     started_from: str | None = None  # name of the checkpoint with the initial weights
     started_from_digest: str | None = None  # of these weights
+    started_from_method: str | None = None  # of their run, if that followed its recipe
     doubt: str = ""  # in what the clips may be of other units than those of the checkpoint
     same_code: bool = True  # since the start of the run
     threads: int | None = None  # of the CPU, with which a resumed run began
@@ -82,10 +83,11 @@ def build_training(
         config, model, state = load(weights, config)
     precision.set_tf32(config.tf32)
     data, device = open_data(config, model), devices[0]
-    doubt = ""
+    doubt, first_method = "", None
     if weights is not None and checkpoint.is_own(state):
         classes = 0 if new_head else model.num_class
         doubt = check_store(state, data.store, classes, Path(weights))
+        first_method = recipe.method_of(state, Path(weights))
         samples.check_unseen(state, data, Path(weights), training=True)
         if classifier and state.get("list_digest") not in (None, data.list_digest):
             raise InputError(
@@ -107,7 +109,7 @@ def build_training(
     started_from = None if weights is None else Path(weights).name
     return Training(
         config, world, device, data, feeder, val_feeder, method, net, eval_net, train_state, graphs,
-        started_from, initial, doubt,
+        started_from, initial, first_method, doubt,
     )  # fmt: skip
 
 
@@ -174,6 +176,7 @@ def save(training: Training, run: RunFolder, which: str) -> None:
         **training_facts(training.data),
         "started_from": training.started_from,
         "started_from_digest": training.started_from_digest,
+        "started_from_method": training.started_from_method,
         "layout": store.layout,
         "normalization": store.normalization,
         "centre": store.meta.get("centre"),
@@ -216,6 +219,7 @@ def restore(training: Training, path: Path) -> None:
             f"{began_with or 'random weights'}; omit the flag, or --overwrite begins again"
         )
     training.started_from = began_with
+    training.started_from_method = content.get("started_from_method")
     former, training.started_from_digest = (
         training.started_from_digest, content.get("started_from_digest")
     )  # fmt: skip

@@ -50,6 +50,18 @@ CROSS_ENTROPY = method("cross-entropy")
 BACKBONES = config.CONFIG_ROOT / "backbones.yaml"
 
 
+def max_norm(first):
+    """Facts of a run of max-norm on weights of a run by the recipe of `first`."""
+    facts = run_facts(method("max-norm"), **CTRGCN)
+    return facts | {"started_from": "best.pt", "started_from_method": first}
+
+
+def kinetics(model, name):
+    """Facts of a run on Kinetics-400 by the recipe of method `name`."""
+    files = [] if name == "brl" else [method(name)]
+    return run_facts(*files, digest=None, folder=config.CONFIG_ROOT / "k400", model=model)
+
+
 @pytest.mark.parametrize(
     ("run", "figure"),
     [
@@ -75,6 +87,13 @@ BACKBONES = config.CONFIG_ROOT / "backbones.yaml"
         (run_facts(method("shap-mix"), **CTRGCN), None),  # not its own recipe
         (run_facts(method("ride"), model="model.ctrgcn.Model"), None),
         (run_facts() | {"started_from": "other.pt"}, None),
+        (max_norm("balanced-softmax"), 77.5),
+        (max_norm("cross-entropy"), None),  # the published one starts from a balanced softmax
+        (max_norm(None), None),
+        (run_facts(method("max-norm"), **CTRGCN), None),
+        (kinetics("model.stgcnpp.Model", "brl"), 45.6),
+        (kinetics("model.ctrgcn.Model", "brl"), None),
+        (kinetics("model.stgcnpp.Model", "glmc"), None),  # the backbone of its figure is not given
         ({k: v for k, v in run_facts().items() if k != "departures"}, None),
         # a method that nobody published, a benchmark of one's own
         (run_facts(method("kps"), **CTRGCN), None),
@@ -93,6 +112,7 @@ def test_why_no_published_figure_is_shown():
         (run_facts(digest=None), "not trained on a published list of this benchmark"),
         (run_facts(num_epoch=8, val_split=0.1), "from the recipe of brl in num_epoch, val_split"),
         (run_facts() | {"started_from": "other.pt"}, "started from other.pt"),
+        (max_norm(None), "started from best.pt, not from a run by the recipe of balanced-softmax"),
     ):
         assert said in published.why_none(run) and "no published figure" in published.why_none(run)
     assert published.why_none(run_facts(benchmark="mine")) is None
@@ -138,7 +158,7 @@ def test_every_published_method_that_is_here_has_its_name():
         names = {row["method"] for row in csv.DictReader(file)}
     not_here = {"FSA", "PoseConv3D", "Shap-Mix"}
     assert names - set(published.METHODS.values()) == not_here
-    for name in set(published.METHODS) - {"brl", "released", "ride"}:
+    for name in set(published.METHODS) - {"brl", "released", "ride", "max-norm"}:
         assert published.figure_for([run_facts(method(name), **CTRGCN)], "joint") is not None
     for name in set(METHODS) - set(published.METHODS):  # class-balanced-drw is not class-balanced
         assert published.place_of(run_facts(method(name), **CTRGCN)) is None

@@ -358,7 +358,9 @@ def test_a_run_says_how_it_departs_from_the_recipe(tiny, tmp_path, monkeypatch):
     for name in ("result.json", "result-last.json"):
         result = json.loads((other / name).read_text())
         assert result["departures"] == ["lr", "num_epoch"]
-        assert result["started_from"] == "last.pt"
+        assert result["started_from"] == "last.pt" and result["started_from_method"] == "brl"
+    third = run(tiny, tmp_path / "third", more=["--weights", str(other / "last.pt")])
+    assert json.loads((third / "result.json").read_text())["started_from_method"] is None
     said = "departs from the recipe of brl on tiny-lt: lr, num_epoch, start from last.pt; no publ"
     assert said in (other / "log.txt").read_text()
     argv = ["--phase", "test", "--weights", str(other / "best.pt"), "--quiet"]

@@ -33,6 +33,7 @@ METHODS = {
     "bcl": "BCL",
     "paco": "PaCo",
 }
+FIRST_STAGE = {"max-norm": "balanced-softmax"}  # whose weights a published classifier starts from
 BACKBONES = {
     "model.stgcnpp.Model": "ST-GCN++",
     "model.stgcn.Model": "ST-GCN",
@@ -82,20 +83,16 @@ def lookup(
     With `of_one_source` it must belong to the run whose top-1 is shown: the sources of both may
     differ in the top-1 of the same entry. `streams` is the name of a stream, or `2-stream`,
     `4-stream`, `6-stream`; `method` a name from a paper or of a file in config/methods; `backbone`
-    a name from a paper or an import string; `metric` top1, many, medium or few. k400 has no
-    imbalance.
+    a name from a paper or an import string, "" for tables that do not give it; `metric` top1, many,
+    medium or few. k400 has no imbalance.
     """
     factor = "" if imbalance is None or benchmark == "k400" else str(imbalance)
     method, backbone = METHODS.get(method, method), BACKBONES.get(backbone, backbone)
-    table = figures()
-    for known in (backbone, ""):  # some tables do not give the backbone
-        key = (benchmark, factor, streams, method, known)
-        if (found := table.get((*key, metric))) is not None:
-            figure, of_source = found
-            shown, _ = table.get((*key, "top1"), (of_source, None))
-            differs = None not in (of_source, shown) and of_source != shown
-            return None if of_one_source and differs else figure
-    return None
+    table, key = figures(), (benchmark, factor, streams, method, backbone)
+    figure, of_source = table.get((*key, metric), (None, None))
+    shown, _ = table.get((*key, "top1"), (of_source, None))
+    differs = None not in (of_source, shown) and of_source != shown
+    return None if of_one_source and differs else figure
 
 
 def place_of(run: Mapping[str, Any]) -> tuple[str, int | None, str, str] | None:
@@ -103,12 +100,11 @@ def place_of(run: Mapping[str, Any]) -> tuple[str, int | None, str, str] | None:
 
     `run` contains the values of its config.yaml and result.json. Benchmark and imbalance are
     determined by the digest of its training list. A run that departs from the recipe of its method,
-    or started from other weights, gives None. Kinetics-400 is trained without a list.
+    or did not start from the weights of its first stage, gives None. Kinetics-400 is trained
+    without a list.
     """
-    if run.get("departures") != [] or (run.get("started_from") and not run.get("classifier")):
-        return None
     method, benchmark = METHODS.get(str(run.get("method"))), str(run.get("benchmark"))
-    if method is None:
+    if method is None or run.get("departures") != [] or not _started_right(run):
         return None
     if benchmark == "k400" and run.get("training_list") is None:
         return benchmark, None, method, backbone_of(run)
@@ -116,6 +112,14 @@ def place_of(run: Mapping[str, Any]) -> tuple[str, int | None, str, str] | None:
     if not name or benchmark != f"{name}-lt":
         return None
     return benchmark, int(imbalance), method, backbone_of(run)
+
+
+def _started_right(run: Mapping[str, Any]) -> bool:
+    """Whether a run began with random weights, or with those of the first stage of its method."""
+    first = FIRST_STAGE.get(str(run.get("method")))
+    if first is None:
+        return not run.get("started_from")
+    return run.get("started_from_method") == first
 
 
 def backbone_of(run: Mapping[str, Any]) -> str:
@@ -153,8 +157,10 @@ def why_none(run: Mapping[str, Any]) -> str | None:
     if run["departures"]:
         changed = ", ".join(run["departures"])
         return f"departs from the recipe of {run.get('method')} in {changed}: no published figure"
-    if run.get("started_from") and not run.get("classifier"):
-        return f"started from {run['started_from']}: no published figure"
+    if run.get("started_from") and not _started_right(run):
+        first = FIRST_STAGE.get(str(run.get("method")))
+        wanted = f", not from a run by the recipe of {first}" if first else ""
+        return f"started from {run['started_from']}{wanted}: no published figure"
     if str(run.get("method")) in METHODS:
         return "not trained on a published list of this benchmark: no published figure"
     return None

@@ -8,6 +8,7 @@ from typing import Any
 
 from engine import config
 from engine.config import CONFIG_ROOT, Config
+from errors import InputError
 
 BRL = "brl"  # the method of the benchmark folders themselves
 BRL_FILE = CONFIG_ROOT / "brl.yaml"  # for data that have no such folder
@@ -71,9 +72,15 @@ def departures_of_test(tested: Config, trained: Config) -> list[str] | None:
 def method_of(content: dict[str, Any], path: Path) -> str | None:
     """Return the method of the run that a checkpoint of this project is of.
 
-    None if the run departs from the method's recipe, or began with other weights.
+    None if the run departs from the method's recipe, or began with other weights, or if its
+    configuration cannot be read: a label is no reason to refuse weights.
     """
-    trained = config.from_written(content["config"], path)
+    if not isinstance(content.get("config"), dict):
+        return None
+    try:
+        trained = config.from_written(content["config"], path)
+    except InputError:
+        return None
     plain = departures(trained) == [] and content.get("started_from") is None
     return trained.method if plain else None
 

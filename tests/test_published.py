@@ -1,6 +1,8 @@
 """Published figures: which run they stand beside, and which not."""
 
 import csv
+import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -150,6 +152,25 @@ def test_every_method_is_labeled_and_is_its_own_recipe():
     for folder in config.CONFIG_ROOT.glob("*/base.yaml"):
         settings = config.resolve([folder.with_name("joint.yaml")])
         assert settings.method == recipe.BRL and recipe.departures(settings) == []
+
+
+def test_first_stages_are_those_that_a_comparison_trains(tmp_path):
+    sweep = compare.Sweep(NTU60, root=tmp_path)
+    parents = {name: sweep.parent(name) for name in published.METHODS}
+    assert {name: first for name, first in parents.items() if first} == published.FIRST_STAGE
+
+
+def test_method_of_first_weights():
+    """Their label, if they follow its recipe; a configuration that cannot be read is no error."""
+    own = dataclasses.asdict(config.resolve([NTU60 / "joint.yaml"]))
+    for content, name in (
+        ({"config": own}, "brl"),
+        ({"config": own, "started_from": "other.pt"}, None),
+        ({"config": own | {"lr": 1.0}}, None),
+        ({"config": own | {"key_of_a_later_version": 1}}, None),
+        ({}, None),
+    ):
+        assert recipe.method_of(content, Path("best.pt")) == name
 
 
 def test_every_published_method_that_is_here_has_its_name():

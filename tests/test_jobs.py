@@ -26,6 +26,7 @@ from tests.tiny_runs import (
 )
 
 SETTINGS = config.Config(num_epoch=1)
+KINDS = ["joint", "bone", "skip"]
 # A stand-in for main.py: a process that does what its first word says, in the folder it is given.
 PRETEND = """
 import json, os, pathlib, sys, time
@@ -259,17 +260,14 @@ def test_a_mistake_is_found_before_any_process_begins(tiny, tmp_path, more, said
 # --- real runs ---
 
 
-def all_streams(tiny, folder, *more):
-    return [
-        sys.executable, str(PROJECT / "main.py"), "--config", str(tiny / "tiny-lt/joint.yaml"),
-        "--device", "cpu", "--stream", "all", "--work-dir", str(folder), "--jobs", "2", *more,
-        "--set", "num_epoch=2", "test_clips=1", *SMALL,
-    ]  # fmt: skip
-
-
-def start_all(tiny, folder, *more):
+def start(tiny, folder, streams, *more):
     return subprocess.Popen(
-        all_streams(tiny, folder, *more), env=ENVIRONMENT, stdin=subprocess.DEVNULL,
+        [
+            sys.executable, str(PROJECT / "main.py"), "--config", str(tiny / "tiny-lt/joint.yaml"),
+            "--device", "cpu", "--stream", *streams, "--work-dir", str(folder), "--jobs", "2",
+            *more, "--set", "num_epoch=2", "test_clips=1", *SMALL,
+        ],
+        env=ENVIRONMENT, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
@@ -278,7 +276,7 @@ def start_all(tiny, folder, *more):
 def six(tiny, tmp_path_factory):
     """Six streams trained side by side without an interruption."""
     folder = tmp_path_factory.mktemp("six") / "runs"
-    process = start_all(tiny, folder)
+    process = start(tiny, folder, ["all"])
     said = process.communicate(timeout=CEILING)[0]
     assert process.returncode == 0, said
     return folder
@@ -288,20 +286,16 @@ def six(tiny, tmp_path_factory):
 def test_all_streams_side_by_side_are_fused(six):
     assert json.loads((six / "ensemble.json").read_text())["missing"] == []
     assert {path.name for path in (six / "jobs").glob("*.out")} == {
-        f"runs-{stream}.out" for stream in jobs_streams()
+        f"runs-{kind}{motion}.out" for kind in KINDS for motion in ("", "-motion")
     }
-
-
-def jobs_streams():
-    return [f"{kind}{motion}" for kind in ("joint", "bone", "skip") for motion in ("", "-motion")]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", ["parent stopped", "parent killed", "children"])
 def test_killed_jobs_resume_to_the_same_weights(six, tiny, tmp_path, killed):
-    """Bit for bit, whoever is killed, and whatever has not begun yet is made too."""
+    """Bit for bit, whoever is killed, and the third, which has not begun yet, is made too."""
     folder = tmp_path / "runs"
-    process = start_all(tiny, folder)
+    process = start(tiny, folder, KINDS)
     begun = folder / "joint/metrics.jsonl"
     wait_until(begun.is_file, alive=lambda: process.poll() is None)
     if killed == "parent stopped":
@@ -318,10 +312,10 @@ def test_killed_jobs_resume_to_the_same_weights(six, tiny, tmp_path, killed):
         said = process.communicate(timeout=CEILING)[0]
         assert process.returncode == 1 and "failed runs: 2; " in said
         assert "exit code -9" in said
-    resumed = start_all(tiny, folder, "--resume")
+    resumed = start(tiny, folder, KINDS, "--resume")
     said = resumed.communicate(timeout=CEILING)[0]
     assert resumed.returncode == 0, said
-    for stream in jobs_streams():
+    for stream in KINDS:
         assert_same_weights(folder / stream / "last.pt", six / stream / "last.pt")
 
 

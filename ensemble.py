@@ -154,31 +154,18 @@ def main(argv: list[str]) -> None:
         prog="ensemble.py",
         description="Fuse the streams of a benchmark by the weighted sum of their probabilities.",
     )
-    parser.add_argument("--dataset", help="benchmark, e.g. ntu120/xset")
-    parser.add_argument("--streams", nargs="+", choices=STREAMS, help="fuse only these streams")
-    parser.add_argument(
-        "--weights",
-        nargs="+",
-        type=float,
-        help="one per stream of --streams (default: 1)",
-    )
-    parser.add_argument("--tag", help="tag of the runs to fuse")
-    parser.add_argument(
-        "--baseline", metavar="METHOD", help="also show the streams of this method (or tag)"
-    )
-    parser.add_argument(
-        "--which", choices=("best", "last"), default="best",
-        help="checkpoint whose scores are fused (default: best)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--work-dir", type=Path, default=Path("work_dir"),
-        help="root of all runs (default: work_dir)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--folder", type=Path, help="folder with one subfolder per stream (instead of --dataset)"
-    )
-    parser.add_argument("--quiet", action="store_true", help="write ensemble.json, print nothing")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add = parser.add_argument
+    add("--dataset", help="benchmark, e.g. ntu120/xset")
+    add("--streams", nargs="+", choices=STREAMS, help="fuse only these streams")
+    add("--weights", nargs="+", type=float, help="one per stream of --streams (default: 1)")
+    add("--tag", help="tag of the runs to fuse")
+    add("--baseline", metavar="METHOD", help="also show the streams of this method (or tag)")
+    add("--which", choices=("best", "last"), default="best",
+        help="checkpoint whose scores are fused (default: best)")  # fmt: skip
+    add("--work-dir", type=Path, default=Path("work_dir"),
+        help="root of all runs (default: work_dir)")  # fmt: skip
+    add("--folder", type=Path, help="folder with one subfolder per stream (instead of --dataset)")
+    add("--quiet", action="store_true", help="write ensemble.json, print nothing")
     options = parser.parse_args(argv)
     if options.weights and not options.streams:
         raise InputError("--weights needs --streams, in the same order")

@@ -33,11 +33,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises InputError; for an unknown flag it suggests the closest."""
+    """An argument parser that raises InputError; for an unknown flag it suggests the closest.
+
+    Every command has --debug, which `run_command` reads.
+    """
 
     def __init__(self, **settings: Any) -> None:
         settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **settings)
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see --help")

@@ -20,38 +20,22 @@ PHASES = ("train", "test", "predict", "classifier")
 # The phases that accept each flag. With *: only together with --config; without it the value in the
 # checkpoint is used.
 USED_BY = {
-    "--phase": "train classifier test predict",
-    "--config": "train classifier test predict",
-    "--store": "train classifier",
-    "--set": "train classifier test predict",
-    "--stream": "train classifier test* predict*",
-    "--weights": "train classifier test predict",
-    "--new-head": "train",
-    "--seed": "train classifier",
-    "--val-split": "train classifier",
-    "--device": "train classifier test predict",
-    "--jobs": "train",
-    "--work-dir": "train classifier test",
-    "--tag": "train classifier test*",
-    "--check": "train classifier",
-    "--resume": "train classifier",
-    "--overwrite": "train classifier",
-    "--amp": "train classifier test predict",
-    "--compile": "train classifier",
-    "--accumulate": "train classifier",
-    "--input": "predict",
-    "--output": "predict",
-    "--window": "predict",
-    "--stride": "predict",
-    "--segments": "predict",
-    "--fps": "predict",
-    "--per-person": "predict",
-    "--threshold": "predict",
-    "--image-size": "predict",
-    "--nan": "predict",
-    "--quiet": "train classifier test predict",
-    "--debug": "train classifier test predict",
-}
+    flag: phases
+    for phases, flags in {
+        "train classifier test predict":
+            "--phase --config --set --weights --device --amp --quiet --debug",
+        "train classifier test* predict*": "--stream",
+        "train classifier test": "--work-dir",
+        "train classifier test*": "--tag",
+        "train classifier":
+            "--store --seed --val-split --check --resume --overwrite --compile --accumulate",
+        "train": "--new-head --jobs",
+        "predict":
+            "--input --output --window --stride --segments --fps --per-person --threshold "
+            "--image-size --nan",
+    }.items()
+    for flag in flags.split()
+}  # fmt: skip
 
 
 def make_parser() -> Parser:
@@ -62,110 +46,56 @@ def make_parser() -> Parser:
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 4, 30),
         epilog="docs/configuration.md documents every key of a configuration file.",
     )
-    what = parser.add_argument_group("run")
-    what.add_argument(
-        "--phase", choices=PHASES, default="train", metavar="PHASE",
-        help="train (default), classifier (second stage), test, or predict",
-    )  # fmt: skip
-    what.add_argument(
-        "--config",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="YAML files; later ones override earlier ones",
-    )  # fmt: skip
-    what.add_argument(
-        "--store", metavar="FOLDER",
-        help="train on this prepared store and report; --config adds methods",
-    )  # fmt: skip
-    what.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="overrides",
-        help="override any key, also a.b=value, in any order",
-    )  # fmt: skip
-    what.add_argument(
-        "--stream",
-        nargs="+",
-        choices=(*STREAMS, "all"),
-        metavar="NAME",
-        help=f"{', '.join(STREAMS)}, all",
-    )
-    what.add_argument(
-        "--weights",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="checkpoint, or several for predict",
-    )
-    what.add_argument(
-        "--new-head",
-        action="store_true",
-        help="train --weights for other classes",
-    )
-    what.add_argument("--seed", type=int, metavar="N", help="random seed (default: 0)")
-    what.add_argument(
-        "--val-split", type=float, metavar="F",
-        help="validate on this fraction of the training list",
-    )  # fmt: skip
+    add = parser.add_argument_group("run").add_argument
+    add("--phase", choices=PHASES, default="train", metavar="PHASE",
+        help="train (default), classifier (second stage), test, or predict")  # fmt: skip
+    add("--config", nargs="+", default=[], metavar="FILE",
+        help="YAML files; later ones override earlier ones")  # fmt: skip
+    add("--store", metavar="FOLDER",
+        help="train on this prepared store and report; --config adds methods")  # fmt: skip
+    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="override any key, also a.b=value, in any order")  # fmt: skip
+    add("--stream", nargs="+", choices=(*STREAMS, "all"), metavar="NAME",
+        help=f"{', '.join(STREAMS)}, all")  # fmt: skip
+    add("--weights", nargs="+", default=[], metavar="FILE",
+        help="checkpoint, or several for predict")  # fmt: skip
+    add("--new-head", action="store_true", help="train --weights for other classes")
+    add("--seed", type=int, metavar="N", help="random seed (default: 0)")
+    add("--val-split", type=float, metavar="F",
+        help="validate on this fraction of the training list")  # fmt: skip
 
-    where = parser.add_argument_group("device and folder")
-    where.add_argument("--device", nargs="+", metavar="D", help="GPU indices, or cpu")
-    where.add_argument(
-        "--jobs", type=flags.number_or_auto, metavar="N", help="streams side by side, or auto"
-    )
-    where.add_argument("--work-dir", type=Path, metavar="DIR", help="folder of this run")
-    where.add_argument(
-        "--tag", metavar="T", help="suffix of the run folder (default: from the overrides)"
-    )
-    where.add_argument(
-        "--check", action="store_true", help="say what is missing, or how long the run takes"
-    )
-    where.add_argument("--resume", action="store_true", help="continue from last.pt")
-    where.add_argument("--overwrite", action="store_true", help="discard the run in the folder")
+    add = parser.add_argument_group("device and folder").add_argument
+    add("--device", nargs="+", metavar="D", help="GPU indices, or cpu")
+    add("--jobs", type=flags.number_or_auto, metavar="N", help="streams side by side, or auto")
+    add("--work-dir", type=Path, metavar="DIR", help="folder of this run")
+    add("--tag", metavar="T", help="suffix of the run folder (default: from the overrides)")
+    add("--check", action="store_true", help="say what is missing, or how long the run takes")
+    add("--resume", action="store_true", help="continue from last.pt")
+    add("--overwrite", action="store_true", help="discard the run in the folder")
 
-    how = parser.add_argument_group("computation")
-    how.add_argument(
-        "--amp", choices=flags.AMPS, metavar="KIND",
-        help="autocast: off, bf16, fp16, or auto (bf16 if the device supports it)",
-    )  # fmt: skip
-    how.add_argument("--compile", action="store_true", default=None, help="use torch.compile")
-    how.add_argument(
-        "--accumulate", type=int, metavar="B", help="accumulate gradients over B batches"
-    )
+    add = parser.add_argument_group("computation").add_argument
+    add("--amp", choices=flags.AMPS, metavar="KIND",
+        help="autocast: off, bf16, fp16, or auto (bf16 if the device supports it)")  # fmt: skip
+    add("--compile", action="store_true", default=None, help="use torch.compile")
+    add("--accumulate", type=int, metavar="B", help="accumulate gradients over B batches")
 
-    io = parser.add_argument_group("predict")
-    io.add_argument(
-        "--input", nargs="+", default=[], metavar="FILE",
-        help="clips (.skeleton, .json, .npy, .npz) or folders with clips",
-    )  # fmt: skip
-    io.add_argument(
-        "--output", metavar="FILE", help="write predictions as .json, .csv, or .html (a timeline)"
-    )
-    io.add_argument("--window", type=int, metavar="T", help="classify a sliding window of T frames")
-    io.add_argument(
-        "--stride", type=int, metavar="T", help="frames between windows (default: half a window)"
-    )
-    io.add_argument(
-        "--segments", action="store_true", help="merge the windows into segments with one class"
-    )
-    io.add_argument(
-        "--fps", type=float, metavar="F", help="frames per second, for times of segments"
-    )
-    io.add_argument(
-        "--per-person", action="store_true", help="classify each body of a clip by itself"
-    )
-    io.add_argument(
-        "--threshold", type=float, metavar="P",
-        help="answer `unknown` below this probability",
-    )  # fmt: skip
-    io.add_argument(
-        "--image-size", type=float, nargs=2, metavar=("H", "W"),
-        help="image height and width, for 2D poses in pixels",
-    )  # fmt: skip
-    flags.add_nan(io)
+    predict = parser.add_argument_group("predict")
+    add = predict.add_argument
+    add("--input", nargs="+", default=[], metavar="FILE",
+        help="clips (.skeleton, .json, .npy, .npz) or folders with clips")  # fmt: skip
+    add("--output", metavar="FILE", help="write predictions as .json, .csv, or .html (a timeline)")
+    add("--window", type=int, metavar="T", help="classify a sliding window of T frames")
+    add("--stride", type=int, metavar="T", help="frames between windows (default: half a window)")
+    add("--segments", action="store_true", help="merge the windows into segments with one class")
+    add("--fps", type=float, metavar="F", help="frames per second, for times of segments")
+    add("--per-person", action="store_true", help="classify each body of a clip by itself")
+    add("--threshold", type=float, metavar="P", help="answer `unknown` below this probability")
+    add("--image-size", type=float, nargs=2, metavar=("H", "W"),
+        help="image height and width, for 2D poses in pixels")  # fmt: skip
+    flags.add_nan(predict)
 
-    talk = parser.add_argument_group("output")
-    talk.add_argument("--quiet", action="store_true", help="print errors only")
-    talk.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add = parser.add_argument_group("output").add_argument
+    add("--quiet", action="store_true", help="print errors only")
     return parser
 
 

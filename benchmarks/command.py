@@ -65,10 +65,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--cpu-time": {"action": "store_true", "help": "measure CPU time: for a busy machine"},
     "--json": {"type": Path, "metavar": "FILE", "help": "write the results to this file too"},
-    "--debug": {"action": "store_true", "help": "errors with their traceback"},
 }  # fmt: skip
 CONFIGURATION = ("--config", "--set", "--backbone", "--batch-size", "--amp")
-MACHINE = ("--device", "--threads", "--system-malloc", "--repeats", "--json", "--debug")
+MACHINE = ("--device", "--threads", "--system-malloc", "--repeats", "--json")
 
 
 def make_parser(name: str, description: str | None, *flags: str, **defaults: Any) -> Parser:

@@ -381,7 +381,7 @@ def main(argv: list[str]) -> None:
         "raw": (raw, 5_000, 100), "pickle": (pickled, 20_000, 100), "scale": (scale, 114_000, 6),
         "damage": (damage, 2_000, 4),
     }  # fmt: skip
-    parser = command.make_parser("data", __doc__, "--debug")
+    parser = command.make_parser("data", __doc__)
     parser.add_argument("part", choices=parts)
     for flag, kind, default, text in (
         ("--samples", command.positive, None, "number of samples"),

@@ -96,8 +96,6 @@ def main(argv: list[str]) -> None:
         "--stream", nargs="+", default=["joint", "skip-motion"], choices=STREAMS, metavar="NAME",
         help=f"one or more of {', '.join(STREAMS)} (default: joint skip-motion)",
     )  # fmt: skip
-    parser.add_argument(
-        "--seconds", type=float, default=1.0, metavar="S",
-        help="of each repeat (default: %(default)s)",
-    )  # fmt: skip
+    parser.add_argument("--seconds", type=float, default=1.0, metavar="S",
+        help="of each repeat (default: %(default)s)")  # fmt: skip
     command.run(parser.parse_args(argv), measure, report, HEAD)

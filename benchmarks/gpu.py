@@ -359,14 +359,11 @@ def main(argv: list[str]) -> None:
     machine_flags = [flag for flag in command.MACHINE if flag != "--repeats"]
     parser = command.make_parser("gpu", __doc__, "--config", "--set", *machine_flags)
     parser.add_argument("--quick", action="store_true", help="tiny networks, to try it out")
-    parser.add_argument(
-        "--only", nargs="+", default=["*"], metavar="PATTERN", help="names of jobs, e.g. 'losses/*'"
-    )
+    parser.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN",
+        help="names of jobs, e.g. 'losses/*'")  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="run what is missing from --json")
-    parser.add_argument(
-        "--minutes", type=float, default=9.0, metavar="M",
-        help="start no job after, and stop the one that runs (default: %(default)s)",
-    )  # fmt: skip
+    parser.add_argument("--minutes", type=float, default=9.0, metavar="M",
+        help="start no job after, and stop the one that runs (default: %(default)s)")  # fmt: skip
     options = parser.parse_args(argv)
     if options.resume and options.json is None:
         raise InputError("--resume needs the --json FILE of the call that it completes")

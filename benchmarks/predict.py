@@ -67,8 +67,6 @@ def report(result: Result) -> str:
 def main(argv: list[str]) -> None:
     flags = ("--config", "--set", "--backbone", "--amp", *command.MACHINE)
     parser = command.make_parser("predict", __doc__, *flags, device="cpu", threads=1, repeats=20)
-    parser.add_argument(
-        "--frames", type=command.positive, default=100, metavar="T",
-        help="frames of the raw clip (default: %(default)s)",
-    )  # fmt: skip
+    parser.add_argument("--frames", type=command.positive, default=100, metavar="T",
+        help="frames of the raw clip (default: %(default)s)")  # fmt: skip
     command.run(parser.parse_args(argv), measure, report)

@@ -87,8 +87,6 @@ def report(result: Result) -> str:
 def main(argv: list[str]) -> None:
     flags = (*command.CONFIGURATION, "--plain", "--samples", *command.MACHINE, "--cpu-time")
     parser = command.make_parser("test", __doc__, *flags, samples=1200)
-    parser.add_argument(
-        "--test-samples", type=command.positive, default=12, metavar="N",
-        help="samples to test (default: %(default)s)",
-    )  # fmt: skip
+    parser.add_argument("--test-samples", type=command.positive, default=12, metavar="N",
+        help="samples to test (default: %(default)s)")  # fmt: skip
     command.run(parser.parse_args(argv), measure, report)

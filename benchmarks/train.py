@@ -145,8 +145,6 @@ def report(result: Result) -> str:
 def main(argv: list[str]) -> None:
     flags = (*command.CONFIGURATION, "--compile", "--plain", "--samples", *command.MACHINE)
     parser = command.make_parser("train", __doc__, *flags, "--cpu-time", samples=1200)
-    parser.add_argument(
-        "--steps", type=command.positive, default=2, metavar="N",
-        help="steps per repeat (default: %(default)s)",
-    )  # fmt: skip
+    parser.add_argument("--steps", type=command.positive, default=2, metavar="N",
+        help="steps per repeat (default: %(default)s)")  # fmt: skip
     command.run(parser.parse_args(argv), measure, report)

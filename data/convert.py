@@ -143,16 +143,11 @@ def main(argv: list[str]) -> None:
         "file", type=Path,
         help="clip (.npy, .npz or .json), folder of clips, or OpenPose's folder of .json files",
     )  # fmt: skip
-    add(
-        "--image-size", type=float, nargs=2, metavar=("HEIGHT", "WIDTH"),
-        help="image size in pixels; 1 1 if positions are relative to the image",
-    )  # fmt: skip
+    add("--image-size", type=float, nargs=2, metavar=("HEIGHT", "WIDTH"),
+        help="image size in pixels; 1 1 if positions are relative to the image")  # fmt: skip
     flags.add_nan(parser)
-    add(
-        "--out", type=Path, required=True,
-        help=".npz file to write, or the folder for a folder of clips",
-    )  # fmt: skip
-    add("--debug", action="store_true", help="show the traceback of an error")
+    add("--out", type=Path, required=True,
+        help=".npz file to write, or the folder for a folder of clips")  # fmt: skip
     options = parser.parse_args(argv)
     size = tuple(options.image_size) if options.image_size else None
 

@@ -358,10 +358,8 @@ def main(argv: list[str]) -> None:
         prog="python -m data.demo", description="Write a new clip, of a person in no split."
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .skeleton file")
-    parser.add_argument(
-        "--action", choices=CLASS_NAMES, default="wave", metavar="NAME",
-        help=f"one of {', '.join(CLASS_NAMES)} (default: %(default)s)",
-    )  # fmt: skip
+    parser.add_argument("--action", choices=CLASS_NAMES, default="wave", metavar="NAME",
+        help=f"one of {', '.join(CLASS_NAMES)} (default: %(default)s)")  # fmt: skip
     options = parser.parse_args(argv)
     person = len(SUBJECTS) + 1
     clip = Clip(1, 1, person, 1, 1 + CLASS_NAMES.index(options.action))

@@ -189,13 +189,10 @@ def main(argv: list[str]) -> None:
     add("store", type=Path, help="folder of the store")
     add("--protocol", help="only the training split of this benchmark")
     add("--training-list", help="only the samples in this list")
-    add(
-        "--imbalance", type=float, default=100,
-        help="value of {imbalance} in --training-list (default: 100)",
-    )  # fmt: skip
+    add("--imbalance", type=float, default=100,
+        help="value of {imbalance} in --training-list (default: 100)")  # fmt: skip
     add("--sample", metavar="NAME", help="also write a GIF of this sample")
     add("--out", type=Path, help="folder of the pictures (default: work_dir/inspect/STORE)")
-    add("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     if args.training_list and not args.protocol:
         raise InputError("--training-list: give its benchmark with --protocol too")

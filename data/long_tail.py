@@ -371,10 +371,8 @@ def main(argv: list[str]) -> None:
     )
     add = parser.add_argument
     add("benchmark", help=f"one of {', '.join(protocols.PROTOCOLS)}")
-    add(
-        "--names", type=Path,
-        help=f"store, or file of sample names; not needed for {', '.join(SHIPPED)}",
-    )  # fmt: skip
+    add("--names", type=Path,
+        help=f"store, or file of sample names; not needed for {', '.join(SHIPPED)}")  # fmt: skip
     add("--imbalance", type=float, default=100, help="largest / smallest class (default: 100)")
     add("--out", required=True, type=Path, help="file to write")
     add(
@@ -383,15 +381,10 @@ def main(argv: list[str]) -> None:
     )  # fmt: skip
     add("--n-max", type=int, help="samples of the largest class (default: from the benchmark)")
     add("--fold", metavar="K/N", help="K-th of N folds over subjects")
-    add(
-        "--shuffle-classes", type=splits.seed, metavar="SEED",
-        help="choose the rare classes and the samples at random, with this seed",
-    )  # fmt: skip
-    add(
-        "--own-order", action="store_true",
-        help="generate a list in name order instead of using the included list",
-    )  # fmt: skip
-    add("--debug", action="store_true", help="show the traceback of an error")
+    add("--shuffle-classes", type=splits.seed, metavar="SEED",
+        help="choose the rare classes and the samples at random, with this seed")  # fmt: skip
+    add("--own-order", action="store_true",
+        help="generate a list in name order instead of using the included list")  # fmt: skip
     args = parser.parse_args(argv)
     if args.names is not None:
         check_output("--out", args.out, args.names)

@@ -233,11 +233,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         options = names.add_parser(name, help=about.splitlines()[0], description=about)
         reader.arguments(options)
         options.add_argument("--out", type=Path, help=f"folder to write (default: data/{name})")
-        options.add_argument(
-            "--workers", type=int, default=_cores(),
-            help="number of reading processes (default: one per core)",
-        )  # fmt: skip
-        options.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        options.add_argument("--workers", type=int, default=_cores(),
+            help="number of reading processes (default: one per core)")  # fmt: skip
     return parser.parse_args(argv)
 
 

@@ -81,7 +81,6 @@ def main(argv: list[str]) -> None:
     add("--which", choices=(BEST, LAST), default=BEST, help="checkpoint (default: best)")
     add("--coverage", type=float, metavar="C", help="share of the clips to answer, from 0 to 1")
     add("--device", nargs="+", metavar="D", help="GPU index, or cpu")
-    add("--debug", action="store_true", help="errors with their traceback")
     options = parser.parse_args(argv)
     if options.coverage is not None and not 0 < options.coverage <= 1:
         raise InputError(f"--coverage: must be more than 0 and at most 1, not {options.coverage}")

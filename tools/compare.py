@@ -101,26 +101,21 @@ def make_parser() -> Parser:
         **words,
     )
     add("--tune-seeds", "seeds of the trials (default: those of --seeds)", **seeds)
-    add(
-        "--tune-split", "share of the training list that the trials hold out (default: 0.2)",
-        type=float, default=0.2, metavar="F",
-    )  # fmt: skip
+    add("--tune-split", "share of the training list that the trials hold out (default: 0.2)",
+        type=float, default=0.2, metavar="F")  # fmt: skip
     add("--stream", f"{', '.join(STREAMS)} (default: joint)", choices=STREAMS, default="joint",
         metavar="NAME")  # fmt: skip
     add("--which", "checkpoint (default: last; best is chosen on the test split)",
         choices=(LAST, BEST), default=LAST)  # fmt: skip
     add("--set", "override any key for all runs", metavar="KEY=VALUE", dest="overrides", **words)
     add("--device", "GPU indices, or cpu", nargs="+", metavar="D")
-    add(
-        "--jobs", "runs side by side, dealt to the GPUs; auto: as many as fit, or one per CPU core",
-        type=flags.number_or_auto, default=1, metavar="N",
-    )  # fmt: skip
+    add("--jobs", "runs side by side, dealt to the GPUs; auto: as many as fit, or one per CPU core",
+        type=flags.number_or_auto, default=1, metavar="N")  # fmt: skip
     add("--work-dir", "root of the runs (default: work_dir); use another for other values of --set",
         type=Path, default=WORK_DIR, metavar="DIR")  # fmt: skip
     add("--output", "write PATH.md, .json, .svg and .html", type=Path, metavar="PATH")
     add("--dry-run", "print a command for each job that is missing", action="store_true")
     add("--quiet", "errors and the table only", action="store_true")
-    add("--debug", "errors with their traceback", action="store_true")
     return parser
 
 

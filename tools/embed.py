@@ -178,12 +178,9 @@ def main(argv: list[str]) -> None:
     add("--explain", nargs="+", metavar="NAME", help="relevance for these samples instead")
     add("--out", type=Path, metavar="DIR", help="output folder (default: embed/ next to weights)")
     add("--config", nargs="+", metavar="FILE", help="configuration, for a foreign checkpoint")
-    add(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-        help="override any key, e.g. store=data/elsewhere",
-    )  # fmt: skip
+    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        help="override any key, e.g. store=data/elsewhere")  # fmt: skip
     add("--device", nargs="+", help="GPU index, or cpu")
-    add("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(argv)
     if args.explain:
         reason = "does not apply to --explain, which names the samples itself"

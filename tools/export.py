@@ -177,11 +177,8 @@ def main(argv: list[str]) -> None:
     add("--format", choices=FORMATS, default="onnx", help="file format (default: onnx)")
     add("--out", type=Path, metavar="FILE", help="output file (default: next to the checkpoint)")
     add("--config", nargs="+", metavar="FILE", help="configuration, for a foreign checkpoint")
-    add(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-        help=f"override one of the keys {', '.join(USED)}",
-    )  # fmt: skip
-    add("--debug", action="store_true", help="show the traceback of an error")
+    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        help=f"override one of the keys {', '.join(USED)}")  # fmt: skip
     options = parser.parse_args(argv)
     for word in options.set:
         if word.partition("=")[0].split(".")[0].strip() not in USED:

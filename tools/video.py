@@ -357,7 +357,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--pose", type=Path, metavar="FILE", help="ONNX file of a pose network (RTMPose)")
     add("--device", nargs=1, metavar="D", help="GPU index, or cpu")
     add("--quiet", action="store_true", help="errors only")
-    add("--debug", action="store_true", help="errors with their traceback")
     options = parser.parse_args(argv)
     camera = any(source.isdecimal() for source in options.source)
     if options.weights is None and options.poses is None:

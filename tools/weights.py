@@ -62,7 +62,6 @@ def main(argv: list[str]) -> None:
     )
     add("--graph", help="layout (default: the known layout with the same number of joints)")
     add("--num-person", type=int, help="number of persons, if the weights fit any number")
-    add("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(argv)
     given = {"graph": options.graph, "num_person": options.num_person}
     given = {key: value for key, value in given.items() if value is not None}

@@ -78,7 +78,6 @@ def main(argv: list[str]) -> None:
         "--docs", type=Path, default=DOCS, metavar="DIR", help="folder of the pages (default: docs)"
     )
     add("--check", action="store_true", help="write nothing; fail if a page is not current")
-    add("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(argv)
     for path in sorted(options.docs.glob("*.md")):
         page = path.read_text(encoding="utf-8")

@@ -45,10 +45,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="upright (default for ntu_rgb_d), centered (default for other 3D layouts), "
         "image (pixels to [-1, 1]; default for 2D layouts), none",
     )  # fmt: skip
-    parser.add_argument(
-        "--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"),
-        help="image size in pixels, for --normalize image",
-    )  # fmt: skip
+    parser.add_argument("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"),
+        help="image size in pixels, for --normalize image")  # fmt: skip
     flags.add_nan(parser)
     splits.add_arguments(parser, "draw a test split: fraction of the clips, e.g. 0.3")
     parser.add_argument(

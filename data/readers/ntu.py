@@ -47,11 +47,9 @@ def reader(args: argparse.Namespace) -> Raw:
 
 def add_normalize(parser: argparse.ArgumentParser) -> None:
     """Add --normalize, also to readers of other forms of these clips."""
-    parser.add_argument(
-        "--normalize", choices=normalize.OF_PYSKL, metavar="HOW",
+    parser.add_argument("--normalize", choices=normalize.OF_PYSKL, metavar="HOW",
         help="3D poses: upright (default: spine and shoulders of the first frame aligned), or "
-        "centered (not rotated: the recipes of DG-STGCN and ProtoGCN)",
-    )  # fmt: skip
+        "centered (not rotated: the recipes of DG-STGCN and ProtoGCN)")  # fmt: skip
 
 
 def raw(

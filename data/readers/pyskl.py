@@ -99,15 +99,11 @@ class Read:
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="annotation pickle")
     parser.add_argument("--kpfiles", type=Path, help="folder of Kinetics-400's keypoint files")
-    parser.add_argument(
-        "--threshold", type=float,
+    parser.add_argument("--threshold", type=float,
         help="minimum box score in the compressed form (default: 0, which keeps all boxes, as in "
-        "the released configurations; 0.5 removes clips, also from the test split)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--pixels", action="store_true",
-        help="keep 2D poses in pixels, as in the released code for Kinetics",
-    )  # fmt: skip
+        "the released configurations; 0.5 removes clips, also from the test split)")  # fmt: skip
+    parser.add_argument("--pixels", action="store_true",
+        help="keep 2D poses in pixels, as in the released code for Kinetics")  # fmt: skip
     add_normalize(parser)
     splits.add_arguments(
         parser,

@@ -55,20 +55,14 @@ def write_overview(args: argparse.Namespace) -> None:
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog="python -m tools.report", description=__doc__)
     add = parser.add_argument
-    add(
-        "folders", nargs="+", type=Path, metavar="FOLDER",
-        help="run folder, benchmark folder, or the folder of all",
-    )  # fmt: skip
-    add(
-        "--out", type=Path, metavar="FILE",
-        help="output file (default: report.html in the first folder)",
-    )  # fmt: skip
-    add(
-        "--store", type=Path, metavar="DIR", help="prepared store (default: from the configuration)"
-    )
+    add("folders", nargs="+", type=Path, metavar="FOLDER",
+        help="run folder, benchmark folder, or the folder of all")  # fmt: skip
+    add("--out", type=Path, metavar="FILE",
+        help="output file (default: report.html in the first folder)")  # fmt: skip
+    add("--store", type=Path, metavar="DIR",
+        help="prepared store (default: from the configuration)")  # fmt: skip
     add("--clips", type=int, default=12, metavar="N", help="draw the N hardest clips (default: 12)")
     add("--figures", type=Path, metavar="DIR", help="also write plots to DIR, as PNG and PDF")
-    add("--debug", action="store_true", help="show the traceback of an error")
     return parser.parse_args(argv)
 
 

@@ -16,9 +16,10 @@ from benchmarks import command
 from benchmarks.plain import plain_config
 from benchmarks.timing import alternate
 from engine import evaluate
-from engine.build import make_feeder, make_model, open_data, to_device
+from engine.build import make_feeder, make_model, to_device
 from engine.config import Config
 from engine.precision import amp_kind, set_tf32
+from engine.run_data import open_test_data
 from model.fuse_bn import fuse_bn
 
 
@@ -50,7 +51,7 @@ class EveryBody(nn.Module):
 def measure(config: Config, options: argparse.Namespace, device: torch.device) -> Iterator[Result]:
     set_tf32(config.tf32)
     model = to_device(make_model(config), device)
-    data = open_data(config, model, training=False)
+    data = open_test_data(config, model)
     rows = data.test_rows[: options.test_samples]
     feeder = make_feeder(config, data, rows, device, clips=config.test_clips)
     fused = fuse_bn(model)

@@ -7,21 +7,20 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args, get_type_hints, overload
+from dataclasses import fields
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import torch
 from torch import nn
 
 import graph
-from data import long_tail, protocols
-from data.store import Store, copies
+from data.store import Store
 from engine.config import Config
+from engine.run_data import Data, TrainingData
 from errors import InputError, nearest
 from feeders.augment import Augmentation
 from feeders.frames import CHOICES
-from graph.shapes import check_shape
 from longtail.auxiliary import AuxiliaryLoss
 from longtail.losses import CrossEntropy
 from longtail.method import Method, Parts
@@ -152,125 +151,6 @@ def ranges(factory: Callable[..., Any]) -> dict[str, Range]:
                     if isinstance(said, Range):
                         found[name] = said
     return found
-
-
-@dataclass(frozen=True)
-class Data:
-    """An opened store and the rows of a run; class counts are those of the training list."""
-
-    store: Store
-    skeleton: graph.Skeleton
-    test_rows: np.ndarray  # (n,) rows of the test split
-    train_rows: np.ndarray | None  # (n,) training rows; None if there is no list (testing)
-    val_rows: np.ndarray  # (n,) the test rows, or those held out by val_split
-    class_counts: torch.Tensor | None  # (K,) int64
-    published_list: str | None  # digest, if the whole list is trained on and published
-    list_note: str  # how the training list was drawn, or why there is none
-    duplicates: np.ndarray  # (n,) bool: test samples equal to one of the whole training split
-    list_digest: str | None = None  # of the training list, published or not
-
-
-@dataclass(frozen=True)
-class TrainingData(Data):
-    """Data with a training list."""
-
-    train_rows: np.ndarray
-    class_counts: torch.Tensor
-
-
-@overload
-def open_data(config: Config, model: Network, training: Literal[True] = True) -> TrainingData: ...
-
-
-@overload
-def open_data(config: Config, model: Network, training: bool) -> Data: ...
-
-
-def open_data(config: Config, model: Network, training: bool = True) -> Data:
-    """Open the store, check that it fits network and protocol, and read the training list.
-
-    For training, a missing list is drawn if the rule is known (`long_tail.training_rows`). Without
-    `training`, class counts are None if the list cannot be read. Raises InputError for a store, a
-    protocol or a list that does not exist or does not fit.
-    """
-    store, num_class = Store.open(config.store), model.num_class
-    check_shape(
-        config.store, store.joints.shape[1:], model.skeleton, model.in_channels, model.num_person
-    )
-    train_split, test_rows = protocols.split(store, config.protocol, config.fold)
-    highest = int(store.labels[np.concatenate([train_split, test_rows])].max(initial=-1))
-    if highest >= num_class:
-        raise InputError(
-            f"{config.store}: label {highest}, but the network has {num_class} classes "
-            f"(model_args.num_class={num_class})"
-        )
-    if num_class > len(store.class_names):
-        raise InputError(
-            f"model_args.num_class: {num_class}, but {config.store} has "
-            f"{len(store.class_names)} classes"
-        )
-    try:
-        listed = long_tail.training_rows(
-            store, config.protocol, config.training_list, config.imbalance, config.fold,
-            config.seed, make=training,
-        )  # fmt: skip
-    except InputError as error:
-        if training:
-            raise
-        return Data(
-            store, model.skeleton, test_rows, None, test_rows, None, None, str(error),
-            copies(store, test_rows, train_split),
-        )  # fmt: skip
-    train_rows, val_rows = listed.rows, test_rows
-    if config.val_split is not None:
-        train_rows, val_rows = hold_out(
-            listed.rows, store.labels, config.val_split, config.seed,
-            persons_of(store, config.val_by),
-        )  # fmt: skip
-        if not len(val_rows):
-            way_out = {"sample": "increase it", "subject": "val_by: subject needs several persons"}
-            raise InputError(
-                f"val_split: {config.val_split} holds out no sample; {way_out[config.val_by]}"
-            )
-    class_counts = torch.bincount(torch.as_tensor(store.labels[train_rows]), minlength=num_class)
-    return TrainingData(
-        store, model.skeleton, test_rows, train_rows, val_rows, class_counts,
-        listed.digest if listed.published and config.val_split is None else None, listed.made,
-        copies(store, test_rows, train_split), listed.digest,
-    )  # fmt: skip
-
-
-def persons_of(store: Store, by: str) -> np.ndarray | None:
-    """Return the persons (N,) of a store for `val_by: subject`, None for `sample`.
-
-    InputError if the store does not know them.
-    """
-    return None if by == "sample" else protocols.persons(store, "val_by: subject")
-
-
-def hold_out(
-    rows: np.ndarray, labels: np.ndarray, share: float, seed: int,
-    persons: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Split rows into (training, validation); every class keeps a sample to train on.
-
-    rows (n,) of the store with labels (N,). `share` of each class is held out, or with `persons`
-    (N,) all samples of that share of the persons, one at least, except those of a class that no
-    other person has.
-    """
-    random = np.random.default_rng(seed)
-    held = np.zeros(len(rows), dtype=bool)
-    if persons is not None:
-        names = np.unique(persons[rows])
-        count = min(max(1, round(share * len(names))), len(names) - 1)
-        held = np.isin(persons[rows], random.permutation(names)[:count])
-        held &= np.isin(labels[rows], labels[rows[~held]])  # a class of theirs alone stays
-        return rows[~held], rows[held]
-    for label in np.unique(labels[rows]):
-        members = np.flatnonzero(labels[rows] == label)
-        count = min(round(share * len(members)), len(members) - 1)
-        held[random.permutation(members)[:count]] = True
-    return rows[~held], rows[held]
 
 
 def make_model(config: Config) -> Network:

@@ -15,6 +15,7 @@ from data import long_tail
 from data.store import Store
 from engine.config import Config
 from engine.evaluate import clips_at_once
+from engine.run_data import listed_rows
 from engine.session import Training
 from engine.train import epoch_batches, training_step
 from errors import InputError
@@ -58,9 +59,7 @@ def check_data(settings: Config) -> None:
         path = long_tail.list_path(listed, settings.imbalance, settings.fold, settings.seed)
         if not path.is_file():
             return
-    long_tail.training_rows(
-        store, settings.protocol, listed, settings.imbalance, settings.fold, settings.seed
-    )
+    listed_rows(store, settings)
 
 
 def estimate(training: Training) -> str:

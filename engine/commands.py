@@ -19,21 +19,14 @@ from engine import (
     own_data,
     predict_files,
     recipe,
-    samples,
     threads,
 )
-from engine.build import make_feeder, open_data
+from engine.build import make_feeder
 from engine.distributed import World, choose_devices, free_memory
 from engine.precision import describe_amp, set_tf32
 from engine.predict import Recognizer
-from engine.run import (
-    BEST,
-    LAST,
-    RunFolder,
-    check_store,
-    folder_for_test,
-    remembered,
-)
+from engine.run import BEST, LAST, RunFolder, folder_for_test
+from engine.run_data import check_store, check_unseen, open_test_data, remembered
 from engine.session import Training, build_training, restore
 from engine.train import test, train
 from errors import InputError
@@ -290,11 +283,11 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
     trained = None if options.config else checkpoint.settings(state, path)
     run = folder_for_test(home, settings, path, trained, options.work_dir)
     set_tf32(settings.tf32)
-    data, said, doubt = open_data(settings, model, training=False), None, ""
+    data, said, doubt = open_test_data(settings, model), None, ""
     model = model.to(devices[0])
     if checkpoint.is_own(state):
         doubt = check_store(state, data.store, model.num_class, path)
-        samples.check_unseen(state, data, path)
+        check_unseen(state, data, path)
         data, said = remembered(state, data)
     with run.lock(world):
         log = logs.Log(run if world.is_main else None, options.quiet)

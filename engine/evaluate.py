@@ -12,11 +12,11 @@ from torch import nn
 from tqdm import tqdm
 
 from engine import checkpoint, logs, recipe
-from engine.build import Data
 from engine.config import Config, from_written
 from engine.distributed import World
 from engine.precision import autocast
 from engine.run import BEST, LAST, RunFolder, digest
+from engine.run_data import Data
 from engine.wrap import eager_if_partial
 from errors import InputError
 from feeders.skeleton import Batch

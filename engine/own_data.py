@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 import model as models
-from data import long_tail, protocols
+from data import protocols
 from data.store import Store
-from engine.build import hold_out, persons_of
 from engine.config import CONFIG_ROOT, Config, load
+from engine.run_data import hold_out, listed_rows
 from errors import InputError
 from longtail import shots
 from model.upstream import Checkpoint
@@ -104,11 +104,5 @@ def with_shots(settings: Config) -> Config:
     if settings.shots != shots.AUTO:
         return settings
     store = Store.open(settings.store)
-    rows = long_tail.training_rows(
-        store, settings.protocol, settings.training_list, settings.imbalance, settings.fold,
-        settings.seed, make=True,
-    ).rows  # fmt: skip
-    if settings.val_split is not None:
-        persons = persons_of(store, settings.val_by)
-        rows, _ = hold_out(rows, store.labels, settings.val_split, settings.seed, persons)
+    _, rows, _ = listed_rows(store, settings, make=True)
     return settings.replace(shots=list(shots.automatic(np.bincount(store.labels[rows]))))

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.build import TrainingData, blame, check_used, make_feeder
+from engine.build import blame, check_used, make_feeder
 from engine.config import Config
 from engine.distributed import World
 from engine.precision import Float32Outputs
+from engine.run_data import TrainingData
 from errors import InputError
 from feeders.skeleton import Batch
 from longtail.method import Method

@@ -14,7 +14,6 @@ releases it whenever the process ends.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import re
@@ -22,24 +21,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import yaml
 from filelock import FileLock, Timeout
 
-from data import long_tail
-from data.measure import Size, compare, is_impossible
-from data.normalize import name_in
 from engine import config
 from engine.config import Config
 from engine.distributed import World
 from errors import InputError
 from files import leftovers, replacing, write_json
-
-if TYPE_CHECKING:
-    from data.store import Store
-    from engine.build import Data, TrainingData
 
 BEST, LAST = "best", "last"
 ROOT = Path(__file__).resolve().parents[1]
@@ -342,112 +334,3 @@ def _short(value: Any) -> str:
         return text
     name = re.sub(r"[^\w.]+", "_", Path(text).name if isinstance(value, str) else "")[:40]
     return f"{name}_{hashlib.sha256(text.encode()).hexdigest()[:8]}".lstrip("_")
-
-
-# --- the training data of a checkpoint ---
-
-
-def training_facts(data: TrainingData) -> dict[str, Any]:
-    """Return what a checkpoint records: digest of the list, class counts and names, code
-    version."""
-    return {
-        "list_digest": data.list_digest,
-        "store_fingerprint": data.store.fingerprint,
-        "class_counts": data.class_counts,
-        "class_names": list(data.store.class_names),
-        "code": code_version(),
-    }
-
-
-def check_same_data(state: dict[str, Any], data: TrainingData, path: Path) -> None:
-    """Raise InputError that names the changes if a run was trained on other classes or another
-    list.
-
-    `path` is its checkpoint, `state` the content.
-    """
-    check_store(state, data.store, len(data.class_counts), path)
-    if state.get("store_fingerprint") not in (None, data.store.fingerprint):
-        raise InputError(
-            f"{path}: the clips of {data.store.path} have changed since the run began; restore the "
-            "store to --resume, or start again with --overwrite"
-        )
-    before, now = state.get("list_digest"), data.list_digest
-    then, counts = state["class_counts"].tolist(), data.class_counts.tolist()
-    if then == counts and before in (None, now):  # earlier versions wrote no digest
-        return
-    changed = [k for k in range(len(counts)) if k >= len(then) or then[k] != counts[k]]
-    what = "other samples, same class counts"
-    if changed:
-        k, names = changed[0], data.store.class_names
-        what = (
-            f"{sum(then)} samples then, {sum(counts)} now; class {k} ({names[k]}) "
-            f"{then[k] if k < len(then) else 0} then, {counts[k]} now"
-        )
-        if len(changed) > 1:
-            what += f"; {len(changed)} classes differ"
-    raise InputError(
-        f"{path}: the training list has changed since the run began ({what}); restore the list to "
-        "--resume, or start again with --overwrite"
-    )
-
-
-def check_store(state: dict[str, Any], store: Store, num_class: int, path: Path) -> str:
-    """Return in what a store's clips may be of other units than a checkpoint's, '' if in nothing.
-
-    InputError if its K classes are not the store's, or if its training clips were normalized
-    otherwise or nobody can be of such a size. `state` is what checkpoint `path` of this project
-    contains.
-    """
-    names = (state.get("class_names") or ())[:num_class]
-    for k, (own, its) in enumerate(zip(names, store.class_names)):
-        if own != its:
-            raise InputError(
-                f"{path}: was trained with class {k} = {own!r}, but in {store.path} it is {its!r}; "
-                "name the store of the same classes: --set store=DIR; to train for these classes: "
-                "--new-head"
-            )
-    then, now = _normalization(state), _normalization(store.meta)
-    if None not in (then[0], now[0]) and then != now:
-        raise InputError(
-            f"{path}: was trained on clips of normalization {_shown(*then)}, but those of "
-            f"{store.path} have {_shown(*now)}; prepare them alike, or name the store: "
-            "--set store=DIR"
-        )
-    if state.get("size") is None or store.meta.get("size") is None:
-        return ""
-    usual, (_, size, _) = Size(*state["size"]), store.meta["size"]
-    doubt = compare(size, usual, "those of its training clips")
-    if doubt and not store.reading.planar and is_impossible(size, usual):
-        raise InputError(f"{path}: does not fit {store.path}: {doubt}")
-    return f"{store.path}: {doubt}" if doubt else ""
-
-
-def _normalization(facts: dict[str, Any]) -> tuple[str | None, int | None]:
-    """Return what a checkpoint or a meta.json says of normalization: its name, and its joint."""
-    name = name_in(facts)
-    return name, facts.get("centre") if name == "centered" else None
-
-
-def _shown(name: str | None, joint: int | None) -> str:
-    return str(name) if joint is None else f"{name} (joint {joint})"
-
-
-def remembered(state: dict[str, Any], data: Data) -> tuple[Data, str | None]:
-    """Return `data` with the class counts and list in a checkpoint, and a log line.
-
-    If they equal those of `data`, it is returned unchanged, with None. The list of the training is
-    used even if its file has been changed or removed.
-    """
-    counts, trained_on = state.get("class_counts"), state.get("list_digest")
-    if counts is None:
-        return data, None
-    now = data.class_counts
-    same = now is not None and counts.tolist() == now.tolist()
-    if same and trained_on in (None, data.list_digest):
-        return data, None
-    whole = state["config"].get("val_split") is None  # else a part was held out
-    published = trained_on if whole and trained_on in long_tail.PUBLISHED else None
-    line = "is missing" if now is None else "differs from that of the training"
-    return dataclasses.replace(
-        data, class_counts=counts, list_digest=trained_on, published_list=published
-    ), f"the training list {line}: the shot figures use the class counts in the checkpoint"

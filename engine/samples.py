@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data import long_tail
-from data.store import Store
 from engine import checkpoint, evaluate, precision
-from engine.build import (
-    Data,
-    TrainingData,
-    hold_out,
-    make_feeder,
-    open_data,
-    persons_of,
-    to_device,
-)
-from engine.config import Config, from_written
+from engine.build import make_feeder, to_device
+from engine.config import Config
 from engine.fusion import Scores
-from engine.run import check_same_data
+from engine.run_data import TrainingData, check_same_data, open_data, trained_rows
 from errors import InputError
 from longtail.classifiers import Samples
-from model.backbone import Output
 from model.fuse_bn import fuse_bn
 
 
@@ -51,44 +39,6 @@ def score_held_out(path: Path, device: torch.device, config: Config | None = Non
     scores = evaluate.score(net, feeder, config, device)
     names = np.asarray(data.store.names)[data.val_rows]
     return Scores(names, np.asarray(data.store.labels)[data.val_rows], scores)
-
-
-def trained_rows(state: dict[str, Any], store: Store) -> np.ndarray:
-    """Return the rows of a store that the network of a checkpoint was trained on.
-
-    None of a store other than that of its training, nor if its list cannot be read any more.
-    """
-    none = np.array([], np.int64)
-    if state.get("store_fingerprint") != store.fingerprint or "config" not in state:
-        return none
-    trained = from_written(state["config"], "the checkpoint")
-    try:
-        rows = long_tail.training_rows(
-            store, trained.protocol, trained.training_list, trained.imbalance, trained.fold,
-            trained.seed,
-        ).rows  # fmt: skip
-    except InputError:
-        return none
-    if trained.val_split is not None:
-        persons = persons_of(store, trained.val_by)
-        rows, _ = hold_out(rows, store.labels, trained.val_split, trained.seed, persons)
-    return rows
-
-
-def check_unseen(state: dict[str, Any], data: Data, path: Path, training: bool = False) -> None:
-    """Raise InputError if a checkpoint was trained on samples that it is now to be judged by: test
-    samples, or in `training` those that val_split holds out."""
-    seen = trained_rows(state, data.store)
-    judged = [(data.test_rows, "test samples", "use the protocol and the fold of its training")]
-    if training:
-        way_out = "use the val_split and seed of its training, or --set val_split=null"
-        judged.append((data.val_rows, "held-out samples", way_out))
-    for rows, what, way_out in judged:
-        if known := np.isin(rows, seen).sum():
-            raise InputError(
-                f"{path}: was trained on {known} of the {len(rows)} {what}, which would be counted "
-                f"as if it had not seen them; {way_out}"
-            )
 
 
 def for_method(
@@ -121,12 +71,6 @@ def for_method(
 def computed(model: nn.Module, feeder: Any, which: str) -> tuple[Tensor, Tensor]:
     """Return `logits` or `features` (n, ...) and the labels (n,) of all samples of a feeder."""
     rows = torch.arange(len(feeder))
-    outputs = _outputs(model, feeder, rows)
-    return torch.cat([getattr(output, which) for output in outputs]), feeder.targets(rows)
-
-
-def _outputs(model: nn.Module, feeder: Any, rows: Tensor) -> Iterator[Output]:
-    model.eval()
-    net = precision.Float32Outputs(model, "off")
-    for clips, _, _ in feeder.batches(rows.split(evaluate.CLIPS_AT_ONCE["cpu"])):
-        yield net(clips)
+    net = precision.Float32Outputs(model.eval(), "off")
+    batches = feeder.batches(rows.split(evaluate.CLIPS_AT_ONCE["cpu"]))
+    return torch.cat([getattr(net(clips), which) for clips, _, _ in batches]), feeder.targets(rows)

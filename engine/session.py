@@ -13,16 +13,17 @@ from torch import nn
 
 from data import long_tail
 from engine import checkpoint, logs, precision, recipe, samples
-from engine.build import TrainingData, make_feeder, make_method, make_model, open_data, to_device
+from engine.build import make_feeder, make_method, make_model, to_device
 from engine.config import Config
 from engine.distributed import World, synchronize_batch_norm
 from engine.rehearsal import rehearse
-from engine.run import (
-    LAST,
-    RunFolder,
+from engine.run import LAST, RunFolder, code_version
+from engine.run_data import (
+    TrainingData,
     check_same_data,
     check_store,
-    code_version,
+    check_unseen,
+    open_data,
     training_facts,
 )
 from engine.state import TrainState
@@ -88,7 +89,7 @@ def build_training(
         classes = 0 if new_head else model.num_class
         doubt = check_store(state, data.store, classes, Path(weights))
         first_method = recipe.method_of(state, Path(weights))
-        samples.check_unseen(state, data, Path(weights), training=True)
+        check_unseen(state, data, Path(weights), training=True)
         if classifier and state.get("list_digest") not in (None, data.list_digest):
             raise InputError(
                 f"{weights}: was trained on another list than {config.training_list} (imbalance "

@@ -10,9 +10,10 @@ from torch import nn
 
 import graph
 from engine import checkpoint
-from engine.build import make_feeder, make_model, open_data
+from engine.build import make_feeder, make_model
 from engine.config import Config
 from engine.evaluate import score
+from engine.run_data import open_test_data
 from errors import InputError
 from tests import fake_runs
 from tools import embed
@@ -95,7 +96,7 @@ def test_largest_dot_is_at_the_largest_relevance():
 
 def test_features_equal_those_of_single_samples(run):
     settings, model, _ = run
-    data = open_data(settings, model, training=False)
+    data = open_test_data(settings, model)
     feeder = make_feeder(settings, data, data.test_rows, CPU, clips=2)
     found, predicted = embed.features(model, feeder, CPU, settings)
     assert (predicted == score(model, feeder, settings, CPU).argmax(1)).all()
@@ -143,7 +144,7 @@ def test_command_writes_features_and_pictures(run, tmp_path):
 
 def test_command_explains_a_sample(run, tmp_path):
     settings, model, weights = run
-    data = open_data(settings, model, training=False)
+    data = open_test_data(settings, model)
     name = str(data.store.names[3])
     embed.main([str(weights), "--explain", name, "--out", str(tmp_path)])
     alone = make_feeder(settings, data, np.array([3]), CPU)

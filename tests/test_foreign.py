@@ -13,9 +13,10 @@ import main
 import model as models
 from data.store import StoreWriter
 from engine import checkpoint, config, evaluate, predict_files
-from engine.build import make_feeder, open_data
+from engine.build import make_feeder
 from engine.config import Config
 from engine.predict import LoadedNetwork, Recognizer
+from engine.run_data import open_test_data
 from errors import InputError, run_command
 from model import aagcn, ctrgcn, msg3d, names, stgcn, stgcnpp, upstream
 from model.fuse_bn import fuse_bn
@@ -308,7 +309,7 @@ def expected_scores(tiny, network):
     settings = Config(
         store=str(tiny / "store"), protocol="demo-xsub", frames=8, test_clips=2, model_args=SMALL
     )
-    data = open_data(settings, network, training=False)
+    data = open_test_data(settings, network)
     feeder = make_feeder(settings, data, data.test_rows, CPU, clips=2)
     return evaluate.score(network, feeder, settings, CPU), data, settings
 

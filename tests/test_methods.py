@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import main
-from engine import build, checkpoint, config, evaluate, train
+from engine import build, checkpoint, config, evaluate, run_data, train
 from engine.build import find_class, make_model, make_stages
 from errors import InputError
 from longtail.mixing import ShapMix
@@ -82,7 +82,7 @@ def test_class_means_are_of_all_training_samples_as_they_are_tested(tiny, whole,
         more=["--phase", "classifier", "--weights", str(whole / "last.pt")],
     )  # fmt: skip
     settings, model, _ = checkpoint.load_network(whole / "last.pt")
-    data = build.open_data(settings, model.eval())
+    data = run_data.open_data(settings, model.eval())
     feeder = build.make_feeder(settings, data, data.train_rows, torch.device("cpu"))
     features, labels = [], []
     for row in torch.arange(len(feeder)).split(1):

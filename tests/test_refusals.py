@@ -9,7 +9,7 @@ import torch
 
 import graph
 import main
-from engine import build, checkpoint, config, evaluate, session
+from engine import build, checkpoint, config, evaluate, run_data, session
 from engine.distributed import World
 from engine.state import TrainState
 from errors import BAD_INPUT, InputError, run_command
@@ -210,7 +210,7 @@ def test_fewer_samples_than_ranks(tiny, whole, tmp_path):
     """Each of four ranks scores its own of three samples; the last has none."""
     settings = config.load([tiny / "tiny-lt/joint.yaml"], ["batch_size=3"])
     net = build.make_model(settings).eval()
-    data = build.open_data(settings, net)
+    data = run_data.open_data(settings, net)
     cpu = torch.device("cpu")
     feeder = build.make_feeder(settings, data, data.test_rows[:3], cpu, clips=2)
     alone = evaluate.score(net, feeder, settings, cpu)

@@ -17,9 +17,8 @@ import main
 from data import long_tail
 from data.names import digest
 from data.store import Store
-from engine import checkpoint
+from engine import checkpoint, run_data
 from engine import run as run_folder
-from engine.build import Data
 from engine.distributed import World
 from engine.stopping import deferred_stop
 from errors import BAD_INPUT, run_command
@@ -310,7 +309,8 @@ def test_class_counts_in_a_checkpoint_replace_a_missing_list(val_split, claims):
     key = next(iter(long_tail.PUBLISHED))
     counts = torch.tensor([5, 3])
     state = {"list_digest": key, "class_counts": counts, "config": {"val_split": val_split}}
-    gone = Data(**{field.name: None for field in dataclasses.fields(Data)})
-    data, said = run_folder.remembered(state, gone)
+    fields = dataclasses.fields(run_data.Data)
+    gone = run_data.Data(**{field.name: None for field in fields})
+    data, said = run_data.remembered(state, gone)
     assert data.class_counts.tolist() == [5, 3] and data.list_digest == key
     assert data.published_list == (key if claims else None) and "is missing" in said

@@ -17,7 +17,7 @@ import main
 from data import long_tail
 from data.names import digest
 from data.store import Store, StoreWriter
-from engine import build, checkpoint, commands, evaluate, train
+from engine import build, checkpoint, commands, evaluate, run_data, train
 from engine.config import Config, load
 from engine.distributed import World, free_memory
 from engine.run import RunFolder
@@ -244,7 +244,7 @@ def test_what_is_held_out_is_drawn_by_the_seed(tiny):
     rows = np.arange(100, 116)
     held = set()
     for seed in range(20):
-        train_rows, val_rows = build.hold_out(rows, np.r_[np.full(100, 9), labels], 0.3, seed)
+        train_rows, val_rows = run_data.hold_out(rows, np.r_[np.full(100, 9), labels], 0.3, seed)
         assert sorted([*train_rows, *val_rows]) == rows.tolist()
         assert train_rows.tolist() == sorted(train_rows)  # the list's order stays
         assert np.bincount(labels[val_rows - 100], minlength=3).tolist() == [3, 2, 0]
@@ -253,7 +253,7 @@ def test_what_is_held_out_is_drawn_by_the_seed(tiny):
     file = tiny / "tiny-lt/joint.yaml"
     configs = [load([file], ["val_split=0.4"], seed=seed) for seed in range(10)]
     net = build.make_model(configs[0])
-    assert len({tuple(build.open_data(config, net).val_rows) for config in configs}) > 3
+    assert len({tuple(run_data.open_data(config, net).val_rows) for config in configs}) > 3
 
 
 def test_whole_persons_are_held_out(tiny):
@@ -262,7 +262,7 @@ def test_whole_persons_are_held_out(tiny):
     persons = np.array([1, 2, 3, 1, 2, 3, 2, 2, 3])
     rows, seen = np.arange(9), set()
     for seed in range(12):
-        train_rows, val_rows = build.hold_out(rows, labels, 0.3, seed, persons)
+        train_rows, val_rows = run_data.hold_out(rows, labels, 0.3, seed, persons)
         (held,) = set(persons[val_rows])
         assert sorted([*train_rows, *val_rows]) == rows.tolist()
         assert set(labels[train_rows]) == {0, 1, 2, 3}
@@ -273,14 +273,18 @@ def test_whole_persons_are_held_out(tiny):
     file = tiny / "tiny-lt/joint.yaml"
     config = load([file], ["val_split=0.3", "val_by=subject"])
     with pytest.raises(InputError, match=r"val_split: 0\.3 holds out no sample"):
-        build.open_data(config, build.make_model(config))  # one person trains
+        run_data.open_data(config, build.make_model(config))  # one person trains
 
 
 def test_persons_are_needed_to_hold_them_out(tmp_path):
     with StoreWriter(tmp_path / "s", "ntu_rgb_d", ["a"], (1, 25, 3)) as out:
-        out.add("clip", 0, np.ones((3, 1, 25, 3)))
+        for split in ("train", "test"):
+            out.add(split, 0, np.ones((3, 1, 25, 3)), split=split)
+    given = Config(protocol="given", training_list=None, val_split=0.5)
+    store = Store.open(tmp_path / "s")
+    assert [len(rows) for rows in run_data.listed_rows(store, given)[1:]] == [1, 0]
     with pytest.raises(InputError, match=r"samples have no 'subject', which val_by: subject needs"):
-        build.persons_of(Store.open(tmp_path / "s"), "subject")
+        run_data.listed_rows(store, given.replace(val_by="subject"))
 
 
 def test_copies_of_any_training_sample_are_left_out_of_the_clean_figure(tmp_path, monkeypatch):
@@ -297,7 +301,7 @@ def test_copies_of_any_training_sample_are_left_out_of_the_clean_figure(tmp_path
         store=str(tmp_path / "store"), protocol="demo-xsub", frames=4,
         training_list=str(tmp_path / "list.txt"), model_args={"num_class": 2},
     )  # fmt: skip
-    data = build.open_data(config, build.make_model(config))
+    data = run_data.open_data(config, build.make_model(config))
     assert data.duplicates.tolist() == [True, False, True, False]
     feeder = build.make_feeder(config, data, data.test_rows, torch.device("cpu"))
     scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.3, 0.7]], "f4")  # labels 0 1 0 1

@@ -12,8 +12,9 @@ import yaml
 import main
 from data import prepare
 from engine import own_data
-from engine.build import make_model, open_data
+from engine.build import make_model
 from engine.config import Config, load
+from engine.run_data import open_data
 from engine.session import untested
 from errors import InputError, run_command
 from longtail import shots

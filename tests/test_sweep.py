@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import main
-from engine import build, checkpoint, commands, config, recipe
+from engine import build, checkpoint, commands, config, recipe, run_data
 from errors import InputError, run_command
 from tests.comparisons import NTU60, NW_UCLA, write_result
 from tests.tiny_runs import SMALL
@@ -156,7 +156,7 @@ def test_folds_share_no_person(tiny, tmp_path):
         sweep = compare.Sweep(tiny / "tiny-lt", root=tmp_path, overrides=("training_list=null",))
         run = sweep.plan("brl", 0, fold)
         assert run.folder.parent.name == f"tiny-lt-fold{fold.replace('/', 'of')}"
-        data = build.open_data(run.settings, build.make_model(run.settings))
+        data = run_data.open_data(run.settings, build.make_model(run.settings))
         subjects = data.store.columns["subject"]
         trains, tests = ({*subjects[rows].tolist()} for rows in (data.train_rows, data.test_rows))
         assert trains and tests and not trains & tests

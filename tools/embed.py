@@ -24,11 +24,11 @@ from torch import nn
 from tqdm import tqdm
 
 from engine import checkpoint, config, logs, precision
-from engine.build import Data, make_feeder, open_data
+from engine.build import make_feeder
 from engine.distributed import World, choose_devices
 from engine.evaluate import clips_at_once
 from engine.predict import LoadedNetwork
-from engine.run import check_store, remembered
+from engine.run_data import Data, check_store, open_test_data, remembered
 from errors import InputError, Parser, run_command
 from feeders.skeleton import Batch
 from files import replacing
@@ -199,7 +199,7 @@ def main(argv: list[str]) -> None:
             "--explain NAME is possible"
         )
     precision.set_tf32(settings.tf32)
-    data = open_data(settings, model, training=False)
+    data = open_test_data(settings, model)
     state = upstream.read(args.weights)
     if checkpoint.is_own(state):
         if doubt := check_store(state, data.store, model.num_class, args.weights):

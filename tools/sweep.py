@@ -20,11 +20,11 @@ from typing import Any
 import torch
 import yaml
 
-from data import long_tail
 from data.store import Store
 from engine import checkpoint, config, own_data, recipe
-from engine.build import find_class, hold_out, make, persons_of
+from engine.build import find_class, make
 from engine.run import LAST, RunFolder
+from engine.run_data import listed_rows
 from errors import InputError, nearest
 
 WORK_DIR = Path("work_dir")
@@ -56,33 +56,29 @@ def shown(path: Path) -> str:
 # --- equal steps ---
 
 
+# The keys that determine the samples that a run trains on
+LIST_KEYS = (
+    "store", "protocol", "training_list", "imbalance", "fold", "seed", "val_split", "val_by",
+)  # fmt: skip
+
+
 @cache
-def _read_list(
-    store: str, protocol: str, training_list: str | None, imbalance: int, fold: str | None,
-    seed: int, val_split: float | None, val_by: str, num_class: int,
-) -> tuple[torch.Tensor, torch.Tensor, str]:  # fmt: skip
-    """Return labels (n,), class counts (K,) and the digest of a training list, which is drawn if
-    missing."""
-    opened = Store.open(store)
-    listed = long_tail.training_rows(
-        opened, protocol, training_list, imbalance, fold, seed, make=True
-    )
+def _read_list(num_class: int, *values: Any) -> tuple[torch.Tensor, torch.Tensor, str]:
+    """Return what `training_list` does, for the `values` of LIST_KEYS."""
+    settings = config.Config(**dict(zip(LIST_KEYS, values)))
+    store = Store.open(settings.store)
+    listed, rows, _ = listed_rows(store, settings, make=True)
     if listed.made:
         print(listed.made, file=sys.stderr)  # the lines of --dry-run stay commands
-    rows = listed.rows
-    if val_split is not None:
-        rows, _ = hold_out(rows, opened.labels, val_split, seed, persons_of(opened, val_by))
-    labels = torch.as_tensor(opened.labels[rows])
+    labels = torch.as_tensor(store.labels[rows])
     return labels, torch.bincount(labels, minlength=num_class), listed.digest
 
 
 def training_list(settings: config.Config) -> tuple[torch.Tensor, torch.Tensor, str]:
-    """Return labels (n,), class counts (K,) and the digest of the training list of a run."""
-    return _read_list(
-        settings.store, settings.protocol, settings.training_list, settings.imbalance,
-        settings.fold, settings.seed, settings.val_split, settings.val_by,
-        settings.model_args.get("num_class", 60),
-    )  # fmt: skip
+    """Return labels (n,), class counts (K,) and the digest of the training list of a run, which is
+    drawn if missing."""
+    values = (getattr(settings, key) for key in LIST_KEYS)
+    return _read_list(settings.model_args.get("num_class", 60), *values)
 
 
 def steps_per_epoch(settings: config.Config, repeat: float | None = None) -> int:

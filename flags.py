@@ -6,6 +6,7 @@ A command parses its flags before it imports what takes seconds, so this module 
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Literal, get_args
 
 Stream = Literal["joint", "bone", "skip", "joint-motion", "bone-motion", "skip-motion"]
@@ -31,3 +32,9 @@ def number_or_auto(text: str) -> int | str:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number, at least 1, or {AUTO}")
     return int(text)
+
+
+def cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -17,10 +17,10 @@ import torch
 
 import graph
 from benchmarks import command
-from benchmarks.timing import synchronize
 from data.store import Store
 from engine.build import feeder_of
 from engine.config import Config
+from engine.distributed import synchronize
 from feeders.skeleton import Feeder
 from flags import STREAMS
 

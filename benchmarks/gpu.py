@@ -37,11 +37,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import command, feed, models, test
-from benchmarks.timing import alternate, machine, peak_mib, synchronize
+from benchmarks.timing import alternate, machine, peak_mib
 from benchmarks.train import Steps
 from engine.build import make_model
 from engine.config import Config
-from engine.distributed import free_memory
+from engine.distributed import free_memory, synchronize
 from engine.precision import has_arithmetic, set_tf32
 from engine.run import code_version
 from errors import InputError

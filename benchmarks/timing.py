@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 import memory
+from engine.distributed import synchronize
 
 Step = Callable[[], object]
 
@@ -29,11 +30,6 @@ def machine(device: torch.device) -> str:
     units = torch.backends.cpu.get_cpu_capability()
     threads = torch.get_num_threads()
     return f"{platform.machine()} {units}, {threads} threads, torch {torch.__version__}"
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def alternate(

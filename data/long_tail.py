@@ -114,19 +114,6 @@ def draw(
     return np.concatenate(drawn)
 
 
-def published(names: list[str]) -> str | None:
-    """Return the name of the published list with these names, None if it is not published."""
-    return PUBLISHED.get(digest(names))
-
-
-def read_list(path: str | Path, store: Store) -> np.ndarray:
-    """Return the rows (int64) of the names in file `path`, in the order of the file.
-
-    InputError if the file cannot be read, or a name is repeated or not in the store.
-    """
-    return _rows_of(store, sample_names.read(path), path)
-
-
 def _rows_of(samples: Store | Samples, names: list[str], source: str | Path) -> np.ndarray:
     """Return the rows of names; InputError gives the number of absent names, and a reason."""
     rows = {name: row for row, name in enumerate(samples.names.tolist())}
@@ -195,7 +182,7 @@ def training_rows(
         if not make or not is_template:
             raise InputError(_way_to(path, protocol, store.path, imbalance, fold, shuffle))
         made = _make_missing(path, store, protocol, imbalance, fold, shuffle)
-    rows = read_list(path, store)
+    rows = _rows_of(store, sample_names.read(path), path)
     foreign = rows[~np.isin(rows, train)]
     if len(foreign):
         part = f" in fold {fold}" if fold else ""
@@ -207,8 +194,8 @@ def training_rows(
 
 
 def _training_list(store: Store | Samples, rows: np.ndarray, made: str = "") -> TrainingList:
-    drawn = store.names[rows].tolist()
-    return TrainingList(rows, digest(drawn), published(drawn), made)
+    key = digest(store.names[rows].tolist())
+    return TrainingList(rows, key, PUBLISHED.get(key), made)
 
 
 def _way_to(

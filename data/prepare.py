@@ -32,6 +32,7 @@ from data.quality import Quality
 from data.readers import READERS, Clip, Raw
 from data.store import StoreWriter
 from errors import InputError, Parser, run_command
+from flags import cores
 
 BATCH = 16  # items per task of a worker
 AHEAD = 4  # batches in progress per worker, which bounds the memory
@@ -233,13 +234,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         options = names.add_parser(name, help=about.splitlines()[0], description=about)
         reader.arguments(options)
         options.add_argument("--out", type=Path, help=f"folder to write (default: data/{name})")
-        options.add_argument("--workers", type=int, default=_cores(),
+        options.add_argument("--workers", type=int, default=cores(),
             help="number of reading processes (default: one per core)")  # fmt: skip
     return parser.parse_args(argv)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

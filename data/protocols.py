@@ -162,11 +162,6 @@ def _column(store: Store | Samples, column: str, what: str) -> np.ndarray:
     return store.columns[column]
 
 
-def num_class(store: Store, protocol: str) -> int:
-    """Return the number of classes of the benchmark."""
-    return get(protocol).num_class or len(store.class_names)
-
-
 def _order(store: Store | Samples, rule: Protocol, rows: np.ndarray) -> np.ndarray:
     """Return the permutation that sorts `rows` in the order of the training list."""
     columns = {"name": store.names, **store.columns}

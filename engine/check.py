@@ -14,6 +14,7 @@ import torch
 from data import long_tail
 from data.store import Store
 from engine.config import Config
+from engine.distributed import synchronize
 from engine.evaluate import clips_at_once
 from engine.run_data import listed_rows
 from engine.session import Training
@@ -102,11 +103,6 @@ def time_of_test(training: Training) -> float:
     each = (time.perf_counter() - started) / len(rows)
     tested = 2 * len(training.data.test_rows) * config.test_clips
     return each * (config.num_epoch * len(feeder) + tested)
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def memory(device: torch.device) -> float:

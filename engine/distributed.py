@@ -150,6 +150,12 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def synchronize_batch_norm(model: Network, device: torch.device) -> Network:
     """Return `model` with batch norms that share statistics between ranks; InputError on a CPU."""
     if device.type != "cuda":

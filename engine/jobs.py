@@ -27,7 +27,7 @@ from engine.distributed import World, choose_devices
 from engine.run import RunFolder
 from errors import BAD_INPUT, RESUMABLE, Stopped
 from files import last_line
-from flags import AUTO
+from flags import AUTO, cores
 
 MAIN = Path(__file__).resolve().parents[1] / "main.py"
 MARGIN, CONTEXT = 1.25, 0.8  # of the memory of a run on a GPU: a factor, and GB of CUDA's own
@@ -66,12 +66,6 @@ class Slot:
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         ours = dict.fromkeys(names, str(self.threads)) | {"OMP_WAIT_POLICY": "PASSIVE"}
         return ours | os.environ
-
-
-def cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def make_slots(

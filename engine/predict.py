@@ -140,15 +140,11 @@ def names_of(num_class: int, said: Sequence[str] | None, layout: str) -> tuple[s
     A checkpoint says those of its store, which may have more classes (a store of NTU RGB+D 120
     serves 60) or fewer; if it says none, they are the data set's of that layout.
     """
-    if not said:
-        return tuple(known_names(layout, num_class))
-    return (*said, *names.numbered([num_class - 1])[len(said) :])[:num_class]
-
-
-def known_names(layout: str, num_class: int) -> list[str]:
-    """Return class names for a checkpoint that brings none: the data set's, or numbers."""
     data_set = DATA_SETS.get((layout, num_class))
-    return names.class_names(data_set, num_class) if data_set else names.numbered([num_class - 1])
+    if not said and data_set:
+        return tuple(names.class_names(data_set, num_class))
+    said = said or ()
+    return (*said, *names.numbered([num_class - 1])[len(said) :])[:num_class]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from engine import logs
 from engine.predict import Prediction, PreparedClip, Recognizer, answer, best
 from engine.segments import Segment, segments, time, timeline
 from errors import InputError
-from files import check_output, write_json, write_text
+from files import check_output, json_text, write_text
 
 FILES_AT_ONCE = 256  # files whose windows are computed together: limits the memory
 
@@ -35,7 +35,7 @@ def run(
     stride. With `segmented` the table and the output have segments instead of windows. A file that
     cannot be used is named and skipped; their number is in an InputError at the end.
     """
-    write = writer_of(output, segmented)
+    written = writer_of(output, segmented)
     files = find_files(inputs)
     if output is not None:
         check_output("--output", Path(output), *files)
@@ -60,14 +60,14 @@ def run(
             bar.update(min(FILES_AT_ONCE, len(files) - first))
     show(predictions, segmented, quiet)
     if output is not None:
-        write(Path(output), recognizer, predictions, failed)
+        write_text(output, written(recognizer, predictions, failed))
     if failed:
         raise InputError(f"{len(failed)} of {len(files)} files could not be used, see above")
     return predictions
 
 
 def writer_of(output: str | Path | None, segmented: bool) -> Writer:
-    """Return what writes a file of that name; InputError if nothing does."""
+    """Return what makes the text of a file of that name; InputError if nothing does."""
     suffix = ".json" if output is None else Path(output).suffix
     writers = SEGMENT_WRITERS if segmented else WRITERS
     if suffix in writers:
@@ -168,94 +168,73 @@ def table_of_segments(predictions: Sequence[Prediction]) -> str:
     return logs.table(["file", "from", "to", "class", "probability"], rows)
 
 
-def write_segments_as_json(
-    path: Path, recognizer: Recognizer, predictions: Sequence[Prediction],
-    failed: dict[str, str],
-) -> None:  # fmt: skip
+# (recognizer, predictions, {file: why it failed}) to the text of a file
+Writer = Callable[[Recognizer, Sequence[Prediction], dict[str, str]], str]
+
+
+def as_json(
+    recognizer: Recognizer, predictions: Sequence[Prediction], failed: dict[str, str]
+) -> str:
+    """Return the probabilities of each file and window, and what they were computed with."""
+
+    def described(probabilities: np.ndarray) -> dict[str, Any]:
+        name = answer(recognizer.names, probabilities, recognizer.threshold)
+        return {"class": name, "probabilities": np.round(probabilities.astype(float), 6).tolist()}
+
+    checkpoints = [
+        {
+            "weights": str(member.path),
+            "stream": member.config.stream,
+            "weight": weight,
+            "temperature": member.calibration.temperature,
+        }
+        for member, weight in zip(recognizer.members, recognizer.weights)
+    ]
+    entries = [
+        {
+            **_source(prediction),
+            **described(prediction.probabilities),
+            "windows": [
+                {"first_frame": first, "last_frame": end - 1, **described(part)}
+                for (first, end), part in zip(prediction.spans.tolist(), prediction.windows)
+            ],
+        }
+        for prediction in predictions
+    ]
+    return _json(recognizer, failed, checkpoints=checkpoints, predictions=entries)
+
+
+def segments_as_json(
+    recognizer: Recognizer, predictions: Sequence[Prediction], failed: dict[str, str]
+) -> str:
     def described(s: Segment, fps: float | None) -> dict[str, Any]:
         seconds = {} if fps is None else {"start": s.first / fps, "end": s.end / fps}
         return {"first_frame": s.first, "last_frame": s.end - 1, **seconds,
                 "class": s.name, "probability": round(s.probability, 6)}  # fmt: skip
 
-    write_json(path, {
-        "class_names": list(recognizer.names), "threshold": recognizer.threshold,
-        "files": [
-            {"file": p.source, "fps": p.fps, **({"warning": p.warning} if p.warning else {}),
-             "segments": [described(s, p.fps) for s in segments(p)]}
-            for p in predictions
-        ],
-        "failed": failed,
-    })  # fmt: skip
+    entries = [
+        {**_source(p), "fps": p.fps, "segments": [described(s, p.fps) for s in segments(p)]}
+        for p in predictions
+    ]
+    return _json(recognizer, failed, files=entries)
 
 
-def write_segments_as_csv(
-    path: Path, recognizer: Recognizer, predictions: Sequence[Prediction],
-    failed: dict[str, str],
-) -> None:  # fmt: skip
-    """One row per segment; `from` and `to` are frames, or seconds if fps is known."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "from", "to", "class", "probability"])
-    for p in predictions:
-        for s in segments(p):
-            span = (s.first, s.end) if p.fps is None else (s.first / p.fps, s.end / p.fps)
-            writer.writerow([p.source, *span, s.name, f"{s.probability:.6f}"])
-    write_text(path, text.getvalue())
+def _source(prediction: Prediction) -> dict[str, str]:
+    warning = {"warning": prediction.warning} if prediction.warning else {}
+    return {"file": prediction.source, **warning}
 
 
-def write_timeline(
-    path: Path, recognizer: Recognizer, predictions: Sequence[Prediction],
-    failed: dict[str, str],
-) -> None:  # fmt: skip
-    write_text(path, timeline(predictions))
+def _json(recognizer: Recognizer, failed: dict[str, str], **content: Any) -> str:
+    head = {"class_names": list(recognizer.names), "threshold": recognizer.threshold}
+    return json_text({**head, **content, "failed": failed})
 
 
-def write_as_json(
-    path: Path, recognizer: Recognizer, predictions: Sequence[Prediction],
-    failed: dict[str, str],
-) -> None:  # fmt: skip
-    def described(probabilities: np.ndarray) -> dict[str, Any]:
-        name = answer(recognizer.names, probabilities, recognizer.threshold)
-        return {"class": name, "probabilities": np.round(probabilities.astype(float), 6).tolist()}
-
-    value = {
-        "class_names": list(recognizer.names),
-        "threshold": recognizer.threshold,
-        "checkpoints": [
-            {
-                "weights": str(member.path),
-                "stream": member.config.stream,
-                "weight": weight,
-                "temperature": member.calibration.temperature,
-            }
-            for member, weight in zip(recognizer.members, recognizer.weights)
-        ],
-        "predictions": [
-            {
-                "file": prediction.source,
-                **({"warning": prediction.warning} if prediction.warning else {}),
-                **described(prediction.probabilities),
-                "windows": [
-                    {"first_frame": first, "last_frame": end - 1, **described(part)}
-                    for (first, end), part in zip(prediction.spans.tolist(), prediction.windows)
-                ],
-            }
-            for prediction in predictions
-        ],
-        "failed": failed,
-    }
-    write_json(path, value)
-
-
-def write_as_csv(
-    path: Path, recognizer: Recognizer, predictions: Sequence[Prediction],
-    failed: dict[str, str],
-) -> None:  # fmt: skip
-    """One row per file (window `all`) and one per window if there are several; failed files have
-    none."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "window", "first_frame", "last_frame", "class", *recognizer.names])
+def as_csv(
+    recognizer: Recognizer, predictions: Sequence[Prediction], failed: dict[str, str]
+) -> str:
+    """Return one row per file (window `all`) and one per window if there are several; failed files
+    have none."""
+    rows: list[list[Any]] = []
     for prediction in predictions:
         spans = prediction.spans.tolist()
         parts: list[Any] = [("all", (spans[0][0], spans[-1][1]), prediction.probabilities)]
@@ -263,13 +242,32 @@ def write_as_csv(
             parts += zip(range(len(spans)), spans, prediction.windows)
         for window, (first, end), part in parts:
             name = answer(recognizer.names, part, recognizer.threshold)
-            figures = [f"{probability:.6f}" for probability in part]
-            writer.writerow([prediction.source, window, first, end - 1, name, *figures])
-    write_text(path, text.getvalue())
+            figures = (f"{probability:.6f}" for probability in part)
+            rows.append([prediction.source, window, first, end - 1, name, *figures])
+    return _csv(["file", "window", "first_frame", "last_frame", "class", *recognizer.names], rows)
 
 
-Writer = Callable[[Path, Recognizer, Sequence[Prediction], dict[str, str]], None]
-WRITERS: dict[str, Writer] = {".json": write_as_json, ".csv": write_as_csv}
+def segments_as_csv(
+    recognizer: Recognizer, predictions: Sequence[Prediction], failed: dict[str, str]
+) -> str:
+    """Return one row per segment; `from` and `to` are frames, or seconds if fps is known."""
+    rows = []
+    for p in predictions:
+        for s in segments(p):
+            span = (s.first, s.end) if p.fps is None else (s.first / p.fps, s.end / p.fps)
+            rows.append([p.source, *span, s.name, f"{s.probability:.6f}"])
+    return _csv(["file", "from", "to", "class", "probability"], rows)
+
+
+def _csv(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
+    return text.getvalue()
+
+
+WRITERS: dict[str, Writer] = {".json": as_json, ".csv": as_csv}
 SEGMENT_WRITERS: dict[str, Writer] = {
-    ".json": write_segments_as_json, ".csv": write_segments_as_csv, ".html": write_timeline,
-}  # fmt: skip
+    ".json": segments_as_json,
+    ".csv": segments_as_csv,
+    ".html": lambda _, predictions, failed: timeline(predictions),
+}

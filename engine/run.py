@@ -45,23 +45,15 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
+        self.log_file = self.path / "log.txt"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self._lock_file = self.path / ".lock"
 
     def __str__(self) -> str:
         return str(self.path)
 
     # --- its files ---
-
-    @property
-    def config_file(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def log_file(self) -> Path:
-        return self.path / "log.txt"
-
-    @property
-    def metrics_file(self) -> Path:
-        return self.path / "metrics.jsonl"
 
     def checkpoint(self, which: str) -> Path:
         """Return the path of the best or the last checkpoint."""
@@ -208,10 +200,6 @@ class RunFolder:
         write_json(self.result_file(which), result)
 
     # --- one process at a time ---
-
-    @property
-    def _lock_file(self) -> Path:
-        return self.path / ".lock"
 
     @contextmanager
     def lock(self, world: World | None = None) -> Iterator[None]:

@@ -131,7 +131,7 @@ def describe(training: Training, log: logs.Log) -> None:
         untested(data),
         f"{config.model}, {size:,} parameters; {training.device}, store {training.feeder.where}",
         precision.describe_amp(config.amp, training.device),
-        training.graphs.describe() if training.graphs else "",
+        "step_graph: network, loss and optimizer are one CUDA graph" if training.graphs else "",
         recipe.describe(config, recipe.departures(config), training.started_from),
         training.method.summary(),
         training.doubt and f"warning: {training.doubt}",

@@ -65,9 +65,6 @@ class StepGraphs:
             self.captured[shapes] = captured
         return self.captured[shapes](*tensors)
 
-    def describe(self) -> str:
-        return "step_graph: network, loss and optimizer are one CUDA graph"
-
     def eager(self, function: Function, tensors: Sequence[Tensor]) -> Tensor:
         """Call on a stream that is not the default one, as capture does."""
         current = torch.cuda.current_stream()

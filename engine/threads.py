@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from engine.jobs import cores
 from engine.precision import Float32Outputs
 from engine.rehearsal import unchanged
 from engine.session import Training
 from feeders.skeleton import Batch
+from flags import cores
 
 VARIABLE = "OMP_NUM_THREADS"  # its value, if set, is used
 GAIN = 1.25  # twice the threads must be this much faster

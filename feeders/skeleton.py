@@ -21,11 +21,12 @@ import torch
 from torch.utils.data import Dataset
 
 import graph
+from data.store import Store
 from errors import InputError
 from feeders import augment
 from feeders.augment import Augmentation
 from feeders.frames import FrameChoice, Table, Uniform
-from feeders.source import Clips, ClipStore, Source, take_frames
+from feeders.source import Clips, Source, take_frames
 from feeders.streams import Stream
 from graph.shapes import check_shape
 from memory import send
@@ -70,7 +71,7 @@ class Feeder(Dataset):
 
     def __init__(
         self,
-        store: ClipStore,
+        store: Store,
         rows: np.ndarray,
         stream: str = "joint",
         frames: int = 64,
@@ -114,7 +115,7 @@ class Feeder(Dataset):
         self.source = Source(store, rows, None if box else self.process, self.device, resident)
         self.table: Table | None = None if train else self._table()
 
-    def _check(self, store: ClipStore, rows: np.ndarray) -> None:
+    def _check(self, store: Store, rows: np.ndarray) -> None:
         """Raise InputError for a store, rows or sizes that cannot be fed."""
         check_shape(str(store.path), store.joints.shape[1:], self.skeleton)
         if self.channels not in (2, 3):
@@ -127,7 +128,7 @@ class Feeder(Dataset):
             if value < 1:
                 raise InputError(f"{key}: {value}, but it must be at least 1")
 
-    def _check_augmentation(self, store: ClipStore) -> None:
+    def _check_augmentation(self, store: Store) -> None:
         """Raise InputError for an augmentation that is wrong for the data or has no effect."""
         wanted = self.augmentation
         if wanted.flip and not self.stream.commutes_with(self.flip_order):

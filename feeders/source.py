@@ -9,11 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
+from data.store import Store
 from memory import send
 
 CLIPS_PER_COPY = 1024  # clips per copy to the device: about 50 MB of NTU
@@ -78,27 +79,6 @@ def shared_frames() -> Iterator[None]:
         _shared = None
 
 
-class ClipStore(Protocol):
-    """What feeding needs of a store; `data.store.Store` is one."""
-
-    @property
-    def path(self) -> Path: ...
-    @property
-    def layout(self) -> str: ...
-    @property
-    def normalization(self) -> str | None: ...
-    @property
-    def joints(self) -> np.ndarray: ...  # (F, M, V, C) float32, often memory-mapped
-    @property
-    def names(self) -> np.ndarray: ...  # (N,) str
-    @property
-    def labels(self) -> np.ndarray: ...  # (N,) int64
-    @property
-    def starts(self) -> np.ndarray: ...  # (N,) int64, first frame of each clip
-    @property
-    def lengths(self) -> np.ndarray: ...  # (N,) int64, frames of each clip
-
-
 class Source:
     """The clips of some rows of a store, processed by `prepare` (a stream; None: raw).
 
@@ -108,7 +88,7 @@ class Source:
 
     def __init__(
         self,
-        store: ClipStore,
+        store: Store,
         rows: np.ndarray,
         prepare: Prepare | None,
         device: torch.device,

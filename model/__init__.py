@@ -89,11 +89,11 @@ def network_of(
     if name is not None and (form is None or name != f"model.{form.backbone}.Model"):
         return name, args
     try:
-        found = upstream.infer_network(checkpoint.state)
-        layout = args.get("graph") or layout_of(found.num_joints, graph)
+        backbone, joints, shown = upstream.infer_network(checkpoint.state)
+        layout = args.get("graph") or layout_of(joints, graph)
     except InputError as error:
         raise InputError(f"{checkpoint.path}: {error}") from None
-    return f"model.{found.backbone}.Model", {"graph": layout, **found.model_args, **args}
+    return f"model.{backbone}.Model", {"graph": layout, **shown, **args}
 
 
 def shown_for(

@@ -1,7 +1,7 @@
 """The names of the weights of each backbone in other projects.
 
 Each known form is a list of `Entry`: one of our tensors, the tensors of theirs that it consists of,
-and how. Joining is only reordering, so the same list also converts a tensor (or its gradient) back.
+and how.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from model.layers import ConvNorm
 
@@ -24,13 +23,12 @@ from model.layers import ConvNorm
 class Entry:
     """Tensor `ours` consists of the tensors `theirs`, joined along the first axis.
 
-    `arrange` changes the joined tensor to our order of axes, `restore` does the reverse.
+    `arrange`, a linear function, changes the joined tensor to our order of axes.
     """
 
     ours: str
     theirs: tuple[str, ...]
     arrange: Callable[[Tensor], Tensor] | None = None
-    restore: Callable[[Tensor], Tensor] | None = None
 
 
 # Parts of the lists
@@ -63,7 +61,6 @@ def subsets(ours: str, *theirs: str, count: int) -> Entry:
         arrange=lambda weight: (
             weight.unflatten(0, (count, -1)).flatten(2).transpose(0, 1).flatten(1)
         ),
-        restore=lambda weight: weight.flatten(1).unflatten(1, (count, -1)).transpose(0, 1),
     )
 
 
@@ -75,7 +72,6 @@ def graphs(ours: str, *theirs: str, count: int, target_first: bool) -> Entry:
         ours,
         theirs,
         arrange=lambda matrix: matrix.flatten(0, -2).unflatten(0, (count, -1)).transpose(1, 2),
-        restore=lambda matrix: matrix.transpose(1, 2),
     )
 
 
@@ -168,7 +164,6 @@ def dgstgcn(model: Any) -> Iterator[Entry]:
             (f"{tcn}.add_coeff",),
             # theirs has 25 entries for every layout, of which the first are used
             arrange=itemgetter(slice(joints)),
-            restore=lambda value: F.pad(value, (0, 25 - len(value))),
         )
         yield from multi_scale(block.temporal, temporal, tcn)
         yield from unit_tcn(block.residual, f"{ours}.residual", f"{theirs}.residual")
@@ -266,7 +261,7 @@ def refined(
     yield Entry(f"{ours}.alpha", (f"{theirs}.alpha",))
     yield from same(f"{ours}.relate", *(f"{c}.conv{n}" for n in source_target for c in convs))
     yield from same(f"{ours}.conv", *(f"{conv}.conv3" for conv in convs))
-    yield Entry(f"{ours}.expand", expand, arrange=negate, restore=negate)
+    yield Entry(f"{ours}.expand", expand, arrange=negate)
     yield Entry(f"{ours}.expand_bias", tuple(f"{conv}.conv4.bias" for conv in convs))
     yield from norm(f"{ours}.norm", f"{theirs}.bn")
     down = f"{theirs}.down"

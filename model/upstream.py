@@ -284,33 +284,12 @@ def long_axes(shape: Iterable[int]) -> list[int]:
     return [length for length in shape if length != 1]
 
 
-def split(tensors: State, entries: list[Entry], shapes: dict[str, torch.Size]) -> State:
-    """Return our tensors (weights or gradients) under their names and in their `shapes`."""
-    result = {}
-    for entry in entries:
-        if entry.ours not in tensors or tensors[entry.ours].ndim == 0:
-            continue
-        value = tensors[entry.ours]
-        value = entry.restore(value) if entry.restore else value
-        lengths = [shapes[key].numel() for key in entry.theirs]
-        for key, part in zip(entry.theirs, value.reshape(-1).split(lengths)):
-            result[key] = part.reshape(shapes[key])
-    return result
+def infer_network(state: State) -> tuple[str, int, dict[str, Any]]:
+    """Return the network of a state dict: its module in this package, the number of joints, and the
+    arguments that names and shapes show (num_person only if they do).
 
-
-@dataclass(frozen=True)
-class Description:
-    """The network of a state dict, derived from names and shapes."""
-
-    form: str
-    backbone: str  # module within this package
-    num_joints: int
-    model_args: dict[str, Any]  # num_person only if the weights show it
-
-
-def infer_network(state: State) -> Description:
-    """Return the network of a state dict; InputError if its form is unknown or weights are
-    missing."""
+    InputError if the form is unknown or weights are missing.
+    """
     form = recognize(state)
     try:
         return _infer_network(state, form)
@@ -322,7 +301,7 @@ def infer_network(state: State) -> Description:
         ) from None
 
 
-def _infer_network(state: State, form: Form) -> Description:
+def _infer_network(state: State, form: Form) -> tuple[str, int, dict[str, Any]]:
     graph = state[form.adjacency]
     joints = graph.shape[-1]
     subsets = graph.numel() // joints**2
@@ -356,7 +335,7 @@ def _infer_network(state: State, form: Form) -> Description:
     args |= {"num_class": len(state[form.fc]), "in_channels": in_channels}
     if persons > 1:  # else the weights do not depend on the number of persons
         args["num_person"] = persons
-    return Description(form.name, form.backbone, joints, args)
+    return form.backbone, joints, args
 
 
 def has(state: State, ending: str) -> bool:

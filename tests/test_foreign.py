@@ -21,7 +21,7 @@ from errors import InputError, run_command
 from model import aagcn, ctrgcn, msg3d, names, stgcn, stgcnpp, upstream
 from model.fuse_bn import fuse_bn
 from tests import quick
-from tests.test_model import BACKBONES, ORIGINAL, original_weights, relative
+from tests.test_model import BACKBONES, ORIGINAL, original_weights, relative, with_their_names
 from tools import embed, export
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -186,7 +186,7 @@ def test_a_layout_that_is_not_known_is_given(tmp_path):
     shapes = {entry.theirs[0]: tensors[entry.ours].shape for entry in entries}
     for number, width, inputs in ((0, 8, 3), (1, 16, 8)):  # three subsets, one below the other
         shapes[f"backbone.gcn.{number}.gcn.conv.weight"] = torch.Size((3 * width, inputs, 1, 1))
-    torch.save(upstream.split(tensors, entries, shapes), path)
+    torch.save(with_their_names(tensors, entries, shapes), path)
     with pytest.raises(InputError, match=r"weights.pt: no known layout has 15 joints: set graph"):
         models.from_checkpoint(path)
     given = Config(model="model.stgcn.Model")

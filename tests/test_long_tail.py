@@ -53,8 +53,8 @@ def test_generated_ntu120_lists_equal_published(ntu120, tmp_path, benchmark, imb
     assert hashlib.sha256(out.read_bytes()).hexdigest().startswith(expected)
     names = out.read_text().split("\n")
     assert len(names) == number
-    assert long_tail.published(names) == f"{benchmark} {imbalance}"
-    assert long_tail.published(names[::-1]) is None
+    assert long_tail.PUBLISHED.get(digest(names)) == f"{benchmark} {imbalance}"
+    assert long_tail.PUBLISHED.get(digest(names[::-1])) is None
 
 
 @pytest.mark.parametrize("protocol, imbalance", NTU60)
@@ -63,7 +63,7 @@ def test_ntu60_lists_are_identified_as_published(shared: Path, protocol, imbalan
     names = path.read_text().split()
     expected, number = NTU60[protocol, imbalance]
     assert digest(names).startswith(expected) and len(names) == number
-    assert long_tail.published(names) == f"ntu60-{protocol} {imbalance}"
+    assert long_tail.PUBLISHED.get(digest(names)) == f"ntu60-{protocol} {imbalance}"
     per_class = np.bincount([parse(name)[0] for name in names])
     np.testing.assert_array_equal(per_class, long_tail.counts(600, imbalance, 60))
 

@@ -86,22 +86,38 @@ def test_released_logits(golden, name):
         assert relative(model.double()(clips.double()), vectors["logits_f64"]) < 1e-6
 
 
+def with_their_names(tensors, entries, shapes):
+    """Return our tensors, or gradients, under the names and in the `shapes` that they have there.
+
+    Joining and arranging are linear and only move entries, so their transpose takes them back.
+    """
+    found = {}
+    for entry in entries:
+        value = tensors.get(entry.ours)
+        if value is None or value.ndim == 0:
+            continue
+        theirs = [torch.zeros(shapes[key], dtype=value.dtype) for key in entry.theirs]
+
+        def join(*parts, arrange=entry.arrange, shape=value.shape):
+            joined = torch.cat(parts)
+            return (arrange(joined) if arrange else joined).reshape(shape)
+
+        _, parts = torch.autograd.functional.vjp(join, tuple(theirs), value.detach())
+        found |= zip(entry.theirs, parts)
+    return found
+
+
 def check_gradients(model, weights, vectors):
     """Compare every gradient's norm with that of the released code, under the name it has there."""
-    gradients = upstream.split(
-        {key: value.grad for key, value in model.named_parameters()},
-        list(upstream.recognize(weights).names(model)),
-        {key: value.shape for key, value in weights.items()},
-    )
+    entries = list(upstream.recognize(weights).names(model))
+    shapes = {key: value.shape for key, value in weights.items()}
+    gradients = {key: value.grad for key, value in model.named_parameters()}
+    gradients = with_their_names(gradients, entries, shapes)
     assert set(gradients) == set(vectors["names"])
     ours = [gradients[key].norm().item() for key in vectors["names"]]
     np.testing.assert_allclose(ours, vectors["grad_norm_f64"], rtol=1e-6, atol=1e-8)
     assert relative(model.fc.weight.grad, vectors["grad_fc"]) < 1e-3
-    buffers = upstream.split(
-        dict(model.named_buffers()),
-        list(upstream.recognize(weights).names(model)),
-        {key: value.shape for key, value in weights.items()},
-    )
+    buffers = with_their_names(dict(model.named_buffers()), entries, shapes)
     ours = [buffers[key].norm().item() for key in vectors["bn_names"]]
     np.testing.assert_allclose(ours, vectors["bn_norms"], rtol=1e-4)
 

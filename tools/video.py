@@ -34,7 +34,7 @@ from engine.distributed import World, choose_devices
 from engine.predict import Prediction, Recognizer
 from engine.segments import segments
 from errors import InputError, Parser, run_command
-from files import check_output, check_outputs, replacing
+from files import check_output, check_outputs, replacing, write_text
 
 ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 MODES = ("lightweight", "balanced", "performance")  # rtmlib's choices of networks
@@ -288,7 +288,7 @@ def recognize(options: argparse.Namespace, recognizer: Recognizer | None, poses:
     check_targets(videos, options)
     predictions: list[Prediction] = []
     failed: dict[str, str] = {}
-    write = predict_files.writer_of(options.output, options.window is not None)
+    written = predict_files.writer_of(options.output, options.window is not None)
     for source, below in videos.items():
         try:
             video = Video.of(source)
@@ -311,7 +311,7 @@ def recognize(options: argparse.Namespace, recognizer: Recognizer | None, poses:
             print(f"error: {failed[source]}", file=sys.stderr)
     predict_files.show(predictions, options.window is not None, options.quiet)
     if options.output is not None and recognizer is not None:
-        write(options.output, recognizer, predictions, failed)
+        write_text(options.output, written(recognizer, predictions, failed))
     if failed:
         raise InputError(f"{len(failed)} of {len(videos)} videos could not be used, see above")
 

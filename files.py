@@ -93,6 +93,20 @@ def page(title: str, style: str, body: str) -> str:
 """
 
 
+def files_below(folder: Path) -> list[Path]:
+    """Return all files in a folder and in those below it, also behind links; each folder once."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a link that leads in circles
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(place, name) for name in names]
+    return found
+
+
 def leftovers(folder: Path) -> list[Path]:
     """Return the temporary files that killed processes left in `folder`."""
     return list(folder.glob(".*.tmp"))

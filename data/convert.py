@@ -18,7 +18,7 @@ from data import clip_file, measure, normalize
 from data.names import natural_order
 from data.readers.pose_json import missing_frames, read_openpose
 from errors import InputError, Parser, run_command
-from files import check_output, check_outputs, replacing
+from files import check_output, check_outputs, files_below, replacing
 
 # Joint names of the estimators; joints are matched with those of the layouts by name.
 MEDIAPIPE_33 = (
@@ -160,7 +160,7 @@ def main(argv: list[str]) -> None:
         check_output("--out", options.out, options.file)
         one(options.file, options.out)
         return
-    files = [file for file in options.file.rglob("*") if file.suffix in clip_file.SUFFIXES]
+    files = [file for file in files_below(options.file) if file.suffix in clip_file.SUFFIXES]
     if not files:
         raise InputError(f"{options.file}: no {', '.join(clip_file.SUFFIXES)} file in it")
     if options.out.suffix:

@@ -347,6 +347,23 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
+def keys(store: Store, rows: np.ndarray) -> np.ndarray:
+    """Return a number (n,) int64 for each clip that no other clip has, in whichever store it lies:
+    64 bits of a sha256 of its name, its length and its middle frame."""
+
+    def key(row: int) -> bytes:
+        length, frame = _middle(store, row)
+        return hashlib.sha256(f"{store.names[row]}\n{length}\n".encode() + frame).digest()[:8]
+
+    return np.frombuffer(b"".join(map(key, np.asarray(rows).tolist())), "<i8").astype(np.int64)
+
+
+def _middle(store: Store, row: int) -> tuple[int, bytes]:
+    """Return the length of a clip and its middle frame."""
+    clip = store.clip(row)
+    return len(clip), clip[len(clip) // 2].tobytes()
+
+
 def copies(store: Store, test_rows: np.ndarray, train_rows: np.ndarray) -> np.ndarray:
     """Return a mask over `test_rows`: True where the clip is identical to a training clip.
 
@@ -354,18 +371,14 @@ def copies(store: Store, test_rows: np.ndarray, train_rows: np.ndarray) -> np.nd
     the same middle frame are read completely; without duplicates that is one frame per clip.
     """
 
-    def middle(row: int) -> tuple[int, bytes]:
-        clip = store.clip(row)
-        return len(clip), clip[len(clip) // 2].tobytes()
-
     def bits(row: int) -> np.ndarray:
         return store.clip(row).view(np.uint32)
 
     alike = defaultdict(list)
     for row in np.asarray(train_rows).tolist():
-        alike[middle(row)].append(row)
+        alike[_middle(store, row)].append(row)
     mask = [
-        any(np.array_equal(bits(row), bits(other)) for other in alike.get(middle(row), ()))
+        any(np.array_equal(bits(row), bits(other)) for other in alike.get(_middle(store, row), ()))
         for row in np.asarray(test_rows).tolist()
     ]
     return np.array(mask, bool)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 import memory
+from data.store import Store
 from engine import (
     check,
     checkpoint,
@@ -26,7 +27,14 @@ from engine.distributed import World, choose_devices, free_memory
 from engine.precision import describe_amp, set_tf32
 from engine.predict import Recognizer
 from engine.run import BEST, LAST, RunFolder, folder_for_test
-from engine.run_data import check_store, check_unseen, open_test_data, remembered
+from engine.run_data import (
+    check_result,
+    check_store,
+    check_unseen,
+    listed_rows,
+    open_test_data,
+    remembered,
+)
 from engine.session import Training, build_training, restore
 from engine.train import test, train
 from errors import InputError
@@ -112,9 +120,19 @@ def checked_runs(options: argparse.Namespace, world: World) -> list[Planned]:
         found.attempt(check.check_data, settings)
         if (whole := found.attempt(with_weights, settings, options)) is not None:
             found.attempt(RunFolder(folder).check, whole, options.resume, options.overwrite)
+            if options.resume:
+                found.attempt(check_finished, whole, RunFolder(folder))
             runs.append((whole, folder))
     found.refuse()
     return runs
+
+
+def check_finished(settings: config.Config, run: RunFolder) -> None:
+    """Raise InputError if a run that needs no resuming is of other data than there are now."""
+    if run.is_finished(settings):
+        store = Store.open(settings.store)
+        listed, _, _ = listed_rows(store, settings)
+        check_result(run, run.result(LAST) or {}, listed.digest, store.fingerprint)
 
 
 def planned_runs(options: argparse.Namespace) -> list[Planned]:
@@ -290,6 +308,9 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
         check_unseen(state, data, path)
         data, said = remembered(state, data)
     with run.lock(world):
+        run.check_test()
+        if world.is_main and not run.config_file.is_file():
+            config.write(settings, run.config_file)  # ensemble.py and tools.report read it
         log = logs.Log(run if world.is_main else None, options.quiet)
         if settings.amp != "off":
             log.line(describe_amp(settings.amp, devices[0]))
@@ -306,8 +327,6 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
         result = evaluate.test(
             net, settings, data, feeder, path, run, world, state=state, quiet=options.quiet
         )
-        if world.is_main and not run.config_file.is_file():
-            config.write(settings, run.config_file)  # ensemble.py and tools.report read it
         row = [path.name, *(logs.percent(result[key]) for key in shots.METRICS)]
         log.line(logs.table(["checkpoint", *logs.shot_headings(settings.shot_limits)], [row]))
         log.line(

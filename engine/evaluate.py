@@ -124,6 +124,7 @@ def test(
         "departures": recipe.departures_of_test(config, trained),
         "published_list": data.published_list,
         "list_digest": state.get("list_digest"),
+        "store_fingerprint": data.store.fingerprint,
         "code": state.get("code"),
         "made_with": state.get("made_with"),
     }

@@ -20,7 +20,7 @@ from engine import logs
 from engine.predict import Prediction, PreparedClip, Recognizer, answer, best
 from engine.segments import Segment, segments, time, timeline
 from errors import InputError
-from files import check_output, json_text, write_text
+from files import check_output, files_below, json_text, write_text
 
 FILES_AT_ONCE = 256  # files whose windows are computed together: limits the memory
 
@@ -95,7 +95,7 @@ def find_files(inputs: Sequence[str | Path]) -> list[Path]:
     for path in map(Path, inputs):
         if path.is_dir():
             within = [
-                file for file in path.rglob("*")
+                file for file in files_below(path)
                 if file.suffix in clip_file.SUFFIXES and not is_store(file.parent)
             ]  # fmt: skip
             if not within:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -64,6 +64,10 @@ class RunFolder:
 
     def result_file(self, which: str = BEST) -> Path:
         return self.path / ("result-last.json" if which == LAST else "result.json")
+
+    @property
+    def _of_test(self) -> tuple[Callable[[str], Path], ...]:
+        return self.scores_file, self.result_file
 
     @property
     def exists(self) -> bool:
@@ -176,19 +180,34 @@ class RunFolder:
         It removes only files that a run writes, including those of its tests.
         """
         if overwrite:
-            for folder in (*self.path.glob("test-*"), self.path):
-                for pattern in (
-                    "config.yaml", "last.pt", "best.pt", "log.txt", "metrics.jsonl",
-                    "events.out.tfevents.*", "scores*.npz", "result*.json",
-                ):  # fmt: skip
-                    for path in folder.glob(pattern):
-                        path.unlink()
-                if folder != self.path and folder.is_dir() and not any(folder.iterdir()):
-                    folder.rmdir()
+            for test in map(RunFolder, self.path.glob("test-*")):
+                if test.config_file.is_file():
+                    test._clear()
+                    if not any(test.path.iterdir()):
+                        test.path.rmdir()
+            self._clear()
         self.path.mkdir(parents=True, exist_ok=True)
         for path in leftovers(self.path):
             path.unlink()
         config.write(settings, self.config_file)
+
+    def _clear(self) -> None:
+        """Remove the files that this module names."""
+        both = [f(which) for f in (self.checkpoint, *self._of_test) for which in (BEST, LAST)]
+        events = self.path.glob("events.out.tfevents.*")
+        for path in (self.config_file, self.log_file, self.metrics_file, *both, *events):
+            path.unlink(missing_ok=True)
+
+    def check_test(self) -> None:
+        """Raise InputError if a test would write over a file of the user's."""
+        if self.config_file.is_file():
+            return
+        files = [f(which) for f in self._of_test for which in (BEST, LAST)]
+        for path in (*files, self.log_file):
+            if path.exists():
+                raise InputError(
+                    f"{path} is in the way of the test, and not of a run; name a --work-dir"
+                )
 
     def write_test(
         self, which: str, names: list[str], labels: np.ndarray, scores: np.ndarray,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ import graph
 from data import long_tail, protocols
 from data.measure import Size, compare, is_impossible
 from data.normalize import name_in
-from data.store import Store, copies
-from engine.config import Config, from_written
-from engine.run import code_version
+from data.store import Store, copies, keys
+from engine.config import Config
+from engine.run import RunFolder, code_version
 from errors import InputError
 from graph.shapes import check_shape
 from model.backbone import Network
@@ -45,6 +46,11 @@ class TrainingData(Data):
 
     train_rows: np.ndarray
     class_counts: torch.Tensor
+
+    @cached_property
+    def trained_on(self) -> torch.Tensor:
+        """The `keys` (n,) of the training clips, by which a later test knows them again."""
+        return torch.from_numpy(keys(self.store, self.train_rows))
 
 
 def open_data(config: Config, model: Network) -> TrainingData:
@@ -163,11 +169,12 @@ def hold_out(
 
 
 def training_facts(data: TrainingData) -> dict[str, Any]:
-    """Return what a checkpoint records: digest of the list, class counts and names, code
+    """Return what a checkpoint records: digest of the list, its clips, class counts and names, code
     version."""
     return {
         "list_digest": data.list_digest,
         "store_fingerprint": data.store.fingerprint,
+        "trained_on": data.trained_on,
         "class_counts": data.class_counts,
         "class_names": list(data.store.class_names),
         "code": code_version(),
@@ -204,6 +211,21 @@ def check_same_data(state: dict[str, Any], data: TrainingData, path: Path) -> No
         f"{path}: the training list has changed since the run began ({what}); restore the list to "
         "--resume, or start again with --overwrite"
     )
+
+
+def check_result(
+    run: RunFolder, result: dict[str, Any], list_digest: str | None, fingerprint: str | None
+) -> None:
+    """Raise InputError if the result of a finished run is of another training list, or of a store
+    with other clips, than there are now (None: not there)."""
+    for key, now, what in (
+        ("list_digest", list_digest, "trained on another list than there is"),
+        ("store_fingerprint", fingerprint, "tested on other clips than its store has"),
+    ):
+        if None not in (result.get(key), now) and result[key] != now:
+            raise InputError(
+                f"{run} was {what} now; restore the former, or name another --work-dir"
+            )
 
 
 def check_store(state: dict[str, Any], store: Store, num_class: int, path: Path) -> str:
@@ -268,31 +290,26 @@ def remembered(state: dict[str, Any], data: Data) -> tuple[Data, str | None]:
     ), f"the training list {line}: the shot figures use the class counts in the checkpoint"
 
 
-def trained_rows(state: dict[str, Any], store: Store) -> np.ndarray:
-    """Return the rows of a store that the network of a checkpoint was trained on.
+def trained_on(state: dict[str, Any], store: Store, rows: np.ndarray) -> np.ndarray:
+    """Return a mask (n,) over rows of a store: clips that the network of a checkpoint was trained
+    on.
 
-    None of a store other than that of its training, nor if its list cannot be read any more.
+    All False for a checkpoint that does not say it: of another project, or of an earlier version.
     """
-    none = np.array([], np.int64)
-    if state.get("store_fingerprint") != store.fingerprint or "config" not in state:
-        return none
-    trained = from_written(state["config"], "the checkpoint")
-    try:
-        return listed_rows(store, trained)[1]
-    except InputError:
-        return none
+    return np.isin(keys(store, rows), np.asarray(state.get("trained_on", ())))
 
 
 def check_unseen(state: dict[str, Any], data: Data, path: Path, training: bool = False) -> None:
     """Raise InputError if a checkpoint was trained on samples that it is now to be judged by: test
     samples, or in `training` those that val_split holds out."""
-    seen = trained_rows(state, data.store)
-    judged = [(data.test_rows, "test samples", "use the protocol and the fold of its training")]
+    judged = [
+        (data.test_rows, "test samples", "use the protocol, the fold and the split of its training")
+    ]
     if training:
         way_out = "use the val_split and seed of its training, or --set val_split=null"
         judged.append((data.val_rows, "held-out samples", way_out))
     for rows, what, way_out in judged:
-        if known := np.isin(rows, seen).sum():
+        if known := trained_on(state, data.store, rows).sum():
             raise InputError(
                 f"{path}: was trained on {known} of the {len(rows)} {what}, which would be counted "
                 f"as if it had not seen them; {way_out}"

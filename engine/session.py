@@ -89,12 +89,12 @@ def build_training(
         classes = 0 if new_head else model.num_class
         doubt = check_store(state, data.store, classes, Path(weights))
         first_method = recipe.method_of(state, Path(weights))
-        check_unseen(state, data, Path(weights), training=True)
         if classifier and state.get("list_digest") not in (None, data.list_digest):
             raise InputError(
                 f"{weights}: was trained on another list than {config.training_list} (imbalance "
                 f"{config.imbalance}); --phase classifier needs the list of its network"
             )
+        check_unseen(state, data, Path(weights), training=True)
     initial = None if weights is None else checkpoint.weights_digest(model.state_dict())
     model = to_device(model, device)
     if config.sync_bn and world.size > 1:

@@ -41,7 +41,7 @@ def write_result(run, top1, few, facts=None, right=None):
         "top1_clean": top1 + 2, "samples": 40, "samples_clean": 30,
         "class_counts": [200, 50, 50, 5],
     }  # fmt: skip
-    own = ("list_digest", "class_counts", "code", "started_from_digest")
+    own = ("list_digest", "store_fingerprint", "class_counts", "code", "started_from_digest")
     result |= {key: value for key, value in (facts or {}).items() if key in own}
     random = np.random.default_rng([run.seed, len(run.method)])
     order = random.permutation(40)  # samples are joined by name, not by row

@@ -82,6 +82,34 @@ def test_csv_dialects(clips: Path, text: str, encoding: str) -> None:
     assert store.columns.keys() == {"split"}
 
 
+@pytest.mark.parametrize(
+    "table, said",
+    [
+        ('file,label\nclips/0.npy,"wave\nclips/1.npy,bow\n', "line 2: not a CSV"),
+        (
+            'file,label\nclips/0.npy,a\nclips/1.npy,"b\nclips/2.npy,c\nclips/3.npy,d"\n',
+            "line 3: 'b' goes on in the next line, in quotes",
+        ),
+        ('file,label\nclips/0.npy,"a" b\n', "line 2: not a CSV"),
+        ('file;label\n"clips/0.npy";"a\n', "line 2: not a CSV"),
+    ],
+)
+def test_a_quote_that_is_not_closed_swallows_no_rows(clips: Path, capsys, table, said) -> None:
+    (clips / "labels.csv").write_text(table)
+    fails(capsys, f"labels.csv: {said}", *custom(clips))
+
+
+def test_links_to_folders_are_followed_once(clips: Path) -> None:
+    """A class has clips in a folder elsewhere; a link that leads in circles changes nothing."""
+    for number, place in enumerate(("set/run/0.npy", "elsewhere/1.npy", "set/sit/2.npy")):
+        clip(clips / place, number + 1)
+    (clips / "set/run/more").symlink_to(clips / "elsewhere")
+    (clips / "elsewhere/again").symlink_to(clips / "set/run")
+    assert run(*custom(clips, source="set")) == 0
+    store = Store.open(clips / "s")
+    assert store.names.tolist() == ["run/0", "run/more/1", "sit/2"]
+
+
 def test_other_columns_are_kept(clips: Path, capsys) -> None:
     table = "Subject,file,label,camera,hand\n7,clips/0.npy,a,01,left\n12,clips/1.npy,b,02,\n"
     (clips / "labels.csv").write_text(table)

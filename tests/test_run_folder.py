@@ -296,10 +296,29 @@ def test_overwriting_a_run_removes_its_tests_too(tiny, trained, quick):
     test_phase(trained / "best.pt", "--set", "frames=6")
     (trained / "test-frames-6/notes.txt").touch()
     test_phase(trained / "best.pt", "--set", "frames=7")
+    mine = {"scores-before-cleaning.npz", "result-notes.json", "test-camera/log.txt"}
+    (trained / "test-camera").mkdir()
+    for name in mine:
+        (trained / name).touch()
     RunFolder(trained).begin(Config(), overwrite=True)
     left = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
-    assert left == {"config.yaml", "test-frames-6/notes.txt"}
+    assert left == {"config.yaml", "test-frames-6/notes.txt", *mine}
     assert not (trained / "test-frames-7").exists()
+
+
+@pytest.mark.parametrize("name", ["scores.npz", "scores-last.npz", "log.txt"])
+def test_a_test_writes_over_no_file_of_the_users(trained, tmp_path, capsys, name):
+    """Weights of one's own lie in a folder that is not a run's, or --work-dir names one."""
+    content = checkpoint.read(trained / "best.pt")
+    checkpoint.save(tmp_path / "mine/mine.pt", content)
+    for words in ([], ["--work-dir", str(tmp_path / "other")]):
+        folder = tmp_path / ("other" if words else "mine")
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text("mine")
+        argv = ["--phase", "test", "--weights", str(tmp_path / "mine/mine.pt"), *words]
+        assert run_command(main.main, [*argv, "--device", "cpu", "--quiet"]) == 2
+        assert f"{name} is in the way of the test" in capsys.readouterr().err
+        assert (folder / name).read_text() == "mine" and not (folder / "config.yaml").exists()
 
 
 def test_any_value_becomes_a_valid_file_name(trained):

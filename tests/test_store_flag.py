@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -73,6 +74,57 @@ def test_one_command_trains_on_a_store(mine, tmp_path, monkeypatch, capsys):
     main.main(["--store", str(mine), *method, "--device", "cpu", "--set", *FEW])
     other = yaml.safe_load((tmp_path / "work_dir/mine-focal/bone/config.yaml").read_text())
     assert other["method"] == "focal" and other["store"] == str(mine)
+
+
+@pytest.fixture
+def again(tmp_path):
+    """A call that prepares the same twelve or more clips, in a store of the same name."""
+
+    def prepared(*words, number=12):
+        (tmp_path / "clips").mkdir(exist_ok=True)
+        rows = [("file", "label")]
+        for row in range(number):
+            joints = np.random.default_rng(row).normal(row % 2, 0.1, (20 + row, 20, 3))
+            np.save(tmp_path / f"clips/{row}.npy", joints + np.arange(20)[:, None] / 10)
+            rows.append((f"{row}.npy", ("sit", "wave")[row % 2]))
+        with (tmp_path / "clips/labels.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
+        argv = ["custom", str(tmp_path / "clips/labels.csv"), "--layout", "nw_ucla"]
+        argv += ["--persons", "1", "--out", str(tmp_path / "mine"), "--split", "0.4", *words]
+        assert run_command(prepare.main, argv) == 0
+        return tmp_path / "mine"
+
+    return prepared
+
+
+def test_clips_are_known_again_after_a_new_split(again, tmp_path, capsys):
+    """Of a store that was prepared again, or anew with other clips, under the same name."""
+    argv = ["--store", str(again()), "--device", "cpu", "--work-dir", str(tmp_path / "run")]
+    main.main([*argv, "--set", *FEW])
+    before = (tmp_path / "run/result.json").read_bytes()
+    for words, number in ((("--seed", "1"), 12), (("--seed", "2"), 14)):
+        again(*words, number=number)
+        argv = ["--phase", "test", "--weights", str(tmp_path / "run/best.pt"), "--device", "cpu"]
+        capsys.readouterr()
+        assert run_command(main.main, argv) == 2
+        assert re.search(r"best.pt: was trained on [1-6] of the [46] test", capsys.readouterr().err)
+    assert (tmp_path / "run/result.json").read_bytes() == before
+
+
+def test_streams_of_a_store_and_of_what_replaced_it_are_not_mixed(again, tmp_path, capsys):
+    argv = ["--store", str(again()), "--device", "cpu", "--work-dir", str(tmp_path / "run")]
+    joint = ["--work-dir", str(tmp_path / "run/joint"), "--stream", "joint"]
+    main.main([*argv[:4], *joint, "--set", *FEW])
+    again("--normalize", "none")
+    argv += ["--stream", "joint", "bone", "--resume", "--set", *FEW]
+    capsys.readouterr()
+    assert run_command(main.main, argv) == 2
+    assert "run/joint was tested on other clips than its store has now" in capsys.readouterr().err
+    again()
+    assert run_command(main.main, argv) == 0
+    again("--seed", "1")
+    assert run_command(main.main, argv) == 2
+    assert "run/joint was trained on another list than there is now" in capsys.readouterr().err
 
 
 def sorted_names():

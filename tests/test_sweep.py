@@ -132,8 +132,11 @@ def test_results_of_other_values_are_refused(tmp_path):
 
 def test_results_of_another_list_or_of_other_first_weights_are_refused(tmp_path, monkeypatch):
     """The configuration names both by a path, and does not change with their content."""
-    counts = torch.tensor([2, 1])
-    monkeypatch.setattr(sweeps, "_read_list", lambda *_: (torch.tensor([0, 0, 1]), counts, "new"))
+
+    def listed(digest, fingerprint):
+        return sweeps.Listed(torch.tensor([0, 0, 1]), torch.tensor([2, 1]), digest, fingerprint)
+
+    monkeypatch.setattr(sweeps, "_read_list", lambda *_: listed("new", "clips"))
     sweep = compare.Sweep(NW_UCLA, root=tmp_path)
     crt = sweep.plan("crt", 0)
     write_result(crt.needs, 50.0, 20.0, {"list_digest": "new"})
@@ -145,9 +148,14 @@ def test_results_of_another_list_or_of_other_first_weights_are_refused(tmp_path,
     checkpoint.save(crt.needs.place.checkpoint("last"), {"model": {"fc.bias": torch.zeros(2)}})
     with pytest.raises(InputError, match=r"began with other weights than .* has now; remove it"):
         crt.check()
-    monkeypatch.setattr(sweeps, "_read_list", lambda *_: (torch.tensor([0, 1, 1]), counts, "newer"))
-    with pytest.raises(InputError, match=r"trained on another list than .* is now"):
+    monkeypatch.setattr(sweeps, "_read_list", lambda *_: listed("newer", "clips"))
+    with pytest.raises(InputError, match=r"trained on another list than there is now"):
         crt.needs.check()
+    other = compare.Sweep(NW_UCLA, root=tmp_path / "other").plan("cross-entropy", 0)
+    write_result(other, 50.0, 20.0, {"list_digest": "new", "store_fingerprint": "clips"})
+    monkeypatch.setattr(sweeps, "_read_list", lambda *_: listed("new", "other clips"))
+    with pytest.raises(InputError, match=r"tested on other clips than its store has now"):
+        other.check()
 
 
 def test_folds_share_no_person(tiny, tmp_path):
@@ -174,7 +182,9 @@ NW_UCLA_COUNTS = torch.tensor([100, 77, 59, 46, 35, 27, 21, 16, 12, 10])
 def nw_ucla_list(monkeypatch):
     """The published list of NW-UCLA, by its counts."""
     labels = torch.arange(10).repeat_interleave(NW_UCLA_COUNTS)
-    monkeypatch.setattr(sweeps, "_read_list", lambda *_: (labels, NW_UCLA_COUNTS, ""))
+    monkeypatch.setattr(
+        sweeps, "_read_list", lambda *_: sweeps.Listed(labels, NW_UCLA_COUNTS, "", "")
+    )
 
 
 def test_equal_steps_of_the_published_list(nw_ucla_list):

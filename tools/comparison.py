@@ -22,7 +22,8 @@ from tools.sweep import Run, Sweep
 from tools.tuning import Choice
 
 FIGURES = (*shots.METRICS, "macro_f1", "ece")  # of result.json; top1_clean where it differs
-SAME = ("list_digest", "class_counts")  # in the results of runs that are compared
+# In the results of runs that are compared
+SAME = ("list_digest", "class_counts", "store_fingerprint")
 FEW_SEEDS = 5  # of fewer a bootstrap underestimates the variance by a fifth or more
 
 

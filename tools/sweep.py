@@ -24,7 +24,7 @@ from data.store import Store
 from engine import checkpoint, config, own_data, recipe
 from engine.build import find_class, make
 from engine.run import LAST, RunFolder
-from engine.run_data import listed_rows
+from engine.run_data import check_result, listed_rows
 from errors import InputError, nearest
 
 WORK_DIR = Path("work_dir")
@@ -62,8 +62,18 @@ LIST_KEYS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Listed:
+    """The samples that a run trains on."""
+
+    labels: torch.Tensor  # (n,)
+    class_counts: torch.Tensor  # (K,)
+    digest: str  # of the training list
+    fingerprint: str  # of the store
+
+
 @cache
-def _read_list(num_class: int, *values: Any) -> tuple[torch.Tensor, torch.Tensor, str]:
+def _read_list(num_class: int, *values: Any) -> Listed:
     """Return what `training_list` does, for the `values` of LIST_KEYS."""
     settings = config.Config(**dict(zip(LIST_KEYS, values)))
     store = Store.open(settings.store)
@@ -71,21 +81,21 @@ def _read_list(num_class: int, *values: Any) -> tuple[torch.Tensor, torch.Tensor
     if listed.made:
         print(listed.made, file=sys.stderr)  # the lines of --dry-run stay commands
     labels = torch.as_tensor(store.labels[rows])
-    return labels, torch.bincount(labels, minlength=num_class), listed.digest
+    counts = torch.bincount(labels, minlength=num_class)
+    return Listed(labels, counts, listed.digest, store.fingerprint)
 
 
-def training_list(settings: config.Config) -> tuple[torch.Tensor, torch.Tensor, str]:
-    """Return labels (n,), class counts (K,) and the digest of the training list of a run, which is
-    drawn if missing."""
+def training_list(settings: config.Config) -> Listed:
+    """Return the samples that a run trains on; its list is drawn if missing."""
     values = (getattr(settings, key) for key in LIST_KEYS)
     return _read_list(settings.model_args.get("num_class", 60), *values)
 
 
 def steps_per_epoch(settings: config.Config, repeat: float | None = None) -> int:
     """Return the optimizer steps of an epoch, of one process; `repeat` in place of the run's."""
-    labels, counts, _ = training_list(settings)
+    listed = training_list(settings)
     repeat = settings.repeat if repeat is None else repeat
-    samples = len(make(settings, "sampling", labels, counts, repeat))
+    samples = len(make(settings, "sampling", listed.labels, listed.class_counts, repeat))
     return math.ceil(samples / (settings.batch_size * settings.accumulate))
 
 
@@ -165,12 +175,12 @@ class Run:
             )
         if (result := self.result()) is None:
             return
-        trained_on = result.get("list_digest")
-        if trained_on is not None and self.list_digest not in (None, trained_on):
-            raise InputError(
-                f"{self.folder} was trained on another list than {self.settings.training_list} "
-                "is now; restore the list, or name another --work-dir"
-            )
+        try:
+            listed = training_list(self.settings)
+        except InputError:  # it is not there any more
+            listed = None
+        if listed is not None:
+            check_result(self.place, result, listed.digest, listed.fingerprint)
         began_with = result.get("started_from_digest")
         if self.needs is not None and began_with is not None:
             content = checkpoint.read(self.needs.place.checkpoint(LAST))
@@ -179,14 +189,6 @@ class Run:
                     f"{self.folder} began with other weights than {self.needs.folder} has now; "
                     "remove it, and it is run again"
                 )
-
-    @property
-    def list_digest(self) -> str | None:
-        """The digest of the training list as it is now; None if it is not there."""
-        try:
-            return training_list(self.settings)[2]
-        except InputError:
-            return None
 
     def result(self, which: str = LAST) -> dict[str, Any] | None:
         """Return the result of the last or best checkpoint; None while the run is not finished."""

@@ -34,7 +34,7 @@ from engine.distributed import World, choose_devices
 from engine.predict import Prediction, Recognizer
 from engine.segments import segments
 from errors import InputError, Parser, run_command
-from files import check_output, check_outputs, replacing, write_text
+from files import check_output, check_outputs, files_below, replacing, write_text
 
 ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 MODES = ("lightweight", "balanced", "performance")  # rtmlib's choices of networks
@@ -185,7 +185,7 @@ def find_videos(sources: Sequence[str]) -> dict[str, Path]:
         if not Path(source).is_dir():
             found[source] = Path(Path(source).name)
             continue
-        within = [file for file in Path(source).rglob("*") if file.suffix.lower() in ENDINGS]
+        within = [file for file in files_below(Path(source)) if file.suffix.lower() in ENDINGS]
         if not within:
             raise InputError(f"{source}: no {', '.join(ENDINGS)} file in it")
         within.sort(key=lambda file: natural_order(file.as_posix()))

@@ -9,7 +9,7 @@ from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 
 from errors import InputError
-from files import UNREADABLE
+from files import UNREADABLE, files_below
 
 DAMAGED = (*UNREADABLE, tarfile.TarError, LZMAError)
 
@@ -38,7 +38,8 @@ def list_files(source: Path, suffix: str) -> list[File]:
     cannot be read or contains no such file.
     """
     if source.is_dir():
-        files = [File(str(path), path.name) for path in source.rglob(f"*{suffix}")]
+        within = (path for path in files_below(source) if path.name.endswith(suffix))
+        files = [File(str(path), path.name) for path in within]
     else:
         files = [
             File(f"{source}:{member}", PurePosixPath(member.replace("\\", "/")).name, content)

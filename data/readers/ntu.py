@@ -22,7 +22,7 @@ from data import names, normalize
 from data.readers import Clip, Raw
 from data.readers.skeleton_file import NUM_JOINTS, Bodies, parse
 from errors import InputError
-from files import UNREADABLE
+from files import UNREADABLE, files_below
 
 EXAMPLES = dict.fromkeys(("ntu", "ntu60", "ntu120"), "FOLDER_OR_ZIP...")
 MIN_FRAMES = 12  # a shorter track is noise if there are others
@@ -99,7 +99,8 @@ def list_files(sources: list[Path]) -> list[Item]:
     files: list[Item] = []
     for source in sources:
         if source.is_dir():
-            files += [(str(path), None) for path in source.rglob("*.skeleton")]
+            within = (path for path in files_below(source) if path.suffix == ".skeleton")
+            files += [(str(path), None) for path in within]
         elif source.suffix == ".skeleton" and source.is_file():
             files.append((str(source), None))
         else:

@@ -20,6 +20,7 @@ from data.readers import Clip, Raw
 from data.readers.json_file import JsonFile
 from data.readers.npz_file import load
 from errors import InputError
+from files import files_below
 
 EXAMPLES = {"nw-ucla": "FOLDER_OR_NPZ"}
 NUM_JOINTS = 20
@@ -34,7 +35,8 @@ def reader(args: argparse.Namespace) -> Raw:
     items: Iterable[Any]
     read: Callable[[Any], Clip]
     if args.source.is_dir():
-        items, read = sorted(args.source.rglob("*.json"), key=lambda path: path.stem), read_json
+        files = [path for path in files_below(args.source) if path.suffix == ".json"]
+        items, read = sorted(files, key=lambda path: path.stem), read_json
         if not items:
             raise InputError(f"{args.source}: contains no JSON files")
         total = len(items)

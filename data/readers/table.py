@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from data.names import decode_file, natural_order
 from data.readers.splits import PARTS
 from errors import InputError
+from files import files_below
 
 SEPARATORS = ",;\t"
 # Names that the store itself uses; a column cannot have them.
@@ -79,31 +80,48 @@ def _csv(path: Path) -> Table:
 
 
 def _rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
-    """Return the header (in lower case), rows with as many fields, and the line of each row."""
-    text = decode_file(path)
-    heads: list[list[str]] = []
-    for separator in SEPARATORS:
-        try:
-            reader = csv.reader(text.splitlines(True), delimiter=separator, skipinitialspace=True)
-            rows = [(reader.line_num, [field.strip() for field in row]) for row in reader]
-        except csv.Error as error:
-            raise InputError(f"{path}: line {reader.line_num}: not a CSV ({error})") from None
-        rows = [(line, row) for line, row in rows if any(row)]  # spreadsheets write empty rows
-        heads.append([key.lower() for key in rows[0][1]] if rows else [])
-        if {"file", "label"} <= set(heads[-1]):
-            break
-    else:
-        longest = max(heads, key=len)
+    """Return the header (in lower case), rows with as many fields, and the first line of each row.
+
+    InputError names the line of a quote that is not closed: it would swallow the rows below it.
+    """
+    lines = decode_file(path).splitlines(True)
+    heads = {separator: _head(lines, separator) for separator in SEPARATORS}
+    separator = next((s for s in SEPARATORS if {"file", "label"} <= set(heads[s])), None)
+    if separator is None:
+        longest: list[str] = max(heads.values(), key=len)
         shown = ",".join(longest)[:80]
         raise InputError(f"{path}: line 1: the header is {shown!r}, not file,label[,split]")
-    head = heads[-1]
+    head = heads[separator]
     if twice := [key for key in head if key and head.count(key) > 1]:
         raise InputError(f"{path}: line 1: duplicate column {twice[0]!r}")
-    for line, row in rows[1:]:
-        if any(row[len(head) :]):
-            raise InputError(f"{path}: line {line}: has more fields than the header")
-    padded = [(row + [""] * len(head))[: len(head)] for _, row in rows[1:]]
-    return head, padded, [line for line, _ in rows[1:]]
+    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
+    rows, line = [], 1
+    try:
+        for row in reader:
+            fields = [field.strip() for field in row]
+            if broken := next((field for field in fields if len(field.splitlines()) > 1), None):
+                raise InputError(
+                    f"{path}: line {line}: {broken.splitlines()[0]!r} goes on in the next line, in "
+                    "quotes; close the quote, or remove the line break"
+                )
+            if any(fields[len(head) :]):
+                raise InputError(f"{path}: line {line}: has more fields than the header")
+            if any(fields):  # spreadsheets write empty rows
+                rows.append((line, (fields + [""] * len(head))[: len(head)]))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{path}: line {line}: not a CSV ({error})") from None
+    return head, [fields for _, fields in rows[1:]], [line for line, _ in rows[1:]]
+
+
+def _head(lines: list[str], separator: str) -> list[str]:
+    """Return the fields of the first line that has any, in lower case."""
+    try:
+        rows = csv.reader(lines, delimiter=separator, skipinitialspace=True)
+        fields = ([field.strip().lower() for field in row] for row in rows)
+        return next(filter(any, fields), [])
+    except csv.Error:
+        return []
 
 
 def _parts(words: Sequence[str], where: Callable[[int], str]) -> list[str]:
@@ -134,13 +152,15 @@ def _folders(source: Path, suffixes: Sequence[str]) -> Table:
         )
     files: list[Path] = []
     for folder in [inner for part in top for inner in _within(part)] if is_split else top:
-        found = [path for path in folder.rglob("*") if path.suffix in suffixes]
+        found = [path for path in files_below(folder) if path.suffix in suffixes]
         found = [path for path in found if not _is_hidden(path.relative_to(folder).parts)]
         if not found:
             raise InputError(f"{folder}: this class folder has no {', '.join(suffixes)} file")
         files += sorted(found, key=lambda path: natural_order(path.as_posix()))
     known = set(files)
-    outside = [path for path in source.rglob("*") if path.suffix in suffixes and path not in known]
+    outside = [
+        path for path in files_below(source) if path.suffix in suffixes and path not in known
+    ]
     outside = [path for path in outside if not _is_hidden(path.relative_to(source).parts)]
     tables = sorted(source.glob("*.csv"))
     hint = f"; did you mean the table {tables[0]}?" if tables else ""

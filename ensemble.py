@@ -13,7 +13,14 @@ from typing import Any
 
 from engine import logs
 from engine.config import CONFIG_ROOT, benchmark_folder, folder_name, load, tag_of
-from engine.fusion import ENSEMBLE, Scores, fuse, fusions_of, read_streams
+from engine.fusion import (
+    ENSEMBLE,
+    Scores,
+    fuse,
+    fusions_of,
+    of_other_methods,
+    read_streams,
+)
 from engine.run import RunFolder
 from errors import InputError, Parser, run_command
 from files import write_json
@@ -129,7 +136,8 @@ def compare(
         "which": which,
         "shots": list(limits),
         "missing": missing,
-        "notes": [f"{name}: {why}" for name in runs if (why := published.why_none(runs[name]))],
+        "notes": of_other_methods(runs)
+        + [f"{name}: {why}" for name in runs if (why := published.why_none(runs[name]))],
         "rows": rows,
     }
 

@@ -146,7 +146,7 @@ class Store:
         try:
             return np.array([self._by_name[name] for name in names], np.int64)
         except KeyError as error:
-            (name,) = error.args
+            name = str(error.args[0])
             hint = nearest(name, self._by_name) if len(self) < 10_000 else ""
             raise InputError(f"{self.path}: does not contain a sample {name!r}{hint}") from None
 

@@ -107,6 +107,7 @@ def test(
     counts = data.class_counts
     result |= shots.calibration(scores, labels) | {
         "class_counts": None if counts is None else counts.tolist(),
+        "class_names": data.store.class_names[: scores.shape[1]],
         "samples": len(labels),
         "top1_clean": metrics(scores[deduplicated], labels[deduplicated], counts, config)["top1"],
         "samples_clean": int(deduplicated.sum()),

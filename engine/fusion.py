@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -25,7 +26,24 @@ OTHER_FUSIONS: dict[str, dict[str, dict[str, float]]] = {
 # Also holds for the sums of float16 probabilities.
 SUM_TOLERANCE = 1e-3
 
+# The keys by which the streams of one method are alike
+OF_METHOD = (
+    "method", "objective", "loss", "loss_args", "mixing", "mixing_args", "sampling",
+    "class_weights", "classifier", "model",
+)  # fmt: skip
 ENSEMBLE = "ensemble.json"  # of ensemble.py, in the folder of the streams
+
+
+def of_other_methods(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for each run, {name: configuration}, that is not of the first one's method
+    or backbone: their fusion is that of neither."""
+    (first, own), *others = configs.items()
+    found = {name: [k for k in OF_METHOD if own.get(k) != its.get(k)] for name, its in others}
+    return [
+        f"{name} is of another method or backbone than {first} (it differs in {', '.join(keys)})"
+        for name, keys in found.items()
+        if keys
+    ]
 
 
 @dataclass(frozen=True)

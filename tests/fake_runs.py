@@ -96,6 +96,7 @@ def run_folder(
     seed: int = 0,
     tail: float = 1.2,
     store: str = "data/ntu60",
+    class_names: list[str] | None = None,
     **config,
 ) -> Path:
     """Write a run folder with all files of training and testing except the checkpoints."""
@@ -124,6 +125,8 @@ def run_folder(
         "departures": [], "published_list": PUBLISHED, "list_digest": PUBLISHED, "code": "0c0de",
         "made_with": {"date": "2026-11-26", "torch": "2.13.0", "device": "cpu (AVX2)"},
     }  # fmt: skip
+    if class_names is not None:
+        result["class_names"] = class_names
     (path / "result.json").write_text(json.dumps(result))
     last = result | {"weights": "last.pt", "top1": result["top1"] - 0.4}
     (path / "result-last.json").write_text(json.dumps(last))

@@ -100,6 +100,34 @@ def test_runs_have_distinct_names(work):
     assert len(report.entries) == 2
 
 
+def test_runs_of_several_methods_are_not_fused(tmp_path):
+    """They may share a folder by --work-dir, or the names of two folders."""
+    fake_runs.run_folder(tmp_path / "R/balanced", "joint", samples=120, method="balanced-softmax")
+    fake_runs.run_folder(tmp_path / "R/brl", "bone", samples=120)
+    report = gather([tmp_path / "R"])
+    assert len(report.entries) == 2
+    said = "no fusion: bone is of another method or backbone than joint (it differs in method)."
+    assert said in report.notes
+    for folder, streams in (("A/s", ("joint",)), ("B/s", ("joint", "bone"))):
+        fake_runs.benchmark_folder(tmp_path / folder, streams, samples=120)
+    report = gather([tmp_path / "A/s", tmp_path / "B/s"])
+    fused = [entry for entry in report.entries if len(entry.weights) > 1]
+    assert [entry.group for entry in fused] == [str(tmp_path / "B/s")]
+    assert len({run.name for run in report.runs}) == 3 and len(report.sentences) == 1
+
+
+def test_classes_have_the_names_that_the_run_was_tested_with(tmp_path, capsys):
+    """Whatever the store has been made since; clips that it lacks are not drawn."""
+    own = [f"class {k}" for k in range(60)]
+    folder = fake_runs.run_folder(
+        tmp_path / "s/joint", samples=120, store=str(tmp_path / "store"), class_names=own
+    )
+    fake_runs.store(tmp_path / "store", 60, 60, ["another", *own[:59]])
+    main([str(folder)])
+    assert content(folder / "report.html")["classes"] == own
+    assert re.search("note: Clips are not drawn: .*does not contain", capsys.readouterr().out)
+
+
 def test_runs_of_different_benchmarks_are_rejected(work, tmp_path):
     other = fake_runs.run_folder(tmp_path / "nw-ucla" / "joint", samples=40, classes=10)
     with pytest.raises(InputError, match=r"60 classes.* 10; make separate reports"):

@@ -28,7 +28,12 @@ def main(argv: list[str]) -> None:
     report = gather(args.folders)
     store = find_store(report, args.store)
     classes = class_names(report, store)
-    drawn = clips.draw(report.lead, store, args.clips) if store and report.entries else []
+    drawn: list[clips.Clip] = []
+    if store and report.entries:
+        try:
+            drawn = clips.draw(report.lead, store, args.clips)
+        except InputError as error:
+            report.notes.append(f"Clips are not drawn: {error}")
     edges = graph.load(store.layout).edges if store else ()
     out = args.out or args.folders[0] / "report.html"
     write_text(out, page.render(page.encode(report, classes, drawn, edges)))
@@ -79,8 +84,19 @@ def find_store(report: Report, given: Path | None) -> Store | None:
 
 
 def class_names(report: Report, store: Store | None) -> list[str]:
-    """Return the names of the K classes, from the store, otherwise those of the data set."""
+    """Return the names of the K classes: those that the runs were tested with, else those in the
+    store, else the data set's."""
     K = report.num_class
+    facts = {run.name: run.facts for run in report.runs}
+    named = {name: its["class_names"] for name, its in facts.items() if "class_names" in its}
+    if named:
+        first, own = next(iter(named.items()))
+        report.notes += [
+            f"{name} has other class names than {first}, whose are shown."
+            for name, others in named.items()
+            if others != own
+        ]
+        return list(own)
     if store and len(store.class_names) >= K:
         return store.class_names[:K]  # a store of NTU 120 can be used for NTU 60
     if store:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.fusion import ENSEMBLE, Scores, fuse, fusions_of
+from engine.fusion import ENSEMBLE, Scores, fuse, fusions_of, of_other_methods
 from engine.run import LAST, RunFolder
 from errors import InputError
 from flags import STREAMS
@@ -143,6 +143,7 @@ def gather(folders: Iterable[str | Path]) -> Report:
     """
     paths = [path for folder in folders for path in run_folders(Path(folder))]
     runs = [read_run(path) for path in {path.resolve(): path for path in paths}.values()]
+    tell_folders_apart(runs)
     name_runs(runs)
     check_comparable(runs)
     report = Report(runs, [], None, shots.SHOTS)
@@ -205,6 +206,15 @@ def read_run(path: Path) -> Run:
         last=folder.result(LAST),
         scores=Scores.read(scores) if scores.is_file() else None,
     )
+
+
+def tell_folders_apart(runs: list[Run]) -> None:
+    """Set the group of runs to the path of their folder where two folders have one name."""
+    folders = {run.path.resolve().parent for run in runs}
+    names = [folder.name for folder in folders]
+    for run in runs:
+        if names.count(run.group) > 1:
+            run.group = str(run.path.resolve().parent)
 
 
 def name_runs(runs: list[Run]) -> None:
@@ -336,6 +346,9 @@ def fusions(report: Report, group: str) -> list[Entry]:
     prefix = ""
     if any(run.group != group for run in report.runs):
         prefix = f"{group_name(runs[0], report.runs)} · "
+    if others := of_other_methods({run.name: run.config for run in runs}):
+        report.notes.append(f"{prefix}no fusion: {'; '.join(others)}.")
+        return []
     known = fusions_of(runs[0].config.get("benchmark") or group)
     known |= fusions_made(runs[0].path.parent / ENSEMBLE, report, set(streams), known)
     missing = {stream for weights in known.values() for stream in weights} - streams.keys()

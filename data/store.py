@@ -193,7 +193,7 @@ class StoreWriter:
         self.columns: dict[str, list[Any]] = defaultdict(list)
         self.seen: set[str] = set()
         self.frames = 0
-        _refuse_foreign(self.path)
+        _refuse_foreign(self.path, self.meta)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(self.path)
         self.partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
@@ -313,12 +313,28 @@ def _naming(path: Path) -> Iterator[None]:
         raise
 
 
-def _refuse_foreign(path: Path) -> None:
-    """Raise InputError if `path` contains anything but a store, because it would be replaced."""
-    if path.is_dir() and all(entry.name in FILES for entry in path.iterdir()):
+def _refuse_foreign(path: Path, meta: dict[str, Any]) -> None:
+    """Raise InputError if `path` contains anything but a store of the same source, because it would
+    be replaced."""
+    if not path.exists():
         return
-    if path.exists():
+    names = {entry.name for entry in path.iterdir()} if path.is_dir() else {path.name}
+    if not names:
+        return
+    if not (is_store(path) and names <= set(FILES)):
         raise InputError(f"--out {path}: contains other files; give a new folder for the store")
+    try:
+        before = json.loads((path / "meta.json").read_text(encoding="utf-8")).get("source")
+    except (ValueError, AttributeError):  # of a damaged store nothing is lost
+        return
+    then, now = (
+        {Path(source).resolve() for source in said or ()} for said in (before, meta.get("source"))
+    )
+    if then and now and then != now:
+        raise InputError(
+            f"--out {path}: contains a store of {', '.join(before)}, which would be replaced; name "
+            "all sources in one command, give a new folder, or remove that one"
+        )
 
 
 def _remove_leftovers(path: Path) -> None:

@@ -13,7 +13,7 @@ import model as models
 from data import protocols
 from data.store import Store
 from engine.config import CONFIG_ROOT, Config, load
-from engine.run_data import hold_out, listed_rows
+from engine.run_data import hold_out, listed_rows, trained_stream
 from errors import InputError
 from longtail import shots
 from model.upstream import Checkpoint
@@ -33,7 +33,7 @@ def values_of(
     of steps go by the number and the lengths of the training clips: 16 to 64 channels, 32 frames if
     the median clip has no more, and 24 epochs of at least STEPS steps in total. A tenth of the
     training clips (more of a few) is held out and selects best.pt. A run that starts from `weights`
-    has the backbone of that checkpoint. Raises InputError for a store with no split.
+    has the backbone and the stream of that checkpoint. Raises InputError for a store with no split.
     """
     store = Store.open(path)
     protocol = protocol_of(store)
@@ -64,6 +64,8 @@ def values_of(
     if weights is not None:
         network.pop("base_channels", None)
         values["model"] = backbone_of(weights, store.layout)
+        if stream := trained_stream(Checkpoint.read(weights).content):
+            values["stream"] = stream
     return dataclasses.asdict(load([METHOD], below=values)) if with_method else values
 
 

@@ -264,6 +264,11 @@ class Recognizer:
         if threshold is None and not others:
             threshold = first.calibration.threshold
         self.threshold = threshold or 0.0
+        if self.threshold and UNKNOWN in self.names:
+            raise InputError(
+                f"--threshold: a class is called {UNKNOWN}, as is the answer below the threshold; "
+                "rename the class, or give --threshold 0"
+            )
 
     @classmethod
     def load(
@@ -307,7 +312,8 @@ class Recognizer:
         """Return the input of the network for a clip, (test_clips, M, T, V, C) float32.
 
         An exported network takes the same; the mean over test clips of the softmax of its logits
-        are the probabilities. Arguments and errors as of a call; InputError for several networks.
+        are the probabilities, before they are `tempered` by a temperature of tools.calibrate.
+        Arguments and errors as of a call; InputError for several networks.
         """
         if len(self.members) > 1:
             raise InputError("inputs: several checkpoints have several inputs; load one")

@@ -284,24 +284,25 @@ def code_version() -> str:
 
 
 def folder_for_test(
-    home: RunFolder, settings: Config, weights: Path, trained: Config | None = None,
-    work_dir: Path | None = None,
+    home: RunFolder, settings: Config, weights: Path, fingerprint: str | None = None,
+    trained: Config | None = None, work_dir: Path | None = None,
 ) -> RunFolder:  # fmt: skip
     """Return the folder for a test: `work_dir`, the run's own, or its subfolder test-<what
     differs>.
 
-    `home` is the folder of the run that the weights belong to, `trained` the configuration in the
-    checkpoint. Raises InputError if the folder contains a run or a test of other weights or values.
+    `home` is the folder of the run that the weights belong to, `fingerprint` that of the store,
+    `trained` the configuration in the checkpoint. Raises InputError if the folder contains a run or
+    a test of other weights or values.
     """
     if work_dir is not None:
         run = RunFolder(work_dir)
-        if others := differences(run, settings, weights):
+        if others := differences(run, settings, weights, fingerprint):
             raise InputError(
                 f"--work-dir {run} contains another run or test (it differs in "
                 f"{', '.join(others)}); name a new folder"
             )
         return run
-    parts = differences(home, settings, weights, trained)
+    parts = differences(home, settings, weights, fingerprint, trained)
     if not parts:
         return home
     beside = RunFolder(home.path / f"test-{'-'.join(parts)}"[:200])
@@ -314,11 +315,16 @@ def folder_for_test(
 
 
 def differences(
-    run: RunFolder, settings: Config, weights: Path, trained: Config | None = None
-) -> list[str]:
+    run: RunFolder, settings: Config, weights: Path, fingerprint: str | None = None,
+    trained: Config | None = None,
+) -> list[str]:  # fmt: skip
     """Return the differences between a test and a run as parts of a file name."""
     values = vars(settings)
     changed = [f"{key}-{_short(values[key])}" for key in run.changed_keys(settings, trained)]
+    results = (run.result(which) or {} for which in (BEST, LAST))
+    tested = {result.get("store_fingerprint") for result in results} - {None}
+    if fingerprint is not None and tested and fingerprint not in tested:
+        changed.append(f"clips-{fingerprint[:8]}")
     return ([] if holds(run, weights) else [_short(weights.stem)]) + changed
 
 

@@ -22,6 +22,7 @@ from engine.run import RunFolder, code_version
 from errors import InputError
 from graph.shapes import check_shape
 from model.backbone import Network
+from model.upstream import is_own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,6 +258,11 @@ def check_store(state: dict[str, Any], store: Store, num_class: int, path: Path)
     if doubt and not store.reading.planar and is_impossible(size, usual):
         raise InputError(f"{path}: does not fit {store.path}: {doubt}")
     return f"{store.path}: {doubt}" if doubt else ""
+
+
+def trained_stream(state: Any) -> str | None:
+    """Return the stream that the network of a checkpoint takes; None if it does not say it."""
+    return state["config"].get("stream") if is_own(state) else None
 
 
 def _normalization(facts: dict[str, Any]) -> tuple[str | None, int | None]:

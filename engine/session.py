@@ -24,6 +24,7 @@ from engine.run_data import (
     check_store,
     check_unseen,
     open_data,
+    trained_stream,
     training_facts,
 )
 from engine.state import TrainState
@@ -56,7 +57,7 @@ class Training:
     started_from: str | None = None  # name of the checkpoint with the initial weights
     started_from_digest: str | None = None  # of these weights
     started_from_method: str | None = None  # of their run, if that followed its recipe
-    doubt: str = ""  # in what the clips may be of other units than those of the checkpoint
+    doubt: str = ""  # in what the clips may be other ones than the checkpoint's network takes
     same_code: bool = True  # since the start of the run
     threads: int | None = None  # of the CPU, with which a resumed run began
 
@@ -88,6 +89,9 @@ def build_training(
     if weights is not None and checkpoint.is_own(state):
         classes = 0 if new_head else model.num_class
         doubt = check_store(state, data.store, classes, Path(weights))
+        if (stream := trained_stream(state)) != config.stream:
+            of_stream = f"{weights}: was trained on stream {stream}, not {config.stream}"
+            doubt = "; ".join(filter(None, (doubt, of_stream)))
         first_method = recipe.method_of(state, Path(weights))
         if classifier and state.get("list_digest") not in (None, data.list_digest):
             raise InputError(

@@ -130,6 +130,19 @@ def test_prediction_uses_what_is_kept(folder, tmp_path, capsys):
         main.main([*argv, "--threshold", "50"])
 
 
+def test_a_class_called_unknown_has_no_threshold(whole, tmp_path, capsys):
+    """Its name is that of the answer below a threshold."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    state = checkpoint.read(run / "best.pt")
+    checkpoint.save(run / "best.pt", state | {"class_names": ["wave", "kick", UNKNOWN, "sit"]})
+    assert Recognizer.load(run / "best.pt", "cpu").names[2] == UNKNOWN
+    with pytest.raises(InputError, match="--threshold: a class is called unknown"):
+        Recognizer.load(run / "best.pt", "cpu", threshold=0.5)
+    assert run_command(calibrate.main, [str(run), "--coverage", "0.9"]) == 2
+    assert "--coverage: a class of" in capsys.readouterr().err
+
+
 def test_a_fusion_has_the_threshold_that_is_given(folder):
     state = checkpoint.read(folder / "best.pt")
     keep = {"temperature": 2.0, "threshold": 0.9, "coverage": 0.5, "samples": 3}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from engine import checkpoint
 from engine.config import Config
 from engine.predict import LoadedNetwork
 from errors import InputError, run_command
@@ -68,6 +69,14 @@ def test_torch_program_logits_and_metadata(backbone, clips, tmp_path):
     torch.testing.assert_close(program.module()(clips), expected, rtol=1e-4, atol=1e-6)
     notes = json.loads(notes["notes.json"])
     assert json.loads(notes["class_names"]) == NAMES and notes["stream"] == "bone"
+
+
+def test_the_calibration_is_exported(tmp_path):
+    weights = small(tmp_path)
+    keep = {"temperature": 2.5, "threshold": None, "coverage": None, "samples": 3}
+    checkpoint.save(weights, checkpoint.read(weights) | {"calibration": keep})
+    notes = export.describe(LoadedNetwork.load(weights, CPU))
+    assert (notes["temperature"], notes["test_clips"]) == ("2.5", "10")
 
 
 def test_file_with_wrong_logits_is_not_written(tmp_path, monkeypatch):

@@ -198,6 +198,23 @@ def test_clips_of_another_normalization_are_refused(whole, tmp_path, capsys):
     assert re.search("best.pt: was trained on clips of normalization", capsys.readouterr().err)
 
 
+def test_the_stream_of_a_checkpoint(whole, mine, tiny, tmp_path, capsys):
+    """--store takes it over, a run of another one says so, and a test of another one is refused."""
+    state = checkpoint.read(whole / "best.pt")
+    path = tmp_path / "weights.pt"
+    checkpoint.save(path, state | {"config": state["config"] | {"stream": "bone"}})
+    main.main(argv_of(mine, tmp_path / "bone", path))
+    assert yaml.safe_load((tmp_path / "bone/config.yaml").read_text())["stream"] == "bone"
+    assert "was trained on stream" not in (tmp_path / "bone/log.txt").read_text()
+    main.main([*argv_of(mine, tmp_path / "joint", path), "--stream", "joint"])
+    said = "warning: .*weights.pt: was trained on stream bone, not joint"
+    assert re.search(said, (tmp_path / "joint/log.txt").read_text())
+    argv = command(tiny, tmp_path / "test", "--phase", "test", "--weights", str(path))
+    assert run_command(main.main, argv) == 2
+    assert "was trained on stream bone, not joint; add --stream bone" in capsys.readouterr().err
+    assert not (tmp_path / "test").exists()
+
+
 def test_a_new_head_needs_weights(mine, tmp_path):
     with pytest.raises(InputError, match="--new-head: needs --weights FILE"):
         main.main(["--store", str(mine), "--device", "cpu", "--new-head"])

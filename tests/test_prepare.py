@@ -136,10 +136,10 @@ def test_archive_with_other_files_duplicates_and_encryption(
     content[content.index(b"PK\x01\x02") + 8] |= 1
     archive = tmp_path / "locked.zip"
     archive.write_bytes(content)
-    assert run("ntu", archive, "--out", tmp_path / "ntu") == 2
+    assert run("ntu", archive, "--out", tmp_path / "locked") == 2
     (line, _) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"unreadable: {archive}:nturgb+d_skeletons/S0") and "encrypted" in line
-    assert len(Store.open(tmp_path / "ntu")) == 3
+    assert len(Store.open(tmp_path / "locked")) == 3
 
 
 def test_of_a_tar_archive_only_regular_files_are_read(tmp_path: Path) -> None:

@@ -330,3 +330,11 @@ def test_any_value_becomes_a_valid_file_name(trained):
     assert json.dumps(folder.path.name).isascii() and " " not in folder.path.name
     other = folder_for_test(run, changed.replace(feeder_args={"flip": 0.6}), best)
     assert other.path != folder.path
+
+
+def test_clips_that_replaced_those_of_the_run_are_tested_beside_it(trained, tiny):
+    """The store has the same path, and prepared again, other clips."""
+    best, now = trained / "best.pt", Store.open(tiny / "store").fingerprint
+    settings = checkpoint.settings(checkpoint.read(best), best)
+    for fingerprint, name in ((now, trained.name), ("0123456789", "test-clips-01234567")):
+        assert folder_for_test(RunFolder(trained), settings, best, fingerprint).path.name == name

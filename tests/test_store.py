@@ -98,8 +98,22 @@ def test_error_removes_partial_store_and_keeps_older_store(tmp_path: Path) -> No
     assert not (tmp_path / "empty").exists()
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "S001.skeleton").touch()
-    with pytest.raises(InputError, match="contains other files"):
-        StoreWriter(tmp_path / "raw", "ntu_rgb_d", CLASSES, SHAPE)
+    (tmp_path / "array").mkdir()
+    np.save(tmp_path / "array/joints.npy", np.ones(3))  # the user's, of the same name
+    for name in ("raw", "array"):
+        with pytest.raises(InputError, match="contains other files"):
+            StoreWriter(tmp_path / name, "ntu_rgb_d", CLASSES, SHAPE)
+
+
+def test_a_store_of_another_source_is_not_replaced(tmp_path: Path, monkeypatch) -> None:
+    """As when the second half of a data set is given to a command of its own."""
+    monkeypatch.chdir(tmp_path)
+    for source in (["a.zip"], [str(tmp_path / "a.zip")]):  # the same, prepared again
+        with StoreWriter(tmp_path / "s", "ntu_rgb_d", CLASSES, SHAPE, source=source) as writer:
+            writer.add("clip", 0, clip(0, 4))
+    with pytest.raises(InputError, match=r"contains a store of .*a.zip, which would be replaced"):
+        StoreWriter(tmp_path / "s", "ntu_rgb_d", CLASSES, SHAPE, source=["b.zip"])
+    assert Store.open(tmp_path / "s").names.tolist() == ["clip"]
 
 
 def test_write_error_names_the_store_and_leaves_nothing(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import main
-from engine import build, checkpoint, commands, config, recipe, run_data
+from data.store import StoreWriter
+from engine import build, checkpoint, commands, config, own_data, recipe, run_data
 from errors import InputError, run_command
 from tests.comparisons import NTU60, NW_UCLA, write_result
 from tests.tiny_runs import SMALL
@@ -156,6 +158,24 @@ def test_results_of_another_list_or_of_other_first_weights_are_refused(tmp_path,
     monkeypatch.setattr(sweeps, "_read_list", lambda *_: listed("new", "other clips"))
     with pytest.raises(InputError, match=r"tested on other clips than its store has now"):
         other.check()
+
+
+def test_folds_have_the_same_shot_groups(tmp_path):
+    """Their figures are averaged, so `shots: auto` stands for one pair of limits."""
+    numbers = {1: (9, 3, 1), 2: (2, 2, 6)}  # clips of each class, by subject
+    with StoreWriter(tmp_path / "s", "ntu_rgb_d", ["a", "b", "c"], (1, 25, 3)) as out:
+        for subject, counts in numbers.items():
+            for label, count in enumerate(counts):
+                for take in range(count):
+                    split = "test" if subject == 2 and take % 2 else "train"
+                    clip = np.full((9, 1, 25, 3), subject + take)
+                    out.add(f"{subject}{label}{take}", label, clip, subject=subject, split=split)
+    sweep = compare.Sweep(None, ("brl",), store=str(tmp_path / "s"), root=tmp_path)
+    runs = [sweep.plan("brl", 0, fold) for fold in (None, "1/2", "2/2")]
+    assert {tuple(run.settings.shots) for run in runs} == {(5, 5)}  # the classes have 10, 4, 4
+    assert all("shots=[5, 5]" in run.arguments for run in runs)
+    own = [run.settings.replace(shots="auto") for run in runs]
+    assert len({tuple(own_data.with_shots(each).shots) for each in own}) > 1
 
 
 def test_folds_share_no_person(tiny, tmp_path):

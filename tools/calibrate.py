@@ -19,6 +19,7 @@ import numpy as np
 from engine import checkpoint, logs, samples
 from engine.distributed import World, choose_devices
 from engine.fusion import Scores
+from engine.predict import UNKNOWN
 from engine.run import BEST, LAST, RunFolder
 from errors import InputError, Parser, run_command
 from longtail import shots
@@ -88,6 +89,11 @@ def main(argv: list[str]) -> None:
     path = run.checkpoint(options.which)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; name the folder of a run")
+    if options.coverage is not None and UNKNOWN in checkpoint.read(path).get("class_names", ()):
+        raise InputError(
+            f"--coverage: a class of {path} is called {UNKNOWN}, as is the answer below a "
+            "threshold; rename the class"
+        )
     with run.lock():
         found, scores = calibrate(run, options.which, options.coverage, options.device)
         checkpoint.save(path, checkpoint.read(path) | {"calibration": found})

@@ -95,6 +95,8 @@ def describe(network: LoadedNetwork) -> dict[str, str]:
         "persons": str(takes.persons),
         "stream": settings.stream,
         "frames": str(settings.frames),
+        "test_clips": str(settings.test_clips),
+        "temperature": str(network.calibration.temperature),
         "normalization": takes.normalization,
         "feeder": settings.feeder,
         "feeder_args": json.dumps(settings.feeder_args),

@@ -26,6 +26,7 @@ from engine.build import find_class, make
 from engine.run import LAST, RunFolder
 from engine.run_data import check_result, listed_rows
 from errors import InputError, nearest
+from longtail import shots
 
 WORK_DIR = Path("work_dir")
 FINEST = 10_000  # `repeat` for equal steps is a multiple of 1 / FINEST
@@ -251,13 +252,21 @@ class Sweep:
 
     def resolve(self, method: str, seed: int, words: Iterable[str]) -> config.Config:
         stream = self.stream if self.store else None  # else the file's
-        return own_data.with_shots(
-            config.resolve(self.files(method), words, below=self.below, seed=seed, stream=stream)
-        )
+        return config.resolve(self.files(method), words, below=self.below, seed=seed, stream=stream)
 
     def words(self, fold: str | None, more: Iterable[str] = ()) -> list[str]:
         """Return the words for --set: those of the sweep, the fold's, and `more` of a run's own."""
-        return lay(self.overrides, [*([f"fold={fold}"] if fold else []), *more])
+        above = [*([f"fold={fold}"] if fold else []), *more]
+        return lay([*self.overrides, *self.limits], above)
+
+    @cached_property
+    def limits(self) -> list[str]:
+        """The word for `shots: auto`: one pair of limits for all seeds and folds, whose figures are
+        averaged; those of the usual split."""
+        settings = config.resolve(self.files(recipe.BRL), self.overrides, below=self.below)
+        if settings.shots != shots.AUTO:
+            return []
+        return [f"shots={own_data.with_shots(settings).shots}"]
 
     def plan(
         self, method: str, seed: int, fold: str | None = None, chosen: Chosen | None = None,

@@ -59,6 +59,11 @@ def weights_digest(weights: Mapping[str, torch.Tensor]) -> str:
     return found.hexdigest()
 
 
+# What a run's checkpoints and results say of the file with its initial weights: name, digest of the
+# weights, and the method of their run if that followed its recipe.
+ORIGIN = ("started_from", "started_from_digest", "started_from_method")
+
+
 def is_last(content: dict[str, Any]) -> bool:
     """Return whether a run was saved to be resumed: in last.pt, also by an earlier version.
 

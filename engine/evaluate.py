@@ -114,9 +114,7 @@ def test(
         "weights": weights.name,
         "weights_digest": digest(weights),
         "epochs": state.get("progress", {}).get("epoch"),  # that the weights were trained for
-        "started_from": state.get("started_from"),
-        "started_from_digest": state.get("started_from_digest"),
-        "started_from_method": state.get("started_from_method"),
+        **{key: state.get(key) for key in checkpoint.ORIGIN},
         "benchmark": config.benchmark,
         "stream": config.stream,
         "tag": config.tag,

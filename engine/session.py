@@ -53,11 +53,9 @@ class Training:
     net: nn.Module  # the network to train: `net(clips)` returns an Output in float32
     eval_net: nn.Module  # the network to evaluate: returns logits
     state: TrainState  # contains the model that `net` and `eval_net` wrap
-    graphs: StepGraphs | None = None  # with `step_graph`
-    started_from: str | None = None  # name of the checkpoint with the initial weights
-    started_from_digest: str | None = None  # of these weights
-    started_from_method: str | None = None  # of their run, if that followed its recipe
-    doubt: str = ""  # in what the clips may be other ones than the checkpoint's network takes
+    graphs: StepGraphs | None  # with `step_graph`
+    origin: dict[str, str | None]  # checkpoint.ORIGIN: where the initial weights come from
+    doubt: str  # in what the clips may be other ones than the checkpoint's network takes
     same_code: bool = True  # since the start of the run
     threads: int | None = None  # of the CPU, with which a resumed run began
 
@@ -85,21 +83,23 @@ def build_training(
         config, model, state = load(weights, config)
     precision.set_tf32(config.tf32)
     data, device = open_data(config, model), devices[0]
-    doubt, first_method = "", None
+    doubt, origin = "", dict.fromkeys(checkpoint.ORIGIN)
+    if weights is not None:
+        digest = checkpoint.weights_digest(model.state_dict())
+        origin |= {"started_from": Path(weights).name, "started_from_digest": digest}
     if weights is not None and checkpoint.is_own(state):
         classes = 0 if new_head else model.num_class
         doubt = check_store(state, data.store, classes, Path(weights))
         if (stream := trained_stream(state)) != config.stream:
             of_stream = f"{weights}: was trained on stream {stream}, not {config.stream}"
             doubt = "; ".join(filter(None, (doubt, of_stream)))
-        first_method = recipe.method_of(state, Path(weights))
+        origin["started_from_method"] = recipe.method_of(state, Path(weights))
         if classifier and state.get("list_digest") not in (None, data.list_digest):
             raise InputError(
                 f"{weights}: was trained on another list than {config.training_list} (imbalance "
                 f"{config.imbalance}); --phase classifier needs the list of its network"
             )
         check_unseen(state, data, Path(weights), training=True)
-    initial = None if weights is None else checkpoint.weights_digest(model.state_dict())
     model = to_device(model, device)
     if config.sync_bn and world.size > 1:
         model = synchronize_batch_norm(model, device)
@@ -111,10 +111,9 @@ def build_training(
     net, eval_net = wrap(model, config, devices, world)
     graphs = make_step_graphs(config, devices, world)
     train_state = TrainState(config, model, method, device, captured=graphs is not None)
-    started_from = None if weights is None else Path(weights).name
     return Training(
         config, world, device, data, feeder, val_feeder, method, net, eval_net, train_state, graphs,
-        started_from, initial, first_method, doubt,
+        origin, doubt,
     )  # fmt: skip
 
 
@@ -136,7 +135,7 @@ def describe(training: Training, log: logs.Log) -> None:
         f"{config.model}, {size:,} parameters; {training.device}, store {training.feeder.where}",
         precision.describe_amp(config.amp, training.device),
         "step_graph: network, loss and optimizer are one CUDA graph" if training.graphs else "",
-        recipe.describe(config, recipe.departures(config), training.started_from),
+        recipe.describe(config, recipe.departures(config), training.origin["started_from"]),
         training.method.summary(),
         training.doubt and f"warning: {training.doubt}",
     ]
@@ -179,9 +178,7 @@ def save(training: Training, run: RunFolder, which: str) -> None:
         "config": dataclasses.asdict(training.config),
         "model": state.evaluated.state_dict(),
         **training_facts(training.data),
-        "started_from": training.started_from,
-        "started_from_digest": training.started_from_digest,
-        "started_from_method": training.started_from_method,
+        **training.origin,
         "layout": store.layout,
         "normalization": store.normalization,
         "centre": store.meta.get("centre"),
@@ -217,22 +214,19 @@ def restore(training: Training, path: Path) -> None:
     check_same_data(content, training.data, path)
     training.same_code = content.get("code") in (None, code_version())
     training.threads = (content.get("made_with") or {}).get("threads")
-    began_with = content.get("started_from")
-    if training.started_from not in (None, began_with):
+    then, now = {key: content.get(key) for key in checkpoint.ORIGIN}, training.origin
+    file, digest = then["started_from"], then["started_from_digest"]
+    if now["started_from"] not in (None, file):
         raise InputError(
-            f"--weights {training.started_from}: the run to resume began with "
-            f"{began_with or 'random weights'}; omit the flag, or --overwrite begins again"
+            f"--weights {now['started_from']}: the run to resume began with "
+            f"{file or 'random weights'}; omit the flag, or --overwrite begins again"
         )
-    training.started_from = began_with
-    training.started_from_method = content.get("started_from_method")
-    former, training.started_from_digest = (
-        training.started_from_digest, content.get("started_from_digest")
-    )  # fmt: skip
-    if former is not None and training.started_from_digest not in (None, former):
+    if None not in (digest, now["started_from_digest"]) and digest != now["started_from_digest"]:
         raise InputError(
-            f"--weights {began_with}: contains other weights than when the run to resume began; "
+            f"--weights {file}: contains other weights than when the run to resume began; "
             "--overwrite begins again"
         )
+    training.origin = then
     state = training.state
     checkpoint.load_strictly(state.model, content["model"], str(path))
     state.load_state_dict(content["training"])

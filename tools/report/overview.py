@@ -15,25 +15,10 @@ from files import page
 from longtail.shots import GROUPS
 from tools import published
 from tools.report.gather import runs_in
+from tools.report.page import FOLDER
 
-STYLE = """
-:root { --paper: #fcfcfa; --ink: #1b1d22; --quiet: #63676f; --line: #e3e3de; --accent: #0a5f94;
-  --many: #0072b2; --medium: #009e73; --few: #d55e00; font: 15px/1.5 system-ui, sans-serif }
-@media screen and (prefers-color-scheme: dark) { :root { --paper: #14161a; --ink: #e8e9eb;
-  --quiet: #9ba1ab; --line: #2e323a; --accent: #6cb8ea; --many: #56a9e0; --medium: #35bd94;
-  --few: #f0843c } }
-body { background: var(--paper); color: var(--ink); max-width: 1500px; margin: 2rem auto;
-  padding: 0 1rem; font-variant-numeric: tabular-nums }
-h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin: 2rem 0 .4rem } a { color: var(--accent) }
-.quiet { color: var(--quiet) } .scroll { overflow-x: auto }
-table { border-collapse: collapse; width: 100%; font-size: .88rem }
-th, td { text-align: right; padding: .35rem .6rem; border-bottom: 1px solid var(--line);
-  white-space: nowrap; font-weight: 400 }
-th.text, td.text { text-align: left } thead th { color: var(--quiet); font-size: .8rem }
-td.best { font-weight: 680 } .line { stroke: var(--line) } .many { fill: var(--many) }
-.medium { fill: var(--medium) } .few { fill: var(--few) }
-@media print { th, td { padding: .2rem .3rem } .scroll { overflow: visible } }
-"""
+# On top of the report's style
+OWN = "body { max-width: 1500px; margin: 2rem auto; padding: 0 1rem } h2 { margin-top: 2rem }"
 FIGURES = {
     "top1": "Top-1", "mean_class": "Mean class", "many": "Many", "medium": "Medium", "few": "Few",
     "macro_f1": "Macro F1", "ece": "ECE",
@@ -116,7 +101,9 @@ def render(folder: Path, rows: Sequence[Row], out: Path) -> str:
         mine = [row for row in rows if row.benchmark == benchmark]
         mine.sort(key=lambda row: -1 if row.figures["top1"] is None else -row.figures["top1"])
         parts.append(f"<h2>{html.escape(benchmark)}</h2>{table(mine, out.parent)}")
-    return page(f"{html.escape(folder.resolve().name)}: all runs", STYLE, "\n".join(parts))
+    style = (FOLDER / "style.css").read_text(encoding="utf-8")
+    title = f"{html.escape(folder.resolve().name)}: all runs"
+    return page(title, f"{style}{OWN}", "\n".join(parts))
 
 
 def table(rows: Sequence[Row], home: Path) -> str:
@@ -163,5 +150,5 @@ def strip(row: Row) -> str:
         for group in GROUPS
         if row.figures[group] is not None
     )
-    line = '<line x1="4" x2="116" y1="7" y2="7" class="line"/>'
+    line = '<line x1="4" x2="116" y1="7" y2="7" class="axis"/>'
     return f'<svg width="120" height="14" aria-hidden="true">{line}{dots}</svg>' if dots else ""

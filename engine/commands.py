@@ -306,7 +306,7 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
     run = folder_for_test(home, settings, path, *place)
     model = model.to(devices[0])
     if checkpoint.is_own(state):
-        if (stream := trained_stream(state)) != settings.stream:
+        if (stream := trained_stream(state)) not in (None, settings.stream):
             raise InputError(
                 f"{path}: was trained on stream {stream}, not {settings.stream}; "
                 f"add --stream {stream}"

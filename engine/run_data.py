@@ -262,7 +262,7 @@ def check_store(state: dict[str, Any], store: Store, num_class: int, path: Path)
 
 def trained_stream(state: Any) -> str | None:
     """Return the stream that the network of a checkpoint takes; None if it does not say it."""
-    return state["config"].get("stream") if is_own(state) else None
+    return (state.get("config") or {}).get("stream") if is_own(state) else None
 
 
 def _normalization(facts: dict[str, Any]) -> tuple[str | None, int | None]:
@@ -281,18 +281,18 @@ def remembered(state: dict[str, Any], data: Data) -> tuple[Data, str | None]:
     If they equal those of `data`, it is returned unchanged, with None. The list of the training is
     used even if its file has been changed or removed.
     """
-    counts, trained_on = state.get("class_counts"), state.get("list_digest")
+    counts, listed = state.get("class_counts"), state.get("list_digest")
     if counts is None:
         return data, None
     now = data.class_counts
     same = now is not None and counts.tolist() == now.tolist()
-    if same and trained_on in (None, data.list_digest):
+    if same and listed in (None, data.list_digest):
         return data, None
     whole = state["config"].get("val_split") is None  # else a part was held out
-    published = trained_on if whole and trained_on in long_tail.PUBLISHED else None
+    published = listed if whole and listed in long_tail.PUBLISHED else None
     line = "is missing" if now is None else "differs from that of the training"
     return dataclasses.replace(
-        data, class_counts=counts, list_digest=trained_on, published_list=published
+        data, class_counts=counts, list_digest=listed, published_list=published
     ), f"the training list {line}: the shot figures use the class counts in the checkpoint"
 
 

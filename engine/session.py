@@ -90,7 +90,7 @@ def build_training(
     if weights is not None and checkpoint.is_own(state):
         classes = 0 if new_head else model.num_class
         doubt = check_store(state, data.store, classes, Path(weights))
-        if (stream := trained_stream(state)) != config.stream:
+        if (stream := trained_stream(state)) not in (None, config.stream):
             of_stream = f"{weights}: was trained on stream {stream}, not {config.stream}"
             doubt = "; ".join(filter(None, (doubt, of_stream)))
         origin["started_from_method"] = recipe.method_of(state, Path(weights))

@@ -113,7 +113,7 @@ def plain_prepare(files: list[Path], out: Path) -> None:
     with StoreWriter(out, "ntu_rgb_d", class_names, (2, NUM_JOINTS, 3)) as writer:
         for path in files:
             label, columns = names.parse(path.stem)
-            joints = normalize.upright(ntu.choose_bodies(plain_bodies(path)))
+            joints = normalize.upright(ntu.choose_bodies(plain_bodies(path))[0])
             writer.add(path.stem, label, joints, **columns)
 
 

@@ -30,6 +30,15 @@ class ClipFile:
     layout: str | None = None  # None if the file does not contain it
     image_size: tuple[float, float] | None = None  # height, width in pixels; None if not contained
     doubt: str = ""  # which frames are missing
+    frames: np.ndarray | None = None  # (T,) their numbers in the recording; None: 0 to T - 1
+
+    def recorded(self, spans: np.ndarray) -> np.ndarray:
+        """Return spans (W, 2) of these frames, first and one after the last, as in the recording.
+
+        Frames without a body are not among `joints` of some files."""
+        if self.frames is None:
+            return spans
+        return np.stack([self.frames[spans[:, 0]], self.frames[spans[:, 1] - 1] + 1], axis=1)
 
     def image_size_or(
         self, given: Sequence[float] | None, path: str | Path
@@ -132,14 +141,16 @@ def interpolated(joints: np.ndarray, broken: np.ndarray) -> np.ndarray:
 
 
 def _skeleton(path: Path, nan: str) -> ClipFile:
-    return ClipFile(choose_bodies(parse(path.read_bytes(), str(path))), "ntu_rgb_d")
+    joints, frames = choose_bodies(parse(path.read_bytes(), str(path)))
+    return ClipFile(joints, "ntu_rgb_d", frames=frames)
 
 
 def _json(path: Path, nan: str) -> ClipFile:
     file = JsonFile(path)
     if (poses := pose_json.read_clip(file)) is not None:
-        joints, layout, image_size, doubt = poses
-        return ClipFile(as_clip(joints, str(path), nan), layout, image_size, doubt)
+        joints, layout, image_size, doubt, first = poses
+        frames = first + np.arange(len(joints))
+        return ClipFile(as_clip(joints, str(path), nan), layout, image_size, doubt, frames)
     is_ucla = isinstance(file.content, dict) and "skeletons" in file.content
     joints = file.joints("skeletons" if is_ucla else "joints", finite=nan == "refuse")
     return ClipFile(as_clip(joints, str(path), nan))

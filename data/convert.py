@@ -17,6 +17,7 @@ import graph
 from data import clip_file, measure, normalize
 from data.names import natural_order
 from data.readers.pose_json import missing_frames, read_openpose
+from data.store import is_store
 from errors import InputError, Parser, run_command
 from files import check_output, check_outputs, files_below, replacing
 
@@ -160,7 +161,10 @@ def main(argv: list[str]) -> None:
         check_output("--out", options.out, options.file)
         one(options.file, options.out)
         return
-    files = [file for file in files_below(options.file) if file.suffix in clip_file.SUFFIXES]
+    files = [
+        file for file in files_below(options.file)
+        if file.suffix in clip_file.SUFFIXES and not is_store(file.parent)
+    ]  # fmt: skip
     if not files:
         raise InputError(f"{options.file}: no {', '.join(clip_file.SUFFIXES)} file in it")
     if options.out.suffix:
@@ -194,6 +198,8 @@ def convert_file(
             print(gaps, file=sys.stderr)
     else:
         clip = clip_file.read(source, nan)
+        if clip.layout in graph.LAYOUTS and FORMS[form] != graph.load(clip.layout).joints:
+            raise InputError(f"{source}: has layout {clip.layout}, not joints of --from {form}")
         joints, size = clip.joints, clip.image_size_or(size, source)
         if clip.doubt:
             print(f"{source}: {clip.doubt}", file=sys.stderr)

@@ -8,7 +8,8 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -81,6 +82,10 @@ def make(config: Config, key: str, *args: Any, **extra: Any) -> Any:
     for name, allowed in ranges(factory).items():
         if keywords.get(name) is not None and keywords[name] not in allowed:
             raise InputError(f"{key}_args.{name} must be {allowed}, not {keywords[name]}")
+    for name, kinds in kinds_of(factory).items():
+        if name in keywords and not fits(keywords[name], kinds):
+            wanted = " or ".join(WORDS[kind] for kind in kinds)
+            raise InputError(f"{key}_args.{name} must be {wanted}, not {keywords[name]!r}")
     with blame(config, key):
         return factory(*args, **keywords, **extra)
 
@@ -135,22 +140,47 @@ def argument_names(factory: Callable[..., Any]) -> set[str] | None:
     return None
 
 
-def ranges(factory: Callable[..., Any]) -> dict[str, Range]:
-    """Return the ranges that the arguments of a class are annotated with (`longtail.ranges`)."""
-    if not inspect.isclass(factory):
-        return {}
-    found = {}
-    for base in reversed(inspect.getmro(factory)):
+def hints_of(factory: Callable[..., Any]) -> dict[str, Any]:
+    """Return the annotations of the arguments of a class and its bases; {} for a function."""
+    found: dict[str, Any] = {}
+    for base in reversed(inspect.getmro(factory)) if inspect.isclass(factory) else ():
         try:
-            hints = get_type_hints(vars(base).get("__init__"), include_extras=True)
+            found |= get_type_hints(vars(base).get("__init__"), include_extras=True)
         except (NameError, TypeError):  # of a foreign class: its names are not to be found, or none
             continue
-        for name, hint in hints.items():
-            for part in (hint, *get_args(hint)):  # of an optional argument, the type besides None
-                for said in getattr(part, "__metadata__", ()):
-                    if isinstance(said, Range):
-                        found[name] = said
     return found
+
+
+def ranges(factory: Callable[..., Any]) -> dict[str, Range]:
+    """Return the ranges that the arguments of a class are annotated with (`longtail.ranges`)."""
+    return {
+        name: said
+        for name, hint in hints_of(factory).items()
+        for part in (hint, *get_args(hint))  # of an optional argument, the type besides None
+        for said in getattr(part, "__metadata__", ())
+        if isinstance(said, Range)
+    }
+
+
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", NoneType: "null"}
+
+
+def kinds_of(factory: Callable[..., Any]) -> dict[str, tuple[type, ...]]:
+    """Return the types of those arguments of a class that can be nothing but WORDS."""
+    found = {}
+    for name, hint in hints_of(factory).items():
+        hint = hint.__origin__ if hasattr(hint, "__metadata__") else hint  # of Annotated
+        is_union = get_origin(hint) in (UnionType, Union)
+        parts = get_args(hint) if is_union else (hint,)
+        kinds = tuple(p.__origin__ if hasattr(p, "__metadata__") else p for p in parts)
+        if set(kinds) <= WORDS.keys():
+            found[name] = kinds
+    return found
+
+
+def fits(value: Any, kinds: tuple[type, ...]) -> bool:
+    """Return whether a value is of one of these types; a whole number is a number, a bool none."""
+    return type(value) in kinds or (type(value) is int and float in kinds)
 
 
 def make_model(config: Config) -> Network:

@@ -18,6 +18,7 @@ from engine.build import find_class, make_model
 from engine.config import Config
 from errors import InputError
 from files import replacing
+from graph import Skeleton
 from model import upstream
 from model.backbone import Network
 from model.upstream import FORMAT, VERSION, Checkpoint, is_own
@@ -62,6 +63,35 @@ def weights_digest(weights: Mapping[str, torch.Tensor]) -> str:
 # What a run's checkpoints and results say of the file with its initial weights: name, digest of the
 # weights, and the method of their run if that followed its recipe.
 ORIGIN = ("started_from", "started_from_digest", "started_from_method")
+
+
+def trained_stream(content: Any) -> str | None:
+    """Return the stream that the network of a checkpoint takes; None if it does not say it."""
+    return (content.get("config") or {}).get("stream") if is_own(content) else None
+
+
+def check_stream(content: Any, given: Config, path: str | Path) -> None:
+    """Raise InputError if a network is to be given another stream than it was trained on."""
+    if (stream := trained_stream(content)) not in (None, given.stream):
+        raise InputError(
+            f"{path}: was trained on stream {stream}, not {given.stream}; add --stream {stream} "
+            f"(or --set stream={stream})"
+        )
+
+
+def check_skeleton(content: Any, skeleton: Skeleton, path: str | Path) -> None:
+    """Raise InputError if a layout has changed since a network was trained on it.
+
+    The weights do not show it: its bones, the exchange of left and right, the graph.
+    """
+    then = content.get("skeleton") if is_own(content) else None
+    now = {k: v for k, v in dataclasses.asdict(skeleton).items() if k not in ("name", "joints")}
+    changed = [key for key, value in now.items() if then and then.get(key) != value]
+    if changed:
+        raise InputError(
+            f"{path}: was trained on another layout than {skeleton.name} is now (it differs in "
+            f"{', '.join(changed)}); restore that file, or name it: --set model_args.graph=FILE"
+        )
 
 
 def is_last(content: dict[str, Any]) -> bool:
@@ -113,6 +143,7 @@ def load_network(
     resolved = complete(given, found)
     model = make_model(resolved)
     model.load_state_dict(models.fitted(model, found, given.model_args))
+    check_skeleton(content, model.skeleton, path)
     return resolved, model, content
 
 

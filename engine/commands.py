@@ -34,7 +34,6 @@ from engine.run_data import (
     listed_rows,
     open_test_data,
     remembered,
-    trained_stream,
 )
 from engine.session import Training, build_training, restore
 from engine.train import test, train
@@ -299,6 +298,7 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
     else:
         given, home = None, RunFolder(path.parent)
     settings, model, state = checkpoint.load_network(path, given, overrides(options))
+    settings = own_data.with_shots(settings)
     trained = None if options.config else checkpoint.settings(state, path)
     set_tf32(settings.tf32)
     data, said, doubt = open_test_data(settings, model), None, ""
@@ -306,11 +306,7 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
     run = folder_for_test(home, settings, path, *place)
     model = model.to(devices[0])
     if checkpoint.is_own(state):
-        if (stream := trained_stream(state)) not in (None, settings.stream):
-            raise InputError(
-                f"{path}: was trained on stream {stream}, not {settings.stream}; "
-                f"add --stream {stream}"
-            )
+        checkpoint.check_stream(state, settings, path)
         doubt = check_store(state, data.store, model.num_class, path)
         check_unseen(state, data, path)
         data, said = remembered(state, data)

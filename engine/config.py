@@ -165,7 +165,10 @@ def choices(key: str) -> tuple[str, ...]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number (YAML 1.1 requires 1.0e-3) and duplicate keys are errors."""
+    """YAML in which numbers are decimal and duplicate keys are errors.
+
+    1e-3 is a number, which YAML 1.1 writes 1.0e-3, and 010 and 1:30 are none, which are 8 and 90
+    there."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
@@ -177,11 +180,18 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+NUMBERS = {
+    "tag:yaml.org,2002:int": r"[-+]?(0|[1-9]\d*)",
+    "tag:yaml.org,2002:float": (
+        r"[-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(inf|Inf|INF))|\.(nan|NaN|NAN)"
+    ),
+}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag not in NUMBERS]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern in NUMBERS.items():
+    _Loader.add_implicit_resolver(_tag, re.compile(f"({_pattern})$"), list("-+.0123456789"))
 
 
 def read_yaml(text: str) -> Any:
@@ -201,7 +211,20 @@ def load(
     layer = merge(dataclasses.asdict(Config()), below or {})
     for file in files:
         layer = merge(layer, _read(find(file)))
-    return from_mapping(override(layer, overrides, **values))
+    overrides = list(overrides)
+    resolved = from_mapping(override(layer, overrides, **values))
+    given = {_word(text)[0] for text in overrides}
+    if ("imbalance",) in given and "{imbalance}" not in (resolved.training_list or ""):
+        raise InputError(
+            f"--set imbalance: not used, as training_list is {resolved.training_list}; give a "
+            "template, e.g. training_list=data/lists/NAME_{imbalance}.txt"
+        )
+    if ("second_stage_share",) in given and resolved.second_stage is not None:
+        raise InputError(
+            f"--set second_stage_share: not used, as second_stage is {resolved.second_stage}; add "
+            "second_stage=null"
+        )
+    return resolved
 
 
 def load_layer(file: str | Path) -> dict[str, Any]:
@@ -260,8 +283,11 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
         if key in OWN_ARGUMENTS and value != below.get(key):
             merged[f"{key}_args"] = {}
     for key, value in above.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            value = {**merged[key], **value}
+        if isinstance(merged.get(key), Mapping):
+            if value is None:  # all that was below it in the file is commented out
+                continue
+            if isinstance(value, Mapping):
+                value = {**merged[key], **value}
         merged[key] = value
     return merged
 

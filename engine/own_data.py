@@ -12,8 +12,9 @@ import numpy as np
 import model as models
 from data import protocols
 from data.store import Store
+from engine.checkpoint import trained_stream
 from engine.config import CONFIG_ROOT, Config, load
-from engine.run_data import hold_out, listed_rows, trained_stream
+from engine.run_data import hold_out, listed_rows
 from errors import InputError
 from longtail import shots
 from model.upstream import Checkpoint

@@ -86,7 +86,13 @@ class InputSpec:
     normalization: str  # a name of normalize.NORMALIZATIONS
     centre: int
     class_names: tuple[str, ...]
+    drops_empty_frames: bool = False  # frames without a body, as the reader of the data set does
     size: Size | None = field(default=None, compare=False)  # of the bodies it was trained on
+
+    @property
+    def takes_image_size(self) -> bool:
+        """Whether positions are scaled by the size of the image."""
+        return self.normalization in normalize.HALF_WIDTHS
 
     @property
     def planar(self) -> bool:
@@ -98,13 +104,16 @@ class InputSpec:
         """Return the input of a network, from its attributes and the facts about its training data:
         `normalization`, `centre`, `class_names` and `size`, of which any may be missing."""
         skeleton = model.skeleton
+        normalization = normalize.name_in(facts) or normalize.USUAL.get(skeleton.name, "none")
         return cls(
             skeleton,
             model.num_person,
             model.in_channels,
-            normalize.name_in(facts) or normalize.USUAL.get(skeleton.name, "none"),
+            normalization,
             facts.get("centre") or 0,
             names_of(model.num_class, facts.get("class_names"), skeleton.name),
+            # NW-UCLA has no such frames; its normalization would make a body of one
+            bool(facts.get("drops_empty_frames")) or normalization == "nw-ucla",
             Size(*facts["size"]) if facts.get("size") else None,
         )
 
@@ -196,6 +205,7 @@ class LoadedNetwork:
         """
         usual = {"amp": "off"} if device.type == "cpu" else {}
         config, model, state = checkpoint.load_network(path, config, overrides, **usual)
+        checkpoint.check_stream(state, config, path)
         facts, doubt = facts_of(state, model, config), ""
         takes = InputSpec.of(model, facts or {})
         if facts is None:
@@ -341,25 +351,23 @@ class Recognizer:
         """
         takes, how = self.takes, self.takes.normalization
         self.check(joints, source)
-        if image_size is not None and how not in normalize.HALF_WIDTHS:
+        if image_size is not None and not takes.takes_image_size:
             raise InputError(
                 f"{source}: --image-size does not apply: positions are not scaled by an image size "
                 f"(normalization {how})"
             )
-        is_scaled = how in normalize.HALF_WIDTHS and image_size is None
-        if how in normalize.HALF_WIDTHS:  # frame by frame, so that windows do not matter
+        is_scaled = takes.takes_image_size and image_size is None
+        if takes.takes_image_size:  # frame by frame, so that windows do not matter
             joints = self.normalize(joints, source, image_size)
-        joints = with_persons(joints, takes.persons)
         spans = cut(len(joints), window, stride)
-        windows = [joints[first:end] for first, end in spans]
-        if how not in normalize.HALF_WIDTHS:
+        spans = spans[[joints[first:end].any() for first, end in spans]]
+        windows = [with_persons(joints[first:end], takes.persons) for first, end in spans]
+        if takes.drops_empty_frames:
+            windows = [clip[clip.any(axis=(1, 2, 3))] for clip in windows]
+        if not takes.takes_image_size:
             windows = [self.normalize(clip, source) for clip in windows]
-        inhabited = [row for row, clip in enumerate(windows) if clip.any()]
-        if not inhabited:
-            raise InputError(f"{source}: contains no body, all joints are zero")
-        windows = [windows[row] for row in inhabited]
         doubt = self.doubt(windows, source, is_scaled)
-        return PreparedClip(source, spans[inhabited], windows, doubt)
+        return PreparedClip(source, spans, windows, doubt)
 
     def normalize(
         self, joints: np.ndarray, source: str, image_size: tuple[float, float] | None = None

@@ -118,12 +118,15 @@ def read(
     wanted = recognizer.takes.skeleton.name
     if clip.layout not in (None, wanted):
         raise InputError(f"{path}: has layout {clip.layout}, but the network takes {wanted}")
-    size = clip.image_size_or(image_size, path)
+    size = image_size
+    if recognizer.takes.takes_image_size:  # else one in the file is of no use
+        size = clip.image_size_or(image_size, path)
     prepared = []
     for source, joints in bodies(clip.joints, str(path), per_person).items():
         ready = recognizer.prepare(joints, source, size, **how)
         doubts = "; ".join(filter(None, (clip.doubt, ready.warning)))
-        prepared.append(dataclasses.replace(ready, warning=doubts, fps=fps))
+        spans = clip.recorded(ready.spans)
+        prepared.append(dataclasses.replace(ready, spans=spans, warning=doubts, fps=fps))
     return prepared
 
 

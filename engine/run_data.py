@@ -22,7 +22,6 @@ from engine.run import RunFolder, code_version
 from errors import InputError
 from graph.shapes import check_shape
 from model.backbone import Network
-from model.upstream import is_own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +80,12 @@ def _open_store(config: Config, model: Network) -> Data:
     check_shape(
         config.store, store.joints.shape[1:], model.skeleton, model.in_channels, model.num_person
     )
+    own, its = graph.load(store.layout), model.skeleton
+    if its.name in graph.LAYOUTS and its.name != own.name:  # a layout file is the user's choice
+        raise InputError(
+            f"{config.store}: has layout {own.name}, but the network takes {its.name}; set "
+            f"model_args.graph={store.layout}, or name the store: --set store=DIR"
+        )
     train_split, test_rows = protocols.split(store, config.protocol, config.fold)
     highest = int(store.labels[np.concatenate([train_split, test_rows])].max(initial=-1))
     if highest >= num_class:
@@ -176,6 +181,7 @@ def training_facts(data: TrainingData) -> dict[str, Any]:
         "list_digest": data.list_digest,
         "store_fingerprint": data.store.fingerprint,
         "trained_on": data.trained_on,
+        "skeleton": dataclasses.asdict(data.skeleton),
         "class_counts": data.class_counts,
         "class_names": list(data.store.class_names),
         "code": code_version(),
@@ -258,11 +264,6 @@ def check_store(state: dict[str, Any], store: Store, num_class: int, path: Path)
     if doubt and not store.reading.planar and is_impossible(size, usual):
         raise InputError(f"{path}: does not fit {store.path}: {doubt}")
     return f"{store.path}: {doubt}" if doubt else ""
-
-
-def trained_stream(state: Any) -> str | None:
-    """Return the stream that the network of a checkpoint takes; None if it does not say it."""
-    return (state.get("config") or {}).get("stream") if is_own(state) else None
 
 
 def _normalization(facts: dict[str, Any]) -> tuple[str | None, int | None]:

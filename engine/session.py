@@ -24,7 +24,6 @@ from engine.run_data import (
     check_store,
     check_unseen,
     open_data,
-    trained_stream,
     training_facts,
 )
 from engine.state import TrainState
@@ -90,7 +89,7 @@ def build_training(
     if weights is not None and checkpoint.is_own(state):
         classes = 0 if new_head else model.num_class
         doubt = check_store(state, data.store, classes, Path(weights))
-        if (stream := trained_stream(state)) not in (None, config.stream):
+        if (stream := checkpoint.trained_stream(state)) not in (None, config.stream):
             of_stream = f"{weights}: was trained on stream {stream}, not {config.stream}"
             doubt = "; ".join(filter(None, (doubt, of_stream)))
         origin["started_from_method"] = recipe.method_of(state, Path(weights))
@@ -183,6 +182,7 @@ def save(training: Training, run: RunFolder, which: str) -> None:
         "normalization": store.normalization,
         "centre": store.meta.get("centre"),
         "size": store.meta.get("size"),
+        "drops_empty_frames": store.meta.get("drops_empty_frames"),
         "progress": dataclasses.asdict(state.progress),
         "made_with": {
             "date": time.strftime("%Y-%m-%d"),
@@ -212,6 +212,7 @@ def restore(training: Training, path: Path) -> None:
             f"{error}; --overwrite starts again, --weights FILE starts from these weights"
         ) from None
     check_same_data(content, training.data, path)
+    checkpoint.check_skeleton(content, training.data.skeleton, path)
     training.same_code = content.get("code") in (None, code_version())
     training.threads = (content.get("made_with") or {}).get("threads")
     then, now = {key: content.get(key) for key in checkpoint.ORIGIN}, training.origin

@@ -338,7 +338,7 @@ def bodies(*tracks: tuple[int, np.ndarray]) -> np.ndarray:
         }
         for t in range(last)
     ]
-    return ntu.choose_bodies(skeleton_file.parse(skeleton_text(frames), "x"))
+    return ntu.choose_bodies(skeleton_file.parse(skeleton_text(frames), "x"))[0]
 
 
 def test_selection_of_bodies() -> None:

@@ -23,7 +23,7 @@ from engine.predict import UNKNOWN
 from engine.run import BEST, LAST, RunFolder
 from errors import InputError, Parser, run_command
 from longtail import shots
-from longtail.calibration import fit_temperature, tempered, threshold_for
+from longtail.calibration import FLATTEST, SHARPEST, fit_temperature, tempered, threshold_for
 
 
 def figures(scores: Scores, temperature: float, threshold: float | None) -> dict[str, Any]:
@@ -109,6 +109,8 @@ def main(argv: list[str]) -> None:
             f"all {found['samples']} held-out samples are right, so the temperature is a guess; "
             "hold out more: --val-split"
         )
+    elif not 1 / SHARPEST * 1.01 < found["temperature"] < 1 / FLATTEST * 0.99:
+        print("the temperature is at the end of what is tried: the probabilities are far off")
 
 
 if __name__ == "__main__":

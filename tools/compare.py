@@ -141,6 +141,9 @@ def parse(argv: list[str]) -> Any:
         raise InputError(f"--baseline {options.baseline}: is not among --methods")
     if options.folds is not None and options.folds < 2:
         raise InputError(f"--folds must be at least 2, not {options.folds}")
+    for word in options.overrides:
+        if word.partition("=")[0].strip() == "stream":
+            raise InputError(f"--set {word}: give --stream, by which the table is named")
     options.seeds = list(dict.fromkeys(options.seeds))
     options.tune = [Tuned.parse(text) for text in options.tune]
     if options.equal_steps and any("repeat" in each.keys for each in options.tune):
@@ -184,6 +187,13 @@ def main(argv: list[str]) -> None:
         for fold in folds
         for method in options.methods
     ]
+    first, *others = runs
+    for run in others:
+        if run.settings.shot_limits != first.settings.shot_limits:
+            raise InputError(
+                f"{run.method} has shots {run.settings.shots}, {first.method} has "
+                f"{first.settings.shots}; give one pair to all: --set shots=[MANY,FEW]"
+            )
     for run in runs:
         run.check()
     failures = make(runs)
@@ -219,8 +229,11 @@ def write(comparison: Comparison, output: Path) -> None:
     text, numbers = comparison.markdown() + "\n", comparison.as_json()
     write_text(output.with_name(f"{output.name}.md"), text)
     write_text(output.with_name(f"{output.name}.html"), comparison.html())
+    drawing = output.with_name(f"{output.name}.svg")
     if drawn := intervals.chart(numbers):
-        write_text(output.with_name(f"{output.name}.svg"), drawn)
+        write_text(drawing, drawn)
+    else:
+        drawing.unlink(missing_ok=True)  # of an earlier comparison
     write_json(output.with_name(f"{output.name}.json"), numbers)
     print(text)
 

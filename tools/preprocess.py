@@ -15,10 +15,14 @@ from feeders import frames
 from feeders.streams import Stream
 
 FEEDER = "feeders.skeleton.Feeder"
-CONSTANTS = {normalize: ("SPINE", "SHOULDERS", "EPSILON"), frames: ("TEST_SEED",)}
+CONSTANTS = {
+    measure: ("NOT_SCALED", "ASTRAY"),
+    normalize: ("SPINE", "SHOULDERS", "EPSILON"),
+    frames: ("TEST_SEED",),
+}
 # Functions whose source is copied into the script, so that there is one home for each of them.
 COPIED = {
-    measure: ("seen", "found"),
+    measure: ("seen", "found", "check_scaled"),
     normalize: (
         "upright", "unaligned", "upright_center", "shortest_rotation", "to_image", "best_scored",
         "nw_ucla", "centered",
@@ -36,9 +40,9 @@ HEAD = '''"""A recorded clip to the input of {file}, by NumPy: normalization, st
     (logits,) = session.run(["logits"], {{"clips": clips}})
     preprocess.probabilities(logits)  # {{class name: probability}}
 
-or: python {script} clip.npy
+or: python {script} [--image-size HEIGHT WIDTH] clip.npy
 
-{mark} Units are not checked: positions of 3D joints are in meters; 2D poses are in
+{mark} Positions of 3D joints are in meters, which is not checked; 2D poses are in
 pixels, with `image_size` (height, width), or scaled to [-1, 1] already. Unseen joints are 0.
 """
 
@@ -60,7 +64,9 @@ def normalized(joints, image_size=None):
     how = SETTINGS["normalization"]
     if how in ("image", "st-gcn"):
         joints = np.where(found(joints)[..., None], joints, 0).astype(np.float32)
-        if image_size is not None:
+        if image_size is None:
+            check_scaled(joints, "clip", fix="give image_size, on the command line --image-size")
+        else:
             joints = to_image(joints, *image_size)
         if how == "st-gcn":
             shares = np.concatenate([(joints[..., :2] + 1) / 2, joints[..., 2:]], axis=-1)
@@ -105,13 +111,15 @@ def inputs(clip, image_size=None):
     """Return (test clips, M, T, V, C) float32 of a clip (T, V, C) or (T, M, V, C) as recorded."""
     joints = np.asarray(clip, np.float32)
     joints = joints[:, None] if joints.ndim == 3 else joints
+    if SETTINGS["drops_empty_frames"]:
+        joints = joints[joints.any(axis=(1, 2, 3))]
+    if not joints.any():
+        raise InputError("the clip contains no body, all joints are zero")
     if SETTINGS["normalization"] in ("image", "st-gcn"):
         joints = with_persons(normalized(joints, image_size), SETTINGS["persons"])
     else:
         joints = normalized(with_persons(joints, SETTINGS["persons"]))
     joints = joints.astype(np.float32)
-    if not joints.any():
-        raise InputError("the clip contains no body, all joints are zero")
     joints = relative(boxed(joints) if SETTINGS["box"] else joints)
     is_motion = SETTINGS["stream"].endswith("-motion")
     if is_motion and not SETTINGS["sampled_motion"]:
@@ -145,11 +153,17 @@ def probabilities(logits):
 
 
 if __name__ == "__main__":
+    import argparse
+
     import onnxruntime
 
+    parser = argparse.ArgumentParser()
+    parser.add_argument("clips", nargs="+", metavar="CLIP.npy")
+    parser.add_argument("--image-size", nargs=2, type=float, metavar=("HEIGHT", "WIDTH"))
+    given = parser.parse_args()
     session = onnxruntime.InferenceSession(str(Path(__file__).with_name(SETTINGS["file"])))
-    for name in sys.argv[1:]:
-        (logits,) = session.run(["logits"], {"clips": inputs(np.load(name))})
+    for name in given.clips:
+        (logits,) = session.run(["logits"], {"clips": inputs(np.load(name), given.image_size)})
         found_classes = sorted(probabilities(logits).items(), key=lambda pair: -pair[1])[:3]
         print(name, ", ".join(f"{title} {share:.3f}" for title, share in found_classes))
 '''
@@ -196,4 +210,5 @@ def settings(network: LoadedNetwork, file: Path) -> dict[str, Any]:
         "box": bool(args.get("box", False)),
         "sampled_motion": bool(args.get("sampled_motion", False)),
         "temperature": network.calibration.temperature,
+        "drops_empty_frames": takes.drops_empty_frames,
     }  # fmt: skip

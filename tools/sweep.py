@@ -184,7 +184,13 @@ class Run:
             check_result(self.place, result, listed.digest, listed.fingerprint)
         began_with = result.get("started_from_digest")
         if self.needs is not None and began_with is not None:
-            content = checkpoint.read(self.needs.place.checkpoint(LAST))
+            path = self.needs.place.checkpoint(LAST)
+            if not path.is_file():
+                raise InputError(
+                    f"{self.folder} began with other weights than {path}, which is not there; "
+                    "remove it, and it is run again"
+                )
+            content = checkpoint.read(path)
             if checkpoint.weights_digest(content["model"]) != began_with:
                 raise InputError(
                     f"{self.folder} began with other weights than {self.needs.folder} has now; "
@@ -286,6 +292,8 @@ class Sweep:
         tags += [_as_tag(word) for word in (*kept, *own)]
         parent = self.parent(method)
         needs = None if parent is None else self.plan(parent, seed, fold, chosen, held_out)
+        if needs is not None:
+            tags += [_as_tag(word) for word in needs.values if word not in kept]
         if self.equal_steps:
             steps_tag = f"steps{(total := longest(self, seed, fold))}"
             # The parent of a classifier method has them; the classifier's own come on top.

@@ -6,16 +6,19 @@ import inspect
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import product
 from typing import Any
 
 import torch
 
+import model as models
 from engine import config, samples
 from engine.build import find_class
 from engine.run import LAST
 from errors import InputError, nearest
+from feeders.augment import Augmentation
+from feeders.frames import CHOICES
 from longtail import shots
 from tools.sweep import Chosen, Run, Sweep, trains
 
@@ -92,11 +95,13 @@ def _arguments(settings: config.Config, top: str) -> dict[str, Any]:
     path = getattr(settings, key)
     if not isinstance(path, str) or "." not in path:  # a word, as of the schedule, or none
         return said
-    try:
-        parameters = inspect.signature(find_class(path, key)).parameters.values()
-    except ValueError:  # of a class that is not written in Python
-        return said
-    return {p.name: p.default for p in parameters if p.default is not p.empty} | said
+    found = find_class(path, key)
+    usual = models.defaults(found) if inspect.isclass(found) else {}
+    if key == "feeder":
+        policies: tuple[Any, ...] = (Augmentation, CHOICES[said.get("choice", "uniform")])
+        for kind in policies:
+            usual |= {field.name: field.default for field in fields(kind)}
+    return usual | said
 
 
 def check(sweep: Sweep, tuned: Sequence[Tuned], fold: str | None) -> None:

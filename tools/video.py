@@ -277,7 +277,8 @@ def answer(recognizer: Recognizer, clip: np.ndarray, size: tuple[int, int]) -> s
     """Return the class of a clip (T, M, 17, 3) in pixels with its probability, or `nobody`."""
     if not clip.any():
         return "nobody"
-    ready = recognizer.prepare(for_network(clip, recognizer), "camera", size)
+    used = size if recognizer.takes.takes_image_size else None
+    ready = recognizer.prepare(for_network(clip, recognizer), "camera", used)
     (prediction,) = recognizer.score([ready])
     return f"{prediction.answer} {prediction.probabilities.max():.2f}"
 
@@ -333,8 +334,9 @@ def classify(
 ) -> list[Prediction]:
     """Return the prediction of a tracked video, or one per person."""
     joints = clip_file.as_clip(for_network(clip, recognizer), video.source)
+    size = video.size if recognizer.takes.takes_image_size else None
     ready = [
-        recognizer.prepare(each, name, video.size, options.window, options.stride)
+        recognizer.prepare(each, name, size, options.window, options.stride)
         for name, each in predict_files.bodies(joints, video.source, options.per_person).items()
     ]
     return recognizer.score([dataclasses.replace(each, fps=video.fps) for each in ready])

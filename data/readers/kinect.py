@@ -32,8 +32,10 @@ def raw(data_set: str, items: Sequence[Any], read: Callable[[Any], Clip], **meta
         layout=LAYOUT,
         class_names=names.class_names(data_set),
         shape=(1, NUM_JOINTS, 3),
-        meta={"normalization": NORMALIZATION, "centre": center, **meta},
-    )
+        meta={
+            "normalization": NORMALIZATION, "centre": center, "drops_empty_frames": True, **meta,
+        },
+    )  # fmt: skip
 
 
 def clip(file: File, name: str, label: int, subject: int, joints: np.ndarray) -> Clip:

@@ -103,13 +103,14 @@ def read(item: Item, num_class: int) -> Clip:
         file.fail(f"label_index is {stated}, but {label} in the label file")
     if not 0 <= label < num_class:
         file.fail(f"label {label} is beyond the {num_class} classes")
-    joints = measure.only_found(read_frames(file), str(path))
+    joints = measure.only_found(read_frames(file)[0], str(path))
     measure.check_corner(joints, str(path))
     return Clip(path.stem, label, normalize.best_scored(joints, MAX_BODIES), {"split": part})
 
 
-def read_frames(file: JsonFile) -> np.ndarray:
-    """Return the joints (T, m, 18, 3), m <= 5: frames by their index, persons in file order.
+def read_frames(file: JsonFile) -> tuple[np.ndarray, int]:
+    """Return the joints (T, m, 18, 3), m <= 5, and the number of the first frame: frames by their
+    index, persons in file order.
 
     Frames before the first and after the last body are dropped. InputError names file and line.
     """
@@ -128,7 +129,9 @@ def read_frames(file: JsonFile) -> np.ndarray:
             joints[index, place] = person
     seen = np.flatnonzero(joints.any(axis=(1, 2, 3)))
     most = max((len(row) for row in rows.values()), default=0)
-    return joints[seen[0] : seen[-1] + 1, :most] if len(seen) else joints[:0]
+    if not len(seen):
+        return joints[:0], 0
+    return joints[seen[0] : seen[-1] + 1, :most], int(seen[0])
 
 
 def _frame(frame: Any) -> tuple[int, list[np.ndarray]]:

@@ -83,7 +83,7 @@ def read(item: Item, num_class: int, normalization: str = "upright") -> Clip:
     label, columns = names.parse(_name(item), source)
     if label >= num_class:
         raise InputError(f"{source}: label {label} exceeds the {num_class} classes")
-    bodies = choose_bodies(parse(_text(path, member, source), source))
+    bodies, _ = choose_bodies(parse(_text(path, member, source), source))
     joints = normalize.apply(normalization, bodies, normalize.Terms(where=source))
     if not joints[:, 1].any():
         joints = joints[:, :1]  # half the data to send to the main process
@@ -179,8 +179,9 @@ def _variance(joints: np.ndarray) -> float:
         return float(sum(joints[..., axis].var() for axis in range(3)))
 
 
-def choose_bodies(bodies: Bodies) -> np.ndarray:
-    """Return joints (T, 2, 25, 3) float32 of the main and the second body, zero where absent.
+def choose_bodies(bodies: Bodies) -> tuple[np.ndarray, np.ndarray]:
+    """Return joints (T, 2, 25, 3) float32 of the main and the second body, zero where absent, and
+    the numbers (T,) of the frames in the file.
 
     The main body is the one with the most motion, unless only the other one is present in the first
     frame. Frames without a selected body are dropped; T = 0 if there is none.
@@ -201,9 +202,10 @@ def choose_bodies(bodies: Bodies) -> np.ndarray:
                 continue  # overlaps in time with the tracks in this slot
             joints[track.frames, slot] = track.joints
             break
-    joints = joints[joints.any(axis=(1, 2, 3))]
+    seen = joints.any(axis=(1, 2, 3))
+    joints, used = joints[seen], used[seen]
     begins_with_second = len(joints) and not joints[0, 0].any()
-    return joints[:, ::-1] if begins_with_second else joints
+    return joints[:, ::-1] if begins_with_second else joints, used
 
 
 def _tracks(bodies: Bodies, frames: np.ndarray) -> list[Track]:

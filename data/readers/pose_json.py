@@ -25,9 +25,9 @@ OPENPOSE_KEYS = ("pose_keypoints_2d", "pose_keypoints")
 NO_POSE = "the pose is not a list of x, y, score, x, y, score, ..."
 RELATIVE = (1, 1)  # image size for positions relative to the image (0 to 1)
 
-# Joints (T, M, V, C), the name of their layout and the image's height and width, where known, and
-# which frames are missing, '' if none.
-Poses = tuple[np.ndarray, str | None, tuple[int, int] | None, str]
+# Joints (T, M, V, C), the name of their layout and the image's height and width, where known, which
+# frames are missing, '' if none, and the number of the first frame.
+Poses = tuple[np.ndarray, str | None, tuple[int, int] | None, str, int]
 
 
 def read_clip(file: JsonFile) -> Poses | None:
@@ -40,14 +40,15 @@ def read_clip(file: JsonFile) -> Poses | None:
     if isinstance(content, dict) and isinstance(content.get("people"), list):
         file.fail("is a single OpenPose frame; give its folder to python -m data.convert")
     if isinstance(content, dict) and isinstance(content.get("data"), list):
-        return kinetics_skeleton.read_frames(file), "openpose", RELATIVE, ""
+        joints, first = kinetics_skeleton.read_frames(file)
+        return joints, "openpose", RELATIVE, "", first
     if not isinstance(content, list):
         return None
     if content and all(isinstance(entry, dict) and "keypoints" in entry for entry in content):
         return _alphapose(file)
     persons = [person for frame in content for person in _persons(frame)]
     if persons and all(isinstance(point, dict) for person in persons for point in person):
-        return _landmarks(file), None, RELATIVE, ""
+        return _landmarks(file), None, RELATIVE, "", 0
     return None
 
 
@@ -187,7 +188,7 @@ def _alphapose(file: JsonFile) -> Poses:
         for idx, pose in poses[name]:
             frame[places[idx]] = pose
     gaps = _gaps(PurePosixPath(name).stem for name in names)
-    return joints, "coco" if sizes[0] == 17 else None, None, gaps
+    return joints, "coco" if sizes[0] == 17 else None, None, gaps, 0
 
 
 def _person(idx: Any) -> float | None:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from data.names import decode_file, natural_order
 from data.readers.splits import PARTS
+from data.store import is_store
 from errors import InputError
 from files import files_below
 
@@ -152,15 +153,13 @@ def _folders(source: Path, suffixes: Sequence[str]) -> Table:
         )
     files: list[Path] = []
     for folder in [inner for part in top for inner in _within(part)] if is_split else top:
-        found = [path for path in files_below(folder) if path.suffix in suffixes]
+        found = _clips_below(folder, suffixes)
         found = [path for path in found if not _is_hidden(path.relative_to(folder).parts)]
         if not found:
             raise InputError(f"{folder}: this class folder has no {', '.join(suffixes)} file")
         files += sorted(found, key=lambda path: natural_order(path.as_posix()))
     known = set(files)
-    outside = [
-        path for path in files_below(source) if path.suffix in suffixes and path not in known
-    ]
+    outside = [path for path in _clips_below(source, suffixes) if path not in known]
     outside = [path for path in outside if not _is_hidden(path.relative_to(source).parts)]
     tables = sorted(source.glob("*.csv"))
     hint = f"; did you mean the table {tables[0]}?" if tables else ""
@@ -184,9 +183,16 @@ def _folders(source: Path, suffixes: Sequence[str]) -> Table:
     )
 
 
+def _clips_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Return the clips in a folder and below it; the arrays of prepared stores are none."""
+    found = [path for path in files_below(folder) if path.suffix in suffixes]
+    return [path for path in found if not is_store(path.parent)]
+
+
 def _within(folder: Path) -> list[Path]:
-    """Return the folders in a folder, in natural order, without hidden ones."""
+    """Return the folders in a folder, in natural order, without hidden ones and stores."""
     folders = [path for path in folder.iterdir() if path.is_dir() and not _is_hidden([path.name])]
+    folders = [path for path in folders if not is_store(path)]
     return sorted(folders, key=lambda path: natural_order(path.name))
 
 

@@ -73,8 +73,9 @@ def read(path: Path) -> Row:
 def benchmark_of(facts: Mapping[str, Any], folder: str) -> str:
     """Return the benchmark of a run, with what its figures depend on beside the method."""
     parts = [str(facts.get("benchmark") or folder)]
-    if facts.get("training_list"):
-        parts.append(f"imbalance {facts.get('imbalance')}")
+    if listed := facts.get("training_list"):
+        of_template = "{imbalance}" in listed
+        parts.append(f"imbalance {facts.get('imbalance')}" if of_template else Path(listed).name)
     if facts.get("fold"):
         parts.append(f"fold {facts['fold']}")
     return ", ".join(parts)

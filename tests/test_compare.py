@@ -219,6 +219,16 @@ def test_a_failed_run_is_named_and_the_table_written(tiny, tmp_path, monkeypatch
     assert "| brl |" in out and "failed: focal, seed 0: exit code 2" in out
 
 
+def test_methods_of_other_shot_groups_are_refused(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(config, "benchmark_folder", lambda name: tiny / name)
+    own = tmp_path / "own.yaml"
+    own.write_text("base: config/methods/cross-entropy.yaml\nshots: [40, 15]\n")
+    argv = ["--benchmark", "tiny-lt", "--methods", f"cross-entropy,{own}", "--device", "cpu"]
+    assert run_command(compare.main, [*argv, "--work-dir", str(tmp_path / "w")]) == 2
+    assert "has shots [40, 15], cross-entropy has" in capsys.readouterr().err
+    assert not (tmp_path / "w").exists()
+
+
 def test_no_method_is_a_mistake(tmp_path):
     with pytest.raises(InputError, match="--methods: names none"):
         compare.main(["--benchmark", "demo", "--methods", " ,", "--work-dir", str(tmp_path / "w")])

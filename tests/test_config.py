@@ -155,6 +155,9 @@ def test_a_file_of_ones_own_may_start_from_one_of_the_project(tmp_path, monkeypa
         ("ema: 2", "ema must be between 0 and 1"),
         ("val_split: 1", "val_split must be between 0 and 1"),
         ("lr: [", "line"),
+        ("num_epoch: 010", "num_epoch must be int, not '010'"),  # 8 in YAML 1.1
+        ("num_epoch: 1:30", "num_epoch must be int, not '1:30'"),  # 90
+        ("shots: [020, 010]", "shots must be a list of whole numbers"),
         ("lr: 1\nseed: 2\nlr: 2", "line 3: not valid YAML: key lr is given twice"),
         ("num_epoch: many", r"joint\.yaml: num_epoch must be int"),
         ("shots: [1, b]", "shots must be a list of whole numbers"),
@@ -172,6 +175,38 @@ def test_errors_name_the_file_or_key(tmp_path, text, said):
     with pytest.raises(InputError, match=said) as caught:
         config.load([write(tmp_path / "joint.yaml", text)])
     assert "\n" not in str(caught.value)
+
+
+def test_numbers_are_decimal():
+    texts = {"1e-3": 0.001, "-2": -2, "0": 0, "1.5": 1.5, ".5": 0.5, "2.": 2.0, "1.0e3": 1000.0}
+    texts |= {"0.0125": 0.0125, ".inf": float("inf"), "010": "010", "1/2": "1/2", "0x1F": "0x1F"}
+    for text, value in texts.items():
+        found = config.read_yaml(text)
+        assert (found, type(found)) == (value, type(value)), text
+
+
+def test_a_mapping_whose_lines_are_commented_out_changes_nothing(tmp_path):
+    own = write(tmp_path / "own.yaml", "optimizer_args:\n#  weight_decay: 1.0e-4\n")
+    assert config.load([own]).optimizer_args == config.Config().optimizer_args != {}
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (
+            ["imbalance=50", "training_list=null"],
+            "--set imbalance: not used, as training_list is None",
+        ),
+        (["imbalance=50", "training_list=a.txt"], "not used, as training_list is a.txt"),
+        (["second_stage_share=0.5", "second_stage=3"], "not used, as second_stage is 3"),
+    ],
+)
+def test_a_word_that_another_value_makes_useless_is_refused(words, said):
+    with pytest.raises(InputError, match=said):
+        config.load([], words)
+    assert config.load([], ["second_stage_share=0.5"]).second_stage_share == 0.5
+    kps = [config.CONFIG_ROOT / file for file in ("k400/joint.yaml", "methods/kps.yaml")]
+    assert config.load(kps).second_stage is None  # the share of its authors, 0.4
 
 
 @pytest.mark.parametrize("text", ["", "- 1", "lr: ["])

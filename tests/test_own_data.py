@@ -99,6 +99,15 @@ def test_a_quote_that_is_not_closed_swallows_no_rows(clips: Path, capsys, table,
     fails(capsys, f"labels.csv: {said}", *custom(clips))
 
 
+def test_a_store_among_class_folders_is_not_a_class(clips: Path) -> None:
+    clip(clips / "set/run/0.npy", 1)
+    clip(clips / "set/sit/1.npy", 2)
+    argv = ["custom", clips / "set", "--layout", "ntu_rgb_d", "--normalize", "none"]
+    for _ in range(2):
+        assert run(*argv, "--out", clips / "set/store") == 0
+        assert Store.open(clips / "set/store").names.tolist() == ["run/0", "sit/1"]
+
+
 def test_links_to_folders_are_followed_once(clips: Path) -> None:
     """A class has clips in a folder elsewhere; a link that leads in circles changes nothing."""
     for number, place in enumerate(("set/run/0.npy", "elsewhere/1.npy", "set/sit/2.npy")):

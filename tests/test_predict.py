@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import graph
-from data import clip_file, convert, prepare
+from data import clip_file, convert, demo, prepare
 from data.store import Store
 from engine import checkpoint, evaluate, predict, predict_files
 from engine.build import feeder_of, make_model
 from engine.config import Config
 from engine.predict import Recognizer
-from errors import InputError
+from errors import InputError, run_command
 
 STREAMS = {
     "joint": "result", "bone": "result_b", "skip": "result_k",
@@ -246,6 +247,71 @@ def test_a_window_without_a_body_is_left_out(small):
     clip[20:40] = 0
     prediction = Recognizer.load(small[0], device="cpu")(clip, window=20, stride=20)
     assert prediction.spans.tolist() == [[0, 20], [40, 60]]
+
+
+def test_each_window_has_the_persons_seen_longest_in_it(small):
+    """Three people one after another, for a network of two persons: none is left out."""
+    clip = np.zeros((60, 3, 25, 3), np.float32)
+    for person in range(3):
+        clip[20 * person : 20 * person + 20, person] = walk(20, seed=person)[:, 0]
+    recognizer = Recognizer.load(small[0], device="cpu")
+    prediction = recognizer(clip, window=20, stride=20)
+    assert prediction.spans.tolist() == [[0, 20], [20, 40], [40, 60]]
+    alone = [recognizer(walk(20, seed=person)).probabilities for person in range(3)]
+    np.testing.assert_allclose(prediction.windows, alone, atol=1e-6)
+
+
+def test_frames_without_a_body_are_dropped_as_in_the_data_set(tmp_path):
+    """The readers of Kinect's small sets drop them, and so is what is trained on; the frames of a
+    window are those of the recording."""
+    args = {"graph": "nw_ucla", "num_class": 4, "num_person": 1, "base_channels": 8}
+    config = Config(frames=16, test_clips=1, model_args=args | {"num_blocks": 1, "inflate": []})
+    config = config.replace(model_args=config.model_args | {"down": []})
+    clip = walk(40, joints=20)
+    gaps = np.insert(clip, [3, 3, 17, 30], 0, axis=0)
+    for name, facts in {
+        "a": {"normalization": "centered", "drops_empty_frames": True},
+        "b": {},
+    }.items():
+        path = save(tmp_path / f"{name}.pt", config, names=NAMES[:4], layout="nw_ucla", **facts)
+        recognizer = Recognizer.load(path, device="cpu")
+        found, whole = recognizer(gaps), recognizer(clip)
+        np.testing.assert_allclose(found.probabilities, whole.probabilities, atol=1e-6)
+        assert found.spans.tolist() == [[0, 44]]
+
+
+def test_segments_of_a_file_begin_where_somebody_is_seen(tmp_path):
+    """The reader leaves out the frames of a .skeleton file in which nobody is."""
+    assert run_command(demo.main, ["--out", str(tmp_path / "kick.skeleton")]) == 0
+    first, *rest = (tmp_path / "kick.skeleton").read_text().split("\n")
+    late = [str(int(first) + 300), *["0"] * 300, *rest]
+    (tmp_path / "late.skeleton").write_text("\n".join(late))
+    plain, moved = (clip_file.read(tmp_path / f"{name}.skeleton") for name in ("kick", "late"))
+    np.testing.assert_array_equal(plain.joints, moved.joints)
+    spans = np.array([[0, 5], [4, len(plain.joints)]])
+    assert plain.recorded(spans).tolist() == spans.tolist()
+    assert moved.recorded(spans).tolist() == (spans + 300).tolist()
+
+
+def test_a_network_takes_the_stream_and_the_layout_of_its_training(tmp_path):
+    table = yaml.safe_load((graph.FOLDER / "nw_ucla.yaml").read_text()) | {"name": "mine"}
+    layout = tmp_path / "mine.yaml"
+    layout.write_text(yaml.safe_dump(table))
+    args = {"graph": str(layout), "num_class": 4, "num_person": 1, "base_channels": 8}
+    config = Config(stream="bone", model_args=args | {"num_blocks": 1, "inflate": [], "down": []})
+    skeleton = dataclasses.asdict(graph.load(layout))
+    path = save(
+        tmp_path / "bone.pt", config, names=NAMES[:4], layout=str(layout), skeleton=skeleton
+    )
+    assert Recognizer.load(path, device="cpu").takes.skeleton.name == "mine"
+    with pytest.raises(InputError, match="was trained on stream bone, not joint"):
+        Recognizer.load(path, device="cpu", overrides=["stream=joint"])
+    parent = list(table["parent"])
+    leaf = next(v for v in range(20) if v not in parent and parent[parent[v]] != parent[v])
+    parent[leaf] = parent[parent[leaf]]
+    layout.write_text(yaml.safe_dump(table | {"parent": parent}))
+    with pytest.raises(InputError, match=r"than mine is now \(it differs in parent\)"):
+        Recognizer.load(path, device="cpu")
 
 
 @pytest.mark.parametrize("frames", [1, 2, 15, 500])

@@ -23,10 +23,13 @@ TINY = {"base_channels": 8, "num_blocks": 1, "inflate": [], "down": []}
 BOX = {"choice": "even", "box": True, "scale": 0.0}
 
 
+FACTS = ("normalization", "centre", "drops_empty_frames")
+
+
 def checkpoint(folder, layout, stream, persons=1, **more):
     args = {"graph": layout, "num_class": 3, "num_person": persons, **TINY}
     values = {"frames": 20, "test_clips": 3, "stream": stream, "model_args": args}
-    facts = {key: more.pop(key) for key in ("normalization", "centre") if key in more}
+    facts = {key: more.pop(key) for key in FACTS if key in more}
     names = ["a", 'b "c"', "d\\e"]
     return save(
         folder / "best.pt", Config(**{**values, **more}), names=names, layout=layout, **facts
@@ -52,6 +55,8 @@ CASES = [
     ("nw_ucla", "joint", 1, {"feeder_args": BOX, "test_clips": 1}),
     ("nw_ucla", "bone-motion", 1, {"feeder_args": BOX, "test_clips": 1}),
     ("nw_ucla", "skip", 1, {"normalization": "centered", "centre": 2}),
+    ("nw_ucla", "bone", 1,
+     {"normalization": "centered", "centre": 2, "drops_empty_frames": True}),
     ("nw_ucla", "joint", 2, {"normalization": "none", "feeder_args": {"p_interval": [0.5, 1]}}),
     ("coco", "bone", 2, {}),
     ("coco", "joint-motion", 2, {"feeder_args": {"sampled_motion": True}}),
@@ -72,11 +77,22 @@ def test_inputs_are_the_recognizers(tmp_path, layout, stream, persons, more, fra
     )
     made = runpy.run_path(str(tmp_path / "preprocess.py"))
     clip = recorded(layout, frames, persons)
+    clip[2:4] = 0  # frames without a body
     size = {"image_size": (480, 640)} if layout in ("coco", "openpose") else {}
     expected = Recognizer.load(path, CPU).inputs(clip, **size)
     found = made["inputs"](clip, **size)
     assert found.shape == expected.shape and found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_pixels_need_the_size_of_the_image(tmp_path):
+    network = LoadedNetwork.load(checkpoint(tmp_path, "coco", "joint"), CPU)
+    (tmp_path / "preprocess.py").write_text(
+        preprocess.script(network, tmp_path / "best.onnx", "preprocess.py")
+    )
+    made = runpy.run_path(str(tmp_path / "preprocess.py"))
+    with pytest.raises(ValueError, match=r"look like pixels.*--image-size"):
+        made["inputs"](recorded("coco", 30, 1))
 
 
 def test_a_calibration_means_the_same_as_in_predict(tmp_path):

@@ -105,6 +105,23 @@ def test_a_value_out_of_range_is_refused(words, error):
         build.make(settings, "class_weights", COUNTS)
 
 
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["loss=longtail.losses.Gumbel", "loss_args.softmax=None"],
+         "loss_args.softmax must be true or false, not 'None'"),
+        (["loss=longtail.losses.LogitAdjustment", "loss_args.tau=off"], "loss_args.tau must be"),
+        (["mixing_args.walk=none"], "mixing_args.walk must be true or false, not 'none'"),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_type_is_refused(words, error):
+    """Any text is true, and false is the number 0."""
+    settings = config.load([NW_UCLA / "joint.yaml"], words)
+    with pytest.raises(InputError, match=error):
+        build.make(settings, "mixing", COUNTS, graph.load("nw_ucla"))
+        build.make(settings, "loss", COUNTS)
+
+
 class Foreign:
     """An annotation that exists for a type checker alone hides the ranges, and fails nothing."""
 

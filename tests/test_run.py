@@ -377,6 +377,19 @@ def test_a_run_says_how_it_departs_from_the_recipe(tiny, tmp_path, monkeypatch):
     assert result["departures"] == ["frames", "lr", "num_epoch"] and result["method"] == "brl"
 
 
+def test_a_store_of_another_layout_is_refused(tiny, tmp_path):
+    """h36m and coco have as many joints."""
+    with StoreWriter(tmp_path / "s", "h36m", ["a", "b"], (1, 17, 3)) as out:
+        for number in range(4):
+            split = ("train", "test")[number // 2]
+            out.add(f"{number}", number % 2, np.ones((9, 1, 17, 3)), split=split)
+    words = [f"store={tmp_path / 's'}", "protocol=given", "training_list=null"]
+    words += ["model_args.num_class=2", "model_args.num_person=1"]
+    said = "has layout h36m, but the network takes coco; set model_args.graph=h36m"
+    with pytest.raises(InputError, match=said):
+        run(tiny, tmp_path / "run", more=[*words, "model_args.graph=coco", *SMALL])
+
+
 def test_a_network_is_not_judged_by_samples_that_it_was_trained_on(tiny, tmp_path, capsys):
     """Another fold's test samples, and samples that `val_split` holds out of what it knows."""
     words = ["num_epoch=1", "training_list=null", *SMALL]

@@ -160,6 +160,17 @@ def test_results_of_another_list_or_of_other_first_weights_are_refused(tmp_path,
         other.check()
 
 
+def test_a_classifier_lies_apart_for_each_value_of_its_network(tmp_path):
+    sweep = compare.Sweep(NW_UCLA, ("cross-entropy", "ncm"), root=tmp_path)
+    plain = sweep.plan("ncm", 0)
+    tuned = sweep.plan("ncm", 0, chosen={("cross-entropy", None): ("lr=0.05",)})
+    assert tuned.needs.folder.parent.name == "nw-ucla-lt-cross-entropy-lr0.05"
+    assert tuned.folder.parent.name == "nw-ucla-lt-ncm-lr0.05" != plain.folder.parent.name
+    write_result(tuned, 50.0, 20.0, {"started_from_digest": "0c0de"})
+    with pytest.raises(InputError, match=r"began with other weights than .*last.pt, which is not"):
+        tuned.check()
+
+
 def test_folds_have_the_same_shot_groups(tmp_path):
     """Their figures are averaged, so `shots: auto` stands for one pair of limits."""
     numbers = {1: (9, 3, 1), 2: (2, 2, 6)}  # clips of each class, by subject

@@ -32,9 +32,17 @@ def test_words_of_tuning():
         assert {each.keys[0] for each in tuned if each.applies(settings)} == keys, method
 
 
+def test_arguments_of_a_base_are_tuned_for_every_method():
+    keys = ("model_args.dropout", "model_args.num_blocks", "feeder_args.scale", "feeder_args.flip")
+    for method in ("cross-entropy", "focal", "shap-mix-recipe"):
+        settings = compare.Sweep(NW_UCLA).plan(method, 0).settings
+        assert all(tuning.Tuned.parse(f"{key}=0.1,0.2").applies(settings) for key in keys), method
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["--set", "stream=bone"], "--set stream=bone: give --stream"),
         (["--tune", "lr"], "--tune lr: expected KEY=VALUE,VALUE"),
         (["--tune", "lr=1"], "expected KEY=VALUE,VALUE"),
         (["--tune", "lrr=1,2"], "unknown key 'lrr'"),

@@ -111,14 +111,15 @@ def inputs(clip, image_size=None):
     """Return (test clips, M, T, V, C) float32 of a clip (T, V, C) or (T, M, V, C) as recorded."""
     joints = np.asarray(clip, np.float32)
     joints = joints[:, None] if joints.ndim == 3 else joints
-    if SETTINGS["drops_empty_frames"]:
-        joints = joints[joints.any(axis=(1, 2, 3))]
     if not joints.any():
         raise InputError("the clip contains no body, all joints are zero")
     if SETTINGS["normalization"] in ("image", "st-gcn"):
         joints = with_persons(normalized(joints, image_size), SETTINGS["persons"])
     else:
-        joints = normalized(with_persons(joints, SETTINGS["persons"]))
+        joints = with_persons(joints, SETTINGS["persons"])
+        if SETTINGS["drops_empty_frames"]:
+            joints = joints[joints.any(axis=(1, 2, 3))]
+        joints = normalized(joints)
     joints = joints.astype(np.float32)
     joints = relative(boxed(joints) if SETTINGS["box"] else joints)
     is_motion = SETTINGS["stream"].endswith("-motion")

@@ -235,7 +235,7 @@ def test_an_unknown_benchmark_names_the_nearest():
 def test_run_folder_name_contains_the_differences_from_the_benchmark(tmp_path):
     folder = tmp_path / "ntu60-xsub-lt"
     folder.mkdir()
-    joint = write(folder / "joint.yaml", "stream: joint\n")
+    joint = write(folder / "joint.yaml", "stream: joint\ntraining_list: a_{imbalance}.txt\n")
     method = write(tmp_path / "ldam-drw.yaml", "lr: 0.1\n")
 
     def path(*files, overrides=(), **values):

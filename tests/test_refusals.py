@@ -106,7 +106,8 @@ LATE = "loss=tests.test_refusals.LateLoss"
         ([LATE], f"{LATE} with loss_args={{}}"),
         ([LATE, "loss_from=second_stage"], f"{LATE} with"),
         (["loss=torch.nn.CrossEntropyLoss"], "loss=torch.nn.CrossEntropyLoss"),
-        (["sampling=longtail.sampling.PowerSampling", "sampling_args.power=x"], "sampling=longt"),
+        (["sampling=longtail.sampling.PowerSampling", "sampling_args.power=x"],
+         "sampling_args.power must be a number, not 'x'"),
         (["optimizer=torch.optim.LBFGS", "optimizer_args={}"], "LBFGS: needs a closure"),
         # accepted one by one, impossible together
         ([RIDE, FOCAL], "loss=longtail.losses.Focal with loss_args={} and model=model.experts"),

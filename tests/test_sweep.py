@@ -50,7 +50,7 @@ def test_main_resolves_what_was_planned():
     chosen = {("crt", "2/5"): ("lr=0.3",), ("cross-entropy", "2/5"): ("lr=0.05",)}
     run = sweep.plan("crt", 1, "2/5", chosen, held_out=0.25)
     assert run.name == "crt, seed 1, fold 2/5, lr=0.3, val_split=0.25"
-    assert run.folder.parent.name == "nw-ucla-lt-crt-fold2of5-seed1-val0.25-lr0.3"
+    assert run.folder.parent.name == "nw-ucla-lt-crt-fold2of5-seed1-val0.25-lr0.05-lr0.3"
     assert run.needs.settings.lr == 0.05 and run.needs.settings.val_split == 0.25
     assert run.settings.test_clips == 1 and sweep.plan("crt", 1).settings.val_split is None
     for each in (run, run.needs):

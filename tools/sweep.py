@@ -288,12 +288,11 @@ class Sweep:
         # The test of a trial is not looked at, so it is a short one.
         words = self.words(fold, [*own, *kept, *(["test_clips=1"] if kept else [])])
         settings = self.resolve(method, seed, words)
-        tags = [settings.tag] if settings.tag else []
-        tags += [_as_tag(word) for word in (*kept, *own)]
         parent = self.parent(method)
         needs = None if parent is None else self.plan(parent, seed, fold, chosen, held_out)
-        if needs is not None:
-            tags += [_as_tag(word) for word in needs.values if word not in kept]
+        of_parent = needs.values if needs else ()  # one run of a classifier for each of its network
+        tags = [settings.tag] if settings.tag else []
+        tags += [_as_tag(word) for word in dict.fromkeys((*kept, *of_parent, *own))]
         if self.equal_steps:
             steps_tag = f"steps{(total := longest(self, seed, fold))}"
             # The parent of a classifier method has them; the classifier's own come on top.

@@ -290,9 +290,10 @@ class Sweep:
         settings = self.resolve(method, seed, words)
         parent = self.parent(method)
         needs = None if parent is None else self.plan(parent, seed, fold, chosen, held_out)
-        of_parent = needs.values if needs else ()  # one run of a classifier for each of its network
+        # a classifier has a run for each of its network
+        of_parent = [word for word in (needs.values if needs else ()) if word not in kept]
         tags = [settings.tag] if settings.tag else []
-        tags += [_as_tag(word) for word in dict.fromkeys((*kept, *of_parent, *own))]
+        tags += [_as_tag(word) for word in (*kept, *of_parent, *own)]
         if self.equal_steps:
             steps_tag = f"steps{(total := longest(self, seed, fold))}"
             # The parent of a classifier method has them; the classifier's own come on top.

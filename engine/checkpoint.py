@@ -80,13 +80,11 @@ def check_stream(content: Any, given: Config, path: str | Path) -> None:
 
 
 def check_skeleton(content: Any, skeleton: Skeleton, path: str | Path) -> None:
-    """Raise InputError if a layout has changed since a network was trained on it.
-
-    The weights do not show it: its bones, the exchange of left and right, the graph.
-    """
+    """Raise InputError if a layout has changed since a network was trained on it, in what the
+    weights do not show: the graph, where bones start, the exchange of left and right, a score."""
     then = content.get("skeleton") if is_own(content) else None
-    now = {k: v for k, v in dataclasses.asdict(skeleton).items() if k not in ("name", "joints")}
-    changed = [key for key, value in now.items() if then and then.get(key) != value]
+    used = ("edges", "parent", "flip", "center", "confidence")
+    changed = [key for key in used if then and then.get(key) != getattr(skeleton, key)]
     if changed:
         raise InputError(
             f"{path}: was trained on another layout than {skeleton.name} is now (it differs in "
@@ -135,15 +133,22 @@ def load_network(
 
     All commands load networks by this function. Without `given`, the configuration is the
     checkpoint's own, changed by `usual` values and then by overrides; a foreign checkpoint has
-    none. Raises InputError if the weights do not fit the network.
+    none. Raises InputError if the weights do not fit the network, or if the layout has changed.
     """
+    given, model, content = _load(path, given, overrides, **usual)
+    check_skeleton(content, model.skeleton, path)
+    return given, model, content
+
+
+def _load(
+    path: str | Path, given: Config | None = None, overrides: Iterable[str] = (), **usual: Any
+) -> tuple[Config, Network, dict[str, Any]]:
     content = read(path) if given is None else upstream.read(path)
     given = settings(content, path, overrides, **usual) if given is None else given
     found = Checkpoint(path, content)
     resolved = complete(given, found)
     model = make_model(resolved)
     model.load_state_dict(models.fitted(model, found, given.model_args))
-    check_skeleton(content, model.skeleton, path)
     return resolved, model, content
 
 
@@ -154,7 +159,7 @@ def load_for_new_classes(path: str | Path, given: Config) -> tuple[Config, Netwo
     the classes are those of `given`. Raises InputError if the weights do not fit the rest of the
     network, or if it does not say which of its layers classify.
     """
-    _, trained, content = load_network(path, _without_classifier(given))
+    _, trained, content = _load(path, _without_classifier(given))  # the layout may be another
     config = complete_for_new_classes(given, Checkpoint(path, content))
     model = make_model(config)
     drawn = tuple(f"{name}." for name in models.classification_layers(model))

@@ -361,6 +361,8 @@ class Recognizer:
             joints = self.normalize(joints, source, image_size)
         spans = cut(len(joints), window, stride)
         spans = spans[[joints[first:end].any() for first, end in spans]]
+        if not len(spans):
+            raise InputError(f"{source}: contains no body, all joints are zero")
         windows = [with_persons(joints[first:end], takes.persons) for first, end in spans]
         if takes.drops_empty_frames:
             windows = [clip[clip.any(axis=(1, 2, 3))] for clip in windows]

@@ -192,7 +192,8 @@ def main(argv: list[str]) -> None:
     raw = importlib.import_module(READERS[args.name]).reader(args)
     out = args.out or Path("data") / args.name
     sources = getattr(args, "source", [])
-    sources = [str(source) for source in (sources if isinstance(sources, list) else [sources])]
+    sources = sources if isinstance(sources, list) else [sources]
+    sources = [str(Path(source).resolve()) for source in sources]
     summary = prepare(raw, out, args.workers, data_set=args.name, source=sources)
     print(
         f"{out}: {summary.samples} samples, {summary.frames} frames, "

@@ -327,10 +327,9 @@ def _refuse_foreign(path: Path, meta: dict[str, Any]) -> None:
         before = json.loads((path / "meta.json").read_text(encoding="utf-8")).get("source")
     except (ValueError, AttributeError):  # of a damaged store nothing is lost
         return
-    then, now = (
-        {Path(source).resolve() for source in said or ()} for said in (before, meta.get("source"))
-    )
-    if then and now and then != now:
+    then, now = (list(map(Path, said or ())) for said in (before, meta.get("source")))
+    known = all(path.is_absolute() for path in then)  # earlier versions wrote them as typed
+    if then and now and known and set(then) != set(now):
         raise InputError(
             f"--out {path}: contains a store of {', '.join(before)}, which would be replaced; name "
             "all sources in one command, give a new folder, or remove that one"

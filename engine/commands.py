@@ -131,7 +131,7 @@ def check_finished(settings: config.Config, run: RunFolder) -> None:
     """Raise InputError if a run that needs no resuming is of other data than there are now."""
     if run.is_finished(settings):
         store = Store.open(settings.store)
-        listed, _, _ = listed_rows(store, settings)
+        listed, _, _ = listed_rows(store, settings, make=True)
         check_result(run, run.result(LAST) or {}, listed.digest, store.fingerprint)
 
 
@@ -310,8 +310,8 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
         doubt = check_store(state, data.store, model.num_class, path)
         check_unseen(state, data, path)
         data, said = remembered(state, data)
+    run.check_test()  # on all ranks, before the first writes
     with run.lock(world):
-        run.check_test()
         if world.is_main and not run.config_file.is_file():
             config.write(settings, run.config_file)  # ensemble.py and tools.report read it
         log = logs.Log(run if world.is_main else None, options.quiet)

@@ -4,6 +4,7 @@ are those of a checkpoint."""
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from data import long_tail, protocols
 from data.measure import Size, compare, is_impossible
 from data.normalize import name_in
 from data.store import Store, copies, keys
-from engine.config import Config
+from engine.config import Config, from_written
 from engine.run import RunFolder, code_version
 from errors import InputError
 from graph.shapes import check_shape
@@ -46,11 +47,15 @@ class TrainingData(Data):
 
     train_rows: np.ndarray
     class_counts: torch.Tensor
+    seen_before: torch.Tensor | None = None  # `trained_on` of the initial weights
 
     @cached_property
     def trained_on(self) -> torch.Tensor:
-        """The `keys` (n,) of the training clips, by which a later test knows them again."""
-        return torch.from_numpy(keys(self.store, self.train_rows))
+        """The `keys` (n,) of the training clips, by which a later test knows them again, and of
+        those that the initial weights were trained on."""
+        own = torch.from_numpy(keys(self.store, self.train_rows))
+        before = own[:0] if self.seen_before is None else self.seen_before
+        return torch.cat([before, own]).unique()
 
 
 def open_data(config: Config, model: Network) -> TrainingData:
@@ -301,9 +306,17 @@ def trained_on(state: dict[str, Any], store: Store, rows: np.ndarray) -> np.ndar
     """Return a mask (n,) over rows of a store: clips that the network of a checkpoint was trained
     on.
 
-    All False for a checkpoint that does not say it: of another project, or of an earlier version.
+    Checkpoints of earlier versions name their list instead, which must be the same, of the same
+    clips. All False for one that says nothing.
     """
-    return np.isin(keys(store, rows), np.asarray(state.get("trained_on", ())))
+    if "trained_on" in state:
+        return np.isin(keys(store, rows), np.asarray(state["trained_on"]))
+    known = np.array([], np.int64)
+    if state.get("store_fingerprint") == store.fingerprint and "config" in state:
+        with suppress(InputError):  # the list is not there any more
+            listed, trained, _ = listed_rows(store, from_written(state["config"], "the checkpoint"))
+            known = trained if listed.digest == state.get("list_digest") else known
+    return np.isin(rows, known)
 
 
 def check_unseen(state: dict[str, Any], data: Data, path: Path, training: bool = False) -> None:

@@ -13,7 +13,7 @@ from engine import checkpoint, evaluate, precision
 from engine.build import make_feeder, to_device
 from engine.config import Config
 from engine.fusion import Scores
-from engine.run_data import TrainingData, check_same_data, open_data
+from engine.run_data import TrainingData, check_same_data, open_data, trained_on
 from errors import InputError
 from longtail.classifiers import Samples
 from model.fuse_bn import fuse_bn
@@ -53,7 +53,7 @@ def for_method(
     """
 
     def held_out() -> tuple[Tensor, Tensor]:
-        if config.val_split is None or "trained_on" not in state:
+        if config.val_split is None or not trained_on(state, data.store, data.train_rows).any():
             raise InputError(
                 "classifier_args.tau: auto needs training samples that the network was not trained "
                 "on: train it with --val-split 0.1, and use the same --val-split, --seed and list "

@@ -99,6 +99,7 @@ def build_training(
                 f"{config.imbalance}); --phase classifier needs the list of its network"
             )
         check_unseen(state, data, Path(weights), training=True)
+        data = dataclasses.replace(data, seen_before=state.get("trained_on"))
     model = to_device(model, device)
     if config.sync_bn and world.size > 1:
         model = synchronize_batch_norm(model, device)
@@ -228,6 +229,7 @@ def restore(training: Training, path: Path) -> None:
             "--overwrite begins again"
         )
     training.origin = then
+    training.data = dataclasses.replace(training.data, seen_before=content.get("trained_on"))
     state = training.state
     checkpoint.load_strictly(state.model, content["model"], str(path))
     state.load_state_dict(content["training"])

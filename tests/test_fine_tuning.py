@@ -110,6 +110,8 @@ def test_one_command_trains_own_classes(whole, mine, tmp_path):
     assert (settings["model_args"]["num_class"], settings["model_args"]["num_person"]) == (3, 1)
     state = torch.load(folder / "last.pt", weights_only=True)
     assert state["class_names"] == NEW and state["started_from"] == "best.pt"
+    seen = checkpoint.read(whole / "best.pt")["trained_on"].tolist()  # by the backbone
+    assert len(state["trained_on"]) > len(seen) and set(seen) < set(state["trained_on"].tolist())
     names = dict(checkpoint.load_network(folder / "last.pt")[1].named_parameters())
     trained = weights(whole / "best.pt")
     for name in names:

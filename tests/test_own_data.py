@@ -65,11 +65,12 @@ UPPER = TABLE.replace("file,label,split", "File,LABEL,Split").replace("train", "
         (UPPER.replace("test", " TEST "), "utf-8"),
         (TABLE.replace("\n", "\r\n").replace("/", "\\"), "utf-8-sig"),
         (TABLE.replace("wave", '"wave"') + "\n,,\n", "utf-8"),
+        (TABLE.replace("wave", ' "wave" ').replace("test", '"test" '), "utf-8"),
         ("".join(f"{i - 1},{line}\n" for i, line in enumerate(TABLE.split("\n")[:-1])).replace(
             "-1,", ",", 1), "utf-8"),
     ],
     ids=["plain", "BOM", "UTF-16", "cp1252", "semicolons", "tabs", "case", "Windows", "quotes and "
-         "empty rows", "index of pandas"],
+         "empty rows", "blanks beside quotes", "index of pandas"],
 )  # fmt: skip
 def test_csv_dialects(clips: Path, text: str, encoding: str) -> None:
     (clips / "labels.csv").write_bytes(text.encode(encoding))

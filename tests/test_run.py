@@ -397,6 +397,13 @@ def test_a_network_is_not_judged_by_samples_that_it_was_trained_on(tiny, tmp_pat
     argv = ["--phase", "test", "--weights", str(plain / "last.pt"), "--device", "cpu", "--quiet"]
     assert run_command(main.main, [*argv, "--set", "fold=2/2"]) == 2
     assert re.search(r"was trained on 12 of the 12 test samples", capsys.readouterr().err)
+    state = checkpoint.read(plain / "last.pt")
+    state.pop("trained_on")  # as of an earlier version, which names its list
+    checkpoint.save(tmp_path / "earlier.pt", state)
+    earlier = [*argv, "--work-dir", str(tmp_path / "test"), "--set", "fold=2/2"]
+    earlier[earlier.index(str(plain / "last.pt"))] = str(tmp_path / "earlier.pt")
+    assert run_command(main.main, earlier) == 2
+    assert re.search(r"was trained on 12 of the 12 test samples", capsys.readouterr().err)
     assert run_command(main.main, argv) == 0
     later = ["--phase", "classifier", "--weights", str(plain / "last.pt"), "--val-split", "0.3"]
     with pytest.raises(InputError, match=r"trained on \d+ of the \d+ held-out samples"):

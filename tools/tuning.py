@@ -98,8 +98,8 @@ def _arguments(settings: config.Config, top: str) -> dict[str, Any]:
     found = find_class(path, key)
     usual = models.defaults(found) if inspect.isclass(found) else {}
     if key == "feeder":
-        policies: tuple[Any, ...] = (Augmentation, CHOICES[said.get("choice", "uniform")])
-        for kind in policies:
+        policies: tuple[Any, ...] = (Augmentation, CHOICES.get(said.get("choice", "uniform")))
+        for kind in filter(None, policies):
             usual |= {field.name: field.default for field in fields(kind)}
     return usual | said
 

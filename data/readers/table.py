@@ -8,6 +8,7 @@ folder per class, or train, test and val, each with one folder per class.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -95,6 +96,8 @@ def _rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     head = heads[separator]
     if twice := [key for key in head if key and head.count(key) > 1]:
         raise InputError(f"{path}: line 1: duplicate column {twice[0]!r}")
+    # A blank after a quote, which `strict` takes for text
+    lines = [re.sub(rf'" +(?={separator}|[\r\n]*$)', '"', line) for line in lines]
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
     rows, line = [], 1
     try:

@@ -293,6 +293,22 @@ def test_segments_of_a_file_begin_where_somebody_is_seen(tmp_path):
     assert moved.recorded(spans).tolist() == (spans + 300).tolist()
 
 
+def test_an_image_size_in_a_file_is_of_no_use_to_positions_that_are_not_scaled(small, tmp_path):
+    np.savez(tmp_path / "clip.npz", joints=walk(), image_size=[480, 640])
+    recognizer = Recognizer.load(small[0], device="cpu")
+    (ready,) = predict_files.read(recognizer, tmp_path / "clip.npz")
+    assert len(ready.windows) == 1
+    with pytest.raises(InputError, match="--image-size does not apply"):
+        predict_files.read(recognizer, tmp_path / "clip.npz", (480, 640))
+
+
+def test_a_file_of_another_layout_is_not_converted(tmp_path, capsys):
+    np.savez(tmp_path / "c.npz", joints=np.ones((3, 1, 17, 3)), layout="coco")
+    argv = ["--from", "h36m-17", "--to", "h36m", str(tmp_path / "c.npz")]
+    assert run_command(convert.main, [*argv, "--out", str(tmp_path / "h.npz")]) == 2
+    assert "has layout coco, not joints of --from h36m-17" in capsys.readouterr().err
+
+
 def test_a_network_takes_the_stream_and_the_layout_of_its_training(tmp_path):
     table = yaml.safe_load((graph.FOLDER / "nw_ucla.yaml").read_text()) | {"name": "mine"}
     layout = tmp_path / "mine.yaml"

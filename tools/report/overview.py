@@ -15,7 +15,7 @@ from files import page
 from longtail.shots import GROUPS
 from tools import published
 from tools.report.gather import runs_in
-from tools.report.page import FOLDER
+from tools.report.page import STYLE_SHEET
 
 # On top of the report's style
 OWN = "body { max-width: 1500px; margin: 2rem auto; padding: 0 1rem } h2 { margin-top: 2rem }"
@@ -102,9 +102,8 @@ def render(folder: Path, rows: Sequence[Row], out: Path) -> str:
         mine = [row for row in rows if row.benchmark == benchmark]
         mine.sort(key=lambda row: -1 if row.figures["top1"] is None else -row.figures["top1"])
         parts.append(f"<h2>{html.escape(benchmark)}</h2>{table(mine, out.parent)}")
-    style = (FOLDER / "style.css").read_text(encoding="utf-8")
     title = f"{html.escape(folder.resolve().name)}: all runs"
-    return page(title, f"{style}{OWN}", "\n".join(parts))
+    return page(title, f"{STYLE_SHEET}{OWN}", "\n".join(parts))
 
 
 def table(rows: Sequence[Row], home: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+import files
 from engine.fusion import Scores
 from longtail import shots
 from longtail.shots import METRICS
@@ -20,6 +21,7 @@ from tools.report.clips import Clip
 from tools.report.gather import Entry, Report, Run
 
 FOLDER = Path(__file__).parent / "page"
+STYLE_SHEET = (FOLDER / "style.css").read_text(encoding="utf-8")
 SCRIPTS = (
     "base", "summary", "curves", "classes", "confusion", "calibration", "clips", "configuration",
     "main",
@@ -29,22 +31,15 @@ CURVES = ("loss", *METRICS)
 
 
 def render(data: dict[str, Any]) -> str:
-    """Return the page: index.html with styles, scripts and data inlined."""
+    """Return the page: body.html with styles, scripts and data inlined."""
     # "</script>" or "<!--" in a class name must not end the element that contains the data.
     text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     scripts = "\n".join((FOLDER / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
     title = html.escape(data["title"])
-    parts = {
-        "title": title,
-        "heading": title,
-        "style": (FOLDER / "style.css").read_text(encoding="utf-8"),
-        "data": text,
-        "script": f"(() => {{\n'use strict';\n{scripts}\n}})();",
-    }
-    page = (FOLDER / "index.html").read_text(encoding="utf-8")
-    for name, value in parts.items():
-        page = page.replace(f"{{{{ {name} }}}}", value, 1)
-    return page
+    body = (FOLDER / "body.html").read_text(encoding="utf-8")
+    body = body.replace("{{ title }}", title, 1).replace("{{ data }}", text, 1)
+    script = f"(() => {{\n'use strict';\n{scripts}\n}})();"
+    return files.page(title, STYLE_SHEET, body, script)
 
 
 def encode(
@@ -80,8 +75,8 @@ def encode(
 
 def published_rows(report: Report) -> list[dict[str, Any]]:
     """Return all published figures for the training lists of the runs, with their sources."""
-    places = [place for run in report.runs if (place := published.place_of(run.facts))]
-    lists = {(benchmark, str(imbalance or "")) for benchmark, imbalance, *_ in places}
+    places = map(published.place_of, (run.facts for run in report.runs))
+    lists = {place[:2] for place in places if place}
     return [
         {**row, "value": float(row["value"])}
         for row in published.rows()

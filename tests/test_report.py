@@ -716,11 +716,11 @@ def test_paper_is_light_and_complete(driver, page):
     before = shown.colors(".card:last-child canvas")
     shown.run("window.dispatchEvent(new Event('beforeprint'))")
     assert shown.colors(".card:last-child canvas") > before
-    light = "return getComputedStyle(document.documentElement).getPropertyValue('--paper').trim()"
-    assert shown.run(light) == "#fcfcfa"
+    paper = "return getComputedStyle(document.body).backgroundColor"
+    assert shown.run(paper) == "rgb(252, 252, 250)"
     assert shown.run("return document.querySelectorAll('#bars text.name').length") == 60
     shown.run("window.dispatchEvent(new Event('afterprint'))")
-    assert shown.run(light) == "#14161a"
+    assert shown.run(paper) == "rgb(20, 22, 26)"
 
 
 @pytest.mark.slow

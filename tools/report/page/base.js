@@ -74,13 +74,27 @@ const svg = (tag, attributes, ...children) =>
 const percent = (value, digits = 1) => value === null || value === undefined ? '–' : value.toFixed(digits);
 const signed = value => (value < 0 ? '−' : '+') + Math.abs(value).toFixed(1);
 const capital = text => text[0].toUpperCase() + text.slice(1);
-const color = name => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+const between = (value, low, high) => Math.min(high, Math.max(low, value));
 
 function selector(label, options, value, change) {
   const select = el('select', { onchange: e => change(e.target.value) },
     options.map(([key, text]) => el('option', { value: key, selected: key === value }, text)));
   return el('label', {}, label + ' ', select);
 }
+
+// Call `act` with the step of the arrow key, Home or End that is pressed on a node.
+function onKeys(node, steps, act) {
+  node.addEventListener('keydown', e => {
+    if (!(e.key in steps)) return;
+    e.preventDefault();
+    act(steps[e.key]);
+  });
+}
+
+// Horizontal lines of a chart at `values`, named on the left.
+const gridlines = (values, y, left, right, text = String) => values.map(v => [
+  svg('line', { class: 'grid', x1: left, x2: right, y1: y(v), y2: y(v) }),
+  svg('text', { x: left - 6, y: y(v) + 4, 'text-anchor': 'end' }, text(v))]);
 
 // A table that is sorted by a click on a column header. columns: [{head, value(row), text(row), class}].
 function sortable(columns, rows, { sort = null, descending = true, rowClass = () => null } = {}) {
@@ -110,6 +124,8 @@ function sortable(columns, rows, { sort = null, descending = true, rowClass = ()
     el('table', {}, el('thead', {}, el('tr', {}, heads)), body));
 }
 
+const asTable = (id, columns, rows) => $(id).replaceChildren(el('summary', {}, 'As a table'), sortable(columns, rows));
+
 // --- tooltip -------------------------------------------------------------------------------
 
 const tip = $('tip');
@@ -134,6 +150,16 @@ function place(x, y) {
 function hideTip() { tip.hidden = true; anchor = null; }
 addEventListener('scroll', () => anchor ? place(...anchor()) : hideTip(), { passive: true });
 addEventListener('keydown', e => { if (e.key === 'Escape') hideTip(); });
+
+// A color of the style sheet in the current theme, as a canvas takes it: 'rgb(10, 95, 148)'.
+let colors = {};
+function color(name) {
+  if (!(name in colors)) {
+    tip.style.outlineColor = `var(--${name})`;
+    colors[name] = getComputedStyle(tip).outlineColor;
+  }
+  return colors[name];
+}
 
 // Call `draw(width)` now and whenever the width of `node` or the theme changes. What is printed is
 // drawn as for a window of usual width, and scaled by the style sheet.

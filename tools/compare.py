@@ -174,9 +174,7 @@ def main(argv: list[str]) -> None:
         return None if lines else {}
 
     trials = options.tune_seeds or options.seeds
-    choices = tune(
-        sweep, options.tune, trials, folds, options.tune_split, options.which, make
-    )  # fmt: skip
+    choices = tune(sweep, options.tune, trials, folds, options.tune_split, options.which, make)
     if choices is None:
         print("the runs with the chosen values follow: call again when these are done",
               file=sys.stderr)  # fmt: skip
@@ -199,28 +197,22 @@ def main(argv: list[str]) -> None:
     failures = make(runs)
     if options.dry_run or failures is None:
         return
-    rows, notes = compare(runs, options.methods, options.which, options.baseline)
-    notes += [
+    by_person = "the persons of " if first.settings.val_by == "subject" else ""
+    tuned_on = (
+        f"{options.tune_split:.0%} of {by_person}the training list, held out from trials with "
+        f"seeds {' '.join(map(str, trials))}"
+    )
+    comparison = compare(
+        sweep, runs, options.which, options.baseline, choices, tuned_on if choices else ""
+    )
+    comparison.notes += [
         f"--tune: {choice.method}, {words}: {reason}"
         for choice in choices
         for words, reason in choice.failed.items()
     ]
-    notes += [f"failed: {run.name}: {reason}" for run, reason in failures.items()]
-    by = sweep.resolve("brl", options.seeds[0], sweep.words(folds[0])).val_by
-    tuned_on = (
-        f"{options.tune_split:.0%} of {'the persons of ' if by == 'subject' else ''}the training "
-        "list, held out from trials with "
-        f"seeds {' '.join(map(str, trials))}"
-    )
-    comparison = Comparison(
-        sweep, options.which, options.seeds, folds, options.baseline, rows, choices,
-        tuned_on if choices else "", notes,
-    )  # fmt: skip
-    write(
-        comparison,
-        options.output
-        or options.work_dir / f"compare-{comparison.settings.benchmark}-{options.stream}",
-    )
+    comparison.notes += [f"failed: {run.name}: {reason}" for run, reason in failures.items()]
+    name = f"compare-{comparison.settings.benchmark}-{options.stream}"
+    write(comparison, options.output or options.work_dir / name)
     jobs.check({run.name: reason for run, reason in failures.items()})
 
 

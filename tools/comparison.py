@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from tools.report import intervals
 from tools.sweep import Run, Sweep
 from tools.tuning import Choice
 
-FIGURES = (*shots.METRICS, "macro_f1", "ece")  # of result.json; top1_clean where it differs
+# Of result.json; top1_clean is shown where it differs
+FIGURES = ("top1", "top1_clean", *shots.METRICS[1:], "macro_f1", "ece")
 # In the results of runs that are compared
 SAME = ("list_digest", "class_counts", "store_fingerprint")
 FEW_SEEDS = 5  # of fewer a bootstrap underestimates the variance by a fifth or more
@@ -36,7 +38,7 @@ class Row:
 
     method: str
     runs: list[tuple[Run, dict[str, Any]]]
-    differences: dict[str, dict[str, Any]]  # by metric; {} for the baseline
+    differences: dict[str, dict[str, Any]] = field(default_factory=dict)  # by metric
 
     def spread(self, figure: str) -> tuple[float, float | None] | None:
         """Return (mean, sample standard deviation) over the runs; one run has no deviation."""
@@ -65,20 +67,16 @@ def hits(run: Run, which: str) -> tuple[Scores, np.ndarray]:
     return scores, right.double().numpy()
 
 
-def class_masks(run: Run, result: Mapping[str, Any]) -> dict[str, np.ndarray | None]:
-    """Return the classes (K,) that each metric averages, by the class counts of the run's list."""
-    counts = result.get("class_counts")
-    masks: dict[str, np.ndarray | None] = {"top1": None}
-    if counts is not None:
-        masks["mean_class"] = np.ones(len(counts), bool)
-        for name, mask in shots.groups(counts, run.settings.shot_limits).items():
-            masks[name] = mask.numpy()
-    return masks
-
-
-def differ(one: Mapping[str, Any], other: Mapping[str, Any], key: str) -> bool:
-    """Return whether two results say different things of a key."""
-    return None not in (one.get(key), other.get(key)) and one[key] != other[key]
+def weights_of(
+    labels: np.ndarray, class_counts: Sequence[int] | None, limits: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    """Return {metric: weight of each test clip in it (n,)}, without metrics that have no class."""
+    weights = {"top1": clip_weights(labels)}
+    if class_counts is not None:
+        weights["mean_class"] = clip_weights(labels, np.ones(len(class_counts), bool))
+        for name, mask in shots.groups(class_counts, limits).items():
+            weights[name] = clip_weights(labels, mask.numpy())
+    return {metric: each for metric, each in weights.items() if each.any()}
 
 
 def paired_parts(
@@ -93,31 +91,33 @@ def paired_parts(
     folds = list(dict.fromkeys(fold for _, fold in cells))
     every = dict.fromkeys(seed for seed, _ in cells)
     seeds = [seed for seed in every if all((seed, fold) in cells for fold in folds)]
-    metrics, parts, labels = list(shots.METRICS), [], []
+    parts: list[list[dict[str, np.ndarray]]] = []  # by fold and seed
+    labels = []
     for fold in folds if seeds else ():
-        of_seeds = []
+        parts.append([])
         for seed in seeds:
-            run, result = both[0][seed, fold]
-            (own, right), (other, others) = (hits(each[seed, fold][0], which) for each in both)
+            (run, result), (base, base_result) = (each[seed, fold] for each in both)
+            (own, right), (other, others) = hits(run, which), hits(base, which)
             if own.names.tolist() != other.names.tolist() or (own.labels != other.labels).any():
                 raise InputError(
-                    f"{run.folder} and {both[1][seed, fold][0].folder} were tested on other "
-                    "samples; test both with the same store"
+                    f"{run.folder} and {base.folder} were tested on other samples; test both with "
+                    "the same store"
                 )
-            if any(differ(result, both[1][seed, fold][1], key) for key in SAME):
-                raise InputError(
-                    f"{run.folder} and {both[1][seed, fold][0].folder} were trained on different "
-                    "lists, so their shot groups are not comparable"
-                )
-            masks = class_masks(run, result)
-            weights = {m: clip_weights(own.labels, mask) for m, mask in masks.items()}
-            metrics = [m for m in metrics if m in weights and weights[m].any()]
-            of_seeds.append({m: weights[m] * (right - others) for m in metrics})
-        parts.append(of_seeds)
+            for key in SAME:
+                pair = result.get(key), base_result.get(key)
+                if None not in pair and pair[0] != pair[1]:
+                    raise InputError(
+                        f"{run.folder} and {base.folder} were trained on different lists, so their "
+                        "shot groups are not comparable"
+                    )
+            weights = weights_of(own.labels, result.get("class_counts"), run.settings.shot_limits)
+            parts[-1].append({m: weight * (right - others) for m, weight in weights.items()})
         labels.append(own.labels)
+    of_runs = [part for of_fold in parts for part in of_fold]
+    metrics = [m for m in shots.METRICS if all(m in part for part in of_runs)]
     stacked = [
-        np.stack([np.stack([each[m] for m in metrics], axis=1) for each in of_seeds])
-        for of_seeds in parts
+        np.stack([np.stack([part[m] for m in metrics], axis=1) for part in of_fold])
+        for of_fold in parts
     ]
     return metrics, stacked, labels
 
@@ -125,20 +125,16 @@ def paired_parts(
 def add_differences(rows: Sequence[Row], baseline: str, which: str) -> None:
     """Compare every row with the baseline; Holm's correction over the rows, for each metric."""
     base = next(row for row in rows if row.method == baseline)
-    found: dict[str, dict[str, Difference]] = {}  # metric -> method
+    found: dict[str, list[tuple[Row, Difference]]] = {}  # by metric
     for row in rows:
+        if row is base:
+            continue
         metrics, parts, labels = paired_parts(row, base, which)
-        if row is not base and parts:
-            for metric, each in zip(metrics, differences(parts, labels)):
-                found.setdefault(metric, {})[row.method] = each
-    for metric, by_method in found.items():
-        adjusted = holm([each.p for each in by_method.values()])
-        for row in rows:
-            if row.method in by_method:
-                p = adjusted[list(by_method).index(row.method)]
-                row.differences[metric] = asdict(by_method[row.method]) | {
-                    "p_holm": p, "different": p < 1 - LEVEL,
-                }  # fmt: skip
+        for metric, each in zip(metrics, differences(parts, labels) if parts else ()):
+            found.setdefault(metric, []).append((row, each))
+    for metric, pairs in found.items():
+        for (row, each), p in zip(pairs, holm([each.p for _, each in pairs])):
+            row.differences[metric] = asdict(each) | {"p_holm": p, "different": p < 1 - LEVEL}
 
 
 # --- the table ---
@@ -154,11 +150,11 @@ class Comparison:
     folds: Sequence[str | None]
     baseline: str
     rows: list[Row]
-    choices: Sequence[Choice] = ()
-    tuned_on: str = ""  # which share and seeds the trials had
-    notes: Sequence[str] = ()
+    notes: list[str]
+    choices: Sequence[Choice]
+    tuned_on: str  # which share and seeds the trials had
 
-    @property
+    @cached_property
     def settings(self) -> config.Config:
         return self.sweep.resolve("brl", self.seeds[0], self.sweep.words(self.folds[0]))
 
@@ -192,38 +188,33 @@ class Comparison:
         return lines
 
     def markdown(self) -> str:
-        accuracies, *differences = self.tables()
-        parts = [*self.caption, _table(accuracies, left=2 if self.choices else 1)]
-        for table in differences:
-            parts += [self.said, _table(table)]
+        parts = [*self.caption, _markdown(self.accuracy_table(), left=2 if self.choices else 1)]
+        if differing := self.difference_table():
+            parts += [self.said, _markdown(differing)]
         return "\n\n".join([*parts, *self.notes])
 
     def html(self) -> str:
         """Return a page with the differences as points with intervals, and the tables."""
-        tables = self.tables()
-        said = [self.said] if len(tables) > 1 else []
+        differing = self.difference_table()
+        said = [self.said] if differing else []
+        tables = [self.accuracy_table(), *([differing] if differing else [])]
         return intervals.page(self.as_json(), [*self.caption, *said, *self.notes], tables)
 
-    def tables(self) -> list[list[list[str]]]:
-        """Return the cells, the head first, of the accuracies and, if there are any, of the
-        differences."""
-        return [table for table in (self._accuracies(), self._differences()) if table]
-
-    def _accuracies(self) -> list[list[str]]:
-        names = logs.shot_headings(self.settings.shot_limits)
-        figures = dict(zip(FIGURES, (*names, "macro F1", "ECE")))
+    def accuracy_table(self) -> list[list[str]]:
+        """Return the cells of the accuracies, the head first."""
+        first, *others = logs.shot_headings(self.settings.shot_limits)
+        names = (first, "without copies", *others, "macro F1", "ECE")
         results = [result for row in self.rows for _, result in row.runs]
-        if any(r.get("samples_clean", 0) != r.get("samples", 0) for r in results):
-            first, *others = figures.items()
-            figures = dict([first, ("top1_clean", "without copies"), *others])
+        copies = any(r.get("samples_clean", 0) != r.get("samples", 0) for r in results)
         figures = {
-            figure: name for figure, name in figures.items()
-            if any(row.spread(figure) is not None for row in self.rows)
+            figure: name for figure, name in zip(FIGURES, names)
+            if any(row.spread(figure) for row in self.rows) and (copies or figure != "top1_clean")
         }  # fmt: skip
-        figures_of = {row.method: row.published(self.sweep.stream, self.which) for row in self.rows}
-        is_published = any(any(figures.values()) for figures in figures_of.values())
-        tuned = ["chosen", "held out"] if self.choices else []
-        head = ["method", *tuned, "steps", "runs", *figures.values()]
+        known = {row.method: row.published(self.sweep.stream, self.which) for row in self.rows}
+        is_published = any(any(each.values()) for each in known.values())
+        head = ["method", *(["chosen", "held out"] if self.choices else []), "steps", "runs"]
+        head += figures.values()
+        head += ["published top-1 (many, medium, few)"] if is_published else []
         lines = []
         for row in self.rows:
             cells = [row.method]
@@ -234,23 +225,19 @@ class Comparison:
                 cells.append(logs.percent(reached))
             cells += [_range(row.steps), str(len(row.runs))]
             cells += [_plus_minus(row.spread(figure)) for figure in figures]
-            if is_published:
-                cells.append(_published(figures_of[row.method]))
+            cells += [_published(known[row.method])] if is_published else []
             lines.append(cells)
-        if is_published:
-            head.append("published top-1 (many, medium, few)")
         return [head, *lines]
 
-    def _differences(self) -> list[list[str]]:
+    def difference_table(self) -> list[list[str]]:
+        """Return the cells of the differences, the head first; [] if there are none."""
         others = [row for row in self.rows if row.differences]
-        if not others:
-            return []
-        metrics = [m for m in shots.METRICS if any(m in row.differences for row in others)]
         heads = dict(zip(shots.METRICS, logs.shot_headings(self.settings.shot_limits)))
+        shown = [m for m in heads if any(m in row.differences for row in others)]
         lines = [
-            [row.method, *(_difference(row.differences.get(m)) for m in metrics)] for row in others
+            [row.method, *(_difference(row.differences.get(m)) for m in shown)] for row in others
         ]
-        return [["method", *(heads[m] for m in metrics)], *lines]
+        return [["method", *(heads[m] for m in shown)], *lines] if others else []
 
     @property
     def said(self) -> str:
@@ -276,35 +263,30 @@ class Comparison:
             "tuned_on": self.tuned_on or None,
             "choices": [asdict(choice) for choice in self.choices],
             "methods": {row.method: self._row_as_json(row) for row in self.rows},
-            "notes": list(self.notes),
+            "notes": self.notes,
         }  # fmt: skip
 
     def _row_as_json(self, row: Row) -> dict[str, Any]:
-        figures = (*FIGURES, "top1_clean")
-        spreads = {figure: row.spread(figure) for figure in figures}
+        spreads = {figure: row.spread(figure) for figure in FIGURES}
         steps: Sequence[int | None] = row.steps or [None] * len(row.runs)
         return {
             "runs": [
                 {
-                    "seed": run.seed,
-                    "fold": run.fold,
-                    "folder": str(run.folder),
-                    "steps": count,
-                    "code": result.get("code"),
+                    "seed": run.seed, "fold": run.fold, "folder": str(run.folder), "steps": count,
+                    **{key: result.get(key) for key in ("code", *FIGURES)},
                 }
-                | {figure: result.get(figure) for figure in figures}
                 for (run, result), count in zip(row.runs, steps)
             ],
             "mean": {figure: spread and spread[0] for figure, spread in spreads.items()},
             "deviation": {figure: spread and spread[1] for figure, spread in spreads.items()},
             "published": row.published(self.sweep.stream, self.which),
             "differences": row.differences,
-        }
+        }  # fmt: skip
 
 
-def _table(cells: Sequence[Sequence[str]], left: int = 1) -> str:
+def _markdown(table: Sequence[Sequence[str]], left: int = 1) -> str:
     """Return a Markdown table, the first row its head; all but `left` columns flush right."""
-    head, *rows = cells
+    head, *rows = table
     rule = ["---"] * left + ["---:"] * (len(head) - left)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
 
@@ -337,17 +319,18 @@ def _difference(found: Mapping[str, Any] | None) -> str:
 
 
 def compare(
-    runs: Sequence[Run], methods: Sequence[str], which: str, baseline: str
-) -> tuple[list[Row], list[str]]:
-    """Return the rows of the finished runs, and notes on published figures that do not apply."""
+    sweep: Sweep, runs: Sequence[Run], which: str, baseline: str,
+    choices: Sequence[Choice] = (), tuned_on: str = "",
+) -> Comparison:  # fmt: skip
+    """Compare those of the planned runs that are finished; notes say what the table cannot."""
     done = [(run, result) for run in runs if (result := run.result(which)) is not None]
-    rows = [Row(m, [(r, f) for r, f in done if r.method == m], {}) for m in methods]
+    methods, seeds, folds = (
+        list(dict.fromkeys(getattr(run, key) for run in runs)) for key in ("method", "seed", "fold")
+    )
+    rows = [Row(method, [each for each in done if each[0].method == method]) for method in methods]
     add_differences(rows, baseline, which)
-    notes = [
-        f"{run.name}: {why}"
-        for run, _ in done
-        if (why := published.why_none(run.place.describe(which)))
-    ]
+    reasons = {run.name: published.why_none(run.place.describe(which)) for run, _ in done}
+    notes = [f"{name}: {why}" for name, why in reasons.items() if why]
     if len(codes := {result.get("code") for _, result in done}) > 1:
         notes.append(f"The runs were made by {len(codes)} versions of the code.")
-    return rows, list(dict.fromkeys(notes))
+    return Comparison(sweep, which, seeds, folds, baseline, rows, notes, choices, tuned_on)

@@ -178,24 +178,22 @@ class Run:
             return
         try:
             listed = training_list(self.settings)
-        except InputError:  # it is not there any more
-            listed = None
-        if listed is not None:
+        except InputError:
+            pass  # it is not there any more
+        else:
             check_result(self.place, result, listed.digest, listed.fingerprint)
         began_with = result.get("started_from_digest")
         if self.needs is not None and began_with is not None:
             path = self.needs.place.checkpoint(LAST)
-            if not path.is_file():
-                raise InputError(
-                    f"{self.folder} began with other weights than {path}, which is not there; "
-                    "remove it, and it is run again"
-                )
-            content = checkpoint.read(path)
-            if checkpoint.weights_digest(content["model"]) != began_with:
-                raise InputError(
-                    f"{self.folder} began with other weights than {self.needs.folder} has now; "
-                    "remove it, and it is run again"
-                )
+            there = f"{path}, which is not there"
+            if path.is_file():
+                if checkpoint.weights_digest(checkpoint.read(path)["model"]) == began_with:
+                    return
+                there = f"{self.needs.folder} has now"
+            raise InputError(
+                f"{self.folder} began with other weights than {there}; remove it, and it is run "
+                "again"
+            )
 
     def result(self, which: str = LAST) -> dict[str, Any] | None:
         """Return the result of the last or best checkpoint; None while the run is not finished."""
@@ -284,31 +282,30 @@ class Sweep:
         training list. What is not in the files, the sweep or the seed is in the folder's name.
         """
         own = (chosen or {}).get((method, fold), ())
-        kept = [] if held_out is None else [f"val_split={held_out:g}"]
+        kept = () if held_out is None else (f"val_split={held_out:g}",)
         # The test of a trial is not looked at, so it is a short one.
-        words = self.words(fold, [*own, *kept, *(["test_clips=1"] if kept else [])])
-        settings = self.resolve(method, seed, words)
+        words = self.words(fold, (*own, *kept, *(("test_clips=1",) if kept else ())))
+        plain = self.resolve(method, seed, words)
         parent = self.parent(method)
         needs = None if parent is None else self.plan(parent, seed, fold, chosen, held_out)
         # a classifier has a run for each of its network
         of_parent = [word for word in (needs.values if needs else ()) if word not in kept]
-        tags = [settings.tag] if settings.tag else []
-        tags += [_as_tag(word) for word in (*kept, *of_parent, *own)]
+        tags = [plain.tag, *map(_as_tag, (*kept, *of_parent, *own))]
         if self.equal_steps:
             steps_tag = f"steps{(total := longest(self, seed, fold))}"
             # The parent of a classifier method has them; the classifier's own come on top.
-            if needs is None and (repeat := repeat_for(settings, total)) != settings.repeat:
+            if needs is None and (repeat := repeat_for(plain, total)) != plain.repeat:
                 words = lay(words, [f"repeat={repeat}"])
                 tags.append(steps_tag)
             if needs is not None and needs.settings.tag.endswith(steps_tag):
                 tags.append(steps_tag)
-        is_plain = tags == [settings.tag] or not tags
-        settings = self.resolve(method, seed, words).replace(tag="-".join(tags))
+        tag = "-".join(filter(None, tags))
+        settings = self.resolve(method, seed, words).replace(tag=tag)
         folder = config.run_folder(settings, self.root)
         arguments = ["--config", *map(shown, self.files(method)), "--seed", str(seed)]
         arguments += ["--store", self.store, "--stream", self.stream] if self.store else []
         arguments += ["--set", *words] if words else []
-        arguments += [] if is_plain else ["--tag", settings.tag]
+        arguments += ["--tag", tag] if tag != plain.tag else []
         arguments += ["--work-dir", str(folder)] if self.root != WORK_DIR else []
         if needs is not None:
             weights = str(needs.place.checkpoint(LAST))

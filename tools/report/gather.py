@@ -155,7 +155,7 @@ def gather(folders: Iterable[str | Path]) -> Report:
     ]  # fmt: skip
     report.class_counts = training_counts(report)
     report.entries = [
-        make_entry(report, run.name, {run.stream: 1}, run.scores, [run], i)
+        make_entry(report, run.name, run.stream, {run.stream: 1}, run.scores, [run], i)
         for i, run in enumerate(runs)
         if run.scores is not None
     ]
@@ -295,14 +295,12 @@ def training_counts(report: Report) -> np.ndarray | None:
 
 
 def make_entry(
-    report: Report, name: str, weights: dict[str, float], scores: Scores, runs: list[Run],
-    place: int | None = None,
+    report: Report, name: str, streams: str, weights: dict[str, float], scores: Scores,
+    runs: list[Run], place: int | None = None,
 ) -> Entry:  # fmt: skip
-    """Return the entry of a run (`place` in Report.runs), or of a fusion of several."""
+    """Return the entry of a run (`place` in Report.runs), or of a fusion of several; `streams` is
+    its stream, or the name of the fusion."""
     figures = shots.accuracy(scores.scores, scores.labels, report.class_counts, report.shots)
-    usual = fusions_of(str(runs[0].facts.get("benchmark")))
-    streams = next((fusion for fusion, its in usual.items() if its == weights), "")
-    streams = streams if len(weights) > 1 else next(iter(weights))
     facts = [run.facts for run in runs]
     known = {
         metric: value
@@ -357,7 +355,7 @@ def fusions(report: Report, group: str) -> list[Entry]:
         report.notes.append(f"{prefix}fusions with {named} are omitted: not tested yet.")
     return [
         make_entry(
-            report, prefix + name, weights, fuse(streams, weights),
+            report, prefix + name, name, weights, fuse(streams, weights),
             [run for run in runs if run.stream in weights],
         )
         for name, weights in known.items()

@@ -34,27 +34,6 @@ from tools.report import intervals
 from tools.sweep import WORK_DIR, Run, Sweep, method_files
 from tools.tuning import Tuned, as_chosen, tune
 
-# --- making the runs ---
-
-
-def make_side_by_side(
-    runs: Sequence[Run], number: int | str, devices: Sequence[str] | None, logs_at: Path,
-    quiet: bool,
-) -> dict[Run, str]:  # fmt: skip
-    """Make the runs, and those that they need; return what went wrong with which."""
-    made: dict[Run, jobs.Job] = {}
-
-    def job(run: Run) -> jobs.Job:
-        if run not in made:
-            needs = job(run.needs) if run.needs else None
-            made[run] = jobs.Job(run.name, run.arguments, run.place, run.settings, needs)
-        return made[run]
-
-    missing = [job(run) for run in runs if not run.is_finished]
-    slots = jobs.make_slots(number, devices, missing)
-    failures = jobs.run_all(missing, slots, logs_at, quiet)
-    return {run: failures[job] for run, job in made.items() if job in failures}
-
 
 def job_lines(runs: Sequence[Run], devices: Sequence[str] | None) -> list[str]:
     """Return a shell line per job that is missing: a run, then the runs that start from it."""
@@ -69,9 +48,6 @@ def job_lines(runs: Sequence[Run], devices: Sequence[str] | None) -> list[str]:
         " && ".join(shlex.join(["python", "main.py", *run.arguments, *device]) for run in chain)
         for chain in chains.values()
     ]
-
-
-# --- the command ---
 
 
 def make_parser() -> Parser:
@@ -163,11 +139,11 @@ def main(argv: list[str]) -> None:
     folds = [f"{k + 1}/{options.folds}" for k in range(options.folds)] if options.folds else [None]
     tuning.check(sweep, options.tune, folds[0])
 
-    def make(runs: Sequence[Run]) -> dict[Run, str] | None:
+    def make(runs: Sequence[Run]) -> dict[jobs.Job, str] | None:
         if not options.dry_run:
-            return make_side_by_side(
-                runs, options.jobs, options.device, options.work_dir / "jobs", options.quiet
-            )
+            missing = [run for run in runs if not run.is_finished]
+            slots = jobs.make_slots(options.jobs, options.device, missing)
+            return jobs.run_all(missing, slots, options.work_dir / "jobs", options.quiet)
         lines = job_lines(runs, options.device)
         for line in lines:
             print(line)

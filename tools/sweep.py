@@ -12,7 +12,7 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import yaml
 from data.store import Store
 from engine import checkpoint, config, own_data, recipe
 from engine.build import find_class, make
+from engine.jobs import Job
 from engine.run import LAST, RunFolder
 from engine.run_data import check_result, listed_rows
 from errors import InputError, nearest
@@ -134,26 +135,18 @@ def repeat_for(settings: config.Config, total: int) -> float:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One method, seed and fold: where it lies, what main.py is told, the run it starts from."""
+class Run(Job):
+    """One method, seed and fold of a comparison."""
 
-    method: str
-    seed: int
-    fold: str | None
-    folder: Path
-    settings: config.Config = field(compare=False)
-    arguments: tuple[str, ...]
     needs: Run | None = None
+    method: str = ""
+    seed: int = 0
+    fold: str | None = None
     values: tuple[str, ...] = ()  # what tuning has chosen, and holds out
 
     @property
-    def name(self) -> str:
-        fold = (f"fold {self.fold}",) if self.fold else ()
-        return ", ".join((self.method, f"seed {self.seed}", *fold, *self.values))
-
-    @property
-    def place(self) -> RunFolder:
-        return RunFolder(self.folder)
+    def folder(self) -> Path:
+        return self.place.path
 
     @property
     def is_finished(self) -> bool:
@@ -312,7 +305,11 @@ class Sweep:
             arguments += ["--phase", "classifier", "--weights", weights]
         arguments.append("--resume")
         values = (*own, *kept)
-        return Run(method, seed, fold, folder, settings, tuple(arguments), needs, values)
+        name = ", ".join((method, f"seed {seed}", *([f"fold {fold}"] if fold else []), *values))
+        return Run(
+            name, tuple(arguments), RunFolder(folder), settings, needs, method=method, seed=seed,
+            fold=fold, values=values,
+        )  # fmt: skip
 
 
 @cache

@@ -15,6 +15,7 @@ import torch
 import model as models
 from engine import config, samples
 from engine.build import find_class
+from engine.jobs import Job
 from engine.run import LAST
 from errors import InputError, nearest
 from feeders.augment import Augmentation
@@ -23,7 +24,7 @@ from longtail import shots
 from tools.sweep import Chosen, Run, Sweep, trains
 
 # Makes runs; returns what went wrong with which. None: some are not there (--dry-run).
-Maker = Callable[[Sequence[Run]], "dict[Run, str] | None"]
+Maker = Callable[[Sequence[Run]], "dict[Job, str] | None"]
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def tune(
 
 def choose(
     method: str, fold: str | None, points: Mapping[tuple[str, ...], Sequence[Run]],
-    failures: Mapping[Run, str], which: str,
+    failures: Mapping[Job, str], which: str,
 ) -> Choice:  # fmt: skip
     """Return the best point of a grid; InputError if a trial of every point has failed."""
     accuracy: dict[str, float | None] = {}

@@ -343,7 +343,7 @@ def test_missing_store_is_noted(tmp_path, capsys):
     main([str(folder), "--out", str(tmp_path / "out.html")])
     assert "Clips are not drawn" in capsys.readouterr().out
     data = content(tmp_path / "out.html")
-    assert data["clips"] == [] and data["classes"][0] == "drink water"
+    assert data["clips"] == [] and data["classes"][0] == "class 0"
 
 
 def test_plots_show_the_accuracies(tmp_path):

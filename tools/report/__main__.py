@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import graph
-from data import names, protocols
+from data import names
 from data.store import Store
 from errors import InputError, Parser, run_command
 from files import write_text
@@ -85,10 +85,11 @@ def find_store(report: Report, given: Path | None) -> Store | None:
 
 def class_names(report: Report, store: Store | None) -> list[str]:
     """Return the names of the K classes: those that the runs were tested with, else those in the
-    store, else the data set's."""
+    store, else numbers."""
     K = report.num_class
-    facts = {run.name: run.facts for run in report.runs}
-    named = {name: its["class_names"] for name, its in facts.items() if "class_names" in its}
+    named = {
+        run.name: run.facts["class_names"] for run in report.runs if "class_names" in run.facts
+    }
     if named:
         first, own = next(iter(named.items()))
         report.notes += [
@@ -99,16 +100,7 @@ def class_names(report: Report, store: Store | None) -> list[str]:
         return list(own)
     if store and len(store.class_names) >= K:
         return store.class_names[:K]  # a store of NTU 120 can be used for NTU 60
-    if store:
-        raise InputError(
-            f"{store.path}: has {len(store.class_names)} classes, but the scores have {K};"
-            " give the store of this benchmark: --store DIR"
-        )
-    protocol = protocols.resolve(report.first("protocol", ""))
-    data_set = "ntu120" if protocol.startswith("ntu") else protocol
-    file = names.CLASS_NAMES / f"{data_set}.txt"
-    known = names.class_names(data_set, K) if file.is_file() else []
-    return known if len(known) == K else names.numbered(range(K))
+    return names.numbered(range(K))
 
 
 if __name__ == "__main__":

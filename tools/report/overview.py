@@ -19,6 +19,7 @@ from tools.report.page import STYLE_SHEET
 
 # On top of the report's style
 OWN = "body { max-width: 1500px; margin: 2rem auto; padding: 0 1rem } h2 { margin-top: 2rem }"
+FACTS = ("Stream", "Method", "Backbone", "Seed", "State")
 FIGURES = {
     "top1": "Top-1", "mean_class": "Mean class", "many": "Many", "medium": "Medium", "few": "Few",
     "macro_f1": "Macro F1", "ece": "ECE",
@@ -31,12 +32,7 @@ class Row:
 
     path: Path
     benchmark: str  # with the imbalance factor and the fold: rows of one are comparable
-    name: str  # of the benchmark folder
-    stream: str
-    method: str
-    backbone: str
-    seed: str
-    state: str
+    facts: tuple[str, ...]  # the columns of FACTS
     figures: dict[str, Any]
 
 
@@ -57,17 +53,13 @@ def read(path: Path) -> Row:
     run = RunFolder(path)
     config, result = run.config(), run.result() or {}
     facts = {**config, **result}
-    return Row(
-        path=path,
-        benchmark=benchmark_of(facts, path.parent.name),
-        name=path.parent.name,
-        stream=str(facts.get("stream") or path.name),
-        method=str(config.get("method") or DASH),
-        backbone=published.backbone_name(config) or DASH,
-        seed=str(facts.get("seed", DASH)),
-        state=state(run, config, bool(result)),
-        figures={key: result.get(key) for key in FIGURES},
-    )
+    columns = (
+        facts.get("stream") or path.name, config.get("method") or DASH,
+        published.backbone_name(config) or DASH, facts.get("seed", DASH),
+        state(run, config, bool(result)),
+    )  # fmt: skip
+    benchmark = benchmark_of(facts, path.parent.name)
+    return Row(path, benchmark, tuple(map(str, columns)), {key: result.get(key) for key in FIGURES})
 
 
 def benchmark_of(facts: Mapping[str, Any], folder: str) -> str:
@@ -114,22 +106,18 @@ def table(rows: Sequence[Row], home: Path) -> str:
         )
         for key in keys
     }
-    head = ["Run", "Stream", "Method", "Backbone"]
-    cells = "".join(f'<th class="text">{name}</th>' for name in head) + "<th>Seed</th>"
-    cells += '<th class="text">State</th>'
+    cells = "".join(f'<th class="text">{name}</th>' for name in ("Run", *FACTS))
     cells += "".join(f"<th>{FIGURES[key]}</th>" for key in keys)
     cells += '<th class="text">Few · medium · many</th>'
     lines = []
     for row in rows:
-        texts = [link(row, home), *map(html.escape, (row.stream, row.method, row.backbone))]
+        texts = [link(row, home), *map(html.escape, row.facts)]
         line = "".join(f'<td class="text">{text}</td>' for text in texts)
-        line += f'<td>{html.escape(row.seed)}</td><td class="text">{row.state}</td>'
         for key in keys:
             value = row.figures[key]
             mark = ' class="best"' if value is not None and value == best[key] else ""
             line += f"<td{mark}>{percent(value)}</td>"
-        line += f'<td class="text">{strip(row)}</td>'
-        lines.append(f"<tr>{line}</tr>")
+        lines.append(f'<tr>{line}<td class="text">{strip(row)}</td></tr>')
     return (
         f'<div class="scroll"><table><thead><tr>{cells}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
@@ -137,7 +125,7 @@ def table(rows: Sequence[Row], home: Path) -> str:
 
 
 def link(row: Row, home: Path) -> str:
-    report, name = row.path.parent / "report.html", html.escape(row.name)
+    report, name = row.path.parent / "report.html", html.escape(row.path.parent.name)
     if not report.is_file():
         return name
     return f'<a href="{html.escape(os.path.relpath(report, home))}">{name}</a>'

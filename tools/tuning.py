@@ -66,7 +66,8 @@ class Tuned:
         """Return a value as it is, or a factor times the method's own value."""
         if not re.fullmatch(r"\d*\.?\d+(e[-+]?\d+)?x", value):
             return value
-        own = _own_value(settings, key)
+        top, _, inner = key.partition(".")
+        own = _arguments(settings, top).get(inner) if inner else getattr(settings, top)
         if isinstance(own, bool) or not isinstance(own, int | float):
             raise InputError(
                 f"--tune {key}={value}: {settings.method} has {own}, which is not a number; give "
@@ -81,11 +82,6 @@ def _has(settings: config.Config, key: str) -> bool:
     if not trains(settings) and top != "classifier_args":
         return False
     return not inner or inner in _arguments(settings, top)
-
-
-def _own_value(settings: config.Config, key: str) -> Any:
-    top, _, inner = key.partition(".")
-    return _arguments(settings, top).get(inner) if inner else getattr(settings, top)
 
 
 def _arguments(settings: config.Config, top: str) -> dict[str, Any]:

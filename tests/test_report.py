@@ -233,8 +233,6 @@ def test_page_contains_the_scores(page):
     assert (unpack(data["entries"][8]["predicted"]) == scores.argmax(1)[rows]).all()
     bone, _ = expected_scores({"bone": 1})  # its file has a different sample order
     assert (unpack(data["entries"][1]["predicted"]) == bone.argmax(1)[rows]).all()
-    true = scores[np.arange(480), labels][rows]
-    assert np.abs(unpack(data["entries"][8]["true"]) / 255 - true).max() <= 0.5 / 255 + 1e-6
     assert len(data["clips"]) == 12 and len(data["clips"][0]["predictions"]) == 9
 
 

@@ -62,14 +62,14 @@ def features(
     return torch.cat(parts).numpy(), torch.cat(classes).numpy()
 
 
-def pca(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first two principal components (n, 2) and their explained variance ratios (2,)."""
+def pca(features: np.ndarray) -> np.ndarray:
+    """Return the first two principal components (n, 2)."""
     centered = features.astype(np.float64) - features.mean(0)
     left, size, _ = np.linalg.svd(centered, full_matrices=False)
-    return left[:, :2] * size[:2], size[:2] ** 2 / (size**2).sum()
+    return left[:, :2] * size[:2]
 
 
-def tsne(features: np.ndarray, seed: int = 0) -> np.ndarray:
+def tsne(features: np.ndarray) -> np.ndarray:
     """Return a t-SNE embedding (n, 2); InputError if scikit-learn is not installed."""
     try:
         from sklearn.manifold import TSNE
@@ -78,7 +78,7 @@ def tsne(features: np.ndarray, seed: int = 0) -> np.ndarray:
             "t-SNE requires scikit-learn: pip install scikit-learn, or give --no-tsne"
         ) from None
     perplexity = min(30.0, (len(features) - 1) / 3)
-    return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)
+    return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features)
 
 
 def picture(
@@ -124,7 +124,7 @@ def embed(settings: config.Config, data: Data, model: nn.Module, args: argparse.
     feeder = make_feeder(settings, data, rows, device, clips=settings.test_clips)
     found, predicted = features(model, feeder, device, settings)
     counts = None if data.class_counts is None else data.class_counts.numpy()
-    pictures: dict[str, Any] = {"pca": pca(found)[0]}
+    pictures: dict[str, Any] = {"pca": pca(found)}
     pictures |= {"tsne": tsne(found)} if args.tsne else {}
     known: dict[str, Any] = {} if counts is None else {"class_counts": counts}
     labels = data.store.labels[rows]

@@ -143,7 +143,6 @@ def gather(folders: Iterable[str | Path]) -> Report:
     """
     paths = [path for folder in folders for path in run_folders(Path(folder))]
     runs = [read_run(path) for path in {path.resolve(): path for path in paths}.values()]
-    tell_folders_apart(runs)
     name_runs(runs)
     check_comparable(runs)
     report = Report(runs, [], None, shots.SHOTS)
@@ -208,22 +207,21 @@ def read_run(path: Path) -> Run:
     )
 
 
-def tell_folders_apart(runs: list[Run]) -> None:
-    """Set the group of runs to the path of their folder where two folders have one name."""
-    folders = {run.path.resolve().parent for run in runs}
-    names = [folder.name for folder in folders]
-    for run in runs:
-        if names.count(run.group) > 1:
-            run.group = str(run.path.resolve().parent)
-
-
 def name_runs(runs: list[Run]) -> None:
-    """Set the shortest unique name of each run: its stream, its tag, or both."""
+    """Set the shortest unique name of each run: its stream, its tag, or both.
+
+    Its group becomes the path of its folder if two folders have one name.
+    """
+    folders = [folder.name for folder in {run.path.resolve().parent for run in runs}]
+    for run in runs:
+        if folders.count(run.group) > 1:
+            run.group = str(run.path.resolve().parent)
     same_group = len({run.group for run in runs}) == 1
     same_stream = len({run.stream for run in runs}) == 1
     for run in runs:
-        whole = f"{group_name(run, runs)} · {run.stream}"
-        run.name = run.stream if same_group else group_name(run, runs) if same_stream else whole
+        group = group_name(run, runs)
+        several = group if same_stream else f"{group} · {run.stream}"
+        run.name = run.stream if same_group else several
     names = [run.name for run in runs]
     for run in runs:
         if names.count(run.name) > 1:

@@ -47,8 +47,7 @@ def encode(
 ) -> dict[str, Any]:
     """Return the content of the page as a JSON-serializable dictionary.
 
-    Per sample and entry, only the predicted class, its probability and that of the true class (8
-    bits each) are stored; six streams of 16,000 samples take about a megabyte.
+    Per sample and entry, only the predicted class is stored.
     """
     names, labels = samples(report.entries)
     return {
@@ -91,7 +90,7 @@ def samples(entries: list[Entry]) -> tuple[list[str], np.ndarray]:
 
 
 def encode_run(run: Run) -> dict[str, Any]:
-    keys = (*CURVES, "epoch", "stage", "lr", "seconds")
+    keys = (*CURVES, "epoch", "stage", "seconds")
     result = run.result or {}
     return {
         "name": run.name,
@@ -128,17 +127,9 @@ def origin(run: Run) -> dict[str, str]:
 
 def encode_entry(entry: Entry, names: list[str], shot_of: Sequence[str | None]) -> dict[str, Any]:
     """Return an entry; `shot_of` has the group of each class, if there are class counts."""
-    scores = entry.scores
-    rows = np.arange(len(scores.labels))
-    predicted = scores.scores.argmax(1)
     index = {name: i for i, name in enumerate(names)}
-    at = np.array([index[name] for name in scores.names.tolist()])
-
-    def scatter(values: np.ndarray, absent: int, dtype: type) -> dict[str, Any]:
-        whole: np.ndarray = np.full(len(names), absent, dtype)
-        whole[at] = values
-        return pack(whole)
-
+    predicted = np.full(len(names), 0xFFFF, np.uint16)  # of samples without scores
+    predicted[[index[name] for name in entry.scores.names.tolist()]] = entry.scores.scores.argmax(1)
     return {
         "name": entry.name,
         "group": entry.group,
@@ -147,9 +138,7 @@ def encode_entry(entry: Entry, names: list[str], shot_of: Sequence[str | None]) 
         "figures": {key: entry.figures[key] for key in FIGURES},
         "published": entry.published,
         "calibration": calibration(entry, shot_of),
-        "predicted": scatter(predicted, 0xFFFF, np.uint16),
-        "confidence": scatter(percent(scores.scores[rows, predicted]), 0, np.uint8),
-        "true": scatter(percent(scores.scores[rows, scores.labels]), 0, np.uint8),
+        "predicted": pack(predicted),
     }
 
 
@@ -173,7 +162,7 @@ def calibration(entry: Entry, shot_of: Sequence[str | None]) -> dict[str, Any]:
     }
 
 
-def encode_clip(clip: Clip, report: Report, top: int = 3) -> dict[str, Any]:
+def encode_clip(clip: Clip, report: Report) -> dict[str, Any]:
     lead = report.lead.scores
     name = str(lead.names[clip.sample])
     absent = np.isnan(clip.coordinates).any(-1, keepdims=True)
@@ -183,23 +172,18 @@ def encode_clip(clip: Clip, report: Report, top: int = 3) -> dict[str, Any]:
         "label": int(lead.labels[clip.sample]),
         "seconds": round(clip.seconds, 2),
         "points": pack(points),
-        "predictions": [top_classes(entry.scores, name, top) for entry in report.entries],
+        "predictions": [top_classes(entry.scores, name) for entry in report.entries],
     }
 
 
-def top_classes(scores: Scores, name: str, top: int) -> list[list[float]] | None:
-    """Return the `top` classes of a sample as [class, percent]; None if it has no scores."""
+def top_classes(scores: Scores, name: str) -> list[list[float]] | None:
+    """Return the three most probable classes of a sample, [class, percent]; None without scores."""
     row = np.flatnonzero(scores.names == name)
     if not len(row):
         return None
     values = scores.scores[row[0]]
-    best = np.argsort(-values, kind="stable")[:top]
+    best = np.argsort(-values, kind="stable")[:3]
     return [[int(k), round(float(100 * values[k]), 1)] for k in best]
-
-
-def percent(probabilities: np.ndarray) -> np.ndarray:
-    """Return probabilities scaled to 0..255."""
-    return np.clip(probabilities * 255, 0, 255).round().astype(np.uint8)
 
 
 def pack(array: np.ndarray) -> dict[str, Any]:

@@ -5,7 +5,7 @@ const K = data.classes.length;
 const SHOTS = ['many', 'medium', 'few'];
 const FIGURES = { top1: 'Top-1', mean_class: 'Mean class', many: 'Many', medium: 'Medium', few: 'Few', top5: 'Top-5' };
 
-const ARRAYS = { uint8: Uint8Array, uint16: Uint16Array, int16: Int16Array };
+const ARRAYS = { uint16: Uint16Array, int16: Int16Array };
 function unpack({ dtype, data: text }) {
   const raw = atob(text), bytes = new Uint8Array(raw.length);
   for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
@@ -14,8 +14,7 @@ function unpack({ dtype, data: text }) {
 
 const names = data.names.split('\n');
 const labels = unpack(data.labels);
-const entries = data.entries.map(e => ({ ...e,
-  predicted: unpack(e.predicted), confidence: unpack(e.confidence), true: unpack(e.true) }));
+const entries = data.entries.map(e => ({ ...e, predicted: unpack(e.predicted) }));
 
 // --- classes -------------------------------------------------------------------------------
 
@@ -97,11 +96,11 @@ const gridlines = (values, y, left, right, text = String) => values.map(v => [
   svg('text', { x: left - 6, y: y(v) + 4, 'text-anchor': 'end' }, text(v))]);
 
 // A table that is sorted by a click on a column header. columns: [{head, value(row), text(row), class}].
-function sortable(columns, rows, { sort = null, descending = true, rowClass = () => null } = {}) {
+function sortable(columns, rows, sort = null) {
   const body = el('tbody');
   const heads = columns.map((column, i) => el('th', { scope: 'col', class: column.class },
     el('button', { type: 'button', onclick: () => order(i) }, column.head)));
-  let by = sort, down = descending;
+  let by = sort, down = true;
   function order(i) {
     down = by === i ? !down : typeof columns[i].value(rows[0]) === 'number';
     by = i;
@@ -116,7 +115,7 @@ function sortable(columns, rows, { sort = null, descending = true, rowClass = ()
       if (x === null || y === null) return x === null ? 1 : -1;
       return (x < y ? -1 : 1) * (down ? -1 : 1);
     });
-    body.replaceChildren(...sorted.map(row => el('tr', { class: rowClass(row) }, columns.map((column, i) =>
+    body.replaceChildren(...sorted.map(row => el('tr', {}, columns.map((column, i) =>
       el(i ? 'td' : 'th', { scope: i ? null : 'row', class: column.class }, (column.text ?? column.value)(row))))));
   }
   fill();

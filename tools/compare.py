@@ -181,11 +181,6 @@ def main(argv: list[str]) -> None:
     comparison = compare(
         sweep, runs, options.which, options.baseline, choices, tuned_on if choices else ""
     )
-    comparison.notes += [
-        f"--tune: {choice.method}, {words}: {reason}"
-        for choice in choices
-        for words, reason in choice.failed.items()
-    ]
     comparison.notes += [f"failed: {run.name}: {reason}" for run, reason in failures.items()]
     name = f"compare-{comparison.settings.benchmark}-{options.stream}"
     write(comparison, options.output or options.work_dir / name)

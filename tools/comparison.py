@@ -156,7 +156,7 @@ class Comparison:
 
     @cached_property
     def settings(self) -> config.Config:
-        return self.sweep.resolve("brl", self.seeds[0], self.sweep.words(self.folds[0]))
+        return self.sweep.resolve("brl", self.seeds[0], self.folds[0])
 
     @property
     def variance(self) -> str:
@@ -333,4 +333,9 @@ def compare(
     notes = [f"{name}: {why}" for name, why in reasons.items() if why]
     if len(codes := {result.get("code") for _, result in done}) > 1:
         notes.append(f"The runs were made by {len(codes)} versions of the code.")
+    notes += [
+        f"--tune: {choice.method}, {words}: {reason}"
+        for choice in choices
+        for words, reason in choice.failed.items()
+    ]
     return Comparison(sweep, which, seeds, folds, baseline, rows, notes, choices, tuned_on)

@@ -193,12 +193,6 @@ class Run(Job):
         return self.place.result(which) if self.is_finished else None
 
 
-def lay(words: Iterable[str], above: Iterable[str]) -> list[str]:
-    """Return words for --set, those of `above` in place of the ones with the same key."""
-    layer = {word.partition("=")[0]: word for word in (*words, *above)}
-    return list(layer.values())
-
-
 Chosen = Mapping[tuple[str, str | None], tuple[str, ...]]  # (method, fold) -> words for --set
 
 
@@ -247,14 +241,20 @@ class Sweep:
         """The methods that start from nothing: those compared, and parents of the others."""
         return list(dict.fromkeys(self.parent(method) or method for method in self.methods))
 
-    def resolve(self, method: str, seed: int, words: Iterable[str]) -> config.Config:
+    def resolve(
+        self, method: str, seed: int, fold: str | None, more: Iterable[str] = ()
+    ) -> config.Config:
+        """Return the configuration of a run; `more` are words for --set of its own."""
+        words = self.words(fold, more)
         stream = self.stream if self.store else None  # else the file's
         return config.resolve(self.files(method), words, below=self.below, seed=seed, stream=stream)
 
     def words(self, fold: str | None, more: Iterable[str] = ()) -> list[str]:
-        """Return the words for --set: those of the sweep, the fold's, and `more` of a run's own."""
-        above = [*([f"fold={fold}"] if fold else []), *more]
-        return lay([*self.overrides, *self.limits], above)
+        """Return the words for --set: those of the sweep, the fold's, and `more` of a run's own;
+        later ones in place of earlier ones with the same key."""
+        of_fold = [f"fold={fold}"] if fold else []
+        words = (*self.overrides, *self.limits, *of_fold, *more)
+        return list({word.partition("=")[0]: word for word in words}.values())
 
     @cached_property
     def limits(self) -> list[str]:
@@ -277,8 +277,8 @@ class Sweep:
         own = (chosen or {}).get((method, fold), ())
         kept = () if held_out is None else (f"val_split={held_out:g}",)
         # The test of a trial is not looked at, so it is a short one.
-        words = self.words(fold, (*own, *kept, *(("test_clips=1",) if kept else ())))
-        plain = self.resolve(method, seed, words)
+        more = [*own, *kept, *(["test_clips=1"] if kept else [])]
+        plain = self.resolve(method, seed, fold, more)
         parent = self.parent(method)
         needs = None if parent is None else self.plan(parent, seed, fold, chosen, held_out)
         # a classifier has a run for each of its network
@@ -288,12 +288,13 @@ class Sweep:
             steps_tag = f"steps{(total := longest(self, seed, fold))}"
             # The parent of a classifier method has them; the classifier's own come on top.
             if needs is None and (repeat := repeat_for(plain, total)) != plain.repeat:
-                words = lay(words, [f"repeat={repeat}"])
+                more.append(f"repeat={repeat}")
                 tags.append(steps_tag)
             if needs is not None and needs.settings.tag.endswith(steps_tag):
                 tags.append(steps_tag)
         tag = "-".join(filter(None, tags))
-        settings = self.resolve(method, seed, words).replace(tag=tag)
+        settings = self.resolve(method, seed, fold, more).replace(tag=tag)
+        words = self.words(fold, more)
         folder = config.run_folder(settings, self.root)
         arguments = ["--config", *map(shown, self.files(method)), "--seed", str(seed)]
         arguments += ["--store", self.store, "--stream", self.stream] if self.store else []
@@ -315,8 +316,7 @@ class Sweep:
 @cache
 def longest(sweep: Sweep, seed: int, fold: str | None) -> int:
     """Return the optimizer steps of the longest method, on a seed's list and a fold."""
-    words = sweep.words(fold)
-    return max(steps(sweep.resolve(method, seed, words)) for method in sweep.trained)
+    return max(steps(sweep.resolve(method, seed, fold)) for method in sweep.trained)
 
 
 def _as_tag(word: str) -> str:

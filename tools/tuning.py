@@ -104,7 +104,7 @@ def _arguments(settings: config.Config, top: str) -> dict[str, Any]:
 def check(sweep: Sweep, tuned: Sequence[Tuned], fold: str | None) -> None:
     """Raise InputError for a key of --tune that no method has a use for."""
     both = dict.fromkeys((*sweep.trained, *sweep.methods))
-    settings = [sweep.resolve(method, 0, sweep.words(fold)) for method in both]
+    settings = [sweep.resolve(method, 0, fold) for method in both]
     for each in tuned:
         if not any(each.applies(one) for one in settings):
             raise InputError(f"--tune {'+'.join(each.keys)}: none of the methods has a use for it")
@@ -114,7 +114,7 @@ def grid(
     sweep: Sweep, method: str, tuned: Sequence[Tuned], fold: str | None
 ) -> list[tuple[str, ...]]:
     """Return every combination of the values of the keys that a method has, as --set words."""
-    settings = sweep.resolve(method, 0, sweep.words(fold))
+    settings = sweep.resolve(method, 0, fold)
     axes = [each.words(settings) for each in tuned if each.applies(settings)]
     return [tuple(word for words in point for word in words) for point in product(*axes)]
 

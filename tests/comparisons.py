@@ -6,7 +6,7 @@ import numpy as np
 
 from data import long_tail
 from engine import config, recipe
-from tools import compare
+from tools import comparison
 
 METHODS = sorted(path.stem for path in (config.CONFIG_ROOT / "methods").glob("*.yaml"))
 NW_UCLA = config.CONFIG_ROOT / "nw-ucla-lt"
@@ -54,4 +54,4 @@ def write_result(run, top1, few, facts=None, right=None):
 
 
 def compared(sweep, runs, which="last", baseline="brl"):
-    return compare.compare(sweep, runs, which, baseline)
+    return comparison.compare(sweep, runs, which, baseline)

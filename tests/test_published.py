@@ -184,5 +184,5 @@ def test_published_figures_are_beside_the_backbone_of_each_method(tmp_path):
         sweep = compare.Sweep(NTU60, root=tmp_path, overrides=more)
         run = sweep.plan(name, 0)
         write_result(run, 50.0, 20.0, run_facts())
-        table = compared(sweep, [run], baseline=name).as_json()["methods"][name]
+        table = compared(sweep, [run], baseline=name)["methods"][name]
         assert table["published"]["top1"] == figure

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,7 @@ from engine.run import BEST, LAST
 from errors import InputError, Parser, run_command
 from files import write_json, write_text
 from flags import STREAMS
-from tools import tuning
-from tools.comparison import Comparison, compare
+from tools import comparison, tuning
 from tools.report import intervals
 from tools.sweep import WORK_DIR, Run, Sweep, method_files
 from tools.tuning import Tuned, as_chosen, tune
@@ -178,26 +177,26 @@ def main(argv: list[str]) -> None:
         f"{options.tune_split:.0%} of {by_person}the training list, held out from trials with "
         f"seeds {' '.join(map(str, trials))}"
     )
-    comparison = compare(
+    found = comparison.compare(
         sweep, runs, options.which, options.baseline, choices, tuned_on if choices else ""
     )
-    comparison.notes += [f"failed: {run.name}: {reason}" for run, reason in failures.items()]
-    name = f"compare-{comparison.settings.benchmark}-{options.stream}"
-    write(comparison, options.output or options.work_dir / name)
+    found["notes"] += [f"failed: {run.name}: {reason}" for run, reason in failures.items()]
+    name = f"compare-{found['benchmark']}-{options.stream}"
+    write(found, options.output or options.work_dir / name)
     jobs.check({run.name: reason for run, reason in failures.items()})
 
 
-def write(comparison: Comparison, output: Path) -> None:
+def write(found: Mapping[str, Any], output: Path) -> None:
     """Write the table, the numbers, the chart and the page, and print the table."""
-    text, numbers = comparison.markdown() + "\n", comparison.as_json()
+    text = comparison.markdown(found)
     write_text(output.with_name(f"{output.name}.md"), text)
-    write_text(output.with_name(f"{output.name}.html"), comparison.html())
+    write_text(output.with_name(f"{output.name}.html"), comparison.html(found))
     drawing = output.with_name(f"{output.name}.svg")
-    if drawn := intervals.chart(numbers):
+    if drawn := intervals.chart(found):
         write_text(drawing, drawn)
     else:
         drawing.unlink(missing_ok=True)  # of an earlier comparison
-    write_json(output.with_name(f"{output.name}.json"), numbers)
+    write_json(output.with_name(f"{output.name}.json"), found)
     print(text)
 
 

@@ -111,12 +111,13 @@ def check(sweep: Sweep, tuned: Sequence[Tuned], fold: str | None) -> None:
 
 
 def grid(
-    sweep: Sweep, method: str, tuned: Sequence[Tuned], fold: str | None
+    sweep: Sweep, method: str, fold: str | None, tuned: Sequence[Tuned]
 ) -> list[tuple[str, ...]]:
-    """Return every combination of the values of the keys that a method has, as --set words."""
+    """Return every combination of the values of the keys that a method has, as --set words; []
+    if it has none of the keys."""
     settings = sweep.resolve(method, 0, fold)
     axes = [each.words(settings) for each in tuned if each.applies(settings)]
-    return [tuple(word for words in point for word in words) for point in product(*axes)]
+    return [tuple(word for words in point for word in words) for point in product(*axes) if point]
 
 
 def held_out_accuracy(run: Run, which: str) -> float:
@@ -171,25 +172,23 @@ def tune(
     others = [method for method in sweep.methods if method not in sweep.trained]
     for layer in (sweep.trained, others):
         chosen = as_chosen(choices)
-        trials: dict[tuple[str, str | None], dict[tuple[str, ...], list[Run]]] = {}
-        for at in product(layer, folds):
-            method, fold = at
-            points = grid(sweep, method, tuned, fold)
-            if len(points) > 1:
-                trials[at] = {
-                    point: [
-                        sweep.plan(method, seed, fold, {**chosen, at: point}, share)
-                        for seed in seeds
-                    ]
-                    for point in points
-                }
-        runs = [run for of_points in trials.values() for row in of_points.values() for run in row]
+        trials = {
+            (method, fold): {
+                point: [
+                    sweep.plan(method, seed, fold, {**chosen, (method, fold): point}, share)
+                    for seed in seeds
+                ]
+                for point in grid(sweep, method, fold, tuned)
+            }
+            for method, fold in product(layer, folds)
+        }
+        runs = [run for points in trials.values() for row in points.values() for run in row]
         for run in runs:
             run.check()
         failures = make(runs)
         if failures is None:
             return None
-        choices += [choose(*at, of_points, failures, which) for at, of_points in trials.items()]
+        choices += [choose(*at, points, failures, which) for at, points in trials.items() if points]
     return choices
 
 

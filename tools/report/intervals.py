@@ -9,22 +9,22 @@ from typing import Any
 
 import files
 from engine.logs import percent
+from longtail.shots import GROUPS
 from tools.report.page import STYLE_SHEET
 
 NAMES = {
     "many": "Many", "medium": "Medium", "few": "Few", "mean_class": "Mean class", "top1": "Top-1",
 }  # fmt: skip
 LABELS, PANEL, GAP, ROW, TOP = 176, 150, 16, 24, 44  # sizes in pixels
-# Okabe and Ito's palette, which is safe for color-blind readers.
-STYLE = """
-.intervals { font: 12px system-ui, sans-serif; color-scheme: light dark;
-  --ink: light-dark(#1b1d22, #e8e9eb); --quiet: light-dark(#63676f, #9ba1ab);
-  --line: light-dark(#d9d9d3, #3a3f48); --paper: light-dark(#fcfcfa, #14161a);
-  --many: light-dark(#0072b2, #56a9e0); --medium: light-dark(#009e73, #35bd94);
-  --few: light-dark(#d55e00, #f0843c); --other: var(--quiet) }
-.intervals text { fill: var(--ink) } .intervals .quiet { fill: var(--quiet) }
+# The colors of the report, light and dark, are its style sheet's first rule.
+STYLE = (
+    STYLE_SHEET[: STYLE_SHEET.index("}") + 1]
+    + """
+.intervals { font: 12px system-ui, sans-serif } .intervals text { fill: var(--ink) }
+.intervals .quiet { fill: var(--quiet) }
 .intervals .axis { stroke: var(--line) } .intervals .zero { stroke: var(--quiet) }
 """
+)
 
 
 def ticks(low: float, high: float) -> list[int]:
@@ -67,7 +67,7 @@ def chart(comparison: Mapping[str, Any]) -> str:
         def x(value: float, left: float = left) -> float:
             return round(left + PANEL * (value - low) / (high - low), 1)
 
-        color = f"var(--{key if key in ('many', 'medium', 'few') else 'other'})"
+        color = f"var(--{key if key in GROUPS else 'quiet'})"
         parts.append(
             f'<text x="{left}" y="14" font-weight="600">{NAMES[key]}</text>'
             f'<text x="{left}" y="30" class="quiet">{html.escape(comparison["baseline"])} '

@@ -49,7 +49,12 @@ def encode(
 
     Per sample and entry, only the predicted class is stored.
     """
-    names, labels = samples(report.entries)
+    labels = {  # by sample name
+        name: label
+        for entry in report.entries
+        for name, label in zip(entry.scores.names.tolist(), entry.scores.labels)
+    }
+    names = list(labels)
     return {
         "title": report.title,
         "classes": class_names,
@@ -58,7 +63,7 @@ def encode(
         "shot": report.shot_of_class,
         "lead": report.entries.index(report.lead) if report.entries else None,
         "names": "\n".join(names),
-        "labels": pack(labels),
+        "labels": pack(np.array(list(labels.values()), np.uint16)),
         "runs": [encode_run(run) for run in report.runs],
         "entries": [encode_entry(entry, names, report.shot_of_class) for entry in report.entries],
         "clips": [encode_clip(clip, report) for clip in clips],
@@ -81,12 +86,6 @@ def published_rows(report: Report) -> list[dict[str, Any]]:
         for row in published.rows()
         if (row["benchmark"], row["imbalance"]) in lists
     ]
-
-
-def samples(entries: list[Entry]) -> tuple[list[str], np.ndarray]:
-    """Return the names and labels (N,) of all samples in the entries."""
-    label = {n: k for e in entries for n, k in zip(e.scores.names.tolist(), e.scores.labels)}
-    return list(label), np.array(list(label.values()), np.uint16)
 
 
 def encode_run(run: Run) -> dict[str, Any]:

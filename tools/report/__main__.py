@@ -52,9 +52,9 @@ def write_overview(args: argparse.Namespace) -> None:
         raise InputError(f"--figures: of a benchmark folder, not of all of {args.folders[0]}")
     (folder,) = args.folders
     out = args.out or folder / "report.html"
-    rows = overview.rows_below(folder)
-    write_text(out, overview.render(folder, rows, out))
-    print(f"{out}: {len(rows)} runs")
+    runs = overview.runs_below(folder)
+    write_text(out, overview.render(folder, runs, out))
+    print(f"{out}: {len(runs)} runs")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

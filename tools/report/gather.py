@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +23,28 @@ from longtail import shots
 from tools import published
 
 
-@dataclass
 class Run:
     """One run folder: its metrics by epoch, and the results of its tests, None if not tested."""
 
-    path: Path
-    group: str  # name of the benchmark folder, including the tag
-    stream: str
-    config: dict[str, Any]
-    epochs: list[dict[str, Any]]
-    result: dict[str, Any] | None  # of best.pt
-    last: dict[str, Any] | None  # of last.pt
-    scores: Scores | None
-    name: str = ""
+    def __init__(self, path: Path) -> None:
+        folder = RunFolder(path)
+        self.path, self.folder = path, folder
+        self.group = path.resolve().parent.name  # name of the benchmark folder, including the tag
+        self.config, self.epochs = folder.config(), folder.epochs()
+        self.result = folder.result()  # of best.pt
+        self.facts = {**self.config, **(self.result or {})}
+        self.stream = str(self.facts.get("stream") or path.resolve().name)
+        self.name = ""
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """The configuration and the result as one mapping."""
-        return {**self.config, **(self.result or {})}
+    @cached_property
+    def last(self) -> dict[str, Any] | None:
+        """The result of last.pt."""
+        return self.folder.result(LAST)
+
+    @cached_property
+    def scores(self) -> Scores | None:
+        file = self.folder.scores_file()
+        return Scores.read(file) if file.is_file() else None
 
 
 @dataclass
@@ -142,7 +147,7 @@ def gather(folders: Iterable[str | Path]) -> Report:
     of classes, or different labels for the same sample).
     """
     paths = [path for folder in folders for path in run_folders(Path(folder))]
-    runs = [read_run(path) for path in {path.resolve(): path for path in paths}.values()]
+    runs = [Run(path) for path in {path.resolve(): path for path in paths}.values()]
     name_runs(runs)
     check_comparable(runs)
     report = Report(runs, [], None, shots.SHOTS)
@@ -189,22 +194,6 @@ def run_folders(folder: Path) -> list[Path]:
 def runs_in(folder: Path) -> list[Path]:
     """Return the run folders that lie directly in a folder, by name."""
     return sorted(path for path in folder.iterdir() if RunFolder(path).exists)
-
-
-def read_run(path: Path) -> Run:
-    """Read one run folder; missing files are None or empty."""
-    folder = RunFolder(path)
-    config, result, scores = folder.config(), folder.result(), folder.scores_file()
-    return Run(
-        path=path,
-        group=path.resolve().parent.name,
-        stream=config.get("stream") or (result or {}).get("stream") or path.resolve().name,
-        config=config,
-        epochs=folder.epochs(),
-        result=result,
-        last=folder.result(LAST),
-        scores=Scores.read(scores) if scores.is_file() else None,
-    )
 
 
 def name_runs(runs: list[Run]) -> None:

@@ -52,12 +52,15 @@ class Entry:
     """A row of the report: the scores of a run, or a fusion of several runs of one folder."""
 
     name: str
-    group: str
-    weights: dict[str, float]  # stream -> weight; one stream for a run
+    runs: list[Run]  # one, or those that are fused
+    weights: dict[str, float]  # stream -> weight
     scores: Scores
     figures: dict[str, Any]  # top1, top5, mean_class, many, medium, few, per_class in percent
-    run: int | None = None  # index in Report.runs; None for a fusion
-    published: dict[str, float] = field(default_factory=dict)  # metric -> published figure
+    published: dict[str, float]  # metric -> published figure
+
+    @property
+    def group(self) -> str:
+        return self.runs[0].group
 
 
 @dataclass
@@ -84,11 +87,10 @@ class Report:
         own = [entry for entry in self.entries if entry.group == self.entries[0].group]
         others = [entry for entry in self.entries if entry.group != self.entries[0].group]
         return [
-            _sentence(self.runs[first.run], first, self.runs[other.run], other)
+            _sentence(first, other)
             for first in own
             for other in others
-            if first.run is not None
-            and other.run is not None
+            if len(first.runs) == 1
             and first.weights == other.weights
             and same_samples(first.scores, other.scores)
         ]
@@ -127,7 +129,7 @@ def same_samples(one: Scores, other: Scores) -> bool:
     return np.array_equal(np.sort(one.names), np.sort(other.names))
 
 
-def _sentence(run: Run, own: Entry, baseline: Run, other: Entry) -> str:
+def _sentence(own: Entry, other: Entry) -> str:
     """Return, e.g., `brl joint: few-shot 75.3 against 0.0, many-shot 56.0 against 79.3 (focal)`."""
     named = {"few": "few-shot", "medium": "medium-shot", "many": "many-shot", "top1": "top-1"}
     pairs = {text: (own.figures[key], other.figures[key]) for key, text in named.items()}
@@ -136,6 +138,7 @@ def _sentence(run: Run, own: Entry, baseline: Run, other: Entry) -> str:
         for text, (first, second) in pairs.items()
         if first is not None and second is not None
     )
+    run, baseline = own.runs[0], other.runs[0]
     method, against = (each.config.get("method") or each.group for each in (run, baseline))
     return f"{method} {run.stream}: {compared} ({against})."
 
@@ -159,8 +162,8 @@ def gather(folders: Iterable[str | Path]) -> Report:
     ]  # fmt: skip
     report.class_counts = training_counts(report)
     report.entries = [
-        make_entry(report, run.name, run.stream, {run.stream: 1}, run.scores, [run], i)
-        for i, run in enumerate(runs)
+        make_entry(report, run.name, run.stream, {run.stream: 1}, run.scores, [run])
+        for run in runs
         if run.scores is not None
     ]
     for group in dict.fromkeys(run.group for run in runs):
@@ -283,10 +286,9 @@ def training_counts(report: Report) -> np.ndarray | None:
 
 def make_entry(
     report: Report, name: str, streams: str, weights: dict[str, float], scores: Scores,
-    runs: list[Run], place: int | None = None,
+    runs: list[Run],
 ) -> Entry:  # fmt: skip
-    """Return the entry of a run (`place` in Report.runs), or of a fusion of several; `streams` is
-    its stream, or the name of the fusion."""
+    """Return the entry of a run or of a fusion; `streams` is its stream, or the fusion's name."""
     figures = shots.accuracy(scores.scores, scores.labels, report.class_counts, report.shots)
     facts = [run.facts for run in runs]
     known = {
@@ -294,7 +296,7 @@ def make_entry(
         for metric in shots.METRICS
         if (value := published.figure_for(facts, streams, metric)) is not None
     }
-    return Entry(name, runs[0].group, weights, scores, figures, place, known)
+    return Entry(name, runs, weights, scores, figures, known)
 
 
 def fusions_made(

@@ -65,7 +65,7 @@ def encode(
         "names": "\n".join(names),
         "labels": pack(np.array(list(labels.values()), np.uint16)),
         "runs": [encode_run(run) for run in report.runs],
-        "entries": [encode_entry(entry, names, report.shot_of_class) for entry in report.entries],
+        "entries": [encode_entry(entry, names, report) for entry in report.entries],
         "clips": [encode_clip(clip, report) for clip in clips],
         "edges": list(edges),
         "published": published_rows(report),
@@ -124,19 +124,17 @@ def origin(run: Run) -> dict[str, str]:
     return {what: str(value) for what, value in facts.items() if value not in (None, "")}
 
 
-def encode_entry(entry: Entry, names: list[str], shot_of: Sequence[str | None]) -> dict[str, Any]:
-    """Return an entry; `shot_of` has the group of each class, if there are class counts."""
+def encode_entry(entry: Entry, names: list[str], report: Report) -> dict[str, Any]:
     index = {name: i for i, name in enumerate(names)}
     predicted = np.full(len(names), 0xFFFF, np.uint16)  # of samples without scores
     predicted[[index[name] for name in entry.scores.names.tolist()]] = entry.scores.scores.argmax(1)
     return {
         "name": entry.name,
-        "group": entry.group,
         "weights": entry.weights,
-        "run": entry.run,
+        "run": report.runs.index(entry.runs[0]) if len(entry.runs) == 1 else None,
         "figures": {key: entry.figures[key] for key in FIGURES},
         "published": entry.published,
-        "calibration": calibration(entry, shot_of),
+        "calibration": calibration(entry, report.shot_of_class),
         "predicted": pack(predicted),
     }
 
@@ -145,7 +143,7 @@ def calibration(entry: Entry, shot_of: Sequence[str | None]) -> dict[str, Any]:
     """Return ece (percent) and nll, and the bins (n, probability, accuracy) that have samples: of
     all of them, and of those whose class is in each group."""
     probabilities, labels = entry.scores.scores, entry.scores.labels
-    groups = np.array(shot_of or [""] * probabilities.shape[1])[labels]
+    groups = np.array(shot_of)[labels]
     bins = {"all": shots.reliability(probabilities, labels)}
     for group in shots.GROUPS:
         if (rows := groups == group).any():

@@ -93,11 +93,10 @@ def training_list(settings: config.Config) -> Listed:
     return _read_list(settings.model_args.get("num_class", 60), *values)
 
 
-def steps_per_epoch(settings: config.Config, repeat: float | None = None) -> int:
-    """Return the optimizer steps of an epoch, of one process; `repeat` in place of the run's."""
+def steps_per_epoch(settings: config.Config) -> int:
+    """Return the optimizer steps of an epoch, of one process."""
     listed = training_list(settings)
-    repeat = settings.repeat if repeat is None else repeat
-    samples = len(make(settings, "sampling", listed.labels, listed.class_counts, repeat))
+    samples = len(make(settings, "sampling", listed.labels, listed.class_counts, settings.repeat))
     return math.ceil(samples / (settings.batch_size * settings.accumulate))
 
 
@@ -122,12 +121,14 @@ def repeat_for(settings: config.Config, total: int) -> float:
     wanted = round(total / settings.num_epoch)
     if steps_per_epoch(settings) == wanted:
         return settings.repeat
+
+    def steps_with(number: int) -> int:
+        return steps_per_epoch(settings.replace(repeat=number / FINEST))
+
     upper = 2 * FINEST
-    while steps_per_epoch(settings, upper / FINEST) <= wanted:
+    while steps_with(upper) <= wanted:
         upper *= 2
-    first_above = bisect.bisect_right(
-        range(upper), wanted, lo=1, key=lambda number: steps_per_epoch(settings, number / FINEST)
-    )
+    first_above = bisect.bisect_right(range(upper), wanted, lo=1, key=steps_with)
     return max(FINEST, first_above - 1) / FINEST
 
 

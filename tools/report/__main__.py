@@ -26,14 +26,16 @@ def main(argv: list[str]) -> None:
         write_overview(args)
         return
     report = gather(args.folders)
-    store = find_store(report, args.store)
-    classes = class_names(report, store)
+    store = Store.open(args.store) if args.store else None
     drawn: list[clips.Clip] = []
-    if store and report.entries:
-        try:
+    try:
+        if store is None and (path := report.first("store")):
+            store = Store.open(path)
+        if store and report.entries:
             drawn = clips.draw(report.lead, store, args.clips)
-        except InputError as error:
-            report.notes.append(f"Clips are not drawn: {error}")
+    except InputError as error:
+        report.notes.append(f"Clips are not drawn: {error}")
+    classes = class_names(report, store)
     edges = graph.load(store.layout).edges if store else ()
     out = args.out or args.folders[0] / "report.html"
     write_text(out, page.render(page.encode(report, classes, drawn, edges)))
@@ -69,18 +71,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--clips", type=int, default=12, metavar="N", help="draw the N hardest clips (default: 12)")
     add("--figures", type=Path, metavar="DIR", help="also write plots to DIR, as PNG and PDF")
     return parser.parse_args(argv)
-
-
-def find_store(report: Report, given: Path | None) -> Store | None:
-    """Open the given store, otherwise that of the configuration if it exists."""
-    if given:
-        return Store.open(given)
-    path = report.first("store")
-    try:
-        return Store.open(path) if path else None
-    except InputError as error:
-        report.notes.append(f"Clips are not drawn: {error}")
-        return None
 
 
 def class_names(report: Report, store: Store | None) -> list[str]:

@@ -176,10 +176,7 @@ def compare(
         "variance": variance(seeds, folds, "{seed}" in (settings.training_list or "")),
         "copies": any(r.get("samples_clean", 0) != r.get("samples", 0) for _, r in done),
         "baseline": baseline, "code": code_version(), "tuned_on": tuned_on or None,
-        "choices": [
-            asdict(choice) | {"held_out": choice.held_out, "shown": choice.shown}
-            for choice in choices
-        ],
+        "choices": [asdict(choice) | {"shown": choice.shown} for choice in choices],
         "methods": {
             method: numbers_of(its, sweep.stream, which) | {"differences": differing[method]}
             for method, its in finished.items()

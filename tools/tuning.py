@@ -141,15 +141,9 @@ class Choice:
     method: str
     fold: str | None
     words: tuple[str, ...]
-    accuracy: dict[str, float | None]  # mean class accuracy, held out; None: a trial failed
+    held_out: float  # mean class accuracy of the chosen values on the held-out samples
+    accuracy: dict[str, float | None]  # of all values; None: a trial failed
     failed: dict[str, str]  # why
-
-    @property
-    def held_out(self) -> float:
-        """The mean class accuracy of the chosen values on the held-out samples."""
-        reached = self.accuracy[" ".join(self.words)]
-        assert reached is not None  # a value whose trial failed is not chosen
-        return reached
 
     @property
     def shown(self) -> str:
@@ -197,20 +191,19 @@ def choose(
     failures: Mapping[Job, str], which: str,
 ) -> Choice:  # fmt: skip
     """Return the best point of a grid; InputError if a trial of every point has failed."""
-    accuracy: dict[str, float | None] = {}
+    reached: dict[tuple[str, ...], float] = {}
     failed: dict[str, str] = {}
     for point, runs in points.items():
-        words = " ".join(point)
         if reason := next((failures[run] for run in runs if run in failures), None):
-            accuracy[words], failed[words] = None, reason
+            failed[" ".join(point)] = reason
         else:
-            accuracy[words] = statistics.mean(held_out_accuracy(run, which) for run in runs)
-    there = [point for point in points if " ".join(point) not in failed]
-    if not there:
+            reached[point] = statistics.mean(held_out_accuracy(run, which) for run in runs)
+    if not reached:
         reason = next(iter(failed.values()))
         raise InputError(f"--tune: no value of {method} could be tried: {reason}")
-    best = max(there, key=lambda point: accuracy[" ".join(point)] or 0.0)
-    return Choice(method, fold, best, accuracy, failed)
+    best = max(reached, key=lambda point: reached[point])
+    accuracy = {" ".join(point): reached.get(point) for point in points}
+    return Choice(method, fold, best, reached[best], accuracy, failed)
 
 
 def as_chosen(choices: Sequence[Choice]) -> Chosen:

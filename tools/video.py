@@ -267,8 +267,7 @@ def answer(recognizer: Recognizer, clip: np.ndarray, size: tuple[int, int]) -> s
     if not clip.any():
         return "nobody"
     used = size if recognizer.takes.takes_image_size else None
-    ready = recognizer.prepare(for_network(clip, recognizer), "camera", used)
-    (prediction,) = recognizer.score([ready])
+    prediction = recognizer(for_network(clip, recognizer), used)
     return f"{prediction.answer} {prediction.probabilities.max():.2f}"
 
 

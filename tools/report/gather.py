@@ -233,18 +233,13 @@ def group_name(run: Run, runs: list[Run]) -> str:
 def check_comparable(runs: list[Run]) -> None:
     """Raise InputError for runs of different benchmarks, whose classes differ."""
     tested = [(run.path, run.scores) for run in runs if run.scores is not None]
-    if not tested:
-        return
-    first, known = tested[0]
-    K = known.scores.shape[1]
-    labels = dict(zip(known.names.tolist(), known.labels.tolist()))
     for path, scores in tested:
-        count = scores.scores.shape[1]
+        first, known = tested[0]
+        K, count = known.scores.shape[1], scores.scores.shape[1]
         if count != K:
             raise InputError(f"{first} has {K} classes, {path} {count}; make separate reports")
-        if any(
-            labels.get(n, k) != k for n, k in zip(scores.names.tolist(), scores.labels.tolist())
-        ):
+        labels = dict(zip(known.names.tolist(), known.labels.tolist()))
+        if any(labels.get(n, k) != k for n, k in zip(scores.names.tolist(), scores.labels)):
             raise InputError(
                 f"{first} and {path} have different labels for the same samples; make "
                 "separate reports"

@@ -31,7 +31,6 @@ def figures(scores: Scores, temperature: float, threshold: float | None) -> dict
     samples that reach it, and their accuracy, in percent."""
     probabilities = tempered(scores.scores, temperature)
     found: dict[str, Any] = shots.calibration(probabilities, scores.labels)
-    del found["macro_f1"]
     if threshold is not None:
         answered = probabilities.max(axis=1) >= threshold
         right = probabilities.argmax(axis=1) == scores.labels

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -39,7 +38,6 @@ pixels, with `image_size` (height, width), or scaled to [-1, 1] already. Unseen 
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +45,7 @@ from pathlib import Path
 import numpy as np
 
 InputError = ValueError
-SETTINGS = json.loads("""{settings}""")
+SETTINGS = {settings}
 '''
 
 BODY = '''
@@ -149,7 +147,7 @@ def script(network: LoadedNetwork, file: Path, name: str) -> str:
     """
     if network.config.feeder != FEEDER:
         raise InputError(f"feeder: {network.config.feeder} is not {FEEDER}; its steps are unknown")
-    said = {"file": file.name, "script": name, "settings": _json(settings(network, file))}
+    said = {"file": file.name, "script": name, "settings": repr(settings(network, file))}
     parts = [
         HEAD.format(mark=MARK.format(**said), **said),
         *map(_below_imports, MODULES),
@@ -164,11 +162,6 @@ def _below_imports(module: ModuleType) -> str:
     source = inspect.getsource(module)
     first = next(node for node in ast.parse(source).body if isinstance(node, ast.Assign))
     return "\n".join(source.splitlines()[first.lineno - 1 :])
-
-
-def _json(values: dict[str, Any]) -> str:
-    """Return JSON as the content of a Python string in three quotes."""
-    return json.dumps(values).replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
 
 
 def settings(network: LoadedNetwork, file: Path) -> dict[str, Any]:

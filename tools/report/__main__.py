@@ -29,8 +29,9 @@ def main(argv: list[str]) -> None:
     store = Store.open(args.store) if args.store else None
     drawn: list[clips.Clip] = []
     try:
-        if store is None and (path := report.first("store")):
-            store = Store.open(path)
+        paths = [run.config["store"] for run in report.runs if "store" in run.config]
+        if store is None and paths:
+            store = Store.open(paths[0])
         if store and report.entries:
             drawn = clips.draw(report.lead, store, args.clips)
     except InputError as error:

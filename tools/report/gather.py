@@ -120,10 +120,6 @@ class Report:
             return np.arange(self.num_class)
         return np.argsort(-self.class_counts, kind="stable")
 
-    def first(self, key: str, default: Any = None) -> Any:
-        """Return the value of a configuration key in the first run that has it."""
-        return next((run.config[key] for run in self.runs if key in run.config), default)
-
 
 def same_samples(one: Scores, other: Scores) -> bool:
     return np.array_equal(np.sort(one.names), np.sort(other.names))
@@ -153,8 +149,8 @@ def gather(folders: Iterable[str | Path]) -> Report:
     runs = [Run(path) for path in {path.resolve(): path for path in paths}.values()]
     name_runs(runs)
     check_comparable(runs)
-    report = Report(runs, [], None, shots.SHOTS)
-    report.shots = tuple(report.first("shots", report.shots))
+    limits = [tuple(run.config["shots"]) for run in runs if "shots" in run.config]
+    report = Report(runs, [], None, limits[0] if limits else shots.SHOTS)
     report.notes += [
         f"{run.name} has other shots, {run.config['shots']}; classes are grouped by "
         f"{list(report.shots)}."
@@ -258,25 +254,22 @@ def other_tests(runs: Sequence[Run]) -> list[str]:
 
 def training_counts(report: Report) -> np.ndarray | None:
     """Return the class counts of the first tested run; add a note if others differ."""
-    known = [
-        (run.name, run.result["class_counts"])
-        for run in report.runs
-        if run.result and run.result.get("class_counts") is not None
-    ]
+    counts = {run.name: (run.result or {}).get("class_counts") for run in report.runs}
+    known = [(name, its) for name, its in counts.items() if its is not None]
     if not known:
         report.notes.append(
             "The training list is unknown (class_counts is null): classes are in label order, and"
             " shot accuracies are omitted."
         )
         return None
-    first, counts = known[0][0], np.asarray(known[0][1])
-    for name, others in known[1:]:
-        if not np.array_equal(others, counts):
-            report.notes.append(
-                f"{name} was trained on another list than {first}; classes are sorted and grouped"
-                f" by the class counts of {first}."
-            )
-    return counts
+    (first, own), *others = known
+    report.notes += [
+        f"{name} was trained on another list than {first}; classes are sorted and grouped by the"
+        f" class counts of {first}."
+        for name, its in others
+        if its != own
+    ]
+    return np.asarray(own)
 
 
 def make_entry(

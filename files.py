@@ -73,21 +73,24 @@ def _check_unread(flag: str, target: Path, read: set[Path]) -> None:
         raise InputError(f"{flag} {target}: is read, and would be overwritten; name another file")
 
 
-def page(title: str, style: str, body: str) -> str:
+def page(title: str, style: str, body: str, script: str = "") -> str:
     """Return a self-contained HTML page, which may load nothing; title and body are HTML."""
+    allowed = "; script-src 'unsafe-inline'; img-src data: blob:" if script else ""
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; style-src 'unsafe-inline'{allowed}">
 <link rel="icon" href="data:,">
 <title>{title}</title>
 <style>{style}</style>
 </head>
 <body>
 {body}
+{f"<script>{script}</script>" if script else ""}
 </body>
 </html>
 """

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -35,14 +35,14 @@ POLL = 0.2  # seconds between two looks at the processes
 TERMINATED = (RESUMABLE, -signal.SIGTERM)  # the latter before a run has anything to save
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Job:
     """One run: its name, the arguments of main.py, its folder, and the run that it starts from."""
 
     name: str
     arguments: tuple[str, ...]
-    place: RunFolder
-    settings: Config
+    place: RunFolder = field(compare=False)
+    settings: Config = field(compare=False)
     needs: Job | None = None
     overwrite: bool = False  # run it even if it is finished
 

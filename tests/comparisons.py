@@ -6,7 +6,7 @@ import numpy as np
 
 from data import long_tail
 from engine import config, recipe
-from tools import compare
+from tools import comparison
 
 METHODS = sorted(path.stem for path in (config.CONFIG_ROOT / "methods").glob("*.yaml"))
 NW_UCLA = config.CONFIG_ROOT / "nw-ucla-lt"
@@ -53,9 +53,5 @@ def write_result(run, top1, few, facts=None, right=None):
                  scores=scores[order])  # fmt: skip
 
 
-def compared(sweep, runs, which="last", baseline="brl", **more):
-    methods = list(dict.fromkeys(run.method for run in runs))
-    rows, notes = compare.compare(runs, methods, which, baseline)
-    seeds = list(dict.fromkeys(run.seed for run in runs))
-    folds = list(dict.fromkeys(run.fold for run in runs))
-    return compare.Comparison(sweep, which, seeds, folds, baseline, rows, notes=notes, **more)
+def compared(sweep, runs, which="last", baseline="brl"):
+    return comparison.compare(sweep, runs, which, baseline)

@@ -11,7 +11,7 @@ from engine import config
 from errors import InputError, run_command
 from tests.comparisons import NTU60, compared, run_facts, write_result
 from tests.tiny_runs import SMALL
-from tools import compare
+from tools import compare, comparison
 from tools.report import intervals
 
 # --- the table ---
@@ -25,7 +25,7 @@ def test_table_against_numpy(tmp_path):
         write_result(run, value, value / 2, run_facts())
     write_result(runs[4], 50.0, 20.0)
     found = compared(sweep, runs)
-    table, text = found.as_json()["methods"], found.markdown()
+    table, text = found["methods"], comparison.markdown(found)
     brl, focal = table["brl"], table["focal"]
     assert brl["mean"]["top1"] == pytest.approx(np.mean(top1))
     assert brl["deviation"]["top1"] == pytest.approx(np.std(top1, ddof=1))
@@ -43,8 +43,8 @@ def test_table_against_numpy(tmp_path):
     assert "mean ± standard deviation over 3 seeds (one training list for all)" in text
     assert "focal, seed 1: not trained on a published list of this benchmark: no publ" in text
     best = compared(sweep, runs, "best")
-    assert best.as_json()["methods"]["brl"]["mean"]["top1"] == pytest.approx(np.mean(top1) + 5)
-    assert "best.pt was chosen by top-1 on the test split" in best.markdown()
+    assert best["methods"]["brl"]["mean"]["top1"] == pytest.approx(np.mean(top1) + 5)
+    assert "best.pt was chosen by top-1 on the test split" in comparison.markdown(best)
 
 
 def test_the_caption_says_which_variance_it_is(tmp_path):
@@ -64,7 +64,7 @@ def test_the_caption_says_which_variance_it_is(tmp_path):
         (sweep, [0, 1], ["1/2", "2/2"], "2 seeds (one training list for all) times 2 folds of per"),
     ):
         runs = [each.plan("brl", seed, fold) for seed in seeds for fold in folds]
-        assert said in compared(each, runs).caption[0]
+        assert said in comparison.caption(compared(each, runs))[0]
 
 
 def test_differences_are_those_of_the_clips_and_marked(tmp_path):
@@ -81,7 +81,7 @@ def test_differences_are_those_of_the_clips_and_marked(tmp_path):
             write_result(run, 50.0, 20.0, right=right)
             runs.append(run)
     found = compared(sweep, runs)
-    focal, ldam = (found.as_json()["methods"][name]["differences"] for name in ("focal", "ldam"))
+    focal, ldam = (found["methods"][name]["differences"] for name in ("focal", "ldam"))
     values = {metric: each["value"] for metric, each in focal.items()}
     assert values == pytest.approx({"top1": 12.5, "mean_class": 12.5, "many": 50, "medium": 0,
                                     "few": 0})  # fmt: skip
@@ -91,12 +91,12 @@ def test_differences_are_those_of_the_clips_and_marked(tmp_path):
     # Holm over two methods: the smaller p is doubled
     p = [each["many"]["p"] for each in (focal, ldam)]
     assert focal["many"]["p_holm"] == pytest.approx(2 * p[0]) and p[1] == 1
-    assert found.as_json()["methods"]["brl"]["differences"] == {}
-    text = found.markdown()
+    assert found["methods"]["brl"]["differences"] == {}
+    text = comparison.markdown(found)
     (line,) = [line for line in text.splitlines() if line.startswith("| focal | +")]
     assert line.startswith("| focal | +12.5 [+") and line.count("▲") == 3 and line.count("○") == 2
     assert "Holm's correction over 2 methods" in text and "the intervals are too narrow" in text
-    other = compared(sweep, runs, baseline="focal").as_json()["methods"]["brl"]["differences"]
+    other = compared(sweep, runs, baseline="focal")["methods"]["brl"]["differences"]
     assert other["many"]["value"] == pytest.approx(-50) and other["many"]["different"]
     assert_drawn(found)
 
@@ -106,14 +106,14 @@ def test_methods_without_any_difference_are_drawn(tmp_path):
     runs = [sweep.plan(method, 0) for method in ("brl", "focal")]
     for run in runs:
         write_result(run, 50.0, 20.0)
-    drawn = intervals.chart(compared(sweep, runs).as_json())
+    drawn = intervals.chart(compared(sweep, runs))
     assert drawn.count("<circle") == 5 and "nan" not in drawn
 
 
 def assert_drawn(found):
     """Every point is where its value is, on one scale for all panels, filled if different."""
-    differences = {name: row["differences"] for name, row in found.as_json()["methods"].items()}
-    drawn = ElementTree.fromstring(intervals.chart(found.as_json()))
+    differences = {name: row["differences"] for name, row in found["methods"].items()}
+    drawn = ElementTree.fromstring(intervals.chart(found))
     space = "{http://www.w3.org/2000/svg}"
     points = [group for group in drawn if group.tag == f"{space}g"]
     wanted = [
@@ -132,7 +132,7 @@ def assert_drawn(found):
         values = [(x - x_0) / (x_1 - x_0) * (v_1 - v_0) + v_0 for x in at]
         assert values == pytest.approx([span["low"], span["value"], span["high"]], abs=0.2)
         assert (circle.get("fill") == "var(--paper)") != span["different"]
-    page = found.html().replace("http://www.w3.org/2000/svg", "")
+    page = comparison.html(found).replace("http://www.w3.org/2000/svg", "")
     assert "default-src 'none'" in page and not re.search(r"https?://|<script", page)
     assert page.count("<tr>") == 3 + 1 + 2 + 1 and "Holm" in page
 
@@ -167,8 +167,8 @@ def test_versions_of_the_code_are_noted(tmp_path):
     for run, code in zip(runs, ("one", "two")):
         write_result(run, 50.0, 20.0, {"code": code})
     found = compared(sweep, runs)
-    assert "The runs were made by 2 versions of the code." in found.notes
-    rows = found.as_json()["methods"].values()
+    assert "The runs were made by 2 versions of the code." in found["notes"]
+    rows = found["methods"].values()
     assert [row["runs"][0]["code"] for row in rows] == ["one", "two"]
 
 

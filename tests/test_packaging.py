@@ -32,7 +32,7 @@ assert len(names.class_names("ntu120", 60)) == 60
 assert (long_tail.LISTS / "nw-ucla_10.txt").is_file()
 assert config.load(["config/demo-lt/joint.yaml"]).batch_size == 32
 assert config.benchmark_folder("ntu120/xset").is_dir()
-assert published.TABLE.is_file() and (page.FOLDER / "index.html").is_file()
+assert published.TABLE.is_file() and (page.FOLDER / "body.html").is_file()
 print(config.CONFIG_ROOT.parent)
 """
 

@@ -11,32 +11,6 @@ from tests.comparisons import METHODS, NTU60, compared, run_facts, write_result
 from tools import compare, published
 
 
-def test_lookup_finds_every_figure_of_the_table():
-    with published.TABLE.open() as file:
-        rows = list(csv.DictReader(file))
-    seen = set()
-    for row in rows:
-        imbalance = int(row["imbalance"]) if row["imbalance"] else None
-        key = tuple(row[k] for k in ("benchmark", "imbalance", "streams", "method", "backbone"))
-        found = published.lookup(
-            row["benchmark"], imbalance, row["streams"], row["method"], row["backbone"],
-            row["metric"],
-        )  # fmt: skip
-        if (*key, row["metric"]) not in seen:  # of two sources the first counts
-            assert found == float(row["value"])
-        seen.add((*key, row["metric"]))
-    assert published.lookup("nw-ucla-lt", 10, "joint") is None
-
-
-def test_the_figures_beside_a_run_are_of_one_source():
-    """CTR-GCN with cross entropy is 69.3 in BRL's repository and 74.4 in Shap-Mix's paper, which
-    alone has its shot groups."""
-    entry = ("ntu60-xsub-lt", 100, "joint", "cross-entropy", "CTR-GCN")
-    assert published.lookup(*entry) == 69.3 and published.lookup(*entry, "many") == 86.4
-    assert published.lookup(*entry, of_one_source=True) == 69.3
-    assert published.lookup(*entry, "many", of_one_source=True) is None
-
-
 def test_published_table_is_the_reference(shared):
     reference = shared / "reference" / "published-results.csv"
     assert published.TABLE.read_text() == reference.read_text()
@@ -50,6 +24,24 @@ CTRGCN = {"model": "model.ctrgcn.Model"}
 NTU120 = config.CONFIG_ROOT / "ntu120-xsub-lt"
 CROSS_ENTROPY = method("cross-entropy")
 BACKBONES = config.CONFIG_ROOT / "backbones.yaml"
+
+
+def test_every_figure_of_the_table_is_read():
+    with published.TABLE.open() as file:
+        for row in csv.DictReader(file):
+            names = ("benchmark", "imbalance", "method", "backbone", "streams")
+            sources = published.figures()[tuple(row[name] for name in names)]
+            assert sources[row["source"]][row["metric"]] == float(row["value"])
+
+
+def test_the_figures_beside_a_run_are_of_one_source():
+    """CTR-GCN with cross entropy is 69.3 in BRL's repository and 74.4 in Shap-Mix's paper, which
+    alone has its shot groups."""
+    entry = ("ntu60-xsub-lt", "100", "cross entropy", "CTR-GCN", "joint")
+    assert [each["top1"] for each in published.figures()[entry].values()] == [69.3, 74.4]
+    run = run_facts(CROSS_ENTROPY, **CTRGCN)
+    assert published.figure_for([run], "joint") == 69.3
+    assert published.figure_for([run], "joint", "many") is None
 
 
 def max_norm(first):
@@ -192,5 +184,5 @@ def test_published_figures_are_beside_the_backbone_of_each_method(tmp_path):
         sweep = compare.Sweep(NTU60, root=tmp_path, overrides=more)
         run = sweep.plan(name, 0)
         write_result(run, 50.0, 20.0, run_facts())
-        table = compared(sweep, [run], baseline=name).as_json()["methods"][name]
+        table = compared(sweep, [run], baseline=name)["methods"][name]
         assert table["published"]["top1"] == figure

@@ -233,8 +233,6 @@ def test_page_contains_the_scores(page):
     assert (unpack(data["entries"][8]["predicted"]) == scores.argmax(1)[rows]).all()
     bone, _ = expected_scores({"bone": 1})  # its file has a different sample order
     assert (unpack(data["entries"][1]["predicted"]) == bone.argmax(1)[rows]).all()
-    true = scores[np.arange(480), labels][rows]
-    assert np.abs(unpack(data["entries"][8]["true"]) / 255 - true).max() <= 0.5 / 255 + 1e-6
     assert len(data["clips"]) == 12 and len(data["clips"][0]["predictions"]) == 9
 
 
@@ -343,7 +341,7 @@ def test_missing_store_is_noted(tmp_path, capsys):
     main([str(folder), "--out", str(tmp_path / "out.html")])
     assert "Clips are not drawn" in capsys.readouterr().out
     data = content(tmp_path / "out.html")
-    assert data["clips"] == [] and data["classes"][0] == "drink water"
+    assert data["clips"] == [] and data["classes"][0] == "class 0"
 
 
 def test_plots_show_the_accuracies(tmp_path):
@@ -716,11 +714,11 @@ def test_paper_is_light_and_complete(driver, page):
     before = shown.colors(".card:last-child canvas")
     shown.run("window.dispatchEvent(new Event('beforeprint'))")
     assert shown.colors(".card:last-child canvas") > before
-    light = "return getComputedStyle(document.documentElement).getPropertyValue('--paper').trim()"
-    assert shown.run(light) == "#fcfcfa"
+    paper = "return getComputedStyle(document.body).backgroundColor"
+    assert shown.run(paper) == "rgb(252, 252, 250)"
     assert shown.run("return document.querySelectorAll('#bars text.name').length") == 60
     shown.run("window.dispatchEvent(new Event('afterprint'))")
-    assert shown.run(light) == "#14161a"
+    assert shown.run(paper) == "rgb(20, 22, 26)"
 
 
 @pytest.mark.slow

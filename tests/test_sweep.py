@@ -255,8 +255,8 @@ def test_any_number_of_steps_can_be_had(nw_ucla_list, method):
     settings = compare.Sweep(NW_UCLA).plan(method, 0).settings
     for per_epoch in (*range(300, 310), 1000):
         repeat = sweeps.repeat_for(settings, settings.num_epoch * per_epoch)
-        assert sweeps.steps_per_epoch(settings, repeat) == per_epoch
-        assert sweeps.steps_per_epoch(settings, repeat + 1e-4) >= per_epoch
+        assert sweeps.steps_per_epoch(settings.replace(repeat=repeat)) == per_epoch
+        assert sweeps.steps_per_epoch(settings.replace(repeat=repeat + 1e-4)) >= per_epoch
     assert sweeps.repeat_for(settings, 24) == 1  # no sample is left out
 
 

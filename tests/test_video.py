@@ -200,7 +200,7 @@ def test_a_missing_frame_rate_is_said(folder, monkeypatch, capsys):
             return 0.0 if key == cv2.CAP_PROP_FPS else capture.get(key)
 
     monkeypatch.setattr(cv2, "VideoCapture", lambda source: WithoutRate())
-    assert video.Video.of(str(folder / "in/a.avi")).fps == 30
+    assert video.Video(str(folder / "in/a.avi")).fps == 30
     assert "a.avi: gives no frame rate; times count 30 frames per second" in capsys.readouterr().err
 
 
@@ -264,7 +264,7 @@ def test_the_camera_shows_the_answer_of_the_last_frames(folder, monkeypatch):
     monkeypatch.setattr(video, "annotate", lambda *a: texts.append(a[2]) or draw(*a))
     recognizer = video.Recognizer.load(folder / "coco.pt", device="cpu")
     poses = video.Poses("balanced", folder / "detector.onnx", folder / "pose.onnx")
-    video.watch(video.Video.of(str(folder / "in/a.avi")), poses, recognizer, 8, 4)
+    video.watch(video.Video(str(folder / "in/a.avi")), poses, recognizer, 8, 4)
     assert len(shown) == 10, "q ends"
     assert all(text.split()[0] in ("wave", "fall") for text in texts)
     assert video.answer(recognizer, np.zeros((8, 0, 17, 3)), (9, 9)) == "nobody"

@@ -31,29 +31,12 @@ def figures(scores: Scores, temperature: float, threshold: float | None) -> dict
     samples that reach it, and their accuracy, in percent."""
     probabilities = tempered(scores.scores, temperature)
     found: dict[str, Any] = shots.calibration(probabilities, scores.labels)
-    del found["macro_f1"]
     if threshold is not None:
         answered = probabilities.max(axis=1) >= threshold
         right = probabilities.argmax(axis=1) == scores.labels
         found["answered"] = float(100 * answered.mean())
         found["right"] = float(100 * right[answered].mean()) if answered.any() else None
     return found
-
-
-def calibrate(
-    run: RunFolder, which: str, coverage: float | None, device: list[str] | None
-) -> tuple[dict[str, Any], Scores]:
-    """Return what is to be kept in a checkpoint, and the scores of the held-out samples."""
-    scores = samples.score_held_out(run.checkpoint(which), choose_devices(device, World())[0])
-    temperature = fit_temperature(scores.scores, scores.labels)
-    threshold = None
-    if coverage is not None:
-        threshold = threshold_for(tempered(scores.scores, temperature), coverage)
-    found = {
-        "temperature": temperature, "threshold": threshold, "coverage": coverage,
-        "samples": len(scores.labels),
-    }  # fmt: skip
-    return found, scores
 
 
 def table(found: dict[str, Any], parts: dict[str, Scores]) -> str:
@@ -95,21 +78,27 @@ def main(argv: list[str]) -> None:
             "threshold; rename the class"
         )
     with run.lock():
-        found, scores = calibrate(run, options.which, options.coverage, options.device)
+        scores = samples.score_held_out(path, choose_devices(options.device, World())[0])
+        temperature, threshold = fit_temperature(scores.scores, scores.labels), None
+        if options.coverage is not None:
+            threshold = threshold_for(tempered(scores.scores, temperature), options.coverage)
+        found = {
+            "temperature": temperature, "threshold": threshold, "coverage": options.coverage,
+            "samples": len(scores.labels),
+        }  # fmt: skip
         checkpoint.save(path, checkpoint.read(path) | {"calibration": found})
     parts = {"held-out training samples": scores}
     if (file := run.scores_file(options.which)).is_file():
         parts["test split"] = Scores.read(file)
-    threshold = found["threshold"]
     said = "" if threshold is None else f", threshold {np.round(threshold, 4)}"
-    print(f"{path}: temperature {found['temperature']:.3f}{said}")
+    print(f"{path}: temperature {temperature:.3f}{said}")
     print(table(found, parts))
     if (scores.scores.argmax(axis=1) == scores.labels).all():
         print(
             f"all {found['samples']} held-out samples are right, so the temperature is a guess; "
             "hold out more: --val-split"
         )
-    elif not 1 / SHARPEST * 1.01 < found["temperature"] < 1 / FLATTEST * 0.99:
+    elif not 1 / SHARPEST * 1.01 < temperature < 1 / FLATTEST * 0.99:
         print("the temperature is at the end of what is tried: the probabilities are far off")
 
 

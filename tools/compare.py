@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,32 +28,10 @@ from engine.run import BEST, LAST
 from errors import InputError, Parser, run_command
 from files import write_json, write_text
 from flags import STREAMS
-from tools import tuning
-from tools.comparison import Comparison, compare
+from tools import comparison, tuning
 from tools.report import intervals
 from tools.sweep import WORK_DIR, Run, Sweep, method_files
 from tools.tuning import Tuned, as_chosen, tune
-
-# --- making the runs ---
-
-
-def make_side_by_side(
-    runs: Sequence[Run], number: int | str, devices: Sequence[str] | None, logs_at: Path,
-    quiet: bool,
-) -> dict[Run, str]:  # fmt: skip
-    """Make the runs, and those that they need; return what went wrong with which."""
-    made: dict[Run, jobs.Job] = {}
-
-    def job(run: Run) -> jobs.Job:
-        if run not in made:
-            needs = job(run.needs) if run.needs else None
-            made[run] = jobs.Job(run.name, run.arguments, run.place, run.settings, needs)
-        return made[run]
-
-    missing = [job(run) for run in runs if not run.is_finished]
-    slots = jobs.make_slots(number, devices, missing)
-    failures = jobs.run_all(missing, slots, logs_at, quiet)
-    return {run: failures[job] for run, job in made.items() if job in failures}
 
 
 def job_lines(runs: Sequence[Run], devices: Sequence[str] | None) -> list[str]:
@@ -69,9 +47,6 @@ def job_lines(runs: Sequence[Run], devices: Sequence[str] | None) -> list[str]:
         " && ".join(shlex.join(["python", "main.py", *run.arguments, *device]) for run in chain)
         for chain in chains.values()
     ]
-
-
-# --- the command ---
 
 
 def make_parser() -> Parser:
@@ -163,20 +138,18 @@ def main(argv: list[str]) -> None:
     folds = [f"{k + 1}/{options.folds}" for k in range(options.folds)] if options.folds else [None]
     tuning.check(sweep, options.tune, folds[0])
 
-    def make(runs: Sequence[Run]) -> dict[Run, str] | None:
+    def make(runs: Sequence[Run]) -> dict[jobs.Job, str] | None:
         if not options.dry_run:
-            return make_side_by_side(
-                runs, options.jobs, options.device, options.work_dir / "jobs", options.quiet
-            )
+            missing = [run for run in runs if not run.is_finished]
+            slots = jobs.make_slots(options.jobs, options.device, missing)
+            return jobs.run_all(missing, slots, options.work_dir / "jobs", options.quiet)
         lines = job_lines(runs, options.device)
         for line in lines:
             print(line)
         return None if lines else {}
 
     trials = options.tune_seeds or options.seeds
-    choices = tune(
-        sweep, options.tune, trials, folds, options.tune_split, options.which, make
-    )  # fmt: skip
+    choices = tune(sweep, options.tune, trials, folds, options.tune_split, options.which, make)
     if choices is None:
         print("the runs with the chosen values follow: call again when these are done",
               file=sys.stderr)  # fmt: skip
@@ -199,42 +172,31 @@ def main(argv: list[str]) -> None:
     failures = make(runs)
     if options.dry_run or failures is None:
         return
-    rows, notes = compare(runs, options.methods, options.which, options.baseline)
-    notes += [
-        f"--tune: {choice.method}, {words}: {reason}"
-        for choice in choices
-        for words, reason in choice.failed.items()
-    ]
-    notes += [f"failed: {run.name}: {reason}" for run, reason in failures.items()]
-    by = sweep.resolve("brl", options.seeds[0], sweep.words(folds[0])).val_by
+    by_person = "the persons of " if first.settings.val_by == "subject" else ""
     tuned_on = (
-        f"{options.tune_split:.0%} of {'the persons of ' if by == 'subject' else ''}the training "
-        "list, held out from trials with "
+        f"{options.tune_split:.0%} of {by_person}the training list, held out from trials with "
         f"seeds {' '.join(map(str, trials))}"
     )
-    comparison = Comparison(
-        sweep, options.which, options.seeds, folds, options.baseline, rows, choices,
-        tuned_on if choices else "", notes,
-    )  # fmt: skip
-    write(
-        comparison,
-        options.output
-        or options.work_dir / f"compare-{comparison.settings.benchmark}-{options.stream}",
+    found = comparison.compare(
+        sweep, runs, options.which, options.baseline, choices, tuned_on if choices else ""
     )
+    found["notes"] += [f"failed: {run.name}: {reason}" for run, reason in failures.items()]
+    name = f"compare-{found['benchmark']}-{options.stream}"
+    write(found, options.output or options.work_dir / name)
     jobs.check({run.name: reason for run, reason in failures.items()})
 
 
-def write(comparison: Comparison, output: Path) -> None:
+def write(found: Mapping[str, Any], output: Path) -> None:
     """Write the table, the numbers, the chart and the page, and print the table."""
-    text, numbers = comparison.markdown() + "\n", comparison.as_json()
+    text = comparison.markdown(found)
     write_text(output.with_name(f"{output.name}.md"), text)
-    write_text(output.with_name(f"{output.name}.html"), comparison.html())
+    write_text(output.with_name(f"{output.name}.html"), comparison.html(found))
     drawing = output.with_name(f"{output.name}.svg")
-    if drawn := intervals.chart(numbers):
+    if drawn := intervals.chart(found):
         write_text(drawing, drawn)
     else:
         drawing.unlink(missing_ok=True)  # of an earlier comparison
-    write_json(output.with_name(f"{output.name}.json"), numbers)
+    write_json(output.with_name(f"{output.name}.json"), found)
     print(text)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 
-from engine import config, logs
+from engine import logs
 from engine.fusion import Scores
 from engine.run import BEST, code_version
 from errors import InputError
@@ -21,7 +21,8 @@ from tools.report import intervals
 from tools.sweep import Run, Sweep
 from tools.tuning import Choice
 
-FIGURES = (*shots.METRICS, "macro_f1", "ece")  # of result.json; top1_clean where it differs
+# Of result.json; top1_clean is shown where it differs
+FIGURES = ("top1", "top1_clean", *shots.METRICS[1:], "macro_f1", "ece")
 # In the results of runs that are compared
 SAME = ("list_digest", "class_counts", "store_fingerprint")
 FEW_SEEDS = 5  # of fewer a bootstrap underestimates the variance by a fifth or more
@@ -30,31 +31,7 @@ FEW_SEEDS = 5  # of fewer a bootstrap underestimates the variance by a fifth or 
 # --- the numbers ---
 
 
-@dataclass
-class Row:
-    """A method: its finished runs with their results, and its differences to the baseline."""
-
-    method: str
-    runs: list[tuple[Run, dict[str, Any]]]
-    differences: dict[str, dict[str, Any]]  # by metric; {} for the baseline
-
-    def spread(self, figure: str) -> tuple[float, float | None] | None:
-        """Return (mean, sample standard deviation) over the runs; one run has no deviation."""
-        values = [r[figure] for _, r in self.runs if r.get(figure) is not None]
-        deviation = statistics.stdev(values) if len(values) > 1 else None
-        return (statistics.mean(values), deviation) if values else None
-
-    @property
-    def steps(self) -> list[int] | None:
-        """The optimizer steps of each run; None if their training lists are not there."""
-        try:
-            return [run.steps for run, _ in self.runs]
-        except InputError:
-            return None
-
-    def published(self, stream: str, which: str) -> dict[str, float | None]:
-        facts = [run.place.describe(which) for run, _ in self.runs]
-        return {metric: published.figure_for(facts, stream, metric) for metric in shots.METRICS}
+Finished = Sequence[tuple[Run, dict[str, Any]]]  # finished runs of a method, with their results
 
 
 def hits(run: Run, which: str) -> tuple[Scores, np.ndarray]:
@@ -65,259 +42,265 @@ def hits(run: Run, which: str) -> tuple[Scores, np.ndarray]:
     return scores, right.double().numpy()
 
 
-def class_masks(run: Run, result: Mapping[str, Any]) -> dict[str, np.ndarray | None]:
-    """Return the classes (K,) that each metric averages, by the class counts of the run's list."""
-    counts = result.get("class_counts")
-    masks: dict[str, np.ndarray | None] = {"top1": None}
-    if counts is not None:
-        masks["mean_class"] = np.ones(len(counts), bool)
-        for name, mask in shots.groups(counts, run.settings.shot_limits).items():
-            masks[name] = mask.numpy()
-    return masks
-
-
-def differ(one: Mapping[str, Any], other: Mapping[str, Any], key: str) -> bool:
-    """Return whether two results say different things of a key."""
-    return None not in (one.get(key), other.get(key)) and one[key] != other[key]
+def weights_of(
+    labels: np.ndarray, class_counts: Sequence[int] | None, limits: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    """Return {metric: weight of each test clip in it (n,)}, without metrics that have no class."""
+    weights = {"top1": clip_weights(labels)}
+    if class_counts is not None:
+        weights["mean_class"] = clip_weights(labels, np.ones(len(class_counts), bool))
+        for name, mask in shots.groups(class_counts, limits).items():
+            weights[name] = clip_weights(labels, mask.numpy())
+    return {metric: each for metric, each in weights.items() if each.any()}
 
 
 def paired_parts(
-    row: Row, baseline: Row, which: str
+    runs: Finished, baseline: Finished, which: str
 ) -> tuple[list[str], list[np.ndarray], list[np.ndarray]]:
     """Return the metrics, and what each clip adds to the differences, as `differences` takes it.
 
     Seeds that both methods have on every fold. A metric is left out if a run has no class for it.
     """
-    both = [{(run.seed, run.fold): (run, r) for run, r in each.runs} for each in (row, baseline)]
+    both = [{(run.seed, run.fold): (run, r) for run, r in each} for each in (runs, baseline)]
     cells = [cell for cell in both[0] if cell in both[1]]
     folds = list(dict.fromkeys(fold for _, fold in cells))
     every = dict.fromkeys(seed for seed, _ in cells)
     seeds = [seed for seed in every if all((seed, fold) in cells for fold in folds)]
-    metrics, parts, labels = list(shots.METRICS), [], []
+    parts: list[list[dict[str, np.ndarray]]] = []  # by fold and seed
+    labels = []
     for fold in folds if seeds else ():
-        of_seeds = []
+        parts.append([])
         for seed in seeds:
-            run, result = both[0][seed, fold]
-            (own, right), (other, others) = (hits(each[seed, fold][0], which) for each in both)
+            (run, result), (base, base_result) = (each[seed, fold] for each in both)
+            (own, right), (other, others) = hits(run, which), hits(base, which)
             if own.names.tolist() != other.names.tolist() or (own.labels != other.labels).any():
                 raise InputError(
-                    f"{run.folder} and {both[1][seed, fold][0].folder} were tested on other "
-                    "samples; test both with the same store"
+                    f"{run.folder} and {base.folder} were tested on other samples; test both with "
+                    "the same store"
                 )
-            if any(differ(result, both[1][seed, fold][1], key) for key in SAME):
-                raise InputError(
-                    f"{run.folder} and {both[1][seed, fold][0].folder} were trained on different "
-                    "lists, so their shot groups are not comparable"
-                )
-            masks = class_masks(run, result)
-            weights = {m: clip_weights(own.labels, mask) for m, mask in masks.items()}
-            metrics = [m for m in metrics if m in weights and weights[m].any()]
-            of_seeds.append({m: weights[m] * (right - others) for m in metrics})
-        parts.append(of_seeds)
+            for key in SAME:
+                pair = result.get(key), base_result.get(key)
+                if None not in pair and pair[0] != pair[1]:
+                    raise InputError(
+                        f"{run.folder} and {base.folder} were trained on different lists, so their "
+                        "shot groups are not comparable"
+                    )
+            weights = weights_of(own.labels, result.get("class_counts"), run.settings.shot_limits)
+            parts[-1].append({m: weight * (right - others) for m, weight in weights.items()})
         labels.append(own.labels)
+    of_runs = [part for of_fold in parts for part in of_fold]
+    metrics = [m for m in shots.METRICS if all(m in part for part in of_runs)]
     stacked = [
-        np.stack([np.stack([each[m] for m in metrics], axis=1) for each in of_seeds])
-        for of_seeds in parts
+        np.stack([np.stack([part[m] for m in metrics], axis=1) for part in of_fold])
+        for of_fold in parts
     ]
     return metrics, stacked, labels
 
 
-def add_differences(rows: Sequence[Row], baseline: str, which: str) -> None:
-    """Compare every row with the baseline; Holm's correction over the rows, for each metric."""
-    base = next(row for row in rows if row.method == baseline)
+def all_differences(
+    finished: Mapping[str, Finished], baseline: str, which: str
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return {method: {metric: difference to the baseline}}, {} for the baseline.
+
+    Holm's correction is over the methods, for each metric.
+    """
     found: dict[str, dict[str, Difference]] = {}  # metric -> method
-    for row in rows:
-        metrics, parts, labels = paired_parts(row, base, which)
-        if row is not base and parts:
-            for metric, each in zip(metrics, differences(parts, labels)):
-                found.setdefault(metric, {})[row.method] = each
-    for metric, by_method in found.items():
-        adjusted = holm([each.p for each in by_method.values()])
-        for row in rows:
-            if row.method in by_method:
-                p = adjusted[list(by_method).index(row.method)]
-                row.differences[metric] = asdict(by_method[row.method]) | {
-                    "p_holm": p, "different": p < 1 - LEVEL,
-                }  # fmt: skip
+    for method in finished:
+        if method == baseline:
+            continue
+        metrics, parts, labels = paired_parts(finished[method], finished[baseline], which)
+        for metric, each in zip(metrics, differences(parts, labels) if parts else ()):
+            found.setdefault(metric, {})[method] = each
+    result: dict[str, dict[str, dict[str, Any]]] = {method: {} for method in finished}
+    for metric, of_methods in found.items():
+        adjusted = holm([each.p for each in of_methods.values()])
+        for (method, each), p in zip(of_methods.items(), adjusted):
+            result[method][metric] = asdict(each) | {"p_holm": p, "different": p < 1 - LEVEL}
+    return result
 
 
-# --- the table ---
+def numbers_of(finished: Finished, stream: str, which: str) -> dict[str, Any]:
+    """Return the results of a method's runs, and mean and sample standard deviation over them."""
+    try:
+        steps: list[int | None] = [run.steps for run, _ in finished]
+    except InputError:  # a training list is not there
+        steps = [None] * len(finished)
+    values = {
+        figure: [result[figure] for _, result in finished if result.get(figure) is not None]
+        for figure in FIGURES
+    }
+    facts = [run.place.describe(which) for run, _ in finished]
+    return {
+        "runs": [
+            {
+                "seed": run.seed, "fold": run.fold, "folder": str(run.folder), "steps": count,
+                **{key: result.get(key) for key in ("code", *FIGURES)},
+            }
+            for (run, result), count in zip(finished, steps)
+        ],
+        "mean": {figure: statistics.mean(v) if v else None for figure, v in values.items()},
+        "deviation": {f: statistics.stdev(v) if len(v) > 1 else None for f, v in values.items()},
+        "published": {m: published.figure_for(facts, stream, m) for m in shots.METRICS},
+    }  # fmt: skip
 
 
-@dataclass
-class Comparison:
-    """What a table shows, and what it says about itself."""
+def compare(
+    sweep: Sweep, runs: Sequence[Run], which: str, baseline: str,
+    choices: Sequence[Choice] = (), tuned_on: str = "",
+) -> dict[str, Any]:  # fmt: skip
+    """Return all numbers of a comparison, of those of the planned runs that are finished.
 
-    sweep: Sweep
-    which: str
-    seeds: Sequence[int]
-    folds: Sequence[str | None]
-    baseline: str
-    rows: list[Row]
-    choices: Sequence[Choice] = ()
-    tuned_on: str = ""  # which share and seeds the trials had
-    notes: Sequence[str] = ()
+    `tuned_on`: which share and seeds the trials of the `choices` had.
+    """
+    methods, seeds, folds = (
+        list(dict.fromkeys(getattr(run, key) for run in runs)) for key in ("method", "seed", "fold")
+    )
+    done = [(run, result) for run in runs if (result := run.result(which)) is not None]
+    finished = {method: [each for each in done if each[0].method == method] for method in methods}
+    differing = all_differences(finished, baseline, which)
+    settings = sweep.resolve("brl", seeds[0], folds[0])
+    reasons = {run.name: published.why_none(run.place.describe(which)) for run, _ in done}
+    notes = [f"{name}: {why}" for name, why in reasons.items() if why]
+    if len(codes := {result.get("code") for _, result in done}) > 1:
+        notes.append(f"The runs were made by {len(codes)} versions of the code.")
+    notes += [
+        f"--tune: {choice.method}, {words}: {reason}"
+        for choice in choices
+        for words, reason in choice.failed.items()
+    ]
+    return {
+        "benchmark": settings.benchmark, "stream": sweep.stream, "checkpoint": which,
+        "selected_on": "held-out training samples" if settings.val_split else "the test split",
+        "shots": list(settings.shot_limits), "seeds": seeds, "folds": [f for f in folds if f],
+        "equal_steps": sweep.equal_steps, "overrides": list(sweep.overrides),
+        "variance": variance(seeds, folds, "{seed}" in (settings.training_list or "")),
+        "copies": any(r.get("samples_clean", 0) != r.get("samples", 0) for _, r in done),
+        "baseline": baseline, "code": code_version(), "tuned_on": tuned_on or None,
+        "choices": [asdict(choice) | {"shown": choice.shown} for choice in choices],
+        "methods": {
+            method: numbers_of(its, sweep.stream, which) | {"differences": differing[method]}
+            for method, its in finished.items()
+        },
+        "notes": notes,
+    }  # fmt: skip
 
-    @property
-    def settings(self) -> config.Config:
-        return self.sweep.resolve("brl", self.seeds[0], self.sweep.words(self.folds[0]))
 
-    @property
-    def variance(self) -> str:
-        """What the runs of a method differ in, which their deviation is of."""
-        over = []
-        if len(self.seeds) > 1:
-            kind = "one training list for all"
-            if "{seed}" in (self.settings.training_list or ""):
-                kind = "each with its own draw of the training list"
-            over.append(f"{len(self.seeds)} seeds ({kind})")
-        if len(self.folds) > 1:
-            over.append(f"{len(self.folds)} folds of persons")
-        if not over:
-            return "one run per method, no deviation"
-        return f"mean ± standard deviation over {' times '.join(over)}"
-
-    @property
-    def caption(self) -> list[str]:
-        steps = "equal optimizer steps" if self.sweep.equal_steps else "each method's own epochs"
-        lines = [
-            f"{self.settings.benchmark}, {self.sweep.stream}, {self.which}.pt; {steps}; "
-            f"{self.variance}. Percent; ECE: lower is better."
-        ]
-        if self.which == BEST:
-            chosen = "held-out training samples" if self.settings.val_split else "the test split"
-            lines.append(f"best.pt was chosen by top-1 on {chosen}.")
-        if self.choices:
-            lines.append(f"Values chosen by mean class accuracy (held out) on {self.tuned_on}.")
-        return lines
-
-    def markdown(self) -> str:
-        accuracies, *differences = self.tables()
-        parts = [*self.caption, _table(accuracies, left=2 if self.choices else 1)]
-        for table in differences:
-            parts += [self.said, _table(table)]
-        return "\n\n".join([*parts, *self.notes])
-
-    def html(self) -> str:
-        """Return a page with the differences as points with intervals, and the tables."""
-        tables = self.tables()
-        said = [self.said] if len(tables) > 1 else []
-        return intervals.page(self.as_json(), [*self.caption, *said, *self.notes], tables)
-
-    def tables(self) -> list[list[list[str]]]:
-        """Return the cells, the head first, of the accuracies and, if there are any, of the
-        differences."""
-        return [table for table in (self._accuracies(), self._differences()) if table]
-
-    def _accuracies(self) -> list[list[str]]:
-        names = logs.shot_headings(self.settings.shot_limits)
-        figures = dict(zip(FIGURES, (*names, "macro F1", "ECE")))
-        results = [result for row in self.rows for _, result in row.runs]
-        if any(r.get("samples_clean", 0) != r.get("samples", 0) for r in results):
-            first, *others = figures.items()
-            figures = dict([first, ("top1_clean", "without copies"), *others])
-        figures = {
-            figure: name for figure, name in figures.items()
-            if any(row.spread(figure) is not None for row in self.rows)
-        }  # fmt: skip
-        figures_of = {row.method: row.published(self.sweep.stream, self.which) for row in self.rows}
-        is_published = any(any(figures.values()) for figures in figures_of.values())
-        tuned = ["chosen", "held out"] if self.choices else []
-        head = ["method", *tuned, "steps", "runs", *figures.values()]
-        lines = []
-        for row in self.rows:
-            cells = [row.method]
-            if self.choices:
-                own = [each for each in self.choices if each.method == row.method]
-                cells.append("; ".join(dict.fromkeys(each.shown for each in own)) or logs.DASH)
-                reached = statistics.mean(each.held_out for each in own) if own else None
-                cells.append(logs.percent(reached))
-            cells += [_range(row.steps), str(len(row.runs))]
-            cells += [_plus_minus(row.spread(figure)) for figure in figures]
-            if is_published:
-                cells.append(_published(figures_of[row.method]))
-            lines.append(cells)
-        if is_published:
-            head.append("published top-1 (many, medium, few)")
-        return [head, *lines]
-
-    def _differences(self) -> list[list[str]]:
-        others = [row for row in self.rows if row.differences]
-        if not others:
-            return []
-        metrics = [m for m in shots.METRICS if any(m in row.differences for row in others)]
-        heads = dict(zip(shots.METRICS, logs.shot_headings(self.settings.shot_limits)))
-        lines = [
-            [row.method, *(_difference(row.differences.get(m)) for m in metrics)] for row in others
-        ]
-        return [["method", *(heads[m] for m in metrics)], *lines]
-
-    @property
-    def said(self) -> str:
-        """How the differences were computed, and what the marks mean."""
-        others = [row for row in self.rows if row.differences]
-        over = "test clips and seeds" if len(self.seeds) > 1 else "test clips (one seed)"
-        said = (
-            f"Differences to {self.baseline} in percentage points, with {LEVEL:.0%} intervals of a "
-            f"bootstrap paired over {over}. ▲ higher, ▼ lower: different at {1 - LEVEL:.2f} after "
-            f"Holm's correction over {len(others)} methods; ○ not shown to differ."
+def variance(seeds: Sequence[int], folds: Sequence[str | None], drawn: bool) -> str:
+    """Return what the runs of a method differ in, which their deviation is of; `drawn`: each seed
+    has its own training list."""
+    over = []
+    if len(seeds) > 1:
+        kind = (
+            "each with its own draw of the training list" if drawn else "one training list for all"
         )
-        if 1 < len(self.seeds) < FEW_SEEDS:
-            said += f" With fewer than {FEW_SEEDS} seeds the intervals are too narrow."
-        return said
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "benchmark": self.settings.benchmark, "stream": self.sweep.stream,
-            "checkpoint": self.which, "seeds": list(self.seeds),
-            "folds": [fold for fold in self.folds if fold], "equal_steps": self.sweep.equal_steps,
-            "overrides": list(self.sweep.overrides), "variance": self.variance,
-            "baseline": self.baseline, "code": code_version(),
-            "tuned_on": self.tuned_on or None,
-            "choices": [asdict(choice) for choice in self.choices],
-            "methods": {row.method: self._row_as_json(row) for row in self.rows},
-            "notes": list(self.notes),
-        }  # fmt: skip
-
-    def _row_as_json(self, row: Row) -> dict[str, Any]:
-        figures = (*FIGURES, "top1_clean")
-        spreads = {figure: row.spread(figure) for figure in figures}
-        steps: Sequence[int | None] = row.steps or [None] * len(row.runs)
-        return {
-            "runs": [
-                {
-                    "seed": run.seed,
-                    "fold": run.fold,
-                    "folder": str(run.folder),
-                    "steps": count,
-                    "code": result.get("code"),
-                }
-                | {figure: result.get(figure) for figure in figures}
-                for (run, result), count in zip(row.runs, steps)
-            ],
-            "mean": {figure: spread and spread[0] for figure, spread in spreads.items()},
-            "deviation": {figure: spread and spread[1] for figure, spread in spreads.items()},
-            "published": row.published(self.sweep.stream, self.which),
-            "differences": row.differences,
-        }
+        over.append(f"{len(seeds)} seeds ({kind})")
+    if len(folds) > 1:
+        over.append(f"{len(folds)} folds of persons")
+    if not over:
+        return "one run per method, no deviation"
+    return f"mean ± standard deviation over {' times '.join(over)}"
 
 
-def _table(cells: Sequence[Sequence[str]], left: int = 1) -> str:
+# --- the text: all of these take what `compare` returns ---
+
+
+def caption(found: Mapping[str, Any]) -> list[str]:
+    steps = "equal optimizer steps" if found["equal_steps"] else "each method's own epochs"
+    lines = [
+        f"{found['benchmark']}, {found['stream']}, {found['checkpoint']}.pt; {steps}; "
+        f"{found['variance']}. Percent; ECE: lower is better."
+    ]
+    if found["checkpoint"] == BEST:
+        lines.append(f"best.pt was chosen by top-1 on {found['selected_on']}.")
+    if found["choices"]:
+        lines.append(f"Values chosen by mean class accuracy (held out) on {found['tuned_on']}.")
+    return lines
+
+
+def legend(found: Mapping[str, Any]) -> str:
+    """Return how the differences were computed, and what the marks mean."""
+    others = [method for method, its in found["methods"].items() if its["differences"]]
+    seeds = len(found["seeds"])
+    over = "test clips and seeds" if seeds > 1 else "test clips (one seed)"
+    text = (
+        f"Differences to {found['baseline']} in percentage points, with {LEVEL:.0%} intervals of a "
+        f"bootstrap paired over {over}. ▲ higher, ▼ lower: different at {1 - LEVEL:.2f} after "
+        f"Holm's correction over {len(others)} methods; ○ not shown to differ."
+    )
+    if 1 < seeds < FEW_SEEDS:
+        text += f" With fewer than {FEW_SEEDS} seeds the intervals are too narrow."
+    return text
+
+
+def accuracy_table(found: Mapping[str, Any]) -> list[list[str]]:
+    """Return the cells of the accuracies, the head first."""
+    methods, choices = found["methods"], found["choices"]
+    first, *others = logs.shot_headings(found["shots"])
+    names = (first, "without copies", *others, "macro F1", "ECE")
+    figures = {
+        figure: name
+        for figure, name in zip(FIGURES, names)
+        if any(its["mean"][figure] is not None for its in methods.values())
+        and (found["copies"] or figure != "top1_clean")
+    }
+    is_published = any(any(its["published"].values()) for its in methods.values())
+    head = ["method", *(["chosen", "held out"] if choices else []), "steps", "runs"]
+    head += figures.values()
+    head += ["published top-1 (many, medium, few)"] if is_published else []
+    lines = []
+    for method, its in methods.items():
+        cells = [method]
+        if choices:
+            own = [choice for choice in choices if choice["method"] == method]
+            shown = dict.fromkeys(choice["shown"] for choice in own)
+            reached = statistics.mean(choice["held_out"] for choice in own) if own else None
+            cells += ["; ".join(shown) or logs.DASH, logs.percent(reached)]
+        cells += [_range([run["steps"] for run in its["runs"]]), str(len(its["runs"]))]
+        cells += [_plus_minus(its["mean"][figure], its["deviation"][figure]) for figure in figures]
+        cells += [_published(its["published"])] if is_published else []
+        lines.append(cells)
+    return [head, *lines]
+
+
+def difference_table(found: Mapping[str, Any]) -> list[list[str]]:
+    """Return the cells of the differences, the head first; [] if there are none."""
+    rows = {m: its["differences"] for m, its in found["methods"].items() if its["differences"]}
+    heads = dict(zip(shots.METRICS, logs.shot_headings(found["shots"])))
+    shown = [metric for metric in heads if any(metric in row for row in rows.values())]
+    lines = [[m, *(_difference(row.get(metric)) for metric in shown)] for m, row in rows.items()]
+    return [["method", *(heads[metric] for metric in shown)], *lines] if rows else []
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    left = 2 if found["choices"] else 1
+    parts = [*caption(found), _markdown_table(accuracy_table(found), left)]
+    if differing := difference_table(found):
+        parts += [legend(found), _markdown_table(differing)]
+    return "\n\n".join([*parts, *found["notes"]]) + "\n"
+
+
+def html(found: Mapping[str, Any]) -> str:
+    """Return a page with the differences as points with intervals, and the tables."""
+    tables = [table for table in (accuracy_table(found), difference_table(found)) if table]
+    said = [legend(found)] if len(tables) > 1 else []
+    return intervals.page(found, [*caption(found), *said, *found["notes"]], tables)
+
+
+def _markdown_table(cells: Sequence[Sequence[str]], left: int = 1) -> str:
     """Return a Markdown table, the first row its head; all but `left` columns flush right."""
     head, *rows = cells
     rule = ["---"] * left + ["---:"] * (len(head) - left)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
 
 
-def _plus_minus(spread: tuple[float, float | None] | None) -> str:
+def _plus_minus(mean: float | None, deviation: float | None) -> str:
     """Return `mean ± deviation`, the mean alone, or a dash."""
-    if spread is None or spread[1] is None:
-        return logs.percent(spread and spread[0])
-    return f"{spread[0]:.1f} ± {spread[1]:.1f}"
+    return logs.percent(mean) + ("" if deviation is None else f" ± {deviation:.1f}")
 
 
-def _range(numbers: Sequence[int] | None) -> str:
-    ends = sorted({min(numbers), max(numbers)}) if numbers else []
+def _range(numbers: Sequence[int | None]) -> str:
+    known = [number for number in numbers if number is not None]
+    ends = sorted({min(known), max(known)}) if known else []
     return "..".join(map(str, ends)) or logs.DASH
 
 
@@ -334,20 +317,3 @@ def _difference(found: Mapping[str, Any] | None) -> str:
         return logs.DASH
     mark = "○" if not found["different"] else "▲" if found["value"] > 0 else "▼"
     return f"{found['value']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}] {mark}"
-
-
-def compare(
-    runs: Sequence[Run], methods: Sequence[str], which: str, baseline: str
-) -> tuple[list[Row], list[str]]:
-    """Return the rows of the finished runs, and notes on published figures that do not apply."""
-    done = [(run, result) for run in runs if (result := run.result(which)) is not None]
-    rows = [Row(m, [(r, f) for r, f in done if r.method == m], {}) for m in methods]
-    add_differences(rows, baseline, which)
-    notes = [
-        f"{run.name}: {why}"
-        for run, _ in done
-        if (why := published.why_none(run.place.describe(which)))
-    ]
-    if len(codes := {result.get("code") for _, result in done}) > 1:
-        notes.append(f"The runs were made by {len(codes)} versions of the code.")
-    return rows, list(dict.fromkeys(notes))

@@ -5,16 +5,16 @@ python -m tools.configuration --out docs/configuration.md
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from engine.config import Config, choices
+from engine.config import KEYS, Config, choices
 from errors import Parser, run_command
 from files import write_text
 
@@ -38,49 +38,38 @@ TABLE = """
 
 | key | type | default | meaning |
 | --- | --- | --- | --- |"""
+SECTION = re.compile(r"    # [A-Z][A-Za-z ]{3,20}(: .*)?")  # a heading: short, with a capital
 
 
 def reference() -> str:
     """Return the page, a table per section of the class."""
-    lines = inspect.getsource(Config).splitlines()
-    (tree,) = ast.parse("\n".join(lines)).body
-    assert isinstance(tree, ast.ClassDef)
     defaults = dataclasses.asdict(Config())
-    fields = [node for node in tree.body if isinstance(node, ast.AnnAssign)]
-    text, above = [HEAD], fields[0].lineno - 1
-    section = lines[above - 1].strip().lstrip("# ")
-    for number, node in enumerate(fields):
-        comments = [_comment(line) for line in lines[above : node.lineno - 1]]
-        first = number == 0
-        if comments and comments[0] and not first and _is_section(lines, above):
-            section, comments, first = comments[0], comments[1:], True
-        if first:
-            text.append(TABLE.format(section))
-        own = [_comment(line) for line in lines[node.lineno - 1 : node.end_lineno]]
-        assert isinstance(node.target, ast.Name)
-        key = node.target.id
-        default = yaml.safe_dump(defaults[key], default_flow_style=True, width=1000)
-        default = default.replace("\n...", "").strip()
-        kind = ", ".join(choices(key)) or ast.unparse(node.annotation).replace("|", "or")
-        kind = re.sub(r"Literal\['(.*?)'\]", r"\1", kind)
-        meaning = " ".join(filter(None, (*comments, *own))).replace("|", "\\|")
-        if not meaning and key.endswith("_args"):
-            meaning = f"arguments of `{key.removesuffix('_args')}`"
-        text.append(f"| `{key}` | {kind} | `{default or chr(39) * 2}` | {meaning} |")
-        above = node.end_lineno or 0
+    text: list[str] = [HEAD]
+    comments: list[str] = []  # of the next key, or of the last one
+    fields = inspect.getsource(Config).split("\n\n")[1]  # between its docstring and its methods
+    # A key with its value, which may take several lines, or a comment of one line
+    for part in re.findall(r"^    (?:\w|#).*(?:\n(?: {8}|    \)).*)*", fields, re.MULTILINE):
+        own = re.findall(r"(?:^|\s)# ?(?!fmt:)(.*)$", part, re.MULTILINE)
+        key = part.strip().partition(":")[0]
+        if key in KEYS:
+            text.append(_row(key, defaults[key], " ".join([*comments, *own])))
+            comments = []
+        elif SECTION.fullmatch(part):
+            text.append(TABLE.format(*own))
+        else:
+            comments += own
     return "\n".join(text) + "\n"
 
 
-def _comment(line: str) -> str:
-    """Return the comment in a line of code, '' if it has none."""
-    found = re.search(r"(?:^|\s)# ?(?!fmt:)(.*)$", line)
-    return found[1].strip() if found else ""
-
-
-def _is_section(lines: list[str], at: int) -> bool:
-    """Return whether a comment line is a heading: one short line that begins with a capital."""
-    text = lines[at].strip()
-    return bool(re.fullmatch(r"# [A-Z][A-Za-z ]{3,20}(: .*)?", text))
+def _row(key: str, default: Any, meaning: str) -> str:
+    shown = yaml.safe_dump(default, default_flow_style=True, width=1000)
+    shown = shown.replace("\n...", "").strip() or "''"
+    kind = ", ".join(choices(key)) or str(KEYS[key].type).replace("|", "or")
+    kind = re.sub(r"Literal\[['\"](.*?)['\"]\]", r"\1", kind)
+    if not meaning and key.endswith("_args"):
+        meaning = f"arguments of `{key.removesuffix('_args')}`"
+    meaning = meaning.replace("|", "\\|")
+    return f"| `{key}` | {kind} | `{shown}` | {meaning} |"
 
 
 def main(argv: list[str]) -> None:

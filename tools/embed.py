@@ -21,12 +21,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import nn
-from tqdm import tqdm
 
-from engine import checkpoint, config, logs, precision
+from engine import checkpoint, config, evaluate, precision
 from engine.build import make_feeder
 from engine.distributed import World, choose_devices
-from engine.evaluate import clips_at_once
 from engine.predict import LoadedNetwork
 from engine.run_data import Data, check_store, open_test_data, remembered
 from errors import InputError, Parser, run_command
@@ -39,37 +37,37 @@ from tools.relevance import draw, relevance
 from tools.report.clips import pose
 
 
-@torch.inference_mode()
+class FeatureRecorder(nn.Module):
+    """A network that keeps the features of the clips it has seen, averaged over each sample's."""
+
+    def __init__(self, model: Any, clips: int) -> None:
+        super().__init__()
+        self.model, self.clips = model, clips
+        self.kept: list[torch.Tensor] = []  # each (N, D)
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        found = self.model.features(clips)  # (N S, D)
+        self.kept.append(found.float().unflatten(0, (-1, self.clips)).mean(1).cpu())
+        return self.model.classify(found)
+
+
 def features(
     model: Any, feeder: Any, device: torch.device, settings: config.Config
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return features (n, D), averaged over the clips of a sample, and predicted classes (n,).
-
-    The prediction uses the probabilities averaged over the clips. `model` must be in eval mode.
-    """
-    rows = torch.arange(len(feeder)).split(max(1, clips_at_once(settings, device) // feeder.clips))
-    parts, classes = [], []
-    bar = tqdm(total=len(rows), leave=False, disable=logs.progress_bar_off(False))
-    for batch_clips, _, _ in feeder.batches(map(Batch, rows)):
-        with precision.autocast(settings.amp, device):
-            found = model.features(batch_clips)  # (N S, D)
-            logits = model.classify(found)
-        odds = logits.float().softmax(1)
-        parts.append(found.float().unflatten(0, (-1, feeder.clips)).mean(1).cpu())
-        classes.append(odds.unflatten(0, (-1, feeder.clips)).mean(1).argmax(1).cpu())
-        bar.update()
-    bar.close()
-    return torch.cat(parts).numpy(), torch.cat(classes).numpy()
+    """Return features (n, D), averaged over the clips of a sample, and predicted classes (n,)."""
+    recorder = FeatureRecorder(model, feeder.clips)
+    scores = evaluate.score(recorder, feeder, settings, device, show="features")
+    return torch.cat(recorder.kept).numpy(), scores.argmax(1)
 
 
-def pca(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first two principal components (n, 2) and their explained variance ratios (2,)."""
+def pca(features: np.ndarray) -> np.ndarray:
+    """Return the first two principal components (n, 2)."""
     centered = features.astype(np.float64) - features.mean(0)
     left, size, _ = np.linalg.svd(centered, full_matrices=False)
-    return left[:, :2] * size[:2], size[:2] ** 2 / (size**2).sum()
+    return left[:, :2] * size[:2]
 
 
-def tsne(features: np.ndarray, seed: int = 0) -> np.ndarray:
+def tsne(features: np.ndarray) -> np.ndarray:
     """Return a t-SNE embedding (n, 2); InputError if scikit-learn is not installed."""
     try:
         from sklearn.manifold import TSNE
@@ -78,7 +76,7 @@ def tsne(features: np.ndarray, seed: int = 0) -> np.ndarray:
             "t-SNE requires scikit-learn: pip install scikit-learn, or give --no-tsne"
         ) from None
     perplexity = min(30.0, (len(features) - 1) / 3)
-    return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)
+    return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features)
 
 
 def picture(
@@ -124,7 +122,7 @@ def embed(settings: config.Config, data: Data, model: nn.Module, args: argparse.
     feeder = make_feeder(settings, data, rows, device, clips=settings.test_clips)
     found, predicted = features(model, feeder, device, settings)
     counts = None if data.class_counts is None else data.class_counts.numpy()
-    pictures: dict[str, Any] = {"pca": pca(found)[0]}
+    pictures: dict[str, Any] = {"pca": pca(found)}
     pictures |= {"tsne": tsne(found)} if args.tsne else {}
     known: dict[str, Any] = {} if counts is None else {"class_counts": counts}
     labels = data.store.labels[rows]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
-import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from data import measure, normalize
@@ -15,21 +16,10 @@ from feeders import frames
 from feeders.streams import Stream
 
 FEEDER = "feeders.skeleton.Feeder"
-CONSTANTS = {
-    measure: ("NOT_SCALED", "ASTRAY"),
-    normalize: ("SPINE", "SHOULDERS", "EPSILON"),
-    frames: ("TEST_SEED",),
-}
-# Functions whose source is copied into the script, so that there is one home for each of them.
-COPIED = {
-    measure: ("seen", "found", "check_scaled"),
-    normalize: (
-        "upright", "unaligned", "upright_center", "shortest_rotation", "to_image", "best_scored",
-        "nw_ucla", "centered",
-    ),
-    frames: ("uniform_sample", "linspace"),
-    predict: ("with_persons",),
-}  # fmt: skip
+# What is copied into the script, so that there is one home for each step: modules below their
+# imports, and single constants and functions
+MODULES = (measure, normalize)
+SINGLE = (frames.uniform_sample, frames.linspace, predict.with_persons)
 
 MARK = "Written by tools.export for {file}."
 HEAD = '''"""A recorded clip to the input of {file}, by NumPy: normalization, stream, frames.
@@ -48,39 +38,17 @@ pixels, with `image_size` (height, width), or scaled to [-1, 1] already. Unseen 
 
 from __future__ import annotations
 
-import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 InputError = ValueError
-SETTINGS = json.loads("""{settings}""")
+SETTINGS = {settings}
 '''
 
 BODY = '''
-def normalized(joints, image_size=None):
-    """Normalize a clip (T, M, V, C) like the clips that the network was trained on."""
-    how = SETTINGS["normalization"]
-    if how in ("image", "st-gcn"):
-        joints = np.where(found(joints)[..., None], joints, 0).astype(np.float32)
-        if image_size is None:
-            check_scaled(joints, "clip", fix="give image_size, on the command line --image-size")
-        else:
-            joints = to_image(joints, *image_size)
-        if how == "st-gcn":
-            shares = np.concatenate([(joints[..., :2] + 1) / 2, joints[..., 2:]], axis=-1)
-            joints = best_scored(shares, SETTINGS["persons"])
-        return joints
-    if how == "upright":
-        return upright(joints)
-    if how == "unaligned":
-        return unaligned(joints).astype(np.float32)
-    if how == "nw-ucla":
-        return nw_ucla(joints)
-    return centered(joints, SETTINGS["center"]) if how == "centered" else joints
-
-
 def boxed(joints):
     """Scale each axis of a clip to [-1, 1], but no score; an axis without extent becomes -1."""
     low, high = joints.min((0, 1, 2)), joints.max((0, 1, 2))
@@ -113,13 +81,15 @@ def inputs(clip, image_size=None):
     joints = joints[:, None] if joints.ndim == 3 else joints
     if not joints.any():
         raise InputError("the clip contains no body, all joints are zero")
-    if SETTINGS["normalization"] in ("image", "st-gcn"):
-        joints = with_persons(normalized(joints, image_size), SETTINGS["persons"])
+    how = SETTINGS["normalization"]
+    terms = Terms(SETTINGS["center"], image_size, SETTINGS["persons"])
+    if how in HALF_WIDTHS:
+        joints = with_persons(apply(how, joints, terms), SETTINGS["persons"])
     else:
         joints = with_persons(joints, SETTINGS["persons"])
         if SETTINGS["drops_empty_frames"]:
             joints = joints[joints.any(axis=(1, 2, 3))]
-        joints = normalized(joints)
+        joints = apply(how, joints, terms)
     joints = joints.astype(np.float32)
     joints = relative(boxed(joints) if SETTINGS["box"] else joints)
     is_motion = SETTINGS["stream"].endswith("-motion")
@@ -177,24 +147,21 @@ def script(network: LoadedNetwork, file: Path, name: str) -> str:
     """
     if network.config.feeder != FEEDER:
         raise InputError(f"feeder: {network.config.feeder} is not {FEEDER}; its steps are unknown")
-    said = {"file": file.name, "script": name, "settings": _json(settings(network, file))}
-    parts = [HEAD.format(mark=MARK.format(**said), **said)]
-    parts += [
-        f"{constant} = {getattr(module, constant)!r}"
-        for module, constants in CONSTANTS.items()
-        for constant in constants
+    said = {"file": file.name, "script": name, "settings": repr(settings(network, file))}
+    parts = [
+        HEAD.format(mark=MARK.format(**said), **said),
+        *map(_below_imports, MODULES),
+        f"TEST_SEED = {frames.TEST_SEED}",
+        *(inspect.getsource(each) for each in SINGLE),
     ]
-    parts += [
-        f"\n\n{inspect.getsource(getattr(module, each)).rstrip()}"
-        for module, names in COPIED.items()
-        for each in names
-    ]
-    return "\n".join(parts) + "\n\n" + BODY
+    return "\n\n".join(part.rstrip() + "\n" for part in parts) + "\n" + BODY
 
 
-def _json(values: dict[str, Any]) -> str:
-    """Return JSON as the content of a Python string in three quotes."""
-    return json.dumps(values).replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+def _below_imports(module: ModuleType) -> str:
+    """Return the source of a module from its first constant on."""
+    source = inspect.getsource(module)
+    first = next(node for node in ast.parse(source).body if isinstance(node, ast.Assign))
+    return "\n".join(source.splitlines()[first.lineno - 1 :])
 
 
 def settings(network: LoadedNetwork, file: Path) -> dict[str, Any]:

@@ -41,6 +41,7 @@ BACKBONES = {
     "model.msg3d.Model": "MS-G3D",
     "model.aagcn.Model": "AAGCN",
 }
+Place = tuple[str, ...]  # (benchmark, imbalance, method, backbone), as the table has them
 
 
 def rows() -> list[dict[str, str]]:
@@ -50,68 +51,33 @@ def rows() -> list[dict[str, str]]:
 
 
 @cache
-def figures() -> dict[tuple[str, ...], tuple[float, float | None]]:
-    """Return (benchmark, imbalance, streams, method, backbone, metric) -> (figure, the top-1 of the
-    same source).
-
-    If two sources differ, the first in the table, the BRL repository, is used.
-    """
-    table: dict[tuple[str, ...], tuple[float, float | None]] = {}
-    names = ("benchmark", "imbalance", "streams", "method", "backbone")
-    top1 = {
-        (row["source"], *(row[name] for name in names)): float(row["value"])
-        for row in rows() if row["metric"] == "top1"
-    }  # fmt: skip
+def figures() -> dict[Place, dict[str, dict[str, float]]]:
+    """Return {place and streams: {source: {metric: accuracy in percent}}}, in the table's order."""
+    table: dict[Place, dict[str, dict[str, float]]] = {}
     for row in rows():
-        key = tuple(row[name] for name in names)
-        of_source = top1.get((row["source"], *key))
-        table.setdefault((*key, row["metric"]), (float(row["value"]), of_source))
+        key = ("benchmark", "imbalance", "method", "backbone", "streams")
+        sources = table.setdefault(tuple(row[name] for name in key), {})
+        sources.setdefault(row["source"], {})[row["metric"]] = float(row["value"])
     return table
 
 
-def lookup(
-    benchmark: str,
-    imbalance: int | None,
-    streams: str,
-    method: str = "BRL",
-    backbone: str = "ST-GCN++",
-    metric: str = "top1",
-    of_one_source: bool = False,
-) -> float | None:
-    """Return a published accuracy in percent, or None.
-
-    With `of_one_source` it must belong to the run whose top-1 is shown: the sources of both may
-    differ in the top-1 of the same entry. `streams` is the name of a stream, or `2-stream`,
-    `4-stream`, `6-stream`; `method` a name from a paper or of a file in config/methods; `backbone`
-    a name from a paper or an import string, "" for tables that do not give it; `metric` top1, many,
-    medium or few. k400 has no imbalance.
-    """
-    factor = "" if imbalance is None or benchmark == "k400" else str(imbalance)
-    method, backbone = METHODS.get(method, method), BACKBONES.get(backbone, backbone)
-    table, key = figures(), (benchmark, factor, streams, method, backbone)
-    figure, of_source = table.get((*key, metric), (None, None))
-    shown, _ = table.get((*key, "top1"), (of_source, None))
-    differs = None not in (of_source, shown) and of_source != shown
-    return None if of_one_source and differs else figure
-
-
-def place_of(run: Mapping[str, Any]) -> tuple[str, int | None, str, str] | None:
+def place_of(run: Mapping[str, Any]) -> Place | None:
     """Return the (benchmark, imbalance, method, backbone) of a tested run in the table, or None.
 
     `run` contains the values of its config.yaml and result.json. Benchmark and imbalance are
     determined by the digest of its training list. A run that departs from the recipe of its method,
     or did not start from the weights of its first stage, gives None. Kinetics-400 is trained
-    without a list.
+    without a list; its imbalance is "".
     """
     method, benchmark = METHODS.get(str(run.get("method"))), str(run.get("benchmark"))
     if method is None or run.get("departures") != [] or not _started_right(run):
         return None
+    path = backbone_of(run)
+    backbone = BACKBONES.get(path, path)
     if benchmark == "k400" and run.get("training_list") is None:
-        return benchmark, None, method, backbone_of(run)
+        return benchmark, "", method, backbone
     name, _, imbalance = long_tail.PUBLISHED.get(str(run.get("published_list")), "").partition(" ")
-    if not name or benchmark != f"{name}-lt":
-        return None
-    return benchmark, int(imbalance), method, backbone_of(run)
+    return (benchmark, imbalance, method, backbone) if benchmark == f"{name}-lt" else None
 
 
 def _started_right(run: Mapping[str, Any]) -> bool:
@@ -136,16 +102,19 @@ def backbone_name(run: Mapping[str, Any]) -> str:
 def figure_for(
     runs: Iterable[Mapping[str, Any]], streams: str, metric: str = "top1"
 ) -> float | None:
-    """Return the published figure for `streams` with the method, list and backbone of all `runs`.
+    """Return the published accuracy, in percent, of the method, list and backbone of all `runs`.
 
-    None if these differ between the runs, or are not in the table.
+    `streams` is the name of a stream, or `2-stream`, `4-stream`, `6-stream`; `metric` top1, many,
+    medium or few. None if the runs differ, or are not in the table. If the sources of an entry
+    differ in its top-1, that of the first, the BRL repository, is shown, and beside it only what
+    belongs to the same top-1.
     """
     places = {place_of(run) for run in runs}
     place = places.pop() if len(places) == 1 else None
-    if place is None:
-        return None
-    benchmark, imbalance, method, backbone = place
-    return lookup(benchmark, imbalance, streams, method, backbone, metric, of_one_source=True)
+    sources = figures().get((*place, streams), {}).values() if place else ()
+    top1 = next((source["top1"] for source in sources if "top1" in source), None)
+    of_one = (source for source in sources if source.get("top1", top1) == top1)
+    return next((source[metric] for source in of_one if metric in source), None)
 
 
 def why_none(run: Mapping[str, Any]) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -49,8 +48,11 @@ def draw(
     left, right = np.nanmin(points[..., 0]), np.nanmax(points[..., 0])
     largest = np.abs(relevance).max() or 1.0
     for axes, t in zip(bodies, times):
-        for m in range(points.shape[1]):
-            _pose(axes, points[t, m], relevance[m, t] / largest, skeleton)
+        for body, share in zip(points[t], relevance[:, t] / largest):  # (V, 3), (V,)
+            for child, parent in skeleton.edges:
+                axes.plot(*body[[child, parent], :2].T, color=BODY, linewidth=1.2, zorder=1)
+            sizes, colors = 120 * np.abs(share), colors_of(share)
+            axes.scatter(*body[:, :2].T, s=sizes, c=colors, alpha=0.8, linewidth=0, zorder=2)
         axes.set(aspect="equal", xlim=(left - 0.1, right + 0.1), ylim=(-1.05, 1.05))
         axes.set_title(f"frame {t}", fontsize=8)
         axes.axis("off")
@@ -67,17 +69,6 @@ def draw(
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
     return figure
-
-
-def _pose(
-    axes: matplotlib.axes.Axes, joints: np.ndarray, share: np.ndarray, skeleton: Skeleton
-) -> None:
-    """Draw one body (V, 3) with the relevance of its joints (V,), scaled to a maximum of 1."""
-    for child, parent in skeleton.edges:
-        axes.plot(*joints[[child, parent], :2].T, color=BODY, linewidth=1.2, zorder=1)
-    x, y = joints[:, :2].T
-    sizes, colors = 120 * np.abs(share), colors_of(share)
-    axes.scatter(x, y, s=sizes, c=colors, alpha=0.8, linewidth=0, zorder=2)
 
 
 def colors_of(values: np.ndarray) -> list[str]:

@@ -12,7 +12,7 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import yaml
 from data.store import Store
 from engine import checkpoint, config, own_data, recipe
 from engine.build import find_class, make
+from engine.jobs import Job
 from engine.run import LAST, RunFolder
 from engine.run_data import check_result, listed_rows
 from errors import InputError, nearest
@@ -92,11 +93,10 @@ def training_list(settings: config.Config) -> Listed:
     return _read_list(settings.model_args.get("num_class", 60), *values)
 
 
-def steps_per_epoch(settings: config.Config, repeat: float | None = None) -> int:
-    """Return the optimizer steps of an epoch, of one process; `repeat` in place of the run's."""
+def steps_per_epoch(settings: config.Config) -> int:
+    """Return the optimizer steps of an epoch, of one process."""
     listed = training_list(settings)
-    repeat = settings.repeat if repeat is None else repeat
-    samples = len(make(settings, "sampling", listed.labels, listed.class_counts, repeat))
+    samples = len(make(settings, "sampling", listed.labels, listed.class_counts, settings.repeat))
     return math.ceil(samples / (settings.batch_size * settings.accumulate))
 
 
@@ -121,12 +121,14 @@ def repeat_for(settings: config.Config, total: int) -> float:
     wanted = round(total / settings.num_epoch)
     if steps_per_epoch(settings) == wanted:
         return settings.repeat
+
+    def steps_with(number: int) -> int:
+        return steps_per_epoch(settings.replace(repeat=number / FINEST))
+
     upper = 2 * FINEST
-    while steps_per_epoch(settings, upper / FINEST) <= wanted:
+    while steps_with(upper) <= wanted:
         upper *= 2
-    first_above = bisect.bisect_right(
-        range(upper), wanted, lo=1, key=lambda number: steps_per_epoch(settings, number / FINEST)
-    )
+    first_above = bisect.bisect_right(range(upper), wanted, lo=1, key=steps_with)
     return max(FINEST, first_above - 1) / FINEST
 
 
@@ -134,26 +136,18 @@ def repeat_for(settings: config.Config, total: int) -> float:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One method, seed and fold: where it lies, what main.py is told, the run it starts from."""
+class Run(Job):
+    """One method, seed and fold of a comparison."""
 
-    method: str
-    seed: int
-    fold: str | None
-    folder: Path
-    settings: config.Config = field(compare=False)
-    arguments: tuple[str, ...]
     needs: Run | None = None
+    method: str = ""
+    seed: int = 0
+    fold: str | None = None
     values: tuple[str, ...] = ()  # what tuning has chosen, and holds out
 
     @property
-    def name(self) -> str:
-        fold = (f"fold {self.fold}",) if self.fold else ()
-        return ", ".join((self.method, f"seed {self.seed}", *fold, *self.values))
-
-    @property
-    def place(self) -> RunFolder:
-        return RunFolder(self.folder)
+    def folder(self) -> Path:
+        return self.place.path
 
     @property
     def is_finished(self) -> bool:
@@ -178,34 +172,26 @@ class Run:
             return
         try:
             listed = training_list(self.settings)
-        except InputError:  # it is not there any more
-            listed = None
-        if listed is not None:
+        except InputError:
+            pass  # it is not there any more
+        else:
             check_result(self.place, result, listed.digest, listed.fingerprint)
         began_with = result.get("started_from_digest")
         if self.needs is not None and began_with is not None:
             path = self.needs.place.checkpoint(LAST)
-            if not path.is_file():
-                raise InputError(
-                    f"{self.folder} began with other weights than {path}, which is not there; "
-                    "remove it, and it is run again"
-                )
-            content = checkpoint.read(path)
-            if checkpoint.weights_digest(content["model"]) != began_with:
-                raise InputError(
-                    f"{self.folder} began with other weights than {self.needs.folder} has now; "
-                    "remove it, and it is run again"
-                )
+            there = f"{path}, which is not there"
+            if path.is_file():
+                if checkpoint.weights_digest(checkpoint.read(path)["model"]) == began_with:
+                    return
+                there = f"{self.needs.folder} has now"
+            raise InputError(
+                f"{self.folder} began with other weights than {there}; remove it, and it is run "
+                "again"
+            )
 
     def result(self, which: str = LAST) -> dict[str, Any] | None:
         """Return the result of the last or best checkpoint; None while the run is not finished."""
         return self.place.result(which) if self.is_finished else None
-
-
-def lay(words: Iterable[str], above: Iterable[str]) -> list[str]:
-    """Return words for --set, those of `above` in place of the ones with the same key."""
-    layer = {word.partition("=")[0]: word for word in (*words, *above)}
-    return list(layer.values())
 
 
 Chosen = Mapping[tuple[str, str | None], tuple[str, ...]]  # (method, fold) -> words for --set
@@ -256,14 +242,20 @@ class Sweep:
         """The methods that start from nothing: those compared, and parents of the others."""
         return list(dict.fromkeys(self.parent(method) or method for method in self.methods))
 
-    def resolve(self, method: str, seed: int, words: Iterable[str]) -> config.Config:
+    def resolve(
+        self, method: str, seed: int, fold: str | None, more: Iterable[str] = ()
+    ) -> config.Config:
+        """Return the configuration of a run; `more` are words for --set of its own."""
+        words = self.words(fold, more)
         stream = self.stream if self.store else None  # else the file's
         return config.resolve(self.files(method), words, below=self.below, seed=seed, stream=stream)
 
     def words(self, fold: str | None, more: Iterable[str] = ()) -> list[str]:
-        """Return the words for --set: those of the sweep, the fold's, and `more` of a run's own."""
-        above = [*([f"fold={fold}"] if fold else []), *more]
-        return lay([*self.overrides, *self.limits], above)
+        """Return the words for --set: those of the sweep, the fold's, and `more` of a run's own;
+        later ones in place of earlier ones with the same key."""
+        of_fold = [f"fold={fold}"] if fold else []
+        words = (*self.overrides, *self.limits, *of_fold, *more)
+        return list({word.partition("=")[0]: word for word in words}.values())
 
     @cached_property
     def limits(self) -> list[str]:
@@ -284,45 +276,48 @@ class Sweep:
         training list. What is not in the files, the sweep or the seed is in the folder's name.
         """
         own = (chosen or {}).get((method, fold), ())
-        kept = [] if held_out is None else [f"val_split={held_out:g}"]
+        kept = () if held_out is None else (f"val_split={held_out:g}",)
         # The test of a trial is not looked at, so it is a short one.
-        words = self.words(fold, [*own, *kept, *(["test_clips=1"] if kept else [])])
-        settings = self.resolve(method, seed, words)
+        more = [*own, *kept, *(["test_clips=1"] if kept else [])]
+        plain = self.resolve(method, seed, fold, more)
         parent = self.parent(method)
         needs = None if parent is None else self.plan(parent, seed, fold, chosen, held_out)
         # a classifier has a run for each of its network
         of_parent = [word for word in (needs.values if needs else ()) if word not in kept]
-        tags = [settings.tag] if settings.tag else []
-        tags += [_as_tag(word) for word in (*kept, *of_parent, *own)]
+        tags = [plain.tag, *map(_as_tag, (*kept, *of_parent, *own))]
         if self.equal_steps:
             steps_tag = f"steps{(total := longest(self, seed, fold))}"
             # The parent of a classifier method has them; the classifier's own come on top.
-            if needs is None and (repeat := repeat_for(settings, total)) != settings.repeat:
-                words = lay(words, [f"repeat={repeat}"])
+            if needs is None and (repeat := repeat_for(plain, total)) != plain.repeat:
+                more.append(f"repeat={repeat}")
                 tags.append(steps_tag)
             if needs is not None and needs.settings.tag.endswith(steps_tag):
                 tags.append(steps_tag)
-        is_plain = tags == [settings.tag] or not tags
-        settings = self.resolve(method, seed, words).replace(tag="-".join(tags))
+        tag = "-".join(filter(None, tags))
+        settings = self.resolve(method, seed, fold, more).replace(tag=tag)
+        words = self.words(fold, more)
         folder = config.run_folder(settings, self.root)
         arguments = ["--config", *map(shown, self.files(method)), "--seed", str(seed)]
         arguments += ["--store", self.store, "--stream", self.stream] if self.store else []
         arguments += ["--set", *words] if words else []
-        arguments += [] if is_plain else ["--tag", settings.tag]
+        arguments += ["--tag", tag] if tag != plain.tag else []
         arguments += ["--work-dir", str(folder)] if self.root != WORK_DIR else []
         if needs is not None:
             weights = str(needs.place.checkpoint(LAST))
             arguments += ["--phase", "classifier", "--weights", weights]
         arguments.append("--resume")
         values = (*own, *kept)
-        return Run(method, seed, fold, folder, settings, tuple(arguments), needs, values)
+        name = ", ".join((method, f"seed {seed}", *([f"fold {fold}"] if fold else []), *values))
+        return Run(
+            name, tuple(arguments), RunFolder(folder), settings, needs, method=method, seed=seed,
+            fold=fold, values=values,
+        )  # fmt: skip
 
 
 @cache
 def longest(sweep: Sweep, seed: int, fold: str | None) -> int:
     """Return the optimizer steps of the longest method, on a seed's list and a fold."""
-    words = sweep.words(fold)
-    return max(steps(sweep.resolve(method, seed, words)) for method in sweep.trained)
+    return max(steps(sweep.resolve(method, seed, fold)) for method in sweep.trained)
 
 
 def _as_tag(word: str) -> str:

@@ -15,6 +15,7 @@ import torch
 import model as models
 from engine import config, samples
 from engine.build import find_class
+from engine.jobs import Job
 from engine.run import LAST
 from errors import InputError, nearest
 from feeders.augment import Augmentation
@@ -23,7 +24,7 @@ from longtail import shots
 from tools.sweep import Chosen, Run, Sweep, trains
 
 # Makes runs; returns what went wrong with which. None: some are not there (--dry-run).
-Maker = Callable[[Sequence[Run]], "dict[Run, str] | None"]
+Maker = Callable[[Sequence[Run]], "dict[Job, str] | None"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class Tuned:
         """Return a value as it is, or a factor times the method's own value."""
         if not re.fullmatch(r"\d*\.?\d+(e[-+]?\d+)?x", value):
             return value
-        own = _own_value(settings, key)
+        top, _, inner = key.partition(".")
+        own = _arguments(settings, top).get(inner) if inner else getattr(settings, top)
         if isinstance(own, bool) or not isinstance(own, int | float):
             raise InputError(
                 f"--tune {key}={value}: {settings.method} has {own}, which is not a number; give "
@@ -80,11 +82,6 @@ def _has(settings: config.Config, key: str) -> bool:
     if not trains(settings) and top != "classifier_args":
         return False
     return not inner or inner in _arguments(settings, top)
-
-
-def _own_value(settings: config.Config, key: str) -> Any:
-    top, _, inner = key.partition(".")
-    return _arguments(settings, top).get(inner) if inner else getattr(settings, top)
 
 
 def _arguments(settings: config.Config, top: str) -> dict[str, Any]:
@@ -107,19 +104,20 @@ def _arguments(settings: config.Config, top: str) -> dict[str, Any]:
 def check(sweep: Sweep, tuned: Sequence[Tuned], fold: str | None) -> None:
     """Raise InputError for a key of --tune that no method has a use for."""
     both = dict.fromkeys((*sweep.trained, *sweep.methods))
-    settings = [sweep.resolve(method, 0, sweep.words(fold)) for method in both]
+    settings = [sweep.resolve(method, 0, fold) for method in both]
     for each in tuned:
         if not any(each.applies(one) for one in settings):
             raise InputError(f"--tune {'+'.join(each.keys)}: none of the methods has a use for it")
 
 
 def grid(
-    sweep: Sweep, method: str, tuned: Sequence[Tuned], fold: str | None
+    sweep: Sweep, method: str, fold: str | None, tuned: Sequence[Tuned]
 ) -> list[tuple[str, ...]]:
-    """Return every combination of the values of the keys that a method has, as --set words."""
-    settings = sweep.resolve(method, 0, sweep.words(fold))
+    """Return every combination of the values of the keys that a method has, as --set words; []
+    if it has none of the keys."""
+    settings = sweep.resolve(method, 0, fold)
     axes = [each.words(settings) for each in tuned if each.applies(settings)]
-    return [tuple(word for words in point for word in words) for point in product(*axes)]
+    return [tuple(word for words in point for word in words) for point in product(*axes) if point]
 
 
 def held_out_accuracy(run: Run, which: str) -> float:
@@ -143,15 +141,9 @@ class Choice:
     method: str
     fold: str | None
     words: tuple[str, ...]
-    accuracy: dict[str, float | None]  # mean class accuracy, held out; None: a trial failed
+    held_out: float  # mean class accuracy of the chosen values on the held-out samples
+    accuracy: dict[str, float | None]  # of all values; None: a trial failed
     failed: dict[str, str]  # why
-
-    @property
-    def held_out(self) -> float:
-        """The mean class accuracy of the chosen values on the held-out samples."""
-        reached = self.accuracy[" ".join(self.words)]
-        assert reached is not None  # a value whose trial failed is not chosen
-        return reached
 
     @property
     def shown(self) -> str:
@@ -174,47 +166,44 @@ def tune(
     others = [method for method in sweep.methods if method not in sweep.trained]
     for layer in (sweep.trained, others):
         chosen = as_chosen(choices)
-        trials: dict[tuple[str, str | None], dict[tuple[str, ...], list[Run]]] = {}
-        for at in product(layer, folds):
-            method, fold = at
-            points = grid(sweep, method, tuned, fold)
-            if len(points) > 1:
-                trials[at] = {
-                    point: [
-                        sweep.plan(method, seed, fold, {**chosen, at: point}, share)
-                        for seed in seeds
-                    ]
-                    for point in points
-                }
-        runs = [run for of_points in trials.values() for row in of_points.values() for run in row]
+        trials = {
+            (method, fold): {
+                point: [
+                    sweep.plan(method, seed, fold, {**chosen, (method, fold): point}, share)
+                    for seed in seeds
+                ]
+                for point in grid(sweep, method, fold, tuned)
+            }
+            for method, fold in product(layer, folds)
+        }
+        runs = [run for points in trials.values() for row in points.values() for run in row]
         for run in runs:
             run.check()
         failures = make(runs)
         if failures is None:
             return None
-        choices += [choose(*at, of_points, failures, which) for at, of_points in trials.items()]
+        choices += [choose(*at, points, failures, which) for at, points in trials.items() if points]
     return choices
 
 
 def choose(
     method: str, fold: str | None, points: Mapping[tuple[str, ...], Sequence[Run]],
-    failures: Mapping[Run, str], which: str,
+    failures: Mapping[Job, str], which: str,
 ) -> Choice:  # fmt: skip
     """Return the best point of a grid; InputError if a trial of every point has failed."""
-    accuracy: dict[str, float | None] = {}
+    reached: dict[tuple[str, ...], float] = {}
     failed: dict[str, str] = {}
     for point, runs in points.items():
-        words = " ".join(point)
         if reason := next((failures[run] for run in runs if run in failures), None):
-            accuracy[words], failed[words] = None, reason
+            failed[" ".join(point)] = reason
         else:
-            accuracy[words] = statistics.mean(held_out_accuracy(run, which) for run in runs)
-    there = [point for point in points if " ".join(point) not in failed]
-    if not there:
+            reached[point] = statistics.mean(held_out_accuracy(run, which) for run in runs)
+    if not reached:
         reason = next(iter(failed.values()))
         raise InputError(f"--tune: no value of {method} could be tried: {reason}")
-    best = max(there, key=lambda point: accuracy[" ".join(point)] or 0.0)
-    return Choice(method, fold, best, accuracy, failed)
+    best = max(reached, key=lambda point: reached[point])
+    accuracy = {" ".join(point): reached.get(point) for point in points}
+    return Choice(method, fold, best, reached[best], accuracy, failed)
 
 
 def as_chosen(choices: Sequence[Choice]) -> Chosen:

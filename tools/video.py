@@ -18,7 +18,6 @@ import importlib
 import io
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -97,18 +96,10 @@ def input_size(file: Path, width_first: bool) -> tuple[int, int]:
     return (width, height) if width_first else (height, width)
 
 
-@dataclass
 class Video:
     """A video file or a camera, opened; iterating gives its images (H, W, 3), blue first."""
 
-    source: str
-    capture: Any
-    fps: float
-    frames: int  # 0 if unknown
-    size: tuple[int, int]  # height, width
-
-    @classmethod
-    def of(cls, source: str) -> Video:
+    def __init__(self, source: str) -> None:
         """InputError if it cannot be opened."""
         cv2 = imported("cv2")
         camera = source.isdecimal()
@@ -119,18 +110,16 @@ class Video:
         if not capture.isOpened():
             what = "no such camera" if camera else "cannot be read as a video"
             raise InputError(f"{source}: {what}")
-        width, height, fps, frames = (
-            capture.get(key)
-            for key in (
-                cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FPS,
-                cv2.CAP_PROP_FRAME_COUNT,
-            )
+        self.source, self.capture = source, capture
+        self.size = (  # height, width
+            int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
         )  # fmt: skip
-        if not 0 < fps < 1000:
-            fps = USUAL_FPS
-            print(f"{source}: gives no frame rate; times count {fps:g} frames per second",
+        self.frames = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))  # 0 if unknown
+        self.fps = float(capture.get(cv2.CAP_PROP_FPS))
+        if not 0 < self.fps < 1000:
+            self.fps = USUAL_FPS
+            print(f"{source}: gives no frame rate; times count {self.fps:g} frames per second",
                   file=sys.stderr)  # fmt: skip
-        return cls(source, capture, float(fps), max(0, int(frames)), (int(height), int(width)))
 
     def __iter__(self) -> Iterator[np.ndarray]:
         try:
@@ -231,7 +220,7 @@ def write_annotated(
 ) -> None:
     """Write a copy of a video with the skeletons and, in each frame, the class of its segment."""
     cv2 = imported("cv2")
-    video, skeleton = Video.of(source), graph.load(LAYOUT)
+    video, skeleton = Video(source), graph.load(LAYOUT)
     texts = [""] * len(frames)
     for each in segments(prediction):
         texts[each.first : each.end] = [f"{each.name} {each.probability:.2f}"] * (
@@ -278,8 +267,7 @@ def answer(recognizer: Recognizer, clip: np.ndarray, size: tuple[int, int]) -> s
     if not clip.any():
         return "nobody"
     used = size if recognizer.takes.takes_image_size else None
-    ready = recognizer.prepare(for_network(clip, recognizer), "camera", used)
-    (prediction,) = recognizer.score([ready])
+    prediction = recognizer(for_network(clip, recognizer), used)
     return f"{prediction.answer} {prediction.probabilities.max():.2f}"
 
 
@@ -292,7 +280,7 @@ def recognize(options: argparse.Namespace, recognizer: Recognizer | None, poses:
     written = predict_files.writer_of(options.output, options.window is not None)
     for source, below in videos.items():
         try:
-            video = Video.of(source)
+            video = Video(source)
             frames = track(video, poses, options.quiet)
             clip = to_clip(frames)
             if not clip.any():
@@ -391,7 +379,7 @@ def main(argv: list[str]) -> None:
     if recognizer is not None and options.source[0].isdecimal():
         window = options.window or CAMERA_WINDOW
         stride = options.stride or max(1, window // 4)
-        watch(Video.of(options.source[0]), poses, recognizer, window, stride)
+        watch(Video(options.source[0]), poses, recognizer, window, stride)
     else:
         recognize(options, recognizer, poses)
 

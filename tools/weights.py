@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 import model as models
 from errors import Parser, run_command
@@ -19,9 +18,8 @@ from files import check_output, replacing
 from model.upstream import VERSION, Checkpoint
 
 
-def describe(path: Path, network: Any, given: dict[str, Any]) -> list[tuple[str, str]]:
+def describe(checkpoint: Checkpoint, network: Any, given: dict[str, Any]) -> list[tuple[str, str]]:
     """Return (property, value) pairs that describe a checkpoint and the network built from it."""
-    checkpoint = Checkpoint.read(path)
     name, arguments = models.network_of(checkpoint, given.get("graph"))
     in_words = bool(checkpoint.network[1])  # otherwise inferred from the weights
     layout = str({**arguments, **given}.get("graph", network.skeleton.name))
@@ -40,9 +38,9 @@ def describe(path: Path, network: Any, given: dict[str, Any]) -> list[tuple[str,
     ]
 
 
-def convert(path: Path, out: Path, network: nn.Module, given: dict[str, Any]) -> None:
+def convert(checkpoint: Checkpoint, out: Path, network: Any, given: dict[str, Any]) -> None:
     """Write the weights with this project's names, and the model_args that rebuild the model."""
-    name, arguments = models.network_of(Checkpoint.read(path), given.get("graph"))
+    name, arguments = models.network_of(checkpoint, given.get("graph"))
     content = {
         "format_version": VERSION,
         "model": name,
@@ -68,10 +66,11 @@ def main(argv: list[str]) -> None:
     if options.out:
         check_output("--out", options.out, options.file)
     network = models.from_checkpoint(options.file, **given)
-    for what, value in describe(options.file, network, given):
+    checkpoint = Checkpoint.read(options.file)
+    for what, value in describe(checkpoint, network, given):
         print(f"{what:<16} {value}")
     if options.out:
-        convert(options.file, options.out, network, given)
+        convert(checkpoint, options.out, network, given)
         print(f"{'written':<16} {options.out}")
 
 

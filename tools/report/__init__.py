@@ -2,6 +2,6 @@
 
 gather.py   run folders -> Run and Entry objects (scores joined by sample name, fusions)
 clips.py    the hardest test clips, as coordinates for a canvas
-page.py     these objects -> compact JSON -> page/index.html with styles and scripts inlined
+page.py     these objects -> compact JSON -> page/body.html with styles and scripts inlined
 page/       HTML, CSS and JavaScript, without a library
 """

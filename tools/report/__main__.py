@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import graph
-from data import names, protocols
+from data import names
 from data.store import Store
 from errors import InputError, Parser, run_command
 from files import write_text
@@ -26,14 +26,17 @@ def main(argv: list[str]) -> None:
         write_overview(args)
         return
     report = gather(args.folders)
-    store = find_store(report, args.store)
-    classes = class_names(report, store)
+    store = Store.open(args.store) if args.store else None
     drawn: list[clips.Clip] = []
-    if store and report.entries:
-        try:
+    try:
+        paths = [run.config["store"] for run in report.runs if "store" in run.config]
+        if store is None and paths:
+            store = Store.open(paths[0])
+        if store and report.entries:
             drawn = clips.draw(report.lead, store, args.clips)
-        except InputError as error:
-            report.notes.append(f"Clips are not drawn: {error}")
+    except InputError as error:
+        report.notes.append(f"Clips are not drawn: {error}")
+    classes = class_names(report, store)
     edges = graph.load(store.layout).edges if store else ()
     out = args.out or args.folders[0] / "report.html"
     write_text(out, page.render(page.encode(report, classes, drawn, edges)))
@@ -52,9 +55,9 @@ def write_overview(args: argparse.Namespace) -> None:
         raise InputError(f"--figures: of a benchmark folder, not of all of {args.folders[0]}")
     (folder,) = args.folders
     out = args.out or folder / "report.html"
-    rows = overview.rows_below(folder)
-    write_text(out, overview.render(folder, rows, out))
-    print(f"{out}: {len(rows)} runs")
+    runs = overview.runs_below(folder)
+    write_text(out, overview.render(folder, runs, out))
+    print(f"{out}: {len(runs)} runs")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -71,24 +74,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def find_store(report: Report, given: Path | None) -> Store | None:
-    """Open the given store, otherwise that of the configuration if it exists."""
-    if given:
-        return Store.open(given)
-    path = report.first("store")
-    try:
-        return Store.open(path) if path else None
-    except InputError as error:
-        report.notes.append(f"Clips are not drawn: {error}")
-        return None
-
-
 def class_names(report: Report, store: Store | None) -> list[str]:
     """Return the names of the K classes: those that the runs were tested with, else those in the
-    store, else the data set's."""
+    store, else numbers."""
     K = report.num_class
-    facts = {run.name: run.facts for run in report.runs}
-    named = {name: its["class_names"] for name, its in facts.items() if "class_names" in its}
+    named = {
+        run.name: run.facts["class_names"] for run in report.runs if "class_names" in run.facts
+    }
     if named:
         first, own = next(iter(named.items()))
         report.notes += [
@@ -99,16 +91,7 @@ def class_names(report: Report, store: Store | None) -> list[str]:
         return list(own)
     if store and len(store.class_names) >= K:
         return store.class_names[:K]  # a store of NTU 120 can be used for NTU 60
-    if store:
-        raise InputError(
-            f"{store.path}: has {len(store.class_names)} classes, but the scores have {K};"
-            " give the store of this benchmark: --store DIR"
-        )
-    protocol = protocols.resolve(report.first("protocol", ""))
-    data_set = "ntu120" if protocol.startswith("ntu") else protocol
-    file = names.CLASS_NAMES / f"{data_set}.txt"
-    known = names.class_names(data_set, K) if file.is_file() else []
-    return known if len(known) == K else names.numbered(range(K))
+    return names.numbered(range(K))
 
 
 if __name__ == "__main__":

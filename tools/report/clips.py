@@ -40,13 +40,14 @@ def hardest(scores: Scores, number: int) -> np.ndarray:
 def draw(entry: Entry, store: Store, number: int = 12) -> list[Clip]:
     """Return the hardest clips of an entry with their coordinates from the store."""
     rows = hardest(entry.scores, number)
-    skeleton, origin = graph.load(store.layout), store.reading.origin
-    return [
-        Clip(
-            int(row), pose(subsample(clip), skeleton, origin), len(clip) / store.meta.get("fps", 30)
-        )
-        for row, clip in zip(rows, map(store.clip, store.rows_of(entry.scores.names[rows])))
-    ]
+    skeleton, fps = graph.load(store.layout), store.meta.get("fps", 30)
+    drawn = []
+    for row, at in zip(rows, store.rows_of(entry.scores.names[rows])):
+        clip = store.clip(at)
+        shown = np.linspace(0, len(clip) - 1, min(len(clip), FRAMES)).round().astype(int)
+        points = pose(clip[shown], skeleton, store.reading.origin)
+        drawn.append(Clip(int(row), points, len(clip) / fps))
+    return drawn
 
 
 def pose(clip: np.ndarray, skeleton: Skeleton, origin: int | None = None) -> np.ndarray:
@@ -56,7 +57,10 @@ def pose(clip: np.ndarray, skeleton: Skeleton, origin: int | None = None) -> np.
     """
     points = clip @ view(clip, skeleton, origin).T.astype(np.float64)
     points[~measure.seen(clip, origin)] = np.nan
-    return fit(points)
+    flat = points.reshape(-1, 3)
+    low, high = np.nanpercentile(flat, 1, axis=0), np.nanpercentile(flat, 99, axis=0)
+    half = max((high - low).max() / 2, 1e-6) * 1.08  # one scale for all axes keeps proportions
+    return np.clip((points - (low + high) / 2) / half, -1, 1)
 
 
 def view(clip: np.ndarray, skeleton: Skeleton, origin: int | None = None) -> np.ndarray:
@@ -79,16 +83,3 @@ def view(clip: np.ndarray, skeleton: Skeleton, origin: int | None = None) -> np.
     matrix[[0, 1, 2], [right, up, depth]] = 1, np.sign(offset[up]) or 1, 1
     matrix[0] *= -np.linalg.det(matrix)  # not mirrored: right x up points to the viewer
     return matrix
-
-
-def subsample(clip: np.ndarray) -> np.ndarray:
-    """Return at most FRAMES evenly spaced frames of a clip (T, M, V, C)."""
-    return clip[np.linspace(0, len(clip) - 1, min(len(clip), FRAMES)).round().astype(int)]
-
-
-def fit(points: np.ndarray) -> np.ndarray:
-    """Center and scale to [-1, 1], with the same scale for all axes to keep proportions."""
-    flat = points.reshape(-1, 3)
-    low, high = np.nanpercentile(flat, 1, axis=0), np.nanpercentile(flat, 99, axis=0)
-    half = max((high - low).max() / 2, 1e-6) * 1.08
-    return np.clip((points - (low + high) / 2) / half, -1, 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +23,28 @@ from longtail import shots
 from tools import published
 
 
-@dataclass
 class Run:
     """One run folder: its metrics by epoch, and the results of its tests, None if not tested."""
 
-    path: Path
-    group: str  # name of the benchmark folder, including the tag
-    stream: str
-    config: dict[str, Any]
-    epochs: list[dict[str, Any]]
-    result: dict[str, Any] | None  # of best.pt
-    last: dict[str, Any] | None  # of last.pt
-    scores: Scores | None
-    name: str = ""
+    def __init__(self, path: Path) -> None:
+        folder = RunFolder(path)
+        self.path, self.folder = path, folder
+        self.group = path.resolve().parent.name  # name of the benchmark folder, including the tag
+        self.config, self.epochs = folder.config(), folder.epochs()
+        self.result = folder.result()  # of best.pt
+        self.facts = {**self.config, **(self.result or {})}
+        self.stream = str(self.facts.get("stream") or path.resolve().name)
+        self.name = ""
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """The configuration and the result as one mapping."""
-        return {**self.config, **(self.result or {})}
+    @cached_property
+    def last(self) -> dict[str, Any] | None:
+        """The result of last.pt."""
+        return self.folder.result(LAST)
+
+    @cached_property
+    def scores(self) -> Scores | None:
+        file = self.folder.scores_file()
+        return Scores.read(file) if file.is_file() else None
 
 
 @dataclass
@@ -47,12 +52,15 @@ class Entry:
     """A row of the report: the scores of a run, or a fusion of several runs of one folder."""
 
     name: str
-    group: str
-    weights: dict[str, float]  # stream -> weight; one stream for a run
+    runs: list[Run]  # one, or those that are fused
+    weights: dict[str, float]  # stream -> weight
     scores: Scores
     figures: dict[str, Any]  # top1, top5, mean_class, many, medium, few, per_class in percent
-    run: int | None = None  # index in Report.runs; None for a fusion
-    published: dict[str, float] = field(default_factory=dict)  # metric -> published figure
+    published: dict[str, float]  # metric -> published figure
+
+    @property
+    def group(self) -> str:
+        return self.runs[0].group
 
 
 @dataclass
@@ -79,11 +87,10 @@ class Report:
         own = [entry for entry in self.entries if entry.group == self.entries[0].group]
         others = [entry for entry in self.entries if entry.group != self.entries[0].group]
         return [
-            _sentence(self.runs[first.run], first, self.runs[other.run], other)
+            _sentence(first, other)
             for first in own
             for other in others
-            if first.run is not None
-            and other.run is not None
+            if len(first.runs) == 1
             and first.weights == other.weights
             and same_samples(first.scores, other.scores)
         ]
@@ -113,16 +120,12 @@ class Report:
             return np.arange(self.num_class)
         return np.argsort(-self.class_counts, kind="stable")
 
-    def first(self, key: str, default: Any = None) -> Any:
-        """Return the value of a configuration key in the first run that has it."""
-        return next((run.config[key] for run in self.runs if key in run.config), default)
-
 
 def same_samples(one: Scores, other: Scores) -> bool:
     return np.array_equal(np.sort(one.names), np.sort(other.names))
 
 
-def _sentence(run: Run, own: Entry, baseline: Run, other: Entry) -> str:
+def _sentence(own: Entry, other: Entry) -> str:
     """Return, e.g., `brl joint: few-shot 75.3 against 0.0, many-shot 56.0 against 79.3 (focal)`."""
     named = {"few": "few-shot", "medium": "medium-shot", "many": "many-shot", "top1": "top-1"}
     pairs = {text: (own.figures[key], other.figures[key]) for key, text in named.items()}
@@ -131,6 +134,7 @@ def _sentence(run: Run, own: Entry, baseline: Run, other: Entry) -> str:
         for text, (first, second) in pairs.items()
         if first is not None and second is not None
     )
+    run, baseline = own.runs[0], other.runs[0]
     method, against = (each.config.get("method") or each.group for each in (run, baseline))
     return f"{method} {run.stream}: {compared} ({against})."
 
@@ -142,12 +146,11 @@ def gather(folders: Iterable[str | Path]) -> Report:
     of classes, or different labels for the same sample).
     """
     paths = [path for folder in folders for path in run_folders(Path(folder))]
-    runs = [read_run(path) for path in {path.resolve(): path for path in paths}.values()]
-    tell_folders_apart(runs)
+    runs = [Run(path) for path in {path.resolve(): path for path in paths}.values()]
     name_runs(runs)
     check_comparable(runs)
-    report = Report(runs, [], None, shots.SHOTS)
-    report.shots = tuple(report.first("shots", report.shots))
+    limits = [tuple(run.config["shots"]) for run in runs if "shots" in run.config]
+    report = Report(runs, [], None, limits[0] if limits else shots.SHOTS)
     report.notes += [
         f"{run.name} has other shots, {run.config['shots']}; classes are grouped by "
         f"{list(report.shots)}."
@@ -155,8 +158,8 @@ def gather(folders: Iterable[str | Path]) -> Report:
     ]  # fmt: skip
     report.class_counts = training_counts(report)
     report.entries = [
-        make_entry(report, run.name, {run.stream: 1}, run.scores, [run], i)
-        for i, run in enumerate(runs)
+        make_entry(report, run.name, run.stream, {run.stream: 1}, run.scores, [run])
+        for run in runs
         if run.scores is not None
     ]
     for group in dict.fromkeys(run.group for run in runs):
@@ -192,38 +195,21 @@ def runs_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if RunFolder(path).exists)
 
 
-def read_run(path: Path) -> Run:
-    """Read one run folder; missing files are None or empty."""
-    folder = RunFolder(path)
-    config, result, scores = folder.config(), folder.result(), folder.scores_file()
-    return Run(
-        path=path,
-        group=path.resolve().parent.name,
-        stream=config.get("stream") or (result or {}).get("stream") or path.resolve().name,
-        config=config,
-        epochs=folder.epochs(),
-        result=result,
-        last=folder.result(LAST),
-        scores=Scores.read(scores) if scores.is_file() else None,
-    )
-
-
-def tell_folders_apart(runs: list[Run]) -> None:
-    """Set the group of runs to the path of their folder where two folders have one name."""
-    folders = {run.path.resolve().parent for run in runs}
-    names = [folder.name for folder in folders]
-    for run in runs:
-        if names.count(run.group) > 1:
-            run.group = str(run.path.resolve().parent)
-
-
 def name_runs(runs: list[Run]) -> None:
-    """Set the shortest unique name of each run: its stream, its tag, or both."""
+    """Set the shortest unique name of each run: its stream, its tag, or both.
+
+    Its group becomes the path of its folder if two folders have one name.
+    """
+    folders = [folder.name for folder in {run.path.resolve().parent for run in runs}]
+    for run in runs:
+        if folders.count(run.group) > 1:
+            run.group = str(run.path.resolve().parent)
     same_group = len({run.group for run in runs}) == 1
     same_stream = len({run.stream for run in runs}) == 1
     for run in runs:
-        whole = f"{group_name(run, runs)} · {run.stream}"
-        run.name = run.stream if same_group else group_name(run, runs) if same_stream else whole
+        group = group_name(run, runs)
+        several = group if same_stream else f"{group} · {run.stream}"
+        run.name = run.stream if same_group else several
     names = [run.name for run in runs]
     for run in runs:
         if names.count(run.name) > 1:
@@ -243,18 +229,13 @@ def group_name(run: Run, runs: list[Run]) -> str:
 def check_comparable(runs: list[Run]) -> None:
     """Raise InputError for runs of different benchmarks, whose classes differ."""
     tested = [(run.path, run.scores) for run in runs if run.scores is not None]
-    if not tested:
-        return
-    first, known = tested[0]
-    K = known.scores.shape[1]
-    labels = dict(zip(known.names.tolist(), known.labels.tolist()))
     for path, scores in tested:
-        count = scores.scores.shape[1]
+        first, known = tested[0]
+        K, count = known.scores.shape[1], scores.scores.shape[1]
         if count != K:
             raise InputError(f"{first} has {K} classes, {path} {count}; make separate reports")
-        if any(
-            labels.get(n, k) != k for n, k in zip(scores.names.tolist(), scores.labels.tolist())
-        ):
+        labels = dict(zip(known.names.tolist(), known.labels.tolist()))
+        if any(labels.get(n, k) != k for n, k in zip(scores.names.tolist(), scores.labels)):
             raise InputError(
                 f"{first} and {path} have different labels for the same samples; make "
                 "separate reports"
@@ -273,43 +254,37 @@ def other_tests(runs: Sequence[Run]) -> list[str]:
 
 def training_counts(report: Report) -> np.ndarray | None:
     """Return the class counts of the first tested run; add a note if others differ."""
-    known = [
-        (run.name, run.result["class_counts"])
-        for run in report.runs
-        if run.result and run.result.get("class_counts") is not None
-    ]
+    counts = {run.name: (run.result or {}).get("class_counts") for run in report.runs}
+    known = [(name, its) for name, its in counts.items() if its is not None]
     if not known:
         report.notes.append(
             "The training list is unknown (class_counts is null): classes are in label order, and"
             " shot accuracies are omitted."
         )
         return None
-    first, counts = known[0][0], np.asarray(known[0][1])
-    for name, others in known[1:]:
-        if not np.array_equal(others, counts):
-            report.notes.append(
-                f"{name} was trained on another list than {first}; classes are sorted and grouped"
-                f" by the class counts of {first}."
-            )
-    return counts
+    (first, own), *others = known
+    report.notes += [
+        f"{name} was trained on another list than {first}; classes are sorted and grouped by the"
+        f" class counts of {first}."
+        for name, its in others
+        if its != own
+    ]
+    return np.asarray(own)
 
 
 def make_entry(
-    report: Report, name: str, weights: dict[str, float], scores: Scores, runs: list[Run],
-    place: int | None = None,
+    report: Report, name: str, streams: str, weights: dict[str, float], scores: Scores,
+    runs: list[Run],
 ) -> Entry:  # fmt: skip
-    """Return the entry of a run (`place` in Report.runs), or of a fusion of several."""
+    """Return the entry of a run or of a fusion; `streams` is its stream, or the fusion's name."""
     figures = shots.accuracy(scores.scores, scores.labels, report.class_counts, report.shots)
-    usual = fusions_of(str(runs[0].facts.get("benchmark")))
-    streams = next((fusion for fusion, its in usual.items() if its == weights), "")
-    streams = streams if len(weights) > 1 else next(iter(weights))
     facts = [run.facts for run in runs]
     known = {
         metric: value
         for metric in shots.METRICS
         if (value := published.figure_for(facts, streams, metric)) is not None
     }
-    return Entry(name, runs[0].group, weights, scores, figures, place, known)
+    return Entry(name, runs, weights, scores, figures, known)
 
 
 def fusions_made(
@@ -357,7 +332,7 @@ def fusions(report: Report, group: str) -> list[Entry]:
         report.notes.append(f"{prefix}fusions with {named} are omitted: not tested yet.")
     return [
         make_entry(
-            report, prefix + name, weights, fuse(streams, weights),
+            report, prefix + name, name, weights, fuse(streams, weights),
             [run for run in runs if run.stream in weights],
         )
         for name, weights in known.items()

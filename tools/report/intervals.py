@@ -9,22 +9,22 @@ from typing import Any
 
 import files
 from engine.logs import percent
-from tools.report.page import FOLDER
+from longtail.shots import GROUPS
+from tools.report.page import STYLE_SHEET
 
 NAMES = {
     "many": "Many", "medium": "Medium", "few": "Few", "mean_class": "Mean class", "top1": "Top-1",
 }  # fmt: skip
 LABELS, PANEL, GAP, ROW, TOP = 176, 150, 16, 24, 44  # sizes in pixels
-# Okabe and Ito's palette, which is safe for color-blind readers; the second of each for dark paper.
-STYLE = """
-.intervals { font: 12px system-ui, sans-serif; --ink: #1b1d22; --quiet: #63676f; --line: #d9d9d3;
-  --many: #0072b2; --medium: #009e73; --few: #d55e00; --other: #63676f; --paper: #fcfcfa }
-@media (prefers-color-scheme: dark) { .intervals { --ink: #e8e9eb; --quiet: #9ba1ab;
-  --line: #3a3f48; --many: #56a9e0; --medium: #35bd94; --few: #f0843c; --other: #9ba1ab;
-  --paper: #14161a } }
-.intervals text { fill: var(--ink) } .intervals .quiet { fill: var(--quiet) }
+# The colors of the report, light and dark, are its style sheet's first rule.
+STYLE = (
+    STYLE_SHEET[: STYLE_SHEET.index("}") + 1]
+    + """
+.intervals { font: 12px system-ui, sans-serif } .intervals text { fill: var(--ink) }
+.intervals .quiet { fill: var(--quiet) }
 .intervals .axis { stroke: var(--line) } .intervals .zero { stroke: var(--quiet) }
 """
+)
 
 
 def ticks(low: float, high: float) -> list[int]:
@@ -67,7 +67,7 @@ def chart(comparison: Mapping[str, Any]) -> str:
         def x(value: float, left: float = left) -> float:
             return round(left + PANEL * (value - low) / (high - low), 1)
 
-        color = f"var(--{key if key in ('many', 'medium', 'few') else 'other'})"
+        color = f"var(--{key if key in GROUPS else 'quiet'})"
         parts.append(
             f'<text x="{left}" y="14" font-weight="600">{NAMES[key]}</text>'
             f'<text x="{left}" y="30" class="quiet">{html.escape(comparison["baseline"])} '
@@ -110,14 +110,13 @@ def page(
     """Return a self-contained HTML page: title, chart, paragraphs, and tables of cells whose
     first row is the head."""
     title = html.escape(f"{comparison['benchmark']}, {comparison['stream']}")
-    style = (FOLDER / "style.css").read_text(encoding="utf-8")
     text = "".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in paragraphs)
     body = f"""<header class="top"><div class="wide"><h1>{title}</h1>{text}</div></header>
 <main class="wide">
 <section aria-label="Differences"><div class="scroll">{chart(comparison)}</div></section>
 {"".join(f'<section><div class="scroll">{_table(table)}</div></section>' for table in tables)}
 </main>"""
-    return files.page(title, style, body)
+    return files.page(title, STYLE_SHEET, body)
 
 
 def _table(cells: Sequence[Sequence[str]]) -> str:

@@ -4,40 +4,24 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from engine.logs import DASH, percent
 from engine.run import RunFolder
 from files import page
 from longtail.shots import GROUPS
 from tools import published
-from tools.report.gather import runs_in
-from tools.report.page import FOLDER
+from tools.report.gather import Run, runs_in
+from tools.report.page import STYLE_SHEET
 
 # On top of the report's style
 OWN = "body { max-width: 1500px; margin: 2rem auto; padding: 0 1rem } h2 { margin-top: 2rem }"
+FACTS = ("Stream", "Method", "Backbone", "Seed", "State")
 FIGURES = {
     "top1": "Top-1", "mean_class": "Mean class", "many": "Many", "medium": "Medium", "few": "Few",
     "macro_f1": "Macro F1", "ece": "ECE",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Row:
-    """One run; `figures` are those of best.pt, empty before its test."""
-
-    path: Path
-    benchmark: str  # with the imbalance factor and the fold: rows of one are comparable
-    name: str  # of the benchmark folder
-    stream: str
-    method: str
-    backbone: str
-    seed: str
-    state: str
-    figures: dict[str, Any]
 
 
 def is_root(folder: Path) -> bool:
@@ -47,109 +31,97 @@ def is_root(folder: Path) -> bool:
     return not runs_in(folder) and any(map(runs_in, filter(Path.is_dir, folder.iterdir())))
 
 
-def rows_below(folder: Path) -> list[Row]:
+def runs_below(folder: Path) -> list[Run]:
     """Return the runs in the benchmark folders of `folder`."""
     groups = sorted(path for path in folder.iterdir() if path.is_dir())
-    return [read(path) for group in groups for path in runs_in(group)]
+    return [Run(path) for group in groups for path in runs_in(group)]
 
 
-def read(path: Path) -> Row:
-    run = RunFolder(path)
-    config, result = run.config(), run.result() or {}
-    facts = {**config, **result}
-    return Row(
-        path=path,
-        benchmark=benchmark_of(facts, path.parent.name),
-        name=path.parent.name,
-        stream=str(facts.get("stream") or path.name),
-        method=str(config.get("method") or DASH),
-        backbone=published.backbone_name(config) or DASH,
-        seed=str(facts.get("seed", DASH)),
-        state=state(run, config, bool(result)),
-        figures={key: result.get(key) for key in FIGURES},
-    )
+def figure(run: Run, key: str) -> float | None:
+    return (run.result or {}).get(key)
 
 
-def benchmark_of(facts: Mapping[str, Any], folder: str) -> str:
+def facts(run: Run) -> list[str]:
+    """Return the columns of FACTS."""
+    method, backbone = run.config.get("method"), published.backbone_name(run.config)
+    seed = run.facts.get("seed", DASH)
+    return [run.stream, method or DASH, backbone or DASH, str(seed), state(run)]
+
+
+def benchmark_of(run: Run) -> str:
     """Return the benchmark of a run, with what its figures depend on beside the method."""
-    parts = [str(facts.get("benchmark") or folder)]
-    if listed := facts.get("training_list"):
+    parts = [str(run.facts.get("benchmark") or run.group)]
+    if listed := run.facts.get("training_list"):
         of_template = "{imbalance}" in listed
-        parts.append(f"imbalance {facts.get('imbalance')}" if of_template else Path(listed).name)
-    if facts.get("fold"):
-        parts.append(f"fold {facts['fold']}")
+        imbalance = run.facts.get("imbalance")
+        parts.append(f"imbalance {imbalance}" if of_template else Path(listed).name)
+    if run.facts.get("fold"):
+        parts.append(f"fold {run.facts['fold']}")
     return ", ".join(parts)
 
 
-def state(run: RunFolder, config: dict[str, Any], tested: bool) -> str:
+def state(run: Run) -> str:
     """Return how far a run came: tested, running or stopped, and after how many epochs."""
-    done, total = len(run.epochs()), config.get("num_epoch", "?")
-    if tested and done in (0, total):
+    done, total = len(run.epochs), run.config.get("num_epoch", "?")
+    if run.result and done in (0, total):
         return "tested"
-    return f"{'running' if run.is_locked else 'stopped'}, epoch {done} of {total}"
+    return f"{'running' if run.folder.is_locked else 'stopped'}, epoch {done} of {total}"
 
 
-def render(folder: Path, rows: Sequence[Row], out: Path) -> str:
+def render(folder: Path, runs: Sequence[Run], out: Path) -> str:
     """Return the page; a benchmark folder that has a report of its own links to it from `out`."""
-    benchmarks = dict.fromkeys(row.benchmark for row in rows)
+    benchmarks: dict[str, list[Run]] = {}
+    for run in runs:
+        benchmarks.setdefault(benchmark_of(run), []).append(run)
     parts = [
         f"<h1>{html.escape(folder.resolve().name)}</h1>",
-        f'<p class="quiet">{len(rows)} runs. Figures are those of best.pt in percent, the best of a'
+        f'<p class="quiet">{len(runs)} runs. Figures are those of best.pt in percent, the best of a'
         " benchmark in bold. python -m tools.report FOLDER writes the report of a benchmark folder,"
         " to which its runs then link.</p>",
     ]
-    for benchmark in benchmarks:
-        mine = [row for row in rows if row.benchmark == benchmark]
-        mine.sort(key=lambda row: -1 if row.figures["top1"] is None else -row.figures["top1"])
+    for benchmark, mine in benchmarks.items():
+        mine.sort(key=lambda run: -(figure(run, "top1") or 0.0))
         parts.append(f"<h2>{html.escape(benchmark)}</h2>{table(mine, out.parent)}")
-    style = (FOLDER / "style.css").read_text(encoding="utf-8")
     title = f"{html.escape(folder.resolve().name)}: all runs"
-    return page(title, f"{style}{OWN}", "\n".join(parts))
+    return page(title, f"{STYLE_SHEET}{OWN}", "\n".join(parts))
 
 
-def table(rows: Sequence[Row], home: Path) -> str:
-    keys = [key for key in FIGURES if any(row.figures[key] is not None for row in rows)]
-    best = {
-        key: (min if key == "ece" else max)(
-            row.figures[key] for row in rows if row.figures[key] is not None
-        )
-        for key in keys
+def table(runs: Sequence[Run], home: Path) -> str:
+    known = {
+        key: [value for run in runs if (value := figure(run, key)) is not None] for key in FIGURES
     }
-    head = ["Run", "Stream", "Method", "Backbone"]
-    cells = "".join(f'<th class="text">{name}</th>' for name in head) + "<th>Seed</th>"
-    cells += '<th class="text">State</th>'
-    cells += "".join(f"<th>{FIGURES[key]}</th>" for key in keys)
+    best = {key: (min if key == "ece" else max)(values) for key, values in known.items() if values}
+    cells = "".join(f'<th class="text">{name}</th>' for name in ("Run", *FACTS))
+    cells += "".join(f"<th>{FIGURES[key]}</th>" for key in best)
     cells += '<th class="text">Few · medium · many</th>'
     lines = []
-    for row in rows:
-        texts = [link(row, home), *map(html.escape, (row.stream, row.method, row.backbone))]
+    for run in runs:
+        texts = [link(run, home), *map(html.escape, facts(run))]
         line = "".join(f'<td class="text">{text}</td>' for text in texts)
-        line += f'<td>{html.escape(row.seed)}</td><td class="text">{row.state}</td>'
-        for key in keys:
-            value = row.figures[key]
-            mark = ' class="best"' if value is not None and value == best[key] else ""
+        for key in best:
+            value = figure(run, key)
+            mark = ' class="best"' if value == best[key] else ""
             line += f"<td{mark}>{percent(value)}</td>"
-        line += f'<td class="text">{strip(row)}</td>'
-        lines.append(f"<tr>{line}</tr>")
+        lines.append(f'<tr>{line}<td class="text">{strip(run)}</td></tr>')
     return (
         f'<div class="scroll"><table><thead><tr>{cells}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 
-def link(row: Row, home: Path) -> str:
-    report, name = row.path.parent / "report.html", html.escape(row.name)
+def link(run: Run, home: Path) -> str:
+    report, name = run.path.parent / "report.html", html.escape(run.group)
     if not report.is_file():
         return name
     return f'<a href="{html.escape(os.path.relpath(report, home))}">{name}</a>'
 
 
-def strip(row: Row) -> str:
+def strip(run: Run) -> str:
     """Return a line from 0 to 100 % with a dot for each shot group."""
     dots = "".join(
-        f'<circle cx="{4 + 1.12 * row.figures[group]:.1f}" cy="7" r="4" class="{group}"/>'
+        f'<circle cx="{4 + 1.12 * value:.1f}" cy="7" r="4" class="{group}"/>'
         for group in GROUPS
-        if row.figures[group] is not None
+        if (value := figure(run, group)) is not None
     )
     line = '<line x1="4" x2="116" y1="7" y2="7" class="axis"/>'
     return f'<svg width="120" height="14" aria-hidden="true">{line}{dots}</svg>' if dots else ""

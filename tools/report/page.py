@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+import files
 from engine.fusion import Scores
 from longtail import shots
 from longtail.shots import METRICS
@@ -20,6 +21,7 @@ from tools.report.clips import Clip
 from tools.report.gather import Entry, Report, Run
 
 FOLDER = Path(__file__).parent / "page"
+STYLE_SHEET = (FOLDER / "style.css").read_text(encoding="utf-8")
 SCRIPTS = (
     "base", "summary", "curves", "classes", "confusion", "calibration", "clips", "configuration",
     "main",
@@ -29,22 +31,15 @@ CURVES = ("loss", *METRICS)
 
 
 def render(data: dict[str, Any]) -> str:
-    """Return the page: index.html with styles, scripts and data inlined."""
+    """Return the page: body.html with styles, scripts and data inlined."""
     # "</script>" or "<!--" in a class name must not end the element that contains the data.
     text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     scripts = "\n".join((FOLDER / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
     title = html.escape(data["title"])
-    parts = {
-        "title": title,
-        "heading": title,
-        "style": (FOLDER / "style.css").read_text(encoding="utf-8"),
-        "data": text,
-        "script": f"(() => {{\n'use strict';\n{scripts}\n}})();",
-    }
-    page = (FOLDER / "index.html").read_text(encoding="utf-8")
-    for name, value in parts.items():
-        page = page.replace(f"{{{{ {name} }}}}", value, 1)
-    return page
+    body = (FOLDER / "body.html").read_text(encoding="utf-8")
+    body = body.replace("{{ title }}", title, 1).replace("{{ data }}", text, 1)
+    script = f"(() => {{\n'use strict';\n{scripts}\n}})();"
+    return files.page(title, STYLE_SHEET, body, script)
 
 
 def encode(
@@ -52,10 +47,14 @@ def encode(
 ) -> dict[str, Any]:
     """Return the content of the page as a JSON-serializable dictionary.
 
-    Per sample and entry, only the predicted class, its probability and that of the true class (8
-    bits each) are stored; six streams of 16,000 samples take about a megabyte.
+    Per sample and entry, only the predicted class is stored.
     """
-    names, labels = samples(report.entries)
+    labels = {  # by sample name
+        name: label
+        for entry in report.entries
+        for name, label in zip(entry.scores.names.tolist(), entry.scores.labels)
+    }
+    names = list(labels)
     return {
         "title": report.title,
         "classes": class_names,
@@ -64,9 +63,9 @@ def encode(
         "shot": report.shot_of_class,
         "lead": report.entries.index(report.lead) if report.entries else None,
         "names": "\n".join(names),
-        "labels": pack(labels),
+        "labels": pack(np.array(list(labels.values()), np.uint16)),
         "runs": [encode_run(run) for run in report.runs],
-        "entries": [encode_entry(entry, names, report.shot_of_class) for entry in report.entries],
+        "entries": [encode_entry(entry, names, report) for entry in report.entries],
         "clips": [encode_clip(clip, report) for clip in clips],
         "edges": list(edges),
         "published": published_rows(report),
@@ -80,8 +79,8 @@ def encode(
 
 def published_rows(report: Report) -> list[dict[str, Any]]:
     """Return all published figures for the training lists of the runs, with their sources."""
-    places = [place for run in report.runs if (place := published.place_of(run.facts))]
-    lists = {(benchmark, str(imbalance or "")) for benchmark, imbalance, *_ in places}
+    places = map(published.place_of, (run.facts for run in report.runs))
+    lists = {place[:2] for place in places if place}
     return [
         {**row, "value": float(row["value"])}
         for row in published.rows()
@@ -89,14 +88,8 @@ def published_rows(report: Report) -> list[dict[str, Any]]:
     ]
 
 
-def samples(entries: list[Entry]) -> tuple[list[str], np.ndarray]:
-    """Return the names and labels (N,) of all samples in the entries."""
-    label = {n: k for e in entries for n, k in zip(e.scores.names.tolist(), e.scores.labels)}
-    return list(label), np.array(list(label.values()), np.uint16)
-
-
 def encode_run(run: Run) -> dict[str, Any]:
-    keys = (*CURVES, "epoch", "stage", "lr", "seconds")
+    keys = (*CURVES, "epoch", "stage", "seconds")
     result = run.result or {}
     return {
         "name": run.name,
@@ -131,30 +124,18 @@ def origin(run: Run) -> dict[str, str]:
     return {what: str(value) for what, value in facts.items() if value not in (None, "")}
 
 
-def encode_entry(entry: Entry, names: list[str], shot_of: Sequence[str | None]) -> dict[str, Any]:
-    """Return an entry; `shot_of` has the group of each class, if there are class counts."""
-    scores = entry.scores
-    rows = np.arange(len(scores.labels))
-    predicted = scores.scores.argmax(1)
+def encode_entry(entry: Entry, names: list[str], report: Report) -> dict[str, Any]:
     index = {name: i for i, name in enumerate(names)}
-    at = np.array([index[name] for name in scores.names.tolist()])
-
-    def scatter(values: np.ndarray, absent: int, dtype: type) -> dict[str, Any]:
-        whole: np.ndarray = np.full(len(names), absent, dtype)
-        whole[at] = values
-        return pack(whole)
-
+    predicted = np.full(len(names), 0xFFFF, np.uint16)  # of samples without scores
+    predicted[[index[name] for name in entry.scores.names.tolist()]] = entry.scores.scores.argmax(1)
     return {
         "name": entry.name,
-        "group": entry.group,
         "weights": entry.weights,
-        "run": entry.run,
+        "run": report.runs.index(entry.runs[0]) if len(entry.runs) == 1 else None,
         "figures": {key: entry.figures[key] for key in FIGURES},
         "published": entry.published,
-        "calibration": calibration(entry, shot_of),
-        "predicted": scatter(predicted, 0xFFFF, np.uint16),
-        "confidence": scatter(percent(scores.scores[rows, predicted]), 0, np.uint8),
-        "true": scatter(percent(scores.scores[rows, scores.labels]), 0, np.uint8),
+        "calibration": calibration(entry, report.shot_of_class),
+        "predicted": pack(predicted),
     }
 
 
@@ -162,7 +143,7 @@ def calibration(entry: Entry, shot_of: Sequence[str | None]) -> dict[str, Any]:
     """Return ece (percent) and nll, and the bins (n, probability, accuracy) that have samples: of
     all of them, and of those whose class is in each group."""
     probabilities, labels = entry.scores.scores, entry.scores.labels
-    groups = np.array(shot_of or [""] * probabilities.shape[1])[labels]
+    groups = np.array(shot_of)[labels]
     bins = {"all": shots.reliability(probabilities, labels)}
     for group in shots.GROUPS:
         if (rows := groups == group).any():
@@ -178,7 +159,7 @@ def calibration(entry: Entry, shot_of: Sequence[str | None]) -> dict[str, Any]:
     }
 
 
-def encode_clip(clip: Clip, report: Report, top: int = 3) -> dict[str, Any]:
+def encode_clip(clip: Clip, report: Report) -> dict[str, Any]:
     lead = report.lead.scores
     name = str(lead.names[clip.sample])
     absent = np.isnan(clip.coordinates).any(-1, keepdims=True)
@@ -188,23 +169,18 @@ def encode_clip(clip: Clip, report: Report, top: int = 3) -> dict[str, Any]:
         "label": int(lead.labels[clip.sample]),
         "seconds": round(clip.seconds, 2),
         "points": pack(points),
-        "predictions": [top_classes(entry.scores, name, top) for entry in report.entries],
+        "predictions": [top_classes(entry.scores, name) for entry in report.entries],
     }
 
 
-def top_classes(scores: Scores, name: str, top: int) -> list[list[float]] | None:
-    """Return the `top` classes of a sample as [class, percent]; None if it has no scores."""
+def top_classes(scores: Scores, name: str) -> list[list[float]] | None:
+    """Return the three most probable classes of a sample, [class, percent]; None without scores."""
     row = np.flatnonzero(scores.names == name)
     if not len(row):
         return None
     values = scores.scores[row[0]]
-    best = np.argsort(-values, kind="stable")[:top]
+    best = np.argsort(-values, kind="stable")[:3]
     return [[int(k), round(float(100 * values[k]), 1)] for k in best]
-
-
-def percent(probabilities: np.ndarray) -> np.ndarray:
-    """Return probabilities scaled to 0..255."""
-    return np.clip(probabilities * 255, 0, 255).round().astype(np.uint8)
 
 
 def pack(array: np.ndarray) -> dict[str, Any]:

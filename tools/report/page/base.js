@@ -5,7 +5,7 @@ const K = data.classes.length;
 const SHOTS = ['many', 'medium', 'few'];
 const FIGURES = { top1: 'Top-1', mean_class: 'Mean class', many: 'Many', medium: 'Medium', few: 'Few', top5: 'Top-5' };
 
-const ARRAYS = { uint8: Uint8Array, uint16: Uint16Array, int16: Int16Array };
+const ARRAYS = { uint16: Uint16Array, int16: Int16Array };
 function unpack({ dtype, data: text }) {
   const raw = atob(text), bytes = new Uint8Array(raw.length);
   for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
@@ -14,8 +14,7 @@ function unpack({ dtype, data: text }) {
 
 const names = data.names.split('\n');
 const labels = unpack(data.labels);
-const entries = data.entries.map(e => ({ ...e,
-  predicted: unpack(e.predicted), confidence: unpack(e.confidence), true: unpack(e.true) }));
+const entries = data.entries.map(e => ({ ...e, predicted: unpack(e.predicted) }));
 
 // --- classes -------------------------------------------------------------------------------
 
@@ -74,7 +73,7 @@ const svg = (tag, attributes, ...children) =>
 const percent = (value, digits = 1) => value === null || value === undefined ? '–' : value.toFixed(digits);
 const signed = value => (value < 0 ? '−' : '+') + Math.abs(value).toFixed(1);
 const capital = text => text[0].toUpperCase() + text.slice(1);
-const color = name => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+const between = (value, low, high) => Math.min(high, Math.max(low, value));
 
 function selector(label, options, value, change) {
   const select = el('select', { onchange: e => change(e.target.value) },
@@ -82,12 +81,26 @@ function selector(label, options, value, change) {
   return el('label', {}, label + ' ', select);
 }
 
+// Call `act` with the step of the arrow key, Home or End that is pressed on a node.
+function onKeys(node, steps, act) {
+  node.addEventListener('keydown', e => {
+    if (!(e.key in steps)) return;
+    e.preventDefault();
+    act(steps[e.key]);
+  });
+}
+
+// Horizontal lines of a chart at `values`, named on the left.
+const gridlines = (values, y, left, right, text = String) => values.map(v => [
+  svg('line', { class: 'grid', x1: left, x2: right, y1: y(v), y2: y(v) }),
+  svg('text', { x: left - 6, y: y(v) + 4, 'text-anchor': 'end' }, text(v))]);
+
 // A table that is sorted by a click on a column header. columns: [{head, value(row), text(row), class}].
-function sortable(columns, rows, { sort = null, descending = true, rowClass = () => null } = {}) {
+function sortable(columns, rows, sort = null) {
   const body = el('tbody');
   const heads = columns.map((column, i) => el('th', { scope: 'col', class: column.class },
     el('button', { type: 'button', onclick: () => order(i) }, column.head)));
-  let by = sort, down = descending;
+  let by = sort, down = true;
   function order(i) {
     down = by === i ? !down : typeof columns[i].value(rows[0]) === 'number';
     by = i;
@@ -102,13 +115,15 @@ function sortable(columns, rows, { sort = null, descending = true, rowClass = ()
       if (x === null || y === null) return x === null ? 1 : -1;
       return (x < y ? -1 : 1) * (down ? -1 : 1);
     });
-    body.replaceChildren(...sorted.map(row => el('tr', { class: rowClass(row) }, columns.map((column, i) =>
+    body.replaceChildren(...sorted.map(row => el('tr', {}, columns.map((column, i) =>
       el(i ? 'td' : 'th', { scope: i ? null : 'row', class: column.class }, (column.text ?? column.value)(row))))));
   }
   fill();
   return el('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': 'Table' },
     el('table', {}, el('thead', {}, el('tr', {}, heads)), body));
 }
+
+const asTable = (id, columns, rows) => $(id).replaceChildren(el('summary', {}, 'As a table'), sortable(columns, rows));
 
 // --- tooltip -------------------------------------------------------------------------------
 
@@ -134,6 +149,16 @@ function place(x, y) {
 function hideTip() { tip.hidden = true; anchor = null; }
 addEventListener('scroll', () => anchor ? place(...anchor()) : hideTip(), { passive: true });
 addEventListener('keydown', e => { if (e.key === 'Escape') hideTip(); });
+
+// A color of the style sheet in the current theme, as a canvas takes it: 'rgb(10, 95, 148)'.
+let colors = {};
+function color(name) {
+  if (!(name in colors)) {
+    tip.style.outlineColor = `var(--${name})`;
+    colors[name] = getComputedStyle(tip).outlineColor;
+  }
+  return colors[name];
+}
 
 // Call `draw(width)` now and whenever the width of `node` or the theme changes. What is printed is
 // drawn as for a window of usual width, and scaled by the style sheet.

@@ -12,9 +12,8 @@ function drawCalibration() {
     const ends = [0, .25, .5, .75, 1];
     const chart = svg('svg', { viewBox: `0 0 ${SIDE} ${SIDE}`, role: 'img', 'aria-label': `${GROUPS[group]}: `
         + bins.map(([n, p, a]) => `probability ${whole(p)} percent, right ${whole(a)} percent of ${n}`).join('; ') },
-    ends.map(v => [svg('line', { class: 'grid', x1: x(0), x2: x(1), y1: y(v), y2: y(v) }),
-      svg('text', { x: EDGE.left - 5, y: y(v) + 4, 'text-anchor': 'end' }, whole(v)),
-      svg('text', { x: x(v), y: SIDE - 10, 'text-anchor': 'middle' }, whole(v))]),
+    gridlines(ends, y, x(0), x(1), whole),
+    ends.map(v => svg('text', { x: x(v), y: SIDE - 10, 'text-anchor': 'middle' }, whole(v))),
     svg('line', { class: 'average', x1: x(0), x2: x(1), y1: y(0), y2: y(1) }),
     bins.map(([n, p, a]) => {
       const show = at => showTip([el('b', {}, `${n} of ${clips} clips`), row('Probability', `${whole(p)} %`), row('Right', `${whole(a)} %`)], at);
@@ -31,9 +30,9 @@ function drawCalibration() {
       + `${percent(ece)} %, negative log-likelihood ${percent(nll, 3)}.`;
     const groups = Object.keys(GROUPS).filter(group => bins[group]?.length);
     $('reliability').replaceChildren(...groups.map(group => panel(group, bins[group])));
-    $('calibration-table').replaceChildren($('calibration-table').firstElementChild, sortable([
+    asTable('calibration-table', [
       { head: 'Clips', value: r => r.group, class: 'text' }, { head: 'Number', value: r => r.n },
       { head: 'Probability', value: r => r.p, text: r => percent(100 * r.p) }, { head: 'Right', value: r => r.a, text: r => percent(100 * r.a) },
-    ], groups.flatMap(group => bins[group].map(([n, p, a]) => ({ group: GROUPS[group], n, p, a })))));
+    ], groups.flatMap(group => bins[group].map(([n, p, a]) => ({ group: GROUPS[group], n, p, a }))));
   });
 }

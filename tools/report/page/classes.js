@@ -45,14 +45,13 @@ function drawClasses() {
     const depth = k => data.counts ? BAR.counts * Math.log1p(data.counts[k]) / Math.log1p(most) : 0;
     const targets = [];
     const focus = i => {
-      cursor = Math.min(K - 1, Math.max(0, i));
+      cursor = between(i, 0, K - 1);
       targets.forEach((t, j) => t.setAttribute('tabindex', j === cursor ? 0 : -1));
       targets[cursor].focus();
     };
     const chart = svg('svg', { width: wide, height: foot + label, viewBox: `0 0 ${wide} ${foot + label}`, role: 'group',
       'aria-label': `Accuracy of ${K} classes by ${orders[order].name}; arrow keys move between classes` },
-    [0, 25, 50, 75, 100].map(v => [svg('line', { class: 'grid', x1: BAR.left, x2: wide, y1: y(v), y2: y(v) }),
-      svg('text', { x: BAR.left - 6, y: y(v) + 4, 'text-anchor': 'end' }, String(v))]),
+    gridlines([0, 25, 50, 75, 100], y, BAR.left, wide),
     sequence.map((k, i) => {
       const { accuracy } = classOf(shown(), k), other = compared() && classOf(compared(), k).accuracy;
       return [
@@ -83,10 +82,7 @@ function drawClasses() {
         return [box.right, box.top + 30];
       });
     });
-    chart.addEventListener('keydown', e => {
-      const move = { ArrowLeft: -1, ArrowRight: 1, Home: -K, End: K }[e.key];
-      if (move) { e.preventDefault(); focus(cursor + move); }
-    });
+    onKeys(chart, { ArrowLeft: -1, ArrowRight: 1, Home: -K, End: K }, move => focus(cursor + move));
     $('bars').replaceChildren(chart);
   }
 
@@ -117,7 +113,7 @@ function drawClasses() {
       + (compared() ? `The dash on each bar: ${compared().name}. ` : '')
       + `Weakest: ${weakest.map(k => `${data.classes[k]} (${percent(classOf(shown(), k).accuracy, 0)} %)`).join(', ')}.`;
     redraw();
-    const table = sortable([
+    asTable('classes-table', [
       { head: 'Class', value: k => data.classes[k] },
       { head: 'Label', value: k => k },
       ...(data.counts ? [{ head: 'Training clips', value: k => data.counts[k] }, { head: 'Shot', value: k => shotOf(k), class: 'text' }] : []),
@@ -127,7 +123,6 @@ function drawClasses() {
       { head: 'Most often confused with', class: 'text', value: k => classOf(shown(), k).mistaken[0]?.[1] ?? 0,
         text: k => classOf(shown(), k).mistaken.slice(0, 3).map(([j, n]) => `${data.classes[j]} (${n})`).join(', ') },
     ], headToTail);
-    $('classes-table').replaceChildren(el('summary', {}, 'As a table'), table);
   });
 }
 

@@ -99,10 +99,7 @@ function player(clip) {
   });
   canvas.addEventListener('pointerup', () => { held = null; });
   canvas.addEventListener('pointercancel', () => { held = null; });
-  canvas.addEventListener('keydown', e => {
-    const turn = { ArrowLeft: -.2, ArrowRight: .2 }[e.key];
-    if (turn) { e.preventDefault(); self.turned += turn; self.stale = true; }
-  });
+  onKeys(canvas, { ArrowLeft: -.2, ArrowRight: .2 }, turn => { self.turned += turn; self.stale = true; });
   return self;
 }
 

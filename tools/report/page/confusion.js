@@ -116,11 +116,10 @@ function drawConfusion() {
   canvas.addEventListener('click', e => { move(cellAt(e), e); pin(); });
   canvas.addEventListener('blur', () => move(null));
   canvas.addEventListener('keydown', e => {
-    if (e.key === 'Enter' || e.key === ' ') { e.preventDefault(); pin(); return; }
-    const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[e.key];
-    if (!step) return;
-    e.preventDefault();
-    const to = cursor ? cursor.map((c, axis) => Math.min(K - 1, Math.max(0, c + step[axis]))) : [0, 0];
+    if (e.key === 'Enter' || e.key === ' ') { e.preventDefault(); pin(); }
+  });
+  onKeys(canvas, { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }, step => {
+    const to = cursor ? cursor.map((c, axis) => between(c + step[axis], 0, K - 1)) : [0, 0];
     move(to, () => {
       const box = canvas.getBoundingClientRect();
       return [box.left + area.left + to[1] * area.cell, box.top + area.top + to[0] * area.cell];
@@ -154,5 +153,5 @@ function drawConfusion() {
 const ramp = ink => el('span', { class: 'ramp', style: `background: linear-gradient(90deg, var(--shade), var(--${ink}))` });
 const shorten = (text, length) => text.length > length ? `${text.slice(0, length - 1)}…` : text;
 
-// '#0a5f94' as [10, 95, 148].
-const channels = hex => [1, 3, 5].map(i => parseInt(hex.slice(i, i + 2), 16));
+// 'rgb(10, 95, 148)' as [10, 95, 148].
+const channels = rgb => rgb.match(/\d+/g).map(Number);

@@ -38,8 +38,7 @@ function drawCurves() {
     const chart = svg('svg', { viewBox: `0 0 ${BOX.width} ${BOX.height}`, tabindex: 0, role: 'img',
       'aria-label': `${CURVES[key]} by epoch; arrow keys read the values. ` + runs.map(run =>
         `${run.name} ends at ${percent(run.epochs[key].at(-1), key === 'loss' ? 3 : 1)}`).join(', ') },
-    steps.map(v => [svg('line', { class: 'grid', x1: BOX.left, x2: BOX.width - BOX.right, y1: y(v), y2: y(v) }),
-      svg('text', { x: BOX.left - 6, y: y(v) + 4, 'text-anchor': 'end' }, String(v))]),
+    gridlines(steps, y, BOX.left, BOX.width - BOX.right),
     Array.from({ length: epochs }, (_, e) => e).filter(e => e === 0 || (e + 1) % every === 0)
       .map(e => svg('text', { x: x(e), y: BOX.height - 6, 'text-anchor': 'middle' }, e ? String(e + 1) : epochs > 1 ? '1' : 'epoch 1')),
     [...switches].map(e => [svg('line', { class: 'mark', x1: x(e - .5), x2: x(e - .5), y1: BOX.top, y2: BOX.height - BOX.bottom })]),
@@ -49,13 +48,12 @@ function drawCurves() {
       'data-run': i, class: 'curve', cx: x(run.epochs.epoch[0]), cy: y(run.epochs[key][0]), r: 4, style: `fill: ${styleOf(run).stroke}` })),
     hair);
     const read = (epoch, place) => {
-      at = Math.min(epochs - 1, Math.max(0, epoch));
+      at = between(epoch, 0, epochs - 1);
       hairs.forEach(h => { h.setAttribute('x1', x(at)); h.setAttribute('x2', x(at)); h.setAttribute('visibility', 'visible'); });
       const lines = runs.filter((_, i) => !hidden.has(i)).map(run => [run, run.epochs[key][run.epochs.epoch.indexOf(at)] ?? null])
         .filter(([, v]) => v !== null).sort((a, b) => b[1] - a[1]);
       showTip([el('b', {}, `${CURVES[key]}, epoch ${at + 1}`), ...lines.map(([run, v]) =>
-        el('div', { class: 'row' }, el('span', {}, swatch(run), ' ', run.name), el('span', {}, percent(v, key === 'loss' ? 3 : 1))))],
-      place);
+        row([swatch(run), ' ', run.name], percent(v, key === 'loss' ? 3 : 1)))], place);
     };
     const leave = () => { hideTip(); hairs.forEach(h => h.setAttribute('visibility', 'hidden')); };
     const nearest = event => {
@@ -67,16 +65,10 @@ function drawCurves() {
     chart.addEventListener('pointerdown', e => read(nearest(e), e));
     chart.addEventListener('pointerleave', leave);
     chart.addEventListener('blur', leave);
-    chart.addEventListener('keydown', e => {
-      const move = { ArrowLeft: -1, ArrowRight: 1, Home: -epochs, End: epochs }[e.key];
-      if (!move) return;
-      e.preventDefault();
-      const next = Math.min(epochs - 1, Math.max(0, at + move));
-      read(next, () => {
-        const box = chart.getBoundingClientRect();
-        return [box.left + x(next) / BOX.width * box.width, box.top + 20];
-      });
-    });
+    onKeys(chart, { ArrowLeft: -1, ArrowRight: 1, Home: -epochs, End: epochs }, move => read(at + move, () => {
+      const box = chart.getBoundingClientRect();
+      return [box.left + x(at) / BOX.width * box.width, box.top + 20];
+    }));
     return el('figure', {}, el('figcaption', {}, CURVES[key], el('span', {}, key === 'loss' ? '' : ' %')), chart);
   }
 
@@ -92,11 +84,11 @@ function drawCurves() {
   $('training-note').textContent = 'Accuracy after each epoch uses one clip per sample; the table above uses all test clips. '
     + (switches.size ? 'The dotted line marks the start of the second stage. ' : '')
     + (total ? `Training took ${total < 1 ? `${(total * 60).toFixed(1)} minutes` : `${total.toFixed(1)} hours`} in total.` : '');
-  $('curves-table').append(sortable([
+  asTable('curves-table', [
     { head: 'Run', value: r => r.run }, { head: 'Epoch', value: r => r.epoch },
     ...keys.map(key => ({ head: CURVES[key], value: r => r[key], text: r => percent(r[key], key === 'loss' ? 3 : 1) })),
   ], runs.flatMap(run => run.epochs.epoch.map((epoch, i) =>
-    ({ run: run.name, epoch: epoch + 1, ...Object.fromEntries(keys.map(key => [key, run.epochs[key][i]])) })))));
+    ({ run: run.name, epoch: epoch + 1, ...Object.fromEntries(keys.map(key => [key, run.epochs[key][i]])) }))));
 }
 
 const swatch = run => svg('svg', { width: 24, height: 8, 'aria-hidden': 'true', style: 'display:inline-block' },

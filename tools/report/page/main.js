@@ -1,39 +1,26 @@
 // Build the page.
 
 function fillChoices() {
-  if (!entries.length) { document.querySelector('.choices').querySelectorAll('label').forEach(l => { l.hidden = true; }); return; }
-  const options = () => entries.map((entry, i) => el('option', { value: i }, entry.name));
-  $('shown').append(...options());
-  $('compared').append(el('option', { value: '' }, 'nothing'), ...options());
-  $('shown').value = choice.shown;
-  $('shown').addEventListener('change', e => choose({ shown: +e.target.value }));
-  $('compared').addEventListener('change', e => choose({ compared: e.target.value === '' ? null : +e.target.value }));
-  $('shown-label').hidden = $('compared-label').hidden = entries.length < 2;
+  if (entries.length < 2) return;
+  const options = entries.map((entry, i) => [String(i), entry.name]);
+  $('choices').prepend(
+    selector('Show', options, String(choice.shown), value => choose({ shown: +value })),
+    selector('compared with', [['', 'nothing'], ...options], '', value => choose({ compared: value === '' ? null : +value })));
 }
 
 function theme() {
-  const dark = () => document.documentElement.dataset.theme
-    ? document.documentElement.dataset.theme === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches;
-  const redraw = () => themed.forEach(draw => draw());
+  const root = document.documentElement, system = matchMedia('(prefers-color-scheme: dark)');
+  const redraw = () => { colors = {}; themed.forEach(draw => draw()); };
+  const use = theme => { root.dataset.theme = theme; redraw(); };
   $('theme').addEventListener('click', () => {
-    document.documentElement.dataset.theme = dark() ? 'light' : 'dark';
-    redraw();
+    const dark = root.dataset.theme ? root.dataset.theme === 'dark' : system.matches;
+    use(dark ? 'light' : 'dark');
   });
-  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', redraw);
+  system.addEventListener('change', redraw);
   // Paper is light, and shows what has not been scrolled to.
-  let onScreen = null;
-  addEventListener('beforeprint', () => {
-    onScreen = document.documentElement.dataset.theme ?? '';
-    document.documentElement.dataset.theme = 'light';
-    printing = true;
-    redraw();
-  });
-  addEventListener('afterprint', () => {
-    printing = false;
-    if (onScreen) document.documentElement.dataset.theme = onScreen;
-    else delete document.documentElement.dataset.theme;
-    redraw();
-  });
+  let onScreen = '';
+  addEventListener('beforeprint', () => { onScreen = root.dataset.theme ?? ''; printing = true; use('light'); });
+  addEventListener('afterprint', () => { printing = false; use(onScreen); });
 }
 
 // Mark the visible section in the navigation; remove links to sections without content.

@@ -99,5 +99,5 @@ function publishedTable() {
     { head: 'Streams', value: r => r.streams, class: 'text' },
     ...figures.map(key => ({ head: FIGURES[key], value: r => r[key] ?? null, text: r => percent(r[key]) })),
     { head: 'Source', value: r => r.source, class: 'text' },
-  ], Object.values(rows), { sort: 2 });
+  ], Object.values(rows), 2);
 }

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 import model as models
 from engine import config
@@ -19,6 +18,7 @@ from engine.config import Config
 from errors import InputError
 from files import replacing
 from graph import Skeleton
+from model import load_weights as load_weights
 from model import upstream
 from model.backbone import Network
 from model.upstream import FORMAT, VERSION, Checkpoint, is_own
@@ -92,14 +92,6 @@ def check_skeleton(content: Any, skeleton: Skeleton, path: str | Path) -> None:
         )
 
 
-def is_last(content: dict[str, Any]) -> bool:
-    """Return whether a run was saved to be resumed: in last.pt, also by an earlier version.
-
-    Those called the state of training `stepper`; it cannot be resumed from any more.
-    """
-    return not {"training", "stepper"}.isdisjoint(content)
-
-
 def settings(
     content: dict[str, Any], path: str | Path, overrides: Iterable[str] = (), **usual: Any
 ) -> Config:
@@ -108,7 +100,7 @@ def settings(
     Raises InputError if it names a model or feeder that is not a class of this project: a
     downloaded file must not decide what is imported, unless the user trusts it by --config.
     """
-    own = config.from_written(content["config"], path).replace(**usual)
+    own = config.from_mapping(content["config"], str(path)).replace(**usual)
     way_out = "give --config to say that you trust it"
     models.check_import(path, own.model, own.model_args, way_out)
     if own.feeder and not re.fullmatch(r"feeders\.[a-z]\w*\.[A-Z]\w*", own.feeder):
@@ -148,7 +140,7 @@ def _load(
     found = Checkpoint(path, content)
     resolved = complete(given, found)
     model = make_model(resolved)
-    model.load_state_dict(models.fitted(model, found, given.model_args))
+    models.fill(model, found, given.model_args)
     return resolved, model, content
 
 
@@ -178,18 +170,3 @@ def complete_for_new_classes(given: Config, checkpoint: Checkpoint) -> Config:
 def _without_classifier(config: Config) -> Config:
     args = {k: v for k, v in config.model_args.items() if k not in models.OF_CLASSIFIER}
     return config.replace(model_args=args)
-
-
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load the weights of any known checkpoint form, strictly: all of them or none.
-
-    Raises InputError listing the weights that are missing, left over or of another shape, or the
-    arguments in which the network differs from that of the weights.
-    """
-    models.load_into(model, path)
-
-
-def load_strictly(model: nn.Module, weights: dict[str, torch.Tensor], where: str) -> None:
-    """Load the weights of a run into `model`; InputError, and no change, if they do not fit."""
-    own = Checkpoint(where, {"format": FORMAT, "state_dict": weights})
-    model.load_state_dict(models.fitted(model, own, {}))

@@ -21,7 +21,6 @@ from errors import InputError, nearest
 from files import write_text
 from flags import Amp, Stream
 from longtail.shots import AUTO, SHOTS
-from model.upstream import current_arguments
 
 CONFIG_ROOT = Path(__file__).resolve().parents[1] / "config"
 # Naming another class drops the arguments of the one before it. (A model and an optimizer keep
@@ -252,30 +251,6 @@ def from_mapping(values: Mapping[str, Any], where: str = "configuration") -> Con
     return config
 
 
-def from_written(values: Any, path: str | Path) -> Config:
-    """Build a Config from the values that any version of this project wrote to a file, `path`."""
-    return from_mapping(current(values), str(path))
-
-
-def current(values: Any) -> Any:
-    """Return configuration values in which names of earlier versions are replaced by today's."""
-    if not isinstance(values, dict):
-        return values
-    values = dict(values)
-    if values.get("model") == "longtail.experts.Model":
-        values["model"] = "model.experts.Model"
-    if isinstance(values.get("model_args"), dict):
-        values["model_args"] = current_arguments(values["model_args"])
-    if values.get("feeder") == "feeders.nw_ucla.Feeder":
-        args = dict(values.get("feeder_args") or {})
-        angle = args.pop("rotate", math.pi / 3)
-        protocol = {
-            "choice": "even", "box": True, "rotate": [angle, angle, 0], "scale": 0, "flip": 0,
-        }  # fmt: skip
-        values |= {"feeder": "feeders.skeleton.Feeder", "feeder_args": {**protocol, **args}}
-    return values
-
-
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Return `below` overridden by `above`: mappings are merged, other values replaced."""
     merged = dict(below)
@@ -494,7 +469,7 @@ def changed_keys(config: Config, written: Path) -> list[str]:
     """
     try:
         values = yaml.safe_load(written.read_text(encoding="utf-8"))
-        former = dataclasses.asdict(Config()) | current(values)
+        former = dataclasses.asdict(Config()) | values
     except (yaml.YAMLError, UnicodeDecodeError, TypeError):
         raise InputError(f"{written}: is damaged; --overwrite discards the run") from None
     now = yaml.safe_load(config.to_yaml())

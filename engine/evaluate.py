@@ -12,7 +12,7 @@ from torch import nn
 from tqdm import tqdm
 
 from engine import checkpoint, logs, recipe
-from engine.config import Config, from_written
+from engine.config import Config, from_mapping
 from engine.distributed import World
 from engine.precision import autocast
 from engine.run import BEST, LAST, RunFolder, digest
@@ -102,7 +102,7 @@ def test(
     )  # fmt: skip
     labels = np.asarray(data.store.labels)[data.test_rows]
     result = metrics(scores, labels, data.class_counts, config)
-    trained = from_written(state["config"], weights) if "config" in state else config
+    trained = from_mapping(state["config"], str(weights)) if "config" in state else config
     deduplicated = ~data.duplicates
     counts = data.class_counts
     result |= shots.calibration(scores, labels) | {
@@ -128,6 +128,6 @@ def test(
         "made_with": state.get("made_with"),
     }
     if world.is_main:
-        which = LAST if checkpoint.is_last(state) else BEST
+        which = LAST if "training" in state else BEST
         run.write_test(which, feeder.names, labels, scores, result)
     return result

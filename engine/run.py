@@ -137,9 +137,7 @@ class RunFolder:
         if not self.config_file.is_file():
             known = vars(settings if trained is None else trained)
             return sorted(key for key, value in vars(settings).items() if known[key] != value)
-        changed = config.changed_keys(settings, self.config_file)
-        # `method` is only a label, and earlier versions did not write it
-        return [key for key in changed if key != "method" or "method" in self.config()]
+        return config.changed_keys(settings, self.config_file)
 
     # --- writing ---
 

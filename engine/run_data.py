@@ -18,7 +18,7 @@ from data import long_tail, protocols
 from data.measure import Size, compare, is_impossible
 from data.normalize import name_in
 from data.store import Store, copies, keys
-from engine.config import Config, from_written
+from engine.config import Config, from_mapping
 from engine.run import RunFolder, code_version
 from errors import InputError
 from graph.shapes import check_shape
@@ -314,7 +314,7 @@ def trained_on(state: dict[str, Any], store: Store, rows: np.ndarray) -> np.ndar
     known = np.array([], np.int64)
     if state.get("store_fingerprint") == store.fingerprint and "config" in state:
         with suppress(InputError):  # the list is not there any more
-            listed, trained, _ = listed_rows(store, from_written(state["config"], "the checkpoint"))
+            listed, trained, _ = listed_rows(store, from_mapping(state["config"]))
             known = trained if listed.digest == state.get("list_digest") else known
     return np.isin(rows, known)
 

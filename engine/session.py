@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+import model as models
 from data import long_tail
 from engine import checkpoint, logs, precision, recipe, samples
 from engine.build import make_feeder, make_method, make_model, to_device
@@ -31,6 +32,7 @@ from engine.step_graph import StepGraphs, make_step_graphs
 from engine.wrap import wrap
 from errors import InputError
 from longtail.method import Method
+from model.upstream import Checkpoint
 
 
 def step_seed(*numbers: int) -> int:
@@ -206,8 +208,7 @@ def restore(training: Training, path: Path) -> None:
     try:
         content = checkpoint.read(path)
         if "training" not in content:
-            what = "is of an earlier version" if checkpoint.is_last(content) else "is a best.pt"
-            raise InputError(f"{path} {what}, which cannot be resumed from")
+            raise InputError(f"{path} is a best.pt, which cannot be resumed from")
     except InputError as error:
         raise InputError(
             f"{error}; --overwrite starts again, --weights FILE starts from these weights"
@@ -231,6 +232,6 @@ def restore(training: Training, path: Path) -> None:
     training.origin = then
     training.data = dataclasses.replace(training.data, seen_before=content.get("trained_on"))
     state = training.state
-    checkpoint.load_strictly(state.model, content["model"], str(path))
+    models.fill(state.model, Checkpoint(path, content), {})
     state.load_state_dict(content["training"])
     state.progress = dataclasses.replace(state.progress, **content["progress"])

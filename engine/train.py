@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+import model as models
 from engine import checkpoint, evaluate, logs
 from engine.build import make_feeder
 from engine.config import Config
@@ -23,6 +24,7 @@ from errors import InputError, Stopped
 from feeders.skeleton import Batch
 from longtail import shots
 from model.fuse_bn import fuse_bn
+from model.upstream import Checkpoint
 
 # Steps between two reads of the loss; a read synchronizes with a GPU, and costs a CPU nothing.
 SYNC_EVERY = {"cuda": 50, "cpu": 1}
@@ -257,7 +259,7 @@ def test(training: Training, run: RunFolder, log: logs.Log) -> None:
             path = run.checkpoint(which)
             stop_if(stop.together())
             state = checkpoint.read(path)
-            checkpoint.load_strictly(model, state["model"], str(path))
+            models.fill(model, Checkpoint(path, state), {})
             net = fuse_bn(model) if training.eval_net is model else training.eval_net
             result = evaluate.test(
                 net, config, data, feeder, path, run, training.world, state=state,

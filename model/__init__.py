@@ -52,24 +52,17 @@ def from_checkpoint(
     given = {key: value for key, value in given.items() if value is not None} | model_args
     name, shown = network_of(checkpoint, graph)
     check_import(path, name, shown, "build it, then engine.checkpoint.load_weights fills it")
-    try:
-        network = find(name)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    known = {**defaults(network), **shown}
-    unknown = [key for key in given if key not in known]
-    if unknown and issubclass(network, Backbone):  # experts pass theirs to one
-        raise InputError(
-            f"{unknown[0]}: {name} does not take this argument{nearest(unknown[0], known)}"
-        )
     args = {**shown, **given}
     try:
+        network = find(name)
+        known = {**defaults(network), **shown}
+        for key in given.keys() - known:
+            if issubclass(network, Backbone):  # experts pass theirs to one
+                raise TypeError(f"it does not take {key}{nearest(key, known)}")
         model = network(**with_classes(args))
-    except InputError:
-        raise
     except (TypeError, ValueError, ArithmeticError) as error:
         raise InputError(f"{path}: {name} cannot be built with {args}: {error}") from error
-    model.load_state_dict(fitted(model, checkpoint, given))
+    fill(model, checkpoint, given)
     return model.eval()
 
 
@@ -85,8 +78,7 @@ def network_of(
     layout.
     """
     name, args = checkpoint.network
-    form = checkpoint.form
-    if name is not None and (form is None or name != f"model.{form.backbone}.Model"):
+    if name is not None and name != checkpoint.form_network:
         return name, args
     try:
         backbone, joints, shown = upstream.infer_network(checkpoint.state)
@@ -105,9 +97,7 @@ def shown_for(
     """
     its_name, args = checkpoint.network
     if its_name is None:
-        if checkpoint.form is None:
-            return {}
-        its_name = f"model.{checkpoint.form.backbone}.Model"
+        return {}
     derived = trusted(its_name, args) and issubclass(network, find(its_name))
     if name != its_name and not derived:
         return {}
@@ -139,7 +129,7 @@ def fitted(model: nn.Module, checkpoint: Checkpoint, given: Mapping[str, Any]) -
     Raises InputError if they do not fit; it first names the `given` arguments that contradict them.
     """
     try:
-        return checkpoint.fitted(model)
+        return upstream.translate(checkpoint.state, model)
     except InputError as error:
         shown = shown_for(type(model), import_string(model), checkpoint, given)
         wrong = "".join(
@@ -152,11 +142,17 @@ def fitted(model: nn.Module, checkpoint: Checkpoint, given: Mapping[str, Any]) -
         raise InputError(f"{checkpoint.path}: {wrong}{details}") from None
 
 
-def load_into(model: nn.Module, path: str | Path) -> None:
+def fill(model: nn.Module, checkpoint: Checkpoint, given: Mapping[str, Any]) -> None:
+    """Load the weights of a checkpoint into the network that was built for it with the `given`
+    arguments; InputError, and no change, if they do not fit."""
+    model.load_state_dict(fitted(model, checkpoint, given))
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load a checkpoint of any known form into a network that was built independently of it.
 
-    Raises InputError, and loads nothing, if the weights do not fit, or if they fit but belong to
-    another variant of the network.
+    Raises InputError, and loads nothing, if the weights do not fit (it lists those that are
+    missing, left over or of another shape), or if they belong to another variant of the network.
     """
     checkpoint = Checkpoint.read(path)
     state = fitted(model, checkpoint, getattr(model, "arguments", {}))

@@ -111,13 +111,6 @@ def test_missing_keys_of_earlier_versions_have_their_defaults(tmp_path):
     assert config.changed_keys(resolved.replace(tf32=False, lr=0.2), former) == ["lr", "tf32"]
 
 
-def test_a_config_file_with_names_of_an_earlier_version_has_no_changed_keys(tmp_path):
-    resolved = config.load([], ["model=model.msg3d.Model", "model_args.normalize=symmetric"])
-    text = resolved.to_yaml().replace("normalize: symmetric", "normalise: symmetric")
-    assert text != resolved.to_yaml()
-    assert config.changed_keys(resolved, write(tmp_path / "config.yaml", text)) == []
-
-
 def test_the_rate_is_linear_in_the_batch_of_a_step():
     resolved = config.load([], ["batch_size=64", "accumulate=2"])
     assert resolved.scaled_lr == pytest.approx(0.0125 * 64 * 2 / 16)

@@ -400,8 +400,8 @@ def test_checkpoints_that_cannot_be_resumed_are_rejected_and_kept(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda state: state["model"].update(more=torch.zeros(1)), "unknown more"),
-        (lambda state: state["model"].pop("fc.bias"), "missing fc.bias"),
+        (lambda state: state["model"].update(more=torch.zeros(1)), "left over: more"),
+        (lambda state: state["model"].pop("fc.bias"), "missing: fc.bias"),
         (lambda state: state["config"].update(model="antigravity.Model"), "from outside model/"),
         (lambda state: state["config"].update(feeder="os.system"), "from outside feeders/"),
         (

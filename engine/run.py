@@ -14,6 +14,7 @@ releases it whenever the process ends.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -79,22 +80,12 @@ class RunFolder:
 
     def config(self) -> dict[str, Any]:
         """Return the values of config.yaml; empty if it is absent, InputError if it is damaged."""
-        if not self.config_file.is_file():
-            return {}
-        try:
-            return dict(yaml.safe_load(self.config_file.read_text(encoding="utf-8")))
-        except (yaml.YAMLError, ValueError, TypeError):
-            raise _damaged(self.config_file) from None
+        way_out = "--overwrite discards the run"
+        return _read(self.config_file, yaml.safe_load, way_out) or {}
 
     def result(self, which: str = BEST) -> dict[str, Any] | None:
         """Return the test result of a checkpoint; None if absent, InputError if it is damaged."""
-        path = self.result_file(which)
-        if not path.is_file():
-            return None
-        try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError):
-            raise _damaged(path) from None
+        return _read(self.result_file(which), json.loads, "test again: main.py --phase test")
 
     def describe(self, which: str = BEST) -> dict[str, Any]:
         """Return the values of config.yaml, overridden by the result, if they exist."""
@@ -131,13 +122,13 @@ class RunFolder:
     def changed_keys(self, settings: Config, trained: Config | None = None) -> list[str]:
         """Return the keys, sorted, whose values in config.yaml differ from `settings`.
 
-        Without a config.yaml, `trained`, the configuration in the checkpoint, is compared; [] if
-        that is None.
+        A key that is not in the file, because it is new, has its default there. Without the file,
+        `trained`, the configuration in the checkpoint, is compared; [] if that is None.
         """
-        if not self.config_file.is_file():
-            known = vars(settings if trained is None else trained)
-            return sorted(key for key, value in vars(settings).items() if known[key] != value)
-        return config.changed_keys(settings, self.config_file)
+        now, then = (yaml.safe_load(each.to_yaml()) for each in (settings, trained or settings))
+        if self.config_file.is_file():
+            then = dataclasses.asdict(Config()) | self.config()
+        return sorted(key for key in {*then, *now} if then.get(key) != now.get(key))
 
     # --- writing ---
 
@@ -257,8 +248,14 @@ class RunFolder:
         return False
 
 
-def _damaged(path: Path) -> InputError:
-    return InputError(f"{path}: is damaged; test again: main.py --phase test")
+def _read(path: Path, parse: Callable[[str], Any], way_out: str) -> dict[str, Any] | None:
+    """Return the values in a file; None if it is absent, InputError if it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        return dict(parse(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValueError, TypeError):
+        raise InputError(f"{path}: is damaged; {way_out}") from None
 
 
 def digest(path: Path) -> str:

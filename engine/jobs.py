@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from engine.config import Config
 from engine.distributed import World, choose_devices
+from engine.logs import progress_bar_off
 from engine.run import RunFolder
 from errors import BAD_INPUT, RESUMABLE, Stopped
 from files import last_line
@@ -146,35 +147,6 @@ class Process:
         return self.process.returncode == BAD_INPUT and is_made and not self.job.overwrite
 
 
-class Display:
-    """A line per run under way on a terminal; elsewhere a line where a run begins or ends."""
-
-    def __init__(self, slots: int, total: int, quiet: bool) -> None:
-        self.total, self.quiet = total, quiet
-        on_terminal = sys.stderr.isatty() and not quiet
-        self.bars = [
-            tqdm(bar_format="{desc}", position=place, leave=False, dynamic_ncols=True)
-            for place in range(slots if on_terminal else 0)
-        ]
-
-    def say(self, text: str) -> None:
-        if not self.quiet:
-            tqdm.write(text)
-            sys.stdout.flush()
-
-    def show(self, running: Mapping[int, Process]) -> None:
-        """Show the last line that each run has printed."""
-        for place, bar in enumerate(self.bars):
-            run = running.get(place)
-            text = "" if run is None else f"{run.job.name}: {last_line(run.output)}"
-            if text != bar.desc:
-                bar.set_description_str(text)
-
-    def close(self) -> None:
-        for bar in self.bars:
-            bar.close()
-
-
 def run_all(
     jobs: Sequence[Job],
     slots: Sequence[Slot],
@@ -205,15 +177,16 @@ def in_order(jobs: Sequence[Job]) -> list[Job]:
     """Return the jobs, each once, after the job that it needs."""
     order: dict[Job, None] = {}
     for job in jobs:
-        chain = [job]
-        while (needed := chain[-1].needs) is not None:
-            chain.append(needed)
-        order |= dict.fromkeys(reversed(chain))
+        first = [] if job.needs is None else in_order([job.needs])
+        order |= dict.fromkeys([*first, job])
     return list(order)
 
 
 class Pool:
-    """The runs that wait, those under way by their slot, and what has become of the others."""
+    """The runs that wait, those under way by their slot, and what has become of the others.
+
+    Each run under way has a line on a terminal; elsewhere a line says where it begins or ends.
+    """
 
     def __init__(
         self, waiting: list[Job], slots: Sequence[Slot], logs: Path, quiet: bool = False
@@ -222,8 +195,12 @@ class Pool:
         self.running: dict[int, Process] = {}
         self.done: set[Job] = set()
         self.failures: dict[Job, str] = {}
-        self.display = Display(len(slots), len(waiting), quiet)
         self.is_awaiting = False
+        self.total, self.quiet = len(waiting), quiet
+        self.bars = [
+            tqdm(bar_format="{desc}", position=place, leave=False, dynamic_ncols=True)
+            for place in range(0 if progress_bar_off(quiet) else len(slots))
+        ]
 
     @property
     def is_busy(self) -> bool:
@@ -254,7 +231,11 @@ class Pool:
         if self.waiting and not self.running and not self.is_awaiting:
             self.is_awaiting = True
             self.say("waiting for runs that another process is working on")
-        self.display.show(self.running)
+        for place, bar in enumerate(self.bars):
+            run = self.running.get(place)
+            text = "" if run is None else f"{run.job.name}: {last_line(run.output)}"
+            if text != bar.desc:
+                bar.set_description_str(text)
 
     def next(self) -> Job | None:
         """Take the first job off the list that can begin, and all that are finished or cannot."""
@@ -272,11 +253,14 @@ class Pool:
         return None
 
     def say(self, text: str) -> None:
-        self.display.say(f"[{len(self.done)}/{self.display.total}] {text}")
+        if not self.quiet:
+            tqdm.write(f"[{len(self.done)}/{self.total}] {text}")
+            sys.stdout.flush()
 
     def end(self) -> int:
         """Let the runs under way save and end; return how many there were."""
-        self.display.close()
+        for bar in self.bars:
+            bar.close()
         for run in self.running.values():
             run.process.terminate()
         for run in self.running.values():

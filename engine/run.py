@@ -34,7 +34,7 @@ from engine.distributed import World
 from errors import InputError
 from files import leftovers, replacing, write_json
 
-BEST, LAST = "best", "last"
+BOTH = BEST, LAST = "best", "last"
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("main.py", "data", "engine", "feeders", "graph", "longtail", "model")
 # Another process holds the lock for an instant when it checks whether it is free.
@@ -66,9 +66,8 @@ class RunFolder:
     def result_file(self, which: str = BEST) -> Path:
         return self.path / ("result-last.json" if which == LAST else "result.json")
 
-    @property
-    def _of_test(self) -> tuple[Callable[[str], Path], ...]:
-        return self.scores_file, self.result_file
+    def test_files(self) -> list[Path]:
+        return [file(which) for file in (self.scores_file, self.result_file) for which in BOTH]
 
     @property
     def exists(self) -> bool:
@@ -152,7 +151,7 @@ class RunFolder:
                 f"{self} contains a run with other values of {', '.join(changed)}; "
                 "--tag NAME keeps both, --overwrite discards it"
             )
-        trained = any(self.checkpoint(which).is_file() for which in (BEST, LAST))
+        trained = any(self.checkpoint(which).is_file() for which in BOTH)
         if not trained and (tested := self.result() or self.result(LAST)):
             raise InputError(
                 f"{self} contains the test of {tested.get('weights')}, which was not trained here; "
@@ -182,18 +181,15 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Remove the files that this module names."""
-        both = [f(which) for f in (self.checkpoint, *self._of_test) for which in (BEST, LAST)]
+        files = [self.config_file, self.log_file, self.metrics_file, *self.test_files()]
         events = self.path.glob("events.out.tfevents.*")
-        for path in (self.config_file, self.log_file, self.metrics_file, *both, *events):
+        for path in (*files, *map(self.checkpoint, BOTH), *events):
             path.unlink(missing_ok=True)
 
     def check_test(self) -> None:
         """Raise InputError if a test would write over a file of the user's."""
-        if self.config_file.is_file():
-            return
-        files = [f(which) for f in self._of_test for which in (BEST, LAST)]
-        for path in (*files, self.log_file):
-            if path.exists():
+        for path in (*self.test_files(), self.log_file):
+            if path.exists() and not self.config_file.is_file():
                 raise InputError(
                     f"{path} is in the way of the test, and not of a run; name a --work-dir"
                 )
@@ -239,13 +235,11 @@ class RunFolder:
         """Whether a process works in the folder."""
         if not self._lock_file.is_file():
             return False
-        lock = FileLock(self._lock_file)
         try:
-            lock.acquire(timeout=0)
+            with FileLock(self._lock_file, timeout=0):
+                return False
         except Timeout:
             return True
-        lock.release()
-        return False
 
 
 def _read(path: Path, parse: Callable[[str], Any], way_out: str) -> dict[str, Any] | None:
@@ -316,7 +310,7 @@ def differences(
     """Return the differences between a test and a run as parts of a file name."""
     values = vars(settings)
     changed = [f"{key}-{_short(values[key])}" for key in run.changed_keys(settings, trained)]
-    results = (run.result(which) or {} for which in (BEST, LAST))
+    results = (run.result(which) or {} for which in BOTH)
     tested = {result.get("store_fingerprint") for result in results} - {None}
     if fingerprint is not None and tested and fingerprint not in tested:
         changed.append(f"clips-{fingerprint[:8]}")
@@ -328,10 +322,10 @@ def holds(run: RunFolder, weights: Path) -> bool:
 
     True for a folder without checkpoints and results.
     """
-    own = [path for path in map(run.checkpoint, (BEST, LAST)) if path.is_file()]
+    own = [path for path in map(run.checkpoint, BOTH) if path.is_file()]
     if own:
         return any(weights.samefile(path) or digest(weights) == digest(path) for path in own)
-    results = [result for result in map(run.result, (BEST, LAST)) if result is not None]
+    results = [result for result in map(run.result, BOTH) if result is not None]
     return not results or digest(weights) in [r.get("weights_digest") for r in results]
 
 

@@ -119,18 +119,15 @@ def _with_list(data: Data, config: Config, num_class: int, make: bool = False) -
             f"val_split: {config.val_split} holds out no sample; {way_out[config.val_by]}"
         )
     labels = torch.as_tensor(data.store.labels[train_rows])
-    return TrainingData(
-        store=data.store,
-        skeleton=data.skeleton,
-        test_rows=data.test_rows,
-        duplicates=data.duplicates,
-        val_rows=data.test_rows if whole else held_out,
-        list_note=listed.made,
-        train_rows=train_rows,
-        class_counts=torch.bincount(labels, minlength=num_class),
-        list_digest=listed.digest,
-        published_list=listed.digest if listed.published and whole else None,
-    )
+    found = {
+        "val_rows": data.test_rows if whole else held_out,
+        "list_note": listed.made,
+        "train_rows": train_rows,
+        "class_counts": torch.bincount(labels, minlength=num_class),
+        "list_digest": listed.digest,
+        "published_list": listed.digest if listed.published and whole else None,
+    }
+    return TrainingData(**(vars(data) | found))
 
 
 def listed_rows(
@@ -209,13 +206,13 @@ def check_same_data(state: dict[str, Any], data: TrainingData, path: Path) -> No
     then, counts = state["class_counts"].tolist(), data.class_counts.tolist()
     if then == counts and before in (None, now):  # earlier versions wrote no digest
         return
-    changed = [k for k in range(len(counts)) if k >= len(then) or then[k] != counts[k]]
+    changed = [k for k in range(len(counts)) if then[k] != counts[k]]
     what = "other samples, same class counts"
     if changed:
         k, names = changed[0], data.store.class_names
         what = (
             f"{sum(then)} samples then, {sum(counts)} now; class {k} ({names[k]}) "
-            f"{then[k] if k < len(then) else 0} then, {counts[k]} now"
+            f"{then[k]} then, {counts[k]} now"
         )
         if len(changed) > 1:
             what += f"; {len(changed)} classes differ"
@@ -256,10 +253,10 @@ def check_store(state: dict[str, Any], store: Store, num_class: int, path: Path)
                 "--new-head"
             )
     then, now = _normalization(state), _normalization(store.meta)
-    if None not in (then[0], now[0]) and then != now:
+    if None not in (then, now) and then != now:
         raise InputError(
-            f"{path}: was trained on clips of normalization {_shown(*then)}, but those of "
-            f"{store.path} have {_shown(*now)}; prepare them alike, or name the store: "
+            f"{path}: was trained on clips of normalization {then}, but those of "
+            f"{store.path} have {now}; prepare them alike, or name the store: "
             "--set store=DIR"
         )
     if state.get("size") is None or store.meta.get("size") is None:
@@ -271,14 +268,10 @@ def check_store(state: dict[str, Any], store: Store, num_class: int, path: Path)
     return f"{store.path}: {doubt}" if doubt else ""
 
 
-def _normalization(facts: dict[str, Any]) -> tuple[str | None, int | None]:
-    """Return what a checkpoint or a meta.json says of normalization: its name, and its joint."""
+def _normalization(facts: dict[str, Any]) -> str | None:
+    """Return what a checkpoint or a meta.json says of normalization, with the joint it is at."""
     name = name_in(facts)
-    return name, facts.get("centre") if name == "centered" else None
-
-
-def _shown(name: str | None, joint: int | None) -> str:
-    return str(name) if joint is None else f"{name} (joint {joint})"
+    return f"centered (joint {facts.get('centre')})" if name == "centered" else name
 
 
 def remembered(state: dict[str, Any], data: Data) -> tuple[Data, str | None]:

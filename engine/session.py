@@ -218,16 +218,10 @@ def restore(training: Training, path: Path) -> None:
     training.same_code = content.get("code") in (None, code_version())
     training.threads = (content.get("made_with") or {}).get("threads")
     then, now = {key: content.get(key) for key in checkpoint.ORIGIN}, training.origin
-    file, digest = then["started_from"], then["started_from_digest"]
-    if now["started_from"] not in (None, file):
+    if now["started_from_digest"] not in (None, then["started_from_digest"]):
         raise InputError(
-            f"--weights {now['started_from']}: the run to resume began with "
-            f"{file or 'random weights'}; omit the flag, or --overwrite begins again"
-        )
-    if None not in (digest, now["started_from_digest"]) and digest != now["started_from_digest"]:
-        raise InputError(
-            f"--weights {file}: contains other weights than when the run to resume began; "
-            "--overwrite begins again"
+            f"--weights {now['started_from']}: the run to resume began with other weights "
+            f"({then['started_from'] or 'random ones'}); omit the flag, or --overwrite begins again"
         )
     training.origin = then
     training.data = dataclasses.replace(training.data, seen_before=content.get("trained_on"))

@@ -76,10 +76,6 @@ class TrainState:
     def lr(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def backward(self, loss: torch.Tensor) -> None:
-        """Accumulate the gradient of a loss, scaled for fp16."""
-        self.scaler.scale(loss).backward()
-
     def set_lr(self, time: float) -> None:
         """Set the learning rates of a time in epochs (2.5: halfway through the third).
 
@@ -125,20 +121,16 @@ class TrainState:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs in addition to the evaluated network."""
+        optimizer = self.optimizer.state_dict()
+        groups = [group | {"lr": float(group["lr"])} for group in optimizer["param_groups"]]
         state: dict[str, Any] = {
-            "optimizer": self.optimizer_state(),
+            "optimizer": optimizer | {"param_groups": groups},
             "scaler": self.scaler.state_dict(),
             "method": self.method.state_dict(),
         }
         if self.ema is not None:
             state |= {"model": self.model.state_dict(), "averaged_steps": self.ema.steps}
         return state
-
-    def optimizer_state(self) -> dict[str, Any]:
-        """Return the state of the optimizer, its learning rate as a number."""
-        state = self.optimizer.state_dict()
-        groups = [group | {"lr": float(group["lr"])} for group in state["param_groups"]]
-        return state | {"param_groups": groups}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned; the model already has the evaluated weights."""

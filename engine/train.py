@@ -109,7 +109,7 @@ def network_update(
     for number, rows in enumerate(parts, start=1):
         with world.sync_gradients(net, number == len(parts)):
             loss = method.loss(net, clips[rows], targets[rows], len(clips))
-            state.backward(world.size * loss)  # gradients are averaged over ranks
+            state.scaler.scale(world.size * loss).backward()  # averaged over ranks
         total += world.size * loss.detach()
     world.average_gradients(method)
     state.update()

@@ -53,7 +53,7 @@ def test_accumulated_gradients_equal_one_step():
             for weight, gradient in zip(expected.parameters(), gradients):
                 weight -= 2 * PLAIN["lr"] * gradient
         for batch in part:
-            state.backward(loss_of(net, batch))
+            state.scaler.scale(loss_of(net, batch)).backward()
         state.set_lr(0.0)
         state.update()
     torch.testing.assert_close(net.state_dict(), expected.state_dict())
@@ -125,7 +125,7 @@ def test_the_gradient_is_clipped_at_its_own_scale(amp):
     net = network().float()
     before = torch.cat([weight.detach().flatten() for weight in net.parameters()])
     state = state_of(net, clip_grad=0.01, amp=amp)
-    state.backward(loss_of(net, batches(1)[0].float()))
+    state.scaler.scale(loss_of(net, batches(1)[0].float())).backward()
     state.set_lr(0.0)
     state.update()
     after = torch.cat([weight.detach().flatten() for weight in net.parameters()])
@@ -136,7 +136,7 @@ def test_averaged_weights_follow_by_their_decay():
     net = nn.Sequential(network(), nn.BatchNorm1d(2).double())
     state, average = state_of(net, ema=0.9), {}
     for batch in batches(4):
-        state.backward(loss_of(net, batch))
+        state.scaler.scale(loss_of(net, batch)).backward()
         state.set_lr(0.0)
         state.update()
         with torch.no_grad():  # what a method does after the step is averaged too

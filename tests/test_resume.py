@@ -281,7 +281,7 @@ def test_other_weights_to_begin_with_are_not_passed_over(stopped, capsys):
     argv, _, folder = stopped
     assert run_command(main.main, [*argv, "--weights", str(folder / "best.pt")]) == BAD_INPUT
     said = capsys.readouterr().err
-    assert "--weights best.pt: the run to resume began with random weights" in said
+    assert "--weights best.pt: the run to resume began with other weights (random ones)" in said
 
 
 def test_classes_that_changed_are_not_resumed(stopped, capsys):

@@ -115,8 +115,7 @@ def memory(device: torch.device) -> float:
 
 def duration(seconds: float) -> str:
     """Return a time as people say it: 40 s, 12 min, 3.7 h, 2.1 days."""
-    for unit, size, digits in (("s", 1, 0), ("min", 60, 0), ("h", 3600, 1)):
-        limit = {"s": 90, "min": 90 * 60, "h": 48 * 3600}[unit]
-        if seconds < limit:
+    for unit, size, limit, digits in (("s", 1, 90, 0), ("min", 60, 90, 0), ("h", 3600, 48, 1)):
+        if seconds < limit * size:
             return f"{seconds / size:.{digits}f} {unit}"
     return f"{seconds / 86400:.1f} days"

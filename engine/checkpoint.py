@@ -111,11 +111,14 @@ def settings(
 def complete(given: Config, checkpoint: Checkpoint) -> Config:
     """Return a configuration whose model_args build the network of a checkpoint's weights.
 
-    Values that `given` does not set are those in the checkpoint, or those that its weights show.
+    Arguments that `given` does not set are those in the checkpoint, or those that its weights
+    show, except defaults.
     """
     network: Any = find_class(given.model, "model")
-    args = models.completed(network, given.model, given.model_args, checkpoint)
-    return given.replace(model_args=args)
+    shown = models.shown_for(network, given.model, checkpoint, given.model_args)
+    usual = models.defaults(network)
+    needed = {k: v for k, v in shown.items() if k not in usual or not models.same(v, usual[k])}
+    return given.replace(model_args={**needed, **given.model_args})
 
 
 def load_network(
@@ -127,21 +130,18 @@ def load_network(
     checkpoint's own, changed by `usual` values and then by overrides; a foreign checkpoint has
     none. Raises InputError if the weights do not fit the network, or if the layout has changed.
     """
-    given, model, content = _load(path, given, overrides, **usual)
-    check_skeleton(content, model.skeleton, path)
-    return given, model, content
-
-
-def _load(
-    path: str | Path, given: Config | None = None, overrides: Iterable[str] = (), **usual: Any
-) -> tuple[Config, Network, dict[str, Any]]:
     content = read(path) if given is None else upstream.read(path)
     given = settings(content, path, overrides, **usual) if given is None else given
-    found = Checkpoint(path, content)
-    resolved = complete(given, found)
-    model = make_model(resolved)
-    models.fill(model, found, given.model_args)
-    return resolved, model, content
+    config, model = _build(given, Checkpoint(path, content))
+    check_skeleton(content, model.skeleton, path)
+    return config, model, content
+
+
+def _build(given: Config, checkpoint: Checkpoint) -> tuple[Config, Network]:
+    config = complete(given, checkpoint)
+    model = make_model(config)
+    models.fill(model, checkpoint, given.model_args)
+    return config, model
 
 
 def load_for_new_classes(path: str | Path, given: Config) -> tuple[Config, Network, dict[str, Any]]:
@@ -151,13 +151,14 @@ def load_for_new_classes(path: str | Path, given: Config) -> tuple[Config, Netwo
     the classes are those of `given`. Raises InputError if the weights do not fit the rest of the
     network, or if it does not say which of its layers classify.
     """
-    _, trained, content = _load(path, _without_classifier(given))  # the layout may be another
-    config = complete_for_new_classes(given, Checkpoint(path, content))
+    checkpoint = Checkpoint.read(path)
+    _, trained = _build(_without_classifier(given), checkpoint)  # the layout may be another
+    config = complete_for_new_classes(given, checkpoint)
     model = make_model(config)
     drawn = tuple(f"{name}." for name in models.classification_layers(model))
     weights = {k: v for k, v in trained.state_dict().items() if not k.startswith(drawn)}
     model.load_state_dict(model.state_dict() | weights)
-    return config, model, content
+    return config, model, checkpoint.content
 
 
 def complete_for_new_classes(given: Config, checkpoint: Checkpoint) -> Config:

@@ -42,9 +42,7 @@ class Config:
     # File of sample names ({imbalance} and {seed} are replaced); null: the whole training split
     training_list: str | None = None
     imbalance: int = 100  # imbalance factor (largest / smallest class) of the list
-    val_split: float | None = (
-        None  # validate on this fraction of the training list instead of the test split
-    )
+    val_split: float | None = None  # fraction of the training list to validate on; null: test split
     val_by: Literal["sample", "subject"] = "sample"  # subject: val_split holds out whole persons
     stream: Stream = "joint"  # input stream
     frames: int = 64  # frames per clip
@@ -54,9 +52,7 @@ class Config:
     feeder_args: dict = field(default_factory=dict)
     # Model
     model: str = "model.stgcnpp.Model"  # the backbone
-    model_args: dict = field(
-        default_factory=dict
-    )  # graph, num_class, num_person, base_channels, ...
+    model_args: dict = field(default_factory=dict)  # graph, num_class, num_person, ...
     # Optimization
     num_epoch: int = 24  # each has `repeat` copies of the training list
     batch_size: int = 16  # global: it is split between the ranks of a distributed run
@@ -85,9 +81,7 @@ class Config:
     mixing_args: dict = field(default_factory=dict)
     loss: str = "longtail.losses.CrossEntropy"  # docs/methods.md lists them
     loss_args: dict = field(default_factory=dict)
-    loss_from: Literal["start", "second_stage"] = (
-        "start"  # second_stage: plain cross entropy in the first stage
-    )
+    loss_from: Literal["start", "second_stage"] = "start"  # before: plain cross entropy
     class_weights: str | None = "longtail.brl.ActionAwareWeights"  # weights of the loss
     class_weights_args: dict = field(default_factory=dict)
     weights_from: Literal["start", "second_stage"] = "second_stage"  # before: unweighted
@@ -322,7 +316,8 @@ def read_file(
     try:
         values = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"--config {path}: no such file{_nearest_file(path)}") from None
+        known = [str(p.relative_to(CONFIG_ROOT.parent)) for p in CONFIG_ROOT.rglob("*.yaml")]
+        raise InputError(f"--config {path}: no such file{nearest(str(path), known)}") from None
     except IsADirectoryError:
         raise InputError(f"--config {path}: is a folder; name a file, e.g. joint.yaml") from None
     except UnicodeDecodeError:
@@ -347,11 +342,6 @@ def read_file(
     for parent in parents:
         layer = merge(layer, read_file(parent, path.parent, (*seen, path.resolve())))
     return merge(layer, values)
-
-
-def _nearest_file(path: Path) -> str:
-    known = [str(p.relative_to(CONFIG_ROOT.parent)) for p in CONFIG_ROOT.rglob("*.yaml")]
-    return nearest(str(path), known)
 
 
 def _check_names(values: Mapping[str, Any], where: str) -> None:

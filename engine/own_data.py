@@ -64,8 +64,12 @@ def values_of(
     }
     if weights is not None:
         network.pop("base_channels", None)
-        values["model"] = backbone_of(weights, store.layout)
-        if stream := trained_stream(Checkpoint.read(weights).content):
+        checkpoint = Checkpoint.read(weights)
+        name, args = models.network_of(checkpoint, store.layout)
+        way_out = "name it with --config to say that you trust it"
+        models.check_import(weights, name, args, way_out)
+        values["model"] = name
+        if stream := trained_stream(checkpoint.content):
             values["stream"] = stream
     return dataclasses.asdict(load([METHOD], below=values)) if with_method else values
 
@@ -76,13 +80,6 @@ def held_out_share(labels: np.ndarray) -> float | None:
         if len(hold_out(np.arange(len(labels)), labels, share, seed=0)[1]):
             return share
     return None
-
-
-def backbone_of(weights: str | Path, layout: str) -> str:
-    """Return the import string of a checkpoint's network; InputError if it is outside model/."""
-    name, args = models.network_of(Checkpoint.read(weights), layout)
-    models.check_import(weights, name, args, "name it with --config to say that you trust it")
-    return name
 
 
 def protocol_of(store: Store) -> str:

@@ -19,7 +19,7 @@ from data.measure import Size, compare, is_impossible
 from data.normalize import name_in
 from data.store import Store, copies, keys
 from engine.config import Config, from_mapping
-from engine.run import RunFolder, code_version
+from engine.run import RunFolder
 from errors import InputError
 from graph.shapes import check_shape
 from model.backbone import Network
@@ -174,20 +174,6 @@ def hold_out(
 
 
 # --- the data of a checkpoint ---
-
-
-def training_facts(data: TrainingData) -> dict[str, Any]:
-    """Return what a checkpoint records: digest of the list, its clips, class counts and names, code
-    version."""
-    return {
-        "list_digest": data.list_digest,
-        "store_fingerprint": data.store.fingerprint,
-        "trained_on": data.trained_on,
-        "skeleton": dataclasses.asdict(data.skeleton),
-        "class_counts": data.class_counts,
-        "class_names": list(data.store.class_names),
-        "code": code_version(),
-    }
 
 
 def check_same_data(state: dict[str, Any], data: TrainingData, path: Path) -> None:

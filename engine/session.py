@@ -25,7 +25,6 @@ from engine.run_data import (
     check_store,
     check_unseen,
     open_data,
-    training_facts,
 )
 from engine.state import TrainState
 from engine.step_graph import StepGraphs, make_step_graphs
@@ -175,11 +174,17 @@ def save(training: Training, run: RunFolder, which: str) -> None:
     """Write best.pt, or last.pt, which also contains what a resumed run needs."""
     if not training.world.is_main:
         return
-    state, store = training.state, training.data.store
+    state, data, store = training.state, training.data, training.data.store
     content: dict[str, Any] = {
         "config": dataclasses.asdict(training.config),
         "model": state.evaluated.state_dict(),
-        **training_facts(training.data),
+        "list_digest": data.list_digest,
+        "store_fingerprint": store.fingerprint,
+        "trained_on": data.trained_on,
+        "skeleton": dataclasses.asdict(data.skeleton),
+        "class_counts": data.class_counts,
+        "class_names": list(store.class_names),
+        "code": code_version(),
         **training.origin,
         "layout": store.layout,
         "normalization": store.normalization,

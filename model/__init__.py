@@ -104,18 +104,6 @@ def shown_for(
     return network_of(checkpoint, given.get("graph"))[1]
 
 
-def completed(
-    network: type, name: str, given: Mapping[str, Any], checkpoint: Checkpoint
-) -> dict[str, Any]:
-    """Return the arguments that build `network`, with import string `name`, for a checkpoint.
-
-    They are the given ones and those in the checkpoint or shown by its weights, except defaults.
-    """
-    shown, usual = shown_for(network, name, checkpoint, given), defaults(network)
-    needed = {k: v for k, v in shown.items() if k not in usual or not same(v, usual[k])}
-    return {**needed, **given}
-
-
 # What to do about an argument in which weights differ from what is wanted, {} theirs
 HINTS = {
     "num_class": " (to train other classes: --new-head)",

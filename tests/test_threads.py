@@ -55,7 +55,7 @@ def test_threads_are_taken_where_they_pay(monkeypatch, free, work, rates, measur
 
 def test_a_run_says_and_keeps_its_threads(tiny, tmp_path, capsys, monkeypatch, free):
     monkeypatch.setattr(
-        threads, "measure", lambda step, most: (step(), {1: 1.0, 2: 0.5, 4: 0.5})[1]
+        threads, "measure", lambda step, most: (step() or 2, {1: 1.0, 2: 0.5, 4: 0.5})
     )
     folder = tmp_path / "joint"
     main.main(command(tiny, folder, "--set", *SMALL, "num_epoch=1", "test_clips=1", "repeat=1"))
@@ -72,7 +72,7 @@ def test_a_resumed_run_computes_with_as_many_as_before(
     """What was measured at its start holds, although the machine would now choose otherwise; the
     measurement itself changes nothing."""
     folder = tmp_path / "joint"
-    monkeypatch.setattr(threads, "measure", lambda step, most: (step(), {1: 1.0, 2: 0.99})[1])
+    monkeypatch.setattr(threads, "measure", lambda step, most: (step() or 1, {1: 1.0, 2: 0.99}))
     stopped = command(tiny, folder)
     monkeypatch.setattr("engine.commands.test", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):

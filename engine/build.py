@@ -74,16 +74,14 @@ def make(config: Config, key: str, *args: Any, **extra: Any) -> Any:
     keywords = getattr(config, f"{key}_args")
     for name in keywords.keys() & extra.keys():
         raise InputError(f"{key}_args.{name}: this argument is set by another key")
-    taken = argument_names(factory)
-    if taken is not None:
-        for name in {**keywords, **extra}:
-            if name not in taken:
-                hint = nearest(str(name), taken)
-                raise InputError(
-                    f"{key}_args.{name}: {path} takes no such argument{hint}; "
-                    f"--set {key}_args={{...}} replaces all arguments"
-                )
-    for name, annotation in annotations_of(factory).items():
+    taken, takes_others = arguments_of(factory)
+    for name in {**keywords, **extra}:
+        if name not in taken and not takes_others:
+            raise InputError(
+                f"{key}_args.{name}: {path} takes no such argument{nearest(str(name), taken)}; "
+                f"--set {key}_args={{...}} replaces all arguments"
+            )
+    for name, annotation in taken.items():
         if name in keywords and (rule := broken_rule(keywords[name], annotation)):
             raise InputError(f"{key}_args.{name} must be {rule}, not {keywords[name]!r}")
     with blame(config, key):
@@ -123,8 +121,9 @@ def check_used(config: Config) -> None:
             raise InputError(f"{key}_args: not used, because {key} is null; remove them")
 
 
-def argument_names(factory: Callable[..., Any]) -> set[str] | None:
-    """Return the names of the arguments that a class or function takes; None: any name.
+def arguments_of(factory: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
+    """Return the arguments that a class or function takes with their annotations, and whether it
+    takes any others.
 
     A constructor with `**common` passes it to its base, so the arguments of the bases are included.
     """
@@ -132,27 +131,21 @@ def argument_names(factory: Callable[..., Any]) -> set[str] | None:
     if inspect.isclass(factory):
         bases = [vars(base) for base in inspect.getmro(factory)]
         constructors = [base["__init__"] for base in bases if "__init__" in base]
-    names: set[str] = set()
+    found: dict[str, Any] = {}
     for constructor in constructors:
         try:
             parameters = inspect.signature(constructor).parameters.values()
         except ValueError:  # a class implemented in C
-            return None
-        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        if all(p.kind is not p.VAR_KEYWORD for p in parameters):
-            return names - {"self"}
-    return None
-
-
-def annotations_of(factory: Callable[..., Any]) -> dict[str, Any]:
-    """Return the annotations of the arguments of a class and its bases; {} for a function."""
-    found: dict[str, Any] = {}
-    for base in reversed(inspect.getmro(factory)) if inspect.isclass(factory) else ():
+            break
         try:
-            found |= get_type_hints(vars(base).get("__init__"), include_extras=True)
+            hints = get_type_hints(constructor, include_extras=True)
         except (NameError, TypeError):  # of a foreign class: its names are not to be found, or none
-            continue
-    return found
+            hints = {}
+        names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        found = {name: hints.get(name, Any) for name in names if name != "self"} | found
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+            return found, False
+    return found, True
 
 
 def make_model(config: Config) -> Network:

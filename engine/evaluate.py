@@ -63,10 +63,9 @@ def score(
             probabilities = logits.float().softmax(dim=1)
             parts.append(probabilities.view(-1, feeder.clips, probabilities.shape[1]).mean(1).cpu())
             bar.update(len(batch.rows))
-    gathered = world.gather((mine, torch.cat(parts) if parts else None))
-    rows = torch.cat([rows for rows, part in gathered if part is not None])
-    together = torch.cat([part for _, part in gathered if part is not None])
-    scores = together[rows.argsort()].numpy()
+    gathered = world.gather((mine, parts))
+    rows = torch.cat([rows for rows, _ in gathered])
+    scores = torch.cat([part for _, parts in gathered for part in parts])[rows.argsort()].numpy()
     broken = np.flatnonzero(~np.isfinite(scores).all(axis=1))
     if len(broken):
         raise InputError(

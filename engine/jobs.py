@@ -14,8 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from engine.config import Config
 from engine.distributed import World, choose_devices
 from engine.logs import progress_bar_off
 from engine.run import RunFolder
+from engine.stopping import handled
 from errors import BAD_INPUT, RESUMABLE, Stopped
 from files import last_line
 from flags import AUTO, cores
@@ -160,7 +160,10 @@ def run_all(
     which says that `resume` resumes them.
     """
     pool = Pool(in_order(jobs), slots, logs, quiet)
-    with noted_signals() as signals:
+    signals: list[int] = []
+    several = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    heeded = [each for each in several if signal.getsignal(each) != signal.SIG_IGN]
+    with handled(heeded, lambda number, _: signals.append(number)):
         try:
             while pool.is_busy and not signals:
                 pool.collect()
@@ -266,21 +269,6 @@ class Pool:
         for run in self.running.values():
             run.process.wait()
         return len(self.running)
-
-
-@contextmanager
-def noted_signals() -> Iterator[list[int]]:
-    """Yield a list that collects signals instead of ending the process; ignored ones stay so."""
-    noted: list[int] = []
-    former = {}
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(each) != signal.SIG_IGN:
-            former[each] = signal.signal(each, lambda number, _: noted.append(number))
-    try:
-        yield noted
-    finally:
-        for each, handler in former.items():
-            signal.signal(each, handler)
 
 
 def check(failures: Mapping[str, str]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ class InputSpec:
     centre: int
     class_names: tuple[str, ...]
     drops_empty_frames: bool = False  # frames without a body, as the reader of the data set does
-    size: Size | None = field(default=None, compare=False)  # of the bodies it was trained on
+    size: Size | None = None  # of the bodies it was trained on; may differ
 
     @property
     def takes_image_size(self) -> bool:
@@ -121,11 +121,10 @@ class InputSpec:
         """Return the names of the fields that differ from `other`; edges of the skeleton may
         differ."""
         ours, theirs = (
-            dataclasses.replace(each, skeleton=dataclasses.replace(each.skeleton, edges=()))
+            vars(each) | {"skeleton": dataclasses.replace(each.skeleton, edges=()), "size": None}
             for each in (self, other)
         )
-        names = [field.name for field in dataclasses.fields(InputSpec) if field.compare]
-        return [name for name in names if getattr(ours, name) != getattr(theirs, name)]
+        return [name for name in ours if ours[name] != theirs[name]]
 
 
 def facts_of(state: dict[str, Any], model: Network, config: Config) -> Mapping[str, Any] | None:

@@ -76,6 +76,10 @@ class TrainState:
     def lr(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])
 
+    def backward(self, loss: torch.Tensor) -> None:
+        """Accumulate the gradient of a loss, scaled for fp16."""
+        self.scaler.scale(loss).backward()
+
     def set_lr(self, time: float) -> None:
         """Set the learning rates of a time in epochs (2.5: halfway through the third).
 

@@ -55,7 +55,7 @@ def measure(step: Callable[[], object], most: int) -> tuple[int, dict[int, float
     """
     best, threads = 1, 1
     found: dict[int, float] = {}
-    while threads <= most and not (threads > 1 and is_crowded(threads)):
+    while threads <= most and (threads == 1 or not is_crowded(threads)):
         torch.set_num_threads(threads)
         step()
         started = time.perf_counter()

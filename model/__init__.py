@@ -98,7 +98,7 @@ def shown_for(
     its_name, args = checkpoint.network
     if its_name is None:
         return {}
-    derived = trusted(its_name, args) and issubclass(network, find(its_name))
+    derived = not foreign(its_name, args) and issubclass(network, find(its_name))
     if name != its_name and not derived:
         return {}
     return network_of(checkpoint, given.get("graph"))[1]
@@ -191,11 +191,11 @@ def import_string(model: nn.Module) -> str:
     return f"{type(model).__module__}.{type(model).__qualname__}"
 
 
-def trusted(name: str, args: Mapping[str, Any]) -> bool:
-    """Return whether the network that a checkpoint names may be imported: it, and a backbone among
-    its arguments, must be a class in a module of model/. Nothing else may be called."""
-    named = [name, *([args["backbone"]] if "backbone" in args else [])]
-    return all(re.fullmatch(r"model\.[a-z]\w*\.[A-Z]\w*", str(each)) for each in named)
+def foreign(name: str, args: Mapping[str, Any]) -> list[str]:
+    """Return what a checkpoint names that may not be imported: its network, and a backbone among
+    the arguments, must be classes in a module of model/. Nothing else may be called."""
+    named = map(str, (name, *([args["backbone"]] if "backbone" in args else [])))
+    return [each for each in named if not re.fullmatch(r"model\.[a-z]\w*\.[A-Z]\w*", each)]
 
 
 def check_import(path: str | Path, name: str, args: Mapping[str, Any], way_out: str) -> None:
@@ -203,9 +203,8 @@ def check_import(path: str | Path, name: str, args: Mapping[str, Any], way_out: 
 
     A downloaded file must not decide what is imported.
     """
-    if not trusted(name, args):
-        named = name if not trusted(name, {}) else args["backbone"]
-        raise InputError(f"{path}: its model is {named}, from outside model/; {way_out}")
+    for each in foreign(name, args):
+        raise InputError(f"{path}: its model is {each}, from outside model/; {way_out}")
 
 
 def find(name: str) -> type[nn.Module]:

@@ -53,7 +53,7 @@ def test_accumulated_gradients_equal_one_step():
             for weight, gradient in zip(expected.parameters(), gradients):
                 weight -= 2 * PLAIN["lr"] * gradient
         for batch in part:
-            state.scaler.scale(loss_of(net, batch)).backward()
+            state.backward(loss_of(net, batch))
         state.set_lr(0.0)
         state.update()
     torch.testing.assert_close(net.state_dict(), expected.state_dict())
@@ -125,7 +125,7 @@ def test_the_gradient_is_clipped_at_its_own_scale(amp):
     net = network().float()
     before = torch.cat([weight.detach().flatten() for weight in net.parameters()])
     state = state_of(net, clip_grad=0.01, amp=amp)
-    state.scaler.scale(loss_of(net, batches(1)[0].float())).backward()
+    state.backward(loss_of(net, batches(1)[0].float()))
     state.set_lr(0.0)
     state.update()
     after = torch.cat([weight.detach().flatten() for weight in net.parameters()])
@@ -136,7 +136,7 @@ def test_averaged_weights_follow_by_their_decay():
     net = nn.Sequential(network(), nn.BatchNorm1d(2).double())
     state, average = state_of(net, ema=0.9), {}
     for batch in batches(4):
-        state.scaler.scale(loss_of(net, batch)).backward()
+        state.backward(loss_of(net, batch))
         state.set_lr(0.0)
         state.update()
         with torch.no_grad():  # what a method does after the step is averaged too
@@ -193,8 +193,8 @@ def test_the_rate_of_ctr_gcns_recipe():
         ("step", {"milestones": []}, "schedule=step needs schedule_args.milestones"),
         ("step", {"milestones": 3}, "schedule_args.milestones must be a rising list of epochs"),
         ("step", {"milestones": [3, 1]}, "milestones must be a rising list"),
-        ("step", {"milestones": [1], "gamma": 0}, "gamma must be a number more than 0"),
-        ("cosine", {"warm_up": 24}, r"warm_up must be .* less than num_epoch \(24\), not 24"),
+        ("step", {"milestones": [1], "gamma": 0}, "gamma must be above 0"),
+        ("cosine", {"warm_up": 24}, "warm_up must be at least 0 and below 24, not 24"),
         ("cosine", {"warm_up": -1}, "warm_up must be"),
         ("cosine", {"warm_up": True}, "warm_up must be"),
         ("cosine", {"warm_up": None}, "warm_up must be"),

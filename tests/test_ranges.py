@@ -6,7 +6,7 @@ import math
 import pkgutil
 import typing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -60,7 +60,7 @@ def test_the_annotations_of_a_method_are_found_and_hold_for_its_defaults(cls):
         name for name, argument in arguments.items()
         if ALIASES & set(str(argument.annotation).replace("|", " ").split())
     }  # fmt: skip
-    found = build.annotations_of(cls)
+    found, _ = build.arguments_of(cls)
     assert all(any(isinstance(each, Range) for each in parts(found[name])) for name in written)
     for name in written:
         default = arguments[name].default
@@ -74,7 +74,7 @@ def test_the_values_of_the_method_files_are_in_range():
         for key in ("mixing", "loss", "class_weights", "sampling", "objective", "auxiliary_loss"):
             if not (path := getattr(settings, key)):
                 continue
-            found = build.annotations_of(build.find_class(path, key))
+            found, _ = build.arguments_of(build.find_class(path, key))
             given = getattr(settings, f"{key}_args")
             for name in found.keys() & given.keys():
                 assert not config.broken_rule(given[name], found[name]), (file, key, name)
@@ -136,4 +136,5 @@ class Foreign:
 
 
 def test_a_class_whose_annotations_cannot_be_resolved_is_built_without_ranges():
-    assert build.annotations_of(Foreign) == {} and build.annotations_of(print) == {}
+    assert build.arguments_of(Foreign) == ({"gamma": Any, "other": Any}, False)
+    assert set(build.arguments_of(print)[0].values()) == {Any}

@@ -114,13 +114,6 @@ def _reason(error: Exception) -> str:
     return text if plain else f"{type(error).__name__}: {text}"
 
 
-def check_used(config: Config) -> None:
-    """Raise InputError for the arguments of a class that is not there."""
-    for key in ("class_weights", "classifier", "auxiliary_loss"):
-        if getattr(config, key) is None and getattr(config, f"{key}_args"):
-            raise InputError(f"{key}_args: not used, because {key} is null; remove them")
-
-
 def arguments_of(factory: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
     """Return the arguments that a class or function takes with their annotations, and whether it
     takes any others.
@@ -158,16 +151,12 @@ def make_model(config: Config) -> Network:
     if isinstance(args.get("backbone"), str):
         args = {**args, "backbone": find_class(args["backbone"], "model_args.backbone")}
     model = make(config.replace(model_args=args), "model")
-    if "outputs" not in inspect.signature(model.forward).parameters:
-        raise InputError(
-            f"model={config.model}: must be a model.backbone.Backbone, or its forward take "
-            "outputs=True and return a model.backbone.Output"
-        )
-    missing = [name for name in NETWORK_FACTS if not hasattr(model, name)]
-    if missing:
+    lacks = [name for name in NETWORK_FACTS if not hasattr(model, name)]
+    if lacks or "outputs" not in inspect.signature(model.forward).parameters:
         raise InputError(
             f"model={config.model}: must be a model.backbone.Backbone, or have the attributes "
-            f"{', '.join(NETWORK_FACTS)} ({', '.join(missing)} missing)"
+            f"{', '.join(NETWORK_FACTS)} (missing: {', '.join(lacks) or 'none'}), and its forward "
+            "take outputs=True and return a model.backbone.Output"
         )
     return model
 

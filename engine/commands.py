@@ -259,8 +259,7 @@ def train_one(
             run.begin(settings, options.overwrite)
         log = logs.Log(run if world.is_main else None, options.quiet or not world.is_main)
         log.line(f"run folder {run}")
-        if line := threads.settle(training):
-            log.line(line)
+        log.line(threads.settle(training))
         train(training, run, log)
         test(training, run, log)
         predict = f"python main.py --phase predict --weights {run.checkpoint(BEST)} --input FILE"
@@ -287,8 +286,7 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
     trained = None if options.config else checkpoint.settings(state, path)
     set_tf32(settings.tf32)
     data, said, doubt = open_test_data(settings, model), None, ""
-    place = data.store.fingerprint, trained, options.work_dir
-    run = folder_for_test(home, settings, path, *place)
+    run = folder_for_test(home, settings, path, data.store.fingerprint, trained, options.work_dir)
     model = model.to(devices[0])
     if checkpoint.is_own(state):
         checkpoint.check_stream(state, settings, path)
@@ -300,21 +298,17 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
         if world.is_main and not run.config_file.is_file():
             config.write(settings, run.config_file)  # ensemble.py and tools.report read it
         log = logs.Log(run if world.is_main else None, options.quiet)
-        if settings.amp != "off":
-            log.line(describe_amp(settings.amp, devices[0]))
-        if run.path != home.path:
-            log.line(f"results are written to {run}")
-        if doubt:
-            log.line(f"warning: {doubt}")
+        log.line(describe_amp(settings.amp, devices[0]) if settings.amp != "off" else None)
+        log.line(f"results are written to {run}" if run.path != home.path else None)
+        log.line(doubt and f"warning: {doubt}")
         if data.class_counts is None:
-            log.line(f"no training list, so many, medium and few are null: {data.list_note}")
-        elif said:
-            log.line(said)
+            said = f"no training list, so many, medium and few are null: {data.list_note}"
+        log.line(said)
         feeder = make_feeder(settings, data, data.test_rows, devices[0], clips=settings.test_clips)
-        net = fuse_bn(model)
         result = evaluate.test(
-            net, settings, data, feeder, path, run, world, state=state, quiet=options.quiet
-        )
+            fuse_bn(model), settings, data, feeder, path, run, world, state=state,
+            quiet=options.quiet,
+        )  # fmt: skip
         row = [path.name, *(logs.percent(result[key]) for key in shots.METRICS)]
         log.line(logs.table(["checkpoint", *logs.shot_headings(settings.shot_limits)], [row]))
         log.line(
@@ -322,8 +316,7 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
             f"{result['samples'] - result['samples_clean']} duplicates of training samples, top-1 "
             f"is {logs.percent(result['top1_clean'])}"
         )
-        if line := recipe.describe(settings, result["departures"], result["started_from"]):
-            log.line(line)
+        log.line(recipe.describe(settings, result["departures"], result["started_from"]))
 
 
 def predict(options: argparse.Namespace, device: torch.device) -> None:

@@ -224,13 +224,16 @@ def find(file: str | Path, folder: Path = Path()) -> Path:
 
 
 def from_mapping(values: Mapping[str, Any], where: str = "configuration") -> Config:
-    """Build a Config from plain values, checking names, types and choices."""
+    """Build a Config from plain values, checking names, types, choices and ranges."""
     _check_names(values, where)
     config = Config(**{key: _typed(key, value, where) for key, value in values.items()})
     for key, allowed in RANGES.items():
         value = getattr(config, key)
         if value is not None and value not in allowed:
             raise InputError(f"{where}: {key} must be {allowed}, not {value}")
+    for key in ("class_weights", "classifier", "auxiliary_loss"):
+        if getattr(config, key) is None and getattr(config, f"{key}_args"):
+            raise InputError(f"{where}: {key}_args: not used, as {key} is null; remove them")
     shots = config.shots
     if isinstance(shots, list) and not (len(shots) == 2 and shots[0] >= shots[1] >= 0):
         raise InputError(f"{where}: shots must be [many, few], falling, or auto, not {shots}")

@@ -148,7 +148,7 @@ def describe(training: Training, log: logs.Log) -> None:
         lines.append(f"resumed at epoch {progress.epoch + 1}, step {progress.step}")
         if not training.same_code:
             lines.append("the code has changed since the run began: results may differ")
-    for line in filter(None, lines):
+    for line in lines:
         log.line(line)
 
 
@@ -163,18 +163,14 @@ def untested(data: TrainingData) -> str:
     return f"without test samples, so in no figure: {len(missing)} classes ({names}{more})"
 
 
-def device_name(device: torch.device) -> str:
-    """Return the name of a GPU, or of the kind of processor."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({torch.backends.cpu.get_cpu_capability()})"
-
-
 def save(training: Training, run: RunFolder, which: str) -> None:
     """Write best.pt, or last.pt, which also contains what a resumed run needs."""
     if not training.world.is_main:
         return
     state, data, store = training.state, training.data, training.data.store
+    device = f"{training.device.type} ({torch.backends.cpu.get_cpu_capability()})"
+    if training.device.type == "cuda":
+        device = torch.cuda.get_device_name(training.device)
     content: dict[str, Any] = {
         "config": dataclasses.asdict(training.config),
         "model": state.evaluated.state_dict(),
@@ -195,7 +191,7 @@ def save(training: Training, run: RunFolder, which: str) -> None:
         "made_with": {
             "date": time.strftime("%Y-%m-%d"),
             "torch": str(torch.__version__),
-            "device": device_name(training.device),
+            "device": device,
             "threads": torch.get_num_threads(),
         },
     }

@@ -122,11 +122,11 @@ LATE = "loss=tests.test_refusals.LateLoss"
         ([RIDE, "model_args.backbone=model.nowhere.Model"], "model.nowhere does not exist"),
         ([RIDE, "model_args.backbone=5"], "model_args.backbone: 5 is not a backbone"),
         ([RIDE, "model_args.backbone=model.infogcn.Model"], "has outputs of its own"),
-        (["model=tests.test_refusals.Bare"], "must be a model.backbone.Backbone, or its forward"),
+        (["model=tests.test_refusals.Bare"], "its forward take outputs=True"),
         (
             ["model=tests.test_refusals.Unlabeled"],
             "must be a model.backbone.Backbone, or have the attributes skeleton, num_class, "
-            "num_person, in_channels (skeleton, num_person, in_channels missing)",
+            "num_person, in_channels (missing: skeleton, num_person, in_channels)",
         ),
         (["model=tests.test_refusals.Broken"], "model=tests.test_refusals.Broken with model"),
         (["model=tests.test_refusals.BROKEN"], "model=tests.test_refusals.BROKEN: is not a class"),

@@ -285,14 +285,14 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
     settings = own_data.with_shots(settings)
     trained = None if options.config else checkpoint.settings(state, path)
     set_tf32(settings.tf32)
-    data, said, doubt = open_test_data(settings, model), None, ""
+    data, doubt = open_test_data(settings, model), ""
     run = folder_for_test(home, settings, path, data.store.fingerprint, trained, options.work_dir)
     model = model.to(devices[0])
     if checkpoint.is_own(state):
         checkpoint.check_stream(state, settings, path)
         doubt = check_store(state, data.store, model.num_class, path)
         check_unseen(state, data, path)
-        data, said = remembered(state, data)
+        data = remembered(state, data)
     run.check_test()  # on all ranks, before the first writes
     with run.lock(world):
         if world.is_main and not run.config_file.is_file():
@@ -301,9 +301,8 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
         log.line(describe_amp(settings.amp, devices[0]) if settings.amp != "off" else None)
         log.line(f"results are written to {run}" if run.path != home.path else None)
         log.line(doubt and f"warning: {doubt}")
-        if data.class_counts is None:
-            said = f"no training list, so many, medium and few are null: {data.list_note}"
-        log.line(said)
+        without = "no training list, so many, medium and few are null: "
+        log.line((without if data.class_counts is None else "") + data.list_note)
         feeder = make_feeder(settings, data, data.test_rows, devices[0], clips=settings.test_clips)
         result = evaluate.test(
             fuse_bn(model), settings, data, feeder, path, run, world, state=state,

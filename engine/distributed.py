@@ -30,11 +30,8 @@ class World:
         process."""
         if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", 1)) == 1:
             return cls()
-        world = cls(
-            int(os.environ["RANK"]),
-            int(os.environ["WORLD_SIZE"]),
-            int(os.environ.get("LOCAL_RANK", 0)),
-        )
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        world = cls(rank, size, int(os.environ.get("LOCAL_RANK", 0)))
         if not dist.is_initialized():
             on_gpus = torch.cuda.is_available()  # `--device cpu` is possible there as well
             dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")

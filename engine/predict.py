@@ -29,6 +29,7 @@ from engine.fusion import Scores, fuse, fusions_of
 from errors import InputError
 from graph.shapes import check_shape
 from longtail.calibration import tempered
+from longtail.ranges import Range
 from model.backbone import Network
 from model.fuse_bn import fuse_bn
 
@@ -168,12 +169,10 @@ class Calibration:
         said = state.get("calibration") if checkpoint.is_own(state) else None
         if said is None:
             return cls()
-        try:
-            temperature, threshold = float(said["temperature"]), said["threshold"]
-            threshold = None if threshold is None else float(threshold)
-        except (TypeError, KeyError, ValueError):
-            temperature, threshold = 0.0, None
-        if not 0 < temperature < float("inf") or not 0 <= (threshold or 0) <= 1:
+        found = said if isinstance(said, dict) else {}
+        temperature, threshold = found.get("temperature", 0), found.get("threshold")
+        is_positive = temperature in Range(0, above=True, below=True)
+        if not is_positive or (threshold is not None and threshold not in Range(0, 1)):
             raise InputError(f"{path}: its calibration is damaged; run tools.calibrate again")
         return cls(temperature, threshold)
 

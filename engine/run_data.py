@@ -260,25 +260,25 @@ def _normalization(facts: dict[str, Any]) -> str | None:
     return f"centered (joint {facts.get('centre')})" if name == "centered" else name
 
 
-def remembered(state: dict[str, Any], data: Data) -> tuple[Data, str | None]:
-    """Return `data` with the class counts and list in a checkpoint, and a log line.
+def remembered(state: dict[str, Any], data: Data) -> Data:
+    """Return `data` with the class counts and list in a checkpoint, unchanged if they are the same.
 
-    If they equal those of `data`, it is returned unchanged, with None. The list of the training is
-    used even if its file has been changed or removed.
+    The list of the training is used even if its file has been changed or removed.
     """
     counts, listed = state.get("class_counts"), state.get("list_digest")
-    if counts is None:
-        return data, None
     now = data.class_counts
+    if counts is None:
+        return data
     same = now is not None and counts.tolist() == now.tolist()
     if same and listed in (None, data.list_digest):
-        return data, None
+        return data
     whole = state["config"].get("val_split") is None  # else a part was held out
     published = listed if whole and listed in long_tail.PUBLISHED else None
     line = "is missing" if now is None else "differs from that of the training"
+    note = f"the training list {line}: the shot figures use the class counts in the checkpoint"
     return dataclasses.replace(
-        data, class_counts=counts, list_digest=listed, published_list=published
-    ), f"the training list {line}: the shot figures use the class counts in the checkpoint"
+        data, class_counts=counts, list_digest=listed, published_list=published, list_note=note
+    )
 
 
 def trained_on(state: dict[str, Any], store: Store, rows: np.ndarray) -> np.ndarray:

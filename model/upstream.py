@@ -24,28 +24,17 @@ CONSTANT = ("backbone.A",)  # in PYSKL's MS-G3D, next to the graphs computed fro
 
 
 def read(path: str | Path) -> Any:
-    """Return the content of a file written by `torch.save`, without executing code from it.
+    """Return the content of a file written by `torch.save`, on the CPU, without executing code from
+    it.
 
-    Raises InputError if that is not possible, or if a later version of this project wrote it.
+    Raises InputError if that is not possible, if the file is damaged, or if a later version of this
+    project wrote it.
     """
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path}: is a folder; name a file, e.g. {path / 'best.pt'}")
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
-    checkpoint = unpickled(path)
-    version = checkpoint.get("format_version", 0) if isinstance(checkpoint, dict) else 0
-    if not isinstance(version, int) or version > VERSION:
-        raise InputError(
-            f"{path}: has checkpoint format {version}, but this version of the project reads "
-            f"formats up to {VERSION}: update the project"
-        )
-    return checkpoint
-
-
-def unpickled(path: Path) -> Any:
-    """Return the content of a file, on the CPU; InputError if it is damaged or would execute
-    code."""
     with path.open("rb") as file:
         start = file.read(16)
     if start.lstrip().startswith((b"<", b"{", b"version https")):  # a page, JSON, Git LFS
@@ -54,7 +43,7 @@ def unpickled(path: Path) -> Any:
             "checkpoint; download it again"
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
             raise InputError(
@@ -67,6 +56,13 @@ def unpickled(path: Path) -> Any:
     except Exception as error:  # torch raises many types for damaged bytes
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} is truncated or not a checkpoint: {line}") from None
+    version = checkpoint.get("format_version", 0) if isinstance(checkpoint, dict) else 0
+    if not isinstance(version, int) or version > VERSION:
+        raise InputError(
+            f"{path}: has checkpoint format {version}, but this version of the project reads "
+            f"formats up to {VERSION}: update the project"
+        )
+    return checkpoint
 
 
 def weights(checkpoint: Any, path: str | Path = "the checkpoint") -> State:

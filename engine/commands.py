@@ -276,11 +276,10 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
     if len(options.weights) != 1:
         raise InputError("--phase test needs one --weights FILE")
     path = Path(options.weights[0])
+    given, home = None, RunFolder(path.parent)
     if options.config:
         given = own_data.with_shots(resolve(options, stream_of(options)))
         home = RunFolder(config.run_folder(given))
-    else:
-        given, home = None, RunFolder(path.parent)
     settings, model, state = checkpoint.load_network(path, given, overrides(options))
     settings = own_data.with_shots(settings)
     trained = None if options.config else checkpoint.settings(state, path)

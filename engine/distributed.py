@@ -87,17 +87,11 @@ class World:
 
     def broadcast_buffers(self, model: nn.Module) -> None:
         """Copy the buffers of rank 0 to all ranks: batch statistics differ between ranks."""
-        if self.size == 1:
-            return
-        by_type: dict[torch.dtype, list[torch.Tensor]] = {}
-        for buffer in model.buffers():
-            by_type.setdefault(buffer.dtype, []).append(buffer)
-        for buffers in by_type.values():  # one broadcast per dtype
-            flat = torch.cat([buffer.flatten() for buffer in buffers])
-            dist.broadcast(flat, src=0)
-            parts = flat.split([buffer.numel() for buffer in buffers])
-            for buffer, part in zip(buffers, parts):
-                buffer.copy_(part.view_as(buffer))
+        if self.size > 1:
+            for buffer in model.buffers():
+                values = buffer.contiguous()
+                dist.broadcast(values, src=0)
+                buffer.copy_(values)
 
     def __enter__(self) -> World:
         return self

@@ -66,12 +66,6 @@ def lr_factor(config: Config, epoch: float) -> float:
     return 1.0
 
 
-def backbone_factor(config: Config, epoch: float) -> float:
-    """Return the learning rate of a backbone at a time in epochs, relative to that of its
-    classification layers; 0 while it is frozen."""
-    return 0.0 if epoch < config.frozen_epochs else config.backbone_lr
-
-
 def fused(config: Config, device: torch.device) -> dict[str, bool]:
     """Return {"fused": True} for an optimizer that can update all weights in one GPU kernel.
 

@@ -68,10 +68,7 @@ def open_data(config: Config, model: Network) -> TrainingData:
 
 
 def open_test_data(config: Config, model: Network) -> Data:
-    """Open the data as `open_data` does, but draw no list; without one there are no class counts.
-
-    Raises InputError for a store or a protocol that does not exist or does not fit.
-    """
+    """Open the data as `open_data` does, but draw no list; without one nothing is counted."""
     data = _open_store(config, model)
     try:
         return _with_list(data, config, model.num_class)
@@ -80,7 +77,7 @@ def open_test_data(config: Config, model: Network) -> Data:
 
 
 def _open_store(config: Config, model: Network) -> Data:
-    """Open the store and the test split; InputError if they do not fit the network."""
+    """Open the store and the test split."""
     store, num_class = Store.open(config.store), model.num_class
     check_shape(
         config.store, store.joints.shape[1:], model.skeleton, model.in_channels, model.num_person
@@ -178,10 +175,7 @@ def hold_out(
 
 def check_same_data(state: dict[str, Any], data: TrainingData, path: Path) -> None:
     """Raise InputError that names the changes if a run was trained on other classes or another
-    list.
-
-    `path` is its checkpoint, `state` the content.
-    """
+    list; `state` is the content of its checkpoint `path`."""
     check_store(state, data.store, len(data.class_counts), path)
     if state.get("store_fingerprint") not in (None, data.store.fingerprint):
         raise InputError(

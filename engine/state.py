@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from engine.config import Config
-from engine.optimizer import backbone_factor, lr_factor, make_optimizer
+from engine.optimizer import lr_factor, make_optimizer
 from longtail.method import Method
 
 
@@ -86,9 +86,9 @@ class TrainState:
         For a captured update they are tensors on the device.
         """
         full = self.config.scaled_lr * lr_factor(self.config, time)
+        backbone = full * self.config.backbone_lr if time >= self.config.frozen_epochs else 0.0
         for group in self.optimizer.param_groups:
-            backbone = group.get("backbone", False)
-            rate = full * backbone_factor(self.config, time) if backbone else full
+            rate = backbone if group.get("backbone", False) else full
             if not self.captured:
                 group["lr"] = rate
             elif isinstance(group["lr"], torch.Tensor):

@@ -209,7 +209,9 @@ def restore(training: Training, path: Path) -> None:
     try:
         content = checkpoint.read(path)
         if "training" not in content:
-            raise InputError(f"{path} is a best.pt, which cannot be resumed from")
+            raise InputError(
+                f"{path} has no state of training (is a best.pt), so it cannot be resumed"
+            )
     except InputError as error:
         raise InputError(
             f"{error}; --overwrite starts again, --weights FILE starts from these weights"

@@ -109,8 +109,9 @@ def compare(
                 "the same"
             )
     base = baseline or folder
-    for name in others:
-        theirs = RunFolder(base / name).describe(which).get("class_counts")
+    other_runs = {name: RunFolder(base / name).describe(which) for name in others}
+    for name, other in other_runs.items():
+        theirs = other.get("class_counts")
         if None not in (counts, theirs) and theirs != counts:
             raise InputError(
                 f"--baseline: {base / name} was trained on another list than {folder}: their "
@@ -122,8 +123,7 @@ def compare(
 
     rows = {
         f"{base.name} {name}": evaluate(
-            scores, weights={name: 1.0},
-            published=published.figure_for([RunFolder(base / name).describe(which)], name),
+            scores, weights={name: 1.0}, published=published.figure_for([other_runs[name]], name)
         )
         for name, scores in others.items()
     }  # fmt: skip

@@ -8,16 +8,14 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
-from torch import nn
 
 import graph
 from data.store import Store
-from engine.config import Config
+from engine.config import Config, broken_rule
 from engine.run_data import Data, TrainingData
 from errors import InputError, nearest
 from feeders.augment import Augmentation
@@ -26,10 +24,13 @@ from longtail.auxiliary import AuxiliaryLoss
 from longtail.losses import CrossEntropy
 from longtail.method import Method, Parts
 from longtail.mixing import Mixing
-from longtail.ranges import Range
 from longtail.schedule import Stages
 from model.backbone import Network
 
+# What the classes of these keys must be.
+BASES: dict[str, type] = {
+    "objective": Method, "mixing": Mixing, "auxiliary_loss": AuxiliaryLoss, "loss": CrossEntropy,
+}  # fmt: skip
 # Attributes of a built network that are read here; a Backbone has them.
 NETWORK_FACTS = ("skeleton", "num_class", "num_person", "in_channels")
 
@@ -51,43 +52,44 @@ def find_class(path: str, key: str) -> Callable[..., Any]:
         raise InputError(
             f"{key}={path}: importing {module_name} fails: {_reason(error)} (--debug shows where)"
         ) from error
-    if not hasattr(module, name):
+    found = getattr(module, name, None)
+    if found is None:
         hint = nearest(name, vars(module))
         raise InputError(f"{key}={path}: {module_name} has no {name}{hint}")
-    if not callable(getattr(module, name)):
+    if not callable(found):
         raise InputError(f"{key}={path}: is not a class")
-    return getattr(module, name)
+    return found
 
 
 def make(config: Config, key: str, *args: Any, **extra: Any) -> Any:
-    """Build the class named by `key`, with `<key>_args` as keyword arguments.
+    """Build the class named by `key`, with `<key>_args` as keyword arguments; None for null.
 
     `args` and `extra` are arguments that do not come from `<key>_args`. Every error is an
-    InputError that names the key.
+    InputError that names the key; so is a class that is not of the kind that BASES says.
     """
     path = getattr(config, key)
+    if path is None:
+        return None
     factory = find_class(path, key)
     keywords = getattr(config, f"{key}_args")
     for name in keywords.keys() & extra.keys():
         raise InputError(f"{key}_args.{name}: this argument is set by another key")
-    taken = argument_names(factory)
-    if taken is not None:
-        for name in {**keywords, **extra}:
-            if name not in taken:
-                hint = nearest(str(name), taken)
-                raise InputError(
-                    f"{key}_args.{name}: {path} takes no such argument{hint}; "
-                    f"--set {key}_args={{...}} replaces all arguments"
-                )
-    for name, allowed in ranges(factory).items():
-        if keywords.get(name) is not None and keywords[name] not in allowed:
-            raise InputError(f"{key}_args.{name} must be {allowed}, not {keywords[name]}")
-    for name, kinds in kinds_of(factory).items():
-        if name in keywords and not fits(keywords[name], kinds):
-            wanted = " or ".join(WORDS[kind] for kind in kinds)
-            raise InputError(f"{key}_args.{name} must be {wanted}, not {keywords[name]!r}")
+    taken, takes_others = arguments_of(factory)
+    for name in {**keywords, **extra}:
+        if name not in taken and not takes_others:
+            raise InputError(
+                f"{key}_args.{name}: {path} takes no such argument{nearest(str(name), taken)}; "
+                f"--set {key}_args={{...}} replaces all arguments"
+            )
+    for name, annotation in taken.items():
+        if name in keywords and (rule := broken_rule(keywords[name], annotation)):
+            raise InputError(f"{key}_args.{name} must be {rule}, not {keywords[name]!r}")
     with blame(config, key):
-        return factory(*args, **keywords, **extra)
+        made = factory(*args, **keywords, **extra)
+    base = BASES.get(key, object)
+    if not isinstance(made, base):
+        raise InputError(f"{key}={path}: must be a {base.__module__}.{base.__name__}")
+    return made
 
 
 @contextmanager
@@ -112,15 +114,9 @@ def _reason(error: Exception) -> str:
     return text if plain else f"{type(error).__name__}: {text}"
 
 
-def check_used(config: Config) -> None:
-    """Raise InputError for the arguments of a class that is not there."""
-    for key in ("class_weights", "classifier", "auxiliary_loss"):
-        if getattr(config, key) is None and getattr(config, f"{key}_args"):
-            raise InputError(f"{key}_args: not used, because {key} is null; remove them")
-
-
-def argument_names(factory: Callable[..., Any]) -> set[str] | None:
-    """Return the names of the arguments that a class or function takes; None: any name.
+def arguments_of(factory: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
+    """Return the arguments that a class or function takes with their annotations, and whether it
+    takes any others.
 
     A constructor with `**common` passes it to its base, so the arguments of the bases are included.
     """
@@ -128,59 +124,21 @@ def argument_names(factory: Callable[..., Any]) -> set[str] | None:
     if inspect.isclass(factory):
         bases = [vars(base) for base in inspect.getmro(factory)]
         constructors = [base["__init__"] for base in bases if "__init__" in base]
-    names: set[str] = set()
+    found: dict[str, Any] = {}
     for constructor in constructors:
         try:
             parameters = inspect.signature(constructor).parameters.values()
         except ValueError:  # a class implemented in C
-            return None
-        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        if all(p.kind is not p.VAR_KEYWORD for p in parameters):
-            return names - {"self"}
-    return None
-
-
-def hints_of(factory: Callable[..., Any]) -> dict[str, Any]:
-    """Return the annotations of the arguments of a class and its bases; {} for a function."""
-    found: dict[str, Any] = {}
-    for base in reversed(inspect.getmro(factory)) if inspect.isclass(factory) else ():
+            break
         try:
-            found |= get_type_hints(vars(base).get("__init__"), include_extras=True)
+            hints = get_type_hints(constructor, include_extras=True)
         except (NameError, TypeError):  # of a foreign class: its names are not to be found, or none
-            continue
-    return found
-
-
-def ranges(factory: Callable[..., Any]) -> dict[str, Range]:
-    """Return the ranges that the arguments of a class are annotated with (`longtail.ranges`)."""
-    return {
-        name: said
-        for name, hint in hints_of(factory).items()
-        for part in (hint, *get_args(hint))  # of an optional argument, the type besides None
-        for said in getattr(part, "__metadata__", ())
-        if isinstance(said, Range)
-    }
-
-
-WORDS = {bool: "true or false", int: "a whole number", float: "a number", NoneType: "null"}
-
-
-def kinds_of(factory: Callable[..., Any]) -> dict[str, tuple[type, ...]]:
-    """Return the types of those arguments of a class that can be nothing but WORDS."""
-    found = {}
-    for name, hint in hints_of(factory).items():
-        hint = hint.__origin__ if hasattr(hint, "__metadata__") else hint  # of Annotated
-        is_union = get_origin(hint) in (UnionType, Union)
-        parts = get_args(hint) if is_union else (hint,)
-        kinds = tuple(p.__origin__ if hasattr(p, "__metadata__") else p for p in parts)
-        if set(kinds) <= WORDS.keys():
-            found[name] = kinds
-    return found
-
-
-def fits(value: Any, kinds: tuple[type, ...]) -> bool:
-    """Return whether a value is of one of these types; a whole number is a number, a bool none."""
-    return type(value) in kinds or (type(value) is int and float in kinds)
+            hints = {}
+        names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        found = {name: hints.get(name, Any) for name in names if name != "self"} | found
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+            return found, False
+    return found, True
 
 
 def make_model(config: Config) -> Network:
@@ -193,16 +151,12 @@ def make_model(config: Config) -> Network:
     if isinstance(args.get("backbone"), str):
         args = {**args, "backbone": find_class(args["backbone"], "model_args.backbone")}
     model = make(config.replace(model_args=args), "model")
-    if "outputs" not in inspect.signature(model.forward).parameters:
-        raise InputError(
-            f"model={config.model}: must be a model.backbone.Backbone, or its forward take "
-            "outputs=True and return a model.backbone.Output"
-        )
-    missing = [name for name in NETWORK_FACTS if not hasattr(model, name)]
-    if missing:
+    lacks = [name for name in NETWORK_FACTS if not hasattr(model, name)]
+    if lacks or "outputs" not in inspect.signature(model.forward).parameters:
         raise InputError(
             f"model={config.model}: must be a model.backbone.Backbone, or have the attributes "
-            f"{', '.join(NETWORK_FACTS)} ({', '.join(missing)} missing)"
+            f"{', '.join(NETWORK_FACTS)} (missing: {', '.join(lacks) or 'none'}), and its forward "
+            "take outputs=True and return a model.backbone.Output"
         )
     return model
 
@@ -267,19 +221,14 @@ def make_method(
         stages=make_stages(config, counts),
         weigh_by=config.weigh_by,
         classifier=make(config, "classifier", counts) if classifier else None,
-        auxiliary_loss=None if classifier else make_auxiliary_loss(config, model),
+        auxiliary_loss=None if classifier else make(config, "auxiliary_loss", model),
     )
-    method = make(config, "objective", parts, model)
-    if not isinstance(method, Method):
-        raise InputError(f"objective={config.objective}: must be a longtail.method.Method")
-    return method
+    return make(config, "objective", parts, model)
 
 
 def make_mixing(config: Config, data: TrainingData) -> Mixing:
     """Build the mixing; InputError if it takes positions, and the stream has none."""
     mixing = make(config, "mixing", data.class_counts, data.skeleton)
-    if not isinstance(mixing, Mixing):
-        raise InputError(f"mixing={config.mixing}: must be a longtail.mixing.Mixing")
     if mixing.takes_positions and config.stream != "joint":
         raise InputError(
             f"mixing={config.mixing} with mixing_args={config.mixing_args}: takes positions, which "
@@ -288,39 +237,12 @@ def make_mixing(config: Config, data: TrainingData) -> Mixing:
     return mixing
 
 
-def make_auxiliary_loss(config: Config, model: nn.Module) -> AuxiliaryLoss | None:
-    """Build the loss on the network's other outputs, if the configuration names one."""
-    if config.auxiliary_loss is None:
-        return None
-    loss = make(config, "auxiliary_loss", model)
-    if not isinstance(loss, AuxiliaryLoss):
-        raise InputError(
-            f"auxiliary_loss={config.auxiliary_loss}: must be a longtail.auxiliary.AuxiliaryLoss"
-        )
-    return loss
-
-
 def make_stages(config: Config, class_counts: torch.Tensor) -> Stages:
-    """Build the loss and the class weights with the epochs in which they are used."""
+    """Build the loss and the class weights with the epochs in which they are used.
+
+    Raises InputError for a loss whose margins assume another scale of the logits.
+    """
     criterion = make(config, "loss", class_counts)
-    if not isinstance(criterion, CrossEntropy):
-        raise InputError(f"loss={config.loss}: must be a subclass of longtail.losses.CrossEntropy")
-    check_scale(config, criterion)
-    weights = make(config, "class_weights", class_counts) if config.class_weights else None
-    return Stages(
-        num_epoch=config.num_epoch,
-        second_stage=config.second_stage,
-        criterion=criterion,
-        weights=weights,
-        loss_from=config.loss_from,
-        weights_from=config.weights_from,
-        num_class=len(class_counts),
-        share=config.second_stage_share,
-    )
-
-
-def check_scale(config: Config, criterion: CrossEntropy) -> None:
-    """Raise InputError for a loss whose margins assume another scale of the logits."""
     scale = float(config.model_args.get("cosine", 0)) or 1.0
     if criterion.logit_scale not in (None, scale):
         raise InputError(
@@ -328,3 +250,13 @@ def check_scale(config: Config, criterion: CrossEntropy) -> None:
             f"but those of the network have scale {scale:g}; set model_args.cosine and "
             "loss_args.scale to the same number"
         )
+    return Stages(
+        num_epoch=config.num_epoch,
+        second_stage=config.second_stage,
+        criterion=criterion,
+        weights=make(config, "class_weights", class_counts),
+        loss_from=config.loss_from,
+        weights_from=config.weights_from,
+        num_class=len(class_counts),
+        share=config.second_stage_share,
+    )

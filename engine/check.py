@@ -25,28 +25,25 @@ Found = TypeVar("Found")
 TIMED_STEPS = 3  # after one that is not timed
 
 
-class Findings:
+class Findings(list[str]):
     """What attempts have found missing, in their order."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
 
     def attempt(self, step: Callable[..., Found], *args: object) -> Found | None:
         """Return what a call returns; None if it raises InputError, whose message is kept."""
         try:
             return step(*args)
         except InputError as error:
-            if str(error) not in self.lines:
-                self.lines.append(str(error))
+            if str(error) not in self:
+                self.append(str(error))
             return None
 
     def refuse(self) -> None:
         """Raise InputError with all messages, if there are any."""
-        if len(self.lines) > 1:
-            numbered = (f"  {number}. {line}" for number, line in enumerate(self.lines, start=1))
-            raise InputError("\n".join((f"{len(self.lines)} things to mend first:", *numbered)))
-        if self.lines:
-            raise InputError(self.lines[0])
+        if len(self) > 1:
+            numbered = (f"  {number}. {line}" for number, line in enumerate(self, start=1))
+            raise InputError("\n".join((f"{len(self)} things to mend first:", *numbered)))
+        if self:
+            raise InputError(self[0])
 
 
 def check_data(settings: Config) -> None:
@@ -115,8 +112,7 @@ def memory(device: torch.device) -> float:
 
 def duration(seconds: float) -> str:
     """Return a time as people say it: 40 s, 12 min, 3.7 h, 2.1 days."""
-    for unit, size, digits in (("s", 1, 0), ("min", 60, 0), ("h", 3600, 1)):
-        limit = {"s": 90, "min": 90 * 60, "h": 48 * 3600}[unit]
-        if seconds < limit:
+    for unit, size, limit, digits in (("s", 1, 90, 0), ("min", 60, 90, 0), ("h", 3600, 48, 1)):
+        if seconds < limit * size:
             return f"{seconds / size:.{digits}f} {unit}"
     return f"{seconds / 86400:.1f} days"

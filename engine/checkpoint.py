@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 import model as models
 from engine import config
@@ -19,6 +18,7 @@ from engine.config import Config
 from errors import InputError
 from files import replacing
 from graph import Skeleton
+from model import load_weights as load_weights
 from model import upstream
 from model.backbone import Network
 from model.upstream import FORMAT, VERSION, Checkpoint, is_own
@@ -92,14 +92,6 @@ def check_skeleton(content: Any, skeleton: Skeleton, path: str | Path) -> None:
         )
 
 
-def is_last(content: dict[str, Any]) -> bool:
-    """Return whether a run was saved to be resumed: in last.pt, also by an earlier version.
-
-    Those called the state of training `stepper`; it cannot be resumed from any more.
-    """
-    return not {"training", "stepper"}.isdisjoint(content)
-
-
 def settings(
     content: dict[str, Any], path: str | Path, overrides: Iterable[str] = (), **usual: Any
 ) -> Config:
@@ -108,7 +100,7 @@ def settings(
     Raises InputError if it names a model or feeder that is not a class of this project: a
     downloaded file must not decide what is imported, unless the user trusts it by --config.
     """
-    own = config.from_written(content["config"], path).replace(**usual)
+    own = config.from_mapping(content["config"], str(path)).replace(**usual)
     way_out = "give --config to say that you trust it"
     models.check_import(path, own.model, own.model_args, way_out)
     if own.feeder and not re.fullmatch(r"feeders\.[a-z]\w*\.[A-Z]\w*", own.feeder):
@@ -119,11 +111,14 @@ def settings(
 def complete(given: Config, checkpoint: Checkpoint) -> Config:
     """Return a configuration whose model_args build the network of a checkpoint's weights.
 
-    Values that `given` does not set are those in the checkpoint, or those that its weights show.
+    Arguments that `given` does not set are those in the checkpoint, or those that its weights
+    show, except defaults.
     """
     network: Any = find_class(given.model, "model")
-    args = models.completed(network, given.model, given.model_args, checkpoint)
-    return given.replace(model_args=args)
+    shown = models.shown_for(network, given.model, checkpoint, given.model_args)
+    usual = models.defaults(network)
+    needed = {k: v for k, v in shown.items() if k not in usual or not models.same(v, usual[k])}
+    return given.replace(model_args={**needed, **given.model_args})
 
 
 def load_network(
@@ -135,21 +130,18 @@ def load_network(
     checkpoint's own, changed by `usual` values and then by overrides; a foreign checkpoint has
     none. Raises InputError if the weights do not fit the network, or if the layout has changed.
     """
-    given, model, content = _load(path, given, overrides, **usual)
-    check_skeleton(content, model.skeleton, path)
-    return given, model, content
-
-
-def _load(
-    path: str | Path, given: Config | None = None, overrides: Iterable[str] = (), **usual: Any
-) -> tuple[Config, Network, dict[str, Any]]:
     content = read(path) if given is None else upstream.read(path)
     given = settings(content, path, overrides, **usual) if given is None else given
-    found = Checkpoint(path, content)
-    resolved = complete(given, found)
-    model = make_model(resolved)
-    model.load_state_dict(models.fitted(model, found, given.model_args))
-    return resolved, model, content
+    config, model = _build(given, Checkpoint(path, content))
+    check_skeleton(content, model.skeleton, path)
+    return config, model, content
+
+
+def _build(given: Config, checkpoint: Checkpoint) -> tuple[Config, Network]:
+    config = complete(given, checkpoint)
+    model = make_model(config)
+    models.fill(model, checkpoint, given.model_args)
+    return config, model
 
 
 def load_for_new_classes(path: str | Path, given: Config) -> tuple[Config, Network, dict[str, Any]]:
@@ -159,13 +151,14 @@ def load_for_new_classes(path: str | Path, given: Config) -> tuple[Config, Netwo
     the classes are those of `given`. Raises InputError if the weights do not fit the rest of the
     network, or if it does not say which of its layers classify.
     """
-    _, trained, content = _load(path, _without_classifier(given))  # the layout may be another
-    config = complete_for_new_classes(given, Checkpoint(path, content))
+    checkpoint = Checkpoint.read(path)
+    _, trained = _build(_without_classifier(given), checkpoint)  # the layout may be another
+    config = complete_for_new_classes(given, checkpoint)
     model = make_model(config)
     drawn = tuple(f"{name}." for name in models.classification_layers(model))
     weights = {k: v for k, v in trained.state_dict().items() if not k.startswith(drawn)}
     model.load_state_dict(model.state_dict() | weights)
-    return config, model, content
+    return config, model, checkpoint.content
 
 
 def complete_for_new_classes(given: Config, checkpoint: Checkpoint) -> Config:
@@ -178,18 +171,3 @@ def complete_for_new_classes(given: Config, checkpoint: Checkpoint) -> Config:
 def _without_classifier(config: Config) -> Config:
     args = {k: v for k, v in config.model_args.items() if k not in models.OF_CLASSIFIER}
     return config.replace(model_args=args)
-
-
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load the weights of any known checkpoint form, strictly: all of them or none.
-
-    Raises InputError listing the weights that are missing, left over or of another shape, or the
-    arguments in which the network differs from that of the weights.
-    """
-    models.load_into(model, path)
-
-
-def load_strictly(model: nn.Module, weights: dict[str, torch.Tensor], where: str) -> None:
-    """Load the weights of a run into `model`; InputError, and no change, if they do not fit."""
-    own = Checkpoint(where, {"format": FORMAT, "state_dict": weights})
-    model.load_state_dict(models.fitted(model, own, {}))

@@ -44,7 +44,7 @@ from longtail import shots
 from model.fuse_bn import fuse_bn
 from model.upstream import Checkpoint
 
-Planned = tuple[config.Config, Path]  # a run and its folder
+Planned = tuple[config.Config, RunFolder]
 
 
 def run(options: argparse.Namespace) -> list[Path]:
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> list[Path]:
             return []
         if trains:
             train_streams(runs, options, devices, world)
-            return [folder for _, folder in runs] if world.is_main else []
+            return [folder.path for _, folder in runs] if world.is_main else []
         if options.phase == "test":
             test_checkpoint(options, devices, world)
         else:
@@ -78,29 +78,20 @@ def resolve(options: argparse.Namespace, stream: str | None) -> config.Config:
     """
     below = None
     if options.store is not None:
-        refuse_other_stores(options)
+        for file in options.config:
+            if other := config.read_file(file).get("store"):
+                raise InputError(
+                    f"--config {file}: names the store {other}, but --store is {options.store}; "
+                    "with it give files of config/methods, or omit it and add --set store="
+                    f"{options.store}"
+                )
         weights = options.weights[0] if options.weights else None
         below = own_data.values_of(options.store, not options.config, weights)
     return config.resolve(
-        options.config, options.overrides, options.tag, below, stream=stream, seed=options.seed,
-        val_split=options.val_split, amp=options.amp, compile=options.compile,
+        options.config, options.overrides, options.tag, below, store=options.store, stream=stream,
+        seed=options.seed, val_split=options.val_split, amp=options.amp, compile=options.compile,
         accumulate=options.accumulate,
     )  # fmt: skip
-
-
-def refuse_other_stores(options: argparse.Namespace) -> None:
-    """Raise InputError for a file of --config, or a word of --set, that names a store as well."""
-    sources = {f"--config {file}": config.load_layer(file) for file in options.config}
-    for word in options.overrides:
-        key, _, value = word.partition("=")
-        sources[f"--set {word}"] = {key.strip(): value}
-    for source, values in sources.items():
-        if "store" in values:
-            raise InputError(
-                f"{source}: names the store {values['store']}, but --store is {options.store}; "
-                "with it give files of config/methods, or omit it and add --set store="
-                f"{options.store}"
-            )
 
 
 def overrides(options: argparse.Namespace) -> list[str]:
@@ -119,9 +110,9 @@ def checked_runs(options: argparse.Namespace, world: World) -> list[Planned]:
     for settings, folder in found.attempt(planned_runs, options) or []:
         found.attempt(check.check_data, settings)
         if (whole := found.attempt(with_weights, settings, options)) is not None:
-            found.attempt(RunFolder(folder).check, whole, options.resume, options.overwrite)
+            found.attempt(folder.check, whole, options.resume, options.overwrite)
             if options.resume:
-                found.attempt(check_finished, whole, RunFolder(folder))
+                found.attempt(check_finished, whole, folder)
             runs.append((whole, folder))
     found.refuse()
     return runs
@@ -153,7 +144,7 @@ def planned_runs(options: argparse.Namespace) -> list[Planned]:
         folder = config.run_folder(settings)
         if options.work_dir is not None:
             folder = options.work_dir / stream if len(streams) > 1 else options.work_dir
-        runs.append((settings, folder))
+        runs.append((settings, RunFolder(folder)))
     return runs
 
 
@@ -217,7 +208,7 @@ def train_streams(
         return
     with shared_frames() if len(runs) > 1 else nullcontext():
         for settings, folder in runs:
-            if len(runs) > 1 and options.resume and RunFolder(folder).is_finished(settings):
+            if len(runs) > 1 and options.resume and folder.is_finished(settings):
                 continue
             train_one(settings, folder, options, devices, world)
             free_memory()
@@ -231,51 +222,44 @@ def prepare_run(
     return build_training(settings, devices, world, weights, classifier, options.new_head)
 
 
-def train_side_by_side(
-    runs: list[tuple[config.Config, Path]], options: argparse.Namespace, world: World
-) -> None:
+def train_side_by_side(runs: list[Planned], options: argparse.Namespace, world: World) -> None:
     """Train the streams as processes of their own, --jobs at a time."""
     if world.size > 1:
         raise InputError("--jobs: deals whole runs to the devices; torchrun splits one, use either")
     several = []
     for settings, folder in runs:
-        RunFolder(folder).check(settings, options.resume, options.overwrite)
         words = (*options.words, "--stream", settings.stream, "--work-dir", str(folder))
         several.append(
-            jobs.Job(
-                settings.stream, words, RunFolder(folder), settings, overwrite=options.overwrite
-            )
+            jobs.Job(settings.stream, words, folder, settings, overwrite=options.overwrite)
         )
     slots = jobs.make_slots(options.jobs, options.device, several)
+    logs_folder = folder.path.parent / "jobs"
     failures = jobs.run_all(
-        several, slots, folder.parent / "jobs", options.quiet, "the same call with --resume"
+        several, slots, logs_folder, options.quiet, "the same call with --resume"
     )
     jobs.check({job.name: reason for job, reason in failures.items()})
 
 
 def train_one(
-    settings: config.Config, folder: Path, options: argparse.Namespace,
+    settings: config.Config, run: RunFolder, options: argparse.Namespace,
     devices: list[torch.device], world: World,
 ) -> None:  # fmt: skip
     """Train and test one stream. Everything is checked before the folder is changed."""
-    run = RunFolder(folder)
-    run.check(settings, options.resume, options.overwrite)
     training = prepare_run(settings, options, devices, world)
     with run.lock(world):
-        run.check(settings, options.resume, options.overwrite)  # again, now locked
+        run.check(settings, options.resume, options.overwrite)  # again, now that it is locked
         if options.resume and run.checkpoint(LAST).is_file():
             restore(training, run.checkpoint(LAST))
         progress = training.state.progress
-        if len(set(world.gather((folder.name, progress.epoch, progress.step)))) > 1:
+        if len(set(world.gather((run.path.name, progress.epoch, progress.step)))) > 1:
             raise InputError(
-                f"{folder} differs between ranks: all machines must share it at the same path"
+                f"{run} differs between ranks: all machines must share it at the same path"
             )
         if world.is_main:
             run.begin(settings, options.overwrite)
         log = logs.Log(run if world.is_main else None, options.quiet or not world.is_main)
         log.line(f"run folder {run}")
-        if line := threads.settle(training):
-            log.line(line)
+        log.line(threads.settle(training))
         train(training, run, log)
         test(training, run, log)
         predict = f"python main.py --phase predict --weights {run.checkpoint(BEST)} --input FILE"
@@ -292,44 +276,37 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
     if len(options.weights) != 1:
         raise InputError("--phase test needs one --weights FILE")
     path = Path(options.weights[0])
+    given, home = None, RunFolder(path.parent)
     if options.config:
         given = own_data.with_shots(resolve(options, stream_of(options)))
         home = RunFolder(config.run_folder(given))
-    else:
-        given, home = None, RunFolder(path.parent)
     settings, model, state = checkpoint.load_network(path, given, overrides(options))
     settings = own_data.with_shots(settings)
     trained = None if options.config else checkpoint.settings(state, path)
     set_tf32(settings.tf32)
-    data, said, doubt = open_test_data(settings, model), None, ""
-    place = data.store.fingerprint, trained, options.work_dir
-    run = folder_for_test(home, settings, path, *place)
+    data, doubt = open_test_data(settings, model), ""
+    run = folder_for_test(home, settings, path, data.store.fingerprint, trained, options.work_dir)
     model = model.to(devices[0])
     if checkpoint.is_own(state):
         checkpoint.check_stream(state, settings, path)
         doubt = check_store(state, data.store, model.num_class, path)
         check_unseen(state, data, path)
-        data, said = remembered(state, data)
+        data = remembered(state, data)
     run.check_test()  # on all ranks, before the first writes
     with run.lock(world):
         if world.is_main and not run.config_file.is_file():
             config.write(settings, run.config_file)  # ensemble.py and tools.report read it
         log = logs.Log(run if world.is_main else None, options.quiet)
-        if settings.amp != "off":
-            log.line(describe_amp(settings.amp, devices[0]))
-        if run.path != home.path:
-            log.line(f"results are written to {run}")
-        if doubt:
-            log.line(f"warning: {doubt}")
-        if data.class_counts is None:
-            log.line(f"no training list, so many, medium and few are null: {data.list_note}")
-        elif said:
-            log.line(said)
+        log.line(describe_amp(settings.amp, devices[0]) if settings.amp != "off" else None)
+        log.line(f"results are written to {run}" if run.path != home.path else None)
+        log.line(doubt and f"warning: {doubt}")
+        without = "no training list, so many, medium and few are null: "
+        log.line((without if data.class_counts is None else "") + data.list_note)
         feeder = make_feeder(settings, data, data.test_rows, devices[0], clips=settings.test_clips)
-        net = fuse_bn(model)
         result = evaluate.test(
-            net, settings, data, feeder, path, run, world, state=state, quiet=options.quiet
-        )
+            fuse_bn(model), settings, data, feeder, path, run, world, state=state,
+            quiet=options.quiet,
+        )  # fmt: skip
         row = [path.name, *(logs.percent(result[key]) for key in shots.METRICS)]
         log.line(logs.table(["checkpoint", *logs.shot_headings(settings.shot_limits)], [row]))
         log.line(
@@ -337,8 +314,7 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
             f"{result['samples'] - result['samples_clean']} duplicates of training samples, top-1 "
             f"is {logs.percent(result['top1_clean'])}"
         )
-        if line := recipe.describe(settings, result["departures"], result["started_from"]):
-            log.line(line)
+        log.line(recipe.describe(settings, result["departures"], result["started_from"]))
 
 
 def predict(options: argparse.Namespace, device: torch.device) -> None:

@@ -6,11 +6,10 @@ Command line > YAML > its parents (`base:`) > the defaults below, which are NTU6
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,8 +19,8 @@ import yaml
 from errors import InputError, nearest
 from files import write_text
 from flags import Amp, Stream
-from longtail.shots import AUTO, SHOTS
-from model.upstream import current_arguments
+from longtail.ranges import Range
+from longtail.shots import SHOTS
 
 CONFIG_ROOT = Path(__file__).resolve().parents[1] / "config"
 # Naming another class drops the arguments of the one before it. (A model and an optimizer keep
@@ -43,9 +42,7 @@ class Config:
     # File of sample names ({imbalance} and {seed} are replaced); null: the whole training split
     training_list: str | None = None
     imbalance: int = 100  # imbalance factor (largest / smallest class) of the list
-    val_split: float | None = (
-        None  # validate on this fraction of the training list instead of the test split
-    )
+    val_split: float | None = None  # fraction of the training list to validate on; null: test split
     val_by: Literal["sample", "subject"] = "sample"  # subject: val_split holds out whole persons
     stream: Stream = "joint"  # input stream
     frames: int = 64  # frames per clip
@@ -55,9 +52,7 @@ class Config:
     feeder_args: dict = field(default_factory=dict)
     # Model
     model: str = "model.stgcnpp.Model"  # the backbone
-    model_args: dict = field(
-        default_factory=dict
-    )  # graph, num_class, num_person, base_channels, ...
+    model_args: dict = field(default_factory=dict)  # graph, num_class, num_person, ...
     # Optimization
     num_epoch: int = 24  # each has `repeat` copies of the training list
     batch_size: int = 16  # global: it is split between the ranks of a distributed run
@@ -86,9 +81,7 @@ class Config:
     mixing_args: dict = field(default_factory=dict)
     loss: str = "longtail.losses.CrossEntropy"  # docs/methods.md lists them
     loss_args: dict = field(default_factory=dict)
-    loss_from: Literal["start", "second_stage"] = (
-        "start"  # second_stage: plain cross entropy in the first stage
-    )
+    loss_from: Literal["start", "second_stage"] = "start"  # before: plain cross entropy
     class_weights: str | None = "longtail.brl.ActionAwareWeights"  # weights of the loss
     class_weights_args: dict = field(default_factory=dict)
     weights_from: Literal["start", "second_stage"] = "second_stage"  # before: unweighted
@@ -133,28 +126,22 @@ class Config:
 
 
 KEYS = {f.name: f for f in dataclasses.fields(Config)}
-_ABOVE_0 = (lambda value: 0 < value < math.inf, "more than 0")
-_SHARE = (lambda value: 0 < value < 1, "between 0 and 1")
-# Conditions on values that are not null.
-LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
+# Ranges of values that are not null.
+RANGES = {
     **dict.fromkeys(
         ("num_epoch", "batch_size", "test_batch_size", "accumulate", "lr_batch", "frames",
          "test_clips", "repeat", "imbalance"),
-        (lambda value: value >= 1, "at least 1"),
+        Range(1),
     ),
-    "seed": (lambda value: value >= 0, "at least 0"),
+    **dict.fromkeys(("seed", "backbone_lr", "frozen_epochs"), Range(0, below=True)),
+    **dict.fromkeys(("lr", "clip_grad"), Range(0, above=True, below=True)),
     **dict.fromkeys(
-        ("backbone_lr", "frozen_epochs"), (lambda value: 0 <= value < math.inf, "at least 0")
+        ("val_split", "second_stage_share", "ema"), Range(0, 1, above=True, below=True)
     ),
-    "lr": _ABOVE_0,
-    "clip_grad": _ABOVE_0,
-    "val_split": _SHARE,
-    "second_stage_share": _SHARE,
-    "ema": _SHARE,
-    "shots": (
-        lambda value: value == AUTO or (len(value) == 2 and value[0] >= value[1] >= 0),
-        "[many, few], falling, or auto",
-    ),
+}  # fmt: skip
+WORDS = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "text",
+    dict: "a mapping", list[int]: "a list of whole numbers", types.NoneType: "null",
 }  # fmt: skip
 _TYPES = typing.get_type_hints(Config)
 
@@ -210,7 +197,7 @@ def load(
     """
     layer = merge(dataclasses.asdict(Config()), below or {})
     for file in files:
-        layer = merge(layer, _read(find(file)))
+        layer = merge(layer, read_file(file))
     overrides = list(overrides)
     resolved = from_mapping(override(layer, overrides, **values))
     given = {_word(text)[0] for text in overrides}
@@ -227,11 +214,6 @@ def load(
     return resolved
 
 
-def load_layer(file: str | Path) -> dict[str, Any]:
-    """Return the values that a config file and its parents set; errors as of `load`."""
-    return _read(find(file))
-
-
 def find(file: str | Path, folder: Path = Path()) -> Path:
     """Return a config file's path: from a folder, the working one, else from the project's.
 
@@ -242,38 +224,20 @@ def find(file: str | Path, folder: Path = Path()) -> Path:
 
 
 def from_mapping(values: Mapping[str, Any], where: str = "configuration") -> Config:
-    """Build a Config from plain values, checking names, types and choices."""
+    """Build a Config from plain values, checking names, types, choices and ranges."""
     _check_names(values, where)
     config = Config(**{key: _typed(key, value, where) for key, value in values.items()})
-    for key, (holds, rule) in LIMITS.items():
+    for key, allowed in RANGES.items():
         value = getattr(config, key)
-        if value is not None and not holds(value):
-            raise InputError(f"{where}: {key} must be {rule}, not {value}")
+        if value is not None and value not in allowed:
+            raise InputError(f"{where}: {key} must be {allowed}, not {value}")
+    for key in ("class_weights", "classifier", "auxiliary_loss"):
+        if getattr(config, key) is None and getattr(config, f"{key}_args"):
+            raise InputError(f"{where}: {key}_args: not used, as {key} is null; remove them")
+    shots = config.shots
+    if isinstance(shots, list) and not (len(shots) == 2 and shots[0] >= shots[1] >= 0):
+        raise InputError(f"{where}: shots must be [many, few], falling, or auto, not {shots}")
     return config
-
-
-def from_written(values: Any, path: str | Path) -> Config:
-    """Build a Config from the values that any version of this project wrote to a file, `path`."""
-    return from_mapping(current(values), str(path))
-
-
-def current(values: Any) -> Any:
-    """Return configuration values in which names of earlier versions are replaced by today's."""
-    if not isinstance(values, dict):
-        return values
-    values = dict(values)
-    if values.get("model") == "longtail.experts.Model":
-        values["model"] = "model.experts.Model"
-    if isinstance(values.get("model_args"), dict):
-        values["model_args"] = current_arguments(values["model_args"])
-    if values.get("feeder") == "feeders.nw_ucla.Feeder":
-        args = dict(values.get("feeder_args") or {})
-        angle = args.pop("rotate", math.pi / 3)
-        protocol = {
-            "choice": "even", "box": True, "rotate": [angle, angle, 0], "scale": 0, "flip": 0,
-        }  # fmt: skip
-        values |= {"feeder": "feeders.skeleton.Feeder", "feeder_args": {**protocol, **args}}
-    return values
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -344,15 +308,19 @@ def _word(text: str) -> tuple[tuple[str, ...], Any]:
     return (key, *inner), value if inner else _typed(key, value, f"--set {text}")
 
 
-def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Return the file's values on top of those of its parents (`base:`, relative to the file, or to
-    the project)."""
+def read_file(
+    file: str | Path, folder: Path = Path(), seen: tuple[Path, ...] = ()
+) -> dict[str, Any]:
+    """Return a config file's values on top of those of its parents (`base:`, relative to the file,
+    or to the project); errors as of `load`."""
+    path = find(file, folder)
     if path.resolve() in seen:
         raise InputError(f"{path}: `base` refers back to this file")
     try:
         values = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"--config {path}: no such file{_nearest_file(path)}") from None
+        known = [str(p.relative_to(CONFIG_ROOT.parent)) for p in CONFIG_ROOT.rglob("*.yaml")]
+        raise InputError(f"--config {path}: no such file{nearest(str(path), known)}") from None
     except IsADirectoryError:
         raise InputError(f"--config {path}: is a folder; name a file, e.g. joint.yaml") from None
     except UnicodeDecodeError:
@@ -375,13 +343,8 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
         raise InputError(f"{path}: base must name a file, or a list of files, not {parents!r}")
     for parent in parents:
-        layer = merge(layer, _read(find(parent, path.parent), (*seen, path.resolve())))
+        layer = merge(layer, read_file(parent, path.parent, (*seen, path.resolve())))
     return merge(layer, values)
-
-
-def _nearest_file(path: Path) -> str:
-    known = [str(p.relative_to(CONFIG_ROOT.parent)) for p in CONFIG_ROOT.rglob("*.yaml")]
-    return nearest(str(path), known)
 
 
 def _check_names(values: Mapping[str, Any], where: str) -> None:
@@ -392,37 +355,44 @@ def _check_names(values: Mapping[str, Any], where: str) -> None:
 
 def _typed(key: str, value: Any, where: str) -> Any:
     """Return `value` as the key's type; InputError, which names `where`, if it has another type."""
-    wanted = _TYPES[key]
-    is_union = typing.get_origin(wanted) in (types.UnionType, typing.Union)
-    kinds = typing.get_args(wanted) if is_union else (wanted,)
-    if value is None and type(None) in kinds:
-        return None
-    kind = kinds[0]
-    if options := choices(key):
-        if key == "amp" and value is False:
-            return "off"  # YAML reads `off` as false
-        if value in options:
-            return value
-        hint = nearest(str(value), options)
-        raise InputError(f"{where}: {key} must be one of {', '.join(options)}, not {value!r}{hint}")
-    if kind == list[int]:
-        if value == AUTO:
-            return value
-        if isinstance(value, list) and all(type(each) is int for each in value):
-            return value
-        raise InputError(f"{where}: {key} must be a list of whole numbers, or auto, not {value!r}")
-    if kind is float and type(value) in (int, float):
-        return float(value)
-    if kind is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if kind is int and type(value) is int:
-        return value
-    if kind is dict and value is None:
-        return {}
-    if kind in (str, bool, dict) and isinstance(value, kind):
-        return value
-    name = {"str": "text", "dict": "a mapping"}.get(kind.__name__, kind.__name__)
-    raise InputError(f"{where}: {key} must be {name}, not {value!r}")
+    kinds = (_TYPES[key], *typing.get_args(_TYPES[key]))
+    if key == "amp" and value is False:
+        value = "off"  # as YAML reads it
+    elif dict in kinds and value is None:
+        value = {}
+    elif int in kinds and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    elif float in kinds and type(value) is int:
+        value = float(value)
+    if rule := broken_rule(value, _TYPES[key]):
+        hint = nearest(str(value), choices(key))
+        raise InputError(f"{where}: {key} must be {rule}, not {value!r}{hint}")
+    return value
+
+
+def broken_rule(value: Any, annotation: Any) -> str:
+    """Return what a value from YAML must be by an annotation; "" if it is that.
+
+    A whole number is a number, true and false are none. Annotations that YAML cannot fulfill, as
+    those with classes, hold for all values.
+    """
+    arguments = typing.get_args(annotation)
+    if hasattr(annotation, "__metadata__"):  # Annotated, with ranges
+        ranges = (each for each in annotation.__metadata__ if isinstance(each, Range))
+        broken = " and ".join(str(each) for each in ranges if value not in each)
+        return broken_rule(value, annotation.__origin__) or broken
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        rules = [broken_rule(value, each) for each in arguments]
+        return " or ".join(rules) if all(rules) else ""
+    if typing.get_origin(annotation) is Literal:
+        several = "one of " if len(arguments) > 1 else ""
+        return "" if value in arguments else several + ", ".join(map(str, arguments))
+    if annotation == list[int]:
+        holds = isinstance(value, list) and all(type(each) is int for each in value)
+    else:
+        kinds = (int, float) if annotation is float else (annotation,)
+        holds = annotation not in WORDS or type(value) in kinds
+    return "" if holds else WORDS[annotation]
 
 
 def benchmark_folder(name: str) -> Path:
@@ -484,21 +454,6 @@ def resolve(
         departs = tag_of([path.stem for path in paths[len(own) :]], config, load(own, below=below))
         tag = "-".join(filter(None, (config.tag, departs)))
     return config.replace(benchmark=benchmark, tag=tag)
-
-
-def changed_keys(config: Config, written: Path) -> list[str]:
-    """Return the keys, sorted, whose values in a written config.yaml differ from `config`.
-
-    A key that is missing in the file, because an earlier version wrote it, has its default value.
-    Raises InputError if the file is damaged.
-    """
-    try:
-        values = yaml.safe_load(written.read_text(encoding="utf-8"))
-        former = dataclasses.asdict(Config()) | current(values)
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError):
-        raise InputError(f"{written}: is damaged; --overwrite discards the run") from None
-    now = yaml.safe_load(config.to_yaml())
-    return sorted(key for key in {*former, *now} if former.get(key) != now.get(key))
 
 
 def write(config: Config, path: Path) -> None:

@@ -30,11 +30,8 @@ class World:
         process."""
         if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", 1)) == 1:
             return cls()
-        world = cls(
-            int(os.environ["RANK"]),
-            int(os.environ["WORLD_SIZE"]),
-            int(os.environ.get("LOCAL_RANK", 0)),
-        )
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        world = cls(rank, size, int(os.environ.get("LOCAL_RANK", 0)))
         if not dist.is_initialized():
             on_gpus = torch.cuda.is_available()  # `--device cpu` is possible there as well
             dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
@@ -90,17 +87,11 @@ class World:
 
     def broadcast_buffers(self, model: nn.Module) -> None:
         """Copy the buffers of rank 0 to all ranks: batch statistics differ between ranks."""
-        if self.size == 1:
-            return
-        by_type: dict[torch.dtype, list[torch.Tensor]] = {}
-        for buffer in model.buffers():
-            by_type.setdefault(buffer.dtype, []).append(buffer)
-        for buffers in by_type.values():  # one broadcast per dtype
-            flat = torch.cat([buffer.flatten() for buffer in buffers])
-            dist.broadcast(flat, src=0)
-            parts = flat.split([buffer.numel() for buffer in buffers])
-            for buffer, part in zip(buffers, parts):
-                buffer.copy_(part.view_as(buffer))
+        if self.size > 1:
+            for buffer in model.buffers():
+                values = buffer.contiguous()
+                dist.broadcast(values, src=0)
+                buffer.copy_(values)
 
     def __enter__(self) -> World:
         return self

@@ -12,7 +12,7 @@ from torch import nn
 from tqdm import tqdm
 
 from engine import checkpoint, logs, recipe
-from engine.config import Config, from_written
+from engine.config import Config, from_mapping
 from engine.distributed import World
 from engine.precision import autocast
 from engine.run import BEST, LAST, RunFolder, digest
@@ -63,10 +63,9 @@ def score(
             probabilities = logits.float().softmax(dim=1)
             parts.append(probabilities.view(-1, feeder.clips, probabilities.shape[1]).mean(1).cpu())
             bar.update(len(batch.rows))
-    gathered = world.gather((mine, torch.cat(parts) if parts else None))
-    rows = torch.cat([rows for rows, part in gathered if part is not None])
-    together = torch.cat([part for _, part in gathered if part is not None])
-    scores = together[rows.argsort()].numpy()
+    gathered = world.gather((mine, parts))
+    rows = torch.cat([rows for rows, _ in gathered])
+    scores = torch.cat([part for _, parts in gathered for part in parts])[rows.argsort()].numpy()
     broken = np.flatnonzero(~np.isfinite(scores).all(axis=1))
     if len(broken):
         raise InputError(
@@ -102,7 +101,7 @@ def test(
     )  # fmt: skip
     labels = np.asarray(data.store.labels)[data.test_rows]
     result = metrics(scores, labels, data.class_counts, config)
-    trained = from_written(state["config"], weights) if "config" in state else config
+    trained = from_mapping(state["config"], str(weights)) if "config" in state else config
     deduplicated = ~data.duplicates
     counts = data.class_counts
     result |= shots.calibration(scores, labels) | {
@@ -128,6 +127,6 @@ def test(
         "made_with": state.get("made_with"),
     }
     if world.is_main:
-        which = LAST if checkpoint.is_last(state) else BEST
+        which = LAST if "training" in state else BEST
         run.write_test(which, feeder.names, labels, scores, result)
     return result

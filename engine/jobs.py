@@ -14,8 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +23,9 @@ from tqdm import tqdm
 
 from engine.config import Config
 from engine.distributed import World, choose_devices
+from engine.logs import progress_bar_off
 from engine.run import RunFolder
+from engine.stopping import handled
 from errors import BAD_INPUT, RESUMABLE, Stopped
 from files import last_line
 from flags import AUTO, cores
@@ -146,35 +147,6 @@ class Process:
         return self.process.returncode == BAD_INPUT and is_made and not self.job.overwrite
 
 
-class Display:
-    """A line per run under way on a terminal; elsewhere a line where a run begins or ends."""
-
-    def __init__(self, slots: int, total: int, quiet: bool) -> None:
-        self.total, self.quiet = total, quiet
-        on_terminal = sys.stderr.isatty() and not quiet
-        self.bars = [
-            tqdm(bar_format="{desc}", position=place, leave=False, dynamic_ncols=True)
-            for place in range(slots if on_terminal else 0)
-        ]
-
-    def say(self, text: str) -> None:
-        if not self.quiet:
-            tqdm.write(text)
-            sys.stdout.flush()
-
-    def show(self, running: Mapping[int, Process]) -> None:
-        """Show the last line that each run has printed."""
-        for place, bar in enumerate(self.bars):
-            run = running.get(place)
-            text = "" if run is None else f"{run.job.name}: {last_line(run.output)}"
-            if text != bar.desc:
-                bar.set_description_str(text)
-
-    def close(self) -> None:
-        for bar in self.bars:
-            bar.close()
-
-
 def run_all(
     jobs: Sequence[Job],
     slots: Sequence[Slot],
@@ -188,7 +160,10 @@ def run_all(
     which says that `resume` resumes them.
     """
     pool = Pool(in_order(jobs), slots, logs, quiet)
-    with noted_signals() as signals:
+    signals: list[int] = []
+    several = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    heeded = [each for each in several if signal.getsignal(each) != signal.SIG_IGN]
+    with handled(heeded, lambda number, _: signals.append(number)):
         try:
             while pool.is_busy and not signals:
                 pool.collect()
@@ -205,15 +180,16 @@ def in_order(jobs: Sequence[Job]) -> list[Job]:
     """Return the jobs, each once, after the job that it needs."""
     order: dict[Job, None] = {}
     for job in jobs:
-        chain = [job]
-        while (needed := chain[-1].needs) is not None:
-            chain.append(needed)
-        order |= dict.fromkeys(reversed(chain))
+        first = [] if job.needs is None else in_order([job.needs])
+        order |= dict.fromkeys([*first, job])
     return list(order)
 
 
 class Pool:
-    """The runs that wait, those under way by their slot, and what has become of the others."""
+    """The runs that wait, those under way by their slot, and what has become of the others.
+
+    Each run under way has a line on a terminal; elsewhere a line says where it begins or ends.
+    """
 
     def __init__(
         self, waiting: list[Job], slots: Sequence[Slot], logs: Path, quiet: bool = False
@@ -222,8 +198,12 @@ class Pool:
         self.running: dict[int, Process] = {}
         self.done: set[Job] = set()
         self.failures: dict[Job, str] = {}
-        self.display = Display(len(slots), len(waiting), quiet)
         self.is_awaiting = False
+        self.total, self.quiet = len(waiting), quiet
+        self.bars = [
+            tqdm(bar_format="{desc}", position=place, leave=False, dynamic_ncols=True)
+            for place in range(0 if progress_bar_off(quiet) else len(slots))
+        ]
 
     @property
     def is_busy(self) -> bool:
@@ -254,7 +234,11 @@ class Pool:
         if self.waiting and not self.running and not self.is_awaiting:
             self.is_awaiting = True
             self.say("waiting for runs that another process is working on")
-        self.display.show(self.running)
+        for place, bar in enumerate(self.bars):
+            run = self.running.get(place)
+            text = "" if run is None else f"{run.job.name}: {last_line(run.output)}"
+            if text != bar.desc:
+                bar.set_description_str(text)
 
     def next(self) -> Job | None:
         """Take the first job off the list that can begin, and all that are finished or cannot."""
@@ -272,31 +256,19 @@ class Pool:
         return None
 
     def say(self, text: str) -> None:
-        self.display.say(f"[{len(self.done)}/{self.display.total}] {text}")
+        if not self.quiet:
+            tqdm.write(f"[{len(self.done)}/{self.total}] {text}")
+            sys.stdout.flush()
 
     def end(self) -> int:
         """Let the runs under way save and end; return how many there were."""
-        self.display.close()
+        for bar in self.bars:
+            bar.close()
         for run in self.running.values():
             run.process.terminate()
         for run in self.running.values():
             run.process.wait()
         return len(self.running)
-
-
-@contextmanager
-def noted_signals() -> Iterator[list[int]]:
-    """Yield a list that collects signals instead of ending the process; ignored ones stay so."""
-    noted: list[int] = []
-    former = {}
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(each) != signal.SIG_IGN:
-            former[each] = signal.signal(each, lambda number, _: noted.append(number))
-    try:
-        yield noted
-    finally:
-        for each, handler in former.items():
-            signal.signal(each, handler)
 
 
 def check(failures: Mapping[str, str]) -> None:

@@ -13,6 +13,7 @@ import model as models
 from engine.build import find_class, make
 from engine.config import Config
 from errors import InputError, nearest
+from longtail.ranges import Range
 
 # The schedule_args that each schedule uses.
 SCHEDULE_ARGS = {
@@ -32,22 +33,19 @@ def check_schedule(config: Config) -> None:
         )
     if config.schedule == "step" and not args.get("milestones"):
         raise InputError("schedule=step needs schedule_args.milestones, a list of epochs")
-    warm_up, milestones = args.get("warm_up", 0), args.get("milestones", [0])
-    for key, holds, rule in (
-        ("warm_up", _is_number(warm_up) and 0 <= warm_up < config.num_epoch,
-         f"a number of epochs, at least 0 and less than num_epoch ({config.num_epoch})"),
-        ("milestones", isinstance(milestones, list) and all(map(_is_number, milestones))
-         and all(a < b for a, b in zip([-1, *milestones], milestones)),
-         "a rising list of epochs"),
-        ("gamma", _is_number(gamma := args.get("gamma", 0.1)) and 0 < gamma < math.inf,
-         "a number more than 0"),
-    ):  # fmt: skip
-        if not holds:
-            raise InputError(f"schedule_args.{key} must be {rule}, not {args[key]!r}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    ranges = {
+        "warm_up": Range(0, config.num_epoch, below=True),
+        "gamma": Range(0, above=True, below=True),
+    }
+    for key, allowed in ranges.items():
+        if key in args and args[key] not in allowed:
+            raise InputError(f"schedule_args.{key} must be {allowed}, not {args[key]!r}")
+    epochs = args.get("milestones", [])
+    is_list = isinstance(epochs, list) and all(each in Range(0) for each in epochs)
+    if not is_list or epochs != sorted(set(epochs)):
+        raise InputError(
+            f"schedule_args.milestones must be a rising list of epochs, not {epochs!r}"
+        )
 
 
 def lr_factor(config: Config, epoch: float) -> float:
@@ -66,12 +64,6 @@ def lr_factor(config: Config, epoch: float) -> float:
         gamma = config.schedule_args.get("gamma", 0.1)
         return gamma ** sum(epoch >= m for m in config.schedule_args["milestones"])
     return 1.0
-
-
-def backbone_factor(config: Config, epoch: float) -> float:
-    """Return the learning rate of a backbone at a time in epochs, relative to that of its
-    classification layers; 0 while it is frozen."""
-    return 0.0 if epoch < config.frozen_epochs else config.backbone_lr
 
 
 def fused(config: Config, device: torch.device) -> dict[str, bool]:

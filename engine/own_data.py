@@ -40,8 +40,10 @@ def values_of(
     protocol = protocol_of(store)
     train, _ = protocols.split(store, protocol)
     plain = Config()
-    share = held_out_share(store.labels[train])
-    trained = train if share is None else hold_out(train, store.labels, share, seed=0)[0]
+    for share in (0.1, 0.2, 0.3, 0.5):  # so that a class at least holds out a sample
+        trained, held_out = hold_out(train, store.labels, share, seed=0)
+        if len(held_out):
+            break
     samples = plain.num_epoch * len(trained)
     widths = [width for width in (64, 32) if len(train) >= CLIPS_PER_CHANNEL * width]
     network = {
@@ -58,31 +60,20 @@ def values_of(
         "benchmark": Path(path).resolve().name,
         "frames": 32 if np.median(store.lengths[train]) <= 32 else plain.frames,
         "repeat": max(1.0, math.ceil(10 * STEPS * plain.batch_size / samples) / 10),
-        "val_split": share,
+        "val_split": share if len(held_out) else None,
         "shots": shots.AUTO,
         "model_args": network,
     }
     if weights is not None:
         network.pop("base_channels", None)
-        values["model"] = backbone_of(weights, store.layout)
-        if stream := trained_stream(Checkpoint.read(weights).content):
+        checkpoint = Checkpoint.read(weights)
+        name, args = models.network_of(checkpoint, store.layout)
+        way_out = "name it with --config to say that you trust it"
+        models.check_import(weights, name, args, way_out)
+        values["model"] = name
+        if stream := trained_stream(checkpoint.content):
             values["stream"] = stream
     return dataclasses.asdict(load([METHOD], below=values)) if with_method else values
-
-
-def held_out_share(labels: np.ndarray) -> float | None:
-    """Return a tenth, or for a few samples more, so that a class at least holds out a sample."""
-    for share in (0.1, 0.2, 0.3, 0.5):
-        if len(hold_out(np.arange(len(labels)), labels, share, seed=0)[1]):
-            return share
-    return None
-
-
-def backbone_of(weights: str | Path, layout: str) -> str:
-    """Return the import string of a checkpoint's network; InputError if it is outside model/."""
-    name, args = models.network_of(Checkpoint.read(weights), layout)
-    models.check_import(weights, name, args, "name it with --config to say that you trust it")
-    return name
 
 
 def protocol_of(store: Store) -> str:

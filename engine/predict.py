@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from engine.fusion import Scores, fuse, fusions_of
 from errors import InputError
 from graph.shapes import check_shape
 from longtail.calibration import tempered
+from longtail.ranges import Range
 from model.backbone import Network
 from model.fuse_bn import fuse_bn
 
@@ -87,7 +88,7 @@ class InputSpec:
     centre: int
     class_names: tuple[str, ...]
     drops_empty_frames: bool = False  # frames without a body, as the reader of the data set does
-    size: Size | None = field(default=None, compare=False)  # of the bodies it was trained on
+    size: Size | None = None  # of the bodies it was trained on; may differ
 
     @property
     def takes_image_size(self) -> bool:
@@ -121,11 +122,10 @@ class InputSpec:
         """Return the names of the fields that differ from `other`; edges of the skeleton may
         differ."""
         ours, theirs = (
-            dataclasses.replace(each, skeleton=dataclasses.replace(each.skeleton, edges=()))
+            vars(each) | {"skeleton": dataclasses.replace(each.skeleton, edges=()), "size": None}
             for each in (self, other)
         )
-        names = [field.name for field in dataclasses.fields(InputSpec) if field.compare]
-        return [name for name in names if getattr(ours, name) != getattr(theirs, name)]
+        return [name for name in ours if ours[name] != theirs[name]]
 
 
 def facts_of(state: dict[str, Any], model: Network, config: Config) -> Mapping[str, Any] | None:
@@ -169,12 +169,10 @@ class Calibration:
         said = state.get("calibration") if checkpoint.is_own(state) else None
         if said is None:
             return cls()
-        try:
-            temperature, threshold = float(said["temperature"]), said["threshold"]
-            threshold = None if threshold is None else float(threshold)
-        except (TypeError, KeyError, ValueError):
-            temperature, threshold = 0.0, None
-        if not 0 < temperature < float("inf") or not 0 <= (threshold or 0) <= 1:
+        found = said if isinstance(said, dict) else {}
+        temperature, threshold = found.get("temperature", 0), found.get("threshold")
+        is_positive = temperature in Range(0, above=True, below=True)
+        if not is_positive or (threshold is not None and threshold not in Range(0, 1)):
             raise InputError(f"{path}: its calibration is damaged; run tools.calibrate again")
         return cls(temperature, threshold)
 
@@ -349,16 +347,17 @@ class Recognizer:
         Windows without a body are skipped. Raises InputError that names `source` if the clip does
         not fit.
         """
-        takes, how = self.takes, self.takes.normalization
-        self.check(joints, source)
+        takes = self.takes
+        check_shape(source, joints.shape[1:], takes.skeleton, takes.channels)
         if image_size is not None and not takes.takes_image_size:
             raise InputError(
                 f"{source}: --image-size does not apply: positions are not scaled by an image size "
-                f"(normalization {how})"
+                f"(normalization {takes.normalization})"
             )
         is_scaled = takes.takes_image_size and image_size is None
+        terms = normalize.Terms(takes.centre, image_size, takes.persons, source)
         if takes.takes_image_size:  # frame by frame, so that windows do not matter
-            joints = self.normalize(joints, source, image_size)
+            joints = normalize.apply(takes.normalization, joints, terms)
         spans = cut(len(joints), window, stride)
         spans = spans[[joints[first:end].any() for first, end in spans]]
         if not len(spans):
@@ -367,17 +366,9 @@ class Recognizer:
         if takes.drops_empty_frames:
             windows = [clip[clip.any(axis=(1, 2, 3))] for clip in windows]
         if not takes.takes_image_size:
-            windows = [self.normalize(clip, source) for clip in windows]
+            windows = [normalize.apply(takes.normalization, clip, terms) for clip in windows]
         doubt = self.doubt(windows, source, is_scaled)
         return PreparedClip(source, spans, windows, doubt)
-
-    def normalize(
-        self, joints: np.ndarray, source: str, image_size: tuple[float, float] | None = None
-    ) -> np.ndarray:
-        """Return a clip (T, M, V, C), normalized like the training clips of the network."""
-        takes = self.takes
-        terms = normalize.Terms(takes.centre, image_size, takes.persons, source)
-        return normalize.apply(takes.normalization, joints, terms)
 
     def doubt(self, windows: Sequence[np.ndarray], source: str, is_scaled: bool) -> str:
         """Return why the normalized windows may be in other units than the training clips, or "".
@@ -392,21 +383,13 @@ class Recognizer:
         size = float(np.median(sizes)) if sizes else np.nan
         if is_scaled and all(measure.lowest(window) >= 0 for window in windows):
             return "no x or y is negative; if they are fractions of the image, add --image-size 1 1"
-        if takes.size is not None:
-            doubt = measure.compare(size, takes.size, "those of its training clips")
-            if doubt and not takes.planar and measure.is_impossible(size, takes.size):
-                raise InputError(f"{source}: {doubt}")
-        elif takes.skeleton.name in quality.KINECT:
-            doubt = measure.compare(size, measure.METERS, "people in meters")
-        else:
-            doubt = ""
+        if takes.size is None:
+            in_meters = takes.skeleton.name in quality.KINECT
+            return measure.compare(size, measure.METERS, "people in meters") if in_meters else ""
+        doubt = measure.compare(size, takes.size, "those of its training clips")
+        if doubt and not takes.planar and measure.is_impossible(size, takes.size):
+            raise InputError(f"{source}: {doubt}")
         return doubt
-
-    def check(self, joints: np.ndarray, source: str) -> None:
-        """Raise InputError if a clip (T, M, V, C) does not fit the network, or contains no body."""
-        check_shape(source, joints.shape[1:], self.takes.skeleton, self.takes.channels)
-        if not joints.any():
-            raise InputError(f"{source}: contains no body, all joints are zero")
 
     def score(self, clips: Sequence[PreparedClip]) -> list[Prediction]:
         """Return the predictions of prepared clips; all windows are computed together."""

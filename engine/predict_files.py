@@ -29,7 +29,7 @@ def run(
     recognizer: Recognizer, inputs: Sequence[str | Path], output: str | Path | None = None,
     quiet: bool = False, segmented: bool = False, **how: Any,
 ) -> list[Prediction]:  # fmt: skip
-    """Predict files and folders of files, print a table and write `output` (see WRITERS).
+    """Predict files and folders of files, print a table and write `output` (see writer_of).
 
     `how` are arguments of `read` and Recognizer.prepare: nan, image_size, per_person, fps, window,
     stride. With `segmented` the table and the output have segments instead of windows. A file that
@@ -66,15 +66,33 @@ def run(
     return predictions
 
 
+# (recognizer, predictions, {file: why it failed}) to the text of a file
+Writer = Callable[[Recognizer, Sequence[Prediction], dict[str, str]], str]
+
+
 def writer_of(output: str | Path | None, segmented: bool) -> Writer:
     """Return what makes the text of a file of that name; InputError if nothing does."""
     suffix = ".json" if output is None else Path(output).suffix
-    writers = SEGMENT_WRITERS if segmented else WRITERS
-    if suffix in writers:
-        return writers[suffix]
-    if suffix in SEGMENT_WRITERS:
+    if suffix not in (".json", ".csv", ".html"):
+        raise InputError(f"--output {output}: must end in .json or .csv or .html")
+    if suffix == ".html" and not segmented:
         raise InputError(f"--output {output}: a timeline shows segments; add --segments --window T")
-    raise InputError(f"--output {output}: must end in {' or '.join(SEGMENT_WRITERS)}")
+
+    def written(
+        recognizer: Recognizer, predictions: Sequence[Prediction], failed: dict[str, str]
+    ) -> str:
+        if suffix == ".html":
+            return timeline(predictions)
+        if suffix == ".csv":
+            rows = (rows_of_segments if segmented else rows_of_windows)(recognizer, predictions)
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows(rows)
+            return text.getvalue()
+        content = (values_of_segments if segmented else values_of_windows)(recognizer, predictions)
+        head = {"class_names": list(recognizer.names), "threshold": recognizer.threshold}
+        return json_text({**head, **content, "failed": failed})
+
+    return written
 
 
 def show(predictions: Sequence[Prediction], segmented: bool, quiet: bool) -> None:
@@ -171,13 +189,7 @@ def table_of_segments(predictions: Sequence[Prediction]) -> str:
     return logs.table(["file", "from", "to", "class", "probability"], rows)
 
 
-# (recognizer, predictions, {file: why it failed}) to the text of a file
-Writer = Callable[[Recognizer, Sequence[Prediction], dict[str, str]], str]
-
-
-def as_json(
-    recognizer: Recognizer, predictions: Sequence[Prediction], failed: dict[str, str]
-) -> str:
+def values_of_windows(recognizer: Recognizer, predictions: Sequence[Prediction]) -> dict[str, Any]:
     """Return the probabilities of each file and window, and what they were computed with."""
 
     def described(probabilities: np.ndarray) -> dict[str, Any]:
@@ -204,12 +216,10 @@ def as_json(
         }
         for prediction in predictions
     ]
-    return _json(recognizer, failed, checkpoints=checkpoints, predictions=entries)
+    return {"checkpoints": checkpoints, "predictions": entries}
 
 
-def segments_as_json(
-    recognizer: Recognizer, predictions: Sequence[Prediction], failed: dict[str, str]
-) -> str:
+def values_of_segments(_: Recognizer, predictions: Sequence[Prediction]) -> dict[str, Any]:
     def described(s: Segment, fps: float | None) -> dict[str, Any]:
         seconds = {} if fps is None else {"start": s.first / fps, "end": s.end / fps}
         return {"first_frame": s.first, "last_frame": s.end - 1, **seconds,
@@ -219,7 +229,7 @@ def segments_as_json(
         {**_source(p), "fps": p.fps, "segments": [described(s, p.fps) for s in segments(p)]}
         for p in predictions
     ]
-    return _json(recognizer, failed, files=entries)
+    return {"files": entries}
 
 
 def _source(prediction: Prediction) -> dict[str, str]:
@@ -227,17 +237,11 @@ def _source(prediction: Prediction) -> dict[str, str]:
     return {"file": prediction.source, **warning}
 
 
-def _json(recognizer: Recognizer, failed: dict[str, str], **content: Any) -> str:
-    head = {"class_names": list(recognizer.names), "threshold": recognizer.threshold}
-    return json_text({**head, **content, "failed": failed})
-
-
-def as_csv(
-    recognizer: Recognizer, predictions: Sequence[Prediction], failed: dict[str, str]
-) -> str:
-    """Return one row per file (window `all`) and one per window if there are several; failed files
-    have none."""
-    rows: list[list[Any]] = []
+def rows_of_windows(recognizer: Recognizer, predictions: Sequence[Prediction]) -> list[list[Any]]:
+    """Return the head, and a row per file (window `all`) and per window if there are several;
+    failed files have none."""
+    head = ["file", "window", "first_frame", "last_frame", "class", *recognizer.names]
+    rows: list[list[Any]] = [head]
     for prediction in predictions:
         spans = prediction.spans.tolist()
         parts: list[Any] = [("all", (spans[0][0], spans[-1][1]), prediction.probabilities)]
@@ -247,30 +251,15 @@ def as_csv(
             name = answer(recognizer.names, part, recognizer.threshold)
             figures = (f"{probability:.6f}" for probability in part)
             rows.append([prediction.source, window, first, end - 1, name, *figures])
-    return _csv(["file", "window", "first_frame", "last_frame", "class", *recognizer.names], rows)
+    return rows
 
 
-def segments_as_csv(
-    recognizer: Recognizer, predictions: Sequence[Prediction], failed: dict[str, str]
-) -> str:
-    """Return one row per segment; `from` and `to` are frames, or seconds if fps is known."""
-    rows = []
+def rows_of_segments(_: Recognizer, predictions: Sequence[Prediction]) -> list[list[Any]]:
+    """Return the head, and a row per segment; `from` and `to` are frames, or seconds if fps is
+    known."""
+    rows: list[list[Any]] = [["file", "from", "to", "class", "probability"]]
     for p in predictions:
         for s in segments(p):
             span = (s.first, s.end) if p.fps is None else (s.first / p.fps, s.end / p.fps)
             rows.append([p.source, *span, s.name, f"{s.probability:.6f}"])
-    return _csv(["file", "from", "to", "class", "probability"], rows)
-
-
-def _csv(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([head, *rows])
-    return text.getvalue()
-
-
-WRITERS: dict[str, Writer] = {".json": as_json, ".csv": as_csv}
-SEGMENT_WRITERS: dict[str, Writer] = {
-    ".json": segments_as_json,
-    ".csv": segments_as_csv,
-    ".html": lambda _, predictions, failed: timeline(predictions),
-}
+    return rows

@@ -78,7 +78,7 @@ def method_of(content: dict[str, Any], path: Path) -> str | None:
     if not isinstance(content.get("config"), dict):
         return None
     try:
-        trained = config.from_written(content["config"], path)
+        trained = config.from_mapping(content["config"], str(path))
     except InputError:
         return None
     plain = departures(trained) == [] and content.get("started_from") is None

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.build import blame, check_used, make_feeder
+from engine.build import blame, make_feeder
 from engine.config import Config
 from engine.distributed import World
 from engine.precision import Float32Outputs
@@ -33,7 +33,6 @@ def rehearse(
     Raises InputError that names the key. Two batch sizes are tried, so that no shape fits by
     chance, in the first and in the last epoch. Each rank does this independently.
     """
-    check_used(config)
     with blame(config, "sampling"):
         rows = method.rows(torch.Generator().manual_seed(0), 0.0)
         smallest = min(config.batch_size, len(rows))

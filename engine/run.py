@@ -14,6 +14,7 @@ releases it whenever the process ends.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -33,7 +34,7 @@ from engine.distributed import World
 from errors import InputError
 from files import leftovers, replacing, write_json
 
-BEST, LAST = "best", "last"
+BOTH = BEST, LAST = "best", "last"
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("main.py", "data", "engine", "feeders", "graph", "longtail", "model")
 # Another process holds the lock for an instant when it checks whether it is free.
@@ -65,9 +66,8 @@ class RunFolder:
     def result_file(self, which: str = BEST) -> Path:
         return self.path / ("result-last.json" if which == LAST else "result.json")
 
-    @property
-    def _of_test(self) -> tuple[Callable[[str], Path], ...]:
-        return self.scores_file, self.result_file
+    def test_files(self) -> list[Path]:
+        return [file(which) for file in (self.scores_file, self.result_file) for which in BOTH]
 
     @property
     def exists(self) -> bool:
@@ -79,22 +79,12 @@ class RunFolder:
 
     def config(self) -> dict[str, Any]:
         """Return the values of config.yaml; empty if it is absent, InputError if it is damaged."""
-        if not self.config_file.is_file():
-            return {}
-        try:
-            return dict(yaml.safe_load(self.config_file.read_text(encoding="utf-8")))
-        except (yaml.YAMLError, ValueError, TypeError):
-            raise _damaged(self.config_file) from None
+        way_out = "--overwrite discards the run"
+        return _read(self.config_file, yaml.safe_load, way_out) or {}
 
     def result(self, which: str = BEST) -> dict[str, Any] | None:
         """Return the test result of a checkpoint; None if absent, InputError if it is damaged."""
-        path = self.result_file(which)
-        if not path.is_file():
-            return None
-        try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError):
-            raise _damaged(path) from None
+        return _read(self.result_file(which), json.loads, "test again: main.py --phase test")
 
     def describe(self, which: str = BEST) -> dict[str, Any]:
         """Return the values of config.yaml, overridden by the result, if they exist."""
@@ -131,15 +121,13 @@ class RunFolder:
     def changed_keys(self, settings: Config, trained: Config | None = None) -> list[str]:
         """Return the keys, sorted, whose values in config.yaml differ from `settings`.
 
-        Without a config.yaml, `trained`, the configuration in the checkpoint, is compared; [] if
-        that is None.
+        A key that is not in the file, because it is new, has its default there. Without the file,
+        `trained`, the configuration in the checkpoint, is compared; [] if that is None.
         """
-        if not self.config_file.is_file():
-            known = vars(settings if trained is None else trained)
-            return sorted(key for key, value in vars(settings).items() if known[key] != value)
-        changed = config.changed_keys(settings, self.config_file)
-        # `method` is only a label, and earlier versions did not write it
-        return [key for key in changed if key != "method" or "method" in self.config()]
+        now, then = (yaml.safe_load(each.to_yaml()) for each in (settings, trained or settings))
+        if self.config_file.is_file():
+            then = dataclasses.asdict(Config()) | self.config()
+        return sorted(key for key in {*then, *now} if then.get(key) != now.get(key))
 
     # --- writing ---
 
@@ -163,7 +151,7 @@ class RunFolder:
                 f"{self} contains a run with other values of {', '.join(changed)}; "
                 "--tag NAME keeps both, --overwrite discards it"
             )
-        trained = any(self.checkpoint(which).is_file() for which in (BEST, LAST))
+        trained = any(self.checkpoint(which).is_file() for which in BOTH)
         if not trained and (tested := self.result() or self.result(LAST)):
             raise InputError(
                 f"{self} contains the test of {tested.get('weights')}, which was not trained here; "
@@ -193,18 +181,15 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Remove the files that this module names."""
-        both = [f(which) for f in (self.checkpoint, *self._of_test) for which in (BEST, LAST)]
+        files = [self.config_file, self.log_file, self.metrics_file, *self.test_files()]
         events = self.path.glob("events.out.tfevents.*")
-        for path in (self.config_file, self.log_file, self.metrics_file, *both, *events):
+        for path in (*files, *map(self.checkpoint, BOTH), *events):
             path.unlink(missing_ok=True)
 
     def check_test(self) -> None:
         """Raise InputError if a test would write over a file of the user's."""
-        if self.config_file.is_file():
-            return
-        files = [f(which) for f in self._of_test for which in (BEST, LAST)]
-        for path in (*files, self.log_file):
-            if path.exists():
+        for path in (*self.test_files(), self.log_file):
+            if path.exists() and not self.config_file.is_file():
                 raise InputError(
                     f"{path} is in the way of the test, and not of a run; name a --work-dir"
                 )
@@ -250,17 +235,21 @@ class RunFolder:
         """Whether a process works in the folder."""
         if not self._lock_file.is_file():
             return False
-        lock = FileLock(self._lock_file)
         try:
-            lock.acquire(timeout=0)
+            with FileLock(self._lock_file, timeout=0):
+                return False
         except Timeout:
             return True
-        lock.release()
-        return False
 
 
-def _damaged(path: Path) -> InputError:
-    return InputError(f"{path}: is damaged; test again: main.py --phase test")
+def _read(path: Path, parse: Callable[[str], Any], way_out: str) -> dict[str, Any] | None:
+    """Return the values in a file; None if it is absent, InputError if it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        return dict(parse(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValueError, TypeError):
+        raise InputError(f"{path}: is damaged; {way_out}") from None
 
 
 def digest(path: Path) -> str:
@@ -321,7 +310,7 @@ def differences(
     """Return the differences between a test and a run as parts of a file name."""
     values = vars(settings)
     changed = [f"{key}-{_short(values[key])}" for key in run.changed_keys(settings, trained)]
-    results = (run.result(which) or {} for which in (BEST, LAST))
+    results = (run.result(which) or {} for which in BOTH)
     tested = {result.get("store_fingerprint") for result in results} - {None}
     if fingerprint is not None and tested and fingerprint not in tested:
         changed.append(f"clips-{fingerprint[:8]}")
@@ -333,10 +322,10 @@ def holds(run: RunFolder, weights: Path) -> bool:
 
     True for a folder without checkpoints and results.
     """
-    own = [path for path in map(run.checkpoint, (BEST, LAST)) if path.is_file()]
+    own = [path for path in map(run.checkpoint, BOTH) if path.is_file()]
     if own:
         return any(weights.samefile(path) or digest(weights) == digest(path) for path in own)
-    results = [result for result in map(run.result, (BEST, LAST)) if result is not None]
+    results = [result for result in map(run.result, BOTH) if result is not None]
     return not results or digest(weights) in [r.get("weights_digest") for r in results]
 
 

@@ -18,8 +18,8 @@ from data import long_tail, protocols
 from data.measure import Size, compare, is_impossible
 from data.normalize import name_in
 from data.store import Store, copies, keys
-from engine.config import Config, from_written
-from engine.run import RunFolder, code_version
+from engine.config import Config, from_mapping
+from engine.run import RunFolder
 from errors import InputError
 from graph.shapes import check_shape
 from model.backbone import Network
@@ -68,10 +68,7 @@ def open_data(config: Config, model: Network) -> TrainingData:
 
 
 def open_test_data(config: Config, model: Network) -> Data:
-    """Open the data as `open_data` does, but draw no list; without one there are no class counts.
-
-    Raises InputError for a store or a protocol that does not exist or does not fit.
-    """
+    """Open the data as `open_data` does, but draw no list; without one nothing is counted."""
     data = _open_store(config, model)
     try:
         return _with_list(data, config, model.num_class)
@@ -80,7 +77,7 @@ def open_test_data(config: Config, model: Network) -> Data:
 
 
 def _open_store(config: Config, model: Network) -> Data:
-    """Open the store and the test split; InputError if they do not fit the network."""
+    """Open the store and the test split."""
     store, num_class = Store.open(config.store), model.num_class
     check_shape(
         config.store, store.joints.shape[1:], model.skeleton, model.in_channels, model.num_person
@@ -119,18 +116,15 @@ def _with_list(data: Data, config: Config, num_class: int, make: bool = False) -
             f"val_split: {config.val_split} holds out no sample; {way_out[config.val_by]}"
         )
     labels = torch.as_tensor(data.store.labels[train_rows])
-    return TrainingData(
-        store=data.store,
-        skeleton=data.skeleton,
-        test_rows=data.test_rows,
-        duplicates=data.duplicates,
-        val_rows=data.test_rows if whole else held_out,
-        list_note=listed.made,
-        train_rows=train_rows,
-        class_counts=torch.bincount(labels, minlength=num_class),
-        list_digest=listed.digest,
-        published_list=listed.digest if listed.published and whole else None,
-    )
+    found = {
+        "val_rows": data.test_rows if whole else held_out,
+        "list_note": listed.made,
+        "train_rows": train_rows,
+        "class_counts": torch.bincount(labels, minlength=num_class),
+        "list_digest": listed.digest,
+        "published_list": listed.digest if listed.published and whole else None,
+    }
+    return TrainingData(**(vars(data) | found))
 
 
 def listed_rows(
@@ -179,26 +173,9 @@ def hold_out(
 # --- the data of a checkpoint ---
 
 
-def training_facts(data: TrainingData) -> dict[str, Any]:
-    """Return what a checkpoint records: digest of the list, its clips, class counts and names, code
-    version."""
-    return {
-        "list_digest": data.list_digest,
-        "store_fingerprint": data.store.fingerprint,
-        "trained_on": data.trained_on,
-        "skeleton": dataclasses.asdict(data.skeleton),
-        "class_counts": data.class_counts,
-        "class_names": list(data.store.class_names),
-        "code": code_version(),
-    }
-
-
 def check_same_data(state: dict[str, Any], data: TrainingData, path: Path) -> None:
     """Raise InputError that names the changes if a run was trained on other classes or another
-    list.
-
-    `path` is its checkpoint, `state` the content.
-    """
+    list; `state` is the content of its checkpoint `path`."""
     check_store(state, data.store, len(data.class_counts), path)
     if state.get("store_fingerprint") not in (None, data.store.fingerprint):
         raise InputError(
@@ -209,13 +186,13 @@ def check_same_data(state: dict[str, Any], data: TrainingData, path: Path) -> No
     then, counts = state["class_counts"].tolist(), data.class_counts.tolist()
     if then == counts and before in (None, now):  # earlier versions wrote no digest
         return
-    changed = [k for k in range(len(counts)) if k >= len(then) or then[k] != counts[k]]
+    changed = [k for k in range(len(counts)) if then[k] != counts[k]]
     what = "other samples, same class counts"
     if changed:
         k, names = changed[0], data.store.class_names
         what = (
             f"{sum(then)} samples then, {sum(counts)} now; class {k} ({names[k]}) "
-            f"{then[k] if k < len(then) else 0} then, {counts[k]} now"
+            f"{then[k]} then, {counts[k]} now"
         )
         if len(changed) > 1:
             what += f"; {len(changed)} classes differ"
@@ -256,10 +233,10 @@ def check_store(state: dict[str, Any], store: Store, num_class: int, path: Path)
                 "--new-head"
             )
     then, now = _normalization(state), _normalization(store.meta)
-    if None not in (then[0], now[0]) and then != now:
+    if None not in (then, now) and then != now:
         raise InputError(
-            f"{path}: was trained on clips of normalization {_shown(*then)}, but those of "
-            f"{store.path} have {_shown(*now)}; prepare them alike, or name the store: "
+            f"{path}: was trained on clips of normalization {then}, but those of "
+            f"{store.path} have {now}; prepare them alike, or name the store: "
             "--set store=DIR"
         )
     if state.get("size") is None or store.meta.get("size") is None:
@@ -271,35 +248,31 @@ def check_store(state: dict[str, Any], store: Store, num_class: int, path: Path)
     return f"{store.path}: {doubt}" if doubt else ""
 
 
-def _normalization(facts: dict[str, Any]) -> tuple[str | None, int | None]:
-    """Return what a checkpoint or a meta.json says of normalization: its name, and its joint."""
+def _normalization(facts: dict[str, Any]) -> str | None:
+    """Return what a checkpoint or a meta.json says of normalization, with the joint it is at."""
     name = name_in(facts)
-    return name, facts.get("centre") if name == "centered" else None
+    return f"centered (joint {facts.get('centre')})" if name == "centered" else name
 
 
-def _shown(name: str | None, joint: int | None) -> str:
-    return str(name) if joint is None else f"{name} (joint {joint})"
+def remembered(state: dict[str, Any], data: Data) -> Data:
+    """Return `data` with the class counts and list in a checkpoint, unchanged if they are the same.
 
-
-def remembered(state: dict[str, Any], data: Data) -> tuple[Data, str | None]:
-    """Return `data` with the class counts and list in a checkpoint, and a log line.
-
-    If they equal those of `data`, it is returned unchanged, with None. The list of the training is
-    used even if its file has been changed or removed.
+    The list of the training is used even if its file has been changed or removed.
     """
     counts, listed = state.get("class_counts"), state.get("list_digest")
-    if counts is None:
-        return data, None
     now = data.class_counts
+    if counts is None:
+        return data
     same = now is not None and counts.tolist() == now.tolist()
     if same and listed in (None, data.list_digest):
-        return data, None
+        return data
     whole = state["config"].get("val_split") is None  # else a part was held out
     published = listed if whole and listed in long_tail.PUBLISHED else None
     line = "is missing" if now is None else "differs from that of the training"
+    note = f"the training list {line}: the shot figures use the class counts in the checkpoint"
     return dataclasses.replace(
-        data, class_counts=counts, list_digest=listed, published_list=published
-    ), f"the training list {line}: the shot figures use the class counts in the checkpoint"
+        data, class_counts=counts, list_digest=listed, published_list=published, list_note=note
+    )
 
 
 def trained_on(state: dict[str, Any], store: Store, rows: np.ndarray) -> np.ndarray:
@@ -314,7 +287,7 @@ def trained_on(state: dict[str, Any], store: Store, rows: np.ndarray) -> np.ndar
     known = np.array([], np.int64)
     if state.get("store_fingerprint") == store.fingerprint and "config" in state:
         with suppress(InputError):  # the list is not there any more
-            listed, trained, _ = listed_rows(store, from_written(state["config"], "the checkpoint"))
+            listed, trained, _ = listed_rows(store, from_mapping(state["config"]))
             known = trained if listed.digest == state.get("list_digest") else known
     return np.isin(rows, known)
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+import model as models
 from data import long_tail
 from engine import checkpoint, logs, precision, recipe, samples
 from engine.build import make_feeder, make_method, make_model, to_device
@@ -24,13 +25,13 @@ from engine.run_data import (
     check_store,
     check_unseen,
     open_data,
-    training_facts,
 )
 from engine.state import TrainState
 from engine.step_graph import StepGraphs, make_step_graphs
 from engine.wrap import wrap
 from errors import InputError
 from longtail.method import Method
+from model.upstream import Checkpoint
 
 
 def step_seed(*numbers: int) -> int:
@@ -147,7 +148,7 @@ def describe(training: Training, log: logs.Log) -> None:
         lines.append(f"resumed at epoch {progress.epoch + 1}, step {progress.step}")
         if not training.same_code:
             lines.append("the code has changed since the run began: results may differ")
-    for line in filter(None, lines):
+    for line in lines:
         log.line(line)
 
 
@@ -162,22 +163,24 @@ def untested(data: TrainingData) -> str:
     return f"without test samples, so in no figure: {len(missing)} classes ({names}{more})"
 
 
-def device_name(device: torch.device) -> str:
-    """Return the name of a GPU, or of the kind of processor."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({torch.backends.cpu.get_cpu_capability()})"
-
-
 def save(training: Training, run: RunFolder, which: str) -> None:
     """Write best.pt, or last.pt, which also contains what a resumed run needs."""
     if not training.world.is_main:
         return
-    state, store = training.state, training.data.store
+    state, data, store = training.state, training.data, training.data.store
+    device = f"{training.device.type} ({torch.backends.cpu.get_cpu_capability()})"
+    if training.device.type == "cuda":
+        device = torch.cuda.get_device_name(training.device)
     content: dict[str, Any] = {
         "config": dataclasses.asdict(training.config),
         "model": state.evaluated.state_dict(),
-        **training_facts(training.data),
+        "list_digest": data.list_digest,
+        "store_fingerprint": store.fingerprint,
+        "trained_on": data.trained_on,
+        "skeleton": dataclasses.asdict(data.skeleton),
+        "class_counts": data.class_counts,
+        "class_names": list(store.class_names),
+        "code": code_version(),
         **training.origin,
         "layout": store.layout,
         "normalization": store.normalization,
@@ -188,7 +191,7 @@ def save(training: Training, run: RunFolder, which: str) -> None:
         "made_with": {
             "date": time.strftime("%Y-%m-%d"),
             "torch": str(torch.__version__),
-            "device": device_name(training.device),
+            "device": device,
             "threads": torch.get_num_threads(),
         },
     }
@@ -206,8 +209,9 @@ def restore(training: Training, path: Path) -> None:
     try:
         content = checkpoint.read(path)
         if "training" not in content:
-            what = "is of an earlier version" if checkpoint.is_last(content) else "is a best.pt"
-            raise InputError(f"{path} {what}, which cannot be resumed from")
+            raise InputError(
+                f"{path} has no state of training (is a best.pt), so it cannot be resumed"
+            )
     except InputError as error:
         raise InputError(
             f"{error}; --overwrite starts again, --weights FILE starts from these weights"
@@ -217,20 +221,14 @@ def restore(training: Training, path: Path) -> None:
     training.same_code = content.get("code") in (None, code_version())
     training.threads = (content.get("made_with") or {}).get("threads")
     then, now = {key: content.get(key) for key in checkpoint.ORIGIN}, training.origin
-    file, digest = then["started_from"], then["started_from_digest"]
-    if now["started_from"] not in (None, file):
+    if now["started_from_digest"] not in (None, then["started_from_digest"]):
         raise InputError(
-            f"--weights {now['started_from']}: the run to resume began with "
-            f"{file or 'random weights'}; omit the flag, or --overwrite begins again"
-        )
-    if None not in (digest, now["started_from_digest"]) and digest != now["started_from_digest"]:
-        raise InputError(
-            f"--weights {file}: contains other weights than when the run to resume began; "
-            "--overwrite begins again"
+            f"--weights {now['started_from']}: the run to resume began with other weights "
+            f"({then['started_from'] or 'random ones'}); omit the flag, or --overwrite begins again"
         )
     training.origin = then
     training.data = dataclasses.replace(training.data, seen_before=content.get("trained_on"))
     state = training.state
-    checkpoint.load_strictly(state.model, content["model"], str(path))
+    models.fill(state.model, Checkpoint(path, content), {})
     state.load_state_dict(content["training"])
     state.progress = dataclasses.replace(state.progress, **content["progress"])

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from engine.config import Config
-from engine.optimizer import backbone_factor, lr_factor, make_optimizer
+from engine.optimizer import lr_factor, make_optimizer
 from longtail.method import Method
 
 
@@ -86,9 +86,9 @@ class TrainState:
         For a captured update they are tensors on the device.
         """
         full = self.config.scaled_lr * lr_factor(self.config, time)
+        backbone = full * self.config.backbone_lr if time >= self.config.frozen_epochs else 0.0
         for group in self.optimizer.param_groups:
-            backbone = group.get("backbone", False)
-            rate = full * backbone_factor(self.config, time) if backbone else full
+            rate = backbone if group.get("backbone", False) else full
             if not self.captured:
                 group["lr"] = rate
             elif isinstance(group["lr"], torch.Tensor):
@@ -125,20 +125,16 @@ class TrainState:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs in addition to the evaluated network."""
+        optimizer = self.optimizer.state_dict()
+        groups = [group | {"lr": float(group["lr"])} for group in optimizer["param_groups"]]
         state: dict[str, Any] = {
-            "optimizer": self.optimizer_state(),
+            "optimizer": optimizer | {"param_groups": groups},
             "scaler": self.scaler.state_dict(),
             "method": self.method.state_dict(),
         }
         if self.ema is not None:
             state |= {"model": self.model.state_dict(), "averaged_steps": self.ema.steps}
         return state
-
-    def optimizer_state(self) -> dict[str, Any]:
-        """Return the state of the optimizer, its learning rate as a number."""
-        state = self.optimizer.state_dict()
-        groups = [group | {"lr": float(group["lr"])} for group in state["param_groups"]]
-        return state | {"param_groups": groups}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned; the model already has the evaluated weights."""

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from types import FrameType
-
-import torch
+from typing import Any
 
 from engine.distributed import World
-
-CHECK_EVERY = 50  # steps between two exchanges with other ranks on GPUs: each one synchronizes
 
 
 class StopRequest:
@@ -21,26 +17,22 @@ class StopRequest:
     def __init__(self, world: World) -> None:
         self.world, self.received = world, False
 
-    def after_step(self, step: int, device: torch.device) -> bool:
-        """Return whether to stop after step `step` of an epoch; all ranks return the same.
+    def requested(self, together: bool) -> bool:
+        """Return whether to stop. Several ranks exchange this only where all of them ask, which the
+        caller knows: `together`. Elsewhere it is False for them: in an evaluation one rank may have
+        a batch left when another has none."""
+        return (together or self.world.size == 1) and self.world.any(self.received)
 
-        Ranks on GPUs exchange this only every CHECK_EVERY steps.
-        """
-        if self.world.size == 1:
-            return self.received
-        due = device.type == "cpu" or step % CHECK_EVERY == 0
-        return due and self.world.any(self.received)
 
-    def alone(self) -> bool:
-        """Return whether to stop, in places that not all ranks reach; False with several ranks.
-
-        In an evaluation one rank may have a batch left when another has none.
-        """
-        return self.world.size == 1 and self.received
-
-    def together(self) -> bool:
-        """Return whether to stop, in places that all ranks reach; all ranks return the same."""
-        return self.world.any(self.received)
+@contextmanager
+def handled(signals: Iterable[int], handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Call `handler(number, frame)` for these signals within the context."""
+    former = {each: signal.signal(each, handler) for each in signals}
+    try:
+        yield
+    finally:
+        for each, own in former.items():
+            signal.signal(each, own)
 
 
 @contextmanager
@@ -52,7 +44,7 @@ def deferred_stop(world: World) -> Iterator[StopRequest]:
     request = StopRequest(world)
     interrupt = signal.getsignal(signal.SIGINT)
 
-    def record(number: int, frame: FrameType | None) -> None:
+    def record(number: int, _: Any) -> None:
         if number == signal.SIGINT and not request.received:
             print("stopping; Ctrl-C again to stop without saving", file=sys.stderr)
             signal.signal(signal.SIGINT, interrupt)
@@ -61,9 +53,5 @@ def deferred_stop(world: World) -> Iterator[StopRequest]:
     deferred = [signal.SIGTERM]
     if interrupt is signal.default_int_handler:  # else it is ignored, or someone else's
         deferred.append(signal.SIGINT)
-    previous = {each: signal.signal(each, record) for each in deferred}
-    try:
+    with handled(deferred, record):
         yield request
-    finally:
-        for each, handler in previous.items():
-            signal.signal(each, handler)

@@ -9,10 +9,9 @@ on a core that another process uses, two threads can take ten times as long as o
 from __future__ import annotations
 
 import copy
-import itertools
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 
@@ -40,8 +39,7 @@ def settle(training: Training) -> str:
         return f"{training.threads} CPU threads, as before; {VARIABLE} overrides"
     if cores() == 1 or not training.method.trains:
         return ""
-    seconds = measure(step_of(training), cores())
-    threads = choose(seconds)
+    threads, seconds = measure(step_of(training), cores())
     torch.set_num_threads(threads)
     why = "a step takes " + ", ".join(f"{value:.2g} s with {n}" for n, value in seconds.items())
     if threads == max(seconds) and 2 * threads <= cores():
@@ -49,35 +47,25 @@ def settle(training: Training) -> str:
     return f"{threads} CPU thread{'s' * (threads > 1)} ({why}); {VARIABLE} overrides"
 
 
-def choose(seconds: Mapping[int, float]) -> int:
-    """Return the number of threads, given the seconds of a step for 1, 2, 4, ... threads.
+def measure(step: Callable[[], object], most: int) -> tuple[int, dict[int, float]]:
+    """Return the best number of threads, and the seconds of a step with 1, 2, 4, ... of them.
 
-    Each doubling is taken if it is faster by GAIN; the first one that is not ends the search.
+    There are at most `most`. A doubling is taken if it is faster by GAIN. The first one that is
+    not ends the search, as does one for which there are no free cores.
     """
-    best, *more = sorted(seconds)
-    for threads in more:
-        if seconds[best] < GAIN * seconds[threads]:
-            break
-        best = threads
-    return best
-
-
-def measure(step: Callable[[], object], most: int) -> dict[int, float]:
-    """Return the seconds of a step with 1, 2, 4, ... threads, at most `most`, up to the first
-    doubling that does not pay, or before the first for which there are no free cores."""
+    best, threads = 1, 1
     found: dict[int, float] = {}
-    for threads in itertools.takewhile(lambda n: n <= most, (2**k for k in itertools.count())):
-        if threads > 1 and is_crowded(threads):
-            break
+    while threads <= most and (threads == 1 or not is_crowded(threads)):
         torch.set_num_threads(threads)
         step()
         started = time.perf_counter()
         for _ in range(REPEATS):
             step()
         found[threads] = (time.perf_counter() - started) / REPEATS
-        if choose(found) < threads:
+        if threads > 1 and found[best] < GAIN * found[threads]:
             break
-    return found
+        best, threads = threads, 2 * threads
+    return best, found
 
 
 def is_crowded(threads: int) -> bool:

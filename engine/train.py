@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+import model as models
 from engine import checkpoint, evaluate, logs
 from engine.build import make_feeder
 from engine.config import Config
@@ -23,8 +24,10 @@ from errors import InputError, Stopped
 from feeders.skeleton import Batch
 from longtail import shots
 from model.fuse_bn import fuse_bn
+from model.upstream import Checkpoint
 
-# Steps between two reads of the loss; a read synchronizes with a GPU, and costs a CPU nothing.
+# Steps between two reads of the loss, and between two exchanges of ranks about a signal; they
+# synchronize with a GPU, and cost a CPU nothing.
 SYNC_EVERY = {"cuda": 50, "cpu": 1}
 SHOWN = 4  # samples of a batch that an error names
 
@@ -44,8 +47,8 @@ def train(training: Training, run: RunFolder, log: logs.Log) -> None:
         return
     with log.epochs(state.progress.epoch), deferred_stop(training.world) as stop:
 
-        def stop_alone() -> None:
-            if stop.alone():
+        def save_if_stopped() -> None:
+            if stop.requested(together=False):
                 save_and_stop(training, run)
 
         while state.progress.epoch < config.num_epoch:
@@ -56,11 +59,12 @@ def train(training: Training, run: RunFolder, log: logs.Log) -> None:
             for clips, labels, batch in training.feeder.batches(batches[state.progress.step :]):
                 loss = training_step(training, clips, labels, batch, len(batches))
                 losses.update(loss, batch)
-                if stop.after_step(batch.step, training.device):
+                is_due = batch.step % SYNC_EVERY[training.device.type] == 0
+                if stop.requested(together=is_due):
                     losses.flush()
                     save_and_stop(training, run)
             losses.close()
-            metrics = validate(training, stop_alone)
+            metrics = validate(training, save_if_stopped)
             improved = end_epoch(training, metrics, log)
             if improved:
                 save(training, run, BEST)
@@ -249,19 +253,19 @@ def test(training: Training, run: RunFolder, log: logs.Log) -> None:
         feeder = make_feeder(config, data, data.test_rows, training.device, clips=clips)
     with deferred_stop(training.world) as stop:
 
-        def stop_if(requested: bool) -> None:
-            if requested:
+        def end_if_stopped(together: bool = False) -> None:
+            if stop.requested(together):
                 raise Stopped(f"{run}: trained; --resume runs the test")
 
         for which in (BEST, LAST):
             path = run.checkpoint(which)
-            stop_if(stop.together())
+            end_if_stopped(together=True)
             state = checkpoint.read(path)
-            checkpoint.load_strictly(model, state["model"], str(path))
+            models.fill(model, Checkpoint(path, state), {})
             net = fuse_bn(model) if training.eval_net is model else training.eval_net
             result = evaluate.test(
                 net, config, data, feeder, path, run, training.world, state=state,
-                quiet=log.quiet, before_batch=lambda: stop_if(stop.alone()),
+                quiet=log.quiet, before_batch=end_if_stopped,
             )  # fmt: skip
             rows.append([path.name, *(logs.percent(result[key]) for key in shots.METRICS)])
     table = logs.table(["checkpoint", *logs.shot_headings(config.shot_limits)], rows)

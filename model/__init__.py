@@ -52,24 +52,17 @@ def from_checkpoint(
     given = {key: value for key, value in given.items() if value is not None} | model_args
     name, shown = network_of(checkpoint, graph)
     check_import(path, name, shown, "build it, then engine.checkpoint.load_weights fills it")
-    try:
-        network = find(name)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    known = {**defaults(network), **shown}
-    unknown = [key for key in given if key not in known]
-    if unknown and issubclass(network, Backbone):  # experts pass theirs to one
-        raise InputError(
-            f"{unknown[0]}: {name} does not take this argument{nearest(unknown[0], known)}"
-        )
     args = {**shown, **given}
     try:
+        network = find(name)
+        known = {**defaults(network), **shown}
+        for key in given.keys() - known:
+            if issubclass(network, Backbone):  # experts pass theirs to one
+                raise TypeError(f"it does not take {key}{nearest(key, known)}")
         model = network(**with_classes(args))
-    except InputError:
-        raise
     except (TypeError, ValueError, ArithmeticError) as error:
         raise InputError(f"{path}: {name} cannot be built with {args}: {error}") from error
-    model.load_state_dict(fitted(model, checkpoint, given))
+    fill(model, checkpoint, given)
     return model.eval()
 
 
@@ -85,8 +78,7 @@ def network_of(
     layout.
     """
     name, args = checkpoint.network
-    form = checkpoint.form
-    if name is not None and (form is None or name != f"model.{form.backbone}.Model"):
+    if name is not None and name != checkpoint.form_network:
         return name, args
     try:
         backbone, joints, shown = upstream.infer_network(checkpoint.state)
@@ -105,25 +97,11 @@ def shown_for(
     """
     its_name, args = checkpoint.network
     if its_name is None:
-        if checkpoint.form is None:
-            return {}
-        its_name = f"model.{checkpoint.form.backbone}.Model"
-    derived = trusted(its_name, args) and issubclass(network, find(its_name))
+        return {}
+    derived = not foreign(its_name, args) and issubclass(network, find(its_name))
     if name != its_name and not derived:
         return {}
     return network_of(checkpoint, given.get("graph"))[1]
-
-
-def completed(
-    network: type, name: str, given: Mapping[str, Any], checkpoint: Checkpoint
-) -> dict[str, Any]:
-    """Return the arguments that build `network`, with import string `name`, for a checkpoint.
-
-    They are the given ones and those in the checkpoint or shown by its weights, except defaults.
-    """
-    shown, usual = shown_for(network, name, checkpoint, given), defaults(network)
-    needed = {k: v for k, v in shown.items() if k not in usual or not same(v, usual[k])}
-    return {**needed, **given}
 
 
 # What to do about an argument in which weights differ from what is wanted, {} theirs
@@ -139,7 +117,7 @@ def fitted(model: nn.Module, checkpoint: Checkpoint, given: Mapping[str, Any]) -
     Raises InputError if they do not fit; it first names the `given` arguments that contradict them.
     """
     try:
-        return checkpoint.fitted(model)
+        return upstream.translate(checkpoint.state, model)
     except InputError as error:
         shown = shown_for(type(model), import_string(model), checkpoint, given)
         wrong = "".join(
@@ -152,11 +130,17 @@ def fitted(model: nn.Module, checkpoint: Checkpoint, given: Mapping[str, Any]) -
         raise InputError(f"{checkpoint.path}: {wrong}{details}") from None
 
 
-def load_into(model: nn.Module, path: str | Path) -> None:
+def fill(model: nn.Module, checkpoint: Checkpoint, given: Mapping[str, Any]) -> None:
+    """Load the weights of a checkpoint into the network that was built for it with the `given`
+    arguments; InputError, and no change, if they do not fit."""
+    model.load_state_dict(fitted(model, checkpoint, given))
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load a checkpoint of any known form into a network that was built independently of it.
 
-    Raises InputError, and loads nothing, if the weights do not fit, or if they fit but belong to
-    another variant of the network.
+    Raises InputError, and loads nothing, if the weights do not fit (it lists those that are
+    missing, left over or of another shape), or if they belong to another variant of the network.
     """
     checkpoint = Checkpoint.read(path)
     state = fitted(model, checkpoint, getattr(model, "arguments", {}))
@@ -207,11 +191,11 @@ def import_string(model: nn.Module) -> str:
     return f"{type(model).__module__}.{type(model).__qualname__}"
 
 
-def trusted(name: str, args: Mapping[str, Any]) -> bool:
-    """Return whether the network that a checkpoint names may be imported: it, and a backbone among
-    its arguments, must be a class in a module of model/. Nothing else may be called."""
-    named = [name, *([args["backbone"]] if "backbone" in args else [])]
-    return all(re.fullmatch(r"model\.[a-z]\w*\.[A-Z]\w*", str(each)) for each in named)
+def foreign(name: str, args: Mapping[str, Any]) -> list[str]:
+    """Return what a checkpoint names that may not be imported: its network, and a backbone among
+    the arguments, must be classes in a module of model/. Nothing else may be called."""
+    named = map(str, (name, *([args["backbone"]] if "backbone" in args else [])))
+    return [each for each in named if not re.fullmatch(r"model\.[a-z]\w*\.[A-Z]\w*", each)]
 
 
 def check_import(path: str | Path, name: str, args: Mapping[str, Any], way_out: str) -> None:
@@ -219,9 +203,8 @@ def check_import(path: str | Path, name: str, args: Mapping[str, Any], way_out: 
 
     A downloaded file must not decide what is imported.
     """
-    if not trusted(name, args):
-        named = name if not trusted(name, {}) else args["backbone"]
-        raise InputError(f"{path}: its model is {named}, from outside model/; {way_out}")
+    for each in foreign(name, args):
+        raise InputError(f"{path}: its model is {each}, from outside model/; {way_out}")
 
 
 def find(name: str) -> type[nn.Module]:

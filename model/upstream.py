@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,33 +20,21 @@ State = dict[str, Tensor]
 FORMAT = "brl-checkpoint"  # under the key `format` in the checkpoints of this project's runs
 VERSION = 1  # under `format_version`: raised when an older reader would misread what is written
 SHOWN = 6  # names of each kind that an error lists at most
-EARLIER_ARGUMENTS = {"normalise": "normalize"}  # of this project's networks
 CONSTANT = ("backbone.A",)  # in PYSKL's MS-G3D, next to the graphs computed from it
 
 
 def read(path: str | Path) -> Any:
-    """Return the content of a file written by `torch.save`, without executing code from it.
+    """Return the content of a file written by `torch.save`, on the CPU, without executing code from
+    it.
 
-    Raises InputError if that is not possible, or if a later version of this project wrote it.
+    Raises InputError if that is not possible, if the file is damaged, or if a later version of this
+    project wrote it.
     """
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path}: is a folder; name a file, e.g. {path / 'best.pt'}")
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
-    checkpoint = unpickled(path)
-    version = checkpoint.get("format_version", 0) if isinstance(checkpoint, dict) else 0
-    if not isinstance(version, int) or version > VERSION:
-        raise InputError(
-            f"{path}: has checkpoint format {version}, but this version of the project reads "
-            f"formats up to {VERSION}: update the project"
-        )
-    return checkpoint
-
-
-def unpickled(path: Path) -> Any:
-    """Return the content of a file, on the CPU; InputError if it is damaged or would execute
-    code."""
     with path.open("rb") as file:
         start = file.read(16)
     if start.lstrip().startswith((b"<", b"{", b"version https")):  # a page, JSON, Git LFS
@@ -55,7 +43,7 @@ def unpickled(path: Path) -> Any:
             "checkpoint; download it again"
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
             raise InputError(
@@ -68,6 +56,13 @@ def unpickled(path: Path) -> Any:
     except Exception as error:  # torch raises many types for damaged bytes
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} is truncated or not a checkpoint: {line}") from None
+    version = checkpoint.get("format_version", 0) if isinstance(checkpoint, dict) else 0
+    if not isinstance(version, int) or version > VERSION:
+        raise InputError(
+            f"{path}: has checkpoint format {version}, but this version of the project reads "
+            f"formats up to {VERSION}: update the project"
+        )
+    return checkpoint
 
 
 def weights(checkpoint: Any, path: str | Path = "the checkpoint") -> State:
@@ -102,12 +97,6 @@ def is_own(content: Any) -> bool:
     return isinstance(content, dict) and content.get("format") == FORMAT
 
 
-def current_arguments(args: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a network, written by any version of this project, by their names
-    in this version."""
-    return {EARLIER_ARGUMENTS.get(key, key): value for key, value in args.items()}
-
-
 def form_of(state: State) -> Form | None:
     """Return the form of a state dict; None if it is unknown."""
     return next((form for form in FORMS if form.mark in state), None)
@@ -124,10 +113,6 @@ class Checkpoint:
     def read(cls, path: str | Path) -> Checkpoint:
         return cls(path, read(path))
 
-    @property
-    def is_own(self) -> bool:
-        return is_own(self.content)
-
     @cached_property
     def state(self) -> State:
         """The state dict; InputError if there is none."""
@@ -138,36 +123,24 @@ class Checkpoint:
         """The form of the state dict; None for an unknown one and for this project's names."""
         return form_of(self.state)
 
+    @property
+    def form_network(self) -> str | None:
+        """The import string of the network of the form."""
+        return None if self.form is None else f"model.{self.form.backbone}.Model"
+
     @cached_property
     def network(self) -> tuple[str | None, dict[str, Any]]:
-        """(Import string, arguments) of the network if the file contains them, else (None, {}).
+        """The import string of the network that the file names, else of its form's, and the
+        arguments in the file.
 
         A run's checkpoint has both in its configuration, a converted one at its top level.
         """
-        if not isinstance(self.content, dict):
-            return None, {}
-        config = self.content.get("config")
-        for holder in (config if self.is_own else None, self.content):
+        content = self.content if isinstance(self.content, dict) else {}
+        for holder in (content.get("config") if is_own(content) else None, content):
             if isinstance(holder, dict) and isinstance(holder.get("model_args"), dict):
                 name = holder.get("model")
-                args = current_arguments(holder["model_args"])
-                return name if isinstance(name, str) else None, args
-        return None, {}
-
-    def fitted(self, model: nn.Module) -> State:
-        """Return all weights under the names of `model`.
-
-        Raises InputError, without the path, that lists weights that are missing, left over or of
-        another shape.
-        """
-        if not self.is_own:
-            return translate(self.state, model)
-        if problems := differences(self.state, model.state_dict()):
-            raise InputError(
-                f"does not fit {type(model).__module__}.{type(model).__name__} "
-                f"(see model and model_args): {problems}"
-            )
-        return self.state
+                return name if isinstance(name, str) else self.form_network, holder["model_args"]
+        return self.form_network, {}
 
 
 def recognize(state: State) -> Form:
@@ -250,19 +223,6 @@ def some(names: list[str]) -> str:
     """Return the first SHOWN names as text, and the number of the others."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
-
-
-def differences(state: State, own: State) -> str:
-    """Return the differences in names and shapes between a state dict and that of a network,
-    `own`."""
-    problems = [f"missing {name}" for name in own.keys() - state.keys()]
-    problems += [f"unknown {name}" for name in state.keys() - own.keys()]
-    problems += [
-        f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own.keys() & state.keys()
-        if state[name].shape != own[name].shape
-    ]
-    return some(sorted(problems))
 
 
 def is_near(value: Tensor, expected: Tensor) -> bool:

@@ -135,7 +135,10 @@ def test_a_run_is_not_resumed_from_other_first_weights(whole, mine, tmp_path, ca
     moved = {name: value + 0.5 for name, value in content["model"].items()}
     checkpoint.save(file, content | {"model": moved})
     assert run_command(main.main, [*argv, "--resume"]) == 2
-    assert "--weights first.pt: contains other weights than when" in capsys.readouterr().err
+    assert (
+        "--weights first.pt: the run to resume began with other weights (first.pt)"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_backbone_has_its_own_rate(whole, tiny):

@@ -144,7 +144,7 @@ def test_arguments_not_shown_by_weights_are_used(original):
         assert built.blocks[0].temporal.relu
         with torch.no_grad():
             assert relative(built(clips), logits) > 1e-2
-    with pytest.raises(InputError, match=r"relu_branch: .*did you mean relu_branches"):
+    with pytest.raises(InputError, match=r"relu_branch \(did you mean relu_branches"):
         models.from_checkpoint(path, relu_branch=True)
 
 
@@ -628,21 +628,3 @@ def test_checkpoints_from_before_there_was_a_format_number_are_read(whole, tmp_p
         assert torch.equal(models.from_checkpoint(tmp_path / "best.pt")(clips), expected)
         loaded = LoadedNetwork.load(tmp_path / "best.pt", CPU).model.eval()
         assert torch.equal(loaded(clips), expected)
-
-
-def test_the_earlier_spelling_of_normalize_in_a_checkpoint_is_read(tmp_path):
-    args = {"base_channels": 8, "num_gcn_scales": 2, "num_g3d_scales": 2, "normalize": "symmetric"}
-    network = msg3d.Model(**args).eval()
-    earlier = {"normalise" if key == "normalize" else key: value for key, value in args.items()}
-    values = dataclasses.asdict(Config(model="model.msg3d.Model", model_args=earlier))
-    checkpoint.save(tmp_path / "own.pt", {"config": values, "model": network.state_dict()})
-    converted = {"model": "model.msg3d.Model", "model_args": earlier}
-    torch.save(converted | {"state_dict": network.state_dict()}, tmp_path / "converted.pt")
-    clips = torch.randn(1, 2, 8, 25, 3)
-    with torch.no_grad():
-        expected = network(clips)
-        for path in (tmp_path / "own.pt", tmp_path / "converted.pt"):
-            assert torch.equal(models.from_checkpoint(path)(clips), expected)
-        settings, loaded, _ = checkpoint.load_network(tmp_path / "own.pt")
-        assert torch.equal(loaded.eval()(clips), expected)
-    assert settings.model_args == args

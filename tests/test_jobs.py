@@ -247,7 +247,7 @@ def test_a_run_is_told_what_the_command_line_says():
     [
         (["--jobs", "2"], "--jobs: one stream is one run"),
         (["--jobs", "0", "--stream", "all"], "at least 1, or auto"),
-        (["--jobs", "2", "--stream", "all", "--set", "lr=x"], "lr must be float"),
+        (["--jobs", "2", "--stream", "all", "--set", "lr=x"], "lr must be a number"),
     ],
 )
 def test_a_mistake_is_found_before_any_process_begins(tiny, tmp_path, more, said, capsys):

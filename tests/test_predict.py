@@ -568,22 +568,6 @@ def test_precision_that_is_asked_for_is_used(small, by_config):
     assert np.abs(prediction.probabilities - single).max() > 1e-5
 
 
-def test_a_checkpoint_that_names_a_former_feeder_is_fed_alike(tmp_path):
-    """NW-UCLA's feeding was a class of its own before it was values of feeder_args."""
-    args = {"num_class": 4, "num_person": 1, "base_channels": 8, "num_blocks": 1}
-    args["graph"] = "nw_ucla"
-    values = {"choice": "even", "box": True, "rotate": [1, 1, 0], "scale": 0, "flip": 0}
-    config = Config(frames=16, test_clips=1, model_args=args, feeder_args=values)
-    path = save(tmp_path / "now.pt", config, names=list("abcd"), layout="nw_ucla")
-    state = checkpoint.read(path)
-    state["config"] |= {"feeder": "feeders.nw_ucla.Feeder", "feeder_args": {"rotate": 1}}
-    checkpoint.save(tmp_path / "former.pt", state)
-    now, former = (Recognizer.load(tmp_path / f"{n}.pt", "cpu") for n in ("now", "former"))
-    assert former.members[0].config == now.members[0].config
-    clip = walk(joints=20)
-    np.testing.assert_array_equal(former(clip).probabilities, now(clip).probabilities)
-
-
 @pytest.mark.parametrize("allowed", [True, False])
 def test_tf32_is_as_the_configuration_says(small, monkeypatch, allowed):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", not allowed)

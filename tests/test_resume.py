@@ -281,7 +281,7 @@ def test_other_weights_to_begin_with_are_not_passed_over(stopped, capsys):
     argv, _, folder = stopped
     assert run_command(main.main, [*argv, "--weights", str(folder / "best.pt")]) == BAD_INPUT
     said = capsys.readouterr().err
-    assert "--weights best.pt: the run to resume began with random weights" in said
+    assert "--weights best.pt: the run to resume began with other weights (random ones)" in said
 
 
 def test_classes_that_changed_are_not_resumed(stopped, capsys):
@@ -311,6 +311,6 @@ def test_class_counts_in_a_checkpoint_replace_a_missing_list(val_split, claims):
     state = {"list_digest": key, "class_counts": counts, "config": {"val_split": val_split}}
     fields = dataclasses.fields(run_data.Data)
     gone = run_data.Data(**{field.name: None for field in fields})
-    data, said = run_data.remembered(state, gone)
+    data = run_data.remembered(state, gone)
     assert data.class_counts.tolist() == [5, 3] and data.list_digest == key
-    assert data.published_list == (key if claims else None) and "is missing" in said
+    assert data.published_list == (key if claims else None) and "is missing" in data.list_note

@@ -177,20 +177,6 @@ def test_other_weights_never_replace_the_results_of_a_run(trained, tmp_path, qui
         test_phase(trained / "mine.pt")
 
 
-def test_last_checkpoint_of_an_earlier_version_does_not_replace_the_results_of_the_best(
-    trained, quick
-):
-    state = checkpoint.read(trained / "last.pt")
-    state["stepper"] = state.pop("training")  # where earlier versions kept what a resumed run needs
-    checkpoint.save(trained / "last.pt", state)
-    before = results(trained)
-    test_phase(trained / "last.pt")
-    after = results(trained)
-    assert {name for name in before if before[name] != after[name]} == {
-        "scores-last.npz", "result-last.json",
-    }  # fmt: skip
-
-
 def test_checkpoints_that_lie_together_have_results_of_their_own(trained, tmp_path, quick):
     for number, name in enumerate(("a.pt", "b.pt")):
         other_weights(trained, tmp_path / "loose" / name, number)

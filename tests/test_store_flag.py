@@ -143,10 +143,12 @@ def test_classes_that_cannot_be_tested_are_named(mine):
 def test_a_benchmark_beside_a_store_is_refused(mine, capsys):
     """It names a store of its own, which would be trained on under the name of the other."""
     argv = ["--store", str(mine), "--device", "cpu", "--check"]
-    for words in (["--config", "config/nw-ucla-lt/joint.yaml"], ["--set", "store=data/nw-ucla"]):
+    for words, said in (
+        (["--config", "config/nw-ucla-lt/joint.yaml"], "names the store data/nw-ucla"),
+        (["--set", "store=data/nw-ucla"], "two values of store"),
+    ):
         assert run_command(main.main, [*argv, *words]) == 2
-        said = capsys.readouterr().err
-        assert f"{' '.join(words)}: names the store data/nw-ucla" in said
+        assert f"{' '.join(words)}: {said}" in capsys.readouterr().err
 
 
 def test_a_store_without_a_split_says_how_to_get_one(tiny, capsys):
@@ -189,7 +191,7 @@ def test_shots_auto_is_a_value_of_any_configuration(tiny):
     settled = own_data.with_shots(given)
     assert settled.shots == list(shots.automatic([3, 3, 1, 1])) == [2, 2]
     assert own_data.with_shots(load([], ["shots=[5, 2]"])).shots == [5, 2]
-    with pytest.raises(InputError, match=r"shots must be a list of whole numbers, or auto"):
+    with pytest.raises(InputError, match=r"shots must be a list of whole numbers or auto"):
         load([], ["shots=automatic"])
 
 

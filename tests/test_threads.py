@@ -21,32 +21,24 @@ def free(monkeypatch):
     torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "chosen"),
-    [
-        ({1: 0.22, 2: 0.19}, 1),  # small steps: a second thread does not pay
-        ({1: 0.22, 2: 2.7}, 1),  # the other core is busy
-        ({1: 4.4, 2: 2.6, 4: 2.4}, 2),
-        ({1: 8.0, 2: 4.2, 4: 2.3, 8: 1.7}, 8),
-        ({1: 1.0, 2: 0.8}, 2),
-        ({1: 1.0, 2: 0.9, 4: 0.1}, 1),  # is not measured so far
-        ({1: 1.0}, 1),
-    ],
-)
-def test_threads_are_taken_where_they_pay(seconds, chosen):
-    assert threads.choose(seconds) == chosen
+FREE = {1: 9, 2: 15, 4: 20, 8: 24}  # sums per second where no other process uses a core
 
 
 @pytest.mark.parametrize(
-    ("work", "rates", "measured"),
+    ("work", "rates", "measured", "chosen"),
     [
-        ({1: 4, 2: 2, 4: 1}, {1: 9, 2: 15, 4: 20}, [1, 2, 4]),
-        ({1: 4, 2: 3.9, 4: 1}, {1: 9, 2: 15}, [1, 2]),
-        ({1: 4}, {1: 9, 2: 8}, [1]),  # others use the second core: it is not even tried
-        ({1: 4, 2: 2}, {1: 9, 2: 15, 4: 2}, [1, 2]),
+        ({1: 0.22, 2: 0.19}, FREE, [1, 2], 1),  # small steps: a second thread does not pay
+        ({1: 0.22, 2: 2.7}, FREE, [1, 2], 1),  # the other core is busy
+        ({1: 4.4, 2: 2.6, 4: 2.4}, FREE, [1, 2, 4], 2),
+        ({1: 8.0, 2: 4.2, 4: 2.3, 8: 1.7}, FREE, [1, 2, 4, 8], 8),
+        ({1: 1.0, 2: 0.8}, FREE, [1, 2], 2),
+        ({1: 1.0, 2: 0.9, 4: 0.1}, FREE, [1, 2], 1),  # four are not tried
+        ({1: 1.0}, FREE, [1], 1),
+        ({1: 4}, {1: 9, 2: 8}, [1], 1),  # others use the second core: it is not even tried
+        ({1: 4, 2: 2}, {1: 9, 2: 15, 4: 2}, [1, 2], 2),
     ],
 )
-def test_measuring_ends_where_threads_do_not_pay(monkeypatch, free, work, rates, measured):
+def test_threads_are_taken_where_they_pay(monkeypatch, free, work, rates, measured, chosen):
     """A step takes what `work` says for torch's number of threads; the first does not count."""
     monkeypatch.setattr(threads, "sums_per_second", rates.get)
     clock, calls = [0.0], []
@@ -56,13 +48,14 @@ def test_measuring_ends_where_threads_do_not_pay(monkeypatch, free, work, rates,
         calls.append(torch.get_num_threads())
         clock[0] += work[calls[-1]] * (9, 0.5, 0.5, 2)[calls.count(calls[-1]) - 1]
 
-    assert threads.measure(step, 4) == pytest.approx({n: work[n] for n in measured})
+    best, seconds = threads.measure(step, max(rates) if rates is not FREE else max(work))
+    assert best == chosen and seconds == pytest.approx({n: work[n] for n in measured})
     assert calls == [n for n in measured for _ in range(4)]
 
 
 def test_a_run_says_and_keeps_its_threads(tiny, tmp_path, capsys, monkeypatch, free):
     monkeypatch.setattr(
-        threads, "measure", lambda step, most: (step(), {1: 1.0, 2: 0.5, 4: 0.5})[1]
+        threads, "measure", lambda step, most: (step() or 2, {1: 1.0, 2: 0.5, 4: 0.5})
     )
     folder = tmp_path / "joint"
     main.main(command(tiny, folder, "--set", *SMALL, "num_epoch=1", "test_clips=1", "repeat=1"))
@@ -79,7 +72,7 @@ def test_a_resumed_run_computes_with_as_many_as_before(
     """What was measured at its start holds, although the machine would now choose otherwise; the
     measurement itself changes nothing."""
     folder = tmp_path / "joint"
-    monkeypatch.setattr(threads, "measure", lambda step, most: (step(), {1: 1.0, 2: 0.99})[1])
+    monkeypatch.setattr(threads, "measure", lambda step, most: (step() or 1, {1: 1.0, 2: 0.99}))
     stopped = command(tiny, folder)
     monkeypatch.setattr("engine.commands.test", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):

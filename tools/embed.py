@@ -202,7 +202,7 @@ def main(argv: list[str]) -> None:
     if checkpoint.is_own(state):
         if doubt := check_store(state, data.store, model.num_class, args.weights):
             print(f"warning: {doubt}", file=sys.stderr)
-        data, _ = remembered(state, data)
+        data = remembered(state, data)
     with matplotlib.rc_context(STYLE):
         (explain if args.explain else embed)(settings, data, model, args)
 

@@ -86,12 +86,6 @@ class AEED(Composed):
     """
 
     mixing: ShapMix
-    entropy_sum: Tensor  # (K,), in the epoch `measured`
-    seen: Tensor  # (K,), clean clips in it
-    former: Tensor  # (K,), H'
-    drift: Tensor  # (K,), D
-    weights: Tensor  # (K,), w
-    measured: Tensor  # (), -1 before the first epoch
 
     def __init__(
         self,
@@ -110,10 +104,13 @@ class AEED(Composed):
             raise InputError("mixing: objective=longtail.aeed.AEED needs a longtail.mixing.ShapMix")
         self.temperature, self.warm_up = temperature, warm_up
         self.eta, self.memory, self.low, self.high = eta, memory, low, high
-        for name in ("entropy_sum", "seen", "former", "drift"):
-            self.register_buffer(name, torch.zeros(len(parts.class_counts)))
-        self.register_buffer("weights", torch.ones(len(parts.class_counts)))
-        self.register_buffer("measured", torch.tensor(-1))
+        num_class = len(parts.class_counts)
+        self.entropy_sum: Tensor = nn.Buffer(torch.zeros(num_class))  # in the epoch `measured`
+        self.seen: Tensor = nn.Buffer(torch.zeros(num_class))  # clean clips in it
+        self.former: Tensor = nn.Buffer(torch.zeros(num_class))  # H'
+        self.drift: Tensor = nn.Buffer(torch.zeros(num_class))  # D
+        self.weights: Tensor = nn.Buffer(torch.ones(num_class))  # w
+        self.measured: Tensor = nn.Buffer(torch.tensor(-1))  # -1 before the first epoch
 
     def begin_epoch(self, epoch: int) -> None:
         """Take the entropies of an epoch that has ended, unless they are of this one: a resumed."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from graph import Skeleton
@@ -66,9 +66,6 @@ class PartialMixup(Mixing):
     formula          imbalance of the formula for the counts (`formula_counts`)
     """
 
-    order: Tensor
-    from_self: Tensor
-
     def __init__(
         self,
         class_counts: Tensor,
@@ -89,8 +86,8 @@ class PartialMixup(Mixing):
         self.alpha = float(upper.double().mean()) if alpha is None else alpha
         # Joint v of a mixed sample is its own joint order[v] if from_self[v], else its partner's.
         order = torch.cat([joints[upper], joints[~upper]]) if permute_joints else joints
-        self.register_buffer("order", order, persistent=False)
-        self.register_buffer("from_self", upper[order], persistent=False)
+        self.order = nn.Buffer(order, persistent=False)
+        self.from_self = nn.Buffer(upper[order], persistent=False)
 
     def forward(
         self, clips: Tensor, labels: Tensor, generator: torch.Generator | None = None
@@ -183,8 +180,6 @@ class ActionAwareWeights(Weighting):
     so weights are nearly uniform in every other epoch; `formula` as in `formula_counts`.
     """
 
-    beta: Tensor
-
     def __init__(
         self,
         class_counts: Tensor,
@@ -202,7 +197,7 @@ class ActionAwareWeights(Weighting):
         turns = (beta, 1 - beta) if alternate else (beta,)
         tables = [scaled((1 - b) / (1 - b ** counts.clamp_min(1)), counts) for b in turns]
         super().__init__(torch.stack([present.float()] if least == most else tables))
-        self.register_buffer("beta", beta, persistent=False)
+        self.beta = nn.Buffer(beta, persistent=False)
 
     def forward(self, stage_epoch: int) -> Tensor:
         return self.weights[stage_epoch % len(self.weights)]

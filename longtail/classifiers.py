@@ -36,11 +36,10 @@ class Classifier(nn.Module):
     """Base class of two-stage methods; does not change the network."""
 
     trains = False
-    absent: Tensor  # (K,) bool: classes without training samples
 
     def __init__(self, class_counts: Tensor) -> None:
         super().__init__()
-        self.register_buffer("absent", class_counts == 0, persistent=False)
+        self.absent = nn.Buffer(class_counts == 0, persistent=False)  # (K,)
 
     def prepare(self, model: nn.Module, samples: Samples | None = None) -> None:
         """Change the classifier `model.fc` before training."""
@@ -94,16 +93,13 @@ class ScaledLinear(nn.Linear):
     descent on f_k. The state is that of a plain linear layer: `update_bias` writes f_k b_k to it.
     """
 
-    directions: Tensor
-    start_bias: Tensor
-
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer.in_features, layer.out_features, device="meta")
         layer.bias.requires_grad_(False)
         self.weight, self.bias = layer.weight, layer.bias
         directions = layer.weight.detach().clone()  # v (K, D)
-        self.register_buffer("directions", directions, persistent=False)
-        self.register_buffer("start_bias", layer.bias.detach().clone(), persistent=False)
+        self.directions = nn.Buffer(directions, persistent=False)
+        self.start_bias = nn.Buffer(layer.bias.detach().clone(), persistent=False)
         self.weight.register_hook(
             lambda grad: (grad * directions).sum(1, keepdim=True) * directions
         )
@@ -149,8 +145,6 @@ class MaxNorm(Retraining):
     authors' code.
     """
 
-    limit: Tensor
-
     def __init__(self, class_counts: Tensor, radius: float | None = None) -> None:
         super().__init__(class_counts, fresh=False)
         self.radius = radius
@@ -162,7 +156,7 @@ class MaxNorm(Retraining):
         low = torch.where(self.absent, torch.inf, lengths).min()
         high = torch.where(self.absent, 0.0, lengths).max()
         limit = low + 0.1 * (high - low) if self.radius is None else low.new_tensor(self.radius)
-        self.register_buffer("limit", limit, persistent=False)
+        self.limit = nn.Buffer(limit, persistent=False)
         self.after_step(model)
 
     @torch.no_grad()
@@ -264,13 +258,11 @@ class PostHocAdjustment(ChosenTau):
     A class without training samples is shifted like the most frequent one.
     """
 
-    prior: Tensor
-
     def __init__(self, class_counts: Tensor, tau: float | str = "auto") -> None:
         super().__init__(class_counts, tau)
         prior = log_prior(class_counts)
         prior = torch.where(self.absent, prior.max(), prior)
-        self.register_buffer("prior", prior, persistent=False)
+        self.prior = nn.Buffer(prior, persistent=False)
 
     def adjust(self, layer: nn.Linear, tau: float) -> tuple[Tensor, Tensor]:
         return torch.ones_like(layer.bias), layer.bias - tau * self.prior

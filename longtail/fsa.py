@@ -34,9 +34,6 @@ class FSA(Composed):
     found once, here j is found in each micro-batch. The thresholds are this project's.
     """
 
-    tail: Tensor
-    first_stage: Tensor
-
     def __init__(
         self,
         parts: Parts,
@@ -49,9 +46,9 @@ class FSA(Composed):
         parts.refuse("longtail.fsa.FSA", "mixing")
         self.specific, self.generic, self.weight = specific, generic, weight
         tail = last_third(parts.class_counts)
-        self.register_buffer("tail", tail, persistent=False)  # (K,) bool
+        self.tail = nn.Buffer(tail, persistent=False)  # (K,) bool
         weights = linear_classifier(model).weight.detach().clone()
-        self.register_buffer("first_stage", weights)  # (K, D)
+        self.first_stage = nn.Buffer(weights)  # (K, D)
         self.layer = (linear_classifier(model),)  # in a tuple: not a submodule of this method
 
     def prepare(self, model: nn.Module, samples: Samples) -> None:

@@ -29,8 +29,6 @@ class LADE(Composed):
     factor 100 (their `alpha` is our `weight`, their `remine_lambda` our `regularization`).
     """
 
-    log_shares: Tensor
-
     def __init__(
         self,
         parts: Parts,
@@ -42,7 +40,7 @@ class LADE(Composed):
         parts.refuse("longtail.lade.LADE", "mixing", "class_weights", "classifier")
         linear_classifier(model)  # the bounds are those of one classifier
         self.weight, self.regularization = weight, regularization
-        self.register_buffer("log_shares", log_prior(parts.class_counts), persistent=False)
+        self.log_shares = nn.Buffer(log_prior(parts.class_counts), persistent=False)
 
     def loss(self, net: nn.Module, clips: Tensor, targets: Tensor, count: int) -> Tensor:
         output = net(clips)

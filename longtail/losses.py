@@ -177,14 +177,12 @@ class LabelAwareSmoothing(CrossEntropy):
     of imbalance 100.
     """
 
-    epsilon: Tensor
-
     def __init__(self, class_counts: Tensor, head: Factor = 0.3, tail: Factor = 0.0) -> None:
         super().__init__(class_counts)
         counts = fill_absent(class_counts.double(), class_counts)
         place = (counts - counts.min()) / (counts.max() - counts.min()).clamp_min(1)
         epsilon = tail + (head - tail) * (math.pi / 2 * place).sin()
-        self.register_buffer("epsilon", epsilon.float())  # (K,)
+        self.epsilon = nn.Buffer(epsilon.float())  # (K,)
 
     def loss_matrix(self, logits: Tensor) -> Tensor:
         return smoothed(super().loss_matrix(logits), self.epsilon)
@@ -215,11 +213,9 @@ class LogitAdjustment(CrossEntropy):
     cross entropy. (Post hoc, at test time: `longtail.classifiers.PostHocAdjustment`.)
     """
 
-    shift: Tensor
-
     def __init__(self, class_counts: Tensor, tau: float = 1.0) -> None:
         super().__init__(class_counts)
-        self.register_buffer("shift", tau * log_prior(class_counts))
+        self.shift = nn.Buffer(tau * log_prior(class_counts))
 
     def loss_matrix(self, logits: Tensor) -> Tensor:
         return super().loss_matrix(logits + self.shift)
@@ -232,12 +228,10 @@ class VectorScaling(LogitAdjustment):
     gamma 0 is logit adjustment. The values are those of the authors' code.
     """
 
-    slopes: Tensor
-
     def __init__(self, class_counts: Tensor, gamma: NotNegative = 0.3, tau: float = 1.0) -> None:
         super().__init__(class_counts, tau)
         counts = fill_absent(class_counts.double(), class_counts)
-        self.register_buffer("slopes", ((counts / counts.max()) ** gamma).float())
+        self.slopes = nn.Buffer(((counts / counts.max()) ** gamma).float())
 
     def loss_matrix(self, logits: Tensor) -> Tensor:
         return super().loss_matrix(self.slopes * logits)
@@ -252,8 +246,6 @@ class GaussianClouded(CrossEntropy):
     train the classifier again afterwards, class-balanced (crt).
     """
 
-    reach: Tensor
-
     def __init__(
         self, class_counts: Tensor, scale: Positive = 30.0, amplitude: NotNegative = 0.5
     ) -> None:
@@ -261,7 +253,7 @@ class GaussianClouded(CrossEntropy):
         counts = fill_absent(class_counts.double(), class_counts)
         rarity = (counts.max() / counts).log()
         largest = rarity.max().clamp_min(torch.finfo(rarity.dtype).tiny)
-        self.register_buffer("reach", (scale * amplitude * rarity / largest).float())
+        self.reach = nn.Buffer((scale * amplitude * rarity / largest).float())
         self.logit_scale = scale
 
     def loss_matrix(self, logits: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -279,8 +271,6 @@ class LDAM(CrossEntropy):
     logits are those of a linear classifier and multiplied by s here, as in the released BRL code.
     """
 
-    margins: Tensor
-
     def __init__(
         self,
         class_counts: Tensor,
@@ -291,7 +281,7 @@ class LDAM(CrossEntropy):
         super().__init__(class_counts)
         margins = torch.where(class_counts > 0, class_counts.double() ** -0.25, 0.0)
         margins = fill_absent(margins, class_counts)
-        self.register_buffer("margins", (scale * max_margin / margins.max() * margins).float())
+        self.margins = nn.Buffer((scale * max_margin / margins.max() * margins).float())
         self.logit_scale, self.factor = (1.0, scale) if rescale else (scale, 1.0)
 
     def loss_matrix(self, logits: Tensor) -> Tensor:
@@ -312,8 +302,6 @@ class Equalization(CrossEntropy):
     begins one place later. Classes without samples are never spared: no other samples lower them.
     """
 
-    spared: Tensor
-
     def __init__(
         self,
         class_counts: Tensor,
@@ -329,7 +317,7 @@ class Equalization(CrossEntropy):
         else:
             tail = class_counts < threshold * class_counts.sum()
         spared = tail if masked == "tail" else ~tail
-        self.register_buffer("spared", spared & (class_counts > 0))
+        self.spared = nn.Buffer(spared & (class_counts > 0))
         self.gamma = gamma
 
     def loss_matrix(self, logits: Tensor, draws: Tensor | None = None) -> Tensor:
@@ -354,10 +342,6 @@ class KPS(CrossEntropy):
     released BRL code uses linear logits, margins of 0.5 and a scale s of 1.
     """
 
-    slopes: Tensor
-    margins: Tensor
-    stretch: Tensor
-
     def __init__(
         self,
         class_counts: Tensor,
@@ -371,10 +355,10 @@ class KPS(CrossEntropy):
         counts = fill_absent(class_counts.double(), class_counts)
         slopes = 1 + (counts / counts.min()).log() / math.log(base)
         reverse = mirrored(slopes, class_counts)
-        self.register_buffer("slopes", slopes.float())
-        self.register_buffer("margins", (scale * max_margin * reverse / slopes.max()).float())
+        self.slopes = nn.Buffer(slopes.float())
+        self.margins = nn.Buffer((scale * max_margin * reverse / slopes.max()).float())
         stretch = reverse.clamp(1, limit / scale) if adjust else torch.ones_like(reverse)
-        self.register_buffer("stretch", stretch.float())
+        self.stretch = nn.Buffer(stretch.float())
         self.logit_scale = scale
         if adjust:
             self.first_stage = KPS(class_counts, max_margin, scale, base, limit, adjust=False)

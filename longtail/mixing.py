@@ -29,12 +29,11 @@ class Mixing(nn.Module):
     """
 
     takes_positions = False  # True: of the stream joint only
-    counts: Tensor
 
     def __init__(self, class_counts: Tensor, skeleton: Skeleton | None = None) -> None:
         super().__init__()
         self.num_class = len(class_counts)
-        self.register_buffer("counts", class_counts.double(), persistent=False)
+        self.counts = nn.Buffer(class_counts.double(), persistent=False)
 
     def begin_epoch(self, epoch: int) -> None:
         """Called at the start of each epoch, counted from 0."""
@@ -131,13 +130,6 @@ class ShapMix(Mixing):
     the released code, so that the average does not start from zeros.
     """
 
-    unions: Tensor
-    masks: Tensor
-    complement: Tensor
-    saliency: Tensor
-    mean_clip: Tensor
-    seen: Tensor
-
     def __init__(
         self,
         class_counts: Tensor,
@@ -158,16 +150,16 @@ class ShapMix(Mixing):
         self.subsets = [s for size in (2, 3) for s in combinations(range(5), size)]
         # unions[b]: joints (V,) of the parts whose bits are set in b; masks: those of each subset.
         unions = [parts[[bool(b >> p & 1) for p in range(5)]].any(0) for b in range(32)]
-        self.register_buffer("unions", torch.stack(unions), persistent=False)
+        self.unions = nn.Buffer(torch.stack(unions), persistent=False)
         masks = torch.stack([unions[bits(s)] for s in self.subsets])  # (20, V)
-        self.register_buffer("masks", masks, persistent=False)
+        self.masks = nn.Buffer(masks, persistent=False)
         # The complement of a subset of two or three parts is a subset of three or two.
         others = [tuple(p for p in range(5) if p not in s) for s in self.subsets]
         complement = torch.tensor([self.subsets.index(s) for s in others])
-        self.register_buffer("complement", complement, persistent=False)
-        self.register_buffer("saliency", torch.zeros(self.num_class, len(self.subsets)))
-        self.register_buffer("mean_clip", torch.zeros(()))  # (M, T, V, C) from the first batch on
-        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self.complement = nn.Buffer(complement, persistent=False)
+        self.saliency = nn.Buffer(torch.zeros(self.num_class, len(self.subsets)))
+        self.mean_clip: Tensor = nn.Buffer(torch.zeros(()))  # (M, T, V, C) from the first batch on
+        self.seen: Tensor = nn.Buffer(torch.zeros((), dtype=torch.int64))
         self.mixup, self.memory, self.temperature = mixup, memory, temperature
         self.warm_up, self.segment, self.epoch = warm_up, segment, 0
 

@@ -57,8 +57,6 @@ class PaCo(Composed):
     """
 
     views = 2
-    queue: Tensor
-    queue_labels: Tensor
 
     def __init__(
         self,
@@ -75,9 +73,9 @@ class PaCo(Composed):
         self.projection = head(linear_classifier(model).in_features, size)
         self.temperature, self.alpha, self.momentum = temperature, alpha, momentum
         self.num_class = len(parts.class_counts)
-        self.register_buffer("prior", log_prior(parts.class_counts), persistent=False)
-        self.register_buffer("queue", torch.zeros(queue, size))
-        self.register_buffer("queue_labels", torch.zeros(queue, self.num_class))  # 0: empty
+        self.prior = nn.Buffer(log_prior(parts.class_counts), persistent=False)
+        self.queue = nn.Buffer(torch.zeros(queue, size))
+        self.queue_labels = nn.Buffer(torch.zeros(queue, self.num_class))  # 0: empty
         # Its weights are state, which a resumed run loads, and not trained.
         self.average = nn.ModuleList([copy.deepcopy(model), copy.deepcopy(self.projection)])
         self.average.requires_grad_(False).eval()

@@ -27,8 +27,6 @@ class Stages(nn.Module):
     `first_stage`, this is the loss before stage 2. Epochs count from 0.
     """
 
-    ones: Tensor
-
     def __init__(
         self,
         num_epoch: int,
@@ -54,7 +52,7 @@ class Stages(nn.Module):
         self.second = criterion
         self.first = getattr(criterion, "first_stage", criterion)
         self.weights = weights
-        self.register_buffer("ones", torch.ones(num_class), persistent=False)
+        self.ones = nn.Buffer(torch.ones(num_class), persistent=False)
 
     def stage(self, epoch: int) -> int:
         """Return 1 or 2."""

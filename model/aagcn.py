@@ -51,8 +51,6 @@ class AdaptiveGraphConv(nn.Module):
     to the skeleton (2s-AGCN).
     """
 
-    skeleton: Tensor
-
     def __init__(self, channels: int, out: int, skeleton: Tensor, similarity: str, attention: bool):
         super().__init__()
         self.subsets = subsets = len(skeleton)
@@ -61,7 +59,7 @@ class AdaptiveGraphConv(nn.Module):
             self.adjacency = nn.Parameter(skeleton.clone())
             self.alpha = nn.Parameter(torch.zeros(1))
         else:
-            self.register_buffer("skeleton", skeleton, persistent=False)
+            self.skeleton = nn.Buffer(skeleton, persistent=False)
             self.edges = nn.Parameter(torch.full_like(skeleton, 1e-6))
         self.embed = nn.Conv2d(channels, 2 * subsets * (out // EMBED), 1)
         self.conv = nn.Conv2d(subsets * channels, out, 1, bias=False)

@@ -120,7 +120,7 @@ class Model(StackedBackbone):
             raise InputError(f"model_args.root is {root}: must be a joint, 0 to {joints - 1}")
         self.noise_ratio = noise_ratio
         difference = ancestor_difference(hung_from(self.skeleton.parent, root), k)
-        self.register_buffer("difference", tensor(difference), persistent=False)
+        self.difference = nn.Buffer(tensor(difference), persistent=False)
         embedded = stages(self.in_channels, *self.sizes)[0][1]  # channels of the first block
         self.embed = nn.Linear(self.in_channels, embedded)
         columns = joints * embedded

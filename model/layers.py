@@ -171,8 +171,6 @@ class GraphConv(nn.Module):
     written; else one bias is added after the sum.
     """
 
-    skeleton: Tensor
-
     def __init__(
         self,
         channels: int,
@@ -188,7 +186,7 @@ class GraphConv(nn.Module):
         if adaptive == "init":
             self.adjacency = nn.Parameter(skeleton.clone())
         else:
-            self.register_buffer("skeleton", skeleton, persistent=False)
+            self.skeleton = nn.Buffer(skeleton, persistent=False)
             learned = torch.ones_like(skeleton)
             if adaptive == "offset":
                 learned.uniform_(-1e-6, 1e-6)

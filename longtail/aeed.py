@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from errors import InputError
-from longtail.method import Composed, Parts
+from longtail.method import Method, Parts
 from longtail.mixing import ShapMix
 from longtail.ranges import Epochs, Factor, NotNegative, Positive
 from memory import send
@@ -65,7 +65,7 @@ class AlignedMix(ShapMix):
         return mixed, partners, share
 
 
-class AEED(Composed):
+class AEED(Method):
     """A clean and a mixed half of each batch, of soft labels and weights that the network gives.
 
     A probe, in evaluation mode and without gradient, sees the clean and the mixed clips. The share
@@ -85,6 +85,7 @@ class AEED(Composed):
     so that a class of which the network grows certain loses weight. eta 0 leaves the weights at 1.
     """
 
+    refuses = ("class_weights", "classifier")
     mixing: ShapMix
 
     def __init__(
@@ -99,17 +100,15 @@ class AEED(Composed):
         high: Positive = 4.0,
     ) -> None:
         super().__init__(parts, model)
-        parts.refuse("longtail.aeed.AEED", "class_weights", "classifier")
         if not isinstance(self.mixing, ShapMix):
             raise InputError("mixing: objective=longtail.aeed.AEED needs a longtail.mixing.ShapMix")
         self.temperature, self.warm_up = temperature, warm_up
         self.eta, self.memory, self.low, self.high = eta, memory, low, high
-        num_class = len(parts.class_counts)
-        self.entropy_sum: Tensor = nn.Buffer(torch.zeros(num_class))  # in the epoch `measured`
-        self.seen: Tensor = nn.Buffer(torch.zeros(num_class))  # clean clips in it
-        self.former: Tensor = nn.Buffer(torch.zeros(num_class))  # H'
-        self.drift: Tensor = nn.Buffer(torch.zeros(num_class))  # D
-        self.weights: Tensor = nn.Buffer(torch.ones(num_class))  # w
+        self.entropy_sum: Tensor = nn.Buffer(torch.zeros(self.num_class))  # in the epoch `measured`
+        self.seen: Tensor = nn.Buffer(torch.zeros(self.num_class))  # clean clips in it
+        self.former: Tensor = nn.Buffer(torch.zeros(self.num_class))  # H'
+        self.drift: Tensor = nn.Buffer(torch.zeros(self.num_class))  # D
+        self.weights: Tensor = nn.Buffer(torch.ones(self.num_class))  # w
         self.measured: Tensor = nn.Buffer(torch.tensor(-1))  # -1 before the first epoch
 
     def begin_epoch(self, epoch: int) -> None:
@@ -139,8 +138,7 @@ class AEED(Composed):
         share = send(torch.rand(len(labels), generator=generator), clips.device)
         if self.epoch >= self.mixing.warm_up:
             share = partner_share(own, own[partners], seen, self.temperature)
-        entries, shares = self.targets(labels, labels[partners], share)
-        return both, entries if self.auxiliary_loss is None else torch.stack([entries, shares], 1)
+        return both, torch.stack(self.targets(labels, labels[partners], share), 1)
 
     @torch.no_grad()
     def probe(self, net: nn.Module, clips: Tensor) -> Tensor:
@@ -161,7 +159,7 @@ class AEED(Composed):
 
         labels and others, those of the partners, are (N,), and so is the partners' share.
         """
-        own, other = (one_hot(y, len(self.weights)).to(share.dtype) for y in (labels, others))
+        own, other = (one_hot(y, self.num_class).to(share.dtype) for y in (labels, others))
         shares = torch.cat([own, (1 - share)[:, None] * own + share[:, None] * other])
         weights = shares @ self.weights.to(share.dtype)  # (2N,)
         return weights[:, None] * shares / len(labels), shares

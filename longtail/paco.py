@@ -11,7 +11,7 @@ from torch.nn.functional import normalize, one_hot
 from longtail.bcl import head
 from longtail.classifiers import Samples
 from longtail.losses import log_prior
-from longtail.method import Composed, Parts
+from longtail.method import Method, Parts
 from longtail.ranges import Count, Factor, NotNegative, Positive
 from longtail.ranks import gather_over_ranks
 from model.backbone import linear_classifier
@@ -42,7 +42,7 @@ def parametric_contrast(
     return -positive / (1 + alpha * alike.sum(1))
 
 
-class PaCo(Composed):
+class PaCo(Method):
     """`parametric_contrast` of the first view of a sample with the second, and with a queue.
 
     v are the logits of the first view plus log(n_k / n); s are the cosines of projections, divided
@@ -57,6 +57,7 @@ class PaCo(Composed):
     """
 
     views = 2
+    refuses = ("mixing", "loss", "class_weights", "classifier")
 
     def __init__(
         self,
@@ -69,10 +70,8 @@ class PaCo(Composed):
         momentum: Factor = 0.999,
     ) -> None:
         super().__init__(parts, model)
-        parts.refuse("longtail.paco.PaCo", "mixing", "loss", "class_weights", "classifier")
         self.projection = head(linear_classifier(model).in_features, size)
         self.temperature, self.alpha, self.momentum = temperature, alpha, momentum
-        self.num_class = len(parts.class_counts)
         self.prior = nn.Buffer(log_prior(parts.class_counts), persistent=False)
         self.queue = nn.Buffer(torch.zeros(queue, size))
         self.queue_labels = nn.Buffer(torch.zeros(queue, self.num_class))  # 0: empty
@@ -112,10 +111,7 @@ class PaCo(Composed):
         queries = normalize(self.projection(output.features))
         keys = self.keys(clips[:, 1])
         losses = self.contrasted(output.logits + self.prior, queries, keys, targets)
-        loss = losses.sum() / count
-        if self.auxiliary_loss is not None:
-            loss = loss + self.auxiliary_loss.part(output, targets, count)
-        return loss
+        return losses.sum() / count + self.auxiliary(output, targets, count)
 
     @torch.no_grad()
     def keys(self, clips: Tensor) -> Tensor:

@@ -162,6 +162,18 @@ class Branches(nn.Module):
         self.norm = nn.Identity()
 
 
+class MergedBranches(nn.Module):
+    """Temporal branches merged by a 1x1 convolution (PYSKL, section 3.2)."""
+
+    def __init__(self, channels: int, branches: Branches):
+        super().__init__()
+        self.branches = branches
+        self.merge = ConvNorm(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.merge(self.branches(x))
+
+
 class GraphConv(nn.Module):
     """Graph convolution over G subsets: relu(norm(sum_g A_g (x W_g + b_g)) + residual).
 

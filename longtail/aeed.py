@@ -11,7 +11,7 @@ from torch.nn.functional import one_hot
 
 from errors import InputError
 from longtail.method import Method, Parts
-from longtail.mixing import ShapMix
+from longtail.mixing import ShapMix, probe
 from longtail.ranges import Epochs, Factor, NotNegative, Positive
 from memory import send
 
@@ -133,20 +133,12 @@ class AEED(Method):
         self.mixing.observe(net, clips, labels, generator)
         mixed, partners, _ = self.mixing.paste(clips, labels, generator)
         both = torch.cat([clips, mixed])
-        own, seen = self.probe(net, both).chunk(2)
+        own, seen = probe(net, both).chunk(2)
         self.measure(own, labels)
         share = send(torch.rand(len(labels), generator=generator), clips.device)
         if self.epoch >= self.mixing.warm_up:
             share = partner_share(own, own[partners], seen, self.temperature)
         return both, torch.stack(self.targets(labels, labels[partners], share), 1)
-
-    @torch.no_grad()
-    def probe(self, net: nn.Module, clips: Tensor) -> Tensor:
-        """Return the logits of a network in evaluation mode, which it then leaves."""
-        training = net.training
-        logits = net.eval()(clips).logits
-        net.train(training)
-        return logits
 
     def measure(self, logits: Tensor, labels: Tensor) -> None:
         """Add the entropies of clean clips to those of their classes."""

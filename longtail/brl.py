@@ -93,7 +93,8 @@ class PartialMixup(Mixing):
         self, clips: Tensor, labels: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return mixed clips (N, M, T, V, C) and targets (N, K), or (2, N, K) with batch_share."""
-        return self.combine(clips, labels, *self.draw(len(clips), generator))
+        rows, partners = self.draw(len(clips), generator)
+        return self.combine(clips, labels, rows, send(partners, clips.device))
 
     def draw(self, batch: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Return the rows i to mix and their partners j, both (int(N * ratio),) int64."""
@@ -111,13 +112,14 @@ class PartialMixup(Mixing):
     def combine(
         self, clips: Tensor, labels: Tensor, rows: Tensor, partners: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return clips and targets with rows[k] mixed with partners[k] (indices on the CPU)."""
-        source, mixed = torch.arange(len(clips)), torch.zeros(len(clips), dtype=torch.bool)
-        source[rows], mixed[rows] = partners, True
-        source, mixed = send(source, clips.device), send(mixed, clips.device)
-        both = torch.where(
-            self.from_self[:, None], clips[..., self.order, :], clips[source][..., self.order, :]
+        """Return clips and targets with rows[k], on the CPU, mixed with partners[k]."""
+        places = send(rows, clips.device)
+        source, mixed = (
+            torch.arange(len(clips), device=clips.device),
+            torch.zeros_like(labels).bool(),
         )
+        source[places], mixed[places] = partners, True
+        both = self.graft(clips, clips[source])
         share = torch.where(mixed, self.shares(labels, labels[source]), 1.0)  # (N,)
         own, other = (one_hot(y, self.num_class).float() for y in (labels, labels[source]))
         clips = torch.where(mixed[:, None, None, None, None], both, clips)
@@ -125,6 +127,11 @@ class PartialMixup(Mixing):
             share = share[rows[-1]] if len(rows) else share[0]
             return clips, torch.stack([share * own, (1 - share) * other])
         return clips, share[:, None] * own + (1 - share)[:, None] * other
+
+    def graft(self, clips: Tensor, others: Tensor) -> Tensor:
+        """Return clips (N, M, T, V, C) with the lower bodies of others."""
+        order = self.order
+        return torch.where(self.from_self[:, None], clips[..., order, :], others[..., order, :])
 
     def shares(self, labels: Tensor, others: Tensor) -> Tensor:
         """Return alpha_i (N,) of samples labeled `labels` with partners labeled `others`."""

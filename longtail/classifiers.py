@@ -41,7 +41,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.absent = nn.Buffer(class_counts == 0, persistent=False)  # (K,)
 
-    def prepare(self, model: nn.Module, samples: Samples | None = None) -> None:
+    def prepare(self, model: nn.Module, samples: Samples) -> None:
         """Change the classifier `model.fc` before training."""
 
     def after_step(self, model: nn.Module) -> None:
@@ -76,7 +76,7 @@ class Retraining(Classifier):
         super().__init__(class_counts)
         self.fresh = fresh
 
-    def prepare(self, model: nn.Module, samples: Samples | None = None) -> None:
+    def prepare(self, model: nn.Module, samples: Samples) -> None:
         """Freeze everything except `model.fc`, which is initialized again if `fresh`."""
         layer = linear_classifier(model, "classifier")
         model.requires_grad_(False)
@@ -124,9 +124,9 @@ class LearnableScaling(Retraining):
     def __init__(self, class_counts: Tensor) -> None:
         super().__init__(class_counts, fresh=False)
 
-    def prepare(self, model: nn.Module, samples: Samples | None = None) -> None:
+    def prepare(self, model: nn.Module, samples: Samples) -> None:
         layer = self.biased(model)
-        super().prepare(model)
+        super().prepare(model, samples)
         model.fc = ScaledLinear(layer)
 
     def after_step(self, model: nn.Module) -> None:
@@ -149,9 +149,9 @@ class MaxNorm(Retraining):
         super().__init__(class_counts, fresh=False)
         self.radius = radius
 
-    def prepare(self, model: nn.Module, samples: Samples | None = None) -> None:
+    def prepare(self, model: nn.Module, samples: Samples) -> None:
         layer = self.biased(model)
-        super().prepare(model)
+        super().prepare(model, samples)
         lengths = row_lengths(layer.weight)[:, 0]
         low = torch.where(self.absent, torch.inf, lengths).min()
         high = torch.where(self.absent, 0.0, lengths).max()
@@ -187,13 +187,11 @@ class ChosenTau(Classifier):
         raise NotImplementedError
 
     @torch.no_grad()
-    def prepare(self, model: nn.Module, samples: Samples | None = None) -> None:
+    def prepare(self, model: nn.Module, samples: Samples) -> None:
         """Change the classifier once, by the given tau or the best one."""
         layer = self.biased(model)
         tau = self.tau
         if isinstance(tau, str):
-            if samples is None:
-                raise InputError("classifier_args.tau: auto needs held-out training samples")
             tau = self.tau = self.choose(layer, *samples.held_out())
         factors, bias = self.adjust(layer, tau)
         layer.weight.mul_(factors[:, None])
@@ -238,11 +236,9 @@ class NearestClassMean(Classifier):
     """
 
     @torch.no_grad()
-    def prepare(self, model: nn.Module, samples: Samples | None = None) -> None:
+    def prepare(self, model: nn.Module, samples: Samples) -> None:
         """Set the class vectors to the directions of the class means."""
         layer = self.biased(model)
-        if samples is None:
-            raise InputError("classifier: NearestClassMean needs the training samples")
         features, labels = samples.features()
         sums = torch.zeros_like(layer.weight, dtype=torch.float64)
         sums.index_add_(0, labels, features.double())

@@ -7,7 +7,6 @@ in brl.py; with `threshold: .inf` it is body-part CutMix with a fixed share.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import combinations
 from typing import Any
 
@@ -146,17 +145,11 @@ class ShapMix(Mixing):
             raise ValueError(f"segment must be two increasing fractions of the clip, not {segment}")
         super().__init__(class_counts)
         joints = torch.arange(skeleton.num_joints)
-        parts = torch.stack([torch.isin(joints, torch.tensor(p)) for p in skeleton.parts])
+        self.parts = torch.stack([torch.isin(joints, torch.tensor(p)) for p in skeleton.parts])
+        # in lexicographic order: the complement of subset k is subset 19 - k
         self.subsets = [s for size in (2, 3) for s in combinations(range(5), size)]
-        # unions[b]: joints (V,) of the parts whose bits are set in b; masks: those of each subset.
-        unions = [parts[[bool(b >> p & 1) for p in range(5)]].any(0) for b in range(32)]
-        self.unions = nn.Buffer(torch.stack(unions), persistent=False)
-        masks = torch.stack([unions[bits(s)] for s in self.subsets])  # (20, V)
+        masks = torch.stack([self.parts[list(s)].any(0) for s in self.subsets])  # (20, V)
         self.masks = nn.Buffer(masks, persistent=False)
-        # The complement of a subset of two or three parts is a subset of three or two.
-        others = [tuple(p for p in range(5) if p not in s) for s in self.subsets]
-        complement = torch.tensor([self.subsets.index(s) for s in others])
-        self.complement = nn.Buffer(complement, persistent=False)
         self.saliency = nn.Buffer(torch.zeros(self.num_class, len(self.subsets)))
         self.mean_clip: Tensor = nn.Buffer(torch.zeros(()))  # (M, T, V, C) from the first batch on
         self.seen: Tensor = nn.Buffer(torch.zeros((), dtype=torch.int64))
@@ -166,7 +159,6 @@ class ShapMix(Mixing):
     def begin_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
-    @torch.no_grad()
     def observe(
         self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None
     ) -> None:
@@ -174,12 +166,10 @@ class ShapMix(Mixing):
         self.seen += len(clips)
         self.mean_clip = self.mean_clip + (clips - self.mean_clip).sum(0) / self.seen
         subset, coalition = self.draw_coalition(generator)
-        without = torch.where(self.unions[bits(coalition)][:, None], clips, self.mean_clip)
+        kept = send(self.parts[coalition].any(0), clips.device)  # (V,)
+        without = torch.where(kept[:, None], clips, self.mean_clip)
         with_subset = torch.where(self.masks[subset][:, None], clips, without)
-        training = net.training
-        net.eval()
-        chances = net(torch.cat([with_subset, without])).logits.float().softmax(-1)  # (2N, K)
-        net.train(training)
+        chances = probe(net, torch.cat([with_subset, without])).softmax(-1)  # (2N, K)
         gain = chances.gather(1, labels.repeat(2)[:, None]).view(2, -1)
         gain = (gain[0] - gain[1]).relu() * 10 / self.masks[subset].sum()
         self.update(subset, labels, gain)
@@ -275,7 +265,7 @@ class ShapMix(Mixing):
         if self.epoch < self.warm_up:
             saliency = torch.zeros_like(saliency)
         subset = self.draw_subset(saliency, uniform)
-        return torch.where(donor_is_rarer, subset, self.complement[subset])
+        return torch.where(donor_is_rarer, subset, len(self.subsets) - 1 - subset)
 
     def draw_subset(self, saliency: Tensor, uniform: Tensor) -> Tensor:
         """Return subsets (N,) ~ softmax(saliency (N, 20) / temperature); uniform (N,) in [0, 1)."""
@@ -288,9 +278,13 @@ class ShapMix(Mixing):
         super()._load_from_state_dict(state, prefix, *rest)
 
 
-def bits(parts: Iterable[int]) -> int:
-    """Return the number in which the bits of these parts are set."""
-    return sum(1 << part for part in parts)
+@torch.no_grad()
+def probe(net: nn.Module, clips: Tensor) -> Tensor:
+    """Return the logits (N, K) of a network in evaluation mode, which it then leaves."""
+    training = net.training
+    logits = net.eval()(clips).logits.float()
+    net.train(training)
+    return logits
 
 
 def between(low: int, high: int, generator: torch.Generator | None) -> int:

@@ -12,18 +12,13 @@ from longtail.weights import Weighting
 STAGES = ("start", "second_stage")
 
 
-def second_stage_epochs(num_epoch: int, share: float = 5 / 24) -> int:
-    """Return the default length of the second stage in epochs, at least 1."""
-    return max(1, round(num_epoch * share))
-
-
 class Stages(nn.Module):
     """The two stages of a run, of which the second may have another loss and class weights.
 
-    The last `second_stage` of `num_epoch` epochs are stage 2 (None: `second_stage_epochs`; 0: no
-    second stage). `criterion` and `weights` (a function of the epoch within its stage, or None) are
-    used from the start or from the second stage on, see `loss_from` and `weights_from`; before that
-    the loss is cross entropy and the weights are ones. If `criterion` has an attribute
+    The last `second_stage` of `num_epoch` epochs are stage 2 (None: a `share` of them, at least 1;
+    0: no second stage). `criterion` and `weights` (a function of the epoch within its stage, or
+    None) are used from the start or from the second stage on, see `loss_from` and `weights_from`;
+    before that the loss is cross entropy and the weights are ones. If `criterion` has an attribute
     `first_stage`, this is the loss before stage 2. Epochs count from 0.
     """
 
@@ -39,13 +34,16 @@ class Stages(nn.Module):
         share: float = 5 / 24,
     ) -> None:
         super().__init__()
-        length = second_stage_epochs(num_epoch, share) if second_stage is None else second_stage
-        if not 0 <= length <= num_epoch:
-            raise InputError(f"second_stage: {length} is not within 0..num_epoch ({num_epoch})")
+        if second_stage is None:
+            second_stage = max(1, round(num_epoch * share))
+        if not 0 <= second_stage <= num_epoch:
+            raise InputError(
+                f"second_stage: {second_stage} is not within 0..num_epoch ({num_epoch})"
+            )
         for key, value in (("loss_from", loss_from), ("weights_from", weights_from)):
             if value not in STAGES:
                 raise InputError(f"{key}: {value} is not one of {', '.join(STAGES)}")
-        self.num_epoch, self.switch = num_epoch, num_epoch - length
+        self.num_epoch, self.switch = num_epoch, num_epoch - second_stage
         self.loss_start = 0 if loss_from == "start" else self.switch
         self.weights_start = 0 if weights_from == "start" else self.switch
         self.plain = CrossEntropy(torch.ones(num_class))

@@ -16,7 +16,7 @@ input of the classifier.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +25,10 @@ from errors import InputError
 from longtail.counts import fill_absent, last_third
 from longtail.ranges import Factor, NotNegative, Positive, Range, Share
 
-WEIGH_BY = ("batch", "samples")
+Divisor = Literal["batch", "samples"]
 
 
-def label_weights(targets: Tensor, weights: Tensor | None = None, by: str = "batch") -> Tensor:
+def label_weights(targets: Tensor, weights: Tensor | None = None, by: Divisor = "batch") -> Tensor:
     """Return s (N, K), the weight of each entry of the loss matrix in the loss of this batch.
 
     targets (N, K) with class weights w (K,):
@@ -40,8 +40,6 @@ def label_weights(targets: Tensor, weights: Tensor | None = None, by: str = "bat
     the loss. targets (P, N, K) are P label sets; each is weighted by its share sum_ik t_pik / N and
     has its own normalizer, as in the released BRL heads. A label set without weight is ignored.
     """
-    if by not in WEIGH_BY:
-        raise ValueError(f"label weights are divided by {' or '.join(WEIGH_BY)}, not by {by}")
     sets = targets if targets.ndim == 3 else targets[None]
     weighted = sets if weights is None else sets * weights
     count = sets.shape[1]
@@ -117,9 +115,8 @@ class CrossEntropy(nn.Module):
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
-        for former, now in (("costs", "loss_matrix"), ("forward", "part")):
-            if former in vars(cls):  # it would be ignored, and the parent's loss used
-                raise InputError(f"loss {cls.__name__}: override {now} instead of {former}")
+        if "forward" in vars(cls):  # it would be ignored, and the parent's loss used
+            raise InputError(f"loss {cls.__name__}: override part instead of forward")
 
     def loss_matrix(self, logits: Tensor) -> Tensor:
         """Return the loss of every sample under every label: (N, K) -> (N, K)."""

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from errors import InputError
 from longtail.auxiliary import AuxiliaryLoss
 from longtail.classifiers import Classifier, Samples
-from longtail.losses import CrossEntropy, label_weights, soft_labels
+from longtail.losses import CrossEntropy, Divisor, label_weights, soft_labels
 from longtail.mixing import Mixing, Plain
 from longtail.sampling import InstanceSampling
 from longtail.schedule import Stages
@@ -40,7 +40,7 @@ class Parts:
     sampling: InstanceSampling
     mixing: Mixing
     stages: Stages  # the loss and the class weights, and the epochs in which they are used
-    weigh_by: str = "batch"  # see losses.label_weights
+    weigh_by: Divisor = "batch"  # see losses.label_weights
     classifier: Classifier | None = None  # how `model.fc` is changed in --phase classifier
     auxiliary_loss: AuxiliaryLoss | None = None  # of the network's other outputs
 

@@ -86,14 +86,8 @@ class PaCo(Method):
 
     def averaged(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
         """Return pairs: each number of the averaged network and projection, and what it follows."""
-        pairs = zip(self.average, (model, self.projection))
-        states = ((kept.state_dict(), own.state_dict()) for kept, own in pairs)
-        return [
-            (kept[name], value)
-            for kept, own in states
-            for name, value in own.items()
-            if value.is_floating_point()
-        ]
+        kept, own = self.average.state_dict(), nn.ModuleList([model, self.projection]).state_dict()
+        return [(kept[name], value) for name, value in own.items() if value.is_floating_point()]
 
     @torch.no_grad()
     def after_step(self, model: nn.Module) -> None:

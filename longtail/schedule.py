@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +11,7 @@ from errors import InputError
 from longtail.losses import CrossEntropy
 from longtail.weights import Weighting
 
-STAGES = ("start", "second_stage")
+From = Literal["start", "second_stage"]
 
 
 class Stages(nn.Module):
@@ -28,8 +30,8 @@ class Stages(nn.Module):
         second_stage: int | None,
         criterion: CrossEntropy,
         weights: Weighting | None,
-        loss_from: str = "start",
-        weights_from: str = "second_stage",
+        loss_from: From = "start",
+        weights_from: From = "second_stage",
         num_class: int = 0,
         share: float = 5 / 24,
     ) -> None:
@@ -40,9 +42,6 @@ class Stages(nn.Module):
             raise InputError(
                 f"second_stage: {second_stage} is not within 0..num_epoch ({num_epoch})"
             )
-        for key, value in (("loss_from", loss_from), ("weights_from", weights_from)):
-            if value not in STAGES:
-                raise InputError(f"{key}: {value} is not one of {', '.join(STAGES)}")
         self.num_epoch, self.switch = num_epoch, num_epoch - second_stage
         self.loss_start = 0 if loss_from == "start" else self.switch
         self.weights_start = 0 if weights_from == "start" else self.switch

@@ -114,18 +114,17 @@ class AEED(Method):
     def begin_epoch(self, epoch: int) -> None:
         """Take the entropies of an epoch that has ended, unless they are of this one: a resumed."""
         super().begin_epoch(epoch)
-        measured = int(self.measured)
-        self.measured = torch.full_like(self.measured, epoch)
-        if not 0 <= measured < epoch:
-            return
+        over = (self.measured >= 0) & (self.measured < epoch)
+        moves = over & (self.measured >= self.warm_up)
         mean = self.entropy_sum / self.seen.clamp_min(1)
-        if measured >= self.warm_up:
-            self.drift = self.memory * self.drift + (1 - self.memory) * (mean - self.former)
-            weights = self.weights * (self.eta * self.drift).exp()
-            self.weights = weights.clamp(self.low, self.high)
-        self.former = mean
-        self.entropy_sum = torch.zeros_like(self.entropy_sum)
-        self.seen = torch.zeros_like(self.seen)
+        drift = self.memory * self.drift + (1 - self.memory) * (mean - self.former)
+        weights = (self.weights * (self.eta * drift).exp()).clamp(self.low, self.high)
+        self.drift = torch.where(moves, drift, self.drift)
+        self.weights = torch.where(moves, weights, self.weights)
+        self.former = torch.where(over, mean, self.former)
+        self.entropy_sum = self.entropy_sum.masked_fill(over, 0)
+        self.seen = self.seen.masked_fill(over, 0)
+        self.measured = torch.full_like(self.measured, epoch)
 
     def mix(
         self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None

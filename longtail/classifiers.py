@@ -152,7 +152,9 @@ class MaxNorm(Retraining):
     def prepare(self, model: nn.Module, samples: Samples) -> None:
         layer = self.biased(model)
         super().prepare(model, samples)
-        low, high = row_lengths(layer.weight)[~self.absent].aminmax()
+        lengths = row_lengths(layer.weight)[:, 0]
+        low = torch.where(self.absent, torch.inf, lengths).min()
+        high = torch.where(self.absent, 0.0, lengths).max()
         limit = low + 0.1 * (high - low) if self.radius is None else low.new_tensor(self.radius)
         self.limit = nn.Buffer(limit, persistent=False)
         self.after_step(model)

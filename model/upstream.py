@@ -216,9 +216,6 @@ def assemble(state: State, entries: list[Entry], model: nn.Module) -> State:
             else:
                 missing += absent
             continue
-        if entry.ours not in ours and entry.ours not in constants:
-            left |= dict(zip(entry.theirs, parts))  # such as the bias of a layer that has none here
-            continue
         expected = ours[entry.ours] if entry.ours in ours else constants[entry.ours]
         try:
             value = parts[0] if parts[0].ndim == 0 else torch.cat(parts)

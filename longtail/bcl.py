@@ -87,12 +87,6 @@ class BCL(Method):
         self.temperature, self.classification = temperature, classification
         self.contrast = contrast
 
-    def mix(
-        self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the clips (N, 3, M, T, V, C); label weights and one-hot labels (N, 2, K)."""
-        return clips, super().mix(net, clips[:, 0], labels, generator)[1]
-
     def loss(self, net: nn.Module, clips: Tensor, targets: Tensor, count: int) -> Tensor:
         entries, labels = targets.unbind(1)
         output = net(clips.flatten(0, 1))

@@ -119,8 +119,8 @@ class Method(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the input of the network and its targets, with one row per clip.
 
-        Here mixed clips (n, M, T, V, C) and targets (n, 2, K) as of `weigh`; a subclass with
-        another `loss` may return others.
+        Here mixed clips (n, M, T, V, C), or with a further axis if the method has several views and
+        no mixing, and targets (n, 2, K) as of `weigh`. A subclass may return others to its `loss`.
 
         Args:
             net: the network; `net(clips)` returns a `model.backbone.Output` in float32

@@ -6,7 +6,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import normalize
 
 from longtail.bcl import head
 from longtail.classifiers import Samples
@@ -94,18 +94,12 @@ class PaCo(Method):
         averages, trained = zip(*self.averaged(model))
         torch._foreach_lerp_(averages, trained, 1 - self.momentum)
 
-    def mix(
-        self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the clips (N, 2, M, T, V, C) and one-hot labels (N, K)."""
-        return clips, one_hot(labels, self.num_class).float()
-
     def loss(self, net: nn.Module, clips: Tensor, targets: Tensor, count: int) -> Tensor:
-        output = net(clips[:, 0])
+        output, labels = net(clips[:, 0]), targets[:, 1]
         queries = normalize(self.projection(output.features))
         keys = self.keys(clips[:, 1])
-        losses = self.contrasted(output.logits + self.prior, queries, keys, targets)
-        return losses.sum() / count + self.auxiliary(output, targets, count)
+        losses = self.contrasted(output.logits + self.prior, queries, keys, labels)
+        return losses.sum() / count + self.auxiliary(output, labels, count)
 
     @torch.no_grad()
     def keys(self, clips: Tensor) -> Tensor:

@@ -49,7 +49,6 @@ class BoneMixup(PartialMixup):
     def forward(
         self, clips: Tensor, labels: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return mixed clips (N, M, T, V, C) and targets (N, K)."""
         N = len(clips)
         rows = torch.randperm(N, generator=generator)[: int(N * self.ratio) if N > 1 else 0]
         noise = torch.rand(len(rows), N, generator=generator)

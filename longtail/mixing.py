@@ -79,7 +79,6 @@ class Mixup(Mixing):
     def forward(
         self, clips: Tensor, labels: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return mixed clips (N, M, T, V, C) and targets (N, K)."""
         partners = torch.randperm(len(clips), generator=generator)
         seed = int(torch.randint(2**62, (), generator=generator))
         lam = float(np.random.default_rng(seed).beta(self.alpha, self.alpha))

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from errors import InputError
-from longtail.method import Composed, Parts
-from longtail.mixing import ShapMix
+from longtail.method import Method, Parts
+from longtail.mixing import ShapMix, probe
 from longtail.ranges import Epochs, Factor, NotNegative, Positive
 from memory import send
 
@@ -65,7 +65,7 @@ class AlignedMix(ShapMix):
         return mixed, partners, share
 
 
-class AEED(Composed):
+class AEED(Method):
     """A clean and a mixed half of each batch, of soft labels and weights that the network gives.
 
     A probe, in evaluation mode and without gradient, sees the clean and the mixed clips. The share
@@ -85,13 +85,8 @@ class AEED(Composed):
     so that a class of which the network grows certain loses weight. eta 0 leaves the weights at 1.
     """
 
+    refuses = ("class_weights", "classifier")
     mixing: ShapMix
-    entropy_sum: Tensor  # (K,), in the epoch `measured`
-    seen: Tensor  # (K,), clean clips in it
-    former: Tensor  # (K,), H'
-    drift: Tensor  # (K,), D
-    weights: Tensor  # (K,), w
-    measured: Tensor  # (), -1 before the first epoch
 
     def __init__(
         self,
@@ -105,15 +100,16 @@ class AEED(Composed):
         high: Positive = 4.0,
     ) -> None:
         super().__init__(parts, model)
-        parts.refuse("longtail.aeed.AEED", "class_weights", "classifier")
         if not isinstance(self.mixing, ShapMix):
             raise InputError("mixing: objective=longtail.aeed.AEED needs a longtail.mixing.ShapMix")
         self.temperature, self.warm_up = temperature, warm_up
         self.eta, self.memory, self.low, self.high = eta, memory, low, high
-        for name in ("entropy_sum", "seen", "former", "drift"):
-            self.register_buffer(name, torch.zeros(len(parts.class_counts)))
-        self.register_buffer("weights", torch.ones(len(parts.class_counts)))
-        self.register_buffer("measured", torch.tensor(-1))
+        self.entropy_sum: Tensor = nn.Buffer(torch.zeros(self.num_class))  # in the epoch `measured`
+        self.seen: Tensor = nn.Buffer(torch.zeros(self.num_class))  # clean clips in it
+        self.former: Tensor = nn.Buffer(torch.zeros(self.num_class))  # H'
+        self.drift: Tensor = nn.Buffer(torch.zeros(self.num_class))  # D
+        self.weights: Tensor = nn.Buffer(torch.ones(self.num_class))  # w
+        self.measured: Tensor = nn.Buffer(torch.tensor(-1))  # -1 before the first epoch
 
     def begin_epoch(self, epoch: int) -> None:
         """Take the entropies of an epoch that has ended, unless they are of this one: a resumed."""
@@ -137,21 +133,12 @@ class AEED(Composed):
         self.mixing.observe(net, clips, labels, generator)
         mixed, partners, _ = self.mixing.paste(clips, labels, generator)
         both = torch.cat([clips, mixed])
-        own, seen = self.probe(net, both).chunk(2)
+        own, seen = probe(net, both).chunk(2)
         self.measure(own, labels)
         share = send(torch.rand(len(labels), generator=generator), clips.device)
         if self.epoch >= self.mixing.warm_up:
             share = partner_share(own, own[partners], seen, self.temperature)
-        entries, shares = self.targets(labels, labels[partners], share)
-        return both, entries if self.auxiliary_loss is None else torch.stack([entries, shares], 1)
-
-    @torch.no_grad()
-    def probe(self, net: nn.Module, clips: Tensor) -> Tensor:
-        """Return the logits of a network in evaluation mode, which it then leaves."""
-        training = net.training
-        logits = net.eval()(clips).logits
-        net.train(training)
-        return logits
+        return both, torch.stack(self.targets(labels, labels[partners], share), 1)
 
     def measure(self, logits: Tensor, labels: Tensor) -> None:
         """Add the entropies of clean clips to those of their classes."""
@@ -164,7 +151,7 @@ class AEED(Composed):
 
         labels and others, those of the partners, are (N,), and so is the partners' share.
         """
-        own, other = (one_hot(y, len(self.weights)).to(share.dtype) for y in (labels, others))
+        own, other = (one_hot(y, self.num_class).to(share.dtype) for y in (labels, others))
         shares = torch.cat([own, (1 - share)[:, None] * own + share[:, None] * other])
         weights = shares @ self.weights.to(share.dtype)  # (2N,)
         return weights[:, None] * shares / len(labels), shares

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm, normalize, one_hot
+from torch.nn.functional import batch_norm, normalize
 
-from longtail.method import Composed, Parts
+from longtail.method import Method, Parts
 from longtail.ranges import Count, NotNegative, Positive
 from longtail.ranks import gather_over_ranks
 from model.backbone import linear_classifier
@@ -55,7 +55,7 @@ def head(width: int, size: int) -> nn.Sequential:
     )
 
 
-class BCL(Composed):
+class BCL(Method):
     """The loss of a composition on one view, and `balanced_contrast` between two others.
 
         loss = classification L(view 1) + contrast mean_i L_i
@@ -68,6 +68,7 @@ class BCL(Composed):
     """
 
     views = 3
+    refuses = ("mixing", "classifier")
 
     def __init__(
         self,
@@ -79,23 +80,12 @@ class BCL(Composed):
         contrast: NotNegative = 0.35,
     ) -> None:
         super().__init__(parts, model)
-        parts.refuse("longtail.bcl.BCL", "mixing", "classifier")
         layer = linear_classifier(model)
         self.classifier_of_model = (layer,)  # a tuple: neither trained nor saved here as well
         self.projection = head(layer.in_features, size)
         self.prototypes = head(layer.in_features, size)
         self.temperature, self.classification = temperature, classification
-        self.contrast, self.num_class = contrast, len(parts.class_counts)
-
-    def mix(
-        self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the clips (N, 3, M, T, V, C); label weights and one-hot labels (N, 2, K)."""
-        _, targets = super().mix(net, clips[:, 0], labels, generator)
-        if self.auxiliary_loss is None:
-            labels = one_hot(labels, self.num_class).to(targets.dtype)
-            targets = torch.stack([targets, labels], 1)
-        return clips, targets
+        self.contrast = contrast
 
     def loss(self, net: nn.Module, clips: Tensor, targets: Tensor, count: int) -> Tensor:
         entries, labels = targets.unbind(1)
@@ -105,10 +95,7 @@ class BCL(Composed):
         projected = normalize(self.projection(output.features)).unflatten(0, (-1, 3))
         losses = self.contrasted(projected[:, 1:].flatten(0, 1), labels.repeat_interleave(2, 0))
         loss = loss + self.contrast * losses.sum() / (2 * count)
-        if self.auxiliary_loss is not None:
-            shares = labels.repeat_interleave(3, 0)
-            loss = loss + self.auxiliary_loss.part(output, shares, 3 * count)
-        return loss
+        return loss + self.auxiliary(output, labels.repeat_interleave(3, 0), 3 * count)
 
     def contrasted(self, anchors: Tensor, labels: Tensor) -> Tensor:
         """Return the losses (A,) of anchors (A, D) with labels (A, K) among those of all ranks."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from graph import Skeleton
 from longtail.brl import PartialMixup
@@ -50,20 +49,12 @@ class BoneMixup(PartialMixup):
     def forward(
         self, clips: Tensor, labels: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return mixed clips (N, M, T, V, C) and targets (N, K)."""
         N = len(clips)
         rows = torch.randperm(N, generator=generator)[: int(N * self.ratio) if N > 1 else 0]
         noise = torch.rand(len(rows), N, generator=generator)
         noise[torch.arange(len(rows)), rows] = 0  # not itself: the key is then -inf
-        rows, noise = send(rows, clips.device), send(noise, clips.device)
-        partners = self.choose(noise, labels)
-        source, mixed = torch.arange(N, device=clips.device), torch.zeros_like(labels).bool()
-        source[rows], mixed[rows] = partners, True
-        share = torch.where(mixed, self.shares(labels, labels[source]), 1.0)[:, None]  # (N, 1)
-        own, other = (one_hot(y, self.num_class).float() for y in (labels, labels[source]))
-        both = self.graft(clips, clips[source])
-        clips = torch.where(mixed[:, None, None, None, None], both, clips)
-        return clips, share * own + (1 - share) * other
+        partners = self.choose(send(noise, clips.device), labels)
+        return self.combine(clips, labels, rows, partners)
 
     def choose(self, noise: Tensor, labels: Tensor) -> Tensor:
         """Return partners (n,), drawn by weight with uniform noise (n, N): argmax log(u) / w."""
@@ -71,9 +62,8 @@ class BoneMixup(PartialMixup):
         return (noise.log() / weights).argmax(1)
 
     def graft(self, clips: Tensor, others: Tensor) -> Tensor:
-        """Return clips (N, M, T, V, C) with the lower bodies of others."""
         if not self.align:
-            return torch.where(self.from_self[:, None], clips, others)
+            return super().graft(clips, others)
         joints = list(clips.unbind(3))  # V of (N, M, T, C)
         place = slice(self.coordinates)
         for v in self.lower:

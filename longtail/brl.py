@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from graph import Skeleton
@@ -66,9 +66,6 @@ class PartialMixup(Mixing):
     formula          imbalance of the formula for the counts (`formula_counts`)
     """
 
-    order: Tensor
-    from_self: Tensor
-
     def __init__(
         self,
         class_counts: Tensor,
@@ -89,14 +86,15 @@ class PartialMixup(Mixing):
         self.alpha = float(upper.double().mean()) if alpha is None else alpha
         # Joint v of a mixed sample is its own joint order[v] if from_self[v], else its partner's.
         order = torch.cat([joints[upper], joints[~upper]]) if permute_joints else joints
-        self.register_buffer("order", order, persistent=False)
-        self.register_buffer("from_self", upper[order], persistent=False)
+        self.order = nn.Buffer(order, persistent=False)
+        self.from_self = nn.Buffer(upper[order], persistent=False)
 
     def forward(
         self, clips: Tensor, labels: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return mixed clips (N, M, T, V, C) and targets (N, K), or (2, N, K) with batch_share."""
-        return self.combine(clips, labels, *self.draw(len(clips), generator))
+        rows, partners = self.draw(len(clips), generator)
+        return self.combine(clips, labels, rows, send(partners, clips.device))
 
     def draw(self, batch: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Return the rows i to mix and their partners j, both (int(N * ratio),) int64."""
@@ -114,13 +112,14 @@ class PartialMixup(Mixing):
     def combine(
         self, clips: Tensor, labels: Tensor, rows: Tensor, partners: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return clips and targets with rows[k] mixed with partners[k] (indices on the CPU)."""
-        source, mixed = torch.arange(len(clips)), torch.zeros(len(clips), dtype=torch.bool)
-        source[rows], mixed[rows] = partners, True
-        source, mixed = send(source, clips.device), send(mixed, clips.device)
-        both = torch.where(
-            self.from_self[:, None], clips[..., self.order, :], clips[source][..., self.order, :]
+        """Return clips and targets with rows[k], on the CPU, mixed with partners[k]."""
+        places = send(rows, clips.device)
+        source, mixed = (
+            torch.arange(len(clips), device=clips.device),
+            torch.zeros_like(labels).bool(),
         )
+        source[places], mixed[places] = partners, True
+        both = self.graft(clips, clips[source])
         share = torch.where(mixed, self.shares(labels, labels[source]), 1.0)  # (N,)
         own, other = (one_hot(y, self.num_class).float() for y in (labels, labels[source]))
         clips = torch.where(mixed[:, None, None, None, None], both, clips)
@@ -128,6 +127,11 @@ class PartialMixup(Mixing):
             share = share[rows[-1]] if len(rows) else share[0]
             return clips, torch.stack([share * own, (1 - share) * other])
         return clips, share[:, None] * own + (1 - share)[:, None] * other
+
+    def graft(self, clips: Tensor, others: Tensor) -> Tensor:
+        """Return clips (N, M, T, V, C) with the lower bodies of others."""
+        order = self.order
+        return torch.where(self.from_self[:, None], clips[..., order, :], others[..., order, :])
 
     def shares(self, labels: Tensor, others: Tensor) -> Tensor:
         """Return alpha_i (N,) of samples labeled `labels` with partners labeled `others`."""
@@ -183,8 +187,6 @@ class ActionAwareWeights(Weighting):
     so weights are nearly uniform in every other epoch; `formula` as in `formula_counts`.
     """
 
-    beta: Tensor
-
     def __init__(
         self,
         class_counts: Tensor,
@@ -202,7 +204,7 @@ class ActionAwareWeights(Weighting):
         turns = (beta, 1 - beta) if alternate else (beta,)
         tables = [scaled((1 - b) / (1 - b ** counts.clamp_min(1)), counts) for b in turns]
         super().__init__(torch.stack([present.float()] if least == most else tables))
-        self.register_buffer("beta", beta, persistent=False)
+        self.beta = nn.Buffer(beta, persistent=False)
 
     def forward(self, stage_epoch: int) -> Tensor:
         return self.weights[stage_epoch % len(self.weights)]

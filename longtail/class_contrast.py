@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from longtail.auxiliary import AuxiliaryLoss
@@ -29,7 +29,6 @@ class ClassContrast(AuxiliaryLoss):
     """
 
     takes = "embedding"
-    memory: Tensor
 
     def __init__(
         self,
@@ -43,10 +42,10 @@ class ClassContrast(AuxiliaryLoss):
         super().__init__(model)
         self.weight, self.temperature = weight, temperature
         self.momentum, self.threshold = momentum, threshold
-        self.register_buffer("memory", torch.randn(self.num_class, width))
+        self.memory = nn.Buffer(torch.randn(self.num_class, width))
 
     def forward(self, embedding: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        memory = self.memory
+        memory: Tensor = self.memory
         embedding, labels = embedding.to(memory.dtype), labels.to(memory.dtype)
         if self.training:
             memory = self.updated(embedding, logits.detach(), labels)

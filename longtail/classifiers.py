@@ -36,13 +36,12 @@ class Classifier(nn.Module):
     """Base class of two-stage methods; does not change the network."""
 
     trains = False
-    absent: Tensor  # (K,) bool: classes without training samples
 
     def __init__(self, class_counts: Tensor) -> None:
         super().__init__()
-        self.register_buffer("absent", class_counts == 0, persistent=False)
+        self.absent = nn.Buffer(class_counts == 0, persistent=False)  # (K,)
 
-    def prepare(self, model: nn.Module, samples: Samples | None = None) -> None:
+    def prepare(self, model: nn.Module, samples: Samples) -> None:
         """Change the classifier `model.fc` before training."""
 
     def after_step(self, model: nn.Module) -> None:
@@ -77,7 +76,7 @@ class Retraining(Classifier):
         super().__init__(class_counts)
         self.fresh = fresh
 
-    def prepare(self, model: nn.Module, samples: Samples | None = None) -> None:
+    def prepare(self, model: nn.Module, samples: Samples) -> None:
         """Freeze everything except `model.fc`, which is initialized again if `fresh`."""
         layer = linear_classifier(model, "classifier")
         model.requires_grad_(False)
@@ -94,16 +93,13 @@ class ScaledLinear(nn.Linear):
     descent on f_k. The state is that of a plain linear layer: `update_bias` writes f_k b_k to it.
     """
 
-    directions: Tensor
-    start_bias: Tensor
-
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer.in_features, layer.out_features, device="meta")
         layer.bias.requires_grad_(False)
         self.weight, self.bias = layer.weight, layer.bias
         directions = layer.weight.detach().clone()  # v (K, D)
-        self.register_buffer("directions", directions, persistent=False)
-        self.register_buffer("start_bias", layer.bias.detach().clone(), persistent=False)
+        self.directions = nn.Buffer(directions, persistent=False)
+        self.start_bias = nn.Buffer(layer.bias.detach().clone(), persistent=False)
         self.weight.register_hook(
             lambda grad: (grad * directions).sum(1, keepdim=True) * directions
         )
@@ -128,9 +124,9 @@ class LearnableScaling(Retraining):
     def __init__(self, class_counts: Tensor) -> None:
         super().__init__(class_counts, fresh=False)
 
-    def prepare(self, model: nn.Module, samples: Samples | None = None) -> None:
+    def prepare(self, model: nn.Module, samples: Samples) -> None:
         layer = self.biased(model)
-        super().prepare(model)
+        super().prepare(model, samples)
         model.fc = ScaledLinear(layer)
 
     def after_step(self, model: nn.Module) -> None:
@@ -149,20 +145,18 @@ class MaxNorm(Retraining):
     authors' code.
     """
 
-    limit: Tensor
-
     def __init__(self, class_counts: Tensor, radius: float | None = None) -> None:
         super().__init__(class_counts, fresh=False)
         self.radius = radius
 
-    def prepare(self, model: nn.Module, samples: Samples | None = None) -> None:
+    def prepare(self, model: nn.Module, samples: Samples) -> None:
         layer = self.biased(model)
-        super().prepare(model)
+        super().prepare(model, samples)
         lengths = row_lengths(layer.weight)[:, 0]
         low = torch.where(self.absent, torch.inf, lengths).min()
         high = torch.where(self.absent, 0.0, lengths).max()
         limit = low + 0.1 * (high - low) if self.radius is None else low.new_tensor(self.radius)
-        self.register_buffer("limit", limit, persistent=False)
+        self.limit = nn.Buffer(limit, persistent=False)
         self.after_step(model)
 
     @torch.no_grad()
@@ -193,13 +187,11 @@ class ChosenTau(Classifier):
         raise NotImplementedError
 
     @torch.no_grad()
-    def prepare(self, model: nn.Module, samples: Samples | None = None) -> None:
+    def prepare(self, model: nn.Module, samples: Samples) -> None:
         """Change the classifier once, by the given tau or the best one."""
         layer = self.biased(model)
         tau = self.tau
         if isinstance(tau, str):
-            if samples is None:
-                raise InputError("classifier_args.tau: auto needs held-out training samples")
             tau = self.tau = self.choose(layer, *samples.held_out())
         factors, bias = self.adjust(layer, tau)
         layer.weight.mul_(factors[:, None])
@@ -244,11 +236,9 @@ class NearestClassMean(Classifier):
     """
 
     @torch.no_grad()
-    def prepare(self, model: nn.Module, samples: Samples | None = None) -> None:
+    def prepare(self, model: nn.Module, samples: Samples) -> None:
         """Set the class vectors to the directions of the class means."""
         layer = self.biased(model)
-        if samples is None:
-            raise InputError("classifier: NearestClassMean needs the training samples")
         features, labels = samples.features()
         sums = torch.zeros_like(layer.weight, dtype=torch.float64)
         sums.index_add_(0, labels, features.double())
@@ -264,13 +254,11 @@ class PostHocAdjustment(ChosenTau):
     A class without training samples is shifted like the most frequent one.
     """
 
-    prior: Tensor
-
     def __init__(self, class_counts: Tensor, tau: float | str = "auto") -> None:
         super().__init__(class_counts, tau)
         prior = log_prior(class_counts)
         prior = torch.where(self.absent, prior.max(), prior)
-        self.register_buffer("prior", prior, persistent=False)
+        self.prior = nn.Buffer(prior, persistent=False)
 
     def adjust(self, layer: nn.Linear, tau: float) -> tuple[Tensor, Tensor]:
         return torch.ones_like(layer.bias), layer.bias - tau * self.prior

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from longtail.glmc import paste_box
-from longtail.method import Composed, Parts
+from longtail.method import Method, Parts
 from longtail.ranges import Epochs, Share
 from longtail.sampling import with_second
 from memory import send
 
 
-class CMO(Composed):
+class CMO(Method):
     """A part of a rare sample is pasted on a sample of the usual sampling, as in CutMix.
 
     A row is a pair: a sample of the sampling, the background x with label y, and one that is drawn
@@ -31,6 +31,8 @@ class CMO(Composed):
     weights are those of the composition. The values are the authors' for CIFAR-100-LT.
     """
 
+    refuses = ("mixing", "classifier")
+
     def __init__(
         self,
         parts: Parts,
@@ -40,9 +42,7 @@ class CMO(Composed):
         plain: Epochs = 3,
     ) -> None:
         super().__init__(parts, model)
-        parts.refuse("longtail.cmo.CMO", "mixing", "classifier")
         self.power, self.share, self.plain = power, share, plain
-        self.num_class = len(parts.class_counts)
 
     def rows(self, generator: torch.Generator | None, progress: float) -> Tensor:
         """Return pairs (len(self), 2): background and foreground."""
@@ -67,9 +67,8 @@ class CMO(Composed):
         """Return clips (N, M, T, V, C) with a box around `center` (frame, joint) of the second of
         each pair, and targets (N, K); lam 1 pastes nothing."""
         background, foreground = clips.unbind(1)
-        inside = torch.zeros(clips.shape[-3:-1], dtype=torch.bool)
-        inside[tuple(paste_box(lam, center, inside.shape))] = True
+        inside = paste_box(lam, center, clips.shape[-3:-1])  # (T, V)
         left = 1 - float(inside.double().mean())
         own, other = one_hot(labels, self.num_class).float().unbind(1)
-        inside = send(inside, clips.device)[..., None]  # (T, V, 1)
-        return torch.where(inside, foreground, background), left * own + (1 - left) * other
+        clips = torch.where(send(inside, clips.device)[..., None], foreground, background)
+        return clips, left * own + (1 - left) * other

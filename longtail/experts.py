@@ -8,7 +8,7 @@ Test-Agnostic Long-Tailed Recognition", NeurIPS 2022, without the aggregation at
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from longtail.losses import LDAM, CrossEntropy, expected_loss, log_prior, mirrored
 from longtail.ranges import Factor, NotNegative, Positive
@@ -24,8 +24,6 @@ class Diversity(LDAM):
     the mean sum to zero and are omitted.)
     """
 
-    temperature: Tensor
-
     def __init__(
         self,
         class_counts: Tensor,
@@ -37,7 +35,7 @@ class Diversity(LDAM):
         super().__init__(class_counts, max_margin, scale)
         counts = class_counts.double()
         temperature = 1 - reweighting + reweighting * counts / counts.mean()
-        self.register_buffer("temperature", (temperature / temperature.max()).float())
+        self.temperature = nn.Buffer((temperature / temperature.max()).float())
         self.diversity = diversity
         if reweighting:
             self.first_stage = Diversity(class_counts, max_margin, scale, diversity, reweighting=0)
@@ -63,14 +61,12 @@ class SkillDiverse(CrossEntropy):
     the training distribution, equal classes, and the inverse distribution. Their mean is tested.
     """
 
-    shifts: Tensor
-
     def __init__(self, class_counts: Tensor, tau: NotNegative = 2.0) -> None:
         super().__init__(class_counts)
         prior = log_prior(class_counts)
         inverse = mirrored(prior.double(), class_counts).float()
         shifts = [torch.zeros_like(prior), prior, prior - tau * inverse]
-        self.register_buffer("shifts", torch.stack(shifts))  # (3, K)
+        self.shifts = nn.Buffer(torch.stack(shifts))  # (3, K)
 
     def part(self, logits: Tensor, label_weights: Tensor, count: int) -> Tensor:
         """logits (N, 3, K)."""

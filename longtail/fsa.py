@@ -8,13 +8,12 @@ from torch import Tensor, nn
 
 from longtail.classifiers import Samples
 from longtail.counts import last_third
-from longtail.losses import soft_labels
-from longtail.method import Composed, Parts
+from longtail.method import Method, Parts
 from longtail.ranges import NotNegative, Share
 from model.backbone import linear_classifier
 
 
-class FSA(Composed):
+class FSA(Method):
     """The second stage: the classifier is trained on features of the frozen network, and on tail
     features that borrow what they lack from confusing head samples.
 
@@ -34,8 +33,7 @@ class FSA(Composed):
     found once, here j is found in each micro-batch. The thresholds are this project's.
     """
 
-    tail: Tensor
-    first_stage: Tensor
+    refuses = ("mixing",)
 
     def __init__(
         self,
@@ -46,12 +44,11 @@ class FSA(Composed):
         weight: NotNegative = 1.0,
     ) -> None:
         super().__init__(parts, model)
-        parts.refuse("longtail.fsa.FSA", "mixing")
         self.specific, self.generic, self.weight = specific, generic, weight
         tail = last_third(parts.class_counts)
-        self.register_buffer("tail", tail, persistent=False)  # (K,) bool
+        self.tail = nn.Buffer(tail, persistent=False)  # (K,) bool
         weights = linear_classifier(model).weight.detach().clone()
-        self.register_buffer("first_stage", weights)  # (K, D)
+        self.first_stage = nn.Buffer(weights)  # (K, D)
         self.layer = (linear_classifier(model),)  # in a tuple: not a submodule of this method
 
     def prepare(self, model: nn.Module, samples: Samples) -> None:
@@ -61,9 +58,10 @@ class FSA(Composed):
 
     def loss(self, net: nn.Module, clips: Tensor, targets: Tensor, count: int) -> Tensor:
         output = net(clips)
-        entries = targets if self.auxiliary_loss is None else targets[:, 0]
-        labels = soft_labels(entries).argmax(1)
-        features, usable = self.augment(output.features.detach(), output.logits.detach(), labels)
+        entries, shares = targets.unbind(1)
+        features, usable = self.augment(
+            output.features.detach(), output.logits.detach(), shares.argmax(1)
+        )
         weights = entries * (self.weight * usable)[:, None]
         logits = self.layer[0](features)
         augmented = self.stages.part(self.epoch, logits, features, weights, count)

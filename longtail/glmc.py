@@ -19,16 +19,19 @@ from memory import send
 from model.backbone import CosineClassifier, linear_classifier
 
 
-def paste_box(lam: float, center: Sequence[int], sizes: Sequence[int]) -> list[slice]:
-    """Return CutMix's box on two axes: ceil(size sqrt(1 - lam)) around the center, clipped.
+def paste_box(lam: float, center: Sequence[int], sizes: Sequence[int]) -> Tensor:
+    """Return CutMix's box on two axes, a mask of these sizes: ceil(size sqrt(1 - lam)) around the
+    center, clipped.
 
     Around the center means from it minus half the length, rounded down, to it plus as much.
     """
+    inside = torch.zeros(*sizes, dtype=torch.bool)
     halves = [math.ceil(size * math.sqrt(1 - lam)) // 2 for size in sizes]
-    return [
-        slice(max(middle - half, 0), min(middle + half, size))
-        for middle, half, size in zip(center, halves, sizes)
-    ]
+    rows, columns = (
+        slice(max(middle - half, 0), middle + half) for middle, half in zip(center, halves)
+    )
+    inside[rows, columns] = True
+    return inside
 
 
 def inconsistency(predicted: Tensor, projected: Tensor) -> Tensor:
@@ -67,6 +70,7 @@ class GLMC(Method):
     """
 
     views = 2
+    refuses = ("mixing", "class_weights", "classifier")
 
     def __init__(
         self,
@@ -77,13 +81,10 @@ class GLMC(Method):
         contrast_weight: NotNegative = 4.0,
     ) -> None:
         super().__init__(parts, model)
-        parts.refuse("longtail.glmc.GLMC", "mixing", "class_weights", "classifier")
-        self.stages, self.auxiliary_loss = parts.stages, parts.auxiliary_loss
         self.resampling, self.contrast_weight = resampling, contrast_weight
         self.weighting = InverseFrequency(parts.class_counts, label_weighting)
         layer = linear_classifier(model)
         width = layer.in_features
-        self.num_class, self.epoch = len(parts.class_counts), 0
         # of the same kind: a loss with margins takes cosines of one scale from both
         if isinstance(layer, CosineClassifier):
             self.classifier: nn.Linear = CosineClassifier(width, self.num_class, layer.scale)
@@ -91,12 +92,6 @@ class GLMC(Method):
             self.classifier = nn.Linear(width, self.num_class)
         self.projection = nn.Linear(width, width // 2)
         self.prediction = nn.Linear(width // 2, width // 2)
-
-    def stage(self, epoch: int) -> int:
-        return self.stages.stage(epoch)
-
-    def begin_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
 
     def rows(self, generator: torch.Generator | None, progress: float) -> Tensor:
         """Return pairs (len(self), 2)."""
@@ -117,10 +112,8 @@ class GLMC(Method):
     ) -> tuple[Tensor, Tensor]:
         """Mix at the share lam, with a box around `center` (frame, joint)."""
         (x_1, x_2), (other_1, other_2) = (own.unbind(1) for own in clips.unbind(1))
-        inside = torch.zeros(clips.shape[4:6], dtype=torch.bool)
-        inside[tuple(paste_box(lam, center, inside.shape))] = True
-        inside = send(inside, clips.device)[..., None]  # (T, V, 1)
-        views = [lam * x_1 + (1 - lam) * other_1, torch.where(inside, other_2, x_2)]
+        inside = send(paste_box(lam, center, clips.shape[4:6]), clips.device)  # (T, V)
+        views = [lam * x_1 + (1 - lam) * other_1, torch.where(inside[..., None], other_2, x_2)]
         own, other = one_hot(labels, self.num_class).to(clips.dtype).unbind(1)
         return torch.stack(views, 1), lam * own + (1 - lam) * other
 
@@ -130,9 +123,7 @@ class GLMC(Method):
         projected = self.projection(output.features)
         predicted = self.prediction(projected)
         loss = self.total(plain, output.logits, projected, predicted, labels, count)
-        if self.auxiliary_loss is not None:
-            loss = loss + self.auxiliary_loss.part(output, labels, 2 * count)
-        return loss
+        return loss + self.auxiliary(output, labels, 2 * count)
 
     def total(
         self, plain: Tensor, balanced: Tensor, projected: Tensor, predicted: Tensor,

@@ -8,14 +8,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from longtail.losses import log_prior, soft_labels
-from longtail.method import Composed, Parts
+from longtail.losses import log_prior
+from longtail.method import Method, Parts
 from longtail.ranges import NotNegative
 from longtail.ranks import gather_over_ranks
 from model.backbone import linear_classifier
 
 
-class LADE(Composed):
+class LADE(Method):
     """The loss of a composition, with a term that pulls the logits to those of uniform classes.
 
     With the label shares p_c = n_c / n and the batch B, N_c of it with label c,
@@ -29,7 +29,7 @@ class LADE(Composed):
     factor 100 (their `alpha` is our `weight`, their `remine_lambda` our `regularization`).
     """
 
-    log_shares: Tensor
+    refuses = ("mixing", "class_weights", "classifier")
 
     def __init__(
         self,
@@ -39,15 +39,13 @@ class LADE(Composed):
         regularization: NotNegative = 0.01,
     ) -> None:
         super().__init__(parts, model)
-        parts.refuse("longtail.lade.LADE", "mixing", "class_weights", "classifier")
         linear_classifier(model)  # the bounds are those of one classifier
         self.weight, self.regularization = weight, regularization
-        self.register_buffer("log_shares", log_prior(parts.class_counts), persistent=False)
+        self.log_shares = nn.Buffer(log_prior(parts.class_counts), persistent=False)
 
     def loss(self, net: nn.Module, clips: Tensor, targets: Tensor, count: int) -> Tensor:
         output = net(clips)
-        entries = targets if self.auxiliary_loss is None else targets[:, 0]
-        bounds = self.bounds(output.logits, soft_labels(entries))
+        bounds = self.bounds(output.logits, targets[:, 1])
         share = len(clips) / count  # the micro-batches of all ranks add up to one whole batch
         loss = self.part(output, targets, count)
         return loss - self.weight * share * (self.log_shares.exp() * bounds).sum()

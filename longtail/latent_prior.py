@@ -24,8 +24,6 @@ class LatentPrior(AuxiliaryLoss):
     ranks. The codes are the network's features, as drawn in training.
     """
 
-    prior: Tensor
-
     def __init__(
         self,
         model: Backbone,
@@ -36,7 +34,7 @@ class LatentPrior(AuxiliaryLoss):
         super().__init__(model)
         self.discrepancy, self.center = discrepancy, center
         prior = torch.empty(self.num_class, linear_classifier(model, "auxiliary_loss").in_features)
-        self.register_buffer("prior", nn.init.orthogonal_(prior, gain=gain))
+        self.prior = nn.Buffer(nn.init.orthogonal_(prior, gain=gain))
 
     def forward(self, latent: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         labels, latent = labels.to(self.prior.dtype), latent.to(self.prior.dtype)

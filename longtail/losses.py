@@ -16,7 +16,7 @@ input of the classifier.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +25,10 @@ from errors import InputError
 from longtail.counts import fill_absent, last_third
 from longtail.ranges import Factor, NotNegative, Positive, Range, Share
 
-WEIGH_BY = ("batch", "samples")
+Divisor = Literal["batch", "samples"]
 
 
-def label_weights(targets: Tensor, weights: Tensor | None = None, by: str = "batch") -> Tensor:
+def label_weights(targets: Tensor, weights: Tensor | None = None, by: Divisor = "batch") -> Tensor:
     """Return s (N, K), the weight of each entry of the loss matrix in the loss of this batch.
 
     targets (N, K) with class weights w (K,):
@@ -40,8 +40,6 @@ def label_weights(targets: Tensor, weights: Tensor | None = None, by: str = "bat
     the loss. targets (P, N, K) are P label sets; each is weighted by its share sum_ik t_pik / N and
     has its own normalizer, as in the released BRL heads. A label set without weight is ignored.
     """
-    if by not in WEIGH_BY:
-        raise ValueError(f"label weights are divided by {' or '.join(WEIGH_BY)}, not by {by}")
     sets = targets if targets.ndim == 3 else targets[None]
     weighted = sets if weights is None else sets * weights
     count = sets.shape[1]
@@ -177,14 +175,12 @@ class LabelAwareSmoothing(CrossEntropy):
     of imbalance 100.
     """
 
-    epsilon: Tensor
-
     def __init__(self, class_counts: Tensor, head: Factor = 0.3, tail: Factor = 0.0) -> None:
         super().__init__(class_counts)
         counts = fill_absent(class_counts.double(), class_counts)
         place = (counts - counts.min()) / (counts.max() - counts.min()).clamp_min(1)
         epsilon = tail + (head - tail) * (math.pi / 2 * place).sin()
-        self.register_buffer("epsilon", epsilon.float())  # (K,)
+        self.epsilon = nn.Buffer(epsilon.float())  # (K,)
 
     def loss_matrix(self, logits: Tensor) -> Tensor:
         return smoothed(super().loss_matrix(logits), self.epsilon)
@@ -215,11 +211,9 @@ class LogitAdjustment(CrossEntropy):
     cross entropy. (Post hoc, at test time: `longtail.classifiers.PostHocAdjustment`.)
     """
 
-    shift: Tensor
-
     def __init__(self, class_counts: Tensor, tau: float = 1.0) -> None:
         super().__init__(class_counts)
-        self.register_buffer("shift", tau * log_prior(class_counts))
+        self.shift = nn.Buffer(tau * log_prior(class_counts))
 
     def loss_matrix(self, logits: Tensor) -> Tensor:
         return super().loss_matrix(logits + self.shift)
@@ -232,12 +226,10 @@ class VectorScaling(LogitAdjustment):
     gamma 0 is logit adjustment. The values are those of the authors' code.
     """
 
-    slopes: Tensor
-
     def __init__(self, class_counts: Tensor, gamma: NotNegative = 0.3, tau: float = 1.0) -> None:
         super().__init__(class_counts, tau)
         counts = fill_absent(class_counts.double(), class_counts)
-        self.register_buffer("slopes", ((counts / counts.max()) ** gamma).float())
+        self.slopes = nn.Buffer(((counts / counts.max()) ** gamma).float())
 
     def loss_matrix(self, logits: Tensor) -> Tensor:
         return super().loss_matrix(self.slopes * logits)
@@ -252,8 +244,6 @@ class GaussianClouded(CrossEntropy):
     train the classifier again afterwards, class-balanced (crt).
     """
 
-    reach: Tensor
-
     def __init__(
         self, class_counts: Tensor, scale: Positive = 30.0, amplitude: NotNegative = 0.5
     ) -> None:
@@ -261,7 +251,7 @@ class GaussianClouded(CrossEntropy):
         counts = fill_absent(class_counts.double(), class_counts)
         rarity = (counts.max() / counts).log()
         largest = rarity.max().clamp_min(torch.finfo(rarity.dtype).tiny)
-        self.register_buffer("reach", (scale * amplitude * rarity / largest).float())
+        self.reach = nn.Buffer((scale * amplitude * rarity / largest).float())
         self.logit_scale = scale
 
     def loss_matrix(self, logits: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -279,8 +269,6 @@ class LDAM(CrossEntropy):
     logits are those of a linear classifier and multiplied by s here, as in the released BRL code.
     """
 
-    margins: Tensor
-
     def __init__(
         self,
         class_counts: Tensor,
@@ -291,7 +279,7 @@ class LDAM(CrossEntropy):
         super().__init__(class_counts)
         margins = torch.where(class_counts > 0, class_counts.double() ** -0.25, 0.0)
         margins = fill_absent(margins, class_counts)
-        self.register_buffer("margins", (scale * max_margin / margins.max() * margins).float())
+        self.margins = nn.Buffer((scale * max_margin / margins.max() * margins).float())
         self.logit_scale, self.factor = (1.0, scale) if rescale else (scale, 1.0)
 
     def loss_matrix(self, logits: Tensor) -> Tensor:
@@ -312,8 +300,6 @@ class Equalization(CrossEntropy):
     begins one place later. Classes without samples are never spared: no other samples lower them.
     """
 
-    spared: Tensor
-
     def __init__(
         self,
         class_counts: Tensor,
@@ -329,7 +315,7 @@ class Equalization(CrossEntropy):
         else:
             tail = class_counts < threshold * class_counts.sum()
         spared = tail if masked == "tail" else ~tail
-        self.register_buffer("spared", spared & (class_counts > 0))
+        self.spared = nn.Buffer(spared & (class_counts > 0))
         self.gamma = gamma
 
     def loss_matrix(self, logits: Tensor, draws: Tensor | None = None) -> Tensor:
@@ -354,10 +340,6 @@ class KPS(CrossEntropy):
     released BRL code uses linear logits, margins of 0.5 and a scale s of 1.
     """
 
-    slopes: Tensor
-    margins: Tensor
-    stretch: Tensor
-
     def __init__(
         self,
         class_counts: Tensor,
@@ -371,10 +353,10 @@ class KPS(CrossEntropy):
         counts = fill_absent(class_counts.double(), class_counts)
         slopes = 1 + (counts / counts.min()).log() / math.log(base)
         reverse = mirrored(slopes, class_counts)
-        self.register_buffer("slopes", slopes.float())
-        self.register_buffer("margins", (scale * max_margin * reverse / slopes.max()).float())
+        self.slopes = nn.Buffer(slopes.float())
+        self.margins = nn.Buffer((scale * max_margin * reverse / slopes.max()).float())
         stretch = reverse.clamp(1, limit / scale) if adjust else torch.ones_like(reverse)
-        self.register_buffer("stretch", stretch.float())
+        self.stretch = nn.Buffer(stretch.float())
         self.logit_scale = scale
         if adjust:
             self.first_stage = KPS(class_counts, max_margin, scale, base, limit, adjust=False)

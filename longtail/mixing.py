@@ -7,7 +7,6 @@ in brl.py; with `threshold: .inf` it is body-part CutMix with a fixed share.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import combinations
 from typing import Any
 
@@ -29,12 +28,11 @@ class Mixing(nn.Module):
     """
 
     takes_positions = False  # True: of the stream joint only
-    counts: Tensor
 
     def __init__(self, class_counts: Tensor, skeleton: Skeleton | None = None) -> None:
         super().__init__()
         self.num_class = len(class_counts)
-        self.register_buffer("counts", class_counts.double(), persistent=False)
+        self.counts = nn.Buffer(class_counts.double(), persistent=False)
 
     def begin_epoch(self, epoch: int) -> None:
         """Called at the start of each epoch, counted from 0."""
@@ -81,7 +79,6 @@ class Mixup(Mixing):
     def forward(
         self, clips: Tensor, labels: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return mixed clips (N, M, T, V, C) and targets (N, K)."""
         partners = torch.randperm(len(clips), generator=generator)
         seed = int(torch.randint(2**62, (), generator=generator))
         lam = float(np.random.default_rng(seed).beta(self.alpha, self.alpha))
@@ -131,13 +128,6 @@ class ShapMix(Mixing):
     the released code, so that the average does not start from zeros.
     """
 
-    unions: Tensor
-    masks: Tensor
-    complement: Tensor
-    saliency: Tensor
-    mean_clip: Tensor
-    seen: Tensor
-
     def __init__(
         self,
         class_counts: Tensor,
@@ -154,27 +144,20 @@ class ShapMix(Mixing):
             raise ValueError(f"segment must be two increasing fractions of the clip, not {segment}")
         super().__init__(class_counts)
         joints = torch.arange(skeleton.num_joints)
-        parts = torch.stack([torch.isin(joints, torch.tensor(p)) for p in skeleton.parts])
+        self.parts = torch.stack([torch.isin(joints, torch.tensor(p)) for p in skeleton.parts])
+        # in lexicographic order: the complement of subset k is subset 19 - k
         self.subsets = [s for size in (2, 3) for s in combinations(range(5), size)]
-        # unions[b]: joints (V,) of the parts whose bits are set in b; masks: those of each subset.
-        unions = [parts[[bool(b >> p & 1) for p in range(5)]].any(0) for b in range(32)]
-        self.register_buffer("unions", torch.stack(unions), persistent=False)
-        masks = torch.stack([unions[bits(s)] for s in self.subsets])  # (20, V)
-        self.register_buffer("masks", masks, persistent=False)
-        # The complement of a subset of two or three parts is a subset of three or two.
-        others = [tuple(p for p in range(5) if p not in s) for s in self.subsets]
-        complement = torch.tensor([self.subsets.index(s) for s in others])
-        self.register_buffer("complement", complement, persistent=False)
-        self.register_buffer("saliency", torch.zeros(self.num_class, len(self.subsets)))
-        self.register_buffer("mean_clip", torch.zeros(()))  # (M, T, V, C) from the first batch on
-        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        masks = torch.stack([self.parts[list(s)].any(0) for s in self.subsets])  # (20, V)
+        self.masks = nn.Buffer(masks, persistent=False)
+        self.saliency = nn.Buffer(torch.zeros(self.num_class, len(self.subsets)))
+        self.mean_clip: Tensor = nn.Buffer(torch.zeros(()))  # (M, T, V, C) from the first batch on
+        self.seen: Tensor = nn.Buffer(torch.zeros((), dtype=torch.int64))
         self.mixup, self.memory, self.temperature = mixup, memory, temperature
         self.warm_up, self.segment, self.epoch = warm_up, segment, 0
 
     def begin_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
-    @torch.no_grad()
     def observe(
         self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None
     ) -> None:
@@ -182,12 +165,10 @@ class ShapMix(Mixing):
         self.seen += len(clips)
         self.mean_clip = self.mean_clip + (clips - self.mean_clip).sum(0) / self.seen
         subset, coalition = self.draw_coalition(generator)
-        without = torch.where(self.unions[bits(coalition)][:, None], clips, self.mean_clip)
+        kept = send(self.parts[coalition].any(0), clips.device)  # (V,)
+        without = torch.where(kept[:, None], clips, self.mean_clip)
         with_subset = torch.where(self.masks[subset][:, None], clips, without)
-        training = net.training
-        net.eval()
-        chances = net(torch.cat([with_subset, without])).logits.float().softmax(-1)  # (2N, K)
-        net.train(training)
+        chances = probe(net, torch.cat([with_subset, without])).softmax(-1)  # (2N, K)
         gain = chances.gather(1, labels.repeat(2)[:, None]).view(2, -1)
         gain = (gain[0] - gain[1]).relu() * 10 / self.masks[subset].sum()
         self.update(subset, labels, gain)
@@ -283,7 +264,7 @@ class ShapMix(Mixing):
         if self.epoch < self.warm_up:
             saliency = torch.zeros_like(saliency)
         subset = self.draw_subset(saliency, uniform)
-        return torch.where(donor_is_rarer, subset, self.complement[subset])
+        return torch.where(donor_is_rarer, subset, len(self.subsets) - 1 - subset)
 
     def draw_subset(self, saliency: Tensor, uniform: Tensor) -> Tensor:
         """Return subsets (N,) ~ softmax(saliency (N, 20) / temperature); uniform (N,) in [0, 1)."""
@@ -296,9 +277,13 @@ class ShapMix(Mixing):
         super()._load_from_state_dict(state, prefix, *rest)
 
 
-def bits(parts: Iterable[int]) -> int:
-    """Return the number in which the bits of these parts are set."""
-    return sum(1 << part for part in parts)
+@torch.no_grad()
+def probe(net: nn.Module, clips: Tensor) -> Tensor:
+    """Return the logits (N, K) of a network in evaluation mode, which it then leaves."""
+    training = net.training
+    logits = net.eval()(clips).logits.float()
+    net.train(training)
+    return logits
 
 
 def between(low: int, high: int, generator: torch.Generator | None) -> int:

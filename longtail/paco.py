@@ -6,12 +6,12 @@ import copy
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import normalize
 
 from longtail.bcl import head
 from longtail.classifiers import Samples
 from longtail.losses import log_prior
-from longtail.method import Composed, Parts
+from longtail.method import Method, Parts
 from longtail.ranges import Count, Factor, NotNegative, Positive
 from longtail.ranks import gather_over_ranks
 from model.backbone import linear_classifier
@@ -42,7 +42,7 @@ def parametric_contrast(
     return -positive / (1 + alpha * alike.sum(1))
 
 
-class PaCo(Composed):
+class PaCo(Method):
     """`parametric_contrast` of the first view of a sample with the second, and with a queue.
 
     v are the logits of the first view plus log(n_k / n); s are the cosines of projections, divided
@@ -57,8 +57,7 @@ class PaCo(Composed):
     """
 
     views = 2
-    queue: Tensor
-    queue_labels: Tensor
+    refuses = ("mixing", "loss", "class_weights", "classifier")
 
     def __init__(
         self,
@@ -71,13 +70,11 @@ class PaCo(Composed):
         momentum: Factor = 0.999,
     ) -> None:
         super().__init__(parts, model)
-        parts.refuse("longtail.paco.PaCo", "mixing", "loss", "class_weights", "classifier")
         self.projection = head(linear_classifier(model).in_features, size)
         self.temperature, self.alpha, self.momentum = temperature, alpha, momentum
-        self.num_class = len(parts.class_counts)
-        self.register_buffer("prior", log_prior(parts.class_counts), persistent=False)
-        self.register_buffer("queue", torch.zeros(queue, size))
-        self.register_buffer("queue_labels", torch.zeros(queue, self.num_class))  # 0: empty
+        self.prior = nn.Buffer(log_prior(parts.class_counts), persistent=False)
+        self.queue = nn.Buffer(torch.zeros(queue, size))
+        self.queue_labels = nn.Buffer(torch.zeros(queue, self.num_class))  # 0: empty
         # Its weights are state, which a resumed run loads, and not trained.
         self.average = nn.ModuleList([copy.deepcopy(model), copy.deepcopy(self.projection)])
         self.average.requires_grad_(False).eval()
@@ -89,35 +86,20 @@ class PaCo(Composed):
 
     def averaged(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
         """Return pairs: each number of the averaged network and projection, and what it follows."""
-        pairs = zip(self.average, (model, self.projection))
-        states = ((kept.state_dict(), own.state_dict()) for kept, own in pairs)
-        return [
-            (kept[name], value)
-            for kept, own in states
-            for name, value in own.items()
-            if value.is_floating_point()
-        ]
+        kept, own = self.average.state_dict(), nn.ModuleList([model, self.projection]).state_dict()
+        return [(kept[name], value) for name, value in own.items() if value.is_floating_point()]
 
     @torch.no_grad()
     def after_step(self, model: nn.Module) -> None:
         averages, trained = zip(*self.averaged(model))
         torch._foreach_lerp_(averages, trained, 1 - self.momentum)
 
-    def mix(
-        self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the clips (N, 2, M, T, V, C) and one-hot labels (N, K)."""
-        return clips, one_hot(labels, self.num_class).float()
-
     def loss(self, net: nn.Module, clips: Tensor, targets: Tensor, count: int) -> Tensor:
-        output = net(clips[:, 0])
+        output, labels = net(clips[:, 0]), targets[:, 1]
         queries = normalize(self.projection(output.features))
         keys = self.keys(clips[:, 1])
-        losses = self.contrasted(output.logits + self.prior, queries, keys, targets)
-        loss = losses.sum() / count
-        if self.auxiliary_loss is not None:
-            loss = loss + self.auxiliary_loss.part(output, targets, count)
-        return loss
+        losses = self.contrasted(output.logits + self.prior, queries, keys, labels)
+        return losses.sum() / count + self.auxiliary(output, labels, count)
 
     @torch.no_grad()
     def keys(self, clips: Tensor) -> Tensor:

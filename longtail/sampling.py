@@ -35,13 +35,19 @@ def apportion(shares: Tensor, length: int) -> Tensor:
     return ends.diff(prepend=ends.new_zeros(1))
 
 
+def power_shares(members: Tensor, power: float) -> Tensor:
+    """Return shares (K,) proportional to members (K,)^power, 0 for a class without members."""
+    shares = torch.where(members > 0, members.double().clamp_min(1) ** power, 0.0)
+    return shares / shares.sum()
+
+
 def with_second(
     rows: Tensor, sampling: InstanceSampling, power: float, generator: torch.Generator | None
 ) -> Tensor:
     """Return pairs (n, 2): rows (n,), and as many that are drawn with shares n_c^power per class,
     spread evenly over a class's members."""
-    shares = PowerSampling(sampling.labels, sampling.class_counts).shares(power)
-    second = draw_rows(sampling.labels, apportion(shares, len(rows)), generator)
+    draws = apportion(power_shares(sampling.members, power), len(rows))
+    second = draw_rows(sampling.labels, draws, generator)
     return torch.stack([rows, second], 1)
 
 
@@ -56,11 +62,11 @@ class InstanceSampling(nn.Module):
         self.labels = labels.cpu()
         self.class_counts = class_counts.cpu().long()
         self.members = torch.bincount(self.labels, minlength=len(class_counts))
-        self.repeat = repeat
+        self.repeat, self.length = repeat, round(repeat * len(labels))
 
     def draws(self, progress: float) -> Tensor:
         """Return the draws of each class (K,) int64; `progress` in [0, 1) is the part completed."""
-        return apportion(self.members, round(self.repeat * len(self.labels)))
+        return apportion(self.members, self.length)
 
     def __len__(self) -> int:
         """Return the length of an epoch in samples, the same in all epochs."""
@@ -84,26 +90,18 @@ class PowerSampling(InstanceSampling):
         super().__init__(labels, class_counts, repeat)
         self.power = power
 
-    def shares(self, power: float) -> Tensor:
-        """Return the share of each class (K,), 0 for a class without members."""
-        members = self.members.double()
-        shares = torch.where(members > 0, members.clamp_min(1) ** power, 0.0)
-        return shares / shares.sum()
-
     def draws(self, progress: float) -> Tensor:
-        return apportion(self.shares(self.power), round(self.repeat * len(self.labels)))
+        return apportion(power_shares(self.members, self.power), self.length)
 
 
-class ProgressiveSampling(PowerSampling):
+class ProgressiveSampling(InstanceSampling):
     """From instance to class-balanced sampling, Kang et al., ICLR 2020, eq. 2: shares
     (1 - t) p_instance + t p_balanced, where t is the completed part of the training."""
 
-    def __init__(self, labels: Tensor, class_counts: Tensor, repeat: float = 1) -> None:
-        super().__init__(labels, class_counts, repeat)
-
     def draws(self, progress: float) -> Tensor:
-        shares = (1 - progress) * self.shares(1.0) + progress * self.shares(0.0)
-        return apportion(shares, round(self.repeat * len(self.labels)))
+        instance, balanced = (power_shares(self.members, power) for power in (1.0, 0.0))
+        shares = (1 - progress) * instance + progress * balanced
+        return apportion(shares, self.length)
 
 
 class RepeatFactorSampling(InstanceSampling):

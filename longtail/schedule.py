@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -9,25 +11,18 @@ from errors import InputError
 from longtail.losses import CrossEntropy
 from longtail.weights import Weighting
 
-STAGES = ("start", "second_stage")
-
-
-def second_stage_epochs(num_epoch: int, share: float = 5 / 24) -> int:
-    """Return the default length of the second stage in epochs, at least 1."""
-    return max(1, round(num_epoch * share))
+From = Literal["start", "second_stage"]
 
 
 class Stages(nn.Module):
     """The two stages of a run, of which the second may have another loss and class weights.
 
-    The last `second_stage` of `num_epoch` epochs are stage 2 (None: `second_stage_epochs`; 0: no
-    second stage). `criterion` and `weights` (a function of the epoch within its stage, or None) are
-    used from the start or from the second stage on, see `loss_from` and `weights_from`; before that
-    the loss is cross entropy and the weights are ones. If `criterion` has an attribute
+    The last `second_stage` of `num_epoch` epochs are stage 2 (None: a `share` of them, at least 1;
+    0: no second stage). `criterion` and `weights` (a function of the epoch within its stage, or
+    None) are used from the start or from the second stage on, see `loss_from` and `weights_from`;
+    before that the loss is cross entropy and the weights are ones. If `criterion` has an attribute
     `first_stage`, this is the loss before stage 2. Epochs count from 0.
     """
-
-    ones: Tensor
 
     def __init__(
         self,
@@ -35,26 +30,26 @@ class Stages(nn.Module):
         second_stage: int | None,
         criterion: CrossEntropy,
         weights: Weighting | None,
-        loss_from: str = "start",
-        weights_from: str = "second_stage",
+        loss_from: From = "start",
+        weights_from: From = "second_stage",
         num_class: int = 0,
         share: float = 5 / 24,
     ) -> None:
         super().__init__()
-        length = second_stage_epochs(num_epoch, share) if second_stage is None else second_stage
-        if not 0 <= length <= num_epoch:
-            raise InputError(f"second_stage: {length} is not within 0..num_epoch ({num_epoch})")
-        for key, value in (("loss_from", loss_from), ("weights_from", weights_from)):
-            if value not in STAGES:
-                raise InputError(f"{key}: {value} is not one of {', '.join(STAGES)}")
-        self.num_epoch, self.switch = num_epoch, num_epoch - length
+        if second_stage is None:
+            second_stage = max(1, round(num_epoch * share))
+        if not 0 <= second_stage <= num_epoch:
+            raise InputError(
+                f"second_stage: {second_stage} is not within 0..num_epoch ({num_epoch})"
+            )
+        self.num_epoch, self.switch = num_epoch, num_epoch - second_stage
         self.loss_start = 0 if loss_from == "start" else self.switch
         self.weights_start = 0 if weights_from == "start" else self.switch
         self.plain = CrossEntropy(torch.ones(num_class))
         self.second = criterion
         self.first = getattr(criterion, "first_stage", criterion)
         self.weights = weights
-        self.register_buffer("ones", torch.ones(num_class), persistent=False)
+        self.ones = nn.Buffer(torch.ones(num_class), persistent=False)
 
     def stage(self, epoch: int) -> int:
         """Return 1 or 2."""

@@ -76,15 +76,15 @@ def accuracy(
         values = values[~values.isnan()]
         return float(values.mean()) if len(values) else None
 
-    shot_groups = {} if class_counts is None else groups(torch.as_tensor(class_counts).cpu(), shots)
+    of_groups: dict[str, float | None] = dict.fromkeys(GROUPS)
+    if class_counts is not None:
+        masks = groups(torch.as_tensor(class_counts).cpu(), shots)
+        of_groups = {name: percent(per_class[mask]) for name, mask in masks.items()}
     return {
         "top1": percent(100 * first),
         "top5": percent(100 * hits(scores, labels, 5).cpu().double()),
         "mean_class": percent(per_class),
-        **{
-            name: percent(per_class[shot_groups[name]]) if name in shot_groups else None
-            for name in GROUPS
-        },
+        **of_groups,
         "per_class": [None if value.isnan() else float(value) for value in per_class],
     }
 
@@ -119,9 +119,7 @@ def calibration(scores: Any, labels: Any) -> dict[str, float | None]:
     right = (predicted == labels).double()
 
     true_positives = torch.bincount(labels, right, num_class)
-    both = torch.bincount(labels, minlength=num_class) + torch.bincount(
-        predicted, minlength=num_class
-    )
+    both = torch.bincount(torch.cat([labels, predicted]), minlength=num_class)
     f1 = (2 * true_positives / both)[both > 0]
 
     count, confidence, accuracy = reliability(scores, labels).T

@@ -26,11 +26,9 @@ def scaled(raw: Tensor, counts: Tensor) -> Tensor:
 class Weighting(nn.Module):
     """Class weights that are the same in all epochs; subclasses that change override `forward`."""
 
-    weights: Tensor
-
     def __init__(self, weights: Tensor) -> None:
         super().__init__()
-        self.register_buffer("weights", weights, persistent=False)
+        self.weights = nn.Buffer(weights, persistent=False)
 
     def forward(self, stage_epoch: int) -> Tensor:
         """Return w (K,) float32 for an epoch, from 0, of the stage that has these weights."""

@@ -51,8 +51,6 @@ class AdaptiveGraphConv(nn.Module):
     to the skeleton (2s-AGCN).
     """
 
-    skeleton: Tensor
-
     def __init__(self, channels: int, out: int, skeleton: Tensor, similarity: str, attention: bool):
         super().__init__()
         self.subsets = subsets = len(skeleton)
@@ -61,19 +59,18 @@ class AdaptiveGraphConv(nn.Module):
             self.adjacency = nn.Parameter(skeleton.clone())
             self.alpha = nn.Parameter(torch.zeros(1))
         else:
-            self.register_buffer("skeleton", skeleton, persistent=False)
+            self.skeleton = nn.Buffer(skeleton, persistent=False)
             self.edges = nn.Parameter(torch.full_like(skeleton, 1e-6))
         self.embed = nn.Conv2d(channels, 2 * subsets * (out // EMBED), 1)
         self.conv = nn.Conv2d(subsets * channels, out, 1, bias=False)
         self.bias = nn.Parameter(torch.zeros(subsets, out))  # of each subset, as in the papers
-        norm = nn.BatchNorm2d(out)
-        self.norm: nn.Module = norm
+        self.norm: nn.Module = nn.BatchNorm2d(out)
         self.residual = shortcut(channels, out)
         self.attention = Attention(out, skeleton.shape[-1]) if attention else nn.Identity()
         nn.init.normal_(self.embed.weight, std=(2 / (out // EMBED)) ** 0.5)
         nn.init.zeros_(self.embed.get_parameter("bias"))
         nn.init.normal_(self.conv.weight, std=(2 / (out * channels * subsets)) ** 0.5)
-        nn.init.constant_(norm.weight, 1e-6)  # at the start a block is its residual
+        nn.init.constant_(self.norm.weight, 1e-6)  # at the start a block is its residual
 
     def graph(self, x: Tensor) -> Tensor:
         """Return the adjacency of each sample, (B, G, V, V)."""

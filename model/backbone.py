@@ -119,14 +119,11 @@ class Backbone(Network):
         """Set the blocks, whose output is (B, channels, T', V), and create the classifier."""
         self.blocks = nn.Sequential(*blocks)
         if self.cosine:
-            self.fc: nn.Linear | CosineClassifier = CosineClassifier(
-                channels, self.num_class, float(self.cosine)
-            )
-            return
-        linear = nn.Linear(channels, self.num_class)
-        nn.init.normal_(linear.weight, std=0.01)
-        nn.init.zeros_(linear.bias)
-        self.fc = linear
+            self.fc: nn.Linear = CosineClassifier(channels, self.num_class, float(self.cosine))
+        else:
+            self.fc = nn.Linear(channels, self.num_class)
+            nn.init.normal_(self.fc.weight, std=0.01)
+            nn.init.zeros_(self.fc.bias)
 
     def forward(self, clips: Tensor, outputs: bool = False) -> Tensor | Output:
         """(N, M, T, V, C) to logits (N, K), or with `outputs` to an `Output`."""
@@ -163,6 +160,10 @@ class Backbone(Network):
     def normalize(self, clips: Tensor) -> Tensor:
         """(N, M, T, V, C) to batch-normed (N M, C, T, V), channels last in memory."""
         self.check(clips)
+        return self.norm_bodies(clips)
+
+    def norm_bodies(self, clips: Tensor) -> Tensor:
+        """Apply the data batch norm to clips or their embeddings: as `normalize`."""
         N, M, T, V, C = clips.shape
         if self.norm_persons:
             rows = clips.transpose(1, 2).reshape(N * T, M * V * C)

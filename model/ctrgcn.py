@@ -12,18 +12,14 @@ from model.fuse_bn import Shift, affine, scale_outputs
 from model.layers import Branches, add_relu, pointwise, shortcut
 
 
-def refine(relations: Tensor, weights: Tensor) -> Tensor:
-    """Return the topology of every channel, (G, C B, V, V), for G subsets.
+def aggregate(features: Tensor, relations: Tensor, weights: Tensor) -> Tensor:
+    """Sum features (G, C B, T, V) over subsets and joints on refined topologies: (C B, T, V).
 
-    Each is a weighted sum of the relations (G, R, B, V, V), with weights (G, C, R).
+    The topology of a channel is a weighted sum of the relations (G, R, B, V, V), weights (G, C, R).
     """
     rows = torch.bmm(weights, relations.flatten(2))
-    return rows.unflatten(2, relations.shape[2:]).flatten(1, 2)
-
-
-def aggregate(features: Tensor, relations: Tensor, weights: Tensor) -> Tensor:
-    """Sum features (G, C B, T, V) over subsets and joints on refined topologies: (C B, T, V)."""
-    first, *others = zip(features, refine(relations, weights))
+    topologies = rows.unflatten(2, relations.shape[2:]).flatten(1, 2)  # (G, C B, V, V)
+    first, *others = zip(features, topologies)
     sums = torch.bmm(*first)
     for subset, topology in others:  # in place, instead of G results to be added
         sums = sums.baddbmm_(subset, topology)
@@ -61,15 +57,14 @@ class RefinedGraphConv(nn.Module):
         self.expand = nn.Parameter(torch.empty(subsets, out, related))
         self.expand_bias = nn.Parameter(torch.zeros(subsets, out))
         self.conv = nn.Conv2d(channels, subsets * out, 1)
-        norm = nn.BatchNorm2d(out)
-        self.norm: nn.Module = norm
+        self.norm: nn.Module = nn.BatchNorm2d(out)
         self.residual = shortcut(channels, out)
         nn.init.normal_(self.relate.weight, std=(2 / related) ** 0.5)
         nn.init.normal_(self.expand, std=(2 / out) ** 0.5)
         nn.init.normal_(self.conv.weight, std=(2 / out) ** 0.5)
         for layer in (self.relate, self.conv):
             nn.init.zeros_(layer.get_parameter("bias"))
-        nn.init.constant_(norm.weight, 1e-6)  # at the start a block is its residual
+        nn.init.constant_(self.norm.weight, 1e-6)  # at the start a block is its residual
 
     def topology(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return relations (G, R + 2, B, V, V) and their weights in each channel (G, C, R + 2).

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,7 +9,7 @@ from torch.nn import functional as F
 from errors import InputError
 from model.backbone import StackedBackbone
 from model.fuse_bn import Shift, affine, scale_outputs
-from model.layers import Branches, ConvNorm, add_relu, shortcut
+from model.layers import Branches, MergedBranches, add_relu, shortcut
 
 SUBSETS = 8  # graphs per layer, each for an eighth of the channels
 START = (0.04, 0.02)  # mean and deviation of the learned graphs before training
@@ -87,16 +85,8 @@ class DynamicBranches(Branches):
     """Temporal branches with the mean of all joints as one more joint: joint v becomes
     y_v + coefficient_v y_mean before the norm (dynamic joint-skeleton fusion, section 3.3)."""
 
-    def __init__(
-        self,
-        channels: int,
-        out: int,
-        kernel: int,
-        stride: int,
-        dilations: Sequence[int],
-        joints: int,
-    ):
-        super().__init__(channels, out, kernel, stride, dilations)
+    def __init__(self, channels: int, stride: int, joints: int):
+        super().__init__(channels, channels, 3, stride, dilations=(1, 2, 3, 4))
         self.coefficient = nn.Parameter(torch.zeros(joints))
         self.unshift: nn.Module = nn.Identity()
 
@@ -117,18 +107,6 @@ class DynamicBranches(Branches):
         super().fuse_bn()
 
 
-class DynamicTemporal(nn.Module):
-    """Six dynamic temporal branches, merged by a 1x1 convolution."""
-
-    def __init__(self, channels: int, stride: int, joints: int):
-        super().__init__()
-        self.branches = DynamicBranches(channels, channels, 3, stride, (1, 2, 3, 4), joints)
-        self.merge = ConvNorm(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.merge(self.branches(x))
-
-
 class Model(StackedBackbone):
     """DG-STGCN; (N, M, T, V, C) to logits (N, K). Of the layout it uses the number of joints
     only."""
@@ -140,6 +118,6 @@ class Model(StackedBackbone):
         self.stack(
             lambda channels, out, stride: (
                 DynamicGraphConv(channels, out, start),
-                DynamicTemporal(out, stride, joints),
+                MergedBranches(out, DynamicBranches(out, stride, joints)),
             )
         )

@@ -11,11 +11,9 @@ from torch import Tensor, nn
 class Shift(nn.Module):
     """Adds a constant: the shift of a batch norm whose scale is fused into a convolution."""
 
-    value: Tensor
-
     def __init__(self, value: Tensor):
         super().__init__()
-        self.register_buffer("value", value)
+        self.value = nn.Buffer(value)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.value.to(x.dtype)
@@ -24,13 +22,10 @@ class Shift(nn.Module):
 class Affine(nn.Module):
     """Scales and shifts channels: a batch norm in evaluation that does not follow a convolution."""
 
-    scale: Tensor
-    shift: Tensor
-
     def __init__(self, scale: Tensor, shift: Tensor):
         super().__init__()
-        self.register_buffer("scale", scale[:, None, None])
-        self.register_buffer("shift", shift[:, None, None])
+        self.scale = nn.Buffer(scale[:, None, None])
+        self.shift = nn.Buffer(shift[:, None, None])
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.scale.to(x.dtype) + self.shift.to(x.dtype)

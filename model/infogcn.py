@@ -120,7 +120,7 @@ class Model(StackedBackbone):
             raise InputError(f"model_args.root is {root}: must be a joint, 0 to {joints - 1}")
         self.noise_ratio = noise_ratio
         difference = ancestor_difference(hung_from(self.skeleton.parent, root), k)
-        self.register_buffer("difference", tensor(difference), persistent=False)
+        self.difference = nn.Buffer(tensor(difference), persistent=False)
         embedded = stages(self.in_channels, *self.sizes)[0][1]  # channels of the first block
         self.embed = nn.Linear(self.in_channels, embedded)
         columns = joints * embedded
@@ -143,15 +143,10 @@ class Model(StackedBackbone):
     def normalize(self, clips: Tensor) -> Tensor:
         """(N, M, T, V, C) to embedded and batch-normed (N M, D, T, V), channels last in memory."""
         self.check(clips)
-        N, M, T, V, _ = clips.shape
-        if self.norm_persons:  # the order of its rows, (m, v, d)
+        if self.norm_persons:  # the order of its rows, (m, v, d): the embedding is in it already
             clips = clips.transpose(1, 2)
         x = self.embed(torch.einsum("uv,...vc->...uc", self.difference, clips)) + self.position
-        if self.norm_persons:
-            x = self.data_norm(x.reshape(N * T, -1)).view(N, T, M, V, -1).transpose(1, 2)
-        else:
-            x = self.data_norm(x.reshape(N * M * T, -1))
-        return x.reshape(N * M, T, V, -1).permute(0, 3, 1, 2)
+        return self.norm_bodies(x.transpose(1, 2) if self.norm_persons else x)
 
     def features(self, clips: Tensor) -> Tensor:
         return self.features_and_extra(clips)[0]

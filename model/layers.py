@@ -162,6 +162,18 @@ class Branches(nn.Module):
         self.norm = nn.Identity()
 
 
+class MergedBranches(nn.Module):
+    """Temporal branches merged by a 1x1 convolution (PYSKL, section 3.2)."""
+
+    def __init__(self, channels: int, branches: Branches):
+        super().__init__()
+        self.branches = branches
+        self.merge = ConvNorm(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.merge(self.branches(x))
+
+
 class GraphConv(nn.Module):
     """Graph convolution over G subsets: relu(norm(sum_g A_g (x W_g + b_g)) + residual).
 
@@ -170,8 +182,6 @@ class GraphConv(nn.Module):
     edge importance). With `bias_first` each subset has a bias, which its adjacency multiplies, as
     written; else one bias is added after the sum.
     """
-
-    skeleton: Tensor
 
     def __init__(
         self,
@@ -188,7 +198,7 @@ class GraphConv(nn.Module):
         if adaptive == "init":
             self.adjacency = nn.Parameter(skeleton.clone())
         else:
-            self.register_buffer("skeleton", skeleton, persistent=False)
+            self.skeleton = nn.Buffer(skeleton, persistent=False)
             learned = torch.ones_like(skeleton)
             if adaptive == "offset":
                 learned.uniform_(-1e-6, 1e-6)

@@ -35,14 +35,12 @@ class WindowConv(nn.Module):
     convolve first, on single frames, before the windows repeat them.
     """
 
-    skeleton: Tensor
-
     def __init__(
         self, channels: int, hidden: int, out: int, skeleton: Tensor, size: int, stride: int
     ):
         super().__init__()
         self.size, self.stride = size, stride
-        self.register_buffer("skeleton", skeleton, persistent=False)
+        self.skeleton = nn.Buffer(skeleton, persistent=False)
         self.edges = nn.Parameter(torch.empty_like(skeleton).uniform_(-1e-6, 1e-6))
         self.conv = nn.Conv2d(len(skeleton) * channels, hidden, 1)
         self.norm: nn.Module = nn.BatchNorm2d(hidden)

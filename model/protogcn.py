@@ -35,13 +35,6 @@ class Prototypes(nn.Module):
         return {"graph": graph, "embedding": self.embed(graph)}
 
 
-def last_block(blocks: nn.Sequential) -> tuple[Block, dgstgcn.DynamicGraphConv]:
-    """Return the block whose graphs the prototypes rebuild, and its graph convolution."""
-    *_, last = blocks
-    assert isinstance(last, Block) and isinstance(last.graph, dgstgcn.DynamicGraphConv)
-    return last, last.graph
-
-
 class Model(dgstgcn.Model):
     """ProtoGCN; (N, M, T, V, C) to logits (N, K).
 
@@ -52,18 +45,20 @@ class Model(dgstgcn.Model):
 
     def __init__(self, *, base_channels: int = 96, num_prototype: int = 400, **common):
         super().__init__(base_channels=base_channels, **common)
-        width = last_block(self.blocks)[1].reduce.out_channels
-        joints = self.skeleton.num_joints
-        self.prototypes = Prototypes(width, joints, num_prototype) if num_prototype else None
+        self.prototypes: Prototypes | None = None
+        if num_prototype:
+            width = self.fc.in_features // dgstgcn.SUBSETS * dgstgcn.SUBSETS  # of the last graphs
+            self.prototypes = Prototypes(width, self.skeleton.num_joints, num_prototype)
 
     def features_and_extra(self, clips: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         if self.prototypes is None:
             return super().features_and_extra(clips)
+        *blocks, last = self.blocks
+        assert isinstance(last, Block) and isinstance(last.graph, dgstgcn.DynamicGraphConv)
         x = self.normalize(clips)
-        for block in list(self.blocks)[:-1]:
+        for block in blocks:
             x = block(x)
-        last, layer = last_block(self.blocks)
-        relations = layer.relations(x)  # (N M, G, C / G, V, V)
-        hidden = layer.convolve(x, relations + layer.adjacency[:, None])
+        relations = last.graph.relations(x)  # (N M, G, C / G, V, V)
+        hidden = last.graph.convolve(x, relations + last.graph.adjacency[:, None])
         features = self.over_persons(last.after_graph(hidden, x).mean((2, 3)))
         return features, self.prototypes(self.over_persons(relations.flatten(1, 2)))

@@ -2,23 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-
 from graph import adjacency
 from model.backbone import StackedBackbone, tensor
-from model.layers import Branches, ConvNorm, GraphConv
-
-
-class MultiScaleTemporal(nn.Module):
-    """Six temporal branches, merged by a 1x1 convolution (PYSKL, section 3.2)."""
-
-    def __init__(self, channels: int, stride: int):
-        super().__init__()
-        self.branches = Branches(channels, channels, 3, stride, dilations=(1, 2, 3, 4))
-        self.merge = ConvNorm(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.merge(self.branches(x))
+from model.layers import Branches, GraphConv, MergedBranches
 
 
 class Model(StackedBackbone):
@@ -40,6 +26,6 @@ class Model(StackedBackbone):
         self.stack(
             lambda channels, out, stride: (
                 GraphConv(channels, out, skeleton, adaptive, bias_first, graph_residual),
-                MultiScaleTemporal(out, stride),
+                MergedBranches(out, Branches(out, out, 3, stride, dilations=(1, 2, 3, 4))),
             )
         )

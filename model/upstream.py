@@ -189,9 +189,6 @@ def assemble(state: State, entries: list[Entry], model: nn.Module) -> State:
             else:
                 missing += absent
             continue
-        if entry.ours not in ours and entry.ours not in constants:
-            left |= dict(zip(entry.theirs, parts))  # such as the bias of a layer that has none here
-            continue
         expected = ours[entry.ours] if entry.ours in ours else constants[entry.ours]
         try:
             value = parts[0] if parts[0].ndim == 0 else torch.cat(parts)
@@ -273,7 +270,7 @@ def _infer_network(state: State, form: Form) -> tuple[str, int, dict[str, Any]]:
         widths.append(len(state[key]))
     in_channels = state[form.conv].numel() // (widths[0] * (1 if form.per_subset else subsets))
     columns = joints * (widths[0] if form.embedded else in_channels)
-    persons = len(state[form.data_norm]) // columns
+    persons = len(state[f"{form.data_norm}.weight"]) // columns
     args: dict[str, Any] = {"base_channels": widths[0]}
     if form.backbone == "msg3d":
         args |= scales(state, form, subsets)
@@ -294,8 +291,8 @@ def _infer_network(state: State, form: Form) -> tuple[str, int, dict[str, Any]]:
         args["num_prototype"] = len(state[form.mark])
     args["norm_persons"] = persons > 1
     args["parent_edges"] = form.name.startswith(ORIGINAL)
-    args["cosine"] = form.fc.replace("weight", "bias") not in state
-    args |= {"num_class": len(state[form.fc]), "in_channels": in_channels}
+    args["cosine"] = f"{form.fc}.bias" not in state
+    args |= {"num_class": len(state[f"{form.fc}.weight"]), "in_channels": in_channels}
     if persons > 1:  # else the weights do not depend on the number of persons
         args["num_person"] = persons
     return form.backbone, joints, args

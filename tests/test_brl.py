@@ -332,8 +332,6 @@ def test_stages():
     assert [Stages(n, None, "loss", None).switch for n in (1, 2, 8, 150)] == [0, 1, 6, 119]
     with pytest.raises(InputError, match="second_stage: 25"):
         Stages(24, 25, "loss", None)
-    with pytest.raises(InputError, match="loss_from: begin"):
-        Stages(24, 5, "loss", None, "begin")
 
 
 def test_shots_against_numpy():

@@ -182,7 +182,8 @@ def test_a_layout_that_is_not_known_is_given(tmp_path):
     small = {"num_blocks": 2, "inflate": [2], "down": [2], "base_channels": 8, "num_class": 3}
     network = stgcn.Model(graph=layout, **small).eval()
     tensors = network.state_dict() | dict(network.named_buffers(remove_duplicate=False))
-    entries = list(names.stgcn_pyskl(network))
+    (form,) = (each for each in names.FORMS if each.mark == "backbone.gcn.0.gcn.conv.weight")
+    entries = list(form.names(network))
     shapes = {entry.theirs[0]: tensors[entry.ours].shape for entry in entries}
     for number, width, inputs in ((0, 8, 3), (1, 16, 8)):  # three subsets, one below the other
         shapes[f"backbone.gcn.{number}.gcn.conv.weight"] = torch.Size((3 * width, inputs, 1, 1))

@@ -150,10 +150,10 @@ def shap_mix(**arguments):
 def test_shap_mix_subsets():
     mix = shap_mix()
     assert len(set(mix.subsets)) == 20 and mix.masks.shape == (20, 25)
-    for subset, mask, other in zip(mix.subsets, mix.masks, mix.complement):
+    for subset, mask, other in zip(mix.subsets, mix.masks, mix.masks.flip(0)):
         joints = sorted(j for part in subset for j in NTU.parts[part])
         assert mask.nonzero().flatten().tolist() == joints
-        assert torch.equal(mix.masks[other], ~mask)
+        assert torch.equal(other, ~mask)
     sizes = [len(mix.subsets[mix.draw_coalition(None)[0]]) for _ in range(300)]
     assert 100 < sizes.count(2) < 200
     assert mix.draw_coalition(None)[1] == []
@@ -252,9 +252,9 @@ def test_shap_mix_chooses_for_the_rarer_class():
     uniform = torch.rand(4, generator=torch.Generator().manual_seed(0))
     head, tail = torch.zeros(4, dtype=torch.int64), torch.full((4,), 5)
     assert mix.choose(head, tail, uniform).tolist() == [7] * 4  # the rare donor's parts pasted
-    kept = mix.complement[mix.choose(tail, head, uniform)]
+    kept = 19 - mix.choose(tail, head, uniform)
     assert kept.tolist() == [7] * 4  # the rare sample's own parts kept
-    assert mix.complement[mix.choose(head, head, uniform)].tolist() == [3] * 4
+    assert (19 - mix.choose(head, head, uniform)).tolist() == [3] * 4
     mix.begin_epoch(4)
     uniform = (torch.arange(20) + 0.5) / 20
     assert mix.choose(head[:1].expand(20), tail[:1].expand(20), uniform).tolist() == [*range(20)]
@@ -335,7 +335,7 @@ def test_retraining_touches_the_classifier_only():
     model = Tiny()
     before = copy.deepcopy(model.state_dict())
     method = Retraining(COUNTS)
-    method.prepare(model)
+    method.prepare(model, None)
     assert not torch.equal(model.fc.weight, before["fc.weight"])
     drawn = model.fc.weight.detach().clone()
     train(model, method)
@@ -353,7 +353,7 @@ def test_learnable_scaling_is_descent_on_the_factors_of_the_logits():
     names = set(model.state_dict())
     twin = copy.deepcopy(features).eval()
     method = LearnableScaling(COUNTS)
-    method.prepare(model)
+    method.prepare(model, None)
     train(model, method)
     # The same with the factors as a parameter of their own, as in the authors' code.
     scales = torch.ones(6, 1, requires_grad=True)
@@ -382,20 +382,20 @@ def test_max_norm_keeps_class_vectors_in_the_ball():
     norms = start.norm(dim=1)
     radius = norms.min() + 0.1 * (norms.max() - norms.min())
     method = MaxNorm(COUNTS)
-    method.prepare(model)
+    method.prepare(model, None)
     assert torch.allclose(model.fc.weight[0], start[0] * radius / start[0].norm())
     assert torch.equal(model.fc.weight[norms.argmin()], start[norms.argmin()])
     train(model, method, steps=20)
     assert (model.fc.weight.norm(dim=1) <= radius * (1 + 1e-6)).all()
     fixed = MaxNorm(COUNTS, radius=0.1)
-    fixed.prepare(model)
+    fixed.prepare(model, None)
     np.testing.assert_allclose(model.fc.weight.detach().norm(dim=1), 0.1, rtol=1e-5)
 
 
 def test_tau_normalization():
     model = Tiny()
     weight = model.fc.weight.detach().numpy().copy()
-    TauNormalization(COUNTS, tau=0.7).prepare(model)
+    TauNormalization(COUNTS, tau=0.7).prepare(model, None)
     lengths = np.linalg.norm(weight, axis=1, keepdims=True)
     np.testing.assert_allclose(model.fc.weight.detach(), weight / lengths**0.7, rtol=1e-5)
     assert not model.fc.bias.any()
@@ -406,7 +406,7 @@ def test_post_hoc_adjustment_takes_the_prior_off():
     model = Tiny().eval()
     clips, _ = batch(3)
     logits = model(clips).detach()
-    PostHocAdjustment(COUNTS, tau=1.3).prepare(model)
+    PostHocAdjustment(COUNTS, tau=1.3).prepare(model, None)
     expected = logits - 1.3 * (COUNTS / COUNTS.sum()).log()
     np.testing.assert_allclose(model(clips).detach(), expected, atol=1e-5)
 

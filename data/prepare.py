@@ -233,7 +233,10 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         reader = importlib.import_module(module)
         about = reader.__doc__ or ""
         options = names.add_parser(name, help=about.splitlines()[0], description=about)
-        reader.arguments(options)
+        if hasattr(reader, "SOURCE"):
+            options.add_argument("source", type=Path, help=reader.SOURCE)
+        else:
+            reader.arguments(options)
         options.add_argument("--out", type=Path, help=f"folder to write (default: data/{name})")
         options.add_argument("--workers", type=int, default=cores(),
             help="number of reading processes (default: one per core)")  # fmt: skip

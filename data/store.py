@@ -26,7 +26,7 @@ import numpy as np
 import graph
 from data import measure, normalize
 from data.quality import Figures, Quality, Reading, figures
-from data.readers import example
+from data.readers import EXAMPLES
 from errors import InputError, nearest
 from files import UNREADABLE, replacing, sync_folder, write_json
 
@@ -55,9 +55,10 @@ class Store:
         """Open the store in folder `path`; InputError if it is missing, damaged or half-written."""
         path = Path(path)
         if not (path / "meta.json").is_file():
+            arguments = EXAMPLES.get(path.name, "NAME SOURCE...")
             raise InputError(
                 f"{path}: is not a prepared store; create it with "
-                f"`python -m data.prepare {example(path.name)} --out {shlex.quote(str(path))}`"
+                f"`python -m data.prepare {arguments} --out {shlex.quote(str(path))}`"
             )
         try:
             meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks.data import is_sound, skeleton_text, synthetic_joints
 from data.readers import Clip, kinetics_skeleton, ntu, nw_ucla
+from data.readers.archive import File
 from errors import InputError
 
 JOINTS = synthetic_joints(np.random.RandomState(1), 3, 2)
@@ -41,7 +42,7 @@ DAMAGES = st.lists(
 FORMATS: dict[str, tuple[bytes, Callable[[Path], Clip], tuple[int, ...], int]] = {
     "S001C001P001R001A002.skeleton": (
         SKELETON,
-        lambda path: ntu.read((str(path), None), 120),
+        lambda path: ntu.read(File(str(path))),
         (2, 25, 3),
         1,
     ),

@@ -160,7 +160,7 @@ def test_of_a_tar_archive_only_regular_files_are_read(tmp_path: Path) -> None:
                 member = tarfile.TarInfo(f"{target} {name}")
                 member.type, member.linkname = kind, target
                 file.addfile(member)
-    files = list_files(archive, ".csv")
+    files = list_files(".csv", archive)
     assert [(file.path, file.name, file.read()) for file in files] == [
         (f"{archive}:b/one.csv", "one.csv", b"1"),
         (f"{archive}:two.csv", "two.csv", b"2"),

@@ -1,13 +1,11 @@
 """Readers of raw data sets for data.prepare, one module per file format.
 
-A reader module defines `arguments(parser)`, which adds its command-line arguments, `reader(args)`,
-which returns a `Raw`, and EXAMPLES: name of a store -> arguments that prepare it. Without EXAMPLES
-the store has the NAME of the reader, and SOURCE is the only argument.
+A reader module defines `reader(args)`, which returns a `Raw`, and `arguments(parser)`, which adds
+its command-line arguments, or SOURCE, the help of the only one, `source`.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,15 +27,28 @@ READERS = {
     "custom": "data.readers.custom",
     "demo": "data.readers.demo",
 }
-
-
-def example(store: str) -> str:
-    """Return example arguments of data.prepare for a store with that name."""
-    for name, path in READERS.items():
-        examples = getattr(importlib.import_module(path), "EXAMPLES", {name: "SOURCE"})
-        if store in examples:
-            return f"{name} {examples[store]}".strip()
-    return "NAME SOURCE..."
+# Name of a store -> the arguments of data.prepare that create it.
+EXAMPLES = {
+    **dict.fromkeys(("ntu", "ntu60", "ntu120"), "ntu FOLDER_OR_ZIP..."),
+    "ntu60-hrnet": "pyskl ntu60_hrnet.pkl",
+    "ntu120-hrnet": "pyskl ntu120_hrnet.pkl",
+    "k400": "pyskl k400_hrnet.pkl --kpfiles FOLDER",
+    "gym": "pyskl gym_hrnet.pkl",
+    "diving48": "pyskl diving48_hrnet.pkl",
+    "ucf101": "pyskl ucf101_hrnet.pkl --split 1",
+    "hmdb51": "pyskl hmdb51_hrnet.pkl --split 1",
+    "ntu-cs": "ctrgcn NTU60_CS.npz",
+    "ntu-cv": "ctrgcn NTU60_CV.npz",
+    "st-gcn": "st-gcn FOLDER",
+    "nw-ucla": "nw-ucla FOLDER_OR_NPZ",
+    "kinetics-skeleton": "kinetics-skeleton FOLDER",
+    "utd-mhad": "utd-mhad FOLDER_OR_ARCHIVE",
+    "msr-action3d": "msr-action3d FOLDER_OR_ARCHIVE",
+    "utkinect": "utkinect FOLDER_OR_ARCHIVE",
+    "kinder-gator": "kinder-gator FOLDER_OR_ARCHIVE",
+    "custom": "custom labels.csv --layout LAYOUT",
+    "demo": "demo",
+}
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from data.protocols import spelled_twice
 from data.readers import Clip, Raw, splits, table
 from errors import InputError, nearest
 
-EXAMPLES = {"custom": "labels.csv --layout LAYOUT"}
 NORMALIZATIONS = ("upright", "centered", "image", "none")
 LOOKED_AT = 500  # files, to find the number of persons
 

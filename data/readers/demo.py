@@ -10,8 +10,6 @@ from pathlib import Path
 
 from data.readers import Raw, ntu, splits
 
-EXAMPLES = {"demo": ""}
-
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=splits.seed, default=0, help="random seed (default: 0)")

@@ -20,7 +20,6 @@ from data.readers import Clip, Raw
 from data.readers.json_file import JsonFile, to_numbers
 from errors import InputError
 
-EXAMPLES = {"kinetics-skeleton": "FOLDER"}
 NUM_JOINTS = 18
 MAX_BODIES = 2
 PERSONS_READ = 5  # st-gcn reads the first five persons of a frame
@@ -28,12 +27,7 @@ MAX_FRAME = 10_000  # longer than any clip; a damaged frame_index would need too
 PARTS = {"train": "train", "val": "test"}  # folder -> part of the split
 
 Item = tuple[Path, str, int, bool]  # file, part, label, whether the clip has no body
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "source", type=Path, help="folder with kinetics_train, kinetics_val and the label files"
-    )
+SOURCE = "folder with kinetics_train, kinetics_val and the label files"
 
 
 def reader(args: argparse.Namespace) -> Raw:

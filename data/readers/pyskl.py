@@ -25,15 +25,6 @@ from data.readers import Clip, Raw, splits
 from data.readers.ntu import add_normalize
 from errors import InputError
 
-EXAMPLES = {
-    "ntu60-hrnet": "ntu60_hrnet.pkl",
-    "ntu120-hrnet": "ntu120_hrnet.pkl",
-    "k400": "k400_hrnet.pkl --kpfiles FOLDER",
-    "gym": "gym_hrnet.pkl",
-    "diving48": "diving48_hrnet.pkl",
-    "ucf101": "ucf101_hrnet.pkl --split 1",
-    "hmdb51": "hmdb51_hrnet.pkl --split 1",
-}
 MAX_BODIES = 2
 CROWD = 10  # if a frame has more persons, those of all frames are sorted by score
 # (joints, coordinates) of a pose -> layout; the compressed form always has 2D poses

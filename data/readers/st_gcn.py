@@ -22,7 +22,6 @@ from data.readers.npz_file import reason
 from errors import InputError
 from files import UNREADABLE
 
-EXAMPLES = {"st-gcn": "FOLDER"}
 LAYOUTS = {25: "ntu_rgb_d", 18: "openpose"}
 NORMALIZATIONS = {"ntu_rgb_d": "upright", "openpose": "st-gcn"}
 ARRAYS = ("data_joint", "data")  # name in 2s-AGCN, in st-gcn
@@ -31,10 +30,7 @@ LOOKED_AT = 200  # clips per array
 PARTS = {"train": "train", "val": "test"}  # prefix of the files -> part of the split
 
 Item = tuple[str, int, str, np.ndarray]  # name, label, part of the split, (3, T, V, M)
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="folder with the .npy and _label.pkl files")
+SOURCE = "folder with the .npy and _label.pkl files"
 
 
 def reader(args: argparse.Namespace) -> Raw:

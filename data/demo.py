@@ -23,7 +23,6 @@ from numpy import ndarray as Array
 from numpy.random import Generator
 
 from data.puppet import (
-    HEAD,
     LEFT_ARM,
     LEFT_LEG,
     REST,
@@ -33,7 +32,6 @@ from data.puppet import (
     Body,
     Pose,
     mirrored,
-    unit,
     wander,
 )
 from errors import Parser, run_command
@@ -316,33 +314,21 @@ def some(rng: Generator, t: Array, low: int, high: int) -> slice:
 
 # --- the file -----------------------------------------------------------------------------------
 
-PARENT = [0, 0, 20, 2, 20, 4, 5, 6, 20, 8, 9, 10, 0, 12, 13, 14, 0, 16, 17, 18, 1, 7, 7, 11, 11]
-LEAVES = [HEAD, LEFT_LEG[-1], RIGHT_LEG[-1], *LEFT_ARM[-2:], *RIGHT_ARM[-2:]]  # no orientation
 BODY_ID = 72057594037930000  # of the same magnitude as Kinect's
-# bodyID, clipedEdges, confidence and state of both hands, isRestricted, leanX leanY, trackingState
-BODY = "%d 0 0 0 0 0 0 %.3f %.3f 2\n25\n"
-# x y z, depthX depthY, colorX colorY, orientation W X Y Z, trackingState
-JOINT = "%.4f %.4f %.4f %.1f %.1f %.1f %.1f %.3f %.3f %.3f %.3f %d\n"
+BODY = "%d 0 0 0 0 0 0 0 0 2\n25\n"  # bodyID, ..., trackingState; number of joints
+# x y z, trackingState; positions in the images and orientations, which readers ignore, are zero
+JOINT = "%.4f %.4f %.4f 0 0 0 0 0 0 0 0 %d\n"
 
 
 def text(joints: Array, guessed: Array, seen: Array) -> str:
     """Return the result of `record` in the NTU RGB+D text format, with rounded numbers."""
-    x, y, z = np.moveaxis(joints, -1, 0)  # (M, T, 25)
-    bones = unit(joints - joints[..., PARENT, :] + (0, 1e-9, 0))  # that of the root points up
-    # The orientation is the shortest rotation of the y axis onto the bone that ends in the joint.
-    turn = unit(np.stack((1 + bones[..., 1], bones[..., 2], 0 * x, -bones[..., 0]), axis=-1))
-    turn[..., LEAVES, :] = 0
-    depth = 256 + 366 * x / z, 212 - 366 * y / z  # pixels of the 512 x 424 depth image
-    color = 960 + 1060 * x / z, 540 - 1060 * y / z  # pixels of the 1920 x 1080 color image
-    pixels, state = np.stack((*depth, *color), axis=-1), 2 - guessed[..., None]
-    rows = np.concatenate((joints, pixels, turn, state), axis=-1)  # (M, T, 25, 12)
-    rows, lean = rows.reshape(*seen.shape, 25 * 12), bones[:, :, SPINE_MID, ::2]
+    rows = np.concatenate((joints, 2 - guessed[..., None]), axis=-1)  # (M, T, 25, 4)
     parts = [f"{seen.shape[1]}\n"]
     for frame, present in enumerate(seen.T):
         parts.append(f"{present.sum()}\n")
         for body in np.flatnonzero(present):
-            parts.append(BODY % (BODY_ID + body, *lean[body, frame]))
-            parts.append(25 * JOINT % tuple(rows[body, frame]))
+            parts.append(BODY % (BODY_ID + body))
+            parts.append(25 * JOINT % tuple(rows[body, frame].flat))
     return "".join(parts)
 
 

@@ -49,7 +49,7 @@ FORMATS: dict[str, tuple[bytes, Callable[[Path], Clip], tuple[int, ...], int]] =
     "a02_s01_e00_v01.json": (NW_UCLA, nw_ucla.read_json, (1, 20, 3), 1),
     "clip.json": (
         KINETICS,
-        lambda path: kinetics_skeleton.read((path, "train", 3, False), 4),
+        lambda path: kinetics_skeleton.read((path, "train", 3, False)),
         (2, 18, 3),
         3,
     ),

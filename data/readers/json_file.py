@@ -10,8 +10,6 @@ import numpy as np
 
 from errors import InputError
 
-KINDS = {list: "a list", int: "a whole number"}
-
 
 class JsonFile:
     """The content of a JSON file, with the line numbers of its elements."""
@@ -42,11 +40,11 @@ class JsonFile:
             self.fail("is not a JSON object")
         return self.content
 
-    def get(self, key: str, kind: type) -> Any:
-        """Return the value of `key`; InputError if it is missing or has another type."""
+    def get_list(self, key: str) -> list[Any]:
+        """Return the list under `key`; InputError if it is missing or not a list."""
         value = self.table().get(key)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            self.fail(f"{key!r} is missing or not {KINDS[kind]}")
+        if not isinstance(value, list):
+            self.fail(f"{key!r} is missing or not a list")
         return value
 
     def joints(
@@ -58,7 +56,7 @@ class JsonFile:
         With `finite=False`, NaN and infinite numbers are returned unchanged.
         """
         is_list = shape is None and isinstance(self.content, list)
-        frames = self.content if is_list else self.get(key, list)
+        frames = self.content if is_list else self.get_list(key)
         arrays = []
         for t, frame in enumerate(frames):
             array = to_numbers(frame, finite)

@@ -9,7 +9,6 @@ arXiv 1801.07455.
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ def reader(args: argparse.Namespace) -> Raw:
     return Raw(
         items=items,
         total=len(items),
-        read=partial(read, num_class=len(every_class)),
+        read=read,
         layout="openpose",
         class_names=every_class,
         shape=(MAX_BODIES, NUM_JOINTS, 3),
@@ -86,7 +85,7 @@ def _unlabeled(source: Path, items: list[Item]) -> list[str]:
     return sorted(path.stem for path in found if path not in labeled)
 
 
-def read(item: Item, num_class: int) -> Clip:
+def read(item: Item) -> Clip:
     """Return the clip in one file; InputError names the file and the line."""
     path, part, label, is_empty = item
     if is_empty:
@@ -95,8 +94,6 @@ def read(item: Item, num_class: int) -> Clip:
     stated = file.table().get("label_index", label)
     if names.whole_number(stated) != label:
         file.fail(f"label_index is {stated}, but {label} in the label file")
-    if not 0 <= label < num_class:
-        file.fail(f"label {label} is beyond the {num_class} classes")
     joints = measure.only_found(read_frames(file)[0], str(path))
     measure.check_corner(joints, str(path))
     return Clip(path.stem, label, normalize.best_scored(joints, MAX_BODIES), {"split": part})
@@ -109,7 +106,7 @@ def read_frames(file: JsonFile) -> tuple[np.ndarray, int]:
     Frames before the first and after the last body are dropped. InputError names file and line.
     """
     rows: dict[int, list[np.ndarray]] = {}
-    for i, frame in enumerate(file.get("data", list)):
+    for i, frame in enumerate(file.get_list("data")):
         try:
             index, persons = _frame(frame)
             if index in rows:

@@ -126,7 +126,7 @@ def _check_one_recording(folder: Path, paths: Iterable[Path]) -> None:
 def _people(file: JsonFile) -> list[np.ndarray]:
     """Return the persons (V, 3) in one OpenPose frame, without empty poses."""
     people = []
-    for place, person in enumerate(file.get("people", list)):
+    for place, person in enumerate(file.get_list("people")):
         keys = [key for key in OPENPOSE_KEYS if isinstance(person, dict) and key in person]
         if not keys:
             file.fail(f"person {place} has no {OPENPOSE_KEYS[0]!r}", file.line("people", place))

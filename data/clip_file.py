@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 
 from data import measure
+from data.names import natural_order
 from data.readers import pose_json
 from data.readers.json_file import JsonFile
 from data.readers.npz_file import reason
 from data.readers.ntu import choose_bodies
 from data.readers.skeleton_file import parse
+from data.store import is_store
 from errors import InputError
-from files import UNREADABLE
+from files import UNREADABLE, files_below
 from flags import NAN
 
 SUFFIXES = (".skeleton", ".json", ".npy", ".npz")
@@ -57,6 +59,22 @@ class ClipFile:
                 f"{' '.join(f'{length:g}' for length in given)}; omit the option"
             )
         return height, width
+
+
+def clips_below(folder: Path) -> list[Path]:
+    """Return the clip files in a folder and below it in natural order, without hidden files and
+    the arrays of prepared stores."""
+    found = [
+        path for path in files_below(folder)
+        if path.suffix in SUFFIXES
+        and not is_hidden(path.relative_to(folder)) and not is_store(path.parent)
+    ]  # fmt: skip
+    return sorted(found, key=lambda path: natural_order(path.as_posix()))
+
+
+def is_hidden(path: Path) -> bool:
+    """Return whether part of a relative path is hidden, or was added to an archive by macOS."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 
 def read(path: str | Path, nan: str = "refuse") -> ClipFile:

@@ -15,11 +15,9 @@ import numpy as np
 import flags
 import graph
 from data import clip_file, measure, normalize
-from data.names import natural_order
 from data.readers.pose_json import missing_frames, read_openpose
-from data.store import is_store
 from errors import InputError, Parser, run_command
-from files import check_output, check_outputs, files_below, replacing
+from files import check_output, check_outputs, replacing
 
 # Joint names of the estimators; joints are matched with those of the layouts by name.
 MEDIAPIPE_33 = (
@@ -161,17 +159,13 @@ def main(argv: list[str]) -> None:
         check_output("--out", options.out, options.file)
         one(options.file, options.out)
         return
-    files = [
-        file for file in files_below(options.file)
-        if file.suffix in clip_file.SUFFIXES and not is_store(file.parent)
-    ]  # fmt: skip
+    files = clip_file.clips_below(options.file)
     if not files:
         raise InputError(f"{options.file}: no {', '.join(clip_file.SUFFIXES)} file in it")
     if options.out.suffix:
         raise InputError(
             f"--out {options.out}: must be a folder, as {options.file} is one of clips"
         )
-    files.sort(key=lambda file: natural_order(file.as_posix()))
     targets = {
         file: (options.out / file.relative_to(options.file)).with_suffix(".npz") for file in files
     }

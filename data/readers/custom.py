@@ -136,7 +136,7 @@ def reader(args: argparse.Namespace) -> Raw:
             f"--normalize upright: needs 3 channels and the joints of NTU RGB+D, not {args.layout} "
             f"with {args.channels}; use centered or none"
         )
-    clips = table.read(args.source, clip_file.SUFFIXES)
+    clips = table.read(args.source)
     labels, class_names = names.classes(clips.labels, clips.where)
     columns = dict(clips.columns)
     if (parts := _split(clips, labels, args)) is not None:
@@ -179,10 +179,6 @@ def _split(clips: table.Table, labels: list[int], args: argparse.Namespace) -> l
         return [{"train": "train", tested: "test"}.get(part, "") for part in clips.parts]
     if clips.parts is not None:
         raise InputError(f"--split: {args.source} already has a split")
-    if args.test_split:
-        raise InputError("--test-split: cannot be combined with --split, which draws no val")
-    if (share := splits.share(args.split)) is None:
-        raise InputError(f"--split: {args.split!r} is not a fraction between 0 and 1")
     groups = None
     if args.by is not None:
         by = args.by.lower()
@@ -198,4 +194,4 @@ def _split(clips: table.Table, labels: list[int], args: argparse.Namespace) -> l
                 f"{clips.where(groups.index(pair[1]))}: --by {args.by}: {pair[0]!r} and "
                 f"{pair[1]!r} may be one {by}; write them alike"
             )
-    return splits.draw(labels, share, args.seed or 0, groups)
+    return splits.drawn(args, labels, groups)

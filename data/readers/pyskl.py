@@ -105,8 +105,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def reader(args: argparse.Namespace) -> Raw:
     annotations, split = _load(args.source)
-    frame_dirs = _frame_dirs(annotations, args.source)
-    labels, class_names = _labels(annotations, args.source)
+    frame_dirs = [annotation["frame_dir"] for annotation in annotations]
+    labels, class_names = names.classes(
+        [annotation["label"] for annotation in annotations],
+        lambda row: f"{args.source}: {frame_dirs[row]}",
+    )
+    for annotation, label in zip(annotations, labels):
+        annotation["label"] = label
     layout = _layout(annotations, args.source)
     is_ntu = all(map(names.NTU.fullmatch, frame_dirs))
     is_compressed = any("frame_inds" in annotation for annotation in annotations)
@@ -147,7 +152,8 @@ def reader(args: argparse.Namespace) -> Raw:
 
 
 def _load(path: Path) -> tuple[list[Annotation], dict[str, list[str]]]:
-    """Return the annotations and the split, which is empty for a plain list."""
+    """Return the annotations, whose frame_dir is a str with slashes, and the split, which is empty
+    for a plain list."""
     content = unpickle.load(path)
     if isinstance(content, dict) and "keypoint" in content and "annotations" not in content:
         raise InputError(
@@ -168,30 +174,13 @@ def _load(path: Path) -> tuple[list[Annotation], dict[str, list[str]]]:
     annotations = list(annotations)
     if not annotations or not all(isinstance(annotation, dict) for annotation in annotations):
         raise InputError(f"{path}: contains no annotations")
-    return annotations, split
-
-
-def _frame_dirs(annotations: list[Annotation], path: Path) -> list[str]:
-    """Return the names; converts them to str in the annotations too."""
     for row, annotation in enumerate(annotations):
         if "frame_dir" not in annotation:
             raise InputError(f"{path}: annotation {row} has no 'frame_dir', the clip's name")
         annotation["frame_dir"] = str(annotation["frame_dir"]).replace("\\", "/")
-    return [annotation["frame_dir"] for annotation in annotations]
-
-
-def _labels(annotations: list[Annotation], path: Path) -> tuple[list[int], list[str]]:
-    """Return labels and class names; converts labels to numbers from 0 in the annotations too."""
-    for annotation in annotations:
         if "label" not in annotation:
             raise InputError(f"{path}: {annotation['frame_dir']}: has no 'label'")
-    labels, class_names = names.classes(
-        [annotation["label"] for annotation in annotations],
-        lambda row: f"{path}: {annotations[row]['frame_dir']}",
-    )
-    for annotation, label in zip(annotations, labels):
-        annotation["label"] = label
-    return labels, class_names
+    return annotations, split
 
 
 def _layout(annotations: list[Annotation], path: Path) -> str:
@@ -221,9 +210,7 @@ def _parts(
             raise InputError(
                 f"{args.source}: has no split; draw one, e.g. --split 0.3, or use the form {FORM}"
             )
-        if args.test_split:
-            raise InputError("--test-split: cannot be combined with --split, which draws no val")
-        return dict(zip(frame_dirs, splits.draw(labels, share, args.seed or 0))), []
+        return dict(zip(frame_dirs, splits.drawn(args, labels))), []
     if share is not None:
         raise InputError(f"--split {args.split}: {args.source} already has a split")
     keys = _keys(split, args)

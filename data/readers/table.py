@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from data.clip_file import SUFFIXES, clips_below, is_hidden
 from data.names import decode_file, natural_order
 from data.readers.splits import PARTS
 from data.store import is_store
 from errors import InputError
-from files import files_below
 
 SEPARATORS = ",;\t"
 # Names that the store itself uses; a column cannot have them.
@@ -37,9 +37,9 @@ class Table:
     other_files: list[str] = field(default_factory=list)  # in class folders, but not clips
 
 
-def read(source: Path, suffixes: Sequence[str]) -> Table:
+def read(source: Path) -> Table:
     """Return the table of a CSV or of a folder of class folders; InputError names the line."""
-    table = _folders(source, suffixes) if source.is_dir() else _csv(source)
+    table = _folders(source) if source.is_dir() else _csv(source)
     first: dict[str, int] = {}
     for row, file in enumerate(table.files):
         if (before := first.setdefault(sample_name(file), row)) != row:
@@ -144,7 +144,7 @@ def _numbers(values: list[str]) -> list[int] | None:
     return None
 
 
-def _folders(source: Path, suffixes: Sequence[str]) -> Table:
+def _folders(source: Path) -> Table:
     top = _within(source)
     parts = {PARTS.get(folder.name.lower(), "") for folder in top}
     is_split = bool(top) and "" not in parts
@@ -156,14 +156,12 @@ def _folders(source: Path, suffixes: Sequence[str]) -> Table:
         )
     files: list[Path] = []
     for folder in [inner for part in top for inner in _within(part)] if is_split else top:
-        found = _clips_below(folder, suffixes)
-        found = [path for path in found if not _is_hidden(path.relative_to(folder).parts)]
+        found = clips_below(folder)
         if not found:
-            raise InputError(f"{folder}: this class folder has no {', '.join(suffixes)} file")
-        files += sorted(found, key=lambda path: natural_order(path.as_posix()))
+            raise InputError(f"{folder}: this class folder has no {', '.join(SUFFIXES)} file")
+        files += found
     known = set(files)
-    outside = [path for path in _clips_below(source, suffixes) if path not in known]
-    outside = [path for path in outside if not _is_hidden(path.relative_to(source).parts)]
+    outside = [path for path in clips_below(source) if path not in known]
     tables = sorted(source.glob("*.csv"))
     hint = f"; did you mean the table {tables[0]}?" if tables else ""
     if outside:
@@ -174,7 +172,7 @@ def _folders(source: Path, suffixes: Sequence[str]) -> Table:
         raise InputError(f"{source}: has no class folders; give a CSV, or one folder per class")
     within = {folder for path in files for folder in path.parents} - set(source.parents) - {source}
     others = [path for folder in within for path in folder.iterdir() if path.is_file()]
-    others = [path for path in others if path not in known and not _is_hidden([path.name])]
+    others = [path for path in others if path not in known and not is_hidden(Path(path.name))]
     places = [path.relative_to(source).parts for path in files]
     return Table(
         folder=source,
@@ -186,18 +184,8 @@ def _folders(source: Path, suffixes: Sequence[str]) -> Table:
     )
 
 
-def _clips_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """Return the clips in a folder and below it; the arrays of prepared stores are none."""
-    found = [path for path in files_below(folder) if path.suffix in suffixes]
-    return [path for path in found if not is_store(path.parent)]
-
-
 def _within(folder: Path) -> list[Path]:
     """Return the folders in a folder, in natural order, without hidden ones and stores."""
-    folders = [path for path in folder.iterdir() if path.is_dir() and not _is_hidden([path.name])]
-    folders = [path for path in folders if not is_store(path)]
+    folders = [path for path in folder.iterdir() if path.is_dir() and not is_store(path)]
+    folders = [path for path in folders if not is_hidden(path.relative_to(folder))]
     return sorted(folders, key=lambda path: natural_order(path.name))
-
-
-def _is_hidden(parts: Iterable[str]) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts)

@@ -1,9 +1,9 @@
-"""Synthetic demo data: procedurally generated actions, written as NTU RGB+D text files.
+"""Synthetic demo data: procedurally generated actions in NTU RGB+D's text format, then read.
 
-`write_raw` writes `.skeleton` files with NTU names, so the demo uses the same code as the real
-data. Twenty subjects differ in body proportions and style. Three cameras record them in four setups
-(with the heights and distances of NTU's first four). The simulated sensor is noisy, estimates
-hidden limbs and misses whole frames. The partner of a test subject is a test subject too.
+The clips have NTU names and go through the same code as the real data. Twenty subjects differ in
+body proportions and style. Three cameras record them in four setups (with the heights and distances
+of NTU's first four). The simulated sensor is noisy, estimates hidden limbs and misses whole frames.
+The partner of a test subject is a test subject too.
 
 An action is a function of the phase, which goes from 0 to 1 over the performance, and returns the
 poses of a right-handed person. Classes are listed from head to tail. The last, rare ones resemble a
@@ -13,15 +13,18 @@ the long tail difficult.
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy import ndarray as Array
 from numpy.random import Generator
 
+from data import readers
 from data.puppet import (
     LEFT_ARM,
     LEFT_LEG,
@@ -34,6 +37,8 @@ from data.puppet import (
     mirrored,
     wander,
 )
+from data.readers import Raw, ntu, splits
+from data.readers.archive import File
 from errors import Parser, run_command
 from files import write_text
 
@@ -242,9 +247,9 @@ class Clip:
         return "".join(f"{letter}{n:03}" for letter, n in zip("SCPRA", astuple(self)))
 
 
-def clips(subjects: Iterable[int] = SUBJECTS) -> Iterator[Clip]:
+def clips() -> Iterator[Clip]:
     """Yield all clips: odd subjects (training) perform each action twice, even subjects once."""
-    for subject in subjects:
+    for subject in SUBJECTS:
         setup = 1 + (subject - 1) * len(SETUPS) // len(SUBJECTS)
         for replication in (1, 2) if subject % 2 else (1 + subject // 2 % 2,):
             for action in range(1, len(ACTIONS) + 1):
@@ -332,11 +337,30 @@ def text(joints: Array, guessed: Array, seen: Array) -> str:
     return "".join(parts)
 
 
-def write_raw(folder: Path, seed: int = 0, subjects: Iterable[int] = SUBJECTS) -> None:
-    """Write the `.skeleton` files of the subjects to `folder`; the seed determines every byte."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for clip in clips(subjects):
-        (folder / f"{clip}.skeleton").write_text(text(*record(clip, seed)), encoding="utf-8")
+# --- data.prepare demo --------------------------------------------------------------------------
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=splits.seed, default=0, help="random seed (default: 0)")
+
+
+def reader(args: argparse.Namespace) -> Raw:
+    recordings = sorted(clips(), key=str)
+    return Raw(
+        items=recordings,
+        total=len(recordings),
+        read=partial(read, seed=args.seed),
+        layout="ntu_rgb_d",
+        class_names=CLASS_NAMES,
+        shape=(ntu.MAX_BODIES, ntu.NUM_JOINTS, 3),
+        meta={"normalization": "upright", "seed": args.seed},
+    )
+
+
+def read(clip: Clip, seed: int) -> readers.Clip:
+    """Generate the file of a clip and return the clip in it."""
+    content = text(*record(clip, seed)).encode()
+    return ntu.read(File(f"{clip}.skeleton", content=content))
 
 
 def main(argv: list[str]) -> None:

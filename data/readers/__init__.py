@@ -25,7 +25,7 @@ READERS = {
     "utkinect": "data.readers.utkinect",
     "kinder-gator": "data.readers.kinder_gator",
     "custom": "data.readers.custom",
-    "demo": "data.readers.demo",
+    "demo": "data.demo",
 }
 # Name of a store -> the arguments of data.prepare that create it.
 EXAMPLES = {

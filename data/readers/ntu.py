@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Container
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
@@ -38,25 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def reader(args: argparse.Namespace) -> Raw:
     missing = read_missing(args.missing) if args.missing else set()
     normalization = normalize.OF_PYSKL[args.normalize or "upright"]
-    return raw(args.source, names.class_names("ntu120"), missing, normalization)
-
-
-def add_normalize(parser: argparse.ArgumentParser) -> None:
-    """Add --normalize, also to readers of other forms of these clips."""
-    parser.add_argument("--normalize", choices=normalize.OF_PYSKL, metavar="HOW",
-        help="3D poses: upright (default: spine and shoulders of the first frame aligned), or "
-        "centered (not rotated: the recipes of DG-STGCN and ProtoGCN)")  # fmt: skip
-
-
-def raw(
-    sources: list[Path], class_names: list[str], missing: Container[str] = (),
-    normalization: str = "upright",
-) -> Raw:  # fmt: skip
-    """Return the Raw with all .skeleton files of the sources except the missing samples.
-
-    InputError if a sample is found twice.
-    """
-    found = list_files(".skeleton", *sources)
+    found = list_files(".skeleton", *args.source)
     for file, following in pairwise(found):
         if file.name == following.name:
             raise InputError(
@@ -65,17 +46,25 @@ def raw(
             )
     files = [file for file in found if file.stem not in missing]
     if not files:
-        raise InputError(f"{', '.join(map(str, sources))}: all .skeleton files are in --missing")
+        sources = ", ".join(map(str, args.source))
+        raise InputError(f"{sources}: all .skeleton files are in --missing")
     return Raw(
         items=files,
         total=len(files),
         read=partial(read, normalization=normalization),
         layout="ntu_rgb_d",
-        class_names=class_names,
+        class_names=names.class_names("ntu120"),
         shape=(MAX_BODIES, NUM_JOINTS, 3),
         meta={"normalization": normalization},
         left_out={"missing": [file.stem for file in found if file.stem in missing]},
     )
+
+
+def add_normalize(parser: argparse.ArgumentParser) -> None:
+    """Add --normalize, also to readers of other forms of these clips."""
+    parser.add_argument("--normalize", choices=normalize.OF_PYSKL, metavar="HOW",
+        help="3D poses: upright (default: spine and shoulders of the first frame aligned), or "
+        "centered (not rotated: the recipes of DG-STGCN and ProtoGCN)")  # fmt: skip
 
 
 def read(file: File, normalization: str = "upright") -> Clip:

@@ -13,12 +13,11 @@ from data import measure
 from data.names import natural_order
 from data.readers import pose_json
 from data.readers.json_file import JsonFile
-from data.readers.npz_file import reason
 from data.readers.ntu import choose_bodies
 from data.readers.skeleton_file import parse
 from data.store import is_store
 from errors import InputError
-from files import UNREADABLE, files_below
+from files import files_below, reading
 from flags import NAN
 
 SUFFIXES = (".skeleton", ".json", ".npy", ".npz")
@@ -91,12 +90,8 @@ def read(path: str | Path, nan: str = "refuse") -> ClipFile:
         raise InputError(f"{path}: no such file or folder")
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path}: not a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
-    try:
+    with reading(path, "cannot be read as a clip"):
         return _READERS[path.suffix](path, nan)
-    except InputError:
-        raise
-    except UNREADABLE as error:
-        raise InputError(f"{path}: cannot be read as a clip ({reason(error)})") from error
 
 
 def as_clip(values: Any, where: str, nan: str = "refuse") -> np.ndarray:

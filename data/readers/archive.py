@@ -7,13 +7,10 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from lzma import LZMAError
 from pathlib import Path, PureWindowsPath
 
 from errors import InputError
-from files import UNREADABLE, files_below
-
-DAMAGED = (*UNREADABLE, tarfile.TarError, LZMAError)
+from files import files_below, reading
 
 
 @dataclass(frozen=True)
@@ -41,12 +38,10 @@ class File:
     def read(self) -> bytes:
         if self.content is not None:
             return self.content
-        try:
+        with reading(self.path):
             if self.member:
                 return _open_zip(self.place).read(self.member)
             return Path(self.place).read_bytes()
-        except DAMAGED as error:
-            raise InputError(f"{self.path}: cannot be read ({error})") from error
 
 
 def list_files(suffix: str, *sources: Path) -> list[File]:
@@ -69,18 +64,11 @@ def list_files(suffix: str, *sources: Path) -> list[File]:
 def _files(source: Path, suffix: str) -> Iterator[File]:
     if source.is_dir():
         yield from (File(str(path)) for path in files_below(source) if path.name.endswith(suffix))
-    elif not source.exists():
-        raise InputError(f"{source}: no such file or folder")
     elif source.name.endswith(suffix):
         yield File(str(source))
     else:
-        try:
+        with reading(source, "not a folder or a readable zip or tar archive"):
             yield from _members(source, suffix)
-        except DAMAGED as error:
-            reason = " ".join(str(error).split())  # tarfile lists all formats, one per line
-            raise InputError(
-                f"{source}: not a folder or a readable zip or tar archive ({reason})"
-            ) from error
 
 
 def _members(source: Path, suffix: str) -> Iterator[File]:

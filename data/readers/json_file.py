@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from errors import InputError
+from files import reading
 
 
 class JsonFile:
@@ -16,8 +17,10 @@ class JsonFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        with reading(path):
+            content = path.read_bytes()
         try:
-            self.text = path.read_bytes().decode("utf-8-sig")
+            self.text = content.decode("utf-8-sig")
             self.content = json.loads(self.text)
         except json.JSONDecodeError as error:
             raise InputError(f"{path}: line {error.lineno}: {error.msg}") from None
@@ -28,8 +31,6 @@ class JsonFile:
             raise InputError(f"{path}: line 1: nested too deeply") from None
         except ValueError:  # of int()
             raise InputError(f"{path}: line 1: a number has too many digits") from None
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
     def fail(self, what: str, line: int = 1) -> NoReturn:
         raise InputError(f"{self.path}: line {line}: {what}")

@@ -18,9 +18,8 @@ import numpy as np
 
 from data import measure, names, normalize, unpickle
 from data.readers import Clip, Raw
-from data.readers.npz_file import reason
 from errors import InputError
-from files import UNREADABLE
+from files import reading
 
 LAYOUTS = {25: "ntu_rgb_d", 18: "openpose"}
 NORMALIZATIONS = {"ntu_rgb_d": "upright", "openpose": "st-gcn"}
@@ -121,10 +120,8 @@ def _clip(row: np.ndarray, name: str) -> np.ndarray:
 
 
 def _array(path: Path) -> np.ndarray:
-    try:
+    with reading(path):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except UNREADABLE as error:
-        raise InputError(f"{path}: cannot be read ({reason(error)})") from error
     if array.ndim != 5 or array.shape[1] != 3 or array.dtype.kind != "f" or not len(array):
         raise InputError(f"{path}: is {array.dtype} {array.shape}, not floats (N, 3, T, V, M)")
     return array

@@ -61,16 +61,13 @@ def _csv(path: Path) -> Table:
     def where(row: int) -> str:
         return f"{path}: line {lines[row]}"
 
-    column = dict(zip(head, zip(*rows))) if rows else {}
-    for row, (file, label) in enumerate(zip(column.get("file", ()), column.get("label", ()))):
-        if not file or not label:
-            raise InputError(f"{where(row)}: file or label is empty")
     if not rows:
         raise InputError(f"{path}: contains no files")
+    column = dict(zip(head, zip(*rows)))
+    for row, (file, label) in enumerate(zip(column["file"], column["label"])):
+        if not file or not label:
+            raise InputError(f"{where(row)}: file or label is empty")
     further = {key: list(column[key]) for key in head if key not in ("", "file", "label", "split")}
-    for key in further:
-        if key in RESERVED:
-            raise InputError(f"{path}: line 1: the column name {key!r} is reserved; rename it")
     return Table(
         folder=path.parent,
         files=[file.replace("\\", "/") for file in column["file"]],
@@ -87,19 +84,13 @@ def _rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     InputError names the line of a quote that is not closed: it would swallow the rows below it.
     """
     lines = decode_file(path).splitlines(True)
-    heads = {separator: _head(lines, separator) for separator in SEPARATORS}
-    separator = next((s for s in SEPARATORS if {"file", "label"} <= set(heads[s])), None)
-    if separator is None:
-        longest: list[str] = max(heads.values(), key=len)
-        shown = ",".join(longest)[:80]
-        raise InputError(f"{path}: line 1: the header is {shown!r}, not file,label[,split]")
-    head = heads[separator]
-    if twice := [key for key in head if key and head.count(key) > 1]:
-        raise InputError(f"{path}: line 1: duplicate column {twice[0]!r}")
+    first = next((line for line in lines if line.strip(SEPARATORS + " \r\n")), "")
+    separator = max(SEPARATORS, key=first.count)
     # A blank after a quote, which `strict` takes for text
     lines = [re.sub(rf'" +(?={separator}|[\r\n]*$)', '"', line) for line in lines]
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
-    rows, line = [], 1
+    head: list[str] = []
+    rows, numbers, line = [], [], 1
     try:
         for row in reader:
             fields = [field.strip() for field in row]
@@ -108,24 +99,30 @@ def _rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
                     f"{path}: line {line}: {broken.splitlines()[0]!r} goes on in the next line, in "
                     "quotes; close the quote, or remove the line break"
                 )
-            if any(fields[len(head) :]):
+            if not head:
+                head = _head(fields, path) if any(fields) else []
+            elif any(fields[len(head) :]):
                 raise InputError(f"{path}: line {line}: has more fields than the header")
-            if any(fields):  # spreadsheets write empty rows
-                rows.append((line, (fields + [""] * len(head))[: len(head)]))
+            elif any(fields):  # spreadsheets write empty rows
+                rows.append((fields + [""] * len(head))[: len(head)])
+                numbers.append(line)
             line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{path}: line {line}: not a CSV ({error})") from None
-    return head, [fields for _, fields in rows[1:]], [line for line, _ in rows[1:]]
+    return head or _head([], path), rows, numbers
 
 
-def _head(lines: list[str], separator: str) -> list[str]:
-    """Return the fields of the first line that has any, in lower case."""
-    try:
-        rows = csv.reader(lines, delimiter=separator, skipinitialspace=True)
-        fields = ([field.strip().lower() for field in row] for row in rows)
-        return next(filter(any, fields), [])
-    except csv.Error:
-        return []
+def _head(fields: list[str], path: Path) -> list[str]:
+    head = [field.lower() for field in fields]
+    if not {"file", "label"} <= set(head):
+        shown = ",".join(head)[:80]
+        raise InputError(f"{path}: line 1: the header is {shown!r}, not file,label[,split]")
+    for key in head:
+        if key and head.count(key) > 1:
+            raise InputError(f"{path}: line 1: duplicate column {key!r}")
+        if key in RESERVED:
+            raise InputError(f"{path}: line 1: the column name {key!r} is reserved; rename it")
+    return head
 
 
 def _parts(words: Sequence[str], where: Callable[[int], str]) -> list[str]:

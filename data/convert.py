@@ -111,7 +111,9 @@ def convert(
             raise InputError(f"{where}: {joints.shape[-1]} channels; expected x, y and z")
         if image_size is not None:
             raise InputError(f"{where}: has 3D positions; --image-size does not apply")
-        check_meters(joints, where)
+        measured = measure.size(joints, measure.seen(joints))
+        if doubt := measure.compare(measured, measure.METERS, "people in meters"):
+            raise InputError(f"{where}: {doubt}")
         return joints
     joints = measure.only_found(with_score(joints, form), where)
     if image_size is None and form == "mediapipe-33":
@@ -119,15 +121,6 @@ def convert(
     if image_size is None:
         raise InputError(f"{where}: give --image-size HEIGHT WIDTH in pixels")
     return normalize.in_image(rearrange(joints, pairs), image_size, where)
-
-
-def check_meters(joints: np.ndarray, where: str) -> None:
-    """Raise InputError if bodies (T, M, V, 3) do not have the size of people in meters."""
-    doubt = measure.compare(
-        measure.size(joints, measure.seen(joints)), measure.METERS, "people in meters"
-    )
-    if doubt:
-        raise InputError(f"{where}: {doubt}")
 
 
 def main(argv: list[str]) -> None:

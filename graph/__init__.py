@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -148,16 +147,9 @@ def _check_edges(skeleton: Skeleton) -> None:
         raise ValueError("edges contains a self loop; self loops are added where needed")
     if len(set(pairs)) != len(pairs):
         raise ValueError("edges contains an edge twice")
-    reached = _reach(skeleton.center, pairs)
+    reached = {skeleton.center}
+    while new := {joint for pair in pairs if pair & reached for joint in pair} - reached:
+        reached |= new
     lost = [joint for joint in range(skeleton.num_joints) if joint not in reached]
     if lost:
         raise ValueError(f"edges do not connect joint {lost[0]} to the center {skeleton.center}")
-
-
-def _reach(start: int, pairs: Iterable[frozenset[int]]) -> set[int]:
-    """Return the joints that are connected to `start`."""
-    reached, new = {start}, {start}
-    while new:
-        new = {joint for pair in pairs if pair & new for joint in pair} - reached
-        reached |= new
-    return reached

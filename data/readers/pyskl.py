@@ -47,8 +47,7 @@ class Read:
     path: Path
     layout: str
     threshold: float = 0  # minimum box score in the compressed form
-    in_pixels: bool = False  # do not scale 2D positions
-    normalization: str = "upright"  # of 3D poses
+    normalization: str = "upright"
 
     def __call__(self, item: tuple[Annotation, str | None]) -> Clip:
         """Return the clip of an annotation and its part of the split (None: from NTU's name)."""
@@ -82,7 +81,7 @@ class Read:
         if not is_image:
             return normalize.apply(self.normalization, joints, normalize.Terms())
         joints = joints.astype(np.float32)
-        if self.in_pixels:
+        if self.normalization == "pixels":
             return joints
         return normalize.in_image(joints, _image_size(annotation), "keypoint", "img_shape")
 
@@ -128,7 +127,9 @@ def reader(args: argparse.Namespace) -> Raw:
     ):
         if not is_used and getattr(args, flag) not in (None, False):
             raise InputError(f"--{flag.replace('_', '-')}: {args.source} {why}")
-    in_space = normalize.OF_PYSKL[args.normalize or "upright"]
+    normalization = normalize.OF_PYSKL[args.normalize or "upright"]
+    if is_image:
+        normalization = "pixels" if args.pixels else "image"
     parts: Mapping[str, str | None]  # None: the name of the sample says it
     unmatched: list[str]
     if is_ntu:
@@ -142,12 +143,12 @@ def reader(args: argparse.Namespace) -> Raw:
     return Raw(
         items=((item, parts.get(item["frame_dir"], "")) for item in items),
         total=len(labels),
-        read=Read(args.source, layout, args.threshold or 0, args.pixels, in_space),
+        read=Read(args.source, layout, args.threshold or 0, normalization),
         layout=layout,
         class_names=class_names,
         shape=(MAX_BODIES, NUM_JOINTS[layout], 3),
-        meta={"normalization": ("pixels" if args.pixels else "image") if is_image else in_space},
-        left_out={"unmatched": unmatched} if unmatched else {},
+        meta={"normalization": normalization},
+        left_out={"unmatched": unmatched},
     )
 
 

@@ -16,7 +16,6 @@ import torch
 import graph
 from data import long_tail, protocols
 from data.measure import Size, compare, is_impossible
-from data.normalize import name_in
 from data.store import Store, copies, keys
 from engine.config import Config, from_written
 from engine.run import RunFolder, code_version
@@ -273,7 +272,7 @@ def check_store(state: dict[str, Any], store: Store, num_class: int, path: Path)
 
 def _normalization(facts: dict[str, Any]) -> tuple[str | None, int | None]:
     """Return what a checkpoint or a meta.json says of normalization: its name, and its joint."""
-    name = name_in(facts)
+    name = facts.get("normalization")
     return name, facts.get("centre") if name == "centered" else None
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from data import measure
 from data.names import natural_order
-from data.readers import pose_json
+from data.readers import ClipFile, pose_json
 from data.readers.json_file import JsonFile
 from data.readers.ntu import choose_bodies
 from data.readers.skeleton_file import parse
@@ -21,43 +20,6 @@ from files import files_below, reading
 from flags import NAN
 
 SUFFIXES = (".skeleton", ".json", ".npy", ".npz")
-
-
-@dataclass(frozen=True)
-class ClipFile:
-    """The content of a clip file."""
-
-    joints: np.ndarray  # (T, M, V, C) float32 or float16
-    layout: str | None = None  # None if the file does not contain it
-    image_size: tuple[float, float] | None = None  # height, width in pixels; None if not contained
-    doubt: str = ""  # which frames are missing
-    frames: np.ndarray | None = None  # (T,) their numbers in the recording; None: 0 to T - 1
-
-    def recorded(self, spans: np.ndarray) -> np.ndarray:
-        """Return spans (W, 2) of these frames, first and one after the last, as in the recording.
-
-        Frames without a body are not among `joints` of some files."""
-        if self.frames is None:
-            return spans
-        return np.stack([self.frames[spans[:, 0]], self.frames[spans[:, 1] - 1] + 1], axis=1)
-
-    def image_size_or(
-        self, given: Sequence[float] | None, path: str | Path
-    ) -> tuple[float, float] | None:
-        """Return the given height and width, or else those in the file, if any.
-
-        InputError if the file contains others.
-        """
-        if given is None:
-            return self.image_size
-        height, width = given
-        if self.image_size is not None and self.image_size != (height, width):
-            shown = " ".join(f"{length:g}" for length in self.image_size)
-            raise InputError(
-                f"{path}: contains the image size {shown}, not --image-size "
-                f"{' '.join(f'{length:g}' for length in given)}; omit the option"
-            )
-        return height, width
 
 
 def clips_below(folder: Path) -> list[Path]:
@@ -160,10 +122,8 @@ def _skeleton(path: Path, nan: str) -> ClipFile:
 
 def _json(path: Path, nan: str) -> ClipFile:
     file = JsonFile(path)
-    if (poses := pose_json.read_clip(file)) is not None:
-        joints, layout, image_size, doubt, first = poses
-        frames = first + np.arange(len(joints))
-        return ClipFile(as_clip(joints, str(path), nan), layout, image_size, doubt, frames)
+    if (clip := pose_json.read_clip(file)) is not None:
+        return replace(clip, joints=as_clip(clip.joints, str(path), nan))
     is_ucla = isinstance(file.content, dict) and "skeletons" in file.content
     joints = file.joints("skeletons" if is_ucla else "joints", finite=nan == "refuse")
     return ClipFile(as_clip(joints, str(path), nan))

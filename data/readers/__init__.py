@@ -6,11 +6,14 @@ its command-line arguments, or SOURCE, the help of the only one, `source`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from errors import InputError
 
 # NAME of data.prepare -> reader module.
 READERS = {
@@ -49,6 +52,43 @@ EXAMPLES = {
     "custom": "custom labels.csv --layout LAYOUT",
     "demo": "demo",
 }
+
+
+@dataclass(frozen=True)
+class ClipFile:
+    """The content of a file with one clip, without normalization; see data/clip_file.py."""
+
+    joints: np.ndarray  # (T, M, V, C) float32 or float16
+    layout: str | None = None  # None if the file does not contain it
+    image_size: tuple[float, float] | None = None  # height, width in pixels; None if not contained
+    doubt: str = ""  # which frames are missing
+    frames: np.ndarray | None = None  # (T,) their numbers in the recording; None: 0 to T - 1
+
+    def recorded(self, spans: np.ndarray) -> np.ndarray:
+        """Return spans (W, 2) of these frames, first and one after the last, as in the recording.
+
+        Frames without a body are not among `joints` of some files."""
+        if self.frames is None:
+            return spans
+        return np.stack([self.frames[spans[:, 0]], self.frames[spans[:, 1] - 1] + 1], axis=1)
+
+    def image_size_or(
+        self, given: Sequence[float] | None, path: str | Path
+    ) -> tuple[float, float] | None:
+        """Return the given height and width, or else those in the file, if any.
+
+        InputError if the file contains others.
+        """
+        if given is None:
+            return self.image_size
+        height, width = given
+        if self.image_size is not None and self.image_size != (height, width):
+            shown = " ".join(f"{length:g}" for length in self.image_size)
+            raise InputError(
+                f"{path}: contains the image size {shown}, not --image-size "
+                f"{' '.join(f'{length:g}' for length in given)}; omit the option"
+            )
+        return height, width
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import flags
 import graph
 from data import clip_file, names, normalize
 from data.protocols import spelled_twice
-from data.readers import Clip, Raw, splits, table
+from data.readers import Clip, ClipFile, Raw, splits, table
 from errors import InputError, nearest
 
 NORMALIZATIONS = ("upright", "centered", "image", "none")
@@ -89,7 +89,7 @@ class Read:
                 f"{path}: has {joints.shape[1]} persons; add --persons {joints.shape[1]}"
             )
 
-    def _normalized(self, clip: clip_file.ClipFile, path: Path) -> np.ndarray:
+    def _normalized(self, clip: ClipFile, path: Path) -> np.ndarray:
         if not clip.joints.any():
             return clip.joints[:0]
         is_image = self.normalization == "image"

@@ -446,27 +446,27 @@ def test_inconsistent_npz_of_nw_ucla(tmp_path: Path, capsys) -> None:
         assert f"{path}: " in (err := capsys.readouterr().err) and words in err
 
 
-def test_damaged_json_error_names_file_and_line(tmp_path: Path, capsys) -> None:
+def test_damaged_json_error_names_file_and_frame(tmp_path: Path, capsys) -> None:
     path = tmp_path / "raw" / "a02_s01_e00_v01.json"
     path.parent.mkdir()
     frame = json.dumps(np.zeros((20, 3)).tolist())
     head = '{"label": 2,\n"skeletons": [\n'
     for content, words in [
         (head + frame, "line 3"),
-        (head + frame + ",\n[[1, 2, 3]]]}", "line 4: frame 1"),
-        (head + frame + ",\n" + frame.replace("0.0", "NaN", 1) + "]}", "line 4: frame 1"),
-        (head + frame.replace("0.0", '"0.0"') + "]}", "line 3: frame 0"),
-        (head + frame.replace("0.0", "1e99", 1) + "]}", "line 3: frame 0"),
+        (head + frame + ",\n[[1, 2, 3]]]}", "frame 1"),
+        (head + frame + ",\n" + frame.replace("0.0", "NaN", 1) + "]}", "frame 1"),
+        (head + frame.replace("0.0", '"0.0"') + "]}", "frame 0"),
+        (head + frame.replace("0.0", "1e99", 1) + "]}", "frame 0"),
         (head.replace("2", "3") + frame + "]}", "label is 3, but 2 in the file name"),
         ('{"label": 2}', "'skeletons'"),
         ("[]", "not a JSON object"),
-        ("[" * 100_000, "line 1"),
+        ("[" * 100_000, "nested too deeply"),
         ("", "line 1"),
     ]:
         path.write_text(content)
         assert run("nw-ucla", path.parent, "--out", tmp_path / "s") == 2
         err = capsys.readouterr().err
-        assert err.startswith(f"error: {path}: line ") and words in err and err.count("\n") == 1
+        assert err.startswith(f"error: {path}: ") and words in err and err.count("\n") == 1
 
 
 def test_pyskl_3d(golden: Path, tmp_path: Path) -> None:

@@ -449,7 +449,7 @@ def test_kinetics_classes_can_have_gaps(tmp_path: Path) -> None:
     assert store.class_names == ["class 0", "action 1", "class 2", "class 3", "action 4"]
 
 
-def test_damaged_kinetics_file_error_names_file_and_line(tmp_path: Path, capsys) -> None:
+def test_damaged_kinetics_file_error_names_file_and_element(tmp_path: Path, capsys) -> None:
     person = RANDOM.uniform(0.1, 1, (18, 3))
     good = [kinetics_frame(0, [person])]
     argv = ["kinetics-skeleton", tmp_path, "--out", tmp_path / "s"]
@@ -471,7 +471,7 @@ def test_damaged_kinetics_file_error_names_file_and_line(tmp_path: Path, capsys)
     ]:
         listed = ",\n".join(map(json.dumps, frames))
         path.write_text(f'{{"label_index": 0, "data": [{listed}]}}')
-        fails(capsys, f"{path}: line {2 if len(frames) > 1 else 1}: ", *argv)
+        fails(capsys, f"{path}: element {len(frames) - 1} of 'data': ", *argv)
         fails(capsys, words, *argv)
     path.write_text(json.dumps({"data": good, "label_index": 1}))
     fails(capsys, "label_index is 1, but 0 in the label file", *argv)
@@ -596,7 +596,7 @@ def test_invalid_custom_data_error_names_file_and_line(own: Path, capsys) -> Non
     (own / "clips/a.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00{'descr'")
     fails(capsys, "a.npy: cannot be read as a clip", *argv)
     (own / "clips/c.json").write_text("[[[1, 2, 3]],\n[[1, 2]]]")
-    fails(capsys, "c.json: line 2: frame 1", *argv)
+    fails(capsys, "c.json: frame 1", *argv)
     for text, words in [
         ("clips/a.npy,wave\n", "line 1: the header is"),
         ("file|label\nclips/a.npy|wave\n", "line 1: the header is 'file|label'"),

@@ -86,7 +86,7 @@ def _unlabeled(source: Path, items: list[Item]) -> list[str]:
 
 
 def read(item: Item) -> Clip:
-    """Return the clip in one file; InputError names the file and the line."""
+    """Return the clip in one file; InputError names the file."""
     path, part, label, is_empty = item
     if is_empty:
         return Clip(path.stem, label, np.zeros((0, MAX_BODIES, NUM_JOINTS, 3)), {"split": part})
@@ -103,7 +103,7 @@ def read_frames(file: JsonFile) -> tuple[np.ndarray, int]:
     """Return the joints (T, m, 18, 3), m <= 5, and the number of the first frame: frames by their
     index, persons in file order.
 
-    Frames before the first and after the last body are dropped. InputError names file and line.
+    Frames before the first and after the last body are dropped.
     """
     rows: dict[int, list[np.ndarray]] = {}
     for i, frame in enumerate(file.get_list("data")):
@@ -112,7 +112,7 @@ def read_frames(file: JsonFile) -> tuple[np.ndarray, int]:
             if index in rows:
                 raise ValueError(f"duplicate frame_index {index}")
         except ValueError as error:
-            file.fail(f"element {i} of 'data': {error}", file.line("data", i))
+            file.fail(f"element {i} of 'data': {error}")
         rows[index] = persons
     joints = np.zeros((max(rows, default=-1) + 1, PERSONS_READ, NUM_JOINTS, 3), np.float32)
     for index, persons in rows.items():

@@ -53,7 +53,7 @@ def reader(args: argparse.Namespace) -> Raw:
 
 
 def read_json(path: Path) -> Clip:
-    """Return the clip in one JSON file; InputError names the file and the line."""
+    """Return the clip in one JSON file; InputError names the file."""
     label, columns = names.parse(path.stem, path)
     file = JsonFile(path)
     stated = file.table().get("label")

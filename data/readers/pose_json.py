@@ -30,8 +30,7 @@ RELATIVE = (1, 1)  # image size for positions relative to the image (0 to 1)
 def read_clip(file: JsonFile) -> ClipFile | None:
     """Return the clip in a file in one of these formats, None for other content.
 
-    Positions are in pixels (AlphaPose) or shares of the image; NaN stays. InputError names the file
-    and line.
+    Positions are in pixels (AlphaPose) or shares of the image; NaN stays.
     """
     content = file.content
     if isinstance(content, dict) and isinstance(content.get("people"), list):
@@ -127,10 +126,10 @@ def _people(file: JsonFile) -> list[np.ndarray]:
     for place, person in enumerate(file.get_list("people")):
         keys = [key for key in OPENPOSE_KEYS if isinstance(person, dict) and key in person]
         if not keys:
-            file.fail(f"person {place} has no {OPENPOSE_KEYS[0]!r}", file.line("people", place))
+            file.fail(f"person {place} has no {OPENPOSE_KEYS[0]!r}")
         pose = _triples(person[keys[0]])
         if pose is None:
-            file.fail(f"person {place}: {NO_POSE}", file.line("people", place))
+            file.fail(f"person {place}: {NO_POSE}")
         if len(pose):
             people.append(pose)
     return people
@@ -158,10 +157,10 @@ def _alphapose(file: JsonFile) -> ClipFile:
     poses: dict[str, list[tuple[Any, np.ndarray]]] = {}
     for row, entry in enumerate(file.content):
         if "image_id" not in entry:
-            file.fail(f"element {row} has no 'image_id'", file.line(None, row))
+            file.fail(f"element {row} has no 'image_id'")
         pose = _triples(entry["keypoints"])
         if pose is None:
-            file.fail(f"element {row}: {NO_POSE}", file.line(None, row))
+            file.fail(f"element {row}: {NO_POSE}")
         people = poses.setdefault(str(entry["image_id"]).replace("\\", "/"), [])
         if len(pose):
             people.append((_person(entry.get("idx")), pose))
@@ -210,9 +209,6 @@ def _landmarks(file: JsonFile) -> np.ndarray:
         for place, person in enumerate(people):
             values = to_numbers([[point[key] for key in keys] for point in person], finite=False)
             if values is None or values.shape != joints.shape[2:]:
-                file.fail(
-                    f"frame {t}: expected {joints.shape[2]} landmarks of finite numbers",
-                    file.line(None, t),
-                )
+                file.fail(f"frame {t}: expected {joints.shape[2]} landmarks of finite numbers")
             joints[t, place] = values
     return joints

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
+import tarfile
 import tokenize
 import zipfile
 import zlib
@@ -14,7 +16,7 @@ from typing import IO, Any
 
 from errors import InputError
 
-# Errors that NumPy and zipfile raise for missing, damaged or encrypted files.
+# Errors that NumPy, zipfile and tarfile raise for missing, damaged or encrypted files.
 UNREADABLE = (
     OSError,
     ValueError,
@@ -26,9 +28,36 @@ UNREADABLE = (
     MemoryError,
     RuntimeError,
     tokenize.TokenError,
+    lzma.LZMAError,
+    tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
 )
+
+
+@contextmanager
+def reading(path: str | Path, what: str = "cannot be read") -> Iterator[None]:
+    """Raise errors of a missing, damaged or encrypted file as an InputError that names it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file or folder") from None
+    except UNREADABLE as error:
+        raise InputError(f"{path}: {what} ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the message of an error as one line, that of NumPy about objects with the way out."""
+    if any(words in str(error) for words in ("allow_pickle", "Python objects")):
+        return (
+            "it contains pickled Python objects, which can execute arbitrary code; save one array "
+            "of numbers, all frames with the same joints and channels"
+        )
+    if isinstance(error, KeyError):
+        return f"it has no array {error}"
+    return " ".join(str(error).split())
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from benchmarks.timing import process_memory
 from data import names, normalize
 from data.long_tail import make_list
 from data.readers import Clip, ntu, nw_ucla
+from data.readers.archive import File
 from data.readers.skeleton_file import NUM_JOINTS, Bodies
 from data.store import Store, StoreWriter
 from errors import InputError
@@ -349,7 +350,7 @@ def damage(args: argparse.Namespace) -> None:
     forms = {
         "S001C001P001R001A002.skeleton": (
             skeleton_text(joints),
-            lambda path: ntu.read((str(path), None), 120),
+            lambda path: ntu.read(File(str(path))),
             (2, NUM_JOINTS, 3),
         ),
         f"{name}.json": (

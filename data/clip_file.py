@@ -2,61 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data import measure
-from data.readers import pose_json
+from data.names import natural_order
+from data.readers import ClipFile, pose_json
 from data.readers.json_file import JsonFile
-from data.readers.npz_file import reason
 from data.readers.ntu import choose_bodies
 from data.readers.skeleton_file import parse
+from data.store import is_store
 from errors import InputError
-from files import UNREADABLE
+from files import files_below, reading
 from flags import NAN
 
 SUFFIXES = (".skeleton", ".json", ".npy", ".npz")
 
 
-@dataclass(frozen=True)
-class ClipFile:
-    """The content of a clip file."""
+def clips_below(folder: Path) -> list[Path]:
+    """Return the clip files in a folder and below it in natural order, without hidden files and
+    the arrays of prepared stores."""
+    found = [
+        path for path in files_below(folder)
+        if path.suffix in SUFFIXES
+        and not is_hidden(path.relative_to(folder)) and not is_store(path.parent)
+    ]  # fmt: skip
+    return sorted(found, key=lambda path: natural_order(path.as_posix()))
 
-    joints: np.ndarray  # (T, M, V, C) float32 or float16
-    layout: str | None = None  # None if the file does not contain it
-    image_size: tuple[float, float] | None = None  # height, width in pixels; None if not contained
-    doubt: str = ""  # which frames are missing
-    frames: np.ndarray | None = None  # (T,) their numbers in the recording; None: 0 to T - 1
 
-    def recorded(self, spans: np.ndarray) -> np.ndarray:
-        """Return spans (W, 2) of these frames, first and one after the last, as in the recording.
-
-        Frames without a body are not among `joints` of some files."""
-        if self.frames is None:
-            return spans
-        return np.stack([self.frames[spans[:, 0]], self.frames[spans[:, 1] - 1] + 1], axis=1)
-
-    def image_size_or(
-        self, given: Sequence[float] | None, path: str | Path
-    ) -> tuple[float, float] | None:
-        """Return the given height and width, or else those in the file, if any.
-
-        InputError if the file contains others.
-        """
-        if given is None:
-            return self.image_size
-        height, width = given
-        if self.image_size is not None and self.image_size != (height, width):
-            shown = " ".join(f"{length:g}" for length in self.image_size)
-            raise InputError(
-                f"{path}: contains the image size {shown}, not --image-size "
-                f"{' '.join(f'{length:g}' for length in given)}; omit the option"
-            )
-        return height, width
+def is_hidden(path: Path) -> bool:
+    """Return whether part of a relative path is hidden, or was added to an archive by macOS."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 
 def read(path: str | Path, nan: str = "refuse") -> ClipFile:
@@ -73,12 +52,8 @@ def read(path: str | Path, nan: str = "refuse") -> ClipFile:
         raise InputError(f"{path}: no such file or folder")
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path}: not a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
-    try:
+    with reading(path, "cannot be read as a clip"):
         return _READERS[path.suffix](path, nan)
-    except InputError:
-        raise
-    except UNREADABLE as error:
-        raise InputError(f"{path}: cannot be read as a clip ({reason(error)})") from error
 
 
 def as_clip(values: Any, where: str, nan: str = "refuse") -> np.ndarray:
@@ -147,10 +122,8 @@ def _skeleton(path: Path, nan: str) -> ClipFile:
 
 def _json(path: Path, nan: str) -> ClipFile:
     file = JsonFile(path)
-    if (poses := pose_json.read_clip(file)) is not None:
-        joints, layout, image_size, doubt, first = poses
-        frames = first + np.arange(len(joints))
-        return ClipFile(as_clip(joints, str(path), nan), layout, image_size, doubt, frames)
+    if (clip := pose_json.read_clip(file)) is not None:
+        return replace(clip, joints=as_clip(clip.joints, str(path), nan))
     is_ucla = isinstance(file.content, dict) and "skeletons" in file.content
     joints = file.joints("skeletons" if is_ucla else "joints", finite=nan == "refuse")
     return ClipFile(as_clip(joints, str(path), nan))

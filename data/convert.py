@@ -15,11 +15,9 @@ import numpy as np
 import flags
 import graph
 from data import clip_file, measure, normalize
-from data.names import natural_order
 from data.readers.pose_json import missing_frames, read_openpose
-from data.store import is_store
 from errors import InputError, Parser, run_command
-from files import check_output, check_outputs, files_below, replacing
+from files import check_output, check_outputs, replacing
 
 # Joint names of the estimators; joints are matched with those of the layouts by name.
 MEDIAPIPE_33 = (
@@ -113,7 +111,9 @@ def convert(
             raise InputError(f"{where}: {joints.shape[-1]} channels; expected x, y and z")
         if image_size is not None:
             raise InputError(f"{where}: has 3D positions; --image-size does not apply")
-        check_meters(joints, where)
+        measured = measure.size(joints, measure.seen(joints))
+        if doubt := measure.compare(measured, measure.METERS, "people in meters"):
+            raise InputError(f"{where}: {doubt}")
         return joints
     joints = measure.only_found(with_score(joints, form), where)
     if image_size is None and form == "mediapipe-33":
@@ -121,15 +121,6 @@ def convert(
     if image_size is None:
         raise InputError(f"{where}: give --image-size HEIGHT WIDTH in pixels")
     return normalize.in_image(rearrange(joints, pairs), image_size, where)
-
-
-def check_meters(joints: np.ndarray, where: str) -> None:
-    """Raise InputError if bodies (T, M, V, 3) do not have the size of people in meters."""
-    doubt = measure.compare(
-        measure.size(joints, measure.seen(joints)), measure.METERS, "people in meters"
-    )
-    if doubt:
-        raise InputError(f"{where}: {doubt}")
 
 
 def main(argv: list[str]) -> None:
@@ -161,17 +152,13 @@ def main(argv: list[str]) -> None:
         check_output("--out", options.out, options.file)
         one(options.file, options.out)
         return
-    files = [
-        file for file in files_below(options.file)
-        if file.suffix in clip_file.SUFFIXES and not is_store(file.parent)
-    ]  # fmt: skip
+    files = clip_file.clips_below(options.file)
     if not files:
         raise InputError(f"{options.file}: no {', '.join(clip_file.SUFFIXES)} file in it")
     if options.out.suffix:
         raise InputError(
             f"--out {options.out}: must be a folder, as {options.file} is one of clips"
         )
-    files.sort(key=lambda file: natural_order(file.as_posix()))
     targets = {
         file: (options.out / file.relative_to(options.file)).with_suffix(".npz") for file in files
     }

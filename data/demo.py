@@ -1,9 +1,9 @@
-"""Synthetic demo data: procedurally generated actions, written as NTU RGB+D text files.
+"""Synthetic demo data: procedurally generated actions in NTU RGB+D's text format, then read.
 
-`write_raw` writes `.skeleton` files with NTU names, so the demo uses the same code as the real
-data. Twenty subjects differ in body proportions and style. Three cameras record them in four setups
-(with the heights and distances of NTU's first four). The simulated sensor is noisy, estimates
-hidden limbs and misses whole frames. The partner of a test subject is a test subject too.
+The clips have NTU names and go through the same code as the real data. Twenty subjects differ in
+body proportions and style. Three cameras record them in four setups (with the heights and distances
+of NTU's first four). The simulated sensor is noisy, estimates hidden limbs and misses whole frames.
+The partner of a test subject is a test subject too.
 
 An action is a function of the phase, which goes from 0 to 1 over the performance, and returns the
 poses of a right-handed person. Classes are listed from head to tail. The last, rare ones resemble a
@@ -13,17 +13,19 @@ the long tail difficult.
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy import ndarray as Array
 from numpy.random import Generator
 
+from data import readers
 from data.puppet import (
-    HEAD,
     LEFT_ARM,
     LEFT_LEG,
     REST,
@@ -33,9 +35,10 @@ from data.puppet import (
     Body,
     Pose,
     mirrored,
-    unit,
     wander,
 )
+from data.readers import Raw, ntu, splits
+from data.readers.archive import File
 from errors import Parser, run_command
 from files import write_text
 
@@ -244,9 +247,9 @@ class Clip:
         return "".join(f"{letter}{n:03}" for letter, n in zip("SCPRA", astuple(self)))
 
 
-def clips(subjects: Iterable[int] = SUBJECTS) -> Iterator[Clip]:
+def clips() -> Iterator[Clip]:
     """Yield all clips: odd subjects (training) perform each action twice, even subjects once."""
-    for subject in subjects:
+    for subject in SUBJECTS:
         setup = 1 + (subject - 1) * len(SETUPS) // len(SUBJECTS)
         for replication in (1, 2) if subject % 2 else (1 + subject // 2 % 2,):
             for action in range(1, len(ACTIONS) + 1):
@@ -316,41 +319,48 @@ def some(rng: Generator, t: Array, low: int, high: int) -> slice:
 
 # --- the file -----------------------------------------------------------------------------------
 
-PARENT = [0, 0, 20, 2, 20, 4, 5, 6, 20, 8, 9, 10, 0, 12, 13, 14, 0, 16, 17, 18, 1, 7, 7, 11, 11]
-LEAVES = [HEAD, LEFT_LEG[-1], RIGHT_LEG[-1], *LEFT_ARM[-2:], *RIGHT_ARM[-2:]]  # no orientation
 BODY_ID = 72057594037930000  # of the same magnitude as Kinect's
-# bodyID, clipedEdges, confidence and state of both hands, isRestricted, leanX leanY, trackingState
-BODY = "%d 0 0 0 0 0 0 %.3f %.3f 2\n25\n"
-# x y z, depthX depthY, colorX colorY, orientation W X Y Z, trackingState
-JOINT = "%.4f %.4f %.4f %.1f %.1f %.1f %.1f %.3f %.3f %.3f %.3f %d\n"
+BODY = "%d 0 0 0 0 0 0 0 0 2\n25\n"  # bodyID, ..., trackingState; number of joints
+# x y z, trackingState; positions in the images and orientations, which readers ignore, are zero
+JOINT = "%.4f %.4f %.4f 0 0 0 0 0 0 0 0 %d\n"
 
 
 def text(joints: Array, guessed: Array, seen: Array) -> str:
     """Return the result of `record` in the NTU RGB+D text format, with rounded numbers."""
-    x, y, z = np.moveaxis(joints, -1, 0)  # (M, T, 25)
-    bones = unit(joints - joints[..., PARENT, :] + (0, 1e-9, 0))  # that of the root points up
-    # The orientation is the shortest rotation of the y axis onto the bone that ends in the joint.
-    turn = unit(np.stack((1 + bones[..., 1], bones[..., 2], 0 * x, -bones[..., 0]), axis=-1))
-    turn[..., LEAVES, :] = 0
-    depth = 256 + 366 * x / z, 212 - 366 * y / z  # pixels of the 512 x 424 depth image
-    color = 960 + 1060 * x / z, 540 - 1060 * y / z  # pixels of the 1920 x 1080 color image
-    pixels, state = np.stack((*depth, *color), axis=-1), 2 - guessed[..., None]
-    rows = np.concatenate((joints, pixels, turn, state), axis=-1)  # (M, T, 25, 12)
-    rows, lean = rows.reshape(*seen.shape, 25 * 12), bones[:, :, SPINE_MID, ::2]
+    rows = np.concatenate((joints, 2 - guessed[..., None]), axis=-1)  # (M, T, 25, 4)
     parts = [f"{seen.shape[1]}\n"]
     for frame, present in enumerate(seen.T):
         parts.append(f"{present.sum()}\n")
         for body in np.flatnonzero(present):
-            parts.append(BODY % (BODY_ID + body, *lean[body, frame]))
-            parts.append(25 * JOINT % tuple(rows[body, frame]))
+            parts.append(BODY % (BODY_ID + body))
+            parts.append(25 * JOINT % tuple(rows[body, frame].flat))
     return "".join(parts)
 
 
-def write_raw(folder: Path, seed: int = 0, subjects: Iterable[int] = SUBJECTS) -> None:
-    """Write the `.skeleton` files of the subjects to `folder`; the seed determines every byte."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for clip in clips(subjects):
-        (folder / f"{clip}.skeleton").write_text(text(*record(clip, seed)), encoding="utf-8")
+# --- data.prepare demo --------------------------------------------------------------------------
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=splits.seed, default=0, help="random seed (default: 0)")
+
+
+def reader(args: argparse.Namespace) -> Raw:
+    recordings = sorted(clips(), key=str)
+    return Raw(
+        items=recordings,
+        total=len(recordings),
+        read=partial(read, seed=args.seed),
+        layout="ntu_rgb_d",
+        class_names=CLASS_NAMES,
+        shape=(ntu.MAX_BODIES, ntu.NUM_JOINTS, 3),
+        meta={"normalization": "upright", "seed": args.seed},
+    )
+
+
+def read(clip: Clip, seed: int) -> readers.Clip:
+    """Generate the file of a clip and return the clip in it."""
+    content = text(*record(clip, seed)).encode()
+    return ntu.read(File(f"{clip}.skeleton", content=content))
 
 
 def main(argv: list[str]) -> None:

@@ -8,7 +8,6 @@ and, with --sample, an animated GIF.
 
 from __future__ import annotations
 
-import io
 import sys
 from pathlib import Path
 
@@ -173,11 +172,9 @@ class _View:
 
 
 def _save(figure: plt.Figure, path: Path) -> None:
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    plt.close(figure)
     with replacing(path) as file:
-        file.write(picture.getvalue())
+        figure.savefig(file, format="png", dpi=120)
+    plt.close(figure)
 
 
 def main(argv: list[str]) -> None:

@@ -98,14 +98,11 @@ def counts(
     return kept
 
 
-def draw(
-    labels: np.ndarray, kept: np.ndarray, random: np.random.RandomState | None = None
-) -> np.ndarray:
+def draw(labels: np.ndarray, kept: np.ndarray, random: np.random.RandomState) -> np.ndarray:
     """Return positions in a training list with labels (n,): kept[c] of each class c.
 
-    Classes are processed in label order; one generator (seed 0) shuffles all of them.
+    Classes are processed in label order; one generator shuffles all of them.
     """
-    random = random or np.random.RandomState(0)
     drawn = []
     for label, number in enumerate(kept):
         members = np.flatnonzero(labels == label)

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from errors import InputError
+from files import reading
 
 NTU = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})")
 NW_UCLA = re.compile(r"a(\d\d)_s(\d\d)_e(\d\d)_v(\d\d)")
@@ -63,10 +64,8 @@ def parse(name: str, where: str | Path = "") -> tuple[int, dict[str, int]]:
 
 def decode_file(path: Path) -> str:
     """Return the text of a file in UTF-8, UTF-16 or cp1252; InputError for other content."""
-    try:
+    with reading(path):
         content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     for encoding in ["utf-16"] if is_utf16 else ["utf-8-sig", "cp1252"]:
         try:

@@ -16,10 +16,10 @@ import signal
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -51,72 +51,59 @@ LEFT_OUT = {
 class Summary:
     """The result of preparing a data set."""
 
-    samples: int = 0
-    frames: int = 0
-    classes: int = 0  # with at least one sample
-    nobody: list[str] = field(default_factory=list)  # names of samples without a body
-    unreadable: list[str] = field(default_factory=list)  # one message per file, with its name
-    doubts: list[str] = field(default_factory=list)  # warnings about files that were read
-    left_out: dict[str, list[str]] = field(default_factory=dict)  # names by reason, see LEFT_OUT
-    untrained: list[str] = field(default_factory=list)  # classes without a training sample
-    untested: list[str] = field(default_factory=list)  # classes without a test sample
-    parts: Counter[str] = field(default_factory=Counter)  # samples of each part of the split
-    quality: Quality | None = None
+    labels: list[int]  # of the samples
+    parts: list[str]  # of the split, one per sample; empty if there is no split
+    frames: int
+    left_out: dict[str, list[str]]  # names by reason, see LEFT_OUT; a message per unreadable file
+    doubts: list[str]  # warnings
+    quality: Quality
 
 
 def prepare(raw: Raw, out: Path, workers: int, **meta: Any) -> Summary:
     """Write a store of all readable samples; InputError if there are none."""
-    summary = Summary()
+    nobody: list[str] = []
+    unreadable: list[str] = []
+    doubts: list[str] = []
     with StoreWriter(out, raw.layout, raw.class_names, raw.shape, **raw.meta, **meta) as writer:
         for clip in tqdm(_read_all(raw, workers), total=raw.total, unit="clip", disable=None):
             if isinstance(clip, str):
-                summary.unreadable.append(clip)
+                unreadable.append(clip)
             elif not len(clip.joints):
-                summary.nobody.append(clip.name)
+                nobody.append(clip.name)
             else:
                 try:
                     writer.add(clip.name, clip.label, clip.joints, **clip.columns)
-                    summary.doubts += filter(None, [clip.doubt])
+                    doubts += filter(None, [clip.doubt])
                 except InputError as error:
-                    summary.unreadable.append(str(error))
+                    unreadable.append(str(error))
         if not writer.rows:
-            raise InputError(_nothing(summary, out))
+            raise InputError(_nothing(nobody, unreadable, out))
         parts = writer.columns.get("split", [])
-        summary.left_out = {
+        left_out = {
             "missing": [],
             **raw.left_out,
-            "nobody": summary.nobody,
+            "nobody": nobody,
             "no_part": [name for (name, *_), part in zip(writer.rows, parts) if part == ""],
+            "unreadable": unreadable,
         }
-        writer.meta["left_out"] = {**summary.left_out, "unreadable": summary.unreadable}
-        summary.quality = writer.quality()
-        summary.samples, summary.frames = len(writer.rows), writer.frames
-        classes = {label for _, label, _ in writer.rows}
-        summary.classes = len(classes)
-        if parts:
-            summary.parts = Counter(parts)
-            summary.untrained, summary.untested = (
-                [raw.class_names[label] for label in sorted(classes - within)]
-                for within in (
-                    {label for (_, label, _), part in zip(writer.rows, parts) if part == wanted}
-                    for wanted in ("train", "test")
-                )
+        writer.meta["left_out"] = left_out
+        labels = [label for _, label, _ in writer.rows]
+        quality = writer.quality()
+        if 0 not in labels and [raw.class_names[0]] == numbered([0]):
+            doubts.append(
+                f"the labels start at {min(labels)}: class 0 has no samples; classes count from 0"
             )
-        if 0 not in classes and [raw.class_names[0]] == numbered([0]):
-            summary.doubts.append(
-                f"the labels start at {min(classes)}: class 0 has no samples; classes count from 0"
-            )
-    return summary
+        return Summary(labels, parts, writer.frames, left_out, [*quality.doubts, *doubts], quality)
 
 
-def _nothing(summary: Summary, out: Path) -> str:
+def _nothing(nobody: list[str], unreadable: list[str], out: Path) -> str:
     """Return why no store was written."""
-    if len(summary.unreadable) == 1 and not summary.nobody:
-        return summary.unreadable[0]
-    first = f", the first: {summary.unreadable[0]}" if summary.unreadable else ""
+    if len(unreadable) == 1 and not nobody:
+        return unreadable[0]
+    first = f", the first: {unreadable[0]}" if unreadable else ""
     return (
-        f"{out}: no usable samples ({len(summary.nobody)} without a body, "
-        f"{len(summary.unreadable)} unreadable{first})"
+        f"{out}: no usable samples ({len(nobody)} without a body, "
+        f"{len(unreadable)} unreadable{first})"
     )
 
 
@@ -125,19 +112,21 @@ def _read_all(raw: Raw, workers: int) -> Iterator[Clip | str]:
 
     The number of batches in progress is limited, which bounds the memory.
     """
-    batches = _batches(raw.items)
+    items = iter(raw.items)
+    batches = iter(lambda: list(islice(items, BATCH)), [])
     if workers <= 1:
         for batch in batches:
             yield from _read(raw.read, batch)
         return
     # Spawn: a forked process would inherit the threads and the memory of the caller.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start_worker, (raw.read,)) as pool:
-        pending = deque(pool.submit(_work, batch) for batch in islice(batches, workers * AHEAD))
+    with ProcessPoolExecutor(workers, context, _start_worker) as pool:
+        reading = (pool.submit(_read, raw.read, batch) for batch in batches)
+        pending = deque(islice(reading, workers * AHEAD))
         try:
             while pending:
                 results = pending.popleft().result()
-                pending.extend(pool.submit(_work, batch) for batch in islice(batches, 1))
+                pending.extend(islice(reading, 1))
                 yield from results
         except BrokenProcessPool:
             raise InputError(
@@ -145,12 +134,6 @@ def _read_all(raw: Raw, workers: int) -> Iterator[Clip | str]:
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _batches(items: Iterable[Any]) -> Iterator[list[Any]]:
-    items = iter(items)
-    while batch := list(islice(items, BATCH)):
-        yield batch
 
 
 def _read(read: Callable[[Any], Clip], batch: list[Any]) -> list[Clip | str]:
@@ -163,13 +146,8 @@ def _read(read: Callable[[Any], Clip], batch: list[Any]) -> list[Clip | str]:
     return clips
 
 
-_worker_read: Callable[[Any], Clip]  # of a worker process
-
-
-def _start_worker(read: Callable[[Any], Clip]) -> None:
-    """Store the function that reads an item; end this process when its parent ends."""
-    global _worker_read
-    _worker_read = read
+def _start_worker() -> None:
+    """Prepare a reading process, which ends when its parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     memory.keep_freed()
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -179,10 +157,6 @@ def _end_with_parent() -> None:
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
     os._exit(1)
-
-
-def _work(batch: list[Any]) -> list[Clip | str]:
-    return _read(_worker_read, batch)
 
 
 def main(argv: list[str]) -> None:
@@ -195,33 +169,35 @@ def main(argv: list[str]) -> None:
     sources = sources if isinstance(sources, list) else [sources]
     sources = [str(Path(source).resolve()) for source in sources]
     summary = prepare(raw, out, args.workers, data_set=args.name, source=sources)
+    classes, left_out = set(summary.labels), summary.left_out
     print(
-        f"{out}: {summary.samples} samples, {summary.frames} frames, "
-        f"{summary.classes} of {len(raw.class_names)} classes, layout {raw.layout}"
+        f"{out}: {len(summary.labels)} samples, {summary.frames} frames, "
+        f"{len(classes)} of {len(raw.class_names)} classes, layout {raw.layout}"
     )
-    assert summary.quality is not None  # of a store with samples
     print("\n".join(summary.quality.lines()))
-    for doubt in (*summary.quality.doubts, *summary.doubts):
+    for doubt in summary.doubts:
         print(f"warning: {doubt}")
     for reason, line in LEFT_OUT.items():
-        if left_out := summary.left_out.get(reason):
-            print(f"{line}: {len(left_out)}, e.g. {left_out[0]} (listed in {out}/meta.json)")
-    if summary.parts:
-        print(f"split: {summary.parts['train']} train, {summary.parts['test']} test")
-    for kind, missing in (("training", summary.untrained), ("test", summary.untested)):
-        if missing:
-            first = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-            print(f"classes without {kind} samples: {len(missing)} ({first})")
-    if args.name == "custom" and not (summary.parts["train"] and summary.parts["test"]):
+        if names := left_out.get(reason):
+            print(f"{line}: {len(names)}, e.g. {names[0]} (listed in {out}/meta.json)")
+    counts = Counter(summary.parts)
+    if counts:
+        print(f"split: {counts['train']} train, {counts['test']} test")
+        for kind, part in (("training", "train"), ("test", "test")):
+            present = {label for label, its in zip(summary.labels, summary.parts) if its == part}
+            if missing := [raw.class_names[label] for label in sorted(classes - present)]:
+                first = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+                print(f"classes without {kind} samples: {len(missing)} ({first})")
+    if args.name == "custom" and not (counts["train"] and counts["test"]):
         print(
             "warning: without training and test samples only --phase predict can use the store; "
             "give a column `split`, or --split 0.3"
         )
-    for reason in summary.unreadable:
+    for reason in left_out["unreadable"]:
         print(f"unreadable: {reason}", file=sys.stderr)
-    if summary.unreadable:
+    if left_out["unreadable"]:
         raise InputError(
-            f"{len(summary.unreadable)} of {raw.total} samples are unreadable (listed above); "
+            f"{len(left_out['unreadable'])} of {raw.total} samples are unreadable (listed above); "
             f"{out} contains the others"
         )
 
@@ -233,7 +209,10 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         reader = importlib.import_module(module)
         about = reader.__doc__ or ""
         options = names.add_parser(name, help=about.splitlines()[0], description=about)
-        reader.arguments(options)
+        if hasattr(reader, "SOURCE"):
+            options.add_argument("source", type=Path, help=reader.SOURCE)
+        else:
+            reader.arguments(options)
         options.add_argument("--out", type=Path, help=f"folder to write (default: data/{name})")
         options.add_argument("--workers", type=int, default=cores(),
             help="number of reading processes (default: one per core)")  # fmt: skip

@@ -33,7 +33,7 @@ class Reading:
     ) -> Reading:
         """Return the interpretation of clips with shape (M, V, C); `meta` as in meta.json."""
         skeleton, (_, num_joints, channels) = graph.load(layout), shape
-        normalization = normalize.name_in(meta)
+        normalization = meta.get("normalization")
         return cls(
             skeleton.name,
             skeleton.confidence or channels == 2,

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 
 import graph
-from data import measure, normalize
+from data import measure
 from data.quality import Figures, Quality, Reading, figures
-from data.readers import example
+from data.readers import EXAMPLES
 from errors import InputError, nearest
 from files import UNREADABLE, replacing, sync_folder, write_json
 
@@ -55,9 +55,10 @@ class Store:
         """Open the store in folder `path`; InputError if it is missing, damaged or half-written."""
         path = Path(path)
         if not (path / "meta.json").is_file():
+            arguments = EXAMPLES.get(path.name, "NAME SOURCE...")
             raise InputError(
                 f"{path}: is not a prepared store; create it with "
-                f"`python -m data.prepare {example(path.name)} --out {shlex.quote(str(path))}`"
+                f"`python -m data.prepare {arguments} --out {shlex.quote(str(path))}`"
             )
         try:
             meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
@@ -100,7 +101,7 @@ class Store:
     @property
     def normalization(self) -> str | None:
         """The normalization of the clips, a key of normalize.NORMALIZATIONS; None if unknown."""
-        return normalize.name_in(self.meta)
+        return self.meta.get("normalization")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -327,9 +328,8 @@ def _refuse_foreign(path: Path, meta: dict[str, Any]) -> None:
         before = json.loads((path / "meta.json").read_text(encoding="utf-8")).get("source")
     except (ValueError, AttributeError):  # of a damaged store nothing is lost
         return
-    then, now = (list(map(Path, said or ())) for said in (before, meta.get("source")))
-    known = all(path.is_absolute() for path in then)  # earlier versions wrote them as typed
-    if then and now and known and set(then) != set(now):
+    now = meta.get("source")
+    if before and now and set(before) != set(now):
         raise InputError(
             f"--out {path}: contains a store of {', '.join(before)}, which would be replaced; name "
             "all sources in one command, give a new folder, or remove that one"

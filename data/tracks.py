@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -59,14 +60,19 @@ def distance(pose: np.ndarray, known: np.ndarray) -> float:
     return float(np.linalg.norm(pose[:, :2] - known[:, :2], axis=1).mean() / max(size, 1.0))
 
 
-def to_clip(frames: Sequence[dict[int, np.ndarray]]) -> np.ndarray:
+def to_clip(
+    frames: Sequence[dict[Any, np.ndarray]], worth: Callable[[np.ndarray], float] = lambda pose: 1
+) -> np.ndarray:
     """Return {person: pose (V, 3)} per frame as a clip (T, M, V, 3) float32.
 
-    The persons come in the order of their number of frames, the most first; absent ones are zero.
-    Without any person M is 0.
+    The persons come in the order of the total `worth` of their poses (default: their number of
+    frames), the largest first; absent ones are zero. Without any person M is 0.
     """
-    present = Counter(person for frame in frames for person in frame)
-    order = sorted(present, key=lambda person: (-present[person], person))
+    total: dict[Any, float] = defaultdict(float)
+    for frame in frames:
+        for person, pose in frame.items():
+            total[person] += worth(pose)
+    order = sorted(total, key=lambda person: (-total[person], person))
     joints = next((len(pose) for frame in frames for pose in frame.values()), 0)
     clip = np.zeros((len(frames), len(order), joints, 3), np.float32)
     for t, frame in enumerate(frames):

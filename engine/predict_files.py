@@ -14,13 +14,11 @@ import numpy as np
 from tqdm import tqdm
 
 from data import clip_file
-from data.names import natural_order
-from data.store import is_store
 from engine import logs
 from engine.predict import Prediction, PreparedClip, Recognizer, answer, best
 from engine.segments import Segment, segments, time, timeline
 from errors import InputError
-from files import check_output, files_below, json_text, write_text
+from files import check_output, json_text, write_text
 
 FILES_AT_ONCE = 256  # files whose windows are computed together: limits the memory
 
@@ -112,13 +110,10 @@ def find_files(inputs: Sequence[str | Path]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, inputs):
         if path.is_dir():
-            within = [
-                file for file in files_below(path)
-                if file.suffix in clip_file.SUFFIXES and not is_store(file.parent)
-            ]  # fmt: skip
+            within = clip_file.clips_below(path)
             if not within:
                 raise InputError(f"--input {path}: no {', '.join(clip_file.SUFFIXES)} file in it")
-            files += sorted(within, key=lambda file: natural_order(file.as_posix()))
+            files += within
         else:
             files.append(path)
     return files

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,19 +18,6 @@ from errors import InputError
 TEST_SEED = 255
 NUM_PICKS = 100  # NW-UCLA: copies of each frame in the urn that training draws from
 TRIES = 4  # values drawn per chosen frame, because repeated members of the urn do not count
-
-
-class FrameChoice(Protocol):
-    """A policy: S clips of T frames from a clip of any length."""
-
-    def test(self, length: int, frames: int, clips: int) -> np.ndarray:
-        """Return the (S, T) test frames of a clip of `length` frames."""
-
-    def num_draws(self, frames: int) -> int:
-        """Return the number of uniform values that `train` uses per clip of T frames."""
-
-    def train(self, lengths: torch.Tensor, drawn: torch.Tensor, frames: int) -> torch.Tensor:
-        """Return (N, S, T) for clips of `lengths` (N,); drawn (N, S, num_draws) in [0, 1)."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +32,24 @@ class Uniform:
             raise InputError(f"feeder_args.p_interval: {low} to {high} is not within 0 to 1")
 
     def test(self, length: int, frames: int, clips: int) -> np.ndarray:
+        """Return the (S, T) test frames of a clip of `length` frames."""
         return uniform_sample(length, frames, clips, self.p_interval)
 
     def num_draws(self, frames: int) -> int:
+        """Return the number of uniform values that `train` uses per clip of T frames."""
         return frames + 3
 
     def train(self, lengths: torch.Tensor, drawn: torch.Tensor, frames: int) -> torch.Tensor:
+        """Return (N, S, T) for clips of `lengths` (N,); drawn (N, S, num_draws) in [0, 1)."""
         return sample(lengths, drawn, self.p_interval)
 
 
 @dataclass(frozen=True)
 class Even:
-    """NW-UCLA's frames: equal steps over the clip in testing, a sorted draw in training."""
+    """NW-UCLA's frames: equal steps over the clip in testing, a sorted draw in training.
+
+    The methods are those of `Uniform`.
+    """
 
     def test(self, length: int, frames: int, clips: int) -> np.ndarray:
         if clips != 1:
@@ -74,7 +66,8 @@ class Even:
         return torch.cat([sorted_draw(lengths, one, frames) for one in drawn.unbind(1)], dim=1)
 
 
-CHOICES: dict[str, Callable[..., FrameChoice]] = {"uniform": Uniform, "even": Even}
+FrameChoice = Uniform | Even
+CHOICES: dict[str, type[FrameChoice]] = {"uniform": Uniform, "even": Even}
 
 
 def uniform_sample(

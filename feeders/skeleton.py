@@ -111,7 +111,9 @@ class Feeder(Dataset):
         rows = np.asarray(rows, np.int64)
         self.names: list[str] = store.names[rows].tolist()
         self.labels = torch.from_numpy(store.labels[rows])
-        self.process = self.stream.relative_of_clips if self.sampled_motion else self.stream
+        # Sampled motion is computed later, between the chosen frames.
+        kind = self.stream.kind if self.sampled_motion else stream
+        self.process = Stream(kind, self.skeleton, self.channels, self.device)
         self.source = Source(store, rows, None if box else self.process, self.device, resident)
         self.table: Table | None = None if train else self._table()
 

@@ -64,10 +64,6 @@ class Stream:
             result[..., SCORE] = (score + score.index_select(-1, self.partner)) / 2
         return result
 
-    def relative_of_clips(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Return `relative(frames)`: the motion is computed later, between chosen frames."""
-        return self.relative(frames)
-
     def between(self, this: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
         """Return `following - this`, both (..., V, C); scores are the means of both frames."""
         result = following - this

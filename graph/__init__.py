@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from errors import InputError, nearest
 FOLDER = Path(__file__).parent
 LAYOUTS = tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 SUFFIXES = (".yaml", ".yml")  # of layout files
-EARLIER_KEYS = {"centre": "center"}  # still accepted in layout files
 PARTS = ("left arm", "right arm", "left leg", "right leg", "torso")
 
 
@@ -59,9 +57,6 @@ def _skeleton(table: Any, stem: str) -> Skeleton:
     """Return the layout in a parsed file, validated; ValueError names the wrong key."""
     if not isinstance(table, dict):
         raise ValueError("expected keys such as edges, parent, flip, upper and center")
-    for earlier, key in EARLIER_KEYS.items():
-        if earlier in table and key not in table:
-            table[key] = table.pop(earlier)
     known = [field.name for field in fields(Skeleton)]
     for key in table:
         if key not in known:
@@ -148,16 +143,9 @@ def _check_edges(skeleton: Skeleton) -> None:
         raise ValueError("edges contains a self loop; self loops are added where needed")
     if len(set(pairs)) != len(pairs):
         raise ValueError("edges contains an edge twice")
-    reached = _reach(skeleton.center, pairs)
+    reached = {skeleton.center}
+    while new := {joint for pair in pairs if pair & reached for joint in pair} - reached:
+        reached |= new
     lost = [joint for joint in range(skeleton.num_joints) if joint not in reached]
     if lost:
         raise ValueError(f"edges do not connect joint {lost[0]} to the center {skeleton.center}")
-
-
-def _reach(start: int, pairs: Iterable[frozenset[int]]) -> set[int]:
-    """Return the joints that are connected to `start`."""
-    reached, new = {start}, {start}
-    while new:
-        new = {joint for pair in pairs if pair & new for joint in pair} - reached
-        reached |= new
-    return reached

@@ -62,7 +62,7 @@ def test_threshold_and_crowd_limit_are_inclusive() -> None:
         "frame_dir": "a", "label": 0, "frame_inds": np.array([0, 0, 0, 1]), "keypoint": poses,
         "box_score": np.array([0.49, 0.5, 0.51, 0.9]),
     }  # fmt: skip
-    read = pyskl.Read(Path("k.pkl"), "coco", threshold=0.5, in_pixels=True)
+    read = pyskl.Read(Path("k.pkl"), "coco", threshold=0.5, normalization="pixels")
     joints = read((annotation, "train")).joints
     np.testing.assert_array_equal(joints[0], poses[1:3])
     np.testing.assert_array_equal(joints[1], [poses[3], 0 * poses[3]])
@@ -449,7 +449,7 @@ def test_kinetics_classes_can_have_gaps(tmp_path: Path) -> None:
     assert store.class_names == ["class 0", "action 1", "class 2", "class 3", "action 4"]
 
 
-def test_damaged_kinetics_file_error_names_file_and_line(tmp_path: Path, capsys) -> None:
+def test_damaged_kinetics_file_error_names_file_and_element(tmp_path: Path, capsys) -> None:
     person = RANDOM.uniform(0.1, 1, (18, 3))
     good = [kinetics_frame(0, [person])]
     argv = ["kinetics-skeleton", tmp_path, "--out", tmp_path / "s"]
@@ -471,7 +471,7 @@ def test_damaged_kinetics_file_error_names_file_and_line(tmp_path: Path, capsys)
     ]:
         listed = ",\n".join(map(json.dumps, frames))
         path.write_text(f'{{"label_index": 0, "data": [{listed}]}}')
-        fails(capsys, f"{path}: line {2 if len(frames) > 1 else 1}: ", *argv)
+        fails(capsys, f"{path}: element {len(frames) - 1} of 'data': ", *argv)
         fails(capsys, words, *argv)
     path.write_text(json.dumps({"data": good, "label_index": 1}))
     fails(capsys, "label_index is 1, but 0 in the label file", *argv)
@@ -487,7 +487,7 @@ edges: [[1, 0], [2, 1], [3, 1], [4, 1]]
 parent: [0, 0, 1, 1, 1]
 flip: [0, 1, 2, 4, 3]
 upper: [1, 2, 3, 4]
-centre: 1
+center: 1
 """
 
 
@@ -543,23 +543,23 @@ def test_custom_reader_rejects_impossible_options(own: Path, capsys) -> None:
     table.write_text("file,label\nclips/a.npy,1\n")
     argv = ["custom", table, "--out", own / "s", "--layout"]
     for more, words in [
-        (["coco", "--normalise", "upright"], "coco has 2D poses"),
-        (["coco", "--normalise", "centred"], "coco has 2D poses"),
+        (["coco", "--normalize", "upright"], "coco has 2D poses"),
+        (["coco", "--normalize", "centered"], "coco has 2D poses"),
         (
             ["coco", "--image-size", 0, 640],
             "--image-size: must be height and width in pixels, not [0, 640]",
         ),
-        (["coco", "--normalise", "none", "--persons", 0], "--persons: must be at least 1, not 0"),
-        (["coco", "--normalise", "none", "--channels", 5], "--channels"),
-        ([own / "stick.yaml", "--normalise", "upright"], "--normalize upright: needs"),
-        (["h36m", "--normalise", "upright"], "--normalize upright: needs"),  # other joints
-        (["coco", "--normalise", "none", "--chanels", 3], "did you mean --channels?"),
+        (["coco", "--normalize", "none", "--persons", 0], "--persons: must be at least 1, not 0"),
+        (["coco", "--normalize", "none", "--channels", 5], "--channels"),
+        ([own / "stick.yaml", "--normalize", "upright"], "--normalize upright: needs"),
+        (["h36m", "--normalize", "upright"], "--normalize upright: needs"),  # other joints
+        (["coco", "--normalize", "none", "--chanels", 3], "did you mean --channels?"),
     ]:
         fails(capsys, words, *argv, *more)
     table.write_text("file,label\nclips/b.npz,1\n")
-    fails(capsys, "b.npz: has layout openpose, not coco", *argv, "coco", "--normalise", "none")
+    fails(capsys, "b.npz: has layout openpose, not coco", *argv, "coco", "--normalize", "none")
     np.savez(own / "clips/b.npz", np.ones((3, 17, 3)), np.ones(4))
-    fails(capsys, "b.npz: contains ['arr_0', 'arr_1']", *argv, "coco", "--normalise", "none")
+    fails(capsys, "b.npz: contains ['arr_0', 'arr_1']", *argv, "coco", "--normalize", "none")
     assert not (own / "s").exists()
 
 
@@ -596,7 +596,7 @@ def test_invalid_custom_data_error_names_file_and_line(own: Path, capsys) -> Non
     (own / "clips/a.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00{'descr'")
     fails(capsys, "a.npy: cannot be read as a clip", *argv)
     (own / "clips/c.json").write_text("[[[1, 2, 3]],\n[[1, 2]]]")
-    fails(capsys, "c.json: line 2: frame 1", *argv)
+    fails(capsys, "c.json: frame 1", *argv)
     for text, words in [
         ("clips/a.npy,wave\n", "line 1: the header is"),
         ("file|label\nclips/a.npy|wave\n", "line 1: the header is 'file|label'"),

@@ -1,18 +1,19 @@
 """Readers of raw data sets for data.prepare, one module per file format.
 
-A reader module defines `arguments(parser)`, which adds its command-line arguments, `reader(args)`,
-which returns a `Raw`, and EXAMPLES: name of a store -> arguments that prepare it. Without EXAMPLES
-the store has the NAME of the reader, and SOURCE is the only argument.
+A reader module defines `reader(args)`, which returns a `Raw`, and `arguments(parser)`, which adds
+its command-line arguments, or SOURCE, the help of the only one, `source`.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from errors import InputError
 
 # NAME of data.prepare -> reader module.
 READERS = {
@@ -27,17 +28,67 @@ READERS = {
     "utkinect": "data.readers.utkinect",
     "kinder-gator": "data.readers.kinder_gator",
     "custom": "data.readers.custom",
-    "demo": "data.readers.demo",
+    "demo": "data.demo",
+}
+# Name of a store -> the arguments of data.prepare that create it.
+EXAMPLES = {
+    **dict.fromkeys(("ntu", "ntu60", "ntu120"), "ntu FOLDER_OR_ZIP..."),
+    "ntu60-hrnet": "pyskl ntu60_hrnet.pkl",
+    "ntu120-hrnet": "pyskl ntu120_hrnet.pkl",
+    "k400": "pyskl k400_hrnet.pkl --kpfiles FOLDER",
+    "gym": "pyskl gym_hrnet.pkl",
+    "diving48": "pyskl diving48_hrnet.pkl",
+    "ucf101": "pyskl ucf101_hrnet.pkl --split 1",
+    "hmdb51": "pyskl hmdb51_hrnet.pkl --split 1",
+    "ntu-cs": "ctrgcn NTU60_CS.npz",
+    "ntu-cv": "ctrgcn NTU60_CV.npz",
+    "st-gcn": "st-gcn FOLDER",
+    "nw-ucla": "nw-ucla FOLDER_OR_NPZ",
+    "kinetics-skeleton": "kinetics-skeleton FOLDER",
+    "utd-mhad": "utd-mhad FOLDER_OR_ARCHIVE",
+    "msr-action3d": "msr-action3d FOLDER_OR_ARCHIVE",
+    "utkinect": "utkinect FOLDER_OR_ARCHIVE",
+    "kinder-gator": "kinder-gator FOLDER_OR_ARCHIVE",
+    "custom": "custom labels.csv --layout LAYOUT",
+    "demo": "demo",
 }
 
 
-def example(store: str) -> str:
-    """Return example arguments of data.prepare for a store with that name."""
-    for name, path in READERS.items():
-        examples = getattr(importlib.import_module(path), "EXAMPLES", {name: "SOURCE"})
-        if store in examples:
-            return f"{name} {examples[store]}".strip()
-    return "NAME SOURCE..."
+@dataclass(frozen=True)
+class ClipFile:
+    """The content of a file with one clip, without normalization; see data/clip_file.py."""
+
+    joints: np.ndarray  # (T, M, V, C) float32 or float16
+    layout: str | None = None  # None if the file does not contain it
+    image_size: tuple[float, float] | None = None  # height, width in pixels; None if not contained
+    doubt: str = ""  # which frames are missing
+    frames: np.ndarray | None = None  # (T,) their numbers in the recording; None: 0 to T - 1
+
+    def recorded(self, spans: np.ndarray) -> np.ndarray:
+        """Return spans (W, 2) of these frames, first and one after the last, as in the recording.
+
+        Frames without a body are not among `joints` of some files."""
+        if self.frames is None:
+            return spans
+        return np.stack([self.frames[spans[:, 0]], self.frames[spans[:, 1] - 1] + 1], axis=1)
+
+    def image_size_or(
+        self, given: Sequence[float] | None, path: str | Path
+    ) -> tuple[float, float] | None:
+        """Return the given height and width, or else those in the file, if any.
+
+        InputError if the file contains others.
+        """
+        if given is None:
+            return self.image_size
+        height, width = given
+        if self.image_size is not None and self.image_size != (height, width):
+            shown = " ".join(f"{length:g}" for length in self.image_size)
+            raise InputError(
+                f"{path}: contains the image size {shown}, not --image-size "
+                f"{' '.join(f'{length:g}' for length in given)}; omit the option"
+            )
+        return height, width
 
 
 @dataclass(frozen=True)

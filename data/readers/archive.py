@@ -1,75 +1,90 @@
-"""The files of a data set, in a folder or in a zip or tar archive."""
+"""The files of a data set, in folders or in zip or tar archives."""
 
 from __future__ import annotations
 
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
-from lzma import LZMAError
-from pathlib import Path, PurePosixPath
+from functools import cache
+from pathlib import Path, PureWindowsPath
 
 from errors import InputError
-from files import UNREADABLE, files_below
-
-DAMAGED = (*UNREADABLE, tarfile.TarError, LZMAError)
+from files import files_below, reading
 
 
 @dataclass(frozen=True)
 class File:
-    """One file; members of an archive are kept in memory, other files are read on demand."""
+    """A file, or a member of an archive; those of tar archives are kept in memory."""
 
-    path: str  # for error messages; of a member: archive:member
-    name: str  # without folders
+    place: str  # the file, or the archive
+    member: str = ""
     content: bytes | None = None
+
+    @property
+    def path(self) -> str:
+        """The file for error messages; of a member: archive:member."""
+        return f"{self.place}:{self.member}" if self.member else self.place
+
+    @property
+    def name(self) -> str:
+        """The name without folders, which either slash separates in archives."""
+        return PureWindowsPath(self.member).name if self.member else Path(self.place).name
+
+    @property
+    def stem(self) -> str:
+        return Path(self.name).stem
 
     def read(self) -> bytes:
         if self.content is not None:
             return self.content
-        try:
-            return Path(self.path).read_bytes()
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be read ({error})") from error
+        with reading(self.path):
+            if self.member:
+                return _open_zip(self.place).read(self.member)
+            return Path(self.place).read_bytes()
 
 
-def list_files(source: Path, suffix: str) -> list[File]:
-    """Return the files of a folder or archive whose names end in `suffix`, sorted by name.
+def list_files(suffix: str, *sources: Path) -> list[File]:
+    """Return the files of folders and archives whose names end in `suffix`, sorted by name.
 
-    Names that begin with a dot (added to archives by macOS) are skipped. InputError if the source
-    cannot be read or contains no such file.
+    Names that begin with a dot (added to archives by macOS) are skipped. InputError if a source
+    cannot be read, or none contains such a file.
     """
+    found = [file for source in sources for file in _files(source, suffix)]
+    found = [file for file in found if not file.name.startswith(".")]
+    if not found:
+        archives = [path for source in sources for path in source.glob("*.zip")]
+        hint = (
+            f"; give the zip files instead of the folder, e.g. {min(archives)}" if archives else ""
+        )
+        raise InputError(f"{', '.join(map(str, sources))}: contains no *{suffix} files{hint}")
+    return sorted(found, key=lambda file: file.name)
+
+
+def _files(source: Path, suffix: str) -> Iterator[File]:
     if source.is_dir():
-        within = (path for path in files_below(source) if path.name.endswith(suffix))
-        files = [File(str(path), path.name) for path in within]
+        yield from (File(str(path)) for path in files_below(source) if path.name.endswith(suffix))
+    elif source.name.endswith(suffix):
+        yield File(str(source))
     else:
-        files = [
-            File(f"{source}:{member}", PurePosixPath(member.replace("\\", "/")).name, content)
-            for member, content in _members(source, suffix)
-        ]
-    files = sorted((f for f in files if not f.name.startswith(".")), key=lambda f: f.name)
-    if not files:
-        raise InputError(f"{source}: contains no *{suffix} files")
-    return files
+        with reading(source, "not a folder or a readable zip or tar archive"):
+            yield from _members(source, suffix)
 
 
-def _members(source: Path, suffix: str) -> list[tuple[str, bytes]]:
-    """Return name and content of the members of an archive that end in `suffix`."""
-    if not source.exists():
-        raise InputError(f"{source}: no such file or folder")
-    try:
-        if zipfile.is_zipfile(source):
-            with zipfile.ZipFile(source) as archive:
-                names = [name for name in archive.namelist() if name.endswith(suffix)]
-                return [(name, archive.read(name)) for name in names]
-        with tarfile.open(source) as archive:
-            return [
-                (member.name, file.read())
-                for member in archive
-                # of links, extractfile would return the file that they name, or raise KeyError
-                if member.isfile() and member.name.endswith(suffix)
-                if (file := archive.extractfile(member)) is not None
-            ]
-    except DAMAGED as error:
-        reason = " ".join(str(error).split())  # tarfile lists all formats, one per line
-        raise InputError(
-            f"{source}: not a folder or a readable zip or tar archive ({reason})"
-        ) from error
+def _members(source: Path, suffix: str) -> Iterator[File]:
+    if zipfile.is_zipfile(source):
+        for name in _open_zip(str(source)).namelist():
+            if name.endswith(suffix):
+                yield File(str(source), name)
+        return
+    with tarfile.open(source) as archive:
+        for member in archive:
+            # of links, extractfile would return the file that they name, or raise KeyError
+            file = archive.extractfile(member) if member.isfile() else None
+            if file is not None and member.name.endswith(suffix):
+                yield File(str(source), member.name, file.read())
+
+
+@cache
+def _open_zip(path: str) -> zipfile.ZipFile:
+    return zipfile.ZipFile(path)

@@ -21,7 +21,6 @@ from data.readers import Clip, Raw
 from data.readers.npz_file import Rows, load
 from errors import InputError
 
-EXAMPLES = {"ntu-cs": "NTU60_CS.npz", "ntu-cv": "NTU60_CV.npz"}
 NUM_JOINTS = 25
 MAX_BODIES = 2
 SIZE = MAX_BODIES * NUM_JOINTS * 3

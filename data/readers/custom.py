@@ -20,10 +20,9 @@ import flags
 import graph
 from data import clip_file, names, normalize
 from data.protocols import spelled_twice
-from data.readers import Clip, Raw, splits, table
+from data.readers import Clip, ClipFile, Raw, splits, table
 from errors import InputError, nearest
 
-EXAMPLES = {"custom": "labels.csv --layout LAYOUT"}
 NORMALIZATIONS = ("upright", "centered", "image", "none")
 LOOKED_AT = 500  # files, to find the number of persons
 
@@ -41,7 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--channels", type=int, choices=(2, 3), default=3, help="channels per joint (default: 3)"
     )
     parser.add_argument(
-        "--normalize", "--normalise", type=normalize.canonical, choices=NORMALIZATIONS,
+        "--normalize", choices=NORMALIZATIONS,
         help="upright (default for ntu_rgb_d), centered (default for other 3D layouts), "
         "image (pixels to [-1, 1]; default for 2D layouts), none",
     )  # fmt: skip
@@ -90,7 +89,7 @@ class Read:
                 f"{path}: has {joints.shape[1]} persons; add --persons {joints.shape[1]}"
             )
 
-    def _normalized(self, clip: clip_file.ClipFile, path: Path) -> np.ndarray:
+    def _normalized(self, clip: ClipFile, path: Path) -> np.ndarray:
         if not clip.joints.any():
             return clip.joints[:0]
         is_image = self.normalization == "image"
@@ -137,7 +136,7 @@ def reader(args: argparse.Namespace) -> Raw:
             f"--normalize upright: needs 3 channels and the joints of NTU RGB+D, not {args.layout} "
             f"with {args.channels}; use centered or none"
         )
-    clips = table.read(args.source, clip_file.SUFFIXES)
+    clips = table.read(args.source)
     labels, class_names = names.classes(clips.labels, clips.where)
     columns = dict(clips.columns)
     if (parts := _split(clips, labels, args)) is not None:
@@ -180,10 +179,6 @@ def _split(clips: table.Table, labels: list[int], args: argparse.Namespace) -> l
         return [{"train": "train", tested: "test"}.get(part, "") for part in clips.parts]
     if clips.parts is not None:
         raise InputError(f"--split: {args.source} already has a split")
-    if args.test_split:
-        raise InputError("--test-split: cannot be combined with --split, which draws no val")
-    if (share := splits.share(args.split)) is None:
-        raise InputError(f"--split: {args.split!r} is not a fraction between 0 and 1")
     groups = None
     if args.by is not None:
         by = args.by.lower()
@@ -199,4 +194,4 @@ def _split(clips: table.Table, labels: list[int], args: argparse.Namespace) -> l
                 f"{clips.where(groups.index(pair[1]))}: --by {args.by}: {pair[0]!r} and "
                 f"{pair[1]!r} may be one {by}; write them alike"
             )
-    return splits.draw(labels, share, args.seed or 0, groups)
+    return splits.drawn(args, labels, groups)

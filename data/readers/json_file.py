@@ -1,4 +1,4 @@
-"""JSON files of joints, with errors that name the file and the line."""
+"""JSON files of joints, with errors that name the file and the frame."""
 
 from __future__ import annotations
 
@@ -9,32 +9,30 @@ from typing import Any, NoReturn
 import numpy as np
 
 from errors import InputError
-
-KINDS = {list: "a list", int: "a whole number"}
+from files import reading
 
 
 class JsonFile:
-    """The content of a JSON file, with the line numbers of its elements."""
+    """The content of a JSON file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        with reading(path):
+            content = path.read_bytes()
         try:
-            self.text = path.read_bytes().decode("utf-8-sig")
-            self.content = json.loads(self.text)
+            self.content = json.loads(content.decode("utf-8-sig"))
         except json.JSONDecodeError as error:
             raise InputError(f"{path}: line {error.lineno}: {error.msg}") from None
         except UnicodeDecodeError as error:
             line = error.object.count(b"\n", 0, error.start) + 1
             raise InputError(f"{path}: line {line}: not UTF-8 text") from None
         except RecursionError:
-            raise InputError(f"{path}: line 1: nested too deeply") from None
+            raise InputError(f"{path}: nested too deeply") from None
         except ValueError:  # of int()
-            raise InputError(f"{path}: line 1: a number has too many digits") from None
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+            raise InputError(f"{path}: a number has too many digits") from None
 
-    def fail(self, what: str, line: int = 1) -> NoReturn:
-        raise InputError(f"{self.path}: line {line}: {what}")
+    def fail(self, what: str) -> NoReturn:
+        raise InputError(f"{self.path}: {what}")
 
     def table(self) -> dict[str, Any]:
         """Return the whole content; InputError if it is not an object."""
@@ -42,11 +40,11 @@ class JsonFile:
             self.fail("is not a JSON object")
         return self.content
 
-    def get(self, key: str, kind: type) -> Any:
-        """Return the value of `key`; InputError if it is missing or has another type."""
+    def get_list(self, key: str) -> list[Any]:
+        """Return the list under `key`; InputError if it is missing or not a list."""
         value = self.table().get(key)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            self.fail(f"{key!r} is missing or not {KINDS[kind]}")
+        if not isinstance(value, list):
+            self.fail(f"{key!r} is missing or not a list")
         return value
 
     def joints(
@@ -58,7 +56,7 @@ class JsonFile:
         With `finite=False`, NaN and infinite numbers are returned unchanged.
         """
         is_list = shape is None and isinstance(self.content, list)
-        frames = self.content if is_list else self.get(key, list)
+        frames = self.content if is_list else self.get_list(key)
         arrays = []
         for t, frame in enumerate(frames):
             array = to_numbers(frame, finite)
@@ -66,28 +64,10 @@ class JsonFile:
                 shape = () if array is None else array.shape
             if array is None or shape == () or array.shape != shape:
                 size = "x".join(map(str, shape)) or "joints of"
-                self.fail(f"frame {t}: expected {size} finite numbers", self.line(key, t))
+                self.fail(f"frame {t}: expected {size} finite numbers")
             arrays.append(array)
         shape = (0,) if shape is None else shape
         return np.stack(arrays) if arrays else np.zeros((0, *shape), np.float32)
-
-    def line(self, key: str | None, index: int) -> int:
-        """Return the line on which element `index` of the list under `key` begins.
-
-        Without a key, or if the file does not contain it, the file is the list.
-        """
-        decoder = json.JSONDecoder()
-        after_key = max(self.text.find(json.dumps(key)), 0) if key else 0
-        place = self.text.find("[", after_key) + 1
-        for _ in range(index):
-            _, place = decoder.raw_decode(self.text, self._skip(place))
-        return self.text.count("\n", 0, self._skip(place)) + 1
-
-    def _skip(self, place: int) -> int:
-        """Return the place of the next element."""
-        while self.text[place] in " \t\n\r,":
-            place += 1
-        return place
 
 
 def to_numbers(value: Any, finite: bool = True) -> np.ndarray | None:

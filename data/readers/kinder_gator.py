@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import re
 from functools import cache
-from pathlib import Path
 
 from data import names
 from data.readers import Clip, Raw, kinect
@@ -22,15 +21,11 @@ JOINTS = (
     *(f"{part}{side}" for limb in (ARM, LEG) for side in ("Left", "Right") for part in limb),
 )  # fmt: skip
 HEAD = ["Timestamp", *(f"{joint}{axis}" for joint in JOINTS for axis in "XYZ")]
-EXAMPLES = {"kinder-gator": "FOLDER_OR_ARCHIVE"}
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="folder, zip or tar archive of the POSE-*.csv")
+SOURCE = "folder, zip or tar archive of the POSE-*.csv"
 
 
 def reader(args: argparse.Namespace) -> Raw:
-    return kinect.raw("kinder-gator", list_files(args.source, ".csv"), read)
+    return kinect.raw("kinder-gator", list_files(".csv", args.source), read)
 
 
 def read(file: File) -> Clip:

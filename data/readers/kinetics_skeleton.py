@@ -9,7 +9,6 @@ arXiv 1801.07455.
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from data.readers import Clip, Raw
 from data.readers.json_file import JsonFile, to_numbers
 from errors import InputError
 
-EXAMPLES = {"kinetics-skeleton": "FOLDER"}
 NUM_JOINTS = 18
 MAX_BODIES = 2
 PERSONS_READ = 5  # st-gcn reads the first five persons of a frame
@@ -28,12 +26,7 @@ MAX_FRAME = 10_000  # longer than any clip; a damaged frame_index would need too
 PARTS = {"train": "train", "val": "test"}  # folder -> part of the split
 
 Item = tuple[Path, str, int, bool]  # file, part, label, whether the clip has no body
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "source", type=Path, help="folder with kinetics_train, kinetics_val and the label files"
-    )
+SOURCE = "folder with kinetics_train, kinetics_val and the label files"
 
 
 def reader(args: argparse.Namespace) -> Raw:
@@ -48,7 +41,7 @@ def reader(args: argparse.Namespace) -> Raw:
     return Raw(
         items=items,
         total=len(items),
-        read=partial(read, num_class=len(every_class)),
+        read=read,
         layout="openpose",
         class_names=every_class,
         shape=(MAX_BODIES, NUM_JOINTS, 3),
@@ -92,8 +85,8 @@ def _unlabeled(source: Path, items: list[Item]) -> list[str]:
     return sorted(path.stem for path in found if path not in labeled)
 
 
-def read(item: Item, num_class: int) -> Clip:
-    """Return the clip in one file; InputError names the file and the line."""
+def read(item: Item) -> Clip:
+    """Return the clip in one file; InputError names the file."""
     path, part, label, is_empty = item
     if is_empty:
         return Clip(path.stem, label, np.zeros((0, MAX_BODIES, NUM_JOINTS, 3)), {"split": part})
@@ -101,8 +94,6 @@ def read(item: Item, num_class: int) -> Clip:
     stated = file.table().get("label_index", label)
     if names.whole_number(stated) != label:
         file.fail(f"label_index is {stated}, but {label} in the label file")
-    if not 0 <= label < num_class:
-        file.fail(f"label {label} is beyond the {num_class} classes")
     joints = measure.only_found(read_frames(file)[0], str(path))
     measure.check_corner(joints, str(path))
     return Clip(path.stem, label, normalize.best_scored(joints, MAX_BODIES), {"split": part})
@@ -112,16 +103,16 @@ def read_frames(file: JsonFile) -> tuple[np.ndarray, int]:
     """Return the joints (T, m, 18, 3), m <= 5, and the number of the first frame: frames by their
     index, persons in file order.
 
-    Frames before the first and after the last body are dropped. InputError names file and line.
+    Frames before the first and after the last body are dropped.
     """
     rows: dict[int, list[np.ndarray]] = {}
-    for i, frame in enumerate(file.get("data", list)):
+    for i, frame in enumerate(file.get_list("data")):
         try:
             index, persons = _frame(frame)
             if index in rows:
                 raise ValueError(f"duplicate frame_index {index}")
         except ValueError as error:
-            file.fail(f"element {i} of 'data': {error}", file.line("data", i))
+            file.fail(f"element {i} of 'data': {error}")
         rows[index] = persons
     joints = np.zeros((max(rows, default=-1) + 1, PERSONS_READ, NUM_JOINTS, 3), np.float32)
     for index, persons in rows.items():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import re
-from pathlib import Path
 
 from data.readers import Clip, Raw, kinect
 from data.readers.archive import File, list_files
@@ -18,17 +17,11 @@ NAME = re.compile(r"(a(\d\d)_s(\d\d)_e\d\d)_skeleton3D\.txt")
 NUM_CLASSES = 20
 # Joint v of the layout is joint JOINTS[v] of the file.
 JOINTS = (6, 3, 2, 19, 0, 7, 9, 11, 1, 8, 10, 12, 4, 13, 15, 17, 5, 14, 16, 18)
-EXAMPLES = {"msr-action3d": "FOLDER_OR_ARCHIVE"}
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "source", type=Path, help=f"folder, zip or tar archive of the *{SUFFIX} files"
-    )
+SOURCE = f"folder, zip or tar archive of the *{SUFFIX} files"
 
 
 def reader(args: argparse.Namespace) -> Raw:
-    return kinect.raw("msr-action3d", list_files(args.source, SUFFIX), read)
+    return kinect.raw("msr-action3d", list_files(SUFFIX, args.source), read)
 
 
 def read(file: File) -> Clip:

@@ -9,28 +9,23 @@ from __future__ import annotations
 
 import argparse
 import re
-import zipfile
-from collections.abc import Container
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from itertools import pairwise
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import numpy as np
 
 from data import names, normalize
 from data.readers import Clip, Raw
+from data.readers.archive import File, list_files
 from data.readers.skeleton_file import NUM_JOINTS, Bodies, parse
 from errors import InputError
-from files import UNREADABLE, files_below
 
-EXAMPLES = dict.fromkeys(("ntu", "ntu60", "ntu120"), "FOLDER_OR_ZIP...")
 MIN_FRAMES = 12  # a shorter track is noise if there are others
 MAX_SPREAD = 0.8  # a frame with a larger width / height is noise
 MAX_NOISE = 0.69754  # a track with at least this fraction of noisy frames is noise
 MAX_BODIES = 2
-
-Item = tuple[str, str | None]  # a file, or a zip file and its member
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +37,27 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def reader(args: argparse.Namespace) -> Raw:
     missing = read_missing(args.missing) if args.missing else set()
     normalization = normalize.OF_PYSKL[args.normalize or "upright"]
-    return raw(args.source, names.class_names("ntu120"), missing, normalization)
+    found = list_files(".skeleton", *args.source)
+    for file, following in pairwise(found):
+        if file.name == following.name:
+            raise InputError(
+                f"{file.stem} is found twice, as {file.path} and as {following.path}; give only "
+                "one of them"
+            )
+    files = [file for file in found if file.stem not in missing]
+    if not files:
+        sources = ", ".join(map(str, args.source))
+        raise InputError(f"{sources}: all .skeleton files are in --missing")
+    return Raw(
+        items=files,
+        total=len(files),
+        read=partial(read, normalization=normalization),
+        layout="ntu_rgb_d",
+        class_names=names.class_names("ntu120"),
+        shape=(MAX_BODIES, NUM_JOINTS, 3),
+        meta={"normalization": normalization},
+        left_out={"missing": [file.stem for file in found if file.stem in missing]},
+    )
 
 
 def add_normalize(parser: argparse.ArgumentParser) -> None:
@@ -52,72 +67,14 @@ def add_normalize(parser: argparse.ArgumentParser) -> None:
         "centered (not rotated: the recipes of DG-STGCN and ProtoGCN)")  # fmt: skip
 
 
-def raw(
-    sources: list[Path], class_names: list[str], missing: Container[str] = (),
-    normalization: str = "upright",
-) -> Raw:  # fmt: skip
-    """Return the Raw with all .skeleton files of the sources except the missing samples."""
-    found = list_files(sources)
-    files = [item for item in found if _name(item) not in missing]
-    if not files:
-        which = "all .skeleton files are in --missing" if found else "no .skeleton files"
-        if zips := [path for source in sources for path in source.glob("*.zip")]:
-            which += f"; give the zip files instead of the folder, e.g. {min(zips)}"
-        raise InputError(f"{', '.join(map(str, sources))}: {which}")
-    return Raw(
-        items=files,
-        total=len(files),
-        read=partial(read, num_class=len(class_names), normalization=normalization),
-        layout="ntu_rgb_d",
-        class_names=class_names,
-        shape=(MAX_BODIES, NUM_JOINTS, 3),
-        meta={"normalization": normalization},
-        left_out={"missing": [_name(item) for item in found if _name(item) in missing]},
-    )
-
-
-def read(item: Item, num_class: int, normalization: str = "upright") -> Clip:
+def read(file: File, normalization: str = "upright") -> Clip:
     """Return the clip in one file; InputError names the file and the line."""
-    path, member = item
-    source = _source(item)
-    label, columns = names.parse(_name(item), source)
-    if label >= num_class:
-        raise InputError(f"{source}: label {label} exceeds the {num_class} classes")
-    bodies, _ = choose_bodies(parse(_text(path, member, source), source))
-    joints = normalize.apply(normalization, bodies, normalize.Terms(where=source))
+    label, columns = names.parse(file.stem, file.path)
+    bodies, _ = choose_bodies(parse(file.read(), file.path))
+    joints = normalize.apply(normalization, bodies, normalize.Terms(where=file.path))
     if not joints[:, 1].any():
         joints = joints[:, :1]  # half the data to send to the main process
-    return Clip(_name(item), label, joints, columns)
-
-
-def list_files(sources: list[Path]) -> list[Item]:
-    """Return all .skeleton files of the folders and zip files, sorted by sample name.
-
-    Names that begin with a dot (added to archives by macOS) are skipped. InputError if a source
-    cannot be read, or a sample is found twice.
-    """
-    files: list[Item] = []
-    for source in sources:
-        if source.is_dir():
-            within = (path for path in files_below(source) if path.suffix == ".skeleton")
-            files += [(str(path), None) for path in within]
-        elif source.suffix == ".skeleton" and source.is_file():
-            files.append((str(source), None))
-        else:
-            try:
-                with zipfile.ZipFile(source) as archive:
-                    members = archive.namelist()
-            except UNREADABLE as error:
-                raise InputError(f"{source}: not a folder or a zip file ({error})") from error
-            files += [(str(source), name) for name in members if name.endswith(".skeleton")]
-    files = sorted((item for item in files if not _name(item).startswith(".")), key=_name)
-    for item, following in pairwise(files):
-        if _name(item) == _name(following):
-            raise InputError(
-                f"{_name(item)} is found twice, as {_source(item)} and as {_source(following)}; "
-                "give only one of them"
-            )
-    return files
+    return Clip(file.stem, label, joints, columns)
 
 
 def read_missing(path: Path) -> set[str]:
@@ -126,28 +83,6 @@ def read_missing(path: Path) -> set[str]:
     if not found:
         raise InputError(f"--missing {path}: contains no NTU RGB+D sample names")
     return set(found)
-
-
-def _name(item: Item) -> str:
-    path, member = item
-    return Path(path).stem if member is None else PureWindowsPath(member).stem  # either slash
-
-
-def _source(item: Item) -> str:
-    path, member = item
-    return path if member is None else f"{path}:{member}"
-
-
-@cache
-def _archive(path: str) -> zipfile.ZipFile:
-    return zipfile.ZipFile(path)
-
-
-def _text(path: str, member: str | None, source: str) -> bytes:
-    try:
-        return Path(path).read_bytes() if member is None else _archive(path).read(member)
-    except UNREADABLE as error:
-        raise InputError(f"{source}: cannot be read ({error})") from error
 
 
 @dataclass(frozen=True, eq=False)

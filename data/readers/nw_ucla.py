@@ -22,13 +22,9 @@ from data.readers.npz_file import load
 from errors import InputError
 from files import files_below
 
-EXAMPLES = {"nw-ucla": "FOLDER_OR_NPZ"}
 NUM_JOINTS = 20
 KEYS = ("frames", "offsets", "names", "labels", "list_index")
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="folder of JSON files, or npz file")
+SOURCE = "folder of JSON files, or npz file"
 
 
 def reader(args: argparse.Namespace) -> Raw:
@@ -57,7 +53,7 @@ def reader(args: argparse.Namespace) -> Raw:
 
 
 def read_json(path: Path) -> Clip:
-    """Return the clip in one JSON file; InputError names the file and the line."""
+    """Return the clip in one JSON file; InputError names the file."""
     label, columns = names.parse(path.stem, path)
     file = JsonFile(path)
     stated = file.table().get("label")

@@ -17,38 +17,35 @@ from typing import Any
 import numpy as np
 
 from data.names import natural_order
-from data.readers import kinetics_skeleton
+from data.readers import ClipFile, kinetics_skeleton
 from data.readers.json_file import JsonFile, to_numbers
+from data.tracks import to_clip
 from errors import InputError
 
 OPENPOSE_KEYS = ("pose_keypoints_2d", "pose_keypoints")
 NO_POSE = "the pose is not a list of x, y, score, x, y, score, ..."
 RELATIVE = (1, 1)  # image size for positions relative to the image (0 to 1)
 
-# Joints (T, M, V, C), the name of their layout and the image's height and width, where known, which
-# frames are missing, '' if none, and the number of the first frame.
-Poses = tuple[np.ndarray, str | None, tuple[int, int] | None, str, int]
 
-
-def read_clip(file: JsonFile) -> Poses | None:
+def read_clip(file: JsonFile) -> ClipFile | None:
     """Return the clip in a file in one of these formats, None for other content.
 
-    Positions are in pixels (AlphaPose) or shares of the image; NaN stays. InputError names the file
-    and line.
+    Positions are in pixels (AlphaPose) or shares of the image; NaN stays.
     """
     content = file.content
     if isinstance(content, dict) and isinstance(content.get("people"), list):
         file.fail("is a single OpenPose frame; give its folder to python -m data.convert")
     if isinstance(content, dict) and isinstance(content.get("data"), list):
         joints, first = kinetics_skeleton.read_frames(file)
-        return joints, "openpose", RELATIVE, "", first
+        frames = first + np.arange(len(joints))
+        return ClipFile(joints, "openpose", RELATIVE, frames=frames)
     if not isinstance(content, list):
         return None
     if content and all(isinstance(entry, dict) and "keypoints" in entry for entry in content):
         return _alphapose(file)
     persons = [person for frame in content for person in _persons(frame)]
     if persons and all(isinstance(point, dict) for person in persons for point in person):
-        return _landmarks(file), None, RELATIVE, "", 0
+        return ClipFile(_landmarks(file), image_size=RELATIVE)
     return None
 
 
@@ -126,13 +123,13 @@ def _check_one_recording(folder: Path, paths: Iterable[Path]) -> None:
 def _people(file: JsonFile) -> list[np.ndarray]:
     """Return the persons (V, 3) in one OpenPose frame, without empty poses."""
     people = []
-    for place, person in enumerate(file.get("people", list)):
+    for place, person in enumerate(file.get_list("people")):
         keys = [key for key in OPENPOSE_KEYS if isinstance(person, dict) and key in person]
         if not keys:
-            file.fail(f"person {place} has no {OPENPOSE_KEYS[0]!r}", file.line("people", place))
+            file.fail(f"person {place} has no {OPENPOSE_KEYS[0]!r}")
         pose = _triples(person[keys[0]])
         if pose is None:
-            file.fail(f"person {place}: {NO_POSE}", file.line("people", place))
+            file.fail(f"person {place}: {NO_POSE}")
         if len(pose):
             people.append(pose)
     return people
@@ -151,7 +148,7 @@ def _score(pose: np.ndarray) -> float:
     return float(np.nansum(pose[:, 2]))
 
 
-def _alphapose(file: JsonFile) -> Poses:
+def _alphapose(file: JsonFile) -> ClipFile:
     """Return frames sorted by image number; the file does not contain frames without persons.
 
     If all persons have an idx, each keeps its index in all frames, sorted by total score. Without
@@ -160,10 +157,10 @@ def _alphapose(file: JsonFile) -> Poses:
     poses: dict[str, list[tuple[Any, np.ndarray]]] = {}
     for row, entry in enumerate(file.content):
         if "image_id" not in entry:
-            file.fail(f"element {row} has no 'image_id'", file.line(None, row))
+            file.fail(f"element {row} has no 'image_id'")
         pose = _triples(entry["keypoints"])
         if pose is None:
-            file.fail(f"element {row}: {NO_POSE}", file.line(None, row))
+            file.fail(f"element {row}: {NO_POSE}")
         people = poses.setdefault(str(entry["image_id"]).replace("\\", "/"), [])
         if len(pose):
             people.append((_person(entry.get("idx")), pose))
@@ -171,24 +168,18 @@ def _alphapose(file: JsonFile) -> Poses:
     if len(sizes) != 1:
         file.fail(f"people with {' and '.join(map(str, sizes)) or 'no'} joints")
     names = sorted(poses, key=natural_order)
-    scores: dict[Any, float] = {}
     is_tracked = all(idx is not None for people in poses.values() for idx, _ in people)
+    frames = []
     for name in names:
+        people = poses[name]
         if not is_tracked:
-            best_first = sorted(poses[name], key=lambda found: -_score(found[1]))
-            poses[name] = [(place, pose) for place, (_, pose) in enumerate(best_first)]
-        indices = [idx for idx, _ in poses[name]]
-        if len(set(indices)) < len(indices):
+            best_first = sorted(people, key=lambda found: -_score(found[1]))
+            people = [(place, pose) for place, (_, pose) in enumerate(best_first)]
+        frames.append(dict(people))
+        if len(frames[-1]) < len(people):
             file.fail(f"image {name}: two persons have the same idx")
-        for idx, pose in poses[name]:
-            scores[idx] = scores.get(idx, 0) + _score(pose)
-    places = {idx: place for place, idx in enumerate(sorted(scores, key=lambda i: -scores[i]))}
-    joints = np.zeros((len(names), len(places), sizes[0], 3), np.float32)
-    for frame, name in zip(joints, names):
-        for idx, pose in poses[name]:
-            frame[places[idx]] = pose
     gaps = _gaps(PurePosixPath(name).stem for name in names)
-    return joints, "coco" if sizes[0] == 17 else None, None, gaps, 0
+    return ClipFile(to_clip(frames, _score), "coco" if sizes[0] == 17 else None, doubt=gaps)
 
 
 def _person(idx: Any) -> float | None:
@@ -218,9 +209,6 @@ def _landmarks(file: JsonFile) -> np.ndarray:
         for place, person in enumerate(people):
             values = to_numbers([[point[key] for key in keys] for point in person], finite=False)
             if values is None or values.shape != joints.shape[2:]:
-                file.fail(
-                    f"frame {t}: expected {joints.shape[2]} landmarks of finite numbers",
-                    file.line(None, t),
-                )
+                file.fail(f"frame {t}: expected {joints.shape[2]} landmarks of finite numbers")
             joints[t, place] = values
     return joints

@@ -25,15 +25,6 @@ from data.readers import Clip, Raw, splits
 from data.readers.ntu import add_normalize
 from errors import InputError
 
-EXAMPLES = {
-    "ntu60-hrnet": "ntu60_hrnet.pkl",
-    "ntu120-hrnet": "ntu120_hrnet.pkl",
-    "k400": "k400_hrnet.pkl --kpfiles FOLDER",
-    "gym": "gym_hrnet.pkl",
-    "diving48": "diving48_hrnet.pkl",
-    "ucf101": "ucf101_hrnet.pkl --split 1",
-    "hmdb51": "hmdb51_hrnet.pkl --split 1",
-}
 MAX_BODIES = 2
 CROWD = 10  # if a frame has more persons, those of all frames are sorted by score
 # (joints, coordinates) of a pose -> layout; the compressed form always has 2D poses
@@ -56,8 +47,7 @@ class Read:
     path: Path
     layout: str
     threshold: float = 0  # minimum box score in the compressed form
-    in_pixels: bool = False  # do not scale 2D positions
-    normalization: str = "upright"  # of 3D poses
+    normalization: str = "upright"
 
     def __call__(self, item: tuple[Annotation, str | None]) -> Clip:
         """Return the clip of an annotation and its part of the split (None: from NTU's name)."""
@@ -91,7 +81,7 @@ class Read:
         if not is_image:
             return normalize.apply(self.normalization, joints, normalize.Terms())
         joints = joints.astype(np.float32)
-        if self.in_pixels:
+        if self.normalization == "pixels":
             return joints
         return normalize.in_image(joints, _image_size(annotation), "keypoint", "img_shape")
 
@@ -114,8 +104,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def reader(args: argparse.Namespace) -> Raw:
     annotations, split = _load(args.source)
-    frame_dirs = _frame_dirs(annotations, args.source)
-    labels, class_names = _labels(annotations, args.source)
+    frame_dirs = [annotation["frame_dir"] for annotation in annotations]
+    labels, class_names = names.classes(
+        [annotation["label"] for annotation in annotations],
+        lambda row: f"{args.source}: {frame_dirs[row]}",
+    )
+    for annotation, label in zip(annotations, labels):
+        annotation["label"] = label
     layout = _layout(annotations, args.source)
     is_ntu = all(map(names.NTU.fullmatch, frame_dirs))
     is_compressed = any("frame_inds" in annotation for annotation in annotations)
@@ -132,7 +127,9 @@ def reader(args: argparse.Namespace) -> Raw:
     ):
         if not is_used and getattr(args, flag) not in (None, False):
             raise InputError(f"--{flag.replace('_', '-')}: {args.source} {why}")
-    in_space = normalize.OF_PYSKL[args.normalize or "upright"]
+    normalization = normalize.OF_PYSKL[args.normalize or "upright"]
+    if is_image:
+        normalization = "pixels" if args.pixels else "image"
     parts: Mapping[str, str | None]  # None: the name of the sample says it
     unmatched: list[str]
     if is_ntu:
@@ -146,17 +143,18 @@ def reader(args: argparse.Namespace) -> Raw:
     return Raw(
         items=((item, parts.get(item["frame_dir"], "")) for item in items),
         total=len(labels),
-        read=Read(args.source, layout, args.threshold or 0, args.pixels, in_space),
+        read=Read(args.source, layout, args.threshold or 0, normalization),
         layout=layout,
         class_names=class_names,
         shape=(MAX_BODIES, NUM_JOINTS[layout], 3),
-        meta={"normalization": ("pixels" if args.pixels else "image") if is_image else in_space},
-        left_out={"unmatched": unmatched} if unmatched else {},
+        meta={"normalization": normalization},
+        left_out={"unmatched": unmatched},
     )
 
 
 def _load(path: Path) -> tuple[list[Annotation], dict[str, list[str]]]:
-    """Return the annotations and the split, which is empty for a plain list."""
+    """Return the annotations, whose frame_dir is a str with slashes, and the split, which is empty
+    for a plain list."""
     content = unpickle.load(path)
     if isinstance(content, dict) and "keypoint" in content and "annotations" not in content:
         raise InputError(
@@ -177,30 +175,13 @@ def _load(path: Path) -> tuple[list[Annotation], dict[str, list[str]]]:
     annotations = list(annotations)
     if not annotations or not all(isinstance(annotation, dict) for annotation in annotations):
         raise InputError(f"{path}: contains no annotations")
-    return annotations, split
-
-
-def _frame_dirs(annotations: list[Annotation], path: Path) -> list[str]:
-    """Return the names; converts them to str in the annotations too."""
     for row, annotation in enumerate(annotations):
         if "frame_dir" not in annotation:
             raise InputError(f"{path}: annotation {row} has no 'frame_dir', the clip's name")
         annotation["frame_dir"] = str(annotation["frame_dir"]).replace("\\", "/")
-    return [annotation["frame_dir"] for annotation in annotations]
-
-
-def _labels(annotations: list[Annotation], path: Path) -> tuple[list[int], list[str]]:
-    """Return labels and class names; converts labels to numbers from 0 in the annotations too."""
-    for annotation in annotations:
         if "label" not in annotation:
             raise InputError(f"{path}: {annotation['frame_dir']}: has no 'label'")
-    labels, class_names = names.classes(
-        [annotation["label"] for annotation in annotations],
-        lambda row: f"{path}: {annotations[row]['frame_dir']}",
-    )
-    for annotation, label in zip(annotations, labels):
-        annotation["label"] = label
-    return labels, class_names
+    return annotations, split
 
 
 def _layout(annotations: list[Annotation], path: Path) -> str:
@@ -230,9 +211,7 @@ def _parts(
             raise InputError(
                 f"{args.source}: has no split; draw one, e.g. --split 0.3, or use the form {FORM}"
             )
-        if args.test_split:
-            raise InputError("--test-split: cannot be combined with --split, which draws no val")
-        return dict(zip(frame_dirs, splits.draw(labels, share, args.seed or 0))), []
+        return dict(zip(frame_dirs, splits.drawn(args, labels))), []
     if share is not None:
         raise InputError(f"--split {args.split}: {args.source} already has a split")
     keys = _keys(split, args)

@@ -37,10 +37,21 @@ def seed(text: str) -> int:
 def share(text: str | None) -> float | None:
     """Return --split as the fraction of clips to draw for testing, None if it is not one."""
     try:
-        value = float(text) if text is not None else None
+        value = float(text or "")
     except ValueError:
         return None
-    return value if value is not None and 0 < value < 1 else None
+    return value if 0 < value < 1 else None
+
+
+def drawn(
+    args: argparse.Namespace, labels: Sequence[int], groups: Sequence[str] | None = None
+) -> list[str]:
+    """Return the split that --split, a fraction, asks for; see `draw`."""
+    if args.test_split:
+        raise InputError("--test-split: cannot be combined with --split, which draws no val")
+    if (fraction := share(args.split)) is None:
+        raise InputError(f"--split: {args.split!r} is not a fraction between 0 and 1")
+    return draw(labels, fraction, args.seed or 0, groups)
 
 
 def test_part(parts: Iterable[str], chosen: str | None, where: str) -> str:

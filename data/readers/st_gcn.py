@@ -18,11 +18,9 @@ import numpy as np
 
 from data import measure, names, normalize, unpickle
 from data.readers import Clip, Raw
-from data.readers.npz_file import reason
 from errors import InputError
-from files import UNREADABLE
+from files import reading
 
-EXAMPLES = {"st-gcn": "FOLDER"}
 LAYOUTS = {25: "ntu_rgb_d", 18: "openpose"}
 NORMALIZATIONS = {"ntu_rgb_d": "upright", "openpose": "st-gcn"}
 ARRAYS = ("data_joint", "data")  # name in 2s-AGCN, in st-gcn
@@ -31,10 +29,7 @@ LOOKED_AT = 200  # clips per array
 PARTS = {"train": "train", "val": "test"}  # prefix of the files -> part of the split
 
 Item = tuple[str, int, str, np.ndarray]  # name, label, part of the split, (3, T, V, M)
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="folder with the .npy and _label.pkl files")
+SOURCE = "folder with the .npy and _label.pkl files"
 
 
 def reader(args: argparse.Namespace) -> Raw:
@@ -125,10 +120,8 @@ def _clip(row: np.ndarray, name: str) -> np.ndarray:
 
 
 def _array(path: Path) -> np.ndarray:
-    try:
+    with reading(path):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except UNREADABLE as error:
-        raise InputError(f"{path}: cannot be read ({reason(error)})") from error
     if array.ndim != 5 or array.shape[1] != 3 or array.dtype.kind != "f" or not len(array):
         raise InputError(f"{path}: is {array.dtype} {array.shape}, not floats (N, 3, T, V, M)")
     return array

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from data.clip_file import SUFFIXES, clips_below, is_hidden
 from data.names import decode_file, natural_order
 from data.readers.splits import PARTS
 from data.store import is_store
 from errors import InputError
-from files import files_below
 
 SEPARATORS = ",;\t"
 # Names that the store itself uses; a column cannot have them.
@@ -37,9 +37,9 @@ class Table:
     other_files: list[str] = field(default_factory=list)  # in class folders, but not clips
 
 
-def read(source: Path, suffixes: Sequence[str]) -> Table:
+def read(source: Path) -> Table:
     """Return the table of a CSV or of a folder of class folders; InputError names the line."""
-    table = _folders(source, suffixes) if source.is_dir() else _csv(source)
+    table = _folders(source) if source.is_dir() else _csv(source)
     first: dict[str, int] = {}
     for row, file in enumerate(table.files):
         if (before := first.setdefault(sample_name(file), row)) != row:
@@ -61,16 +61,13 @@ def _csv(path: Path) -> Table:
     def where(row: int) -> str:
         return f"{path}: line {lines[row]}"
 
-    column = dict(zip(head, zip(*rows))) if rows else {}
-    for row, (file, label) in enumerate(zip(column.get("file", ()), column.get("label", ()))):
-        if not file or not label:
-            raise InputError(f"{where(row)}: file or label is empty")
     if not rows:
         raise InputError(f"{path}: contains no files")
+    column = dict(zip(head, zip(*rows)))
+    for row, (file, label) in enumerate(zip(column["file"], column["label"])):
+        if not file or not label:
+            raise InputError(f"{where(row)}: file or label is empty")
     further = {key: list(column[key]) for key in head if key not in ("", "file", "label", "split")}
-    for key in further:
-        if key in RESERVED:
-            raise InputError(f"{path}: line 1: the column name {key!r} is reserved; rename it")
     return Table(
         folder=path.parent,
         files=[file.replace("\\", "/") for file in column["file"]],
@@ -87,19 +84,13 @@ def _rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     InputError names the line of a quote that is not closed: it would swallow the rows below it.
     """
     lines = decode_file(path).splitlines(True)
-    heads = {separator: _head(lines, separator) for separator in SEPARATORS}
-    separator = next((s for s in SEPARATORS if {"file", "label"} <= set(heads[s])), None)
-    if separator is None:
-        longest: list[str] = max(heads.values(), key=len)
-        shown = ",".join(longest)[:80]
-        raise InputError(f"{path}: line 1: the header is {shown!r}, not file,label[,split]")
-    head = heads[separator]
-    if twice := [key for key in head if key and head.count(key) > 1]:
-        raise InputError(f"{path}: line 1: duplicate column {twice[0]!r}")
+    first = next((line for line in lines if line.strip(SEPARATORS + " \r\n")), "")
+    separator = max(SEPARATORS, key=first.count)
     # A blank after a quote, which `strict` takes for text
     lines = [re.sub(rf'" +(?={separator}|[\r\n]*$)', '"', line) for line in lines]
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
-    rows, line = [], 1
+    head: list[str] = []
+    rows, numbers, line = [], [], 1
     try:
         for row in reader:
             fields = [field.strip() for field in row]
@@ -108,24 +99,30 @@ def _rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
                     f"{path}: line {line}: {broken.splitlines()[0]!r} goes on in the next line, in "
                     "quotes; close the quote, or remove the line break"
                 )
-            if any(fields[len(head) :]):
+            if not head:
+                head = _head(fields, path) if any(fields) else []
+            elif any(fields[len(head) :]):
                 raise InputError(f"{path}: line {line}: has more fields than the header")
-            if any(fields):  # spreadsheets write empty rows
-                rows.append((line, (fields + [""] * len(head))[: len(head)]))
+            elif any(fields):  # spreadsheets write empty rows
+                rows.append((fields + [""] * len(head))[: len(head)])
+                numbers.append(line)
             line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{path}: line {line}: not a CSV ({error})") from None
-    return head, [fields for _, fields in rows[1:]], [line for line, _ in rows[1:]]
+    return head or _head([], path), rows, numbers
 
 
-def _head(lines: list[str], separator: str) -> list[str]:
-    """Return the fields of the first line that has any, in lower case."""
-    try:
-        rows = csv.reader(lines, delimiter=separator, skipinitialspace=True)
-        fields = ([field.strip().lower() for field in row] for row in rows)
-        return next(filter(any, fields), [])
-    except csv.Error:
-        return []
+def _head(fields: list[str], path: Path) -> list[str]:
+    head = [field.lower() for field in fields]
+    if not {"file", "label"} <= set(head):
+        shown = ",".join(head)[:80]
+        raise InputError(f"{path}: line 1: the header is {shown!r}, not file,label[,split]")
+    for key in head:
+        if key and head.count(key) > 1:
+            raise InputError(f"{path}: line 1: duplicate column {key!r}")
+        if key in RESERVED:
+            raise InputError(f"{path}: line 1: the column name {key!r} is reserved; rename it")
+    return head
 
 
 def _parts(words: Sequence[str], where: Callable[[int], str]) -> list[str]:
@@ -144,7 +141,7 @@ def _numbers(values: list[str]) -> list[int] | None:
     return None
 
 
-def _folders(source: Path, suffixes: Sequence[str]) -> Table:
+def _folders(source: Path) -> Table:
     top = _within(source)
     parts = {PARTS.get(folder.name.lower(), "") for folder in top}
     is_split = bool(top) and "" not in parts
@@ -156,14 +153,12 @@ def _folders(source: Path, suffixes: Sequence[str]) -> Table:
         )
     files: list[Path] = []
     for folder in [inner for part in top for inner in _within(part)] if is_split else top:
-        found = _clips_below(folder, suffixes)
-        found = [path for path in found if not _is_hidden(path.relative_to(folder).parts)]
+        found = clips_below(folder)
         if not found:
-            raise InputError(f"{folder}: this class folder has no {', '.join(suffixes)} file")
-        files += sorted(found, key=lambda path: natural_order(path.as_posix()))
+            raise InputError(f"{folder}: this class folder has no {', '.join(SUFFIXES)} file")
+        files += found
     known = set(files)
-    outside = [path for path in _clips_below(source, suffixes) if path not in known]
-    outside = [path for path in outside if not _is_hidden(path.relative_to(source).parts)]
+    outside = [path for path in clips_below(source) if path not in known]
     tables = sorted(source.glob("*.csv"))
     hint = f"; did you mean the table {tables[0]}?" if tables else ""
     if outside:
@@ -174,7 +169,7 @@ def _folders(source: Path, suffixes: Sequence[str]) -> Table:
         raise InputError(f"{source}: has no class folders; give a CSV, or one folder per class")
     within = {folder for path in files for folder in path.parents} - set(source.parents) - {source}
     others = [path for folder in within for path in folder.iterdir() if path.is_file()]
-    others = [path for path in others if path not in known and not _is_hidden([path.name])]
+    others = [path for path in others if path not in known and not is_hidden(Path(path.name))]
     places = [path.relative_to(source).parts for path in files]
     return Table(
         folder=source,
@@ -186,18 +181,8 @@ def _folders(source: Path, suffixes: Sequence[str]) -> Table:
     )
 
 
-def _clips_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """Return the clips in a folder and below it; the arrays of prepared stores are none."""
-    found = [path for path in files_below(folder) if path.suffix in suffixes]
-    return [path for path in found if not is_store(path.parent)]
-
-
 def _within(folder: Path) -> list[Path]:
     """Return the folders in a folder, in natural order, without hidden ones and stores."""
-    folders = [path for path in folder.iterdir() if path.is_dir() and not _is_hidden([path.name])]
-    folders = [path for path in folders if not is_store(path)]
+    folders = [path for path in folder.iterdir() if path.is_dir() and not is_store(path)]
+    folders = [path for path in folders if not is_hidden(path.relative_to(folder))]
     return sorted(folders, key=lambda path: natural_order(path.name))
-
-
-def _is_hidden(parts: Iterable[str]) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts)

@@ -9,7 +9,6 @@ import argparse
 import importlib.util
 import io
 import re
-from pathlib import Path
 
 import numpy as np
 
@@ -23,19 +22,13 @@ NAME = re.compile(r"(a([1-9]\d?)_s([1-9]\d*)_t\d+)_skeleton\.mat")
 NUM_CLASSES = 27
 # Joint v of the layout is joint JOINTS[v] of the file, whose first four joints start at the head.
 JOINTS = (3, 2, 1, 0, *range(4, 20))
-EXAMPLES = {"utd-mhad": "FOLDER_OR_ARCHIVE"}
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "source", type=Path, help=f"folder, zip or tar archive of the *{SUFFIX} files"
-    )
+SOURCE = f"folder, zip or tar archive of the *{SUFFIX} files"
 
 
 def reader(args: argparse.Namespace) -> Raw:
     if importlib.util.find_spec("scipy") is None:
         raise InputError("utd-mhad: reading MATLAB files requires scipy: pip install scipy")
-    return kinect.raw("utd-mhad", list_files(args.source, SUFFIX), read)
+    return kinect.raw("utd-mhad", list_files(SUFFIX, args.source), read)
 
 
 def read(file: File) -> Clip:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import re
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
@@ -25,18 +24,11 @@ LABELS = ("actionLabel_modified.txt", "actionLabel.txt")  # the first existing o
 
 # File of the recording, sample name, label, first and last frame number.
 Item = tuple[File, str, int, int, int]
-EXAMPLES = {"utkinect": "FOLDER_OR_ARCHIVE"}
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "source", type=Path,
-        help="folder, zip or tar archive of the joints_*.txt files and actionLabel.txt",
-    )  # fmt: skip
+SOURCE = "folder, zip or tar archive of the joints_*.txt files and actionLabel.txt"
 
 
 def reader(args: argparse.Namespace) -> Raw:
-    files = {file.name: file for file in list_files(args.source, ".txt")}
+    files = {file.name: file for file in list_files(".txt", args.source)}
     table = next((files[name] for name in LABELS if name in files), None)
     if table is None:
         raise InputError(f"{args.source}: lacks {LABELS[1]}, the frame ranges of the actions")

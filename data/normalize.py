@@ -7,8 +7,9 @@ of stores and in checkpoints to functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -200,11 +201,12 @@ NORMALIZATIONS: dict[str, Callable[[np.ndarray, Terms], np.ndarray]] = {
     "none": _unchanged,
 }
 # `--normalize` of 3D clips as PYSKL has them -> the normalization.
-OF_PYSKL = {"upright": "upright", "centered": "unaligned"}
+OF_PYSKL = {"upright": "upright", "centered": "unaligned", "centred": "unaligned"}
 # Normalizations that scale by the image size -> half of the image width and height afterwards.
 HALF_WIDTHS = {"image": 1.0, "st-gcn": 0.5}
 # The normalization of a layout's published data.
 USUAL = {"ntu_rgb_d": "upright", "nw_ucla": "nw-ucla", "coco": "image", "openpose": "st-gcn"}
+EARLIER_NAMES = {"centred": "centered"}
 
 
 def apply(name: str, joints: np.ndarray, terms: Terms) -> np.ndarray:
@@ -233,3 +235,17 @@ def origin(name: str | None, num_joints: int, center: int | None) -> int | None:
         "centered": center,
     }
     return joints.get(name)
+
+
+def canonical(name: str) -> str:
+    """Return the current name of a normalization, which can be a name of an earlier version."""
+    return EARLIER_NAMES.get(name, name)
+
+
+def name_in(facts: Mapping[str, Any]) -> str | None:
+    """Return the normalization in the facts of a meta.json or a checkpoint, or None.
+
+    Earlier versions wrote it with the key `normalisation`.
+    """
+    name = facts.get("normalization") or facts.get("normalisation")
+    return canonical(name) if name else None

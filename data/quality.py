@@ -33,7 +33,7 @@ class Reading:
     ) -> Reading:
         """Return the interpretation of clips with shape (M, V, C); `meta` as in meta.json."""
         skeleton, (_, num_joints, channels) = graph.load(layout), shape
-        normalization = meta.get("normalization")
+        normalization = normalize.name_in(meta)
         return cls(
             skeleton.name,
             skeleton.confidence or channels == 2,

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 import graph
-from data import measure
+from data import measure, normalize
 from data.quality import Figures, Quality, Reading, figures
 from data.readers import EXAMPLES
 from errors import InputError, nearest
@@ -101,7 +101,7 @@ class Store:
     @property
     def normalization(self) -> str | None:
         """The normalization of the clips, a key of normalize.NORMALIZATIONS; None if unknown."""
-        return self.meta.get("normalization")
+        return normalize.name_in(self.meta)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -328,8 +328,9 @@ def _refuse_foreign(path: Path, meta: dict[str, Any]) -> None:
         before = json.loads((path / "meta.json").read_text(encoding="utf-8")).get("source")
     except (ValueError, AttributeError):  # of a damaged store nothing is lost
         return
-    now = meta.get("source")
-    if before and now and set(before) != set(now):
+    then, now = (list(map(Path, said or ())) for said in (before, meta.get("source")))
+    known = all(path.is_absolute() for path in then)  # earlier versions wrote them as typed
+    if then and now and known and set(then) != set(now):
         raise InputError(
             f"--out {path}: contains a store of {', '.join(before)}, which would be replaced; name "
             "all sources in one command, give a new folder, or remove that one"

@@ -105,7 +105,7 @@ class InputSpec:
         """Return the input of a network, from its attributes and the facts about its training data:
         `normalization`, `centre`, `class_names` and `size`, of which any may be missing."""
         skeleton = model.skeleton
-        normalization = facts.get("normalization") or normalize.USUAL.get(skeleton.name, "none")
+        normalization = normalize.name_in(facts) or normalize.USUAL.get(skeleton.name, "none")
         return cls(
             skeleton,
             model.num_person,

@@ -16,6 +16,7 @@ import torch
 import graph
 from data import long_tail, protocols
 from data.measure import Size, compare, is_impossible
+from data.normalize import name_in
 from data.store import Store, copies, keys
 from engine.config import Config, from_mapping
 from engine.run import RunFolder
@@ -249,7 +250,7 @@ def check_store(state: dict[str, Any], store: Store, num_class: int, path: Path)
 
 def _normalization(facts: dict[str, Any]) -> str | None:
     """Return what a checkpoint or a meta.json says of normalization, with the joint it is at."""
-    name = facts.get("normalization")
+    name = name_in(facts)
     return f"centered (joint {facts.get('centre')})" if name == "centered" else name
 
 

@@ -13,6 +13,7 @@ from errors import InputError, nearest
 FOLDER = Path(__file__).parent
 LAYOUTS = tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 SUFFIXES = (".yaml", ".yml")  # of layout files
+EARLIER_KEYS = {"centre": "center"}  # still accepted in layout files
 PARTS = ("left arm", "right arm", "left leg", "right leg", "torso")
 
 
@@ -57,6 +58,9 @@ def _skeleton(table: Any, stem: str) -> Skeleton:
     """Return the layout in a parsed file, validated; ValueError names the wrong key."""
     if not isinstance(table, dict):
         raise ValueError("expected keys such as edges, parent, flip, upper and center")
+    for earlier, key in EARLIER_KEYS.items():
+        if earlier in table and key not in table:
+            table[key] = table.pop(earlier)
     known = [field.name for field in fields(Skeleton)]
     for key in table:
         if key not in known:

@@ -108,7 +108,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = []
     with StoreWriter(
         root / "store", "ntu_rgb_d", ["wave", "kick", "bow", "sit"], (2, 25, 3),
-        normalization="centered", centre=20,
+        normalisation="centred", centre=20,
     ) as out:  # fmt: skip
         for subject in (1, 2):
             for take in range(12):

@@ -658,7 +658,7 @@ def test_a_share_beyond_the_clip_is_refused():
 def test_pixels_are_not_mirrored_about_their_corner():
     store = make_store(random_clips([9], joints=17), "coco")
     Feeder(store, [0], train=True, augmentation=Augmentation(mirror=True))
-    store.meta["normalization"] = "pixels"
+    store.meta["normalisation"] = "pixels"
     Feeder(store, [0], augmentation=Augmentation(mirror=True))  # in testing nothing is mirrored
     with pytest.raises(InputError, match=r"feeder_args\.mirror: made-up contains pixels"):
         Feeder(store, [0], train=True, augmentation=Augmentation(mirror=True))

@@ -25,7 +25,7 @@ NEW = ["jump", "fall", "clap"]
 
 def write_store(folder, names, persons=1, **meta):
     random = np.random.default_rng(1)
-    meta = {"normalization": "centered", "centre": 20} | meta
+    meta = {"normalisation": "centred", "centre": 20} | meta
     with StoreWriter(folder, "ntu_rgb_d", names, (persons, 25, 3), **meta) as out:
         for number in range(8 * len(names)):
             label, train = number % len(names), number // len(names) < 5
@@ -198,7 +198,7 @@ def test_another_number_of_classes_is_refused(whole, tiny, tmp_path, capsys):
 
 
 def test_clips_of_another_normalization_are_refused(whole, tmp_path, capsys):
-    store = write_store(tmp_path / "upright", NEW, normalization="pyskl")
+    store = write_store(tmp_path / "upright", NEW, normalisation="pyskl")
     assert run_command(main.main, argv_of(store, tmp_path / "run", whole / "best.pt")) == 2
     assert re.search("best.pt: was trained on clips of normalization", capsys.readouterr().err)
 

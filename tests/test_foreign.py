@@ -176,7 +176,7 @@ def test_weights_of_another_variant_are_not_loaded_into_a_network(original, name
 def test_a_layout_that_is_not_known_is_given(tmp_path):
     """Of 15 joints, in PYSKL's names; the rest is still what the weights show."""
     table = {"edges": [[v, v - 1] for v in range(1, 15)], "parent": [0, *range(14)],
-             "flip": list(range(15)), "upper": [1], "center": 0}  # fmt: skip
+             "flip": list(range(15)), "upper": [1], "centre": 0}  # fmt: skip
     layout, path = tmp_path / "mine.yaml", tmp_path / "weights.pt"
     layout.write_text(yaml.safe_dump(table))
     small = {"num_blocks": 2, "inflate": [2], "down": [2], "base_channels": 8, "num_class": 3}

@@ -76,6 +76,15 @@ def test_layout_file(tmp_path):
     ]
 
 
+def test_earlier_key_centre_is_accepted(tmp_path):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(a_layout(center=None, centre=2)))
+    assert graph.load(file).center == 2
+    file.write_text(yaml.safe_dump(a_layout(center=1, centre=2)))
+    with pytest.raises(InputError, match="unknown key 'centre'"):
+        graph.load(file)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -185,5 +185,8 @@ def test_centered_with_unseen_center_at_start_of_nw_ucla_clips(
         np.testing.assert_allclose(normalize.centered(lost, 2)[seen], moved[seen], atol=1e-5)
 
 
-def test_usual_normalizations_are_known() -> None:
+def test_normalization_names_of_earlier_versions() -> None:
+    assert normalize.name_in({"normalisation": "centred"}) == "centered"
+    assert normalize.name_in({"normalization": "upright"}) == "upright"
+    assert normalize.name_in({"normalisation": None}) is None
     assert set(normalize.USUAL.values()) <= set(normalize.NORMALIZATIONS)

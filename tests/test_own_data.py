@@ -40,7 +40,7 @@ def clips(tmp_path: Path) -> Path:
 
 
 def custom(folder: Path, *more: object, source: str = "labels.csv") -> list[object]:
-    argv = [folder / source, "--layout", "ntu_rgb_d", "--normalize", "none", "--out", folder / "s"]
+    argv = [folder / source, "--layout", "ntu_rgb_d", "--normalise", "none", "--out", folder / "s"]
     return ["custom", *argv, *more]
 
 
@@ -374,14 +374,14 @@ def test_pickled_objects_are_rejected_and_image_size_is_read(clips: Path, capsys
     fails(capsys, "not --image-size 480 640", *argv, "--image-size", 480, 640)
     fails(
         capsys, "--image-size: applies only to --normalize image, not none", *argv,
-        "--image-size", 200, 400, "--normalize", "none",
+        "--image-size", 200, 400, "--normalise", "none",
     )  # fmt: skip
 
 
 def test_two_channels_are_scaled_by_image_size(clips: Path) -> None:
     layout = json.dumps({
         "name": "stick", "joints": ["a", "b"], "edges": [[1, 0]], "parent": [0, 0], "flip": [0, 1],
-        "upper": [1], "center": 0,
+        "upper": [1], "centre": 0,
     })  # fmt: skip
     (clips / "stick.yaml").write_text(layout)
     np.save(clips / "clips/0.npy", np.full((3, 2, 2), 50.0))

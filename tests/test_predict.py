@@ -896,10 +896,11 @@ def test_a_network_of_pixels_refuses_scaled_positions(coco, tmp_path):
 
 def test_a_normalization_that_is_not_known_is_refused(small, tmp_path):
     state = checkpoint.read(small[0])
-    checkpoint.save(tmp_path / "m.pt", {**state, "normalization": "mine"})
-    with pytest.raises(InputError, match="normalization 'mine' is not one of upright, "):
-        Recognizer.load(tmp_path / "m.pt", device="cpu")(walk())
-    checkpoint.save(tmp_path / "m.pt", {**state, "normalization": "centered", "centre": 20})
+    for key in ("normalization", "normalisation"):
+        checkpoint.save(tmp_path / "m.pt", {**state, key: "mine"})
+        with pytest.raises(InputError, match="normalization 'mine' is not one of upright, "):
+            Recognizer.load(tmp_path / "m.pt", device="cpu")(walk())
+    checkpoint.save(tmp_path / "m.pt", {**state, "normalisation": "centred", "centre": 20})
     recognizer = Recognizer.load(tmp_path / "m.pt", device="cpu")
     (window,) = recognizer.prepare(walk(), "a").windows
     np.testing.assert_allclose(window[:, 0], (walk() - walk()[0, 0, 20])[:, 0], atol=1e-6)

@@ -89,9 +89,10 @@ def test_ntu_store(raw: Path, tmp_path: Path) -> None:
     assert not store.clip(0)[:, 1].any()
 
 
-def test_ntu_clips_can_be_centered_without_a_rotation(raw: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("word", ["centered", "centred"])
+def test_ntu_clips_can_be_centered_without_a_rotation(raw: Path, tmp_path: Path, word) -> None:
     """Joint 1 of the first frame is the origin; directions are those of the file."""
-    assert run("ntu", raw, "--out", tmp_path / "ntu", "--normalize", "centered") == 0
+    assert run("ntu", raw, "--out", tmp_path / "ntu", "--normalize", word) == 0
     store = Store.open(tmp_path / "ntu")
     assert store.normalization == "unaligned"
     written = person(0, 20)

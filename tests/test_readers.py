@@ -487,7 +487,7 @@ edges: [[1, 0], [2, 1], [3, 1], [4, 1]]
 parent: [0, 0, 1, 1, 1]
 flip: [0, 1, 2, 4, 3]
 upper: [1, 2, 3, 4]
-center: 1
+centre: 1
 """
 
 
@@ -543,23 +543,23 @@ def test_custom_reader_rejects_impossible_options(own: Path, capsys) -> None:
     table.write_text("file,label\nclips/a.npy,1\n")
     argv = ["custom", table, "--out", own / "s", "--layout"]
     for more, words in [
-        (["coco", "--normalize", "upright"], "coco has 2D poses"),
-        (["coco", "--normalize", "centered"], "coco has 2D poses"),
+        (["coco", "--normalise", "upright"], "coco has 2D poses"),
+        (["coco", "--normalise", "centred"], "coco has 2D poses"),
         (
             ["coco", "--image-size", 0, 640],
             "--image-size: must be height and width in pixels, not [0, 640]",
         ),
-        (["coco", "--normalize", "none", "--persons", 0], "--persons: must be at least 1, not 0"),
-        (["coco", "--normalize", "none", "--channels", 5], "--channels"),
-        ([own / "stick.yaml", "--normalize", "upright"], "--normalize upright: needs"),
-        (["h36m", "--normalize", "upright"], "--normalize upright: needs"),  # other joints
-        (["coco", "--normalize", "none", "--chanels", 3], "did you mean --channels?"),
+        (["coco", "--normalise", "none", "--persons", 0], "--persons: must be at least 1, not 0"),
+        (["coco", "--normalise", "none", "--channels", 5], "--channels"),
+        ([own / "stick.yaml", "--normalise", "upright"], "--normalize upright: needs"),
+        (["h36m", "--normalise", "upright"], "--normalize upright: needs"),  # other joints
+        (["coco", "--normalise", "none", "--chanels", 3], "did you mean --channels?"),
     ]:
         fails(capsys, words, *argv, *more)
     table.write_text("file,label\nclips/b.npz,1\n")
-    fails(capsys, "b.npz: has layout openpose, not coco", *argv, "coco", "--normalize", "none")
+    fails(capsys, "b.npz: has layout openpose, not coco", *argv, "coco", "--normalise", "none")
     np.savez(own / "clips/b.npz", np.ones((3, 17, 3)), np.ones(4))
-    fails(capsys, "b.npz: contains ['arr_0', 'arr_1']", *argv, "coco", "--normalize", "none")
+    fails(capsys, "b.npz: contains ['arr_0', 'arr_1']", *argv, "coco", "--normalise", "none")
     assert not (own / "s").exists()
 
 

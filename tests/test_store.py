@@ -107,7 +107,7 @@ def test_error_removes_partial_store_and_keeps_older_store(tmp_path: Path) -> No
 
 def test_a_store_of_another_source_is_not_replaced(tmp_path: Path) -> None:
     """As when the second half of a data set is given to a command of its own."""
-    for source in (["/a.zip"], ["/a.zip"]):  # the same again
+    for source in (["b.zip"], ["/a.zip"], ["/a.zip"]):  # of an unknown folder; the same again
         with StoreWriter(tmp_path / "s", "ntu_rgb_d", CLASSES, SHAPE, source=source) as writer:
             writer.add("clip", 0, clip(0, 4))
     with pytest.raises(InputError, match=r"contains a store of .*a.zip, which would be replaced"):
@@ -348,6 +348,15 @@ def test_reading_origin_equals_joint_at_zero_for_each_normalization(tmp_path: Pa
         zero = np.flatnonzero(~store.clip(0)[0, 0].any(axis=-1)).tolist()
         assert zero == ([] if store.reading.origin is None else [store.reading.origin])
         assert measure.seen(store.clip(0), store.reading.origin).all()
+
+
+def test_store_of_earlier_version_is_read(tmp_path: Path) -> None:
+    with StoreWriter(
+        tmp_path / "s", "ntu_rgb_d", CLASSES, (1, 25, 3), normalisation="centred", centre=20
+    ) as writer:
+        writer.add("a", 0, body(1))
+    store = Store.open(tmp_path / "s")
+    assert (store.normalization, store.reading.origin) == ("centered", 20)
 
 
 def test_large_index_opens_quickly(tmp_path: Path) -> None:

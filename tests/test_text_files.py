@@ -46,7 +46,7 @@ def test_full_run_in_c_locale(tmp_path):
     """Training, fusion and report with non-ASCII class names under LC_ALL=C."""
     names = ["\u4e3e\u624b", "\u00e9ternuer"]
     with StoreWriter(
-        tmp_path / "store", "ntu_rgb_d", names, (2, 25, 3), normalization="centered", centre=20
+        tmp_path / "store", "ntu_rgb_d", names, (2, 25, 3), normalisation="centred", centre=20
     ) as out:
         for subject in (1, 2):
             for take in range(4):

@@ -40,7 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--channels", type=int, choices=(2, 3), default=3, help="channels per joint (default: 3)"
     )
     parser.add_argument(
-        "--normalize", choices=NORMALIZATIONS,
+        "--normalize", "--normalise", type=normalize.canonical, choices=NORMALIZATIONS,
         help="upright (default for ntu_rgb_d), centered (default for other 3D layouts), "
         "image (pixels to [-1, 1]; default for 2D layouts), none",
     )  # fmt: skip

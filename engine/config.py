@@ -233,7 +233,7 @@ def from_mapping(values: Mapping[str, Any], where: str = "configuration") -> Con
             raise InputError(f"{where}: {key} must be {allowed}, not {value}")
     for key in ("class_weights", "classifier", "auxiliary_loss"):
         if getattr(config, key) is None and getattr(config, f"{key}_args"):
-            raise InputError(f"{where}: {key}_args: not used, as {key} is null; remove them")
+            raise InputError(f"{where}: {key}_args: not used, because {key} is null; remove them")
     shots = config.shots
     if isinstance(shots, list) and not (len(shots) == 2 and shots[0] >= shots[1] >= 0):
         raise InputError(f"{where}: shots must be [many, few], falling, or auto, not {shots}")

@@ -98,15 +98,18 @@ def counts(
     return kept
 
 
-def draw(labels: np.ndarray, kept: np.ndarray, random: np.random.RandomState) -> np.ndarray:
-    """Return positions in a training list with labels (n,): kept[c] of each class c.
+def draw(
+    labels: np.ndarray, kept: np.ndarray, random: np.random.RandomState | None = None
+) -> np.ndarray:
+    """Return positions in a training list with labels (n,): the first kept[c] of each class c.
 
-    Classes are processed in label order; one generator shuffles all of them.
+    Classes are processed in label order; one generator, if given, shuffles all of them first.
     """
     drawn = []
     for label, number in enumerate(kept):
         members = np.flatnonzero(labels == label)
-        random.shuffle(members)
+        if random is not None:
+            random.shuffle(members)
         drawn.append(members[:number])
     return np.concatenate(drawn)
 
@@ -345,8 +348,7 @@ def shipped_part(protocol: str, kept: np.ndarray) -> list[str]:
             f"{protocol}: the included lists have at most {has[label]} samples of class {label}, "
             f"not {kept[label]}; use --imbalance 10 or more, or --own-order for a list of your own"
         )
-    place = np.arange(len(whole.labels)) - (np.cumsum(has) - has)[whole.labels]
-    return whole.names[place < kept[whole.labels]].tolist()
+    return whole.names[draw(whole.labels, kept)].tolist()
 
 
 def main(argv: list[str]) -> None:

@@ -276,10 +276,6 @@ class StoreWriter:
         if bodies := self.quality().size:
             self.meta["size"] = [bodies.low, bodies.median, bodies.high]
         write_json(self.partial / "meta.json", self.meta)
-        self._take_place()
-
-    def _take_place(self) -> None:
-        """Rename the finished folder to its path; an older store is removed."""
         older = self.path.with_name(f".{self.path.name}.{os.getpid()}.older")
         if self.path.exists():
             self.path.rename(older)

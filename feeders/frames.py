@@ -1,13 +1,11 @@
 """Frame choice: the indices of the frames of a clip that the network is given.
 
 `Uniform` (the default) and `Even` (NW-UCLA) are the two policies. In testing the choice depends
-only on the length of the clip, so a `Table` contains indices per distinct length; in training it is
-drawn for the whole batch.
+only on the length of the clip; in training it is drawn for the whole batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,16 +143,3 @@ def sorted_draw(lengths: torch.Tensor, drawn: torch.Tensor, frames: int) -> torc
     again = torch.nn.functional.pad(member[:, 1:] == member[:, :-1], (1, 0))
     first = order.masked_fill(again, drawn.shape[1]).argsort(stable=True)[:, :frames]
     return (member.gather(1, first) % lengths[:, None]).sort().values[:, None]
-
-
-class Table:
-    """The test frames of many clips, computed once per distinct length."""
-
-    def __init__(self, lengths: torch.Tensor, choose: Callable[[int], np.ndarray]) -> None:
-        """`choose(length)` returns the (S, T) indices; `lengths` (n,) are those of all clips."""
-        distinct, self.entry = lengths.unique(return_inverse=True)
-        self.indices = torch.from_numpy(np.stack([choose(n) for n in distinct.tolist()]))
-
-    def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return the (N, S, T) indices of the clips at positions `rows`."""
-        return self.indices[self.entry[rows]]

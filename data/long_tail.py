@@ -114,12 +114,12 @@ def draw(
     return np.concatenate(drawn)
 
 
-def _rows_of(samples: Store | Samples, names: list[str], source: str | Path) -> np.ndarray:
+def _rows_of(samples: Samples, names: list[str], source: str | Path) -> np.ndarray:
     """Return the rows of names; InputError gives the number of absent names, and a reason."""
     rows = {name: row for row, name in enumerate(samples.names.tolist())}
     absent = [name for name in names if name not in rows]
     if absent:
-        left_out = getattr(samples, "meta", {}).get("left_out", {})
+        left_out = samples.meta.get("left_out", {})
         reasons = [_why_absent(name, left_out) for name in absent]
         known = sum(reason is not None for reason in reasons)
         listed = f"; left_out of its meta.json lists {known} of them" if left_out else ""
@@ -193,7 +193,7 @@ def training_rows(
     return _training_list(store, rows, made)
 
 
-def _training_list(store: Store | Samples, rows: np.ndarray, made: str = "") -> TrainingList:
+def _training_list(store: Samples, rows: np.ndarray, made: str = "") -> TrainingList:
     key = digest(store.names[rows].tolist())
     return TrainingList(rows, key, PUBLISHED.get(key), made)
 
@@ -229,7 +229,7 @@ def _make_missing(
     return f"{path} was missing and has been generated: {describe(drawn, store, imbalance)}"
 
 
-def describe(drawn: TrainingList, samples: Store | Samples, imbalance: float) -> str:
+def describe(drawn: TrainingList, samples: Samples, imbalance: float) -> str:
     """Return a line with the size of a list, its imbalance, and whether it is published."""
     per_class = np.bincount(samples.labels[drawn.rows])
     per_class = per_class[per_class > 0]
@@ -245,7 +245,7 @@ def describe(drawn: TrainingList, samples: Store | Samples, imbalance: float) ->
 
 
 def make_list(
-    store: Store | Samples,
+    store: Samples,
     protocol: str,
     imbalance: float,
     profile: str = "exp",
@@ -277,7 +277,7 @@ def make_list(
         n_max = rule.n_max
 
     def where(label: int) -> str:
-        known = getattr(store, "class_names", [])
+        known = store.meta.get("class_names", [])
         called = f" ({known[label]})" if label < len(known) else ""
         return f"{store.path}: class {label}{called}"
 
@@ -331,8 +331,8 @@ def shipped(protocol: str) -> Samples:
     path = LISTS / SHIPPED[protocol]
     content = path.read_bytes()
     names = (lzma.decompress(content) if path.suffix == ".xz" else content).decode().split()
-    labels = [sample_names.parse(name)[0] for name in names]
-    return Samples(path, np.array(names), np.array(labels, np.int64), {})
+    labels = np.array([sample_names.parse(name)[0] for name in names], np.int64)
+    return Samples(path=path, names=np.array(names), labels=labels)
 
 
 def shipped_part(protocol: str, kept: np.ndarray) -> list[str]:
@@ -384,7 +384,7 @@ def main(argv: list[str]) -> None:
     print(f"{args.out}: {describe(drawn, samples, args.imbalance)}")
 
 
-def _samples(path: Path | None, benchmark: str, is_own: bool) -> Store | Samples:
+def _samples(path: Path | None, benchmark: str, is_own: bool) -> Samples:
     """Return the samples of a store or of a file of names, otherwise those of an included list.
 
     `is_own`: the requested list is not an included one.

@@ -25,6 +25,7 @@ import numpy as np
 
 import graph
 from data import measure
+from data.names import Samples
 from data.quality import Figures, Quality, Reading, figures
 from data.readers import EXAMPLES
 from errors import InputError, nearest
@@ -37,18 +38,13 @@ SAMPLED_FRAMES = 256  # of the fingerprint
 INDEX = ("names", "labels", "starts", "lengths")
 
 
-@dataclass(frozen=True)
-class Store:
+@dataclass(frozen=True, kw_only=True)
+class Store(Samples):
     """An open store; `Store.open(path)` validates it without reading the joints."""
 
-    path: Path
     joints: np.ndarray  # (F, M, V, C) float32, memory-mapped
-    names: np.ndarray  # (N,) str
-    labels: np.ndarray  # (N,) int64
     starts: np.ndarray  # (N,) int64, first frame of each clip
     lengths: np.ndarray  # (N,) int64, frames of each clip
-    columns: dict[str, np.ndarray]  # each (N,): subject, camera, setup, list_index, split
-    meta: dict[str, Any]
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
@@ -65,9 +61,8 @@ class Store:
             with np.load(path / "index.npz", allow_pickle=False) as file:
                 index = {key: file[key] for key in file.files}
             joints = np.load(path / "joints.npy", mmap_mode="r", allow_pickle=False)
-            store = cls(
-                path, joints, **{key: index.pop(key) for key in INDEX}, columns=index, meta=meta
-            )
+            own = {key: index.pop(key) for key in INDEX}
+            store = cls(path=path, joints=joints, **own, columns=index, meta=meta)
             store._check()
         except UNREADABLE as error:
             reason = " ".join(str(error).split())

@@ -179,9 +179,8 @@ def training_rows(
     shuffle = seed if is_template and "{seed}" in training_list else None
     made = ""
     if not path.is_file():
-        if not make or not is_template:
-            raise InputError(_way_to(path, protocol, store.path, imbalance, fold, shuffle))
-        made = _make_missing(path, store, protocol, imbalance, fold, shuffle)
+        make = make and is_template
+        made = _make_missing(path, store, protocol, imbalance, fold, shuffle, make)
     rows = _rows_of(store, sample_names.read(path), path)
     foreign = rows[~np.isin(rows, train)]
     if len(foreign):
@@ -198,25 +197,25 @@ def _training_list(store: Samples, rows: np.ndarray, made: str = "") -> Training
     return TrainingList(rows, key, PUBLISHED.get(key), made)
 
 
-def _way_to(
-    path: Path, protocol: str, store: Path, imbalance: float, fold: str | None, shuffle: int | None
-) -> str:
-    """Return the error message for a missing list, with the command that generates it."""
-    command = (
-        f"python -m data.long_tail {protocols.resolve(protocol)} --names {shlex.quote(str(store))} "
-        f"--imbalance {imbalance:g} --out {shlex.quote(str(path))}"
-    )
-    command += f" --fold {fold}" if fold else ""
-    command += f" --shuffle-classes {shuffle}" if shuffle is not None else ""
-    return f"training_list: {path} is missing; make it with `{command}`"
-
-
 def _make_missing(
-    path: Path, store: Store, protocol: str, imbalance: float, fold: str | None, shuffle: int | None
-) -> str:
-    """Write a missing list, return a message; InputError if it differs from the published list."""
+    path: Path, store: Store, protocol: str, imbalance: float, fold: str | None,
+    shuffle: int | None, make: bool,
+) -> str:  # fmt: skip
+    """Write a missing list, return a message.
+
+    InputError if it differs from the published list, or with the command for it without `make`.
+    """
+    name = protocols.resolve(protocol)
+    if not make:
+        command = (
+            f"python -m data.long_tail {name} --names {shlex.quote(str(store.path))} "
+            f"--imbalance {imbalance:g} --out {shlex.quote(str(path))}"
+        )
+        command += f" --fold {fold}" if fold else ""
+        command += f" --shuffle-classes {shuffle}" if shuffle is not None else ""
+        raise InputError(f"training_list: {path} is missing; make it with `{command}`")
     drawn = make_list(store, protocol, imbalance, fold=fold, shuffle_classes=shuffle)
-    known = f"{protocols.resolve(protocol)} {imbalance:g}"
+    known = f"{name} {imbalance:g}"
     is_plain = fold is None and shuffle is None
     if is_plain and known in PUBLISHED.values() and drawn.published != known:
         raise InputError(
@@ -372,30 +371,24 @@ def main(argv: list[str]) -> None:
     add("--own-order", action="store_true",
         help="generate a list in name order instead of using the included list")  # fmt: skip
     args = parser.parse_args(argv)
+    protocols.get(args.benchmark)  # an unknown benchmark is reported first
+    samples: Samples
     if args.names is not None:
         check_output("--out", args.out, args.names)
-    is_own = args.own_order or args.fold is not None or args.shuffle_classes is not None
-    samples = _samples(args.names, args.benchmark, is_own)
+        is_store = args.names.is_dir()
+        samples = Store.open(args.names) if is_store else sample_names.samples(args.names)
+    else:
+        name = protocols.resolve(args.benchmark)
+        is_own = args.own_order or args.fold is not None or args.shuffle_classes is not None
+        if name not in SHIPPED or is_own:
+            raise InputError("--names: give the store to draw from, or a file of sample names")
+        samples = shipped(name)
     drawn = make_list(
         samples, args.benchmark, args.imbalance, args.profile, args.n_max, args.own_order,
         args.fold, args.shuffle_classes,
     )  # fmt: skip
     write_text(args.out, "\n".join(samples.names[drawn.rows].tolist()))
     print(f"{args.out}: {describe(drawn, samples, args.imbalance)}")
-
-
-def _samples(path: Path | None, benchmark: str, is_own: bool) -> Samples:
-    """Return the samples of a store or of a file of names, otherwise those of an included list.
-
-    `is_own`: the requested list is not an included one.
-    """
-    if path is not None:
-        return Store.open(path) if path.is_dir() else sample_names.samples(path)
-    protocols.get(benchmark)  # an unknown benchmark is reported first
-    name = protocols.resolve(benchmark)
-    if name not in SHIPPED or is_own:
-        raise InputError("--names: give the store to draw from, or a file of sample names")
-    return shipped(name)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -184,11 +183,10 @@ class StoreWriter:
             **meta,
         }
         self.reading = Reading.of(layout, shape, meta)
-        self.figures: list[Figures] = []  # of each clip
-        self.rows: list[tuple[str, int, int]] = []  # name, label, length
+        self.labels: dict[str, int] = {}  # name -> label
+        self.lengths: list[int] = []  # frames of each clip
         self.columns: dict[str, list[Any]] = defaultdict(list)
-        self.seen: set[str] = set()
-        self.frames = 0
+        self.figures: list[Figures] = []  # of each clip
         _refuse_foreign(self.path, self.meta)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(self.path)
@@ -202,7 +200,7 @@ class StoreWriter:
     def _write_header(self) -> int:
         """Write the header of joints.npy for the current number of frames; return its size."""
         self.file.seek(0)
-        shape = (self.frames, *self.shape)
+        shape = (sum(self.lengths), *self.shape)
         # NumPy pads the header, so its size does not change when the first axis grows.
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self.file, header)
@@ -221,11 +219,11 @@ class StoreWriter:
         num_class = len(self.meta["class_names"])
         if not 0 <= label < num_class:
             raise InputError(f"{name}: label {label} exceeds the {num_class} classes")
-        if name in self.seen:
+        if name in self.labels:
             raise InputError(f"{name}: duplicate name")
         if frames < 1:
             raise InputError(f"{name}: has no frames")
-        if self.rows and columns.keys() != self.columns.keys():
+        if self.labels and columns.keys() != self.columns.keys():
             raise InputError(f"{name}: has columns {sorted(columns)}, not {sorted(self.columns)}")
         if not np.isfinite(joints).all():
             raise InputError(f"{name}: has a joint that is NaN or infinite")
@@ -236,10 +234,9 @@ class StoreWriter:
             measure.check_scaled(block, name, self.reading.half_width, fix)
         with _naming(self.path):
             self.file.write(block.data)
-        self.frames += frames
-        self.seen.add(name)
+        self.labels[name] = int(label)
+        self.lengths.append(frames)
         self.figures.append(figures(name, block, self.reading))
-        self.rows.append((name, int(label), frames))
         for key, value in columns.items():
             self.columns[key].append(value)
 
@@ -249,19 +246,18 @@ class StoreWriter:
 
     def close(self) -> None:
         """Complete the store and rename it to its path; InputError if it has no clips."""
-        if not self.rows:
+        if not self.labels:
             raise InputError(f"{self.path}: no usable samples, so no store was written")
-        size = self.file.tell() - self.frames * int(np.prod(self.shape)) * 4
+        size = self.file.tell() - sum(self.lengths) * int(np.prod(self.shape)) * 4
         if self._write_header() != size:
             raise RuntimeError("the header of joints.npy changed its size")
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
-        names, labels, frames = zip(*self.rows)
-        lengths = np.array(frames, np.int64)
+        lengths = np.array(self.lengths, np.int64)
         index: dict[str, Any] = {
-            "names": np.array(names),
-            "labels": np.array(labels, np.int64),
+            "names": np.array(list(self.labels)),
+            "labels": np.array(list(self.labels.values()), np.int64),
             "starts": np.cumsum(lengths) - lengths,
             "lengths": lengths,
         }
@@ -281,12 +277,7 @@ class StoreWriter:
     def __enter__(self) -> StoreWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         try:
             with _naming(self.path), self.file:
                 if kind is None:

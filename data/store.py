@@ -225,8 +225,7 @@ class StoreWriter:
             raise InputError(f"{name}: has no frames")
         if self.labels and columns.keys() != self.columns.keys():
             raise InputError(f"{name}: has columns {sorted(columns)}, not {sorted(self.columns)}")
-        if not np.isfinite(joints).all():
-            raise InputError(f"{name}: has a joint that is NaN or infinite")
+        measure.check_finite(joints, name)
         block = np.zeros((frames, *self.shape), "<f4")
         block[:, :persons] = joints
         if self.reading.half_width:

@@ -15,7 +15,7 @@ import numpy as np
 import flags
 import graph
 from data import clip_file, measure, normalize
-from data.readers.pose_json import missing_frames, read_openpose
+from data.readers.pose_json import read_openpose
 from errors import InputError, Parser, run_command
 from files import check_output, check_outputs, replacing
 
@@ -179,18 +179,13 @@ def convert_file(
 ) -> None:
     """Convert a clip, or OpenPose's folder, and print what was written; `size` as in `convert`,
     None for that in the file, which it must not contradict."""
-    if source.is_dir():
-        joints = clip_file.as_clip(read_openpose(source), str(source), nan)
-        if gaps := missing_frames(source):
-            print(gaps, file=sys.stderr)
-    else:
-        clip = clip_file.read(source, nan)
-        if clip.layout in graph.LAYOUTS and FORMS[form] != graph.load(clip.layout).joints:
-            raise InputError(f"{source}: has layout {clip.layout}, not joints of --from {form}")
-        joints, size = clip.joints, clip.image_size_or(size, source)
-        if clip.doubt:
-            print(f"{source}: {clip.doubt}", file=sys.stderr)
-    joints = convert(joints, form, layout, size, str(source))
+    clip = read_openpose(source) if source.is_dir() else clip_file.read(source, nan)
+    if clip.layout in graph.LAYOUTS and FORMS[form] != graph.load(clip.layout).joints:
+        raise InputError(f"{source}: has layout {clip.layout}, not joints of --from {form}")
+    if clip.doubt:
+        print(f"{source}: {clip.doubt}", file=sys.stderr)
+    joints = clip_file.as_clip(clip.joints, str(source), nan)
+    joints = convert(joints, form, layout, clip.image_size_or(size, source), str(source))
     with replacing(target) as file:
         np.savez(file, joints=joints, layout=np.array(layout))
     frames, persons, *_ = joints.shape

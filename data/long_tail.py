@@ -98,25 +98,28 @@ def counts(
     return kept
 
 
-def draw(labels: np.ndarray, kept: np.ndarray, random: np.random.RandomState) -> np.ndarray:
-    """Return positions in a training list with labels (n,): kept[c] of each class c.
+def draw(
+    labels: np.ndarray, kept: np.ndarray, random: np.random.RandomState | None = None
+) -> np.ndarray:
+    """Return positions in a training list with labels (n,): the first kept[c] of each class c.
 
-    Classes are processed in label order; one generator shuffles all of them.
+    Classes are processed in label order; one generator, if given, shuffles all of them first.
     """
     drawn = []
     for label, number in enumerate(kept):
         members = np.flatnonzero(labels == label)
-        random.shuffle(members)
+        if random is not None:
+            random.shuffle(members)
         drawn.append(members[:number])
     return np.concatenate(drawn)
 
 
-def _rows_of(samples: Store | Samples, names: list[str], source: str | Path) -> np.ndarray:
+def _rows_of(samples: Samples, names: list[str], source: str | Path) -> np.ndarray:
     """Return the rows of names; InputError gives the number of absent names, and a reason."""
     rows = {name: row for row, name in enumerate(samples.names.tolist())}
     absent = [name for name in names if name not in rows]
     if absent:
-        left_out = getattr(samples, "meta", {}).get("left_out", {})
+        left_out = samples.meta.get("left_out", {})
         reasons = [_why_absent(name, left_out) for name in absent]
         known = sum(reason is not None for reason in reasons)
         listed = f"; left_out of its meta.json lists {known} of them" if left_out else ""
@@ -176,9 +179,8 @@ def training_rows(
     shuffle = seed if is_template and "{seed}" in training_list else None
     made = ""
     if not path.is_file():
-        if not make or not is_template:
-            raise InputError(_way_to(path, protocol, store.path, imbalance, fold, shuffle))
-        made = _make_missing(path, store, protocol, imbalance, fold, shuffle)
+        make = make and is_template
+        made = _make_missing(path, store, protocol, imbalance, fold, shuffle, make)
     rows = _rows_of(store, sample_names.read(path), path)
     foreign = rows[~np.isin(rows, train)]
     if len(foreign):
@@ -190,30 +192,30 @@ def training_rows(
     return _training_list(store, rows, made)
 
 
-def _training_list(store: Store | Samples, rows: np.ndarray, made: str = "") -> TrainingList:
+def _training_list(store: Samples, rows: np.ndarray, made: str = "") -> TrainingList:
     key = digest(store.names[rows].tolist())
     return TrainingList(rows, key, PUBLISHED.get(key), made)
 
 
-def _way_to(
-    path: Path, protocol: str, store: Path, imbalance: float, fold: str | None, shuffle: int | None
-) -> str:
-    """Return the error message for a missing list, with the command that generates it."""
-    command = (
-        f"python -m data.long_tail {protocols.resolve(protocol)} --names {shlex.quote(str(store))} "
-        f"--imbalance {imbalance:g} --out {shlex.quote(str(path))}"
-    )
-    command += f" --fold {fold}" if fold else ""
-    command += f" --shuffle-classes {shuffle}" if shuffle is not None else ""
-    return f"training_list: {path} is missing; make it with `{command}`"
-
-
 def _make_missing(
-    path: Path, store: Store, protocol: str, imbalance: float, fold: str | None, shuffle: int | None
-) -> str:
-    """Write a missing list, return a message; InputError if it differs from the published list."""
+    path: Path, store: Store, protocol: str, imbalance: float, fold: str | None,
+    shuffle: int | None, make: bool,
+) -> str:  # fmt: skip
+    """Write a missing list, return a message.
+
+    InputError if it differs from the published list, or with the command for it without `make`.
+    """
+    name = protocols.resolve(protocol)
+    if not make:
+        command = (
+            f"python -m data.long_tail {name} --names {shlex.quote(str(store.path))} "
+            f"--imbalance {imbalance:g} --out {shlex.quote(str(path))}"
+        )
+        command += f" --fold {fold}" if fold else ""
+        command += f" --shuffle-classes {shuffle}" if shuffle is not None else ""
+        raise InputError(f"training_list: {path} is missing; make it with `{command}`")
     drawn = make_list(store, protocol, imbalance, fold=fold, shuffle_classes=shuffle)
-    known = f"{protocols.resolve(protocol)} {imbalance:g}"
+    known = f"{name} {imbalance:g}"
     is_plain = fold is None and shuffle is None
     if is_plain and known in PUBLISHED.values() and drawn.published != known:
         raise InputError(
@@ -226,7 +228,7 @@ def _make_missing(
     return f"{path} was missing and has been generated: {describe(drawn, store, imbalance)}"
 
 
-def describe(drawn: TrainingList, samples: Store | Samples, imbalance: float) -> str:
+def describe(drawn: TrainingList, samples: Samples, imbalance: float) -> str:
     """Return a line with the size of a list, its imbalance, and whether it is published."""
     per_class = np.bincount(samples.labels[drawn.rows])
     per_class = per_class[per_class > 0]
@@ -242,7 +244,7 @@ def describe(drawn: TrainingList, samples: Store | Samples, imbalance: float) ->
 
 
 def make_list(
-    store: Store | Samples,
+    store: Samples,
     protocol: str,
     imbalance: float,
     profile: str = "exp",
@@ -274,7 +276,7 @@ def make_list(
         n_max = rule.n_max
 
     def where(label: int) -> str:
-        known = getattr(store, "class_names", [])
+        known = store.meta.get("class_names", [])
         called = f" ({known[label]})" if label < len(known) else ""
         return f"{store.path}: class {label}{called}"
 
@@ -328,8 +330,8 @@ def shipped(protocol: str) -> Samples:
     path = LISTS / SHIPPED[protocol]
     content = path.read_bytes()
     names = (lzma.decompress(content) if path.suffix == ".xz" else content).decode().split()
-    labels = [sample_names.parse(name)[0] for name in names]
-    return Samples(path, np.array(names), np.array(labels, np.int64), {})
+    labels = np.array([sample_names.parse(name)[0] for name in names], np.int64)
+    return Samples(path=path, names=np.array(names), labels=labels)
 
 
 def shipped_part(protocol: str, kept: np.ndarray) -> list[str]:
@@ -345,8 +347,7 @@ def shipped_part(protocol: str, kept: np.ndarray) -> list[str]:
             f"{protocol}: the included lists have at most {has[label]} samples of class {label}, "
             f"not {kept[label]}; use --imbalance 10 or more, or --own-order for a list of your own"
         )
-    place = np.arange(len(whole.labels)) - (np.cumsum(has) - has)[whole.labels]
-    return whole.names[place < kept[whole.labels]].tolist()
+    return whole.names[draw(whole.labels, kept)].tolist()
 
 
 def main(argv: list[str]) -> None:
@@ -370,30 +371,24 @@ def main(argv: list[str]) -> None:
     add("--own-order", action="store_true",
         help="generate a list in name order instead of using the included list")  # fmt: skip
     args = parser.parse_args(argv)
+    protocols.get(args.benchmark)  # an unknown benchmark is reported first
+    samples: Samples
     if args.names is not None:
         check_output("--out", args.out, args.names)
-    is_own = args.own_order or args.fold is not None or args.shuffle_classes is not None
-    samples = _samples(args.names, args.benchmark, is_own)
+        is_store = args.names.is_dir()
+        samples = Store.open(args.names) if is_store else sample_names.samples(args.names)
+    else:
+        name = protocols.resolve(args.benchmark)
+        is_own = args.own_order or args.fold is not None or args.shuffle_classes is not None
+        if name not in SHIPPED or is_own:
+            raise InputError("--names: give the store to draw from, or a file of sample names")
+        samples = shipped(name)
     drawn = make_list(
         samples, args.benchmark, args.imbalance, args.profile, args.n_max, args.own_order,
         args.fold, args.shuffle_classes,
     )  # fmt: skip
     write_text(args.out, "\n".join(samples.names[drawn.rows].tolist()))
     print(f"{args.out}: {describe(drawn, samples, args.imbalance)}")
-
-
-def _samples(path: Path | None, benchmark: str, is_own: bool) -> Store | Samples:
-    """Return the samples of a store or of a file of names, otherwise those of an included list.
-
-    `is_own`: the requested list is not an included one.
-    """
-    if path is not None:
-        return Store.open(path) if path.is_dir() else sample_names.samples(path)
-    protocols.get(benchmark)  # an unknown benchmark is reported first
-    name = protocols.resolve(benchmark)
-    if name not in SHIPPED or is_own:
-        raise InputError("--names: give the store to draw from, or a file of sample names")
-    return shipped(name)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,14 +30,15 @@ THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 CLASS_NAMES = Path(__file__).parent / "class_names"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Samples:
-    """The attributes of samples that protocols and lists use; a Store has them too."""
+    """The samples of a data set, as protocols and lists use them."""
 
     path: Path
     names: np.ndarray  # (N,) str
     labels: np.ndarray  # (N,) int64
-    columns: dict[str, np.ndarray]  # each (N,)
+    columns: dict[str, np.ndarray] = field(default_factory=dict)  # each (N,): subject, ..., split
+    meta: dict[str, Any] = field(default_factory=dict)  # of a store
 
 
 def parse(name: str, where: str | Path = "") -> tuple[int, dict[str, int]]:
@@ -108,7 +109,9 @@ def samples(path: str | Path) -> Samples:
     arrays = {key: np.array([column[key] for column in columns]) for key in sorted(keys)}
     if "setup" not in keys:
         arrays["list_index"] = np.arange(len(names))
-    return Samples(path, np.array(names), np.array(labels, np.int64), arrays)
+    return Samples(
+        path=path, names=np.array(names), labels=np.array(labels, np.int64), columns=arrays
+    )
 
 
 def digest(names: Iterable[str]) -> str:

@@ -76,24 +76,24 @@ def prepare(raw: Raw, out: Path, workers: int, **meta: Any) -> Summary:
                     doubts += filter(None, [clip.doubt])
                 except InputError as error:
                     unreadable.append(str(error))
-        if not writer.rows:
+        if not writer.labels:
             raise InputError(_nothing(nobody, unreadable, out))
         parts = writer.columns.get("split", [])
         left_out = {
             "missing": [],
             **raw.left_out,
             "nobody": nobody,
-            "no_part": [name for (name, *_), part in zip(writer.rows, parts) if part == ""],
+            "no_part": [name for name, part in zip(writer.labels, parts) if part == ""],
             "unreadable": unreadable,
         }
         writer.meta["left_out"] = left_out
-        labels = [label for _, label, _ in writer.rows]
+        labels, frames = list(writer.labels.values()), sum(writer.lengths)
         quality = writer.quality()
         if 0 not in labels and [raw.class_names[0]] == numbered([0]):
             doubts.append(
                 f"the labels start at {min(labels)}: class 0 has no samples; classes count from 0"
             )
-        return Summary(labels, parts, writer.frames, left_out, [*quality.doubts, *doubts], quality)
+        return Summary(labels, parts, frames, left_out, [*quality.doubts, *doubts], quality)
 
 
 def _nothing(nobody: list[str], unreadable: list[str], out: Path) -> str:

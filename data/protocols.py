@@ -15,7 +15,6 @@ import numpy as np
 
 from data import names
 from data.names import Samples
-from data.store import Store
 from errors import InputError, nearest
 
 NTU60_SUBJECTS = (1, 2, 4, 5, 8, 9, *range(13, 20), 25, 27, 28, 31, 34, 35, 38)
@@ -79,9 +78,7 @@ def resolve(name: str) -> str:
     return ALIASES.get(name, name)
 
 
-def split(
-    store: Store | Samples, protocol: str, fold: str | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def split(store: Samples, protocol: str, fold: str | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows (int64) for training, in the order of the training list, and for testing.
 
     With a fold (`2/5`: the second of five), a fifth of the subjects are for testing and all others
@@ -106,7 +103,7 @@ def split(
     return train[_order(store, rule, train)], test
 
 
-def persons(store: Store | Samples, what: str) -> np.ndarray:
+def persons(store: Samples, what: str) -> np.ndarray:
     """Return the subject (N,) of each sample, as `what` needs it.
 
     InputError if the samples have none, if it is blank for some, or if one person may have two
@@ -154,7 +151,7 @@ def held_out(subjects: np.ndarray, fold: str) -> np.ndarray:
     return persons[index - 1 :: folds]
 
 
-def _column(store: Store | Samples, column: str, what: str) -> np.ndarray:
+def _column(store: Samples, column: str, what: str) -> np.ndarray:
     """Return the column that `what` needs; InputError if the samples lack it."""
     if column not in store.columns:
         own = "; to use its own split, set protocol=given" if "split" in store.columns else ""
@@ -162,7 +159,7 @@ def _column(store: Store | Samples, column: str, what: str) -> np.ndarray:
     return store.columns[column]
 
 
-def _order(store: Store | Samples, rule: Protocol, rows: np.ndarray) -> np.ndarray:
+def _order(store: Samples, rule: Protocol, rows: np.ndarray) -> np.ndarray:
     """Return the permutation that sorts `rows` in the order of the training list."""
     columns = {"name": store.names, **store.columns}
     keys = [columns[key][rows] for key in rule.order if key in columns]

@@ -18,13 +18,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 import graph
 from data import measure, normalize
+from data.names import Samples
 from data.quality import Figures, Quality, Reading, figures
 from data.readers import EXAMPLES
 from errors import InputError, nearest
@@ -37,18 +37,13 @@ SAMPLED_FRAMES = 256  # of the fingerprint
 INDEX = ("names", "labels", "starts", "lengths")
 
 
-@dataclass(frozen=True)
-class Store:
+@dataclass(frozen=True, kw_only=True)
+class Store(Samples):
     """An open store; `Store.open(path)` validates it without reading the joints."""
 
-    path: Path
     joints: np.ndarray  # (F, M, V, C) float32, memory-mapped
-    names: np.ndarray  # (N,) str
-    labels: np.ndarray  # (N,) int64
     starts: np.ndarray  # (N,) int64, first frame of each clip
     lengths: np.ndarray  # (N,) int64, frames of each clip
-    columns: dict[str, np.ndarray]  # each (N,): subject, camera, setup, list_index, split
-    meta: dict[str, Any]
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
@@ -65,9 +60,8 @@ class Store:
             with np.load(path / "index.npz", allow_pickle=False) as file:
                 index = {key: file[key] for key in file.files}
             joints = np.load(path / "joints.npy", mmap_mode="r", allow_pickle=False)
-            store = cls(
-                path, joints, **{key: index.pop(key) for key in INDEX}, columns=index, meta=meta
-            )
+            own = {key: index.pop(key) for key in INDEX}
+            store = cls(path=path, joints=joints, **own, columns=index, meta=meta)
             store._check()
         except UNREADABLE as error:
             reason = " ".join(str(error).split())
@@ -189,11 +183,10 @@ class StoreWriter:
             **meta,
         }
         self.reading = Reading.of(layout, shape, meta)
-        self.figures: list[Figures] = []  # of each clip
-        self.rows: list[tuple[str, int, int]] = []  # name, label, length
+        self.labels: dict[str, int] = {}  # name -> label
+        self.lengths: list[int] = []  # frames of each clip
         self.columns: dict[str, list[Any]] = defaultdict(list)
-        self.seen: set[str] = set()
-        self.frames = 0
+        self.figures: list[Figures] = []  # of each clip
         _refuse_foreign(self.path, self.meta)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(self.path)
@@ -207,7 +200,7 @@ class StoreWriter:
     def _write_header(self) -> int:
         """Write the header of joints.npy for the current number of frames; return its size."""
         self.file.seek(0)
-        shape = (self.frames, *self.shape)
+        shape = (sum(self.lengths), *self.shape)
         # NumPy pads the header, so its size does not change when the first axis grows.
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self.file, header)
@@ -226,14 +219,13 @@ class StoreWriter:
         num_class = len(self.meta["class_names"])
         if not 0 <= label < num_class:
             raise InputError(f"{name}: label {label} exceeds the {num_class} classes")
-        if name in self.seen:
+        if name in self.labels:
             raise InputError(f"{name}: duplicate name")
         if frames < 1:
             raise InputError(f"{name}: has no frames")
-        if self.rows and columns.keys() != self.columns.keys():
+        if self.labels and columns.keys() != self.columns.keys():
             raise InputError(f"{name}: has columns {sorted(columns)}, not {sorted(self.columns)}")
-        if not np.isfinite(joints).all():
-            raise InputError(f"{name}: has a joint that is NaN or infinite")
+        measure.check_finite(joints, name)
         block = np.zeros((frames, *self.shape), "<f4")
         block[:, :persons] = joints
         if self.reading.half_width:
@@ -241,10 +233,9 @@ class StoreWriter:
             measure.check_scaled(block, name, self.reading.half_width, fix)
         with _naming(self.path):
             self.file.write(block.data)
-        self.frames += frames
-        self.seen.add(name)
+        self.labels[name] = int(label)
+        self.lengths.append(frames)
         self.figures.append(figures(name, block, self.reading))
-        self.rows.append((name, int(label), frames))
         for key, value in columns.items():
             self.columns[key].append(value)
 
@@ -254,19 +245,18 @@ class StoreWriter:
 
     def close(self) -> None:
         """Complete the store and rename it to its path; InputError if it has no clips."""
-        if not self.rows:
+        if not self.labels:
             raise InputError(f"{self.path}: no usable samples, so no store was written")
-        size = self.file.tell() - self.frames * int(np.prod(self.shape)) * 4
+        size = self.file.tell() - sum(self.lengths) * int(np.prod(self.shape)) * 4
         if self._write_header() != size:
             raise RuntimeError("the header of joints.npy changed its size")
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
-        names, labels, frames = zip(*self.rows)
-        lengths = np.array(frames, np.int64)
+        lengths = np.array(self.lengths, np.int64)
         index: dict[str, Any] = {
-            "names": np.array(names),
-            "labels": np.array(labels, np.int64),
+            "names": np.array(list(self.labels)),
+            "labels": np.array(list(self.labels.values()), np.int64),
             "starts": np.cumsum(lengths) - lengths,
             "lengths": lengths,
         }
@@ -276,10 +266,6 @@ class StoreWriter:
         if bodies := self.quality().size:
             self.meta["size"] = [bodies.low, bodies.median, bodies.high]
         write_json(self.partial / "meta.json", self.meta)
-        self._take_place()
-
-    def _take_place(self) -> None:
-        """Rename the finished folder to its path; an older store is removed."""
         older = self.path.with_name(f".{self.path.name}.{os.getpid()}.older")
         if self.path.exists():
             self.path.rename(older)
@@ -290,12 +276,7 @@ class StoreWriter:
     def __enter__(self) -> StoreWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         try:
             with _naming(self.path), self.file:
                 if kind is None:

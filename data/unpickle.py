@@ -38,16 +38,12 @@ ALLOWED = {
 }
 
 
-class _Refused(pickle.UnpicklingError):
-    """The pickle calls a function that is not allowed."""
-
-
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         try:
             return ALLOWED[module, name]
         except KeyError:
-            raise _Refused(
+            raise InputError(
                 f"it calls {module}.{name}; only NumPy arrays and plain containers are allowed"
             ) from None
 
@@ -62,7 +58,7 @@ def load(path: str | Path) -> Any:
         raise InputError(f"{path}: no such file") from None
     except MemoryError:
         raise InputError(f"{path}: does not fit into memory, or is damaged") from None
-    except _Refused as error:
+    except InputError as error:
         raise InputError(f"{path}: cannot be read as a pickle of arrays ({error})") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error

@@ -1,13 +1,11 @@
 """Frame choice: the indices of the frames of a clip that the network is given.
 
 `Uniform` (the default) and `Even` (NW-UCLA) are the two policies. In testing the choice depends
-only on the length of the clip, so a `Table` contains indices per distinct length; in training it is
-drawn for the whole batch.
+only on the length of the clip; in training it is drawn for the whole batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,16 +38,33 @@ class Uniform:
         return frames + 3
 
     def train(self, lengths: torch.Tensor, drawn: torch.Tensor, frames: int) -> torch.Tensor:
-        """Return (N, S, T) for clips of `lengths` (N,); drawn (N, S, num_draws) in [0, 1)."""
-        return sample(lengths, drawn, self.p_interval)
+        """Return (N, S, T) for clips of `lengths` (N,), as `uniform_sample` draws them.
+
+        `drawn` (N, S, T + 3), uniform in [0, 1): the fraction of the clip, its offset, and T + 1
+        values for the jitter of the frames.
+        """
+        share, offset, jitter = drawn.split([1, 1, frames + 1], dim=-1)
+        low, high = self.p_interval
+        lengths = lengths[:, None, None]
+        part = ((share.double() * (high - low) + low) * lengths).long().clamp(min=1)
+        steps = torch.arange(frames + 1)
+        # Shorter than T: consecutive frames from a random start, repeated by the modulo below.
+        running = steps[:-1] + (jitter[..., :1] * part).long()
+        # Shorter than 2 T: a random subset of the T + 1 gaps, those of lowest jitter, is skipped.
+        skipped = torch.zeros_like(jitter, dtype=torch.int64)
+        skipped.scatter_(-1, jitter.argsort(-1), (steps < part - frames).long())
+        spaced = steps[:-1] + skipped.cumsum(-1)[..., :-1]
+        # Longer: one frame of each of T equal blocks.
+        bounds = steps * part // frames
+        blocks = bounds[..., :-1] + (jitter[..., :-1] * bounds.diff()).long()
+        chosen = torch.where(part < frames, running, torch.where(part < 2 * frames, spaced, blocks))
+        return (chosen + (offset * (lengths - part + 1)).long()) % lengths
 
 
 @dataclass(frozen=True)
 class Even:
-    """NW-UCLA's frames: equal steps over the clip in testing, a sorted draw in training.
-
-    The methods are those of `Uniform`.
-    """
+    """NW-UCLA's frames, with the methods of `Uniform`: equal steps over the clip in testing, a
+    sorted draw without replacement in training."""
 
     def test(self, length: int, frames: int, clips: int) -> np.ndarray:
         if clips != 1:
@@ -63,7 +78,16 @@ class Even:
         return TRIES * frames
 
     def train(self, lengths: torch.Tensor, drawn: torch.Tensor, frames: int) -> torch.Tensor:
-        return torch.cat([sorted_draw(lengths, one, frames) for one in drawn.unbind(1)], dim=1)
+        """Return sorted frames (N, S, T) from an urn with every frame of a clip NUM_PICKS times.
+
+        The first T of the `drawn` (N, S, D) with distinct members of the urn are used, for which
+        D = 4 T is enough.
+        """
+        lengths = lengths[:, None, None]
+        member, order = (drawn * (NUM_PICKS * lengths)).long().sort(stable=True)
+        again = torch.nn.functional.pad(member[..., 1:] == member[..., :-1], (1, 0))
+        first = order.masked_fill(again, drawn.shape[-1]).argsort(stable=True)[..., :frames]
+        return (member.gather(-1, first) % lengths).sort().values
 
 
 FrameChoice = Uniform | Even
@@ -81,7 +105,7 @@ def uniform_sample(
     """Return (S, T) frame indices of a clip of `length` frames, spread evenly with random jitter.
 
     Values are drawn clip by clip in the order of the released code (PYSKL's UniformSample), from
-    its fixed seed unless `random` is given. `sample` is the batched form for training.
+    its fixed seed unless `random` is given. `Uniform.train` is the batched form for training.
     """
     random = random or np.random.RandomState(TEST_SEED)
     low, high = p_interval
@@ -103,58 +127,6 @@ def uniform_sample(
     return chosen % length
 
 
-def sample(
-    lengths: torch.Tensor, drawn: torch.Tensor, p_interval: tuple[float, float] = (1, 1)
-) -> torch.Tensor:
-    """Return (N, S, T) frame indices for clips of `lengths` (N,), as `uniform_sample` draws them.
-
-    `drawn` (N, S, T + 3), uniform in [0, 1): the fraction of the clip, its offset, and T + 1 values
-    for the jitter of the frames.
-    """
-    frames = drawn.shape[-1] - 3
-    share, offset, jitter = drawn.split([1, 1, frames + 1], dim=-1)
-    low, high = p_interval
-    lengths = lengths[:, None, None]
-    part = ((share.double() * (high - low) + low) * lengths).long().clamp(min=1)
-    steps = torch.arange(frames + 1)
-    # Shorter than T: consecutive frames from a random start, repeated by the modulo below.
-    running = steps[:-1] + (jitter[..., :1] * part).long()
-    # Shorter than 2 T: a random subset of the T + 1 gaps, those of lowest jitter, is skipped.
-    skipped = torch.zeros_like(jitter, dtype=torch.int64)
-    skipped.scatter_(-1, jitter.argsort(-1), (steps < part - frames).long())
-    spaced = steps[:-1] + skipped.cumsum(-1)[..., :-1]
-    # Longer: one frame of each of T equal blocks.
-    bounds = steps * part // frames
-    blocks = bounds[..., :-1] + (jitter[..., :-1] * bounds.diff()).long()
-    chosen = torch.where(part < frames, running, torch.where(part < 2 * frames, spaced, blocks))
-    return (chosen + (offset * (lengths - part + 1)).long()) % lengths
-
-
 def linspace(length: int, frames: int) -> np.ndarray:
     """Return (1, T) indices at equal steps from the first frame to the last (NW-UCLA's test)."""
     return np.linspace(0, length - 1, frames).astype(np.int64)[None]
-
-
-def sorted_draw(lengths: torch.Tensor, drawn: torch.Tensor, frames: int) -> torch.Tensor:
-    """Return (N, 1, T) sorted indices, drawn without replacement (NW-UCLA's training).
-
-    The urn contains every frame of a clip NUM_PICKS times. `drawn` (N, D) are uniform values in
-    [0, 1); the first T with distinct members of the urn are used, for which D = 4 T is enough.
-    """
-    member, order = (drawn * (NUM_PICKS * lengths)[:, None]).long().sort(stable=True)
-    again = torch.nn.functional.pad(member[:, 1:] == member[:, :-1], (1, 0))
-    first = order.masked_fill(again, drawn.shape[1]).argsort(stable=True)[:, :frames]
-    return (member.gather(1, first) % lengths[:, None]).sort().values[:, None]
-
-
-class Table:
-    """The test frames of many clips, computed once per distinct length."""
-
-    def __init__(self, lengths: torch.Tensor, choose: Callable[[int], np.ndarray]) -> None:
-        """`choose(length)` returns the (S, T) indices; `lengths` (n,) are those of all clips."""
-        distinct, self.entry = lengths.unique(return_inverse=True)
-        self.indices = torch.from_numpy(np.stack([choose(n) for n in distinct.tolist()]))
-
-    def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return the (N, S, T) indices of the clips at positions `rows`."""
-        return self.indices[self.entry[rows]]

@@ -25,7 +25,7 @@ from data.store import Store
 from errors import InputError
 from feeders import augment
 from feeders.augment import Augmentation
-from feeders.frames import FrameChoice, Table, Uniform
+from feeders.frames import FrameChoice, Uniform
 from feeders.source import Clips, Source, take_frames
 from feeders.streams import Stream
 from graph.shapes import check_shape
@@ -45,11 +45,6 @@ class Batch:
         """The generator of the feeder, then of the mixing; None (torch's default) without a
         seed."""
         return None if self.seed is None else torch.Generator().manual_seed(self.seed)
-
-
-def rows_of(batch: Batch | torch.Tensor) -> torch.Tensor:
-    """Return the rows of a batch, which may be just these."""
-    return batch.rows if isinstance(batch, Batch) else batch
 
 
 @dataclass(frozen=True)
@@ -115,7 +110,7 @@ class Feeder(Dataset):
         kind = self.stream.kind if self.sampled_motion else stream
         self.process = Stream(kind, self.skeleton, self.channels, self.device)
         self.source = Source(store, rows, None if box else self.process, self.device, resident)
-        self.table: Table | None = None if train else self._table()
+        self.table = None if train else self._table()
 
     def _check(self, store: Store, rows: np.ndarray) -> None:
         """Raise InputError for a store, rows or sizes that cannot be fed."""
@@ -151,9 +146,11 @@ class Feeder(Dataset):
                     f"set {key} to {'0' if key == 'scale' else 'false'}"
                 )
 
-    def _table(self) -> Table:
-        lengths = self.source.lengths
-        return Table(lengths, lambda length: self.choice.test(length, self.frames, self.clips))
+    def _table(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the test frames (L, S, T) of each distinct length, and each clip's entry (n,)."""
+        lengths, entry = self.source.lengths.unique(return_inverse=True)
+        chosen = [self.choice.test(length, self.frames, self.clips) for length in lengths.tolist()]
+        return torch.from_numpy(np.stack(chosen)), entry
 
     @property
     def where(self) -> str:
@@ -171,7 +168,7 @@ class Feeder(Dataset):
 
     def batches(
         self, batches: Iterable[Batch | torch.Tensor], generator: torch.Generator | None = None
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, Batch | torch.Tensor]]:
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, Batch]]:
         """Yield (clips (N * S, M, T, V, C), labels (N,), batch), tensors on the device.
 
         With several views: clips (N, views * S, M, T, V, C). Groups (N, G) of samples give labels
@@ -180,7 +177,7 @@ class Feeder(Dataset):
         """
         plans = (self._plan(batch, generator) for batch in batches)
         for (rows, draws, batch), read in self.source.read_ahead(plans):
-            clips, labels = self.make(rows, draws, read), self.targets(rows_of(batch))
+            clips, labels = self.make(rows, draws, read), self.targets(batch.rows)
             if self.views > 1 or labels.ndim > 1:
                 views = (-1,) if self.views > 1 else ()
                 clips = clips.unflatten(0, (*labels.shape, *views))
@@ -188,10 +185,12 @@ class Feeder(Dataset):
 
     def _plan(
         self, batch: Batch | torch.Tensor, generator: torch.Generator | None
-    ) -> tuple[torch.Tensor, Draws | None, Batch | torch.Tensor]:
-        generator = batch.generator if isinstance(batch, Batch) else generator
-        rows = rows_of(batch).flatten().repeat_interleave(self.views)
-        return rows, self.draw(rows, generator), batch
+    ) -> tuple[torch.Tensor, Draws | None, Batch]:
+        if isinstance(batch, torch.Tensor):
+            batch = Batch(batch)
+            batch.generator = generator
+        rows = batch.rows.flatten().repeat_interleave(self.views)
+        return rows, self.draw(rows, batch.generator), batch
 
     def batch(self, rows: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """Return clips (N * S, M, T, V, C) float32 of rows (N,); those of a sample are adjacent."""
@@ -224,7 +223,8 @@ class Feeder(Dataset):
         clips = self.source.finish(read or self.source.read(rows))
         if draws is None:
             assert self.table is not None, "draws are needed in training"
-            chosen = self.table[rows]  # (N, S, T)
+            indices, entry = self.table
+            chosen = indices[entry[rows]]  # (N, S, T)
         else:
             chosen = self.choice.train(clips.lengths, draws.frames, self.frames)
         if self.box:

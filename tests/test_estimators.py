@@ -31,10 +31,11 @@ def pose(x: float) -> list[float]:
 @pytest.mark.parametrize("name", ["{}_keypoints.json", "img ({}).json", "v2_{:012}_keypoints.json"])
 def test_frames_are_sorted_by_number(tmp_path: Path, name: str) -> None:
     folder = openpose(tmp_path / "p", {name.format(t): [pose(100 + t)] for t in range(12)})
-    joints = pose_json.read_openpose(folder)
+    clip = pose_json.read_openpose(folder)
+    joints = clip.joints
     assert joints.shape == (12, 2, 18, 3) and not joints[:, 1].any()
     assert joints[:, 0, 0, 0].tolist() == [100 + t for t in range(12)]
-    assert pose_json.missing_frames(folder) == ""
+    assert clip.doubt == ""
 
 
 @pytest.mark.parametrize(
@@ -143,10 +144,10 @@ def test_positions_around_the_center_of_the_image_are_refused(tmp_path: Path) ->
 
 def test_an_empty_pose_is_nobody_and_the_old_key_is_read(tmp_path: Path) -> None:
     folder = openpose(tmp_path / "p", {"0.json": [[], pose(1)], "1.json": [[]], "2.json": []})
-    joints = pose_json.read_openpose(folder)
+    joints = pose_json.read_openpose(folder).joints
     assert joints.shape[0] == 3 and (joints[0, 0, :, 0] == 1).all() and not joints[1:].any()
     old = openpose(tmp_path / "old", {"0.json": [pose(3)]}, key="pose_keypoints")
-    assert (pose_json.read_openpose(old)[0, 0, :, 0] == 3).all()
+    assert (pose_json.read_openpose(old).joints[0, 0, :, 0] == 3).all()
 
 
 @pytest.mark.parametrize(

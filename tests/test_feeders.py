@@ -51,7 +51,8 @@ def make_store(clips: list[np.ndarray], layout: str = "ntu_rgb_d", path: Path | 
     names = np.array([f"sample{i}" for i in range(len(clips))])
     labels = np.arange(len(clips)) % 3
     meta = {"layout": layout, "class_names": list("abc")}
-    return Store(path or Path("made-up"), joints, names, labels, starts, lengths, {}, meta)
+    return Store(path=path or Path("made-up"), joints=joints, names=names, labels=labels,
+                 starts=starts, lengths=lengths, meta=meta)  # fmt: skip
 
 
 def random_clips(lengths, persons=2, joints=25, channels=3, seed=0):
@@ -104,7 +105,7 @@ def test_frames_equal_the_released(golden):
             seed = int(mode.removeprefix("train_seed"))
             settings |= {"random": np.random.RandomState(seed), "train": True}
             drawn = torch.from_numpy(as_drawn(np.random.RandomState(seed), length, int(frames)))
-            batched = choice.sample(torch.tensor([length]), drawn[None, None])
+            batched = Uniform().train(torch.tensor([length]), drawn[None, None], int(frames))
             np.testing.assert_array_equal(batched.flatten(), vectors[key], err_msg=key)
         chosen = choice.uniform_sample(length, int(frames), int(clips), **settings)
         np.testing.assert_array_equal(chosen.ravel(), vectors[key], err_msg=key)
@@ -124,7 +125,7 @@ def test_nw_ucla_frames_equal_the_released(golden):
             urn = list(range(length)) * choice.NUM_PICKS
             members = random.Random(3).sample(range(len(urn)), frames)
             drawn = (torch.tensor([members + members[:7]]) + 0.5) / len(urn)
-            chosen = choice.sorted_draw(torch.tensor([length]), drawn, frames)
+            chosen = Even().train(torch.tensor([length]), drawn[:, None], frames)
         np.testing.assert_array_equal(chosen.ravel(), vectors[key], err_msg=key)
     assert len(keys) == 14
 
@@ -132,7 +133,7 @@ def test_nw_ucla_frames_equal_the_released(golden):
 def test_batched_frames_equal_the_reference_at_every_length():
     frames, lengths = 8, torch.arange(1, 60)
     drawn = [as_drawn(np.random.RandomState(n), n, frames) for n in lengths.tolist()]
-    found = choice.sample(lengths, torch.from_numpy(np.array(drawn))[:, None])
+    found = Uniform().train(lengths, torch.from_numpy(np.array(drawn))[:, None], frames)
     for chosen, n in zip(found, lengths.tolist()):
         expected = choice.uniform_sample(n, frames, random=np.random.RandomState(n), train=True)
         np.testing.assert_array_equal(chosen, expected)
@@ -146,7 +147,7 @@ def test_training_frames_follow_the_released_distribution(length):
         choice.uniform_sample(length, frames, 1, part, state, train=True)[0] for _ in range(repeats)
     ]
     drawn = torch.rand(repeats, 1, frames + 3, generator=torch.Generator().manual_seed(2))
-    found = choice.sample(torch.full((repeats,), length), drawn, part)[:, 0].numpy()
+    found = Uniform(part).train(torch.full((repeats,), length), drawn, frames)[:, 0].numpy()
     for place in range(frames):
         counts = [
             np.bincount(np.asarray(chosen)[:, place], minlength=length)
@@ -172,7 +173,7 @@ def test_sorted_draw_is_without_replacement():
     """Two frames, 100 times each: 150 of 200 leave at least 50 of each; with replacement not."""
     lengths, generator = torch.full((300,), 2), torch.Generator().manual_seed(0)
     drawn = torch.rand(300, 600, generator=generator)
-    picks = choice.sorted_draw(lengths, drawn, 150)[:, 0].sum(1)  # hypergeometric
+    picks = Even().train(lengths, drawn[:, None], 150)[:, 0].sum(1)  # hypergeometric
     assert picks.min() >= 50 and picks.max() <= 100
     assert abs(picks.float().mean() - 75) < 5 * np.sqrt(9.42 / 300)
     assert 0.75 < picks.float().var() / 9.42 < 1.25  # 150 / 4 * 50 / 199
@@ -182,10 +183,10 @@ def test_sorted_draw_is_without_replacement():
 def test_drawn_frames_stay_within_the_clip(value):
     lengths = torch.tensor([1, 2, 63, 64, 65, 127, 128, 129, 300, 4097])
     for part in ((1, 1), (0.5, 1), (0.1, 0.1)):
-        chosen = choice.sample(lengths, torch.full((10, 2, 67), value), part)
+        chosen = Uniform(part).train(lengths, torch.full((10, 2, 67), value), 64)
         assert chosen.min() >= 0
         assert (chosen < lengths[:, None, None]).all()
-    chosen = choice.sorted_draw(lengths, torch.full((10, 208), value), 52)
+    chosen = Even().train(lengths, torch.full((10, 1, 208), value), 52)
     assert chosen.min() >= 0
     assert (chosen < lengths[:, None, None]).all()
 
@@ -369,7 +370,7 @@ def test_k400_equals_the_released(golden, feature):
     for key, clips, chosen in cases:
         feeder = Feeder(store, [0], clips=clips, **settings)
         if chosen is not None:
-            feeder.table.indices[0] = chosen
+            feeder.table[0][0] = chosen
         expected = vectors[f"k400|{feature}|{key}"]
         np.testing.assert_allclose(feeder.batch(row), expected, rtol=0, atol=1e-5, err_msg=key)
 
@@ -400,7 +401,7 @@ def test_nw_ucla_follows_the_field(resident):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     train = Feeder(store, np.arange(4), train=True, resident=resident, **NW_UCLA)
     draws = train.draw(rows, torch.Generator().manual_seed(0))
-    chosen = choice.sorted_draw(test.source.lengths[rows], draws.frames[:, 0], 52)[:, 0].numpy()
+    chosen = Even().train(test.source.lengths[rows], draws.frames, 52)[:, 0].numpy()
     for i, (row, found) in enumerate(zip(rows.tolist(), train.make(rows, draws))):
         expected = field_feeder(clips[row], draws.angles[i].numpy(), chosen[i])
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)

@@ -49,8 +49,8 @@ def read_clip(file: JsonFile) -> ClipFile | None:
     return None
 
 
-def read_openpose(folder: Path, persons: int = 2) -> np.ndarray:
-    """Return (T, persons, V, 3) from OpenPose's folder of one numbered JSON file per frame.
+def read_openpose(folder: Path, persons: int = 2) -> ClipFile:
+    """Return the clip (T, persons, V, 3) in OpenPose's folder of one numbered JSON file per frame.
 
     Of each frame the people with the highest mean score come first, as in st-gcn; absent ones are
     zero; NaN stays. InputError names a file that has another form.
@@ -68,13 +68,7 @@ def read_openpose(folder: Path, persons: int = 2) -> np.ndarray:
         people.sort(key=lambda person: -_score(person) / len(person))
         for slot, person in zip(frame, people):
             slot[:] = person
-    return joints
-
-
-def missing_frames(folder: Path) -> str:
-    """Return which frames OpenPose's folder lacks between its first and last, '' if none."""
-    gaps = _gaps(path.stem for path in folder.glob("*.json"))
-    return f"{folder}: {gaps}" if gaps else ""
+    return ClipFile(joints, doubt=_gaps(path.stem for path in paths))
 
 
 def _gaps(stems: Iterable[str]) -> str:

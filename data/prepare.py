@@ -80,7 +80,7 @@ def prepare(raw: Raw, out: Path, workers: int, **meta: Any) -> tuple[Quality, li
             "missing": [],
             **raw.left_out,
             "nobody": nobody,
-            "no_part": [name for (name, *_), part in zip(writer.rows, parts) if part == ""],
+            "no_part": [name for name, part in zip(writer.rows, parts) if part == ""],
             "unreadable": unreadable,
         }
         return writer.quality(), doubts

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -190,9 +189,8 @@ class StoreWriter:
         }
         self.reading = Reading.of(layout, shape, meta)
         self.figures: list[Figures] = []  # of each clip
-        self.rows: list[tuple[str, int, int]] = []  # name, label, length
+        self.rows: dict[str, tuple[int, int]] = {}  # name -> label, length
         self.columns: dict[str, list[Any]] = defaultdict(list)
-        self.seen: set[str] = set()
         self.frames = 0
         _refuse_foreign(self.path, self.meta)
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -204,14 +202,13 @@ class StoreWriter:
         self.file = (self.partial / "joints.npy").open("wb")
         self._write_header()
 
-    def _write_header(self) -> int:
-        """Write the header of joints.npy for the current number of frames; return its size."""
+    def _write_header(self) -> None:
+        """Write the header of joints.npy for the current number of frames."""
         self.file.seek(0)
         shape = (self.frames, *self.shape)
         # NumPy pads the header, so its size does not change when the first axis grows.
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self.file, header)
-        return self.file.tell()
 
     def add(self, name: str, label: int, joints: np.ndarray, **columns: int | str) -> None:
         """Append a clip of joints (T, m, V, C), m <= M; absent bodies are filled with zeros.
@@ -226,7 +223,7 @@ class StoreWriter:
         num_class = len(self.meta["class_names"])
         if not 0 <= label < num_class:
             raise InputError(f"{name}: label {label} exceeds the {num_class} classes")
-        if name in self.seen:
+        if name in self.rows:
             raise InputError(f"{name}: duplicate name")
         if frames < 1:
             raise InputError(f"{name}: has no frames")
@@ -242,9 +239,8 @@ class StoreWriter:
         with _naming(self.path):
             self.file.write(block.data)
         self.frames += frames
-        self.seen.add(name)
         self.figures.append(figures(name, block, self.reading))
-        self.rows.append((name, int(label), frames))
+        self.rows[name] = int(label), frames
         for key, value in columns.items():
             self.columns[key].append(value)
 
@@ -256,17 +252,14 @@ class StoreWriter:
         """Complete the store and rename it to its path; InputError if it has no clips."""
         if not self.rows:
             raise InputError(f"{self.path}: no usable samples, so no store was written")
-        size = self.file.tell() - self.frames * int(np.prod(self.shape)) * 4
-        if self._write_header() != size:
-            raise RuntimeError("the header of joints.npy changed its size")
+        self._write_header()
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
-        names, labels, frames = zip(*self.rows)
-        lengths = np.array(frames, np.int64)
+        labels, lengths = np.array(list(self.rows.values()), np.int64).T
         index: dict[str, Any] = {
-            "names": np.array(names),
-            "labels": np.array(labels, np.int64),
+            "names": np.array(list(self.rows)),
+            "labels": labels,
             "starts": np.cumsum(lengths) - lengths,
             "lengths": lengths,
         }
@@ -276,10 +269,6 @@ class StoreWriter:
         if bodies := self.quality().size:
             self.meta["size"] = [bodies.low, bodies.median, bodies.high]
         write_json(self.partial / "meta.json", self.meta)
-        self._take_place()
-
-    def _take_place(self) -> None:
-        """Rename the finished folder to its path; an older store is removed."""
         older = self.path.with_name(f".{self.path.name}.{os.getpid()}.older")
         if self.path.exists():
             self.path.rename(older)
@@ -290,12 +279,7 @@ class StoreWriter:
     def __enter__(self) -> StoreWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             with _naming(self.path), self.file:
                 if kind is None:

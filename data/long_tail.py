@@ -172,12 +172,19 @@ def training_rows(
     if training_list is None:
         return _training_list(store, train)
     path = list_path(training_list, imbalance, fold, seed)
-    is_template = "{imbalance}" in training_list
-    shuffle = seed if is_template and "{seed}" in training_list else None
     made = ""
     if not path.is_file():
+        is_template = "{imbalance}" in training_list
+        shuffle = seed if is_template and "{seed}" in training_list else None
         if not make or not is_template:
-            raise InputError(_way_to(path, protocol, store.path, imbalance, fold, shuffle))
+            command = (
+                f"python -m data.long_tail {protocols.resolve(protocol)} "
+                f"--names {shlex.quote(str(store.path))} --imbalance {imbalance:g} "
+                f"--out {shlex.quote(str(path))}"
+            )
+            command += f" --fold {fold}" if fold else ""
+            command += f" --shuffle-classes {shuffle}" if shuffle is not None else ""
+            raise InputError(f"training_list: {path} is missing; make it with `{command}`")
         made = _make_missing(path, store, protocol, imbalance, fold, shuffle)
     rows = _rows_of(store, sample_names.read(path), path)
     foreign = rows[~np.isin(rows, train)]
@@ -193,19 +200,6 @@ def training_rows(
 def _training_list(store: Store | Samples, rows: np.ndarray, made: str = "") -> TrainingList:
     key = digest(store.names[rows].tolist())
     return TrainingList(rows, key, PUBLISHED.get(key), made)
-
-
-def _way_to(
-    path: Path, protocol: str, store: Path, imbalance: float, fold: str | None, shuffle: int | None
-) -> str:
-    """Return the error message for a missing list, with the command that generates it."""
-    command = (
-        f"python -m data.long_tail {protocols.resolve(protocol)} --names {shlex.quote(str(store))} "
-        f"--imbalance {imbalance:g} --out {shlex.quote(str(path))}"
-    )
-    command += f" --fold {fold}" if fold else ""
-    command += f" --shuffle-classes {shuffle}" if shuffle is not None else ""
-    return f"training_list: {path} is missing; make it with `{command}`"
 
 
 def _make_missing(
@@ -345,8 +339,8 @@ def shipped_part(protocol: str, kept: np.ndarray) -> list[str]:
             f"{protocol}: the included lists have at most {has[label]} samples of class {label}, "
             f"not {kept[label]}; use --imbalance 10 or more, or --own-order for a list of your own"
         )
-    place = np.arange(len(whole.labels)) - (np.cumsum(has) - has)[whole.labels]
-    return whole.names[place < kept[whole.labels]].tolist()
+    first = [whole.names[whole.labels == label][:number] for label, number in enumerate(kept)]
+    return np.concatenate(first).tolist()
 
 
 def main(argv: list[str]) -> None:
@@ -370,30 +364,24 @@ def main(argv: list[str]) -> None:
     add("--own-order", action="store_true",
         help="generate a list in name order instead of using the included list")  # fmt: skip
     args = parser.parse_args(argv)
+    protocols.get(args.benchmark)  # an unknown benchmark is reported first
+    name = protocols.resolve(args.benchmark)
+    is_own = args.own_order or args.fold is not None or args.shuffle_classes is not None
+    samples: Store | Samples
     if args.names is not None:
         check_output("--out", args.out, args.names)
-    is_own = args.own_order or args.fold is not None or args.shuffle_classes is not None
-    samples = _samples(args.names, args.benchmark, is_own)
+        is_store = args.names.is_dir()
+        samples = Store.open(args.names) if is_store else sample_names.samples(args.names)
+    elif name in SHIPPED and not is_own:
+        samples = shipped(name)
+    else:
+        raise InputError("--names: give the store to draw from, or a file of sample names")
     drawn = make_list(
         samples, args.benchmark, args.imbalance, args.profile, args.n_max, args.own_order,
         args.fold, args.shuffle_classes,
     )  # fmt: skip
     write_text(args.out, "\n".join(samples.names[drawn.rows].tolist()))
     print(f"{args.out}: {describe(drawn, samples, args.imbalance)}")
-
-
-def _samples(path: Path | None, benchmark: str, is_own: bool) -> Store | Samples:
-    """Return the samples of a store or of a file of names, otherwise those of an included list.
-
-    `is_own`: the requested list is not an included one.
-    """
-    if path is not None:
-        return Store.open(path) if path.is_dir() else sample_names.samples(path)
-    protocols.get(benchmark)  # an unknown benchmark is reported first
-    name = protocols.resolve(benchmark)
-    if name not in SHIPPED or is_own:
-        raise InputError("--names: give the store to draw from, or a file of sample names")
-    return shipped(name)
 
 
 if __name__ == "__main__":

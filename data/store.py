@@ -370,15 +370,14 @@ def copies(store: Store, test_rows: np.ndarray, train_rows: np.ndarray) -> np.nd
     Identical means the same length and bit-identical frames. Only clips with the same length and
     the same middle frame are read completely; without duplicates that is one frame per clip.
     """
-
-    def bits(row: int) -> np.ndarray:
-        return store.clip(row).view(np.uint32)
-
     alike = defaultdict(list)
     for row in np.asarray(train_rows).tolist():
         alike[_middle(store, row)].append(row)
     mask = [
-        any(np.array_equal(bits(row), bits(other)) for other in alike.get(_middle(store, row), ()))
+        any(
+            store.clip(row).tobytes() == store.clip(other).tobytes()
+            for other in alike.get(_middle(store, row), ())
+        )
         for row in np.asarray(test_rows).tolist()
     ]
     return np.array(mask, bool)

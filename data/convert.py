@@ -124,10 +124,7 @@ def convert(
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(
-        prog="python -m data.convert",
-        description="Convert the output of a pose estimator to a layout of this project.",
-    )
+    parser = Parser(prog="python -m data.convert", description=__doc__)
     add = parser.add_argument
     add("--from", dest="form", choices=FORMS, required=True, help="joints of the pose estimator")
     add("--to", choices=graph.LAYOUTS, required=True, help="layout to convert to")

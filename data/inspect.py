@@ -136,17 +136,16 @@ def draw_sample(store: Store, row: int, path: Path) -> None:
 
 
 def draw_persons(axes: Axes, points: np.ndarray, skeleton: Skeleton) -> None:
-    """Draw the persons of one frame, (M, V, 3) from `view.pose`."""
+    """Draw the persons of one frame, (M, V, 3) from `view.pose`, without joints that are NaN."""
     bones = np.array(skeleton.edges)
     colors = np.array([SIDES.get(joint.split(" ")[0], SIDES[""]) for joint in skeleton.joints])
     for m, person in enumerate(points[..., :2]):
-        seen, alpha = ~np.isnan(person[:, 0]), PALER if m else 1.0
-        drawn = bones[seen[bones].all(axis=1)]
-        lines = LineCollection(person[drawn], colors=colors[drawn[:, 0]], linewidths=2.2)
+        alpha = PALER if m else 1.0
+        lines = LineCollection(person[bones], colors=colors[bones[:, 0]], linewidths=2.2)
         lines.set(alpha=alpha, capstyle="round")
         axes.add_collection(lines)
-        x, y = person[seen].T
-        axes.scatter(x, y, s=7, c=colors[seen], alpha=alpha)
+        x, y = person.T
+        axes.scatter(x, y, s=7, c=colors, alpha=alpha)
     axes.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal", xticks=[], yticks=[])
 
 
@@ -157,10 +156,7 @@ def _save(figure: plt.Figure, path: Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(
-        prog="python -m data.inspect",
-        description="Print statistics of a prepared store and write pictures of it.",
-    )
+    parser = Parser(prog="python -m data.inspect", description=__doc__)
     add = parser.add_argument
     add("store", type=Path, help="folder of the store")
     add("--protocol", help="only the training split of this benchmark")

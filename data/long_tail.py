@@ -344,9 +344,7 @@ def shipped_part(protocol: str, kept: np.ndarray) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(
-        prog="python -m data.long_tail", description="Generate a long-tailed training list."
-    )
+    parser = Parser(prog="python -m data.long_tail", description=__doc__)
     add = parser.add_argument
     add("benchmark", help=f"one of {', '.join(protocols.PROTOCOLS)}")
     add("--names", type=Path,

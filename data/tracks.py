@@ -49,10 +49,6 @@ class Tracks:
         self.frames.append(found)
         return found
 
-    def clip(self) -> np.ndarray:
-        """Return the frames as a clip (T, M, V, 3) float32; see `to_clip`."""
-        return to_clip(self.frames)
-
 
 def distance(pose: np.ndarray, known: np.ndarray) -> float:
     """Return the mean distance of the joints of two poses (V, 3), relative to the body's size."""

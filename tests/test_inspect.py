@@ -80,7 +80,9 @@ def drawn_joints(clip: np.ndarray, origin: int | None, frame: int = 0) -> int:
     inspect.draw_persons(axes, pose(clip, skeleton, origin)[frame], skeleton)
     plt.close(figure)
     return sum(
-        len(drawn.get_offsets()) for drawn in axes.collections if drawn.get_offsets().size > 2
+        np.ma.count(drawn.get_offsets()) // 2
+        for drawn in axes.collections
+        if drawn.get_offsets().size > 2
     )
 
 

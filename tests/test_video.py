@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from data import clip_file
-from data.tracks import Tracks
+from data.tracks import Tracks, to_clip
 from engine import checkpoint
 from engine.build import make_model
 from engine.config import Config
@@ -37,7 +37,7 @@ def test_crossing_orders_do_not_exchange_persons():
             tracks.add(left[None])
         else:
             tracks.add(np.stack([left, right] if t % 2 else [right, left]))
-    clip = tracks.clip()
+    clip = to_clip(tracks.frames)
     assert clip.shape == (20, 2, 17, 3)
     np.testing.assert_allclose(clip[:, 0, 0, 0], 30 + np.arange(20) + SHIFTS[0, 0])
     assert not clip[8:12, 1].any() and clip[12:, 1].any()
@@ -60,7 +60,7 @@ def test_old_frames_can_be_forgotten():
     for t in range(40):
         tracks.add(body(30 + t, 40)[None])
         del tracks.frames[:-4]
-    assert tracks.clip().shape == (4, 1, 17, 3) and tracks.persons == 1
+    assert to_clip(tracks.frames).shape == (4, 1, 17, 3) and tracks.persons == 1
 
 
 # --- the command ---

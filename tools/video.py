@@ -250,7 +250,7 @@ def watch(video: Video, poses: Poses, recognizer: Recognizer, window: int, strid
         people = tracks.add(poses(image))
         del tracks.frames[:-window]
         if number % stride == 0:
-            text = answer(recognizer, tracks.clip(), video.size)
+            text = answer(recognizer, to_clip(tracks.frames), video.size)
         try:
             cv2.imshow("q ends", annotate(image, people.values(), text, skeleton))
             if cv2.waitKey(1) & 0xFF in (ord("q"), 27):

@@ -111,8 +111,8 @@ def convert(
             raise InputError(f"{where}: {joints.shape[-1]} channels; expected x, y and z")
         if image_size is not None:
             raise InputError(f"{where}: has 3D positions; --image-size does not apply")
-        measured = measure.size(joints, measure.seen(joints))
-        if doubt := measure.compare(measured, measure.METERS, "people in meters"):
+        size = measure.size(joints, measure.seen(joints))
+        if doubt := measure.compare(size, measure.METERS, "people in meters"):
             raise InputError(f"{where}: {doubt}")
         return joints
     joints = measure.only_found(with_score(joints, form), where)
@@ -124,10 +124,7 @@ def convert(
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(
-        prog="python -m data.convert",
-        description="Convert the output of a pose estimator to a layout of this project.",
-    )
+    parser = Parser(prog="python -m data.convert", description=__doc__)
     add = parser.add_argument
     add("--from", dest="form", choices=FORMS, required=True, help="joints of the pose estimator")
     add("--to", choices=graph.LAYOUTS, required=True, help="layout to convert to")
@@ -142,36 +139,37 @@ def main(argv: list[str]) -> None:
         help=".npz file to write, or the folder for a folder of clips")  # fmt: skip
     options = parser.parse_args(argv)
     size = tuple(options.image_size) if options.image_size else None
-
-    def one(source: Path, target: Path) -> None:
-        convert_file(source, target, options.form, options.to, size, options.nan)
-
-    if not options.file.is_dir() or is_openpose(options.file):
+    is_single = not options.file.is_dir() or is_openpose(options.file)
+    if is_single:
         if options.out.suffix != ".npz":
             raise InputError(f"--out {options.out}: must end in .npz")
         check_output("--out", options.out, options.file)
-        one(options.file, options.out)
-        return
-    files = clip_file.clips_below(options.file)
-    if not files:
-        raise InputError(f"{options.file}: no {', '.join(clip_file.SUFFIXES)} file in it")
-    if options.out.suffix:
-        raise InputError(
-            f"--out {options.out}: must be a folder, as {options.file} is one of clips"
-        )
-    targets = {
-        file: (options.out / file.relative_to(options.file)).with_suffix(".npz") for file in files
-    }
-    check_outputs("--out", targets)
+        targets = {options.file: options.out}
+    else:
+        targets = targets_of(options.file, options.out)
     failed = 0
-    for file, target in targets.items():
+    for source, target in targets.items():
         try:
-            one(file, target)
+            convert_file(source, target, options.form, options.to, size, options.nan)
         except InputError as error:
+            if is_single:
+                raise
             print(f"error: {error}", file=sys.stderr)
             failed += 1
     if failed:
-        raise InputError(f"{failed} of {len(files)} files could not be converted, see above")
+        raise InputError(f"{failed} of {len(targets)} files could not be converted, see above")
+
+
+def targets_of(folder: Path, out: Path) -> dict[Path, Path]:
+    """Return the clip files in a folder, in natural order -> the files to write below `out`."""
+    files = clip_file.clips_below(folder)
+    if not files:
+        raise InputError(f"{folder}: no {', '.join(clip_file.SUFFIXES)} file in it")
+    if out.suffix:
+        raise InputError(f"--out {out}: must be a folder, as {folder} is one of clips")
+    targets = {file: (out / file.relative_to(folder)).with_suffix(".npz") for file in files}
+    check_outputs("--out", targets)
+    return targets
 
 
 def convert_file(

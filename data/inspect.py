@@ -22,8 +22,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 
 import graph
-from data import long_tail, measure
+from data import long_tail
 from data.store import Store
+from data.view import pose
 from errors import InputError, Parser, run_command
 from files import replacing
 from graph import Skeleton
@@ -99,10 +100,9 @@ def draw_sheet(store: Store, rows: np.ndarray, path: Path) -> None:
     skeleton = graph.load(store.layout)
     for line, label in zip(grid, labels):
         row = rows[store.labels[rows] == label][0]
-        clip = store.clip(row)
-        view = _View(clip, skeleton, store.reading.origin)
-        for axes, frame in zip(line, np.linspace(0, len(clip) - 1, SHEET[1]).astype(int)):
-            view.draw(axes, frame)
+        points = pose(store.clip(row), skeleton, store.reading.origin)
+        for axes, frame in zip(line, np.linspace(0, len(points) - 1, SHEET[1]).astype(int)):
+            draw_persons(axes, points[frame], skeleton)
             axes.spines[:].set_visible(False)
             axes.set_xlabel(f"frame {frame}", fontsize=7, color=SIDES[""], labelpad=1)
         line[0].set_ylabel(f"{store.class_names[label]}\n{store.names[row]}", fontsize=8)
@@ -116,18 +116,18 @@ def draw_sheet(store: Store, rows: np.ndarray, path: Path) -> None:
 
 def draw_sample(store: Store, row: int, path: Path) -> None:
     """Write an animated GIF of one sample."""
-    clip = store.clip(row)
-    view = _View(clip, graph.load(store.layout), store.reading.origin)
+    skeleton = graph.load(store.layout)
+    points = pose(store.clip(row), skeleton, store.reading.origin)
     figure, axes = plt.subplots(figsize=(4, 4), layout="constrained")
     title = f"{store.names[row]}: {store.class_names[store.labels[row]]}"
 
     def show(frame: int) -> None:
         axes.clear()
-        view.draw(axes, frame)
-        axes.set_title(f"{title}\nframe {frame} of {len(clip)}", fontsize=9)
+        draw_persons(axes, points[frame], skeleton)
+        axes.set_title(f"{title}\nframe {frame} of {len(points)}", fontsize=9)
 
-    step = -(-len(clip) // MAX_FRAMES)
-    movie = FuncAnimation(figure, show, frames=range(0, len(clip), step))
+    step = -(-len(points) // MAX_FRAMES)
+    movie = FuncAnimation(figure, show, frames=range(0, len(points), step))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
     movie.save(temporary, PillowWriter(fps=FRAMES_PER_SECOND))
@@ -135,40 +135,18 @@ def draw_sample(store: Store, row: int, path: Path) -> None:
     plt.close(figure)
 
 
-class _View:
-    """A view of a clip: 2D poses unchanged, 3D poses along their two widest axes."""
-
-    def __init__(self, clip: np.ndarray, skeleton: Skeleton, origin: int | None) -> None:
-        """`origin` is the joint at the origin, which is zero although it is seen; or None."""
-        self.clip, self.bones = clip, np.array(skeleton.edges)
-        self.colors = np.array([SIDES.get(j.split(" ")[0], SIDES[""]) for j in skeleton.joints])
-        self.seen = measure.seen(clip, origin)  # (T, M, V)
-        self.is_image = skeleton.confidence or clip.shape[-1] == 2
-        if self.is_image:
-            self.axes = np.array([0, 1])
-        else:  # the widest axes: height and width of a person
-            bodies = np.where(self.seen[..., None], clip, np.nan)[self.seen.any(axis=-1)]
-            extent = np.median(np.nanmax(bodies, axis=1) - np.nanmin(bodies, axis=1), axis=0)
-            self.axes = np.argsort(-extent, kind="stable")[1::-1]
-        points = clip[self.seen][:, self.axes]
-        self.low, self.high = points.min(axis=0), points.max(axis=0)
-
-    def draw(self, axes: Axes, frame: int) -> None:
-        """Draw the persons of one frame."""
-        for m, (person, is_there) in enumerate(zip(self.clip[frame], self.seen[frame])):
-            points, alpha = person[:, self.axes], PALER if m else 1.0
-            bones = self.bones[is_there[self.bones].all(axis=1)]
-            lines = LineCollection(points[bones], colors=self.colors[bones[:, 0]], linewidths=2.2)
-            lines.set(alpha=alpha, capstyle="round")
-            axes.add_collection(lines)
-            x, y = points[is_there].T
-            axes.scatter(x, y, s=7, c=self.colors[is_there], alpha=alpha)
-        margin = 0.05 * (self.high - self.low).max() + 1e-6
-        axes.set(xlim=(self.low[0] - margin, self.high[0] + margin))
-        axes.set(ylim=(self.low[1] - margin, self.high[1] + margin))
-        axes.set(aspect="equal", xticks=[], yticks=[])
-        if self.is_image:  # y points down
-            axes.invert_yaxis()
+def draw_persons(axes: Axes, points: np.ndarray, skeleton: Skeleton) -> None:
+    """Draw the persons of one frame, (M, V, 3) from `view.pose`, without joints that are NaN."""
+    bones = np.array(skeleton.edges)
+    colors = np.array([SIDES.get(joint.split(" ")[0], SIDES[""]) for joint in skeleton.joints])
+    for m, person in enumerate(points[..., :2]):
+        alpha = PALER if m else 1.0
+        lines = LineCollection(person[bones], colors=colors[bones[:, 0]], linewidths=2.2)
+        lines.set(alpha=alpha, capstyle="round")
+        axes.add_collection(lines)
+        x, y = person.T
+        axes.scatter(x, y, s=7, c=colors, alpha=alpha)
+    axes.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal", xticks=[], yticks=[])
 
 
 def _save(figure: plt.Figure, path: Path) -> None:
@@ -178,10 +156,7 @@ def _save(figure: plt.Figure, path: Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(
-        prog="python -m data.inspect",
-        description="Print statistics of a prepared store and write pictures of it.",
-    )
+    parser = Parser(prog="python -m data.inspect", description=__doc__)
     add = parser.add_argument
     add("store", type=Path, help="folder of the store")
     add("--protocol", help="only the training split of this benchmark")

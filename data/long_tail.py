@@ -175,10 +175,10 @@ def training_rows(
     if training_list is None:
         return _training_list(store, train)
     path = list_path(training_list, imbalance, fold, seed)
-    is_template = "{imbalance}" in training_list
-    shuffle = seed if is_template and "{seed}" in training_list else None
     made = ""
     if not path.is_file():
+        is_template = "{imbalance}" in training_list
+        shuffle = seed if is_template and "{seed}" in training_list else None
         make = make and is_template
         made = _make_missing(path, store, protocol, imbalance, fold, shuffle, make)
     rows = _rows_of(store, sample_names.read(path), path)
@@ -351,9 +351,7 @@ def shipped_part(protocol: str, kept: np.ndarray) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(
-        prog="python -m data.long_tail", description="Generate a long-tailed training list."
-    )
+    parser = Parser(prog="python -m data.long_tail", description=__doc__)
     add = parser.add_argument
     add("benchmark", help=f"one of {', '.join(protocols.PROTOCOLS)}")
     add("--names", type=Path,

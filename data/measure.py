@@ -86,25 +86,16 @@ def size(joints: np.ndarray, there: np.ndarray, planar: bool = False) -> float:
     bodies, there = joints[is_body], there[is_body]  # (n, V, C), (n, V)
     if not len(bodies):
         return np.nan
-    axes = [
-        bodies[..., axis].astype(np.float64)
-        for axis in range(min(bodies.shape[2], 2 if planar else 3))
-    ]  # (n, V)
     extents = [
         np.where(there, axis, -np.inf).max(axis=1) - np.where(there, axis, np.inf).min(axis=1)
-        for axis in axes
+        for axis in np.moveaxis(bodies[..., : 2 if planar else 3].astype(np.float64), -1, 0)
     ]
     return float(np.median(np.max(extents, axis=0)))
 
 
-def lowest(joints: np.ndarray, origin: int | None = None) -> float:
+def lowest(joints: np.ndarray) -> float:
     """Return the smallest x or y of all seen joints; inf if there is none."""
-    return float(joints[seen(joints, origin)][:, :2].min(initial=np.inf))
-
-
-def factor(measured: float, usual: float) -> float:
-    """Return the unit conversion that brings a body size closest to the usual one."""
-    return min(FACTORS, key=lambda f: abs(np.log(f * measured / usual)))
+    return float(joints[seen(joints)][:, :2].min(initial=np.inf))
 
 
 def compare(measured: float, usual: Size, whose: str) -> str:
@@ -117,7 +108,8 @@ def compare(measured: float, usual: Size, whose: str) -> str:
     sizes = f"body size is {measured:.4g}; {whose}: {usual.low:.3g} to {usual.high:.3g}"
     if measured == 0:
         return f"{sizes}; all joints are at the same point"
-    return f"{sizes}; multiply the positions by {factor(measured, usual.median):.3g}"
+    factor = min(FACTORS, key=lambda factor: abs(np.log(factor * measured / usual.median)))
+    return f"{sizes}; multiply the positions by {factor:.3g}"
 
 
 def is_impossible(measured: float, usual: Size) -> bool:
@@ -149,10 +141,9 @@ def check_pixels(
 
     `option` gives the size to whatever reads them.
     """
-    signed = poses[seen(poses)][:, :2]  # (n, 2)
-    if not len(signed):
+    positions = np.abs(poses[seen(poses)][:, :2])  # (n, 2)
+    if not len(positions):
         return
-    positions = np.abs(signed)
     shown = f"{where}: positions up to {positions.max():.4g}"
     if _are_shares(positions) and max(height, width) >= SMALLEST_IMAGE:
         raise InputError(

@@ -19,18 +19,18 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 import memory
 from data.names import numbered
 from data.quality import Quality
 from data.readers import READERS, Clip, Raw
-from data.store import StoreWriter
+from data.store import Store, StoreWriter
 from errors import InputError, Parser, run_command
 from flags import cores
 
@@ -47,22 +47,13 @@ LEFT_OUT = {
 }
 
 
-@dataclass
-class Summary:
-    """The result of preparing a data set."""
+def prepare(raw: Raw, out: Path, workers: int, **meta: Any) -> tuple[Quality, list[str]]:
+    """Write a store of all readable samples; InputError if there are none.
 
-    labels: list[int]  # of the samples
-    parts: list[str]  # of the split, one per sample; empty if there is no split
-    frames: int
-    left_out: dict[str, list[str]]  # names by reason, see LEFT_OUT; a message per unreadable file
-    doubts: list[str]  # warnings
-    quality: Quality
-
-
-def prepare(raw: Raw, out: Path, workers: int, **meta: Any) -> Summary:
-    """Write a store of all readable samples; InputError if there are none."""
-    nobody: list[str] = []
-    unreadable: list[str] = []
+    Returns its statistics, and warnings about files that were read.
+    """
+    nobody: list[str] = []  # names of samples without a body
+    unreadable: list[str] = []  # one message per file, with its name
     doubts: list[str] = []
     with StoreWriter(out, raw.layout, raw.class_names, raw.shape, **raw.meta, **meta) as writer:
         for clip in tqdm(_read_all(raw, workers), total=raw.total, unit="clip", disable=None):
@@ -77,34 +68,22 @@ def prepare(raw: Raw, out: Path, workers: int, **meta: Any) -> Summary:
                 except InputError as error:
                     unreadable.append(str(error))
         if not writer.labels:
-            raise InputError(_nothing(nobody, unreadable, out))
+            if len(unreadable) == 1 and not nobody:
+                raise InputError(unreadable[0])
+            first = f", the first: {unreadable[0]}" if unreadable else ""
+            raise InputError(
+                f"{out}: no usable samples ({len(nobody)} without a body, "
+                f"{len(unreadable)} unreadable{first})"
+            )
         parts = writer.columns.get("split", [])
-        left_out = {
+        writer.meta["left_out"] = {
             "missing": [],
             **raw.left_out,
             "nobody": nobody,
             "no_part": [name for name, part in zip(writer.labels, parts) if part == ""],
             "unreadable": unreadable,
         }
-        writer.meta["left_out"] = left_out
-        labels, frames = list(writer.labels.values()), sum(writer.lengths)
-        quality = writer.quality()
-        if 0 not in labels and [raw.class_names[0]] == numbered([0]):
-            doubts.append(
-                f"the labels start at {min(labels)}: class 0 has no samples; classes count from 0"
-            )
-        return Summary(labels, parts, frames, left_out, [*quality.doubts, *doubts], quality)
-
-
-def _nothing(nobody: list[str], unreadable: list[str], out: Path) -> str:
-    """Return why no store was written."""
-    if len(unreadable) == 1 and not nobody:
-        return unreadable[0]
-    first = f", the first: {unreadable[0]}" if unreadable else ""
-    return (
-        f"{out}: no usable samples ({len(nobody)} without a body, "
-        f"{len(unreadable)} unreadable{first})"
-    )
+        return writer.quality(), doubts
 
 
 def _read_all(raw: Raw, workers: int) -> Iterator[Clip | str]:
@@ -168,27 +147,33 @@ def main(argv: list[str]) -> None:
     sources = getattr(args, "source", [])
     sources = sources if isinstance(sources, list) else [sources]
     sources = [str(Path(source).resolve()) for source in sources]
-    summary = prepare(raw, out, args.workers, data_set=args.name, source=sources)
-    classes, left_out = set(summary.labels), summary.left_out
+    quality, doubts = prepare(raw, out, args.workers, data_set=args.name, source=sources)
+    store = Store.open(out)
+    classes, left_out = np.unique(store.labels), store.meta["left_out"]
     print(
-        f"{out}: {len(summary.labels)} samples, {summary.frames} frames, "
+        f"{out}: {len(store)} samples, {len(store.joints)} frames, "
         f"{len(classes)} of {len(raw.class_names)} classes, layout {raw.layout}"
     )
-    print("\n".join(summary.quality.lines()))
-    for doubt in summary.doubts:
+    if 0 not in classes and [raw.class_names[0]] == numbered([0]):
+        doubts.append(
+            f"the labels start at {min(classes)}: class 0 has no samples; classes count from 0"
+        )
+    print("\n".join(quality.lines()))
+    for doubt in (*quality.doubts, *doubts):
         print(f"warning: {doubt}")
     for reason, line in LEFT_OUT.items():
         if names := left_out.get(reason):
             print(f"{line}: {len(names)}, e.g. {names[0]} (listed in {out}/meta.json)")
-    counts = Counter(summary.parts)
-    if counts:
-        print(f"split: {counts['train']} train, {counts['test']} test")
+    parts = Counter(store.columns["split"].tolist() if "split" in store.columns else [])
+    if parts:
+        print(f"split: {parts['train']} train, {parts['test']} test")
         for kind, part in (("training", "train"), ("test", "test")):
-            present = {label for label, its in zip(summary.labels, summary.parts) if its == part}
-            if missing := [raw.class_names[label] for label in sorted(classes - present)]:
+            present = store.labels[store.columns["split"] == part]
+            missing = [raw.class_names[label] for label in np.setdiff1d(classes, present)]
+            if missing:
                 first = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
                 print(f"classes without {kind} samples: {len(missing)} ({first})")
-    if args.name == "custom" and not (counts["train"] and counts["test"]):
+    if args.name == "custom" and not (parts["train"] and parts["test"]):
         print(
             "warning: without training and test samples only --phase predict can use the store; "
             "give a column `split`, or --split 0.3"

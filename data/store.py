@@ -197,14 +197,13 @@ class StoreWriter:
         self.file = (self.partial / "joints.npy").open("wb")
         self._write_header()
 
-    def _write_header(self) -> int:
-        """Write the header of joints.npy for the current number of frames; return its size."""
+    def _write_header(self) -> None:
+        """Write the header of joints.npy for the current number of frames."""
         self.file.seek(0)
         shape = (sum(self.lengths), *self.shape)
         # NumPy pads the header, so its size does not change when the first axis grows.
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self.file, header)
-        return self.file.tell()
 
     def add(self, name: str, label: int, joints: np.ndarray, **columns: int | str) -> None:
         """Append a clip of joints (T, m, V, C), m <= M; absent bodies are filled with zeros.
@@ -247,9 +246,7 @@ class StoreWriter:
         """Complete the store and rename it to its path; InputError if it has no clips."""
         if not self.labels:
             raise InputError(f"{self.path}: no usable samples, so no store was written")
-        size = self.file.tell() - sum(self.lengths) * int(np.prod(self.shape)) * 4
-        if self._write_header() != size:
-            raise RuntimeError("the header of joints.npy changed its size")
+        self._write_header()
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
@@ -367,15 +364,14 @@ def copies(store: Store, test_rows: np.ndarray, train_rows: np.ndarray) -> np.nd
     Identical means the same length and bit-identical frames. Only clips with the same length and
     the same middle frame are read completely; without duplicates that is one frame per clip.
     """
-
-    def bits(row: int) -> np.ndarray:
-        return store.clip(row).view(np.uint32)
-
     alike = defaultdict(list)
     for row in np.asarray(train_rows).tolist():
         alike[_middle(store, row)].append(row)
     mask = [
-        any(np.array_equal(bits(row), bits(other)) for other in alike.get(_middle(store, row), ()))
+        any(
+            store.clip(row).tobytes() == store.clip(other).tobytes()
+            for other in alike.get(_middle(store, row), ())
+        )
         for row in np.asarray(test_rows).tolist()
     ]
     return np.array(mask, bool)

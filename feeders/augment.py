@@ -79,12 +79,14 @@ def matrices(
 
 
 def transform(clips: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
-    """Apply matrices (N, C, C) to the coordinates of clips (N, ..., C).
+    """Apply matrices (N, 3, 3) to the coordinates of clips (N, ..., C); C = 2: x and y of them.
 
     Computed term by term: a matrix product would round to TF32 or bfloat16 where that is enabled,
     and is not faster for such small matrices.
     """
-    columns = matrices.reshape(len(clips), *[1] * (clips.dim() - 2), *matrices.shape[1:]).unbind(-1)
+    C = clips.shape[-1]
+    matrices = matrices[:, :C, :C]
+    columns = matrices.reshape(len(clips), *[1] * (clips.dim() - 2), C, C).unbind(-1)
     result = clips[..., :1] * columns[0]
     for channel, column in enumerate(columns[1:], start=1):
         result.addcmul_(clips[..., channel : channel + 1], column)

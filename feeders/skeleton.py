@@ -175,22 +175,19 @@ class Feeder(Dataset):
         (N, G), and clips with an axis G after N. A batch is a Batch, or rows with `generator` for
         the random values, which are drawn in the order of the batches.
         """
-        plans = (self._plan(batch, generator) for batch in batches)
-        for (rows, draws, batch), read in self.source.read_ahead(plans):
+
+        def plans() -> Iterator[tuple[torch.Tensor, Draws | None, Batch]]:
+            for batch in batches:
+                batch = batch if isinstance(batch, Batch) else Batch(batch)
+                rows = batch.rows.flatten().repeat_interleave(self.views)
+                yield rows, self.draw(rows, batch.generator or generator), batch
+
+        for (rows, draws, batch), read in self.source.read_ahead(plans()):
             clips, labels = self.make(rows, draws, read), self.targets(batch.rows)
             if self.views > 1 or labels.ndim > 1:
                 views = (-1,) if self.views > 1 else ()
                 clips = clips.unflatten(0, (*labels.shape, *views))
             yield clips, labels, batch
-
-    def _plan(
-        self, batch: Batch | torch.Tensor, generator: torch.Generator | None
-    ) -> tuple[torch.Tensor, Draws | None, Batch]:
-        if isinstance(batch, torch.Tensor):
-            batch = Batch(batch)
-            batch.generator = generator
-        rows = batch.rows.flatten().repeat_interleave(self.views)
-        return rows, self.draw(rows, batch.generator), batch
 
     def batch(self, rows: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """Return clips (N * S, M, T, V, C) float32 of rows (N,); those of a sample are adjacent."""
@@ -242,7 +239,6 @@ class Feeder(Dataset):
         owner = send(torch.arange(count).repeat_interleave(clips.lengths), self.device)  # (F,)
         if draws is not None:
             matrices = augment.matrices(draws.scale, draws.angles, planar=self.planar).mT
-            matrices = matrices[:, : self.channels, : self.channels]
             frames = augment.transform(frames, send(matrices, self.device)[owner])
         positions, score = frames.tensor_split([2 if self.planar else 3], dim=-1)
         frames = torch.cat([augment.box(positions, owner, count), score], dim=-1)
@@ -266,7 +262,6 @@ class Feeder(Dataset):
         if not self.box and (wanted.scale or wanted.rotate or wanted.mirror):
             mirrored = draws.flip if wanted.mirror else None
             matrices = augment.matrices(draws.scale, draws.angles, mirrored, self.planar)
-            matrices = matrices[:, : self.channels, : self.channels]
             matrices = matrices.repeat_interleave(self.clips, 0)
             batch = augment.transform(batch, send(matrices, self.device))
         return batch

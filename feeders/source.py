@@ -134,11 +134,9 @@ class Source:
         shape = (int(lengths.sum()), *clips.frames.shape[1:])
         frames = torch.empty(shape, device=self.device)
         for rows in torch.arange(len(lengths)).split(CLIPS_PER_COPY):
-            part = send(clips[rows].packed().frames, self.device)
+            part = self._processed(clips[rows].packed(), prepare)
             first = int(starts[rows[0]])
-            frames[first : first + len(part)] = (
-                part if prepare is None else prepare(part, lengths[rows])
-            )
+            frames[first : first + len(part)] = part
         return Clips(frames, starts, lengths)
 
     def read(self, rows: torch.Tensor) -> Clips:
@@ -149,10 +147,11 @@ class Source:
         """Return the clips from `read`, processed and on the device."""
         if self.kept is not None:
             return clips
+        return Clips(self._processed(clips, self.prepare), clips.starts, clips.lengths)
+
+    def _processed(self, clips: Clips, prepare: Prepare | None) -> torch.Tensor:
         frames = send(clips.frames, self.device)
-        if self.prepare is not None:
-            frames = self.prepare(frames, clips.lengths)
-        return Clips(frames, clips.starts, clips.lengths)
+        return frames if prepare is None else prepare(frames, clips.lengths)
 
     def read_ahead(self, plans: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, Clips]]:
         """Yield each plan, a tuple that begins with rows, and the clips that `read` returns for

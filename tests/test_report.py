@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import ensemble
-from data import normalize
+from data import normalize, view
 from errors import InputError
 from graph import load
 from tests import fake_runs
@@ -182,7 +182,7 @@ def test_persons_are_upright_and_not_mirrored(turn):
     """Rotations to other conventions give the same view of a person."""
     clip = fake_runs.person(1, 30)
     turned = (clip @ turn.T).astype(np.float32)
-    drawn = clips.pose(turned, load("ntu_rgb_d"))
+    drawn = view.pose(turned, load("ntu_rgb_d"))
     head, feet = drawn[:, 0, 3, 1], drawn[:, 0, [15, 19], 1]
     assert (head > 0.5).all() and (feet < -0.5).all() and np.nanmax(np.abs(drawn)) <= 1
     assert np.isnan(drawn[:, 1]).all()
@@ -197,25 +197,25 @@ def test_joint_at_origin_is_drawn_and_unseen_joint_is_not():
     clip[5, 0, 7] = 0  # unseen
     centered = normalize.centered(clip, 1).astype(np.float32)
     assert not centered[0, 0, 1].any()
-    drawn = clips.pose(centered, load("ntu_rgb_d"), origin=1)
+    drawn = view.pose(centered, load("ntu_rgb_d"), origin=1)
     lost = np.isnan(drawn).any(-1)
     assert lost[5, 0, 7] and lost[:, 0].sum() == 1 and lost[:, 1].all()
-    assert np.isnan(clips.pose(centered, load("ntu_rgb_d"))[0, 0, 1]).all()
+    assert np.isnan(view.pose(centered, load("ntu_rgb_d"))[0, 0, 1]).all()
 
 
 def test_unseen_joints_do_not_affect_the_view():
     """Raw positions far from the sensor: unseen joints at zero would change the up axis."""
     clip = fake_runs.person(1, 30) + [0, 30, 0]
     clip[:, 1] = 0
-    expected = clips.view(clip, load("ntu_rgb_d"))
+    expected = view.view(clip, load("ntu_rgb_d"))
     clip[:20, 0, 13:20] = 0
-    np.testing.assert_array_equal(clips.view(clip, load("ntu_rgb_d")), expected)
+    np.testing.assert_array_equal(view.view(clip, load("ntu_rgb_d")), expected)
 
 
 def test_y_points_down_in_2d():
     clip = np.random.default_rng(0).uniform(0.2, 0.8, (5, 1, 17, 3)).astype(np.float32)
     clip[:, :, 0, 1], clip[:, :, 16, 1] = -0.9, 0.95  # nose above ankle
-    drawn = clips.pose(clip, load("coco"))
+    drawn = view.pose(clip, load("coco"))
     assert (drawn[:, 0, 0, 1] > drawn[:, 0, 16, 1]).all() and (drawn[..., 2] == 0).all()
     assert (np.sign(np.diff(drawn[0, 0, :, 0])) == np.sign(np.diff(clip[0, 0, :, 0]))).all()
 

@@ -22,6 +22,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from data.view import pose
 from engine import checkpoint, config, evaluate, precision
 from engine.build import make_feeder
 from engine.distributed import World, choose_devices
@@ -34,7 +35,6 @@ from longtail import shots
 from model import upstream
 from tools.plots import SHOTS, STYLE, save
 from tools.relevance import draw, relevance
-from tools.report.clips import pose
 
 
 class FeatureRecorder(nn.Module):

@@ -115,8 +115,9 @@ class CrossEntropy(nn.Module):
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
-        if "forward" in vars(cls):  # it would be ignored, and the parent's loss used
-            raise InputError(f"loss {cls.__name__}: override part instead of forward")
+        for former, now in (("costs", "loss_matrix"), ("forward", "part")):
+            if former in vars(cls):  # it would be ignored, and the parent's loss used
+                raise InputError(f"loss {cls.__name__}: override {now} instead of {former}")
 
     def loss_matrix(self, logits: Tensor) -> Tensor:
         """Return the loss of every sample under every label: (N, K) -> (N, K)."""

@@ -432,5 +432,6 @@ def test_the_parts_of_a_batch_add_up_to_its_loss(name, by, sets):
 
 
 def test_a_loss_that_overrides_what_the_loop_does_not_call_is_refused():
-    with pytest.raises(InputError, match="override part instead of forward"):
-        type("Mine", (CrossEntropy,), {"forward": lambda self, logits: logits})
+    for name, instead in (("costs", "loss_matrix"), ("forward", "part")):
+        with pytest.raises(InputError, match=f"override {instead} instead of {name}"):
+            type("Mine", (CrossEntropy,), {name: lambda self, logits: logits})

@@ -45,11 +45,10 @@ class FSA(Method):
     ) -> None:
         super().__init__(parts, model)
         self.specific, self.generic, self.weight = specific, generic, weight
-        tail = last_third(parts.class_counts)
-        self.tail = nn.Buffer(tail, persistent=False)  # (K,) bool
-        weights = linear_classifier(model).weight.detach().clone()
-        self.first_stage = nn.Buffer(weights)  # (K, D)
-        self.layer = (linear_classifier(model),)  # in a tuple: not a submodule of this method
+        self.tail = nn.Buffer(last_third(parts.class_counts), persistent=False)  # (K,) bool
+        layer = linear_classifier(model)
+        self.first_stage = nn.Buffer(layer.weight.detach().clone())  # (K, D)
+        self.layer = (layer,)  # in a tuple: not a submodule of this method
 
     def prepare(self, model: nn.Module, samples: Samples) -> None:
         self.first_stage.copy_(linear_classifier(model).weight.detach())

@@ -204,14 +204,11 @@ class GraphConv(nn.Module):
                 learned.uniform_(-1e-6, 1e-6)
             self.edges = nn.Parameter(learned)
         self.conv = nn.Conv2d(subsets * channels, out, 1, bias=not bias_first)
+        self.bias: nn.Parameter | None = None
         if bias_first:
             bound = channels**-0.5  # as for the G convolutions of x that this one replaces
             nn.init.uniform_(self.conv.weight, -bound, bound)
-            self.bias: nn.Parameter | None = nn.Parameter(
-                torch.empty(subsets, out).uniform_(-bound, bound)
-            )
-        else:
-            self.bias = None
+            self.bias = nn.Parameter(torch.empty(subsets, out).uniform_(-bound, bound))
         self.norm: nn.Module = nn.BatchNorm2d(out)
         self.residual = shortcut(channels, out) if residual else None
 

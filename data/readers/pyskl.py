@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+import graph
 from data import measure, names, normalize, unpickle
 from data.readers import Clip, Raw, splits
 from data.readers.ntu import add_normalize
@@ -29,7 +30,6 @@ MAX_BODIES = 2
 CROWD = 10  # if a frame has more persons, those of all frames are sorted by score
 # (joints, coordinates) of a pose -> layout; the compressed form always has 2D poses
 LAYOUTS = {(25, 3): "ntu_rgb_d", (20, 3): "nw_ucla", (17, 2): "coco", (18, 2): "openpose"}
-NUM_JOINTS = {layout: joints for (joints, _), layout in LAYOUTS.items()}
 IMAGE_LAYOUTS = ("coco", "openpose")
 NUM_KINETICS = 400
 FORM = "{'split': {'train': [frame_dir, ...], 'val': [...]}, 'annotations': [{...}, ...]}"
@@ -146,7 +146,7 @@ def reader(args: argparse.Namespace) -> Raw:
         read=Read(args.source, layout, args.threshold or 0, normalization),
         layout=layout,
         class_names=class_names,
-        shape=(MAX_BODIES, NUM_JOINTS[layout], 3),
+        shape=(MAX_BODIES, graph.load(layout).num_joints, 3),
         meta={"normalization": normalization},
         left_out={"unmatched": unmatched},
     )

@@ -53,8 +53,6 @@ EAR = (0.02, 0.34, 0.18)
 CHEST = (-0.30, -0.30, 0.50)  # in front of the chest, where both hands can meet
 PARTNER = (-0.25, -0.20, 0.90)  # at the hand of the other person
 
-# --- actions: phase (T,) -> the poses of one or two persons --------------------------------------
-
 
 def smooth(t: Array, start: float, end: float) -> Array:
     """Return 0 before `start`, 1 after `end`, with a smooth transition (smoothstep)."""
@@ -230,8 +228,6 @@ ACTIONS: dict[str, Callable[[Array, Generator], tuple[Pose, ...]]] = {
 }
 CLASS_NAMES = list(ACTIONS)
 
-# --- the recording ------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class Clip:
@@ -317,8 +313,6 @@ def some(rng: Generator, t: Array, low: int, high: int) -> slice:
     return slice(start, start + rng.integers(low, high))
 
 
-# --- the file -----------------------------------------------------------------------------------
-
 BODY_ID = 72057594037930000  # of the same magnitude as Kinect's
 BODY = "%d 0 0 0 0 0 0 0 0 2\n25\n"  # bodyID, ..., trackingState; number of joints
 # x y z, trackingState; positions in the images and orientations, which readers ignore, are zero
@@ -335,9 +329,6 @@ def text(joints: Array, guessed: Array, seen: Array) -> str:
             parts.append(BODY % (BODY_ID + body))
             parts.append(25 * JOINT % tuple(rows[body, frame].flat))
     return "".join(parts)
-
-
-# --- data.prepare demo --------------------------------------------------------------------------
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -185,10 +185,6 @@ def _in_pixels(joints: np.ndarray, terms: Terms) -> np.ndarray:
     return joints
 
 
-def _unchanged(joints: np.ndarray, terms: Terms) -> np.ndarray:
-    return joints
-
-
 # Name -> normalization of a raw clip: 3D in meters, 2D in pixels or [-1, 1].
 NORMALIZATIONS: dict[str, Callable[[np.ndarray, Terms], np.ndarray]] = {
     "upright": lambda joints, terms: upright(joints),
@@ -198,7 +194,7 @@ NORMALIZATIONS: dict[str, Callable[[np.ndarray, Terms], np.ndarray]] = {
     "image": lambda joints, terms: in_image(joints, terms.image_size, terms.where),
     "st-gcn": _best_scored_in_image,
     "pixels": _in_pixels,
-    "none": _unchanged,
+    "none": lambda joints, terms: joints,
 }
 # `--normalize` of 3D clips as PYSKL has them -> the normalization.
 OF_PYSKL = {"upright": "upright", "centered": "unaligned", "centred": "unaligned"}

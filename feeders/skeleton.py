@@ -164,8 +164,6 @@ class Feeder(Dataset):
         other.table = other._table()
         return other
 
-    # --- batches ---
-
     def batches(
         self, batches: Iterable[Batch | torch.Tensor], generator: torch.Generator | None = None
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, Batch]]:
@@ -196,8 +194,6 @@ class Feeder(Dataset):
     def targets(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the labels of `rows`, of their shape, on the device."""
         return send(self.labels[rows], self.device)
-
-    # --- one batch ---
 
     def draw(self, rows: torch.Tensor, generator: torch.Generator | None = None) -> Draws | None:
         """Draw the random values of a training batch, on the CPU: the same for every device."""
@@ -265,8 +261,6 @@ class Feeder(Dataset):
             matrices = matrices.repeat_interleave(self.clips, 0)
             batch = augment.transform(batch, send(matrices, self.device))
         return batch
-
-    # --- a Dataset of single samples ---
 
     def __len__(self) -> int:
         return len(self.names)

@@ -62,8 +62,8 @@ def test_threshold_and_crowd_limit_are_inclusive() -> None:
         "frame_dir": "a", "label": 0, "frame_inds": np.array([0, 0, 0, 1]), "keypoint": poses,
         "box_score": np.array([0.49, 0.5, 0.51, 0.9]),
     }  # fmt: skip
-    read = pyskl.Read(Path("k.pkl"), "coco", threshold=0.5, normalization="pixels")
-    joints = read((annotation, "train")).joints
+    item = (annotation, "train")
+    joints = pyskl.read(item, Path("k.pkl"), "coco", "pixels", threshold=0.5).joints
     np.testing.assert_array_equal(joints[0], poses[1:3])
     np.testing.assert_array_equal(joints[1], [poses[3], 0 * poses[3]])
     three, two = (pyskl.decompress(annotation["frame_inds"], poses, crowd) for crowd in (3, 2))

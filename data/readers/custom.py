@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ import flags
 import graph
 from data import clip_file, names, normalize
 from data.protocols import spelled_twice
-from data.readers import Clip, ClipFile, Raw, splits, table
+from data.readers import Clip, Raw, splits, table
 from errors import InputError, nearest
 
 NORMALIZATIONS = ("upright", "centered", "image", "none")
@@ -53,56 +54,40 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-@dataclass(frozen=True)
-class Read:
-    """Reads a file and returns its clip; runs in the worker processes."""
-
-    folder: Path
-    layout: str  # name of the layout
-    shape: tuple[int, int, int]  # (M, V, C)
-    normalization: str
-    terms: normalize.Terms  # image_size None: use the image size in each file
-    nan: str  # one of flags.NAN
-
-    def __call__(self, item: Item) -> Clip:
-        """Return the clip in one file; InputError names the file."""
-        file, label, columns = item
-        path = self.folder / file
-        clip = clip_file.read(path, self.nan)
-        if clip.layout not in (None, self.layout):
-            raise InputError(f"{path}: has layout {clip.layout}, not {self.layout}")
-        seen = np.flatnonzero(clip.joints.any(axis=(0, 2, 3)))
-        clip = replace(clip, joints=clip.joints[:, : seen.max(initial=0) + 1])
-        self._check(clip.joints, path)
-        doubt = f"{path}: {clip.doubt}" if clip.doubt else ""
-        return Clip(table.sample_name(file), label, self._normalized(clip, path), columns, doubt)
-
-    def _check(self, joints: np.ndarray, path: Path) -> None:
-        persons, num_joints, channels = self.shape
-        if joints.shape[2:] != (num_joints, channels):
-            raise InputError(
-                f"{path}: has shape {joints.shape}; expected {num_joints} joints (layout) with "
-                f"{channels} channels (--channels)"
-            )
-        if joints.shape[1] > persons:
-            raise InputError(
-                f"{path}: has {joints.shape[1]} persons; add --persons {joints.shape[1]}"
-            )
-
-    def _normalized(self, clip: ClipFile, path: Path) -> np.ndarray:
-        if not clip.joints.any():
-            return clip.joints[:0]
-        is_image = self.normalization == "image"
-        size = clip.image_size_or(self.terms.image_size, path) if is_image else None
-        terms = replace(self.terms, where=str(path), image_size=size)
-        if not is_image:
-            return normalize.apply(self.normalization, clip.joints, terms)
-        if size is None:
+def read(
+    item: Item, folder: Path, layout: str, shape: tuple[int, int, int], normalization: str,
+    terms: normalize.Terms, nan: str,
+) -> Clip:  # fmt: skip
+    """Return the clip in one file, scaled by its image size unless `terms` has one; InputError
+    names the file."""
+    file, label, columns = item
+    path = folder / file
+    clip = clip_file.read(path, nan)
+    if clip.layout not in (None, layout):
+        raise InputError(f"{path}: has layout {clip.layout}, not {layout}")
+    seen = np.flatnonzero(clip.joints.any(axis=(0, 2, 3)))
+    joints = clip.joints[:, : seen.max(initial=0) + 1]
+    persons, num_joints, channels = shape
+    if joints.shape[2:] != (num_joints, channels):
+        raise InputError(
+            f"{path}: has shape {joints.shape}; expected {num_joints} joints (layout) with "
+            f"{channels} channels (--channels)"
+        )
+    if joints.shape[1] > persons:
+        raise InputError(f"{path}: has {joints.shape[1]} persons; add --persons {joints.shape[1]}")
+    if not len(seen):
+        joints = joints[:0]
+    else:
+        size = clip.image_size_or(terms.image_size, path)
+        if normalization == "image" and size is None:
             raise InputError(
                 f"{path}: 2D poses are scaled by the image size; give --image-size HEIGHT WIDTH, "
                 "or --normalize none if they are scaled already"
             )
-        return normalize.apply("image", clip.joints, terms)
+        terms = replace(terms, where=str(path), image_size=size)
+        joints = normalize.apply(normalization, joints, terms)
+    doubt = f"{path}: {clip.doubt}" if clip.doubt else ""
+    return Clip(table.sample_name(file), label, joints, columns, doubt)
 
 
 def persons_in(files: list[Path]) -> int:
@@ -149,13 +134,14 @@ def reader(args: argparse.Namespace) -> Raw:
     return Raw(
         items=items,
         total=len(items),
-        read=Read(
-            clips.folder,
-            skeleton.name,
-            shape,
-            normalization,
-            normalize.Terms(skeleton.center, size),
-            args.nan,
+        read=partial(
+            read,
+            folder=clips.folder,
+            layout=skeleton.name,
+            shape=shape,
+            normalization=normalization,
+            terms=normalize.Terms(skeleton.center, size),
+            nan=args.nan,
         ),
         layout=args.layout,
         class_names=class_names,

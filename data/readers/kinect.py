@@ -19,7 +19,6 @@ from errors import InputError
 
 LAYOUT = "nw_ucla"
 NUM_JOINTS = 20
-NORMALIZATION = "centered"
 
 
 def raw(data_set: str, items: Sequence[Any], read: Callable[[Any], Clip], **meta: Any) -> Raw:
@@ -32,10 +31,8 @@ def raw(data_set: str, items: Sequence[Any], read: Callable[[Any], Clip], **meta
         layout=LAYOUT,
         class_names=names.class_names(data_set),
         shape=(1, NUM_JOINTS, 3),
-        meta={
-            "normalization": NORMALIZATION, "centre": center, "drops_empty_frames": True, **meta,
-        },
-    )  # fmt: skip
+        meta={"normalization": "centered", "centre": center, "drops_empty_frames": True, **meta},
+    )
 
 
 def clip(file: File, name: str, label: int, subject: int, joints: np.ndarray) -> Clip:

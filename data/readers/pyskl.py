@@ -13,13 +13,14 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
 
+import graph
 from data import measure, names, normalize, unpickle
 from data.readers import Clip, Raw, splits
 from data.readers.ntu import add_normalize
@@ -29,7 +30,6 @@ MAX_BODIES = 2
 CROWD = 10  # if a frame has more persons, those of all frames are sorted by score
 # (joints, coordinates) of a pose -> layout; the compressed form always has 2D poses
 LAYOUTS = {(25, 3): "ntu_rgb_d", (20, 3): "nw_ucla", (17, 2): "coco", (18, 2): "openpose"}
-NUM_JOINTS = {layout: joints for (joints, _), layout in LAYOUTS.items()}
 IMAGE_LAYOUTS = ("coco", "openpose")
 NUM_KINETICS = 400
 FORM = "{'split': {'train': [frame_dir, ...], 'val': [...]}, 'annotations': [{...}, ...]}"
@@ -38,52 +38,6 @@ SPLIT_KEY = re.compile(rf"(?:(.+?)[_-]?)?({_PART})(?:[_-]?(.+))?", re.IGNORECASE
 UNREADABLE = "unreadable"  # stands in an annotation for the keypoints, with the reason
 
 Annotation = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Read:
-    """Converts an annotation to a clip; runs in the worker processes."""
-
-    path: Path
-    layout: str
-    threshold: float = 0  # minimum box score in the compressed form
-    normalization: str = "upright"
-
-    def __call__(self, item: tuple[Annotation, str | None]) -> Clip:
-        """Return the clip of an annotation and its part of the split (None: from NTU's name)."""
-        annotation, part = item
-        name, label = annotation["frame_dir"], annotation["label"]
-        try:
-            joints = self._normalized(annotation)
-            expected, columns = (label, {"split": part}) if part is not None else names.parse(name)
-            if label != expected:
-                raise InputError(f"label is {label}, but {expected} in the name")
-        except InputError as error:
-            raise InputError(f"{self.path}: {name}: {error}") from None
-        return Clip(name, label, joints, columns)
-
-    def _normalized(self, annotation: Annotation) -> np.ndarray:
-        if UNREADABLE in annotation and "keypoint" not in annotation:
-            raise InputError(annotation[UNREADABLE])
-        is_image = self.layout in IMAGE_LAYOUTS
-        joints = _joints(annotation, self.threshold, is_image)
-        coordinates = joints.shape[3] - 1 if is_image else joints.shape[3]  # without the score
-        layout = LAYOUTS.get((joints.shape[2], coordinates))
-        if layout != self.layout:
-            raise InputError(f"joints {joints.shape} are not of layout {self.layout}")
-        if not np.isfinite(joints).all():
-            raise InputError("a joint is NaN or infinite")
-        if not is_image and joints.shape[1] > MAX_BODIES:
-            raise InputError(f"{joints.shape[1]} persons, but 3D poses have one or two")
-        joints = joints[:, :MAX_BODIES]
-        if not joints.any():
-            return joints[:0]
-        if not is_image:
-            return normalize.apply(self.normalization, joints, normalize.Terms())
-        joints = joints.astype(np.float32)
-        if self.normalization == "pixels":
-            return joints
-        return normalize.in_image(joints, _image_size(annotation), "keypoint", "img_shape")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -143,13 +97,67 @@ def reader(args: argparse.Namespace) -> Raw:
     return Raw(
         items=((item, parts.get(item["frame_dir"], "")) for item in items),
         total=len(labels),
-        read=Read(args.source, layout, args.threshold or 0, normalization),
+        read=partial(
+            read,
+            path=args.source,
+            layout=layout,
+            normalization=normalization,
+            threshold=args.threshold or 0,
+        ),
         layout=layout,
         class_names=class_names,
-        shape=(MAX_BODIES, NUM_JOINTS[layout], 3),
+        shape=(MAX_BODIES, graph.load(layout).num_joints, 3),
         meta={"normalization": normalization},
         left_out={"unmatched": unmatched},
     )
+
+
+def read(
+    item: tuple[Annotation, str | None],
+    path: Path,
+    layout: str,
+    normalization: str,
+    threshold: float = 0,
+) -> Clip:
+    """Return the clip of an annotation and its part of the split (None: from NTU's name).
+
+    `threshold` is the minimum box score in the compressed form.
+    """
+    annotation, part = item
+    name, label = annotation["frame_dir"], annotation["label"]
+    try:
+        joints = _normalized(annotation, layout, normalization, threshold)
+        expected, columns = (label, {"split": part}) if part is not None else names.parse(name)
+        if label != expected:
+            raise InputError(f"label is {label}, but {expected} in the name")
+    except InputError as error:
+        raise InputError(f"{path}: {name}: {error}") from None
+    return Clip(name, label, joints, columns)
+
+
+def _normalized(
+    annotation: Annotation, layout: str, normalization: str, threshold: float
+) -> np.ndarray:
+    if UNREADABLE in annotation and "keypoint" not in annotation:
+        raise InputError(annotation[UNREADABLE])
+    is_image = layout in IMAGE_LAYOUTS
+    joints = _joints(annotation, threshold, is_image)
+    coordinates = joints.shape[3] - 1 if is_image else joints.shape[3]  # without the score
+    if LAYOUTS.get((joints.shape[2], coordinates)) != layout:
+        raise InputError(f"joints {joints.shape} are not of layout {layout}")
+    if not np.isfinite(joints).all():
+        raise InputError("a joint is NaN or infinite")
+    if not is_image and joints.shape[1] > MAX_BODIES:
+        raise InputError(f"{joints.shape[1]} persons, but 3D poses have one or two")
+    joints = joints[:, :MAX_BODIES]
+    if not joints.any():
+        return joints[:0]
+    if not is_image:
+        return normalize.apply(normalization, joints, normalize.Terms())
+    joints = joints.astype(np.float32)
+    if normalization == "pixels":
+        return joints
+    return normalize.in_image(joints, _image_size(annotation), "keypoint", "img_shape")
 
 
 def _load(path: Path) -> tuple[list[Annotation], dict[str, list[str]]]:

@@ -367,7 +367,7 @@ def damage(args: argparse.Namespace) -> None:
             try:
                 clip = read(path)
             except InputError as error:
-                if not re.fullmatch(rf"{re.escape(str(path))}: line \d+: .+", str(error)):
+                if not re.fullmatch(rf"{re.escape(str(path))}: [^\n]+", str(error)):
                     raise AssertionError(f"an unclear error: {error!r}") from error
                 refused += 1
             else:

@@ -26,7 +26,7 @@ def view(clip: np.ndarray, skeleton: Skeleton, origin: int | None = None) -> np.
 
     In 2D, y points down. In 3D, up is the direction in which the upper body is farthest from the
     lower body, because conventions differ: it is y for Kinect, and z or, depending on the rotation
-    of the shoulders, -z for a normalized NTU skeleton.
+    of the shoulders, -z for a normalized NTU skeleton. Two persons are seen side by side.
     """
     C = clip.shape[-1]
     if skeleton.confidence or C == 2:
@@ -37,6 +37,9 @@ def view(clip: np.ndarray, skeleton: Skeleton, origin: int | None = None) -> np.
     offset = np.subtract(*(half.mean(0) if len(half) else np.zeros(C) for half in halves))
     up = int(np.abs(offset).argmax())
     right, depth = (axis for axis in range(3) if axis != up)
+    if clip.shape[1] > 1 and there[:, 1].any():
+        apart = np.abs(clip[:, 0][there[:, 0]].mean(0) - clip[:, 1][there[:, 1]].mean(0))
+        right, depth = sorted((right, depth), key=lambda axis: -apart[axis])
     matrix = np.zeros((3, 3))
     matrix[[0, 1, 2], [right, up, depth]] = 1, np.sign(offset[up]) or 1, 1
     matrix[0] *= -np.linalg.det(matrix)  # not mirrored: right x up points to the viewer

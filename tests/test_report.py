@@ -212,6 +212,14 @@ def test_unseen_joints_do_not_affect_the_view():
     np.testing.assert_array_equal(view.view(clip, load("ntu_rgb_d")), expected)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_two_persons_are_seen_side_by_side(axis):
+    clip = fake_runs.person(1, 30)
+    clip[:, 1] = clip[:, 0] + 2 * np.eye(3)[axis]
+    right, _, depth = np.abs(np.diff(view.pose(clip, load("ntu_rgb_d"))[0, :, 1], axis=0)[0])
+    assert right > 0.5 and depth < 1e-6
+
+
 def test_y_points_down_in_2d():
     clip = np.random.default_rng(0).uniform(0.2, 0.8, (5, 1, 17, 3)).astype(np.float32)
     clip[:, :, 0, 1], clip[:, :, 16, 1] = -0.9, 0.95  # nose above ankle

@@ -20,7 +20,8 @@ FACTORS = (1e-3, 1e-2, 0.0254, 0.1, 10, 1 / 0.0254, 1e2, 1e3)  # factors between
 OUTSIDE, ASTRAY = 2.0, 20.0
 NOT_SCALED = 5.0  # limit for the median joint of scaled poses; pixels are far beyond it
 MANY = 0.1  # fraction of joints outside the image above which the image size is checked
-BEYOND_ORIGIN = 0.3  # fraction of joints left of or above the image: its origin is elsewhere
+BEYOND = 0.3  # fraction of joints beyond an edge of the image: its origin or size is another
+MOST_SCORE = 1.5  # limit for the median score; SimCC's exceed 1 a little, percent and flags far
 # Positions are relative to the image, not pixels, if the median is at most IS_SHARE.
 IS_SHARE, SMALLEST_IMAGE = 1.5, 16
 MOST_PERSONS = 6  # that a sensor tracks; more persons than that and than frames: swapped axes
@@ -65,13 +66,19 @@ def found(poses: np.ndarray) -> np.ndarray:
 def only_found(poses: np.ndarray, where: str = "clip") -> np.ndarray:
     """Return 2D poses (T, M, V, 2 or 3) with joints that were not found set to zero.
 
-    InputError if there are positions but no positive score.
+    InputError if there are positions but no positive score, or if scores are not in [0, 1].
     """
     there = found(poses)
     if not there.any() and poses.any():
         raise InputError(
             f"{where}: no score (third channel) is positive, so no joint counts as found; if the "
             "pose estimator has no scores, set them to 1"
+        )
+    scores = poses[there][:, 2:]
+    if scores.size and np.median(scores) > MOST_SCORE:
+        raise InputError(
+            f"{where}: scores (third channel) up to {scores.max():.4g} look like percent or COCO's "
+            "visibility; divide them by 100, or set those of joints that were found to 1"
         )
     return np.where(there[..., None], poses, 0)
 
@@ -158,11 +165,17 @@ def check_pixels(
         )
     check_corner(poses, where)
     is_out = (positions > (width, height)).any(axis=1)
+    share, size = f"{100 * is_out.mean():.0f} %", f"of height {height:g} and width {width:g}"
     if is_out.mean() > MANY and not (positions > (height, width)).any():
         raise InputError(
-            f"{where}: {100 * is_out.mean():.0f} % of the joints are outside an image of height "
-            f"{height:g} and width {width:g}, none outside one of height {width:g} and width "
-            f"{height:g}: give the height first, or set the scores of joints outside to 0"
+            f"{where}: {share} of the joints are outside an image {size}, none outside one of "
+            f"height {width:g} and width {height:g}: give the height first, or set the scores of "
+            "joints outside to 0"
+        )
+    if is_out.mean() > BEYOND:
+        raise InputError(
+            f"{where}: {share} of the joints are outside an image {size}; give its size in pixels "
+            f"as {option} HEIGHT WIDTH"
         )
 
 
@@ -170,7 +183,7 @@ def check_corner(poses: np.ndarray, where: str) -> None:
     """Raise InputError if the origin of positions (T, M, V, 2 or 3) does not look like the corner
     of an image."""
     is_beyond = (poses[seen(poses)][:, :2] < 0).any(axis=1)
-    if len(is_beyond) and is_beyond.mean() > BEYOND_ORIGIN:
+    if len(is_beyond) and is_beyond.mean() > BEYOND:
         raise InputError(
             f"{where}: {100 * is_beyond.mean():.0f} % of the joints have a negative x or y, but "
             "positions count from the image's upper left corner; if theirs is the image's center, "

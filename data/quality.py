@@ -14,7 +14,7 @@ import graph
 from data import measure, normalize
 from data.measure import Size
 
-KINECT = ("ntu_rgb_d", "nw_ucla")  # layouts of a depth sensor, in meters
+IN_METERS = ("ntu_rgb_d", "nw_ucla", "h36m")  # layouts whose 3D positions are in meters
 NAMED = 3  # clips named in a line
 
 
@@ -126,7 +126,7 @@ def _doubts(size: Size | None, low: float, reading: Reading) -> Iterator[str]:
     if size is None:
         return
     if not reading.planar:
-        if reading.layout in KINECT and (
+        if reading.layout in IN_METERS and (
             doubt := measure.compare(size.median, measure.METERS, "people in meters")
         ):
             yield doubt

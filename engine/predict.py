@@ -384,7 +384,7 @@ class Recognizer:
         if is_scaled and all(measure.lowest(window) >= 0 for window in windows):
             return "no x or y is negative; if they are fractions of the image, add --image-size 1 1"
         if takes.size is None:
-            in_meters = takes.skeleton.name in quality.KINECT
+            in_meters = takes.skeleton.name in quality.IN_METERS
             return measure.compare(size, measure.METERS, "people in meters") if in_meters else ""
         doubt = measure.compare(size, takes.size, "those of its training clips")
         if doubt and not takes.planar and measure.is_impossible(size, takes.size):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,6 +44,7 @@ def read(path: str | Path) -> Any:
             "checkpoint; download it again"
         )
     try:
+        damaged = damaged_member(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
@@ -56,6 +58,8 @@ def read(path: str | Path) -> Any:
     except Exception as error:  # torch raises many types for damaged bytes
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} is truncated or not a checkpoint: {line}") from None
+    if damaged:
+        raise InputError(f"{path}: is damaged (checksum of {damaged}); copy or download it again")
     version = checkpoint.get("format_version", 0) if isinstance(checkpoint, dict) else 0
     if not isinstance(version, int) or version > VERSION:
         raise InputError(
@@ -63,6 +67,18 @@ def read(path: str | Path) -> Any:
             f"formats up to {VERSION}: update the project"
         )
     return checkpoint
+
+
+def damaged_member(path: Path) -> str | None:
+    """Return the first part of a zip file, as torch.save writes it, whose checksum is wrong.
+
+    torch.load does not compare them, and torch can write files without (all are 0).
+    """
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        has_checksums = any(member.CRC for member in archive.infolist())
+        return archive.testzip() if has_checksums else None
 
 
 def weights(checkpoint: Any, path: str | Path = "the checkpoint") -> State:

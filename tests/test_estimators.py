@@ -115,7 +115,7 @@ def test_gaps_of_alphapose_are_told(tmp_path: Path, capsys) -> None:
 
 
 def test_another_image_size_than_the_files_is_refused(tmp_path: Path, capsys) -> None:
-    poses, file = RANDOM.uniform(1, 100, (3, 17, 3)), tmp_path / "a.npz"
+    poses, file = RANDOM.uniform(1, 100, (3, 17, 3)) / [1, 1, 100], tmp_path / "a.npz"
     np.savez(file, joints=poses, image_size=[100, 400])
     argv = ["--from", "coco-17", "--to", "coco", str(file), "--out", str(tmp_path / "c.npz")]
     assert run_command(convert.main, [*argv, "--image-size", "100", "200"]) == 2
@@ -342,3 +342,21 @@ def test_invalid_st_gcn_arrays_are_named(tmp_path: Path) -> None:
     arrays(tmp_path, [RANDOM.normal(size=(3, 4, 17, 2))], ["a"], [0])
     with pytest.raises(InputError, match="have 17 joints V; supported: 25, 18"):
         st_gcn.reader(args)
+
+
+@pytest.mark.parametrize("scores", [100 * RANDOM.uniform(0.2, 1, (9, 17)), np.full((9, 17), 2)])
+def test_scores_that_are_not_shares_are_refused(scores: np.ndarray) -> None:
+    """Percent, and COCO's visibility."""
+    poses = np.concatenate([RANDOM.uniform(0, 480, (9, 17, 2)), scores[..., None]], -1)
+    with pytest.raises(InputError, match="look like percent or COCO's visibility"):
+        convert.convert(poses, "coco-17", "coco", (480, 640))
+    with pytest.raises(InputError, match="look like percent or COCO's visibility"):
+        normalize.apply("image", poses[:, None], normalize.Terms(1, (480, 640), 1))
+    poses[..., 2] = 1.2  # SimCC's exceed 1 a little
+    assert convert.convert(poses, "coco-17", "coco", (480, 640)).shape == (9, 1, 17, 3)
+
+
+def test_an_image_too_small_for_its_poses_is_refused() -> None:
+    poses = np.concatenate([RANDOM.uniform(0, 900, (9, 17, 2)), np.ones((9, 17, 1))], -1)
+    with pytest.raises(InputError, match="% of the joints are outside an image of height 480"):
+        convert.convert(poses, "coco-17", "coco", (480, 640))

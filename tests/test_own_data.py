@@ -365,12 +365,12 @@ def test_pickled_objects_are_rejected_and_image_size_is_read(clips: Path, capsys
         "0.npy: cannot be read as a clip (it contains pickled Python objects",
         *custom(clips),
     )
-    poses = np.full((3, 17, 3), 100.0)
+    poses = np.full((3, 17, 3), [100, 100, 0.5])
     argv = ["custom", clips / "labels.csv", "--layout", "coco", "--out", clips / "s"]
     np.savez(clips / "clips/0.npz", joints=poses, image_size=(200, 400))
     (clips / "labels.csv").write_text("file,label\nclips/0.npz,0\n")
     assert run(*argv) == 0  # the file contains the image size
-    np.testing.assert_allclose(Store.open(clips / "s").clip(0)[0, 0, 0], [-0.5, 0, 100], atol=1e-6)
+    np.testing.assert_allclose(Store.open(clips / "s").clip(0)[0, 0, 0], [-0.5, 0, 0.5], atol=1e-6)
     fails(capsys, "not --image-size 480 640", *argv, "--image-size", 480, 640)
     fails(
         capsys, "--image-size: applies only to --normalize image, not none", *argv,

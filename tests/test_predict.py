@@ -868,7 +868,7 @@ def test_an_image_size_that_is_not_used_is_refused(small, coco):
 
 
 def test_positions_out_of_the_image_are_refused(coco):
-    poses = np.random.default_rng(0).uniform(500, 2000, (9, 17, 3))
+    poses = np.random.default_rng(0).uniform(500, 2000, (9, 17, 3)) / [1, 1, 2000]
     with pytest.raises(InputError, match="outside an image of height 480 and width 640"):
         coco(poses, image_size=(480, 640))
     poses = np.random.default_rng(0).uniform(0, 1, (9, 17, 3)) * [640, 480, 1]
@@ -887,11 +887,11 @@ def test_an_image_size_whose_width_comes_first_is_refused(coco):
 def test_a_network_of_pixels_refuses_scaled_positions(coco, tmp_path):
     state = checkpoint.read(coco.members[0].path)
     checkpoint.save(tmp_path / "p.pt", {**state, "normalization": "pixels"})
-    pixels = np.random.default_rng(0).uniform(100, 400, (9, 17, 3))
+    pixels = np.random.default_rng(0).uniform(100, 400, (9, 17, 3)) / [1, 1, 400]
     recognizer = Recognizer.load(tmp_path / "p.pt", device="cpu")
     assert recognizer(pixels).warning == ""
     with pytest.raises(InputError, match="look scaled; pixels are expected"):
-        recognizer(pixels / 400)
+        recognizer(pixels / [400, 400, 1])
 
 
 def test_a_normalization_that_is_not_known_is_refused(small, tmp_path):

@@ -507,15 +507,16 @@ def test_pickle_executes_nothing(tmp_path: Path, monkeypatch, capsys) -> None:
             unpickle.load(path)
 
 
-def test_statistics_are_printed(tmp_path: Path, capsys) -> None:
+@pytest.mark.parametrize(("layout", "joints"), [("ntu_rgb_d", 25), ("h36m", 17)])
+def test_statistics_are_printed(layout, joints, tmp_path: Path, capsys) -> None:
     """Custom clips in millimeters, one without motion, one a duplicate."""
     random = np.random.default_rng(0)
-    clip = random.uniform(0, 200, (6, 1, 25, 3))
-    clip[..., 1] = np.linspace(0, 1600, 25)
-    for name, joints in {"a": clip, "b": clip, "c": clip[:1].repeat(6, axis=0)}.items():
-        np.save(tmp_path / f"{name}.npy", joints)
+    clip = random.uniform(0, 200, (6, 1, joints, 3))
+    clip[..., 1] = np.linspace(0, 1600, joints)
+    for name, clips in {"a": clip, "b": clip, "c": clip[:1].repeat(6, axis=0)}.items():
+        np.save(tmp_path / f"{name}.npy", clips)
     (tmp_path / "labels.csv").write_text("file,label\na.npy,x\nb.npy,x\nc.npy,x\n")
-    argv = ["custom", str(tmp_path / "labels.csv"), "--layout", "ntu_rgb_d", "--workers", "1"]
+    argv = ["custom", str(tmp_path / "labels.csv"), "--layout", layout, "--workers", "1"]
     argv += ["--normalize", "centered", "--out", str(tmp_path / "s")]
     assert run_command(prepare.main, argv) == 0
     out = capsys.readouterr().out

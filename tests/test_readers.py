@@ -564,7 +564,7 @@ def test_custom_reader_rejects_impossible_options(own: Path, capsys) -> None:
 
 
 def test_custom_2d_poses_are_scaled_by_image_size(own: Path, capsys) -> None:
-    poses = RANDOM.uniform(1, 400, (3, 17, 3))
+    poses = RANDOM.uniform(1, 400, (3, 17, 3)) * [1, 0.6, 1 / 400]
     np.save(own / "clips/a.npy", poses)
     (own / "labels.csv").write_text("file,label\nclips/a.npy,1\n")
     argv = ["custom", own / "labels.csv", "--layout", "coco", "--persons", 1, "--out", own / "s"]

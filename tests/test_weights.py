@@ -65,6 +65,24 @@ def test_damaged_file_is_one_line_error(tmp_path, zipped):
             assert "\n" not in str(error)
 
 
+def test_a_changed_weight_is_found_by_its_checksum(tmp_path):
+    """torch.load does not compare checksums; torch can also write files that have none."""
+    path, state = tmp_path / "x.pt", {"fc.weight": torch.full((3, 4), 7.0)}
+    torch.save(state, path)
+    whole = path.read_bytes()
+    value = np.float32(7).tobytes()
+    path.write_bytes(whole.replace(value, np.float32(-7).tobytes(), 1))
+    assert torch.load(path)["fc.weight"].min() == -7
+    with pytest.raises(InputError, match=r"is damaged \(checksum of x/data/0\); copy"):
+        upstream.read(path)
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(state, path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert upstream.read(path)["fc.weight"].eq(7).all()
+
+
 def test_transposed_weights_are_rejected(golden):
     """Weights with as many values in another shape must not be loaded."""
     weights = upstream.weights(upstream.read(golden / "model_stgcnpp_b16.pth"))

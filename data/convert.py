@@ -8,6 +8,7 @@ python -m data.convert --from h36m-17 --to h36m lifted/ --out clips/    # each f
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 import flags
 import graph
 from data import clip_file, measure, normalize
-from data.readers.pose_json import missing_frames, read_openpose
+from data.readers.pose_json import read_openpose
 from errors import InputError, Parser, run_command
 from files import check_output, check_outputs, replacing
 
@@ -180,17 +181,15 @@ def convert_file(
     """Convert a clip, or OpenPose's folder, and print what was written; `size` as in `convert`,
     None for that in the file, which it must not contradict."""
     if source.is_dir():
-        joints = clip_file.as_clip(read_openpose(source), str(source), nan)
-        if gaps := missing_frames(source):
-            print(gaps, file=sys.stderr)
+        clip = read_openpose(source)
+        clip = replace(clip, joints=clip_file.as_clip(clip.joints, str(source), nan))
     else:
         clip = clip_file.read(source, nan)
         if clip.layout in graph.LAYOUTS and FORMS[form] != graph.load(clip.layout).joints:
             raise InputError(f"{source}: has layout {clip.layout}, not joints of --from {form}")
-        joints, size = clip.joints, clip.image_size_or(size, source)
-        if clip.doubt:
-            print(f"{source}: {clip.doubt}", file=sys.stderr)
-    joints = convert(joints, form, layout, size, str(source))
+    if clip.doubt:
+        print(f"{source}: {clip.doubt}", file=sys.stderr)
+    joints = convert(clip.joints, form, layout, clip.image_size_or(size, source), str(source))
     with replacing(target) as file:
         np.savez(file, joints=joints, layout=np.array(layout))
     frames, persons, *_ = joints.shape

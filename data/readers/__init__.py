@@ -61,7 +61,7 @@ class ClipFile:
     joints: np.ndarray  # (T, M, V, C) float32 or float16
     layout: str | None = None  # None if the file does not contain it
     image_size: tuple[float, float] | None = None  # height, width in pixels; None if not contained
-    doubt: str = ""  # which frames are missing
+    doubt: str = ""  # which frames are missing, whether persons can change places
     frames: np.ndarray | None = None  # (T,) their numbers in the recording; None: 0 to T - 1
 
     def recorded(self, spans: np.ndarray) -> np.ndarray:
@@ -99,7 +99,7 @@ class Clip:
     label: int
     joints: np.ndarray  # (T, m, V, C) float32, m up to the store's M
     columns: Mapping[str, int | str] = field(default_factory=dict)
-    doubt: str = ""  # a warning about its file: which frames are missing
+    doubt: str = ""  # a warning about its file; see ClipFile
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,16 @@
 """JSON output of pose estimators: OpenPose's folders, AlphaPose, MediaPipe, st-gcn's clips.
 
-OpenPose writes one file per frame, {people: [{pose_keypoints_2d: [x, y, score, ...]}]} (in old
-versions pose_keypoints). AlphaPose writes a list of {image_id, keypoints: [x, y, score, ...], idx},
-one per person and frame, where idx is the tracked person. MediaPipe's landmarks are a list of {x,
-y, z, visibility} per frame. st-gcn's clip is {data: [{frame_index, skeleton: [{pose, score}]}]}.
+OpenPose writes one file per frame, {people: [{person_id, pose_keypoints_2d: [x, y, score, ...]}]}
+(in old versions pose_keypoints). AlphaPose writes a list of {image_id, keypoints: [x, y, score,
+...], idx}, one per person and frame. person_id and idx are the tracked person. MediaPipe's
+landmarks are a list of {x, y, z, visibility} per frame. st-gcn's clip is {data: [{frame_index,
+skeleton: [{pose, score}]}]}.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,6 +26,12 @@ from errors import InputError
 OPENPOSE_KEYS = ("pose_keypoints_2d", "pose_keypoints")
 NO_POSE = "the pose is not a list of x, y, score, x, y, score, ..."
 RELATIVE = (1, 1)  # image size for positions relative to the image (0 to 1)
+UNTRACKED = (
+    "several persons in a frame are not tracked, so they can change places between frames; assign "
+    "each person a fixed index first"
+)
+
+Person = tuple[float | None, np.ndarray]  # the number of a tracked person, and its pose (V, 3)
 
 
 def read_clip(file: JsonFile) -> ClipFile | None:
@@ -45,36 +52,52 @@ def read_clip(file: JsonFile) -> ClipFile | None:
         return _alphapose(file)
     persons = [person for frame in content for person in _persons(frame)]
     if persons and all(isinstance(point, dict) for person in persons for point in person):
-        return ClipFile(_landmarks(file), image_size=RELATIVE)
+        doubt = UNTRACKED if any(len(_persons(frame)) > 1 for frame in content) else ""
+        return ClipFile(_landmarks(file), image_size=RELATIVE, doubt=doubt)
     return None
 
 
-def read_openpose(folder: Path, persons: int = 2) -> np.ndarray:
-    """Return (T, persons, V, 3) from OpenPose's folder of one numbered JSON file per frame.
+def read_openpose(folder: Path, persons: int = 2) -> ClipFile:
+    """Return the clip in OpenPose's folder of one numbered JSON file per frame.
 
-    Of each frame the people with the highest mean score come first, as in st-gcn; absent ones are
-    zero; NaN stays. InputError names a file that has another form.
+    Of persons that are not tracked, it has the first `persons` of each frame; see `_persons_apart`.
+    Absent ones are zero; NaN stays. InputError names a file that has another form.
     """
     paths = sorted(folder.glob("*.json"), key=lambda path: natural_order(path.name))
     _check_one_recording(folder, paths)
     frames = [_people(JsonFile(path)) for path in paths]
-    sizes = sorted({len(person) for people in frames for person in people})
+    sizes = sorted({len(pose) for people in frames for _, pose in people})
     if not sizes:
         raise InputError(f"{folder}: no people in any .json file")
     if len(sizes) > 1:
         raise InputError(f"{folder}: people with {' and '.join(map(str, sizes))} joints")
-    joints = np.zeros((len(frames), persons, sizes[0], 3), np.float32)
-    for frame, people in zip(joints, frames):
-        people.sort(key=lambda person: -_score(person) / len(person))
-        for slot, person in zip(frame, people):
-            slot[:] = person
-    return joints
+    joints, is_tracked, doubt = _persons_apart(frames, [str(path) for path in paths], "person_id")
+    if not is_tracked:
+        absent = max(0, persons - joints.shape[1])
+        joints = np.pad(joints[:, :persons], ((0, 0), (0, absent), (0, 0), (0, 0)))
+    gaps = _gaps(path.stem for path in paths)
+    return ClipFile(joints, doubt="; ".join(filter(None, (gaps, doubt))))
 
 
-def missing_frames(folder: Path) -> str:
-    """Return which frames OpenPose's folder lacks between its first and last, '' if none."""
-    gaps = _gaps(path.stem for path in folder.glob("*.json"))
-    return f"{folder}: {gaps}" if gaps else ""
+def _persons_apart(
+    frames: Sequence[Sequence[Person]], places: Sequence[str], key: str
+) -> tuple[np.ndarray, bool, str]:
+    """Return the clip (T, M, V, 3), whether its persons are tracked, and a doubt.
+
+    If all persons have a number, each keeps its index in all frames, sorted by total score. Else
+    those of each frame are sorted by score. `places` and `key` are for the InputError if two
+    persons of a frame have the same number.
+    """
+    is_tracked = all(number is not None for people in frames for number, _ in people)
+    if not is_tracked:
+        best_first = [sorted(people, key=lambda found: -_score(found[1])) for people in frames]
+        joints = to_clip([dict(enumerate(p for _, p in people)) for people in best_first], _score)
+        return joints, False, UNTRACKED if joints.shape[1] > 1 else ""
+    tracked = [dict(people) for people in frames]
+    for found, people, place in zip(tracked, frames, places):
+        if len(found) < len(people):
+            raise InputError(f"{place}: two persons have the same {key}")
+    return to_clip(tracked, _score), True, ""
 
 
 def _gaps(stems: Iterable[str]) -> str:
@@ -120,8 +143,9 @@ def _check_one_recording(folder: Path, paths: Iterable[Path]) -> None:
         )
 
 
-def _people(file: JsonFile) -> list[np.ndarray]:
-    """Return the persons (V, 3) in one OpenPose frame, without empty poses."""
+def _people(file: JsonFile) -> list[Person]:
+    """Return the persons in one OpenPose frame, without empty poses; untracked ones have the number
+    -1, or an empty or no list."""
     people = []
     for place, person in enumerate(file.get_list("people")):
         keys = [key for key in OPENPOSE_KEYS if isinstance(person, dict) and key in person]
@@ -131,7 +155,8 @@ def _people(file: JsonFile) -> list[np.ndarray]:
         if pose is None:
             file.fail(f"person {place}: {NO_POSE}")
         if len(pose):
-            people.append(pose)
+            number = _person(person.get("person_id"))
+            people.append((number if number is not None and number >= 0 else None, pose))
     return people
 
 
@@ -149,12 +174,8 @@ def _score(pose: np.ndarray) -> float:
 
 
 def _alphapose(file: JsonFile) -> ClipFile:
-    """Return frames sorted by image number; the file does not contain frames without persons.
-
-    If all persons have an idx, each keeps its index in all frames, sorted by total score. Without
-    tracking, the persons of each frame are sorted by score.
-    """
-    poses: dict[str, list[tuple[Any, np.ndarray]]] = {}
+    """Return frames sorted by image number; the file does not contain frames without persons."""
+    poses: dict[str, list[Person]] = {}
     for row, entry in enumerate(file.content):
         if "image_id" not in entry:
             file.fail(f"element {row} has no 'image_id'")
@@ -168,22 +189,15 @@ def _alphapose(file: JsonFile) -> ClipFile:
     if len(sizes) != 1:
         file.fail(f"people with {' and '.join(map(str, sizes)) or 'no'} joints")
     names = sorted(poses, key=natural_order)
-    is_tracked = all(idx is not None for people in poses.values() for idx, _ in people)
-    frames = []
-    for name in names:
-        people = poses[name]
-        if not is_tracked:
-            best_first = sorted(people, key=lambda found: -_score(found[1]))
-            people = [(place, pose) for place, (_, pose) in enumerate(best_first)]
-        frames.append(dict(people))
-        if len(frames[-1]) < len(people):
-            file.fail(f"image {name}: two persons have the same idx")
+    images = [f"{file.path}: image {name}" for name in names]
+    joints, _, doubt = _persons_apart([poses[name] for name in names], images, "idx")
     gaps = _gaps(PurePosixPath(name).stem for name in names)
-    return ClipFile(to_clip(frames, _score), "coco" if sizes[0] == 17 else None, doubt=gaps)
+    doubt = "; ".join(filter(None, (gaps, doubt)))
+    return ClipFile(joints, "coco" if sizes[0] == 17 else None, doubt=doubt)
 
 
 def _person(idx: Any) -> float | None:
-    """Return the number of a tracked person, which AlphaPose also writes as [0.0]."""
+    """Return the number of a tracked person, also written as [0.0]; None if there is none."""
     flat = to_numbers(idx)
     return float(flat.ravel()[0]) if flat is not None and flat.size == 1 else None
 

@@ -202,6 +202,18 @@ def test_alphapose_persons_keep_their_index(tmp_path: Path) -> None:
         clip_file.read(tmp_path / "d.json")
 
 
+@pytest.mark.parametrize("names", ["camA/{}.jpg camB/{}.jpg", "camA_{}.jpg camB_{}.jpg"])
+def test_two_recordings_in_an_alphapose_file_are_rejected(tmp_path: Path, names: str) -> None:
+    one, other = names.split()
+    for start, told in ((0, "frame 0 is found twice, as camA"), (3, "give every recording a file")):
+        images = [one.format(t) for t in range(3)] + [other.format(start + t) for t in range(3)]
+        path = alphapose(tmp_path / "a.json", [(image, 0, 100.0) for image in images])
+        with pytest.raises(InputError, match=rf"a\.json: .*{told}"):
+            clip_file.read(path)
+        alphapose(path, [(image, 0, 100.0) for image in images[:3]])
+        assert len(clip_file.read(path).joints) == 3
+
+
 @pytest.mark.parametrize("form", [int, lambda number: [number]])
 def test_openpose_persons_keep_their_index(tmp_path: Path, capsys, form) -> None:
     """Person 7, at x = 100, has the higher scores in odd frames only, and person 3 in sum."""

@@ -64,7 +64,7 @@ def read_openpose(folder: Path, persons: int = 2) -> ClipFile:
     Absent ones are zero; NaN stays. InputError names a file that has another form.
     """
     paths = sorted(folder.glob("*.json"), key=lambda path: natural_order(path.name))
-    _check_one_recording(folder, paths)
+    _check_one_recording(folder, [path.name for path in paths], "folder")
     frames = [_people(JsonFile(path)) for path in paths]
     sizes = sorted({len(pose) for people in frames for _, pose in people})
     if not sizes:
@@ -123,23 +123,25 @@ def _frame_number(stem: str) -> int | None:
     return int(found[-1]) if found else None
 
 
-def _check_one_recording(folder: Path, paths: Iterable[Path]) -> None:
-    """Raise InputError if names differ in more than their last number, or a number comes twice."""
-    of_number: dict[int, Path] = {}
-    of_name: dict[str, Path] = {}
-    for path in paths:
+def _check_one_recording(source: Path, names: Iterable[str], home: str) -> None:
+    """Raise InputError if names of frames, which may be below folders, differ in more than the last
+    number, or a number comes twice; `home` is what a recording should have of its own."""
+    of_number: dict[int, str] = {}
+    of_rest: dict[tuple[PurePosixPath, str], str] = {}
+    for name in names:
+        path = PurePosixPath(name)
+        of_rest.setdefault((path.parent, re.sub(r"\d+(?=\D*$)", "", path.stem)), name)
         number = _frame_number(path.stem)
-        if number is not None and (other := of_number.setdefault(number, path)) is not path:
+        if number is not None and (other := of_number.setdefault(number, name)) != name:
             raise InputError(
-                f"{folder}: frame {number} is found twice, as {other.name} and {path.name}; "
-                "use one folder per recording"
+                f"{source}: frame {number} is found twice, as {other} and {name}; use one {home} "
+                "per recording"
             )
-        of_name.setdefault(re.sub(r"\d+(?=\D*$)", "", path.stem), path)
-    if len(of_name) > 1:
-        first, second, *_ = of_name.values()
+    if len(of_rest) > 1:
+        first, second, *_ = of_rest.values()
         raise InputError(
-            f"{folder}: {first.name} and {second.name} differ in more than the number of the "
-            "frame; give every recording a folder of its own"
+            f"{source}: {first} and {second} differ in more than the number of the frame; give "
+            f"every recording a {home} of its own"
         )
 
 
@@ -189,6 +191,7 @@ def _alphapose(file: JsonFile) -> ClipFile:
     if len(sizes) != 1:
         file.fail(f"people with {' and '.join(map(str, sizes)) or 'no'} joints")
     names = sorted(poses, key=natural_order)
+    _check_one_recording(file.path, names, "file")
     images = [f"{file.path}: image {name}" for name in names]
     joints, _, doubt = _persons_apart([poses[name] for name in names], images, "idx")
     gaps = _gaps(PurePosixPath(name).stem for name in names)

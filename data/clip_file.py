@@ -10,16 +10,17 @@ import numpy as np
 
 from data import measure
 from data.names import natural_order
-from data.readers import ClipFile, pose_json
+from data.readers import LAST_FRAME, ClipFile, pose_json
 from data.readers.json_file import JsonFile
 from data.readers.ntu import choose_bodies
 from data.readers.skeleton_file import parse
 from data.store import is_store
 from errors import InputError
-from files import files_below, reading
+from files import files_below, reading, replacing
 from flags import NAN
 
 SUFFIXES = (".skeleton", ".json", ".npy", ".npz")
+FACTS = ("layout", "image_size", "frame_numbers")  # in an .npz, beside the joints
 
 
 def clips_below(folder: Path) -> list[Path]:
@@ -45,7 +46,7 @@ def read(path: str | Path, nan: str = "refuse") -> ClipFile:
 
     .json contains a list [T][V][C] or [T][M][V][C], by itself or under `skeletons` (NW-UCLA) or
     `joints`, or the output of a pose estimator (data/readers/pose_json.py). .npz contains an array
-    `joints`, or a single array, and optionally `layout` and `image_size` (height, width).
+    `joints`, or a single array, and optionally what `save` writes beside it.
     """
     path = Path(path)
     if not path.exists():
@@ -54,6 +55,15 @@ def read(path: str | Path, nan: str = "refuse") -> ClipFile:
         raise InputError(f"{path}: not a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
     with reading(path, "cannot be read as a clip"):
         return _READERS[path.suffix](path, nan)
+
+
+def save(path: Path, clip: ClipFile) -> None:
+    """Write a clip as .npz with what is known of it: layout, image_size (height, width),
+    frame_numbers (in the recording)."""
+    facts = zip(FACTS, (clip.layout, clip.image_size, clip.frames), strict=True)
+    known: dict[str, Any] = {key: np.array(value) for key, value in facts if value is not None}
+    with replacing(path) as file:
+        np.savez(file, joints=clip.joints, **known)
 
 
 def as_clip(values: Any, where: str, nan: str = "refuse") -> np.ndarray:
@@ -135,15 +145,25 @@ def _npy(path: Path, nan: str) -> ClipFile:
 
 def _npz(path: Path, nan: str) -> ClipFile:
     with np.load(path, allow_pickle=False) as file:
-        arrays = [key for key in file.files if key not in ("layout", "image_size")]
+        arrays = [key for key in file.files if key not in FACTS]
         if "joints" not in arrays and len(arrays) != 1:
             raise InputError(f"{path}: contains {arrays}, not 'joints' or a single array")
         joints = as_clip(file["joints" if "joints" in arrays else arrays[0]], str(path), nan)
         layout = str(file["layout"]) if "layout" in file.files else None
         size = file["image_size"].tolist() if "image_size" in file.files else None
+        frames = file["frame_numbers"] if "frame_numbers" in file.files else None
     if size is not None and (len(size) != 2 or min(size) <= 0):
         raise InputError(f"{path}: image_size must be height and width, not {size}")
-    return ClipFile(joints, layout, None if size is None else tuple(size))
+    if frames is not None and (
+        frames.dtype.kind not in "iu"
+        or frames.shape != joints.shape[:1]
+        or not 0 <= frames[0] <= frames[-1] <= LAST_FRAME
+        or (np.diff(frames.astype(np.int64)) < 1).any()
+    ):
+        raise InputError(
+            f"{path}: frame_numbers must be ascending integers, one per frame, up to {LAST_FRAME}"
+        )
+    return ClipFile(joints, layout, None if size is None else tuple(size), frames=frames)
 
 
 _READERS = {".skeleton": _skeleton, ".json": _json, ".npy": _npy, ".npz": _npz}

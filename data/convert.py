@@ -16,9 +16,10 @@ import numpy as np
 import flags
 import graph
 from data import clip_file, measure, normalize
+from data.readers import ClipFile
 from data.readers.pose_json import read_openpose
 from errors import InputError, Parser, run_command
-from files import check_output, check_outputs, replacing
+from files import check_output, check_outputs
 
 # Joint names of the estimators; joints are matched with those of the layouts by name.
 MEDIAPIPE_33 = (
@@ -190,8 +191,7 @@ def convert_file(
     if clip.doubt:
         print(f"{source}: {clip.doubt}", file=sys.stderr)
     joints = convert(clip.joints, form, layout, clip.image_size_or(size, source), str(source))
-    with replacing(target) as file:
-        np.savez(file, joints=joints, layout=np.array(layout))
+    clip_file.save(target, ClipFile(joints, layout, frames=clip.frames))
     frames, persons, *_ = joints.shape
     print(f"{target}: {frames} frames, {persons} persons, layout {layout}")
 

@@ -136,10 +136,9 @@ def read(
         size = clip.image_size_or(image_size, path)
     prepared = []
     for source, joints in bodies(clip.joints, str(path), per_person).items():
-        ready = recognizer.prepare(joints, source, size, **how)
+        ready = recognizer.prepare(joints, source, size, frames=clip.frames, **how)
         doubts = "; ".join(filter(None, (clip.doubt, ready.warning)))
-        spans = clip.recorded(ready.spans)
-        prepared.append(dataclasses.replace(ready, spans=spans, warning=doubts, fps=fps))
+        prepared.append(dataclasses.replace(ready, warning=doubts, fps=fps))
     return prepared
 
 

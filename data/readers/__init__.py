@@ -15,6 +15,8 @@ import numpy as np
 
 from errors import InputError
 
+LAST_FRAME = 10_000_000  # of a recording; larger numbers of images are times
+
 # NAME of data.prepare -> reader module.
 READERS = {
     "ntu": "data.readers.ntu",
@@ -62,15 +64,7 @@ class ClipFile:
     layout: str | None = None  # None if the file does not contain it
     image_size: tuple[float, float] | None = None  # height, width in pixels; None if not contained
     doubt: str = ""  # which frames are missing, whether persons can change places
-    frames: np.ndarray | None = None  # (T,) their numbers in the recording; None: 0 to T - 1
-
-    def recorded(self, spans: np.ndarray) -> np.ndarray:
-        """Return spans (W, 2) of these frames, first and one after the last, as in the recording.
-
-        Frames without a body are not among `joints` of some files."""
-        if self.frames is None:
-            return spans
-        return np.stack([self.frames[spans[:, 0]], self.frames[spans[:, 1] - 1] + 1], axis=1)
+    frames: np.ndarray | None = None  # (T,) their ascending numbers in the recording, if known
 
     def image_size_or(
         self, given: Sequence[float] | None, path: str | Path

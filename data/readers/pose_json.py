@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from data.names import natural_order
-from data.readers import ClipFile, kinetics_skeleton
+from data.readers import LAST_FRAME, ClipFile, kinetics_skeleton
 from data.readers.json_file import JsonFile, to_numbers
 from data.tracks import to_clip
 from errors import InputError
@@ -75,8 +76,7 @@ def read_openpose(folder: Path, persons: int = 2) -> ClipFile:
     if not is_tracked:
         absent = max(0, persons - joints.shape[1])
         joints = np.pad(joints[:, :persons], ((0, 0), (0, absent), (0, 0), (0, 0)))
-    gaps = _gaps(path.stem for path in paths)
-    return ClipFile(joints, doubt="; ".join(filter(None, (gaps, doubt))))
+    return _recording(ClipFile(joints, doubt=doubt), [path.stem for path in paths])
 
 
 def _persons_apart(
@@ -100,10 +100,17 @@ def _persons_apart(
     return to_clip(tracked, _score), True, ""
 
 
-def _gaps(stems: Iterable[str]) -> str:
-    """Return which numbers the names of frames lack between the first and the last, '' if none."""
-    found = {_frame_number(stem) for stem in stems}
-    numbers = sorted(number for number in found if number is not None)
+def _recording(clip: ClipFile, stems: Sequence[str]) -> ClipFile:
+    """Return a clip with the numbers of its frames, from their names, and which are missing."""
+    found = [number for stem in stems if (number := _frame_number(stem)) is not None]
+    doubt = "; ".join(filter(None, (_gaps(found), clip.doubt)))
+    if len(found) < len(stems) or max(found) > LAST_FRAME:
+        return replace(clip, doubt=doubt)
+    return replace(clip, doubt=doubt, frames=np.array(found))
+
+
+def _gaps(numbers: Sequence[int]) -> str:
+    """Return which of ascending numbers of frames are missing between them, '' if none."""
     steps = [later - number for number, later in pairwise(numbers)]
     if not steps or max(steps) == min(steps):
         return ""
@@ -112,8 +119,8 @@ def _gaps(stems: Iterable[str]) -> str:
     shown = ", ".join(str(a) if a >= b else f"{a} to {b}" for a, b in gaps[:5])
     more = f" and {len(gaps) - 5} other gaps" if len(gaps) > 5 else ""
     return (
-        f"frames {shown}{more} are missing between {numbers[0]} and {numbers[-1]}; the others are "
-        "joined"
+        f"frames {shown}{more} are missing between {numbers[0]} and {numbers[-1]}; the clip "
+        "consists of the others"
     )
 
 
@@ -194,9 +201,8 @@ def _alphapose(file: JsonFile) -> ClipFile:
     _check_one_recording(file.path, names, "file")
     images = [f"{file.path}: image {name}" for name in names]
     joints, _, doubt = _persons_apart([poses[name] for name in names], images, "idx")
-    gaps = _gaps(PurePosixPath(name).stem for name in names)
-    doubt = "; ".join(filter(None, (gaps, doubt)))
-    return ClipFile(joints, "coco" if sizes[0] == 17 else None, doubt=doubt)
+    clip = ClipFile(joints, "coco" if sizes[0] == 17 else None, doubt=doubt)
+    return _recording(clip, [PurePosixPath(name).stem for name in names])
 
 
 def _person(idx: Any) -> float | None:

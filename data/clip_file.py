@@ -39,10 +39,11 @@ def is_hidden(path: Path) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 
-def read(path: str | Path, nan: str = "refuse") -> ClipFile:
+def read(path: str | Path, nan: str = "refuse", score: int | None = None) -> ClipFile:
     """Return the clip in a file; InputError names the file if it cannot be read.
 
-    `nan`, one of NAN, is the treatment of joints that are NaN or infinite (see `as_clip`).
+    `nan`, one of NAN, is the treatment of joints that are NaN or infinite, and `score` the channel
+    that is a score (see `as_clip`).
 
     .json contains a list [T][V][C] or [T][M][V][C], by itself or under `skeletons` (NW-UCLA) or
     `joints`, or the output of a pose estimator (data/readers/pose_json.py). .npz contains an array
@@ -54,7 +55,7 @@ def read(path: str | Path, nan: str = "refuse") -> ClipFile:
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path}: not a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
     with reading(path, "cannot be read as a clip"):
-        return _READERS[path.suffix](path, nan)
+        return _READERS[path.suffix](path, nan, score)
 
 
 def save(path: Path, clip: ClipFile) -> None:
@@ -66,12 +67,12 @@ def save(path: Path, clip: ClipFile) -> None:
         np.savez(file, joints=clip.joints, **known)
 
 
-def as_clip(values: Any, where: str, nan: str = "refuse") -> np.ndarray:
+def as_clip(values: Any, where: str, nan: str = "refuse", score: int | None = None) -> np.ndarray:
     """Return an array (T, V, C) or (T, M, V, C) as (T, M, V, C) float32; InputError if invalid.
 
     Joints that are NaN or infinite are an error ('refuse'), unseen ('zero') or interpolated between
-    frames ('interpolate'), by `nan`. float16 is kept, because `normalize.upright` computes in
-    float16 as the released code does.
+    frames ('interpolate', see `interpolated`), by `nan`. float16 is kept, because
+    `normalize.upright` computes in float16 as the released code does.
     """
     if nan not in NAN:
         raise InputError(f"--nan {nan}: not one of {', '.join(NAN)}")
@@ -107,16 +108,19 @@ def as_clip(values: Any, where: str, nan: str = "refuse") -> np.ndarray:
             "--nan zero or --nan interpolate"
         )
     joints = np.where(broken[..., None], 0, joints)
-    return interpolated(joints, broken) if nan == "interpolate" else joints
+    return interpolated(joints, broken, score) if nan == "interpolate" else joints
 
 
-def interpolated(joints: np.ndarray, broken: np.ndarray) -> np.ndarray:
+def interpolated(joints: np.ndarray, broken: np.ndarray, score: int | None = None) -> np.ndarray:
     """Return a clip (T, M, V, C) with its `broken` joints (T, M, V) interpolated in time.
 
     Interpolation is linear between the nearest frames in which the joint was seen; before the first
     and after the last of them its position is repeated. A joint that is never seen stays zero.
+    If the clip has the channel `score`, a joint whose score is 0 is not seen.
     """
     joints, usable = joints.copy(), measure.seen(joints) & ~broken
+    if score is not None and score < joints.shape[-1]:
+        usable &= joints[..., score] > 0
     for person, joint in np.argwhere(broken.any(axis=0) & usable.any(axis=0)):
         lost, known = (np.flatnonzero(mask[:, person, joint]) for mask in (broken, usable))
         for channel in range(joints.shape[-1]):
@@ -125,30 +129,30 @@ def interpolated(joints: np.ndarray, broken: np.ndarray) -> np.ndarray:
     return joints
 
 
-def _skeleton(path: Path, nan: str) -> ClipFile:
+def _skeleton(path: Path, nan: str, score: int | None) -> ClipFile:
     joints, frames = choose_bodies(parse(path.read_bytes(), str(path)))
     return ClipFile(joints, "ntu_rgb_d", frames=frames)
 
 
-def _json(path: Path, nan: str) -> ClipFile:
+def _json(path: Path, nan: str, score: int | None) -> ClipFile:
     file = JsonFile(path)
     if (clip := pose_json.read_clip(file)) is not None:
-        return replace(clip, joints=as_clip(clip.joints, str(path), nan))
+        return replace(clip, joints=as_clip(clip.joints, str(path), nan, score))
     is_ucla = isinstance(file.content, dict) and "skeletons" in file.content
     joints = file.joints("skeletons" if is_ucla else "joints", finite=nan == "refuse")
-    return ClipFile(as_clip(joints, str(path), nan))
+    return ClipFile(as_clip(joints, str(path), nan, score))
 
 
-def _npy(path: Path, nan: str) -> ClipFile:
-    return ClipFile(as_clip(np.load(path, allow_pickle=False), str(path), nan))
+def _npy(path: Path, nan: str, score: int | None) -> ClipFile:
+    return ClipFile(as_clip(np.load(path, allow_pickle=False), str(path), nan, score))
 
 
-def _npz(path: Path, nan: str) -> ClipFile:
+def _npz(path: Path, nan: str, score: int | None) -> ClipFile:
     with np.load(path, allow_pickle=False) as file:
         arrays = [key for key in file.files if key not in FACTS]
         if "joints" not in arrays and len(arrays) != 1:
             raise InputError(f"{path}: contains {arrays}, not 'joints' or a single array")
-        joints = as_clip(file["joints" if "joints" in arrays else arrays[0]], str(path), nan)
+        joints = as_clip(file["joints" if "joints" in arrays else arrays[0]], str(path), nan, score)
         layout = str(file["layout"]) if "layout" in file.files else None
         size = file["image_size"].tolist() if "image_size" in file.files else None
         frames = file["frame_numbers"] if "frame_numbers" in file.files else None

@@ -49,6 +49,7 @@ FORMS = {
 IN_METERS = {"kinect-25": "ntu_rgb_d", "kinect-20": "nw_ucla", "h36m-17": "h36m"}  # and unchanged
 # A joint that the estimator lacks -> the two joints between which it is placed.
 BETWEEN = {"neck": ("left shoulder", "right shoulder")}
+SCORE = 2  # the channel after x and y
 # MediaPipe's x and y are relative to the image; then come z and visibility.
 MEDIAPIPE_CHANNELS = {2: (0, 1), 3: (0, 1), 4: (0, 1, 3), 5: (0, 1, 3)}
 
@@ -183,9 +184,11 @@ def convert_file(
     None for that in the file, which it must not contradict."""
     if source.is_dir():
         clip = read_openpose(source)
-        clip = replace(clip, joints=clip_file.as_clip(clip.joints, str(source), nan))
+        clip = replace(clip, joints=clip_file.as_clip(clip.joints, str(source), nan, SCORE))
     else:
-        clip = clip_file.read(source, nan)
+        # MediaPipe has x, y, z, visibility.
+        score = None if form in IN_METERS else 3 if form == "mediapipe-33" else SCORE
+        clip = clip_file.read(source, nan, score)
         if clip.layout in graph.LAYOUTS and FORMS[form] != graph.load(clip.layout).joints:
             raise InputError(f"{source}: has layout {clip.layout}, not joints of --from {form}")
     if clip.doubt:

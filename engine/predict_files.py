@@ -127,8 +127,9 @@ def read(
 
     InputError names the file if it cannot be used.
     """
-    clip = clip_file.read(path, nan)
-    wanted = recognizer.takes.skeleton.name
+    skeleton = recognizer.takes.skeleton
+    clip = clip_file.read(path, nan, skeleton.score)
+    wanted = skeleton.name
     if clip.layout not in (None, wanted):
         raise InputError(f"{path}: has layout {clip.layout}, but the network takes {wanted}")
     size = image_size

@@ -1035,3 +1035,38 @@ def test_nan_is_refused_zero_or_interpolated(small, tmp_path):
     arguments += ["--normalize", "none", "--out", str(tmp_path / "s"), "--nan", "zero"]
     prepare.main(arguments)
     np.testing.assert_array_equal(Store.open(tmp_path / "s").clip(0)[:, :1], zero)
+
+
+def test_nan_is_not_interpolated_toward_joints_that_were_not_found(tmp_path):
+    """The left wrist is seen in frame 0, NaN in 1 to 3, then anywhere with score 0."""
+    args = {"graph": "coco", "num_class": 2, "num_person": 1, "base_channels": 8, "num_blocks": 1}
+    recognizer = Recognizer.load(
+        save(tmp_path / "coco.pt", Config(frames=8, model_args=args), names=["a"], layout="coco"),
+        device="cpu",
+    )
+    clip = np.random.default_rng(0).uniform(0.1, 0.9, (6, 17, 3))
+    clip[1:4, 9] = np.nan
+    clip[4:, 9, 2] = 0
+    landmarks = np.full((6, 33, 4), 0.5)  # x, y, z, visibility
+    landmarks[:, 15] = clip[:, 9][:, [0, 1, 0, 2]]
+    (tmp_path / "op").mkdir()
+    for t, pose in enumerate(clip):
+        people = [{"pose_keypoints_2d": pose.ravel().tolist()}]
+        (tmp_path / "op" / f"{t}.json").write_text(json.dumps({"people": people}))
+    path = write(tmp_path / "a.npy", clip)
+    (ready,) = predict_files.read(recognizer, path, (1, 1), "interpolate")
+    found = [ready.windows[0]]
+    marks = write(tmp_path / "m.npy", landmarks)
+    for form, source in (("coco-17", path), ("coco-17", tmp_path / "op"), ("mediapipe-33", marks)):
+        argv = ["--from", form, "--to", "coco", str(source), "--image-size", "1", "1"]
+        argv += ["--nan", "interpolate", "--out", str(tmp_path / "c.npz")]
+        assert run_command(convert.main, argv) == 0
+        found.append(clip_file.read(tmp_path / "c.npz").joints)
+    (tmp_path / "l.csv").write_text("file,label\na.npy,x\n")
+    own = ["custom", str(tmp_path / "l.csv"), "--layout", "coco", "--workers", "1", "--image-size"]
+    own += ["1", "1", "--nan", "interpolate", "--out", str(tmp_path / "s")]
+    assert run_command(prepare.main, own) == 0
+    found.append(Store.open(tmp_path / "s").clip(0))
+    expected = [*clip[0, 9, :2] * 2 - 1, clip[0, 9, 2]]
+    for joints in found:
+        np.testing.assert_allclose(joints[1:4, 0, 9], [expected] * 3, atol=1e-5)

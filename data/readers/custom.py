@@ -63,12 +63,13 @@ class Read:
     normalization: str
     terms: normalize.Terms  # image_size None: use the image size in each file
     nan: str  # one of flags.NAN
+    score: int | None  # the channel that is a score
 
     def __call__(self, item: Item) -> Clip:
         """Return the clip in one file; InputError names the file."""
         file, label, columns = item
         path = self.folder / file
-        clip = clip_file.read(path, self.nan)
+        clip = clip_file.read(path, self.nan, self.score)
         if clip.layout not in (None, self.layout):
             raise InputError(f"{path}: has layout {clip.layout}, not {self.layout}")
         seen = np.flatnonzero(clip.joints.any(axis=(0, 2, 3)))
@@ -156,6 +157,7 @@ def reader(args: argparse.Namespace) -> Raw:
             normalization,
             normalize.Terms(skeleton.center, size),
             args.nan,
+            skeleton.score,
         ),
         layout=args.layout,
         class_names=class_names,

@@ -20,7 +20,7 @@ from files import files_below, reading, replacing
 from flags import NAN
 
 SUFFIXES = (".skeleton", ".json", ".npy", ".npz")
-FACTS = ("layout", "image_size", "frame_numbers")  # in an .npz, beside the joints
+FACTS = ("layout", "image_size", "frame_numbers", "fps")  # in an .npz, beside the joints
 
 
 def clips_below(folder: Path) -> list[Path]:
@@ -60,8 +60,8 @@ def read(path: str | Path, nan: str = "refuse", score: int | None = None) -> Cli
 
 def save(path: Path, clip: ClipFile) -> None:
     """Write a clip as .npz with what is known of it: layout, image_size (height, width),
-    frame_numbers (in the recording)."""
-    facts = zip(FACTS, (clip.layout, clip.image_size, clip.frames), strict=True)
+    frame_numbers (in the recording), fps."""
+    facts = zip(FACTS, (clip.layout, clip.image_size, clip.frames, clip.fps), strict=True)
     known: dict[str, Any] = {key: np.array(value) for key, value in facts if value is not None}
     with replacing(path) as file:
         np.savez(file, joints=clip.joints, **known)
@@ -156,6 +156,7 @@ def _npz(path: Path, nan: str, score: int | None) -> ClipFile:
         layout = str(file["layout"]) if "layout" in file.files else None
         size = file["image_size"].tolist() if "image_size" in file.files else None
         frames = file["frame_numbers"] if "frame_numbers" in file.files else None
+        fps = file["fps"] if "fps" in file.files else np.zeros(1)
     if size is not None and (len(size) != 2 or min(size) <= 0):
         raise InputError(f"{path}: image_size must be height and width, not {size}")
     if frames is not None and (
@@ -167,7 +168,10 @@ def _npz(path: Path, nan: str, score: int | None) -> ClipFile:
         raise InputError(
             f"{path}: frame_numbers must be ascending integers, one per frame, up to {LAST_FRAME}"
         )
-    return ClipFile(joints, layout, None if size is None else tuple(size), frames=frames)
+    if fps.size != 1 or fps.dtype.kind not in "fiu" or not 0 <= fps.item() < np.inf:
+        raise InputError(f"{path}: fps must be the frames per second, not {fps.tolist()}")
+    rate = float(fps.item()) or None  # OpenCV has 0 for a rate that it does not know
+    return ClipFile(joints, layout, None if size is None else tuple(size), "", frames, rate)
 
 
 _READERS = {".skeleton": _skeleton, ".json": _json, ".npy": _npy, ".npz": _npz}

@@ -194,7 +194,7 @@ def convert_file(
     if clip.doubt:
         print(f"{source}: {clip.doubt}", file=sys.stderr)
     joints = convert(clip.joints, form, layout, clip.image_size_or(size, source), str(source))
-    clip_file.save(target, ClipFile(joints, layout, frames=clip.frames))
+    clip_file.save(target, ClipFile(joints, layout, frames=clip.frames, fps=clip.fps))
     frames, persons, *_ = joints.shape
     print(f"{target}: {frames} frames, {persons} persons, layout {layout}")
 

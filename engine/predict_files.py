@@ -135,6 +135,7 @@ def read(
     size = image_size
     if recognizer.takes.takes_image_size:  # else one in the file is of no use
         size = clip.image_size_or(image_size, path)
+    fps = clip.fps_or(fps, path)
     prepared = []
     for source, joints in bodies(clip.joints, str(path), per_person).items():
         ready = recognizer.prepare(joints, source, size, frames=clip.frames, **how)

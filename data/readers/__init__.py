@@ -6,6 +6,7 @@ its command-line arguments, or SOURCE, the help of the only one, `source`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,7 @@ class ClipFile:
     image_size: tuple[float, float] | None = None  # height, width in pixels; None if not contained
     doubt: str = ""  # which frames are missing, whether persons can change places
     frames: np.ndarray | None = None  # (T,) their ascending numbers in the recording, if known
+    fps: float | None = None  # frames per second of the recording; None if not contained
 
     def image_size_or(
         self, given: Sequence[float] | None, path: str | Path
@@ -83,6 +85,18 @@ class ClipFile:
                 f"{' '.join(f'{length:g}' for length in given)}; omit the option"
             )
         return height, width
+
+    def fps_or(self, given: float | None, path: str | Path) -> float | None:
+        """Return the frames per second in the file, if any, or else the given ones.
+
+        InputError if they differ by more than rounding (30 for 29.97).
+        """
+        if given and self.fps and not math.isclose(given, self.fps, rel_tol=0.01):
+            raise InputError(
+                f"{path}: contains {self.fps:g} frames per second, not --fps {given:g}; omit the "
+                "option"
+            )
+        return self.fps or given
 
 
 @dataclass(frozen=True)

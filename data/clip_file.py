@@ -10,16 +10,17 @@ import numpy as np
 
 from data import measure
 from data.names import natural_order
-from data.readers import ClipFile, pose_json
+from data.readers import LAST_FRAME, ClipFile, pose_json
 from data.readers.json_file import JsonFile
 from data.readers.ntu import choose_bodies
 from data.readers.skeleton_file import parse
 from data.store import is_store
 from errors import InputError
-from files import files_below, reading
+from files import files_below, reading, replacing
 from flags import NAN
 
 SUFFIXES = (".skeleton", ".json", ".npy", ".npz")
+FACTS = ("layout", "image_size", "frame_numbers", "fps")  # in an .npz, beside the joints
 
 
 def clips_below(folder: Path) -> list[Path]:
@@ -38,14 +39,15 @@ def is_hidden(path: Path) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 
-def read(path: str | Path, nan: str = "refuse") -> ClipFile:
+def read(path: str | Path, nan: str = "refuse", score: int | None = None) -> ClipFile:
     """Return the clip in a file; InputError names the file if it cannot be read.
 
-    `nan`, one of NAN, is the treatment of joints that are NaN or infinite (see `as_clip`).
+    `nan`, one of NAN, is the treatment of joints that are NaN or infinite, and `score` the channel
+    that is a score (see `as_clip`).
 
     .json contains a list [T][V][C] or [T][M][V][C], by itself or under `skeletons` (NW-UCLA) or
     `joints`, or the output of a pose estimator (data/readers/pose_json.py). .npz contains an array
-    `joints`, or a single array, and optionally `layout` and `image_size` (height, width).
+    `joints`, or a single array, and optionally what `save` writes beside it.
     """
     path = Path(path)
     if not path.exists():
@@ -53,15 +55,24 @@ def read(path: str | Path, nan: str = "refuse") -> ClipFile:
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path}: not a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
     with reading(path, "cannot be read as a clip"):
-        return _READERS[path.suffix](path, nan)
+        return _READERS[path.suffix](path, nan, score)
 
 
-def as_clip(values: Any, where: str, nan: str = "refuse") -> np.ndarray:
+def save(path: Path, clip: ClipFile) -> None:
+    """Write a clip as .npz with what is known of it: layout, image_size (height, width),
+    frame_numbers (in the recording), fps."""
+    facts = zip(FACTS, (clip.layout, clip.image_size, clip.frames, clip.fps), strict=True)
+    known: dict[str, Any] = {key: np.array(value) for key, value in facts if value is not None}
+    with replacing(path) as file:
+        np.savez(file, joints=clip.joints, **known)
+
+
+def as_clip(values: Any, where: str, nan: str = "refuse", score: int | None = None) -> np.ndarray:
     """Return an array (T, V, C) or (T, M, V, C) as (T, M, V, C) float32; InputError if invalid.
 
     Joints that are NaN or infinite are an error ('refuse'), unseen ('zero') or interpolated between
-    frames ('interpolate'), by `nan`. float16 is kept, because `normalize.upright` computes in
-    float16 as the released code does.
+    frames ('interpolate', see `interpolated`), by `nan`. float16 is kept, because
+    `normalize.upright` computes in float16 as the released code does.
     """
     if nan not in NAN:
         raise InputError(f"--nan {nan}: not one of {', '.join(NAN)}")
@@ -97,16 +108,19 @@ def as_clip(values: Any, where: str, nan: str = "refuse") -> np.ndarray:
             "--nan zero or --nan interpolate"
         )
     joints = np.where(broken[..., None], 0, joints)
-    return interpolated(joints, broken) if nan == "interpolate" else joints
+    return interpolated(joints, broken, score) if nan == "interpolate" else joints
 
 
-def interpolated(joints: np.ndarray, broken: np.ndarray) -> np.ndarray:
+def interpolated(joints: np.ndarray, broken: np.ndarray, score: int | None = None) -> np.ndarray:
     """Return a clip (T, M, V, C) with its `broken` joints (T, M, V) interpolated in time.
 
     Interpolation is linear between the nearest frames in which the joint was seen; before the first
     and after the last of them its position is repeated. A joint that is never seen stays zero.
+    If the clip has the channel `score`, a joint whose score is 0 is not seen.
     """
     joints, usable = joints.copy(), measure.seen(joints) & ~broken
+    if score is not None and score < joints.shape[-1]:
+        usable &= joints[..., score] > 0
     for person, joint in np.argwhere(broken.any(axis=0) & usable.any(axis=0)):
         lost, known = (np.flatnonzero(mask[:, person, joint]) for mask in (broken, usable))
         for channel in range(joints.shape[-1]):
@@ -115,35 +129,49 @@ def interpolated(joints: np.ndarray, broken: np.ndarray) -> np.ndarray:
     return joints
 
 
-def _skeleton(path: Path, nan: str) -> ClipFile:
+def _skeleton(path: Path, nan: str, score: int | None) -> ClipFile:
     joints, frames = choose_bodies(parse(path.read_bytes(), str(path)))
     return ClipFile(joints, "ntu_rgb_d", frames=frames)
 
 
-def _json(path: Path, nan: str) -> ClipFile:
+def _json(path: Path, nan: str, score: int | None) -> ClipFile:
     file = JsonFile(path)
     if (clip := pose_json.read_clip(file)) is not None:
-        return replace(clip, joints=as_clip(clip.joints, str(path), nan))
+        return replace(clip, joints=as_clip(clip.joints, str(path), nan, score))
     is_ucla = isinstance(file.content, dict) and "skeletons" in file.content
     joints = file.joints("skeletons" if is_ucla else "joints", finite=nan == "refuse")
-    return ClipFile(as_clip(joints, str(path), nan))
+    return ClipFile(as_clip(joints, str(path), nan, score))
 
 
-def _npy(path: Path, nan: str) -> ClipFile:
-    return ClipFile(as_clip(np.load(path, allow_pickle=False), str(path), nan))
+def _npy(path: Path, nan: str, score: int | None) -> ClipFile:
+    return ClipFile(as_clip(np.load(path, allow_pickle=False), str(path), nan, score))
 
 
-def _npz(path: Path, nan: str) -> ClipFile:
+def _npz(path: Path, nan: str, score: int | None) -> ClipFile:
     with np.load(path, allow_pickle=False) as file:
-        arrays = [key for key in file.files if key not in ("layout", "image_size")]
+        arrays = [key for key in file.files if key not in FACTS]
         if "joints" not in arrays and len(arrays) != 1:
             raise InputError(f"{path}: contains {arrays}, not 'joints' or a single array")
-        joints = as_clip(file["joints" if "joints" in arrays else arrays[0]], str(path), nan)
+        joints = as_clip(file["joints" if "joints" in arrays else arrays[0]], str(path), nan, score)
         layout = str(file["layout"]) if "layout" in file.files else None
         size = file["image_size"].tolist() if "image_size" in file.files else None
+        frames = file["frame_numbers"] if "frame_numbers" in file.files else None
+        fps = file["fps"] if "fps" in file.files else np.zeros(1)
     if size is not None and (len(size) != 2 or min(size) <= 0):
         raise InputError(f"{path}: image_size must be height and width, not {size}")
-    return ClipFile(joints, layout, None if size is None else tuple(size))
+    if frames is not None and (
+        frames.dtype.kind not in "iu"
+        or frames.shape != joints.shape[:1]
+        or not 0 <= frames[0] <= frames[-1] <= LAST_FRAME
+        or (np.diff(frames.astype(np.int64)) < 1).any()
+    ):
+        raise InputError(
+            f"{path}: frame_numbers must be ascending integers, one per frame, up to {LAST_FRAME}"
+        )
+    if fps.size != 1 or fps.dtype.kind not in "fiu" or not 0 <= fps.item() < np.inf:
+        raise InputError(f"{path}: fps must be the frames per second, not {fps.tolist()}")
+    rate = float(fps.item()) or None  # OpenCV has 0 for a rate that it does not know
+    return ClipFile(joints, layout, None if size is None else tuple(size), "", frames, rate)
 
 
 _READERS = {".skeleton": _skeleton, ".json": _json, ".npy": _npy, ".npz": _npz}

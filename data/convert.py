@@ -8,6 +8,7 @@ python -m data.convert --from h36m-17 --to h36m lifted/ --out clips/    # each f
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ import numpy as np
 import flags
 import graph
 from data import clip_file, measure, normalize
+from data.readers import ClipFile
 from data.readers.pose_json import read_openpose
 from errors import InputError, Parser, run_command
-from files import check_output, check_outputs, replacing
+from files import check_output, check_outputs
 
 # Joint names of the estimators; joints are matched with those of the layouts by name.
 MEDIAPIPE_33 = (
@@ -47,6 +49,7 @@ FORMS = {
 IN_METERS = {"kinect-25": "ntu_rgb_d", "kinect-20": "nw_ucla", "h36m-17": "h36m"}  # and unchanged
 # A joint that the estimator lacks -> the two joints between which it is placed.
 BETWEEN = {"neck": ("left shoulder", "right shoulder")}
+SCORE = 2  # the channel after x and y
 # MediaPipe's x and y are relative to the image; then come z and visibility.
 MEDIAPIPE_CHANNELS = {2: (0, 1), 3: (0, 1), 4: (0, 1, 3), 5: (0, 1, 3)}
 
@@ -177,15 +180,19 @@ def convert_file(
 ) -> None:
     """Convert a clip, or OpenPose's folder, and print what was written; `size` as in `convert`,
     None for that in the file, which it must not contradict."""
-    clip = read_openpose(source) if source.is_dir() else clip_file.read(source, nan)
-    if clip.layout in graph.LAYOUTS and FORMS[form] != graph.load(clip.layout).joints:
-        raise InputError(f"{source}: has layout {clip.layout}, not joints of --from {form}")
+    if source.is_dir():
+        clip = read_openpose(source)
+        clip = replace(clip, joints=clip_file.as_clip(clip.joints, str(source), nan, SCORE))
+    else:
+        # MediaPipe has x, y, z, visibility.
+        score = None if form in IN_METERS else 3 if form == "mediapipe-33" else SCORE
+        clip = clip_file.read(source, nan, score)
+        if clip.layout in graph.LAYOUTS and FORMS[form] != graph.load(clip.layout).joints:
+            raise InputError(f"{source}: has layout {clip.layout}, not joints of --from {form}")
     if clip.doubt:
         print(f"{source}: {clip.doubt}", file=sys.stderr)
-    joints = clip_file.as_clip(clip.joints, str(source), nan)
-    joints = convert(joints, form, layout, clip.image_size_or(size, source), str(source))
-    with replacing(target) as file:
-        np.savez(file, joints=joints, layout=np.array(layout))
+    joints = convert(clip.joints, form, layout, clip.image_size_or(size, source), str(source))
+    clip_file.save(target, ClipFile(joints, layout, frames=clip.frames, fps=clip.fps))
     frames, persons, *_ = joints.shape
     print(f"{target}: {frames} frames, {persons} persons, layout {layout}")
 

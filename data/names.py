@@ -8,10 +8,12 @@ from __future__ import annotations
 import codecs
 import hashlib
 import re
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from numbers import Real
 from pathlib import Path
 from typing import Any, NoReturn
@@ -64,7 +66,10 @@ def parse(name: str, where: str | Path = "") -> tuple[int, dict[str, int]]:
 
 
 def decode_file(path: Path) -> str:
-    """Return the text of a file in UTF-8, UTF-16 or cp1252; InputError for other content."""
+    """Return the text of a file in UTF-8, UTF-16 or cp1252; InputError for other content.
+
+    cp1252 is a guess (most bytes are text in it), which is said once per file.
+    """
     with reading(path):
         content = path.read_bytes()
     is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -74,8 +79,21 @@ def decode_file(path: Path) -> str:
         except UnicodeDecodeError:
             continue
         if "\0" not in text:
+            if encoding == "cp1252":
+                _tell_guess(path)
             return text
-    raise InputError(f"{path}: is not text in UTF-8, UTF-16 (with a byte order mark) or cp1252")
+    raise InputError(
+        f"{path}: is not text in UTF-8, UTF-16 (with a byte order mark) or cp1252; save it as UTF-8"
+    )
+
+
+@cache
+def _tell_guess(path: Path) -> None:
+    print(
+        f"warning: {path}: is not UTF-8 and was read as cp1252 (Western European); if its names "
+        "are in another encoding, such as GBK, save it as UTF-8 (in Excel: CSV UTF-8)",
+        file=sys.stderr,
+    )
 
 
 def read(path: str | Path) -> list[str]:

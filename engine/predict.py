@@ -341,11 +341,13 @@ class Recognizer:
         image_size: tuple[float, float] | None = None,
         window: int | None = None,
         stride: int | None = None,
+        frames: np.ndarray | None = None,
     ) -> PreparedClip:
         """Cut a raw clip (T, M, V, C) into windows and normalize each like a clip of the data set.
 
-        Windows without a body are skipped. Raises InputError that names `source` if the clip does
-        not fit.
+        `frames` (T,) are the numbers of the frames in the recording, ascending (default: from 0);
+        see `cut_recording`. Windows without a body are skipped. Raises InputError that names
+        `source` if the clip does not fit.
         """
         takes = self.takes
         check_shape(source, joints.shape[1:], takes.skeleton, takes.channels)
@@ -358,11 +360,11 @@ class Recognizer:
         terms = normalize.Terms(takes.centre, image_size, takes.persons, source)
         if takes.takes_image_size:  # frame by frame, so that windows do not matter
             joints = normalize.apply(takes.normalization, joints, terms)
-        spans = cut(len(joints), window, stride)
-        spans = spans[[joints[first:end].any() for first, end in spans]]
-        if not len(spans):
+        if not joints.any():
             raise InputError(f"{source}: contains no body, all joints are zero")
-        windows = [with_persons(joints[first:end], takes.persons) for first, end in spans]
+        frames = np.arange(len(joints)) if frames is None else frames
+        spans, parts = cut_recording(joints, frames, window, stride)
+        windows = [with_persons(part, takes.persons) for part in parts]
         if takes.drops_empty_frames:
             windows = [clip[clip.any(axis=(1, 2, 3))] for clip in windows]
         if not takes.takes_image_size:
@@ -454,6 +456,30 @@ def cut(length: int, window: int | None = None, stride: int | None = None) -> np
     firsts = np.arange(0, max(length - window, 0) + stride, stride)
     firsts = np.unique(np.minimum(firsts, max(length - window, 0)))
     return np.stack([firsts, np.minimum(firsts + window, length)], axis=1)
+
+
+def cut_recording(
+    joints: np.ndarray, frames: np.ndarray, window: int | None = None, stride: int | None = None
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return the windows of a clip (T, M, V, C) in which somebody is seen: their spans (W, 2) in
+    the recording, and their joints.
+
+    `frames` (T,) are the numbers of the clip's frames in the recording. Of all its frames, or every
+    n-th, those that the clip lacks are zero in a window; without `window` they are left out.
+    """
+    step = max(1, int(np.gcd.reduce(np.diff(frames))))
+    places = (frames - frames[0]) // step
+    spans = cut(int(places[-1]) + 1, window, stride)
+    rows = np.searchsorted(places, spans)
+    is_seen = [joints[first:end].any() for first, end in rows]
+    parts = []
+    for (start, stop), (first, end) in zip(spans[is_seen], rows[is_seen]):
+        part = joints[first:end]
+        if window is not None and len(part) < stop - start:
+            part = np.zeros((stop - start, *joints.shape[1:]), joints.dtype)
+            part[places[first:end] - start] = joints[first:end]
+        parts.append(part)
+    return frames[0] + np.minimum(spans[is_seen] * step, frames[-1] - frames[0] + 1), parts
 
 
 def with_persons(joints: np.ndarray, persons: int) -> np.ndarray:

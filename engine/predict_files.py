@@ -127,19 +127,20 @@ def read(
 
     InputError names the file if it cannot be used.
     """
-    clip = clip_file.read(path, nan)
-    wanted = recognizer.takes.skeleton.name
+    skeleton = recognizer.takes.skeleton
+    clip = clip_file.read(path, nan, skeleton.score)
+    wanted = skeleton.name
     if clip.layout not in (None, wanted):
         raise InputError(f"{path}: has layout {clip.layout}, but the network takes {wanted}")
     size = image_size
     if recognizer.takes.takes_image_size:  # else one in the file is of no use
         size = clip.image_size_or(image_size, path)
+    fps = clip.fps_or(fps, path)
     prepared = []
     for source, joints in bodies(clip.joints, str(path), per_person).items():
-        ready = recognizer.prepare(joints, source, size, **how)
+        ready = recognizer.prepare(joints, source, size, frames=clip.frames, **how)
         doubts = "; ".join(filter(None, (clip.doubt, ready.warning)))
-        spans = clip.recorded(ready.spans)
-        prepared.append(dataclasses.replace(ready, spans=spans, warning=doubts, fps=fps))
+        prepared.append(dataclasses.replace(ready, warning=doubts, fps=fps))
     return prepared
 
 

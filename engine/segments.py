@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
@@ -42,22 +43,24 @@ def segments(prediction: Prediction) -> list[Segment]:
     the most probable class, or `unknown` below the threshold. Neighboring frames with the same
     answer are one segment. Frames in no window, where nobody was seen, belong to none.
     """
-    frames = int(prediction.spans[-1, 1])
-    total, windows = np.zeros((frames, len(prediction.names))), np.zeros((frames, 1))
-    for (first, end), part in zip(prediction.spans, prediction.windows):
+    edges = np.unique(prediction.spans)  # between two of them, frames are in the same windows
+    total, windows = np.zeros((len(edges) - 1, len(prediction.names))), np.zeros(len(edges) - 1)
+    for (first, end), part in zip(np.searchsorted(edges, prediction.spans), prediction.windows):
         total[first:end] += part
         windows[first:end] += 1
-    means = total / np.maximum(windows, 1)
+    means = total / np.maximum(windows, 1)[:, None]
     answers = [
         answer(prediction.names, row, prediction.threshold) if covered else None
-        for row, covered in zip(means, windows[:, 0])
+        for row, covered in zip(means, windows)
     ]
-    edges = [t for t in range(1, frames) if answers[t] != answers[t - 1]]
-    return [
-        Segment(first, end, str(answers[first]), float(means[first:end].max(1).mean()))
-        for first, end in zip([0, *edges], [*edges, frames])
-        if answers[first] is not None
-    ]
+    lengths, best = np.diff(edges), means.max(axis=1)
+    found: list[Segment] = []
+    for name, group in groupby(range(len(answers)), key=lambda part: answers[part]):
+        if name is not None:
+            first, *_ = parts = list(group)
+            probability = float(np.average(best[parts], weights=lengths[parts]))
+            found.append(Segment(int(edges[first]), int(edges[parts[-1] + 1]), name, probability))
+    return found
 
 
 def time(frame: int, fps: float | None) -> str:

@@ -35,6 +35,11 @@ class Skeleton:
     def num_joints(self) -> int:
         return len(self.parent)
 
+    @property
+    def score(self) -> int | None:
+        """The channel that is a score."""
+        return 2 if self.confidence else None
+
 
 def load(layout: str | Path) -> Skeleton:
     """Return the layout with that name or in that YAML file; InputError if it is not valid."""

@@ -31,11 +31,10 @@ def pose(x: float) -> list[float]:
 @pytest.mark.parametrize("name", ["{}_keypoints.json", "img ({}).json", "v2_{:012}_keypoints.json"])
 def test_frames_are_sorted_by_number(tmp_path: Path, name: str) -> None:
     folder = openpose(tmp_path / "p", {name.format(t): [pose(100 + t)] for t in range(12)})
-    clip = pose_json.read_openpose(folder)
-    joints = clip.joints
+    joints = pose_json.read_openpose(folder).joints
     assert joints.shape == (12, 2, 18, 3) and not joints[:, 1].any()
     assert joints[:, 0, 0, 0].tolist() == [100 + t for t in range(12)]
-    assert clip.doubt == ""
+    assert pose_json.read_openpose(folder).doubt == ""
 
 
 @pytest.mark.parametrize(
@@ -201,6 +200,62 @@ def test_alphapose_persons_keep_their_index(tmp_path: Path) -> None:
     (tmp_path / "d.json").write_text('[\n{"keypoints": [1, 2, 3]}]')
     with pytest.raises(InputError, match=r"d.json: element 0 has no 'image_id'"):
         clip_file.read(tmp_path / "d.json")
+
+
+@pytest.mark.parametrize("names", ["camA/{}.jpg camB/{}.jpg", "camA_{}.jpg camB_{}.jpg"])
+def test_two_recordings_in_an_alphapose_file_are_rejected(tmp_path: Path, names: str) -> None:
+    one, other = names.split()
+    for start, told in ((0, "frame 0 is found twice, as camA"), (3, "give every recording a file")):
+        images = [one.format(t) for t in range(3)] + [other.format(start + t) for t in range(3)]
+        path = alphapose(tmp_path / "a.json", [(image, 0, 100.0) for image in images])
+        with pytest.raises(InputError, match=rf"a\.json: .*{told}"):
+            clip_file.read(path)
+        alphapose(path, [(image, 0, 100.0) for image in images[:3]])
+        assert len(clip_file.read(path).joints) == 3
+
+
+@pytest.mark.parametrize("form", [int, lambda number: [number]])
+def test_openpose_persons_keep_their_index(tmp_path: Path, capsys, form) -> None:
+    """Person 7, at x = 100, has the higher scores in odd frames only, and person 3 in sum."""
+    folder, out = tmp_path / "p", tmp_path / "c.npz"
+
+    def write(numbers) -> None:
+        folder.mkdir(exist_ok=True)
+        for t in range(6):
+            one, other = [100.0, 50, 0.9 if t % 2 else 0.2] * 18, [200.0, 50, 0.6] * 18
+            people = [
+                {"person_id": form(number), "pose_keypoints_2d": pose}
+                for number, pose in zip(numbers, (one, other))
+            ]
+            content = {"people": people[:: 1 if t % 3 else -1][: 2 if t else 1]}
+            (folder / f"{t}.json").write_text(json.dumps(content))
+
+    argv = ["--from", "openpose-18", "--to", "openpose", str(folder), "--out", str(out)]
+    argv += ["--image-size", "100", "400"]
+    write((7, 3))
+    assert run_command(convert.main, argv) == 0 and not capsys.readouterr().err
+    found = clip_file.read(out).joints[:, :, 0]
+    assert (found[:, 0, 0] == 0).all() and found[1:, 1, 0].tolist() == [-0.5] * 5
+    assert not found[0, 1].any()  # there is no person 7
+    write((0, -1))
+    assert run_command(convert.main, argv) == 0
+    assert capsys.readouterr().err.count("several persons in a frame are not tracked") == 1
+    found = clip_file.read(out).joints[:, :, 0, 0]
+    assert found[1:, 0].tolist() == [-0.5, 0, -0.5, 0, -0.5]  # sorted by score
+    write((2, 2))
+    assert run_command(convert.main, argv) == 2
+    assert "1.json: two persons have the same person_id" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_persons_that_are_not_tracked_are_told(tmp_path: Path, several: bool) -> None:
+    images = [("0.jpg", None, 9.0), ("0.jpg" if several else "1.jpg", None, 4.0)]
+    (tmp_path / "m.json").write_text(json.dumps([[[point(0.5, 0.5)] * 33] * (1 + several)]))
+    for clip in (
+        clip_file.read(alphapose(tmp_path / "a.json", images)),
+        clip_file.read(tmp_path / "m.json"),
+    ):
+        assert ("are not tracked" in clip.doubt) == several
 
 
 def point(x: float, y: float) -> dict[str, float]:

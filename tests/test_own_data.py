@@ -413,6 +413,20 @@ def test_encodings_of_name_lists(tmp_path: Path) -> None:
         names.read(tmp_path / "list.txt")
 
 
+def test_a_guessed_encoding_is_told_once(clips: Path, capsys) -> None:
+    for word, encoding in (("été", "utf-8"), ("été", "utf-16"), ("été", "cp1252"), ("挥手", "gbk")):
+        file = clips / f"{encoding}.csv"
+        file.write_bytes(TABLE.replace("été", word).encode(encoding))
+        for _ in range(2):
+            assert run("custom", file, "--layout", "ntu_rgb_d", "--out", clips / encoding) == 0
+        told = f"warning: {file}: is not UTF-8 and was read as cp1252"
+        assert capsys.readouterr().err.count(told) == (encoding in ("cp1252", "gbk"))
+    assert Store.open(clips / "gbk").class_names[-1] == "»ÓÊÖ"
+    (clips / "gbk.csv").write_text(TABLE.replace("été", "挥手"), encoding="utf-8")
+    assert run("custom", clips / "gbk.csv", "--layout", "ntu_rgb_d", "--out", clips / "gbk") == 0
+    assert Store.open(clips / "gbk").class_names[-1] == "挥手"
+
+
 def test_as_many_persons_as_any_clip_has(tmp_path: Path, capsys) -> None:
     """Without --persons: one, unless a clip has a second one."""
     labels = "file,label\n" + "".join(f"clips/{n}.npy,{'ab'[n % 2]}\n" for n in range(6))

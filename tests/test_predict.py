@@ -280,7 +280,7 @@ def test_frames_without_a_body_are_dropped_as_in_the_data_set(tmp_path):
         assert found.spans.tolist() == [[0, 44]]
 
 
-def test_segments_of_a_file_begin_where_somebody_is_seen(tmp_path):
+def test_segments_of_a_file_begin_where_somebody_is_seen(small, tmp_path):
     """The reader leaves out the frames of a .skeleton file in which nobody is."""
     assert run_command(demo.main, ["--out", str(tmp_path / "kick.skeleton")]) == 0
     first, *rest = (tmp_path / "kick.skeleton").read_text().split("\n")
@@ -288,9 +288,83 @@ def test_segments_of_a_file_begin_where_somebody_is_seen(tmp_path):
     (tmp_path / "late.skeleton").write_text("\n".join(late))
     plain, moved = (clip_file.read(tmp_path / f"{name}.skeleton") for name in ("kick", "late"))
     np.testing.assert_array_equal(plain.joints, moved.joints)
-    spans = np.array([[0, 5], [4, len(plain.joints)]])
-    assert plain.recorded(spans).tolist() == spans.tolist()
-    assert moved.recorded(spans).tolist() == (spans + 300).tolist()
+    recognizer = Recognizer.load(small[0], device="cpu")
+    for window in (None, 20):
+        (here,), (there,) = (
+            predict_files.read(recognizer, tmp_path / f"{name}.skeleton", window=window)
+            for name in ("kick", "late")
+        )
+        assert here.spans[0, 0] == 0 and here.spans[-1, 1] == len(plain.joints)
+        assert there.spans.tolist() == (here.spans + 300).tolist()
+
+
+def test_windows_of_a_skeleton_file_are_those_of_its_recording(small, tmp_path):
+    """A .npy with zeros where the .skeleton file has no body gives the same windows."""
+    clip = np.insert(walk(50)[:, 0], 20 * [25], 0, axis=0)
+    clip[[8, 60]] = 0
+    write(tmp_path / "a.npy", clip)
+    text = write(tmp_path / "a.skeleton", clip[clip.any((1, 2))]).read_text().split("\n")
+    bodies = ["\n".join(text[1 + 28 * t : 29 + 28 * t]) for t in range(48)]
+    frames = [bodies.pop(0) if pose.any() else "0" for pose in clip]
+    (tmp_path / "a.skeleton").write_text("\n".join(["70", *frames, ""]))
+    recognizer = Recognizer.load(small[0], device="cpu")
+    (zeros,), (file,) = (
+        predict_files.read(recognizer, tmp_path / name, window=10)
+        for name in ("a.npy", "a.skeleton")
+    )
+    spans = [[t, t + 10] for t in range(0, 61, 5) if t not in (25, 30, 35)]
+    assert file.spans.tolist() == zeros.spans.tolist() == spans
+    for one, other in zip(zeros.windows, file.windows):
+        np.testing.assert_allclose(one, other, atol=1e-4)  # six decimals in the text
+    (whole,) = predict_files.read(recognizer, tmp_path / "a.skeleton")
+    assert whole.spans.tolist() == [[0, 70]] and len(whole.windows[0]) == 48
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_windows_of_a_pose_file_have_the_numbers_of_its_images(tmp_path, step):
+    """As of a .npy with zeros for the images that are missing; also after data.convert, and of
+    OpenPose's folder, whose images may be every fifth of a recording."""
+    args = {"graph": "coco", "num_class": 2, "num_person": 1, "base_channels": 8, "num_blocks": 1}
+    config = Config(frames=8, test_clips=1, model_args=args)
+    recognizer = Recognizer.load(
+        save(tmp_path / "coco.pt", config, names=["a", "b"], layout="coco"), device="cpu"
+    )
+    poses = np.random.default_rng(0).uniform(0.1, 1, (60, 17, 3)) * [640, 480, 1]
+    poses[20:40] = 0
+    np.save(tmp_path / "zeros.npy", poses)
+    there = [t for t in range(60) if poses[t].any()]
+    lists = {f"{300 + step * t}": poses[t].ravel().tolist() for t in there}
+    entries = [{"image_id": f"{t}.jpg", "idx": 0, "keypoints": lists[t]} for t in lists]
+    (tmp_path / "a.json").write_text(json.dumps(entries))
+    (tmp_path / "op").mkdir()
+    for t, pose in lists.items():
+        people = [{"person_id": 0, "pose_keypoints_2d": pose}]
+        (tmp_path / "op" / f"{t}.json").write_text(json.dumps({"people": people}))
+    for source, out in (("a.json", "c.npz"), ("op", "o.npz")):
+        argv = ["--from", "coco-17", "--to", "coco", str(tmp_path / source), "--image-size"]
+        argv += ["480", "640", "--out", str(tmp_path / out)]
+        assert run_command(convert.main, argv) == 0
+    size = {"image_size": (480, 640)}
+    (wanted,) = predict_files.read(recognizer, tmp_path / "zeros.npy", window=10, **size)
+    assert wanted.spans[:, 0].tolist() == [0, 5, 10, 15, 35, 40, 45, 50]
+    for name, how in (("a.json", size), ("c.npz", {}), ("o.npz", {})):
+        (found,) = predict_files.read(recognizer, tmp_path / name, window=10, **how)
+        last = 300 + step * 59 + 1
+        assert found.spans.tolist() == np.minimum(300 + step * wanted.spans, last).tolist()
+        for one, other in zip(found.windows, wanted.windows):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+        (found,) = predict_files.read(recognizer, tmp_path / name, **how)
+        assert found.spans.tolist() == [[300, last]] and len(found.windows[0]) == 40
+    entries = [
+        dict(each, image_id=f"{17 * 10**17 + int(each['image_id'][:-4])}") for each in entries
+    ]
+    (tmp_path / "a.json").write_text(json.dumps(entries))  # numbers are times
+    (found,) = predict_files.read(recognizer, tmp_path / "a.json", window=10, **size)
+    assert found.spans[-1].tolist() == [30, 40]
+    for numbers in ([1.0, 2.0], [2, 1], [1], [0, 10**9], [-1, 2]):
+        np.savez(tmp_path / "bad.npz", joints=poses[:2], frame_numbers=numbers)
+        with pytest.raises(InputError, match=r"bad\.npz: frame_numbers must be ascending integers"):
+            clip_file.read(tmp_path / "bad.npz")
 
 
 def test_an_image_size_in_a_file_is_of_no_use_to_positions_that_are_not_scaled(small, tmp_path):
@@ -961,3 +1035,38 @@ def test_nan_is_refused_zero_or_interpolated(small, tmp_path):
     arguments += ["--normalize", "none", "--out", str(tmp_path / "s"), "--nan", "zero"]
     prepare.main(arguments)
     np.testing.assert_array_equal(Store.open(tmp_path / "s").clip(0)[:, :1], zero)
+
+
+def test_nan_is_not_interpolated_toward_joints_that_were_not_found(tmp_path):
+    """The left wrist is seen in frame 0, NaN in 1 to 3, then anywhere with score 0."""
+    args = {"graph": "coco", "num_class": 2, "num_person": 1, "base_channels": 8, "num_blocks": 1}
+    recognizer = Recognizer.load(
+        save(tmp_path / "coco.pt", Config(frames=8, model_args=args), names=["a"], layout="coco"),
+        device="cpu",
+    )
+    clip = np.random.default_rng(0).uniform(0.1, 0.9, (6, 17, 3))
+    clip[1:4, 9] = np.nan
+    clip[4:, 9, 2] = 0
+    landmarks = np.full((6, 33, 4), 0.5)  # x, y, z, visibility
+    landmarks[:, 15] = clip[:, 9][:, [0, 1, 0, 2]]
+    (tmp_path / "op").mkdir()
+    for t, pose in enumerate(clip):
+        people = [{"pose_keypoints_2d": pose.ravel().tolist()}]
+        (tmp_path / "op" / f"{t}.json").write_text(json.dumps({"people": people}))
+    path = write(tmp_path / "a.npy", clip)
+    (ready,) = predict_files.read(recognizer, path, (1, 1), "interpolate")
+    found = [ready.windows[0]]
+    marks = write(tmp_path / "m.npy", landmarks)
+    for form, source in (("coco-17", path), ("coco-17", tmp_path / "op"), ("mediapipe-33", marks)):
+        argv = ["--from", form, "--to", "coco", str(source), "--image-size", "1", "1"]
+        argv += ["--nan", "interpolate", "--out", str(tmp_path / "c.npz")]
+        assert run_command(convert.main, argv) == 0
+        found.append(clip_file.read(tmp_path / "c.npz").joints)
+    (tmp_path / "l.csv").write_text("file,label\na.npy,x\n")
+    own = ["custom", str(tmp_path / "l.csv"), "--layout", "coco", "--workers", "1", "--image-size"]
+    own += ["1", "1", "--nan", "interpolate", "--out", str(tmp_path / "s")]
+    assert run_command(prepare.main, own) == 0
+    found.append(Store.open(tmp_path / "s").clip(0))
+    expected = [*clip[0, 9, :2] * 2 - 1, clip[0, 9, 2]]
+    for joints in found:
+        np.testing.assert_allclose(joints[1:4, 0, 9], [expected] * 3, atol=1e-5)

@@ -327,6 +327,17 @@ def test_counts_must_be_digits(count: bytes) -> None:
         skeleton_file.parse(count + b"\n", "x")
 
 
+def test_two_bodies_with_one_id_are_refused() -> None:
+    """In two frames it is one body."""
+    frames = [{"7": pose, "8": pose} for pose in person(0, 3)]
+    text = skeleton_text(frames).replace(b"8 0 1 1", b"7 0 1 1")
+    with pytest.raises(
+        InputError, match=r"a\.skeleton: line 30: two bodies of frame 0 have the id 7"
+    ):
+        skeleton_file.parse(text, "a.skeleton")
+    assert skeleton_file.parse(skeleton_text(frames), "a.skeleton").ids == [b"7", b"8"] * 3
+
+
 def bodies(*tracks: tuple[int, np.ndarray]) -> np.ndarray:
     """Select bodies from tracks (first frame, joints), written to a file and read again."""
     last = max(first + len(joints) for first, joints in tracks)

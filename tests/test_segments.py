@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import main
+from data import clip_file, convert
 from engine import predict_files
 from engine.predict import Prediction
 from engine.segments import segments, time, timeline
@@ -93,6 +94,36 @@ def test_the_command_writes_segments_of_each_person(whole, tmp_path, capsys):
     main.main([*argv, "--output", str(tmp_path / "out.html")])
     assert "clip.npy" in (tmp_path / "out.html").read_text()
     assert "0:04.0" in capsys.readouterr().out
+
+
+def test_times_are_those_of_the_file(whole, tmp_path, capsys):
+    """60 frames at 25 frames per second are 2.4 seconds."""
+    path, out = tmp_path / "clip.npz", tmp_path / "out.json"
+    argv = ["--phase", "predict", "--weights", str(whole / "best.pt"), "--device", "cpu"]
+    argv += ["--input", str(path), "--window", "60", "--segments", "--output", str(out)]
+    joints = np.random.default_rng(0).normal(size=(60, 25, 3)) * 0.1
+    for inside, given, fps in (
+        (25.0, None, 25), (None, "25", 25), (0, "25", 25), (0, None, None), ([25], "25", 25),
+        (29.97, "30", 29.97), (25.0, "30", None), (-1.0, None, None), ([1, 2], None, None),
+    ):  # fmt: skip
+        np.savez(path, joints=joints, **({} if inside is None else {"fps": inside}))
+        more = [] if given is None else ["--fps", given]
+        if (inside, given) == (25.0, "30"):
+            with pytest.raises(InputError, match="contains 25 frames per second, not --fps 30"):
+                main.main([*argv, *more])
+        elif inside in (-1.0, [1, 2]):
+            with pytest.raises(InputError, match=r"clip\.npz: fps must be the frames per second"):
+                main.main([*argv, *more])
+        else:
+            main.main([*argv, *more])
+            (file,) = json.loads(out.read_text())["files"]
+            assert file["fps"] == fps
+            if fps is not None:
+                assert file["segments"][-1]["end"] == pytest.approx(60 / fps)
+    np.savez(path, joints=joints, fps=25.0)
+    form = ["--from", "kinect-25", "--to", "ntu_rgb_d", str(path), "--out", str(tmp_path / "c.npz")]
+    convert.main(form)
+    assert clip_file.read(tmp_path / "c.npz").fps == 25
 
 
 def test_flags_of_segments_are_refused_without_them(whole, tmp_path):

@@ -27,13 +27,14 @@ from tqdm import tqdm
 import graph
 from data import clip_file, convert
 from data.names import natural_order
+from data.readers import ClipFile
 from data.tracks import Tracks, to_clip
 from engine import logs, predict_files
 from engine.distributed import World, choose_devices
 from engine.predict import Prediction, Recognizer
 from engine.segments import segments
 from errors import InputError, Parser, run_command
-from files import check_output, check_outputs, files_below, replacing, write_text
+from files import check_output, check_outputs, files_below, write_text
 
 ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 MODES = ("lightweight", "balanced", "performance")  # rtmlib's choices of networks
@@ -182,15 +183,6 @@ def find_videos(sources: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def save_poses(path: Path, clip: np.ndarray, video: Video) -> None:
-    """Write a clip as .npz, with its layout, image size and frames per second."""
-    with replacing(path) as file:
-        np.savez(
-            file, joints=clip, layout=np.array(LAYOUT), image_size=np.array(video.size),
-            fps=np.array(video.fps),
-        )  # fmt: skip
-
-
 def annotate(
     image: np.ndarray, people: Iterable[np.ndarray], text: str, skeleton: graph.Skeleton
 ) -> np.ndarray:
@@ -286,7 +278,8 @@ def recognize(options: argparse.Namespace, recognizer: Recognizer | None, poses:
             if not clip.any():
                 raise InputError(f"{source}: nobody is seen in it")
             if options.poses is not None:
-                save_poses(options.poses / below.with_suffix(".npz"), clip, video)
+                known = ClipFile(clip, LAYOUT, video.size, fps=video.fps)
+                clip_file.save(options.poses / below.with_suffix(".npz"), known)
             if recognizer is None:
                 continue
             found = classify(recognizer, clip, video, options)

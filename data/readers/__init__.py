@@ -6,6 +6,7 @@ its command-line arguments, or SOURCE, the help of the only one, `source`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from errors import InputError
+
+LAST_FRAME = 10_000_000  # of a recording; larger numbers of images are times
 
 # NAME of data.prepare -> reader module.
 READERS = {
@@ -61,16 +64,9 @@ class ClipFile:
     joints: np.ndarray  # (T, M, V, C) float32 or float16
     layout: str | None = None  # None if the file does not contain it
     image_size: tuple[float, float] | None = None  # height, width in pixels; None if not contained
-    doubt: str = ""  # which frames are missing
-    frames: np.ndarray | None = None  # (T,) their numbers in the recording; None: 0 to T - 1
-
-    def recorded(self, spans: np.ndarray) -> np.ndarray:
-        """Return spans (W, 2) of these frames, first and one after the last, as in the recording.
-
-        Frames without a body are not among `joints` of some files."""
-        if self.frames is None:
-            return spans
-        return np.stack([self.frames[spans[:, 0]], self.frames[spans[:, 1] - 1] + 1], axis=1)
+    doubt: str = ""  # which frames are missing, whether persons can change places
+    frames: np.ndarray | None = None  # (T,) their ascending numbers in the recording, if known
+    fps: float | None = None  # frames per second of the recording; None if not contained
 
     def image_size_or(
         self, given: Sequence[float] | None, path: str | Path
@@ -90,6 +86,18 @@ class ClipFile:
             )
         return height, width
 
+    def fps_or(self, given: float | None, path: str | Path) -> float | None:
+        """Return the frames per second in the file, if any, or else the given ones.
+
+        InputError if they differ by more than rounding (30 for 29.97).
+        """
+        if given and self.fps and not math.isclose(given, self.fps, rel_tol=0.01):
+            raise InputError(
+                f"{path}: contains {self.fps:g} frames per second, not --fps {given:g}; omit the "
+                "option"
+            )
+        return self.fps or given
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -99,7 +107,7 @@ class Clip:
     label: int
     joints: np.ndarray  # (T, m, V, C) float32, m up to the store's M
     columns: Mapping[str, int | str] = field(default_factory=dict)
-    doubt: str = ""  # a warning about its file: which frames are missing
+    doubt: str = ""  # a warning about its file; see ClipFile
 
 
 @dataclass(frozen=True)

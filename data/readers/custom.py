@@ -56,13 +56,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def read(
     item: Item, folder: Path, layout: str, shape: tuple[int, int, int], normalization: str,
-    terms: normalize.Terms, nan: str,
+    terms: normalize.Terms, nan: str, score: int | None,
 ) -> Clip:  # fmt: skip
     """Return the clip in one file, scaled by its image size unless `terms` has one; InputError
     names the file."""
     file, label, columns = item
     path = folder / file
-    clip = clip_file.read(path, nan)
+    clip = clip_file.read(path, nan, score)
     if clip.layout not in (None, layout):
         raise InputError(f"{path}: has layout {clip.layout}, not {layout}")
     seen = np.flatnonzero(clip.joints.any(axis=(0, 2, 3)))
@@ -142,6 +142,7 @@ def reader(args: argparse.Namespace) -> Raw:
             normalization=normalization,
             terms=normalize.Terms(skeleton.center, size),
             nan=args.nan,
+            score=skeleton.score,
         ),
         layout=args.layout,
         class_names=class_names,

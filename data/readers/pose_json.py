@@ -1,15 +1,17 @@
 """JSON output of pose estimators: OpenPose's folders, AlphaPose, MediaPipe, st-gcn's clips.
 
-OpenPose writes one file per frame, {people: [{pose_keypoints_2d: [x, y, score, ...]}]} (in old
-versions pose_keypoints). AlphaPose writes a list of {image_id, keypoints: [x, y, score, ...], idx},
-one per person and frame, where idx is the tracked person. MediaPipe's landmarks are a list of {x,
-y, z, visibility} per frame. st-gcn's clip is {data: [{frame_index, skeleton: [{pose, score}]}]}.
+OpenPose writes one file per frame, {people: [{person_id, pose_keypoints_2d: [x, y, score, ...]}]}
+(in old versions pose_keypoints). AlphaPose writes a list of {image_id, keypoints: [x, y, score,
+...], idx}, one per person and frame. person_id and idx are the tracked person. MediaPipe's
+landmarks are a list of {x, y, z, visibility} per frame. st-gcn's clip is {data: [{frame_index,
+skeleton: [{pose, score}]}]}.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from data.names import natural_order
-from data.readers import ClipFile, kinetics_skeleton
+from data.readers import LAST_FRAME, ClipFile, kinetics_skeleton
 from data.readers.json_file import JsonFile, to_numbers
 from data.tracks import to_clip
 from errors import InputError
@@ -25,6 +27,12 @@ from errors import InputError
 OPENPOSE_KEYS = ("pose_keypoints_2d", "pose_keypoints")
 NO_POSE = "the pose is not a list of x, y, score, x, y, score, ..."
 RELATIVE = (1, 1)  # image size for positions relative to the image (0 to 1)
+UNTRACKED = (
+    "several persons in a frame are not tracked, so they can change places between frames; assign "
+    "each person a fixed index first"
+)
+
+Person = tuple[float | None, np.ndarray]  # the number of a tracked person, and its pose (V, 3)
 
 
 def read_clip(file: JsonFile) -> ClipFile | None:
@@ -45,36 +53,64 @@ def read_clip(file: JsonFile) -> ClipFile | None:
         return _alphapose(file)
     persons = [person for frame in content for person in _persons(frame)]
     if persons and all(isinstance(point, dict) for person in persons for point in person):
-        return ClipFile(_landmarks(file), image_size=RELATIVE)
+        doubt = UNTRACKED if any(len(_persons(frame)) > 1 for frame in content) else ""
+        return ClipFile(_landmarks(file), image_size=RELATIVE, doubt=doubt)
     return None
 
 
 def read_openpose(folder: Path, persons: int = 2) -> ClipFile:
-    """Return the clip (T, persons, V, 3) in OpenPose's folder of one numbered JSON file per frame.
+    """Return the clip in OpenPose's folder of one numbered JSON file per frame.
 
-    Of each frame the people with the highest mean score come first, as in st-gcn; absent ones are
-    zero; NaN stays. InputError names a file that has another form.
+    Of persons that are not tracked, it has the first `persons` of each frame; see `_persons_apart`.
+    Absent ones are zero; NaN stays. InputError names a file that has another form.
     """
     paths = sorted(folder.glob("*.json"), key=lambda path: natural_order(path.name))
-    _check_one_recording(folder, paths)
+    _check_one_recording(folder, [path.name for path in paths], "folder")
     frames = [_people(JsonFile(path)) for path in paths]
-    sizes = sorted({len(person) for people in frames for person in people})
+    sizes = sorted({len(pose) for people in frames for _, pose in people})
     if not sizes:
         raise InputError(f"{folder}: no people in any .json file")
     if len(sizes) > 1:
         raise InputError(f"{folder}: people with {' and '.join(map(str, sizes))} joints")
-    joints = np.zeros((len(frames), persons, sizes[0], 3), np.float32)
-    for frame, people in zip(joints, frames):
-        people.sort(key=lambda person: -_score(person) / len(person))
-        for slot, person in zip(frame, people):
-            slot[:] = person
-    return ClipFile(joints, doubt=_gaps(path.stem for path in paths))
+    joints, is_tracked, doubt = _persons_apart(frames, [str(path) for path in paths], "person_id")
+    if not is_tracked:
+        absent = max(0, persons - joints.shape[1])
+        joints = np.pad(joints[:, :persons], ((0, 0), (0, absent), (0, 0), (0, 0)))
+    return _recording(ClipFile(joints, doubt=doubt), [path.stem for path in paths])
 
 
-def _gaps(stems: Iterable[str]) -> str:
-    """Return which numbers the names of frames lack between the first and the last, '' if none."""
-    found = {_frame_number(stem) for stem in stems}
-    numbers = sorted(number for number in found if number is not None)
+def _persons_apart(
+    frames: Sequence[Sequence[Person]], places: Sequence[str], key: str
+) -> tuple[np.ndarray, bool, str]:
+    """Return the clip (T, M, V, 3), whether its persons are tracked, and a doubt.
+
+    If all persons have a number, each keeps its index in all frames, sorted by total score. Else
+    those of each frame are sorted by score. `places` and `key` are for the InputError if two
+    persons of a frame have the same number.
+    """
+    is_tracked = all(number is not None for people in frames for number, _ in people)
+    if not is_tracked:
+        best_first = [sorted(people, key=lambda found: -_score(found[1])) for people in frames]
+        joints = to_clip([dict(enumerate(p for _, p in people)) for people in best_first], _score)
+        return joints, False, UNTRACKED if joints.shape[1] > 1 else ""
+    tracked = [dict(people) for people in frames]
+    for found, people, place in zip(tracked, frames, places):
+        if len(found) < len(people):
+            raise InputError(f"{place}: two persons have the same {key}")
+    return to_clip(tracked, _score), True, ""
+
+
+def _recording(clip: ClipFile, stems: Sequence[str]) -> ClipFile:
+    """Return a clip with the numbers of its frames, from their names, and which are missing."""
+    found = [number for stem in stems if (number := _frame_number(stem)) is not None]
+    doubt = "; ".join(filter(None, (_gaps(found), clip.doubt)))
+    if len(found) < len(stems) or max(found) > LAST_FRAME:
+        return replace(clip, doubt=doubt)
+    return replace(clip, doubt=doubt, frames=np.array(found))
+
+
+def _gaps(numbers: Sequence[int]) -> str:
+    """Return which of ascending numbers of frames are missing between them, '' if none."""
     steps = [later - number for number, later in pairwise(numbers)]
     if not steps or max(steps) == min(steps):
         return ""
@@ -83,8 +119,8 @@ def _gaps(stems: Iterable[str]) -> str:
     shown = ", ".join(str(a) if a >= b else f"{a} to {b}" for a, b in gaps[:5])
     more = f" and {len(gaps) - 5} other gaps" if len(gaps) > 5 else ""
     return (
-        f"frames {shown}{more} are missing between {numbers[0]} and {numbers[-1]}; the others are "
-        "joined"
+        f"frames {shown}{more} are missing between {numbers[0]} and {numbers[-1]}; the clip "
+        "consists of the others"
     )
 
 
@@ -94,28 +130,31 @@ def _frame_number(stem: str) -> int | None:
     return int(found[-1]) if found else None
 
 
-def _check_one_recording(folder: Path, paths: Iterable[Path]) -> None:
-    """Raise InputError if names differ in more than their last number, or a number comes twice."""
-    of_number: dict[int, Path] = {}
-    of_name: dict[str, Path] = {}
-    for path in paths:
+def _check_one_recording(source: Path, names: Iterable[str], home: str) -> None:
+    """Raise InputError if names of frames, which may be below folders, differ in more than the last
+    number, or a number comes twice; `home` is what a recording should have of its own."""
+    of_number: dict[int, str] = {}
+    of_rest: dict[tuple[PurePosixPath, str], str] = {}
+    for name in names:
+        path = PurePosixPath(name)
+        of_rest.setdefault((path.parent, re.sub(r"\d+(?=\D*$)", "", path.stem)), name)
         number = _frame_number(path.stem)
-        if number is not None and (other := of_number.setdefault(number, path)) is not path:
+        if number is not None and (other := of_number.setdefault(number, name)) != name:
             raise InputError(
-                f"{folder}: frame {number} is found twice, as {other.name} and {path.name}; "
-                "use one folder per recording"
+                f"{source}: frame {number} is found twice, as {other} and {name}; use one {home} "
+                "per recording"
             )
-        of_name.setdefault(re.sub(r"\d+(?=\D*$)", "", path.stem), path)
-    if len(of_name) > 1:
-        first, second, *_ = of_name.values()
+    if len(of_rest) > 1:
+        first, second, *_ = of_rest.values()
         raise InputError(
-            f"{folder}: {first.name} and {second.name} differ in more than the number of the "
-            "frame; give every recording a folder of its own"
+            f"{source}: {first} and {second} differ in more than the number of the frame; give "
+            f"every recording a {home} of its own"
         )
 
 
-def _people(file: JsonFile) -> list[np.ndarray]:
-    """Return the persons (V, 3) in one OpenPose frame, without empty poses."""
+def _people(file: JsonFile) -> list[Person]:
+    """Return the persons in one OpenPose frame, without empty poses; untracked ones have the number
+    -1, or an empty or no list."""
     people = []
     for place, person in enumerate(file.get_list("people")):
         keys = [key for key in OPENPOSE_KEYS if isinstance(person, dict) and key in person]
@@ -125,7 +164,8 @@ def _people(file: JsonFile) -> list[np.ndarray]:
         if pose is None:
             file.fail(f"person {place}: {NO_POSE}")
         if len(pose):
-            people.append(pose)
+            number = _person(person.get("person_id"))
+            people.append((number if number is not None and number >= 0 else None, pose))
     return people
 
 
@@ -143,12 +183,8 @@ def _score(pose: np.ndarray) -> float:
 
 
 def _alphapose(file: JsonFile) -> ClipFile:
-    """Return frames sorted by image number; the file does not contain frames without persons.
-
-    If all persons have an idx, each keeps its index in all frames, sorted by total score. Without
-    tracking, the persons of each frame are sorted by score.
-    """
-    poses: dict[str, list[tuple[Any, np.ndarray]]] = {}
+    """Return frames sorted by image number; the file does not contain frames without persons."""
+    poses: dict[str, list[Person]] = {}
     for row, entry in enumerate(file.content):
         if "image_id" not in entry:
             file.fail(f"element {row} has no 'image_id'")
@@ -162,22 +198,15 @@ def _alphapose(file: JsonFile) -> ClipFile:
     if len(sizes) != 1:
         file.fail(f"people with {' and '.join(map(str, sizes)) or 'no'} joints")
     names = sorted(poses, key=natural_order)
-    is_tracked = all(idx is not None for people in poses.values() for idx, _ in people)
-    frames = []
-    for name in names:
-        people = poses[name]
-        if not is_tracked:
-            best_first = sorted(people, key=lambda found: -_score(found[1]))
-            people = [(place, pose) for place, (_, pose) in enumerate(best_first)]
-        frames.append(dict(people))
-        if len(frames[-1]) < len(people):
-            file.fail(f"image {name}: two persons have the same idx")
-    gaps = _gaps(PurePosixPath(name).stem for name in names)
-    return ClipFile(to_clip(frames, _score), "coco" if sizes[0] == 17 else None, doubt=gaps)
+    _check_one_recording(file.path, names, "file")
+    images = [f"{file.path}: image {name}" for name in names]
+    joints, _, doubt = _persons_apart([poses[name] for name in names], images, "idx")
+    clip = ClipFile(joints, "coco" if sizes[0] == 17 else None, doubt=doubt)
+    return _recording(clip, [PurePosixPath(name).stem for name in names])
 
 
 def _person(idx: Any) -> float | None:
-    """Return the number of a tracked person, which AlphaPose also writes as [0.0]."""
+    """Return the number of a tracked person, also written as [0.0]; None if there is none."""
     flat = to_numbers(idx)
     return float(flat.ravel()[0]) if flat is not None and flat.size == 1 else None
 

@@ -30,10 +30,15 @@ class Bodies:
 def parse(text: bytes, path: str) -> Bodies:
     """Return the bodies in a .skeleton file; InputError names the file and the line."""
     lines = _Lines(text, path)
-    frames, ids, positions, places = [], [], [], []
+    frames, ids, positions, places = [], list[bytes](), [], []
     for frame in range(lines.count("the number of frames")):
+        first = len(ids)
         for _ in range(lines.count("the number of bodies")):
-            ids.append(lines.next("a body").split(None, 1)[0])
+            body = lines.next("a body").split(None, 1)[0]
+            if body in ids[first:]:
+                shown = body.decode(errors="replace")
+                lines.fail(f"two bodies of frame {frame} have the id {shown}; number them apart")
+            ids.append(body)
             frames.append(frame)
             if lines.count("the number of joints") != NUM_JOINTS:
                 lines.fail(f"a body of NTU RGB+D has {NUM_JOINTS} joints")

@@ -95,6 +95,35 @@ def test_pixels_need_the_size_of_the_image(tmp_path):
         made["inputs"](recorded("coco", 30, 1))
 
 
+@pytest.mark.parametrize("layout", ["coco", "nw_ucla"])
+def test_what_the_recognizer_refuses_is_refused(layout, tmp_path):
+    path = checkpoint(tmp_path, layout, "joint")
+    script = tmp_path / "preprocess.py"
+    network = LoadedNetwork.load(path, CPU)
+    script.write_text(preprocess.script(network, tmp_path / "best.onnx", script.name))
+    made, recognizer = runpy.run_path(str(script))["inputs"], Recognizer.load(path, CPU)
+    clip, size = recorded(layout, 30, 1), (480, 640) if layout == "coco" else None
+    lost = np.where(np.arange(30)[:, None, None, None] == 4, np.nan, clip)
+    bad = {
+        "no body": (0 * clip, size), "a joint is NaN": (lost, size), "empty": (clip[:0], size),
+        "persons first": (np.moveaxis(clip, 1, 0), size), "a joint less": (clip[:, :, 1:], size),
+        "channels": (clip[..., :2], size), "one frame": (clip[0, 0], size),
+    }  # fmt: skip
+    if layout == "coco":
+        bad["no scores"] = clip * [1, 1, 0], size
+        bad["percent"] = clip * [1, 1, 100], size
+        bad["half the size"] = clip, (160, 200)
+        bad["pixels without a size"] = clip, None
+    else:
+        bad["a size"] = clip, (480, 640)
+    assert recognizer.inputs(clip, size).any() and made(clip, size).any()
+    for what, (joints, given) in bad.items():
+        for inputs in (recognizer.inputs, made):
+            with pytest.raises(ValueError):  # noqa: PT011
+                inputs(joints, given)
+                pytest.fail(f"{inputs}: {what} is accepted")
+
+
 def test_a_calibration_means_the_same_as_in_predict(tmp_path):
     """It was fitted on the mean over the test clips, whose logits differ here."""
     path = checkpoint(tmp_path, "ntu_rgb_d", "joint", 2)

@@ -79,16 +79,23 @@ def inputs(clip, image_size=None):
     """Return (test clips, M, T, V, C) float32 of a clip (T, V, C) or (T, M, V, C) as recorded."""
     joints = np.asarray(clip, np.float32)
     joints = joints[:, None] if joints.ndim == 3 else joints
-    if not joints.any():
-        raise InputError("the clip contains no body, all joints are zero")
+    if joints.ndim != 4 or joints.shape[2:] != SETTINGS["joint_shape"] or not joints.size:
+        expected = "(frames, persons, {}, {})".format(*SETTINGS["joint_shape"])
+        raise InputError(f"the clip has shape {joints.shape}; expected {expected}")
+    check_axes(joints, "clip")
+    check_finite(joints, "clip")
     how = SETTINGS["normalization"]
+    if image_size is not None and how not in HALF_WIDTHS:
+        raise InputError("image_size: positions of this network are not scaled by an image size")
     terms = Terms(SETTINGS["center"], image_size, SETTINGS["persons"])
     if how in HALF_WIDTHS:
-        joints = with_persons(apply(how, joints, terms), SETTINGS["persons"])
-    else:
-        joints = with_persons(joints, SETTINGS["persons"])
-        if SETTINGS["drops_empty_frames"]:
-            joints = joints[joints.any(axis=(1, 2, 3))]
+        joints = apply(how, joints, terms)
+    if not joints.any():
+        raise InputError("the clip contains no body, all joints are zero")
+    joints = with_persons(joints, SETTINGS["persons"])
+    if SETTINGS["drops_empty_frames"]:
+        joints = joints[joints.any(axis=(1, 2, 3))]
+    if how not in HALF_WIDTHS:
         joints = apply(how, joints, terms)
     joints = joints.astype(np.float32)
     joints = relative(boxed(joints) if SETTINGS["box"] else joints)
@@ -172,6 +179,7 @@ def settings(network: LoadedNetwork, file: Path) -> dict[str, Any]:
     return {
         "file": file.name, "class_names": list(takes.class_names), "persons": takes.persons,
         "normalization": takes.normalization, "center": takes.centre, "stream": own.stream,
+        "joint_shape": (takes.skeleton.num_joints, takes.channels),
         "origin": stream.origin.tolist(), "partner": stream.partner.tolist(),
         "scored": bool(stream.scored), "frames": own.frames, "test_clips": own.test_clips,
         "choice": args.get("choice", "uniform"), "p_interval": list(args.get("p_interval", (1, 1))),

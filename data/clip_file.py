@@ -46,8 +46,9 @@ def read(path: str | Path, nan: str = "refuse", score: int | None = None) -> Cli
     that is a score (see `as_clip`).
 
     .json contains a list [T][V][C] or [T][M][V][C], by itself or under `skeletons` (NW-UCLA) or
-    `joints`, or the output of a pose estimator (data/readers/pose_json.py). .npz contains an array
-    `joints`, or a single array, and optionally what `save` writes beside it.
+    `joints` (and optionally `layout` and `image_size`), or the output of a pose estimator
+    (data/readers/pose_json.py). .npz contains an array `joints`, or a single array, and optionally
+    what `save` writes beside it.
     """
     path = Path(path)
     if not path.exists():
@@ -140,7 +141,21 @@ def _json(path: Path, nan: str, score: int | None) -> ClipFile:
         return replace(clip, joints=as_clip(clip.joints, str(path), nan, score))
     is_ucla = isinstance(file.content, dict) and "skeletons" in file.content
     joints = file.joints("skeletons" if is_ucla else "joints", finite=nan == "refuse")
-    return ClipFile(as_clip(joints, str(path), nan, score))
+    said = file.content if isinstance(file.content, dict) else {}
+    layout = None if said.get("layout") is None else str(said["layout"])
+    size = _image_size(said.get("image_size"), path)
+    return ClipFile(as_clip(joints, str(path), nan, score), layout, size)
+
+
+def _image_size(said: Any, path: Path) -> tuple[float, float] | None:
+    """Return the height and width that a file says, if any; InputError if they are none."""
+    if said is None:
+        return None
+    size = np.asarray(said)
+    if size.dtype.kind not in "iuf" or size.shape != (2,) or not (size > 0).all():
+        raise InputError(f"{path}: image_size must be height and width, not {size.tolist()}")
+    height, width = size.tolist()
+    return height, width
 
 
 def _npy(path: Path, nan: str, score: int | None) -> ClipFile:
@@ -154,11 +169,9 @@ def _npz(path: Path, nan: str, score: int | None) -> ClipFile:
             raise InputError(f"{path}: contains {arrays}, not 'joints' or a single array")
         joints = as_clip(file["joints" if "joints" in arrays else arrays[0]], str(path), nan, score)
         layout = str(file["layout"]) if "layout" in file.files else None
-        size = file["image_size"].tolist() if "image_size" in file.files else None
+        size = _image_size(file.get("image_size"), path)
         frames = file["frame_numbers"] if "frame_numbers" in file.files else None
         fps = file["fps"] if "fps" in file.files else np.zeros(1)
-    if size is not None and (len(size) != 2 or min(size) <= 0):
-        raise InputError(f"{path}: image_size must be height and width, not {size}")
     if frames is not None and (
         frames.dtype.kind not in "iu"
         or frames.shape != joints.shape[:1]
@@ -171,7 +184,7 @@ def _npz(path: Path, nan: str, score: int | None) -> ClipFile:
     if fps.size != 1 or fps.dtype.kind not in "fiu" or not 0 <= fps.item() < np.inf:
         raise InputError(f"{path}: fps must be the frames per second, not {fps.tolist()}")
     rate = float(fps.item()) or None  # OpenCV has 0 for a rate that it does not know
-    return ClipFile(joints, layout, None if size is None else tuple(size), "", frames, rate)
+    return ClipFile(joints, layout, size, "", frames, rate)
 
 
 _READERS = {".skeleton": _skeleton, ".json": _json, ".npy": _npy, ".npz": _npz}

@@ -125,6 +125,23 @@ def test_another_image_size_than_the_files_is_refused(tmp_path: Path, capsys) ->
         np.testing.assert_allclose(found, poses[..., 0] / 200 - 1, atol=1e-6)
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".json"])
+def test_what_a_file_says_of_its_clip_is_read(tmp_path: Path, suffix: str) -> None:
+    path, poses = tmp_path / f"a{suffix}", RANDOM.uniform(0, 1, (3, 17, 3))
+    for size, is_right in (([1080, 1920], True), ([1080], False), ([-1, 5], False)):
+        if suffix == ".npz":
+            np.savez(path, joints=poses, layout="h36m", image_size=size)
+        else:
+            said = {"joints": poses.tolist(), "layout": "h36m", "image_size": size}
+            path.write_text(json.dumps(said))
+        if is_right:
+            clip = clip_file.read(path)
+            assert (clip.layout, clip.image_size) == ("h36m", (1080, 1920))
+        else:
+            with pytest.raises(InputError, match="image_size must be height and width, not"):
+                clip_file.read(path)
+
+
 def test_positions_around_the_center_of_the_image_are_refused(tmp_path: Path) -> None:
     """Pixels counted from the center, and MediaPipe's landmarks in meters from the hips."""
     pixels = np.concatenate([RANDOM.uniform(-200, 200, (9, 17, 2)), np.ones((9, 17, 1))], -1)

@@ -119,7 +119,7 @@ def test_what_the_recognizer_refuses_is_refused(layout, tmp_path):
     assert recognizer.inputs(clip, size).any() and made(clip, size).any()
     for what, (joints, given) in bad.items():
         for inputs in (recognizer.inputs, made):
-            with pytest.raises(ValueError):  # noqa: PT011
+            with pytest.raises(ValueError):
                 inputs(joints, given)
                 pytest.fail(f"{inputs}: {what} is accepted")
 

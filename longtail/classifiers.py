@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,35 +87,38 @@ class Retraining(Classifier):
 
 
 class ScaledLinear(nn.Linear):
-    """A linear layer that scales the rows v_k and biases b_k of another one by f_k.
+    """A linear layer whose vectors and biases are those of another one, scaled by f_k: w_k = f_k
+    v_k. The factors f are the only parameter that is trained.
 
-    The weight w_k = f_k v_k is the only trained parameter. Its gradient is projected to
-    (dL/df_k) v_k, so that gradient descent on it, momentum and weight decay included, is gradient
-    descent on f_k. The state is that of a plain linear layer: `update_bias` writes f_k b_k to it.
+    The state is that of a plain linear layer: `update` writes f_k v_k and f_k b_k to it. The
+    outputs are computed from these, so that an average of the states is a layer as well.
     """
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer.in_features, layer.out_features, device="meta")
-        layer.bias.requires_grad_(False)
         self.weight, self.bias = layer.weight, layer.bias
-        directions = layer.weight.detach().clone()  # v (K, D)
-        self.directions = nn.Buffer(directions, persistent=False)
+        self.requires_grad_(False)
+        self.factors = nn.Parameter(torch.ones_like(layer.bias))  # f (K,)
+        self.directions = nn.Buffer(layer.weight.detach().clone(), persistent=False)  # v (K, D)
         self.start_bias = nn.Buffer(layer.bias.detach().clone(), persistent=False)
-        self.weight.register_hook(
-            lambda grad: (grad * directions).sum(1, keepdim=True) * directions
-        )
-
-    def scales(self) -> Tensor:
-        """Return f (K,)."""
-        squares = self.directions.square().sum(1).clamp_min(torch.finfo(self.weight.dtype).tiny)
-        return (self.weight * self.directions).sum(1) / squares
 
     def forward(self, features: Tensor) -> Tensor:
-        return F.linear(features, self.weight, self.scales() * self.start_bias)
+        change = self.factors - self.factors.detach()  # 0: of it there is only the gradient
+        weight = self.weight + change[:, None] * self.directions
+        return F.linear(features, weight, self.bias + change * self.start_bias)
 
     @torch.no_grad()
-    def update_bias(self) -> None:
-        self.bias.copy_(self.scales() * self.start_bias)
+    def update(self) -> None:
+        self.weight.copy_(self.factors[:, None] * self.directions)
+        self.bias.copy_(self.factors * self.start_bias)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        del destination[f"{prefix}factors"]
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *others: Any) -> None:
+        known = {**state_dict, f"{prefix}factors": self.factors.detach()}
+        super()._load_from_state_dict(known, prefix, *others)
 
 
 class LearnableScaling(Retraining):
@@ -128,12 +132,21 @@ class LearnableScaling(Retraining):
         layer = self.biased(model)
         super().prepare(model, samples)
         model.fc = ScaledLinear(layer)
+        self.factors = (model.fc.factors,)  # in a tuple: a parameter of the network
 
     def after_step(self, model: nn.Module) -> None:
-        """Scale the saved bias like the class vectors."""
+        """Scale the class vectors and biases."""
         scaled = linear_classifier(model, "classifier")
         assert isinstance(scaled, ScaledLinear)
-        scaled.update_bias()
+        scaled.update()
+
+    def get_extra_state(self) -> Tensor:
+        """Return what a resumed run needs besides the network: the factors (K,)."""
+        return self.factors[0].detach()
+
+    @torch.no_grad()
+    def set_extra_state(self, state: Tensor) -> None:
+        self.factors[0].copy_(state)
 
 
 class MaxNorm(Retraining):

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from errors import InputError
+from errors import InputError, check_word
 from longtail.losses import log_prior
+from longtail.ranges import Positive
 from model.backbone import linear_classifier
 
+Tau = float | Literal["auto"]
 TAUS = [step / 20 for step in range(41)]  # candidates of `tau: auto`, 0 to 2
 
 
@@ -158,7 +160,7 @@ class MaxNorm(Retraining):
     authors' code.
     """
 
-    def __init__(self, class_counts: Tensor, radius: float | None = None) -> None:
+    def __init__(self, class_counts: Tensor, radius: Positive | None = None) -> None:
         super().__init__(class_counts, fresh=False)
         self.radius = radius
 
@@ -185,9 +187,9 @@ class ChosenTau(Classifier):
     negative log-likelihood per class.
     """
 
-    def __init__(self, class_counts: Tensor, tau: float | str = "auto") -> None:
-        if not (tau == "auto" or isinstance(tau, int | float)):
-            raise ValueError(f"tau must be a number or auto, not {tau!r}")
+    def __init__(self, class_counts: Tensor, tau: Tau = "auto") -> None:
+        if isinstance(tau, str):
+            check_word("classifier_args.tau", tau, ["auto"])
         super().__init__(class_counts)
         self.tau, self.chosen = tau, tau == "auto"
 
@@ -267,7 +269,7 @@ class PostHocAdjustment(ChosenTau):
     A class without training samples is shifted like the most frequent one.
     """
 
-    def __init__(self, class_counts: Tensor, tau: float | str = "auto") -> None:
+    def __init__(self, class_counts: Tensor, tau: Tau = "auto") -> None:
         super().__init__(class_counts, tau)
         prior = log_prior(class_counts)
         prior = torch.where(self.absent, prior.max(), prior)

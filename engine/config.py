@@ -18,6 +18,7 @@ from typing import Any, Literal
 import yaml
 
 from errors import InputError, nearest
+from feeders.augment import Augmentation
 from files import write_text
 from flags import Amp, Stream
 from longtail.ranges import Range
@@ -152,6 +153,32 @@ _TYPES = typing.get_type_hints(Config)
 def choices(key: str) -> tuple[str, ...]:
     """Return the values that a key accepts, () for a key that accepts any of its type."""
     return typing.get_args(_TYPES[key]) if typing.get_origin(_TYPES[key]) is Literal else ()
+
+
+# The keys that commands use which train nothing; what --set says of others would be passed over.
+EXPORT_KEYS = (
+    "store", "model", "model_args", "stream", "frames", "test_clips", "feeder", "feeder_args",
+)  # fmt: skip
+PREDICT_KEYS = (*EXPORT_KEYS, "test_batch_size", "amp", "tf32", "benchmark")
+TEST_KEYS = (
+    *PREDICT_KEYS, "protocol", "fold", "training_list", "imbalance", "seed", "val_split", "val_by",
+    "shots", "method", "tag",
+)  # fmt: skip
+AUGMENTATION = {each.name for each in dataclasses.fields(Augmentation)}  # of feeder_args
+
+
+def check_used(overrides: Iterable[str], used: Sequence[str], what: str) -> None:
+    """Raise InputError for a word of --set whose key is not `used`, or is of the augmentation,
+    which is of training clips."""
+    for text in overrides:
+        (key, *inner), value = _word(text)
+        if key not in used:
+            raise InputError(f"--set {text}: {what} does not use {key}, only {', '.join(used)}")
+        names = inner or (value if isinstance(value, dict) else ())
+        if key == "feeder_args" and (augments := AUGMENTATION.intersection(names)):
+            raise InputError(
+                f"--set {text}: {what} does not use {min(augments)}, only training augments clips"
+            )
 
 
 class _Loader(yaml.SafeLoader):

@@ -17,6 +17,7 @@ from longtail.losses import CrossEntropy
 from longtail.mixing import Mixing
 from model.backbone import Output
 from tests.tiny_runs import METHODS, SMALL, assert_same_weights, command, run
+from tools import embed, export
 
 
 def test_finished_runs_are_not_overwritten_by_default(tiny, whole):
@@ -300,6 +301,39 @@ def test_a_key_is_refused_as_its_flag_is(phase, word, whole, capsys):
     assert run_command(main.main, argv) == BAD_INPUT
     assert capsys.readouterr().err.startswith(f"error: {flag}: ")
     main.parse([*argv[:-1], "test_clips=1", "amp=bf16"])
+
+
+@pytest.mark.parametrize(
+    ("word", "what"),
+    [
+        ("loss=longtail.losses.Focal", "loss, only store, "),
+        ("mixing_args.ratio=1", "mixing_args"),
+        ("num_epoch=3", "num_epoch"), ("lr=1", "lr"), ("optimizer_args={}", "optimizer_args"),
+        ("feeder_args.flip=0", "flip, only training augments clips"),
+        ("feeder_args={rotate: 0}", "rotate, only training augments clips"),
+    ],
+)  # fmt: skip
+def test_a_key_that_only_training_uses_is_refused(word, what, whole, tmp_path, capsys):
+    """A test would write a folder whose config.yaml says what never was."""
+    weights, before = str(whole / "best.pt"), sorted(whole.rglob("*"))
+    commands = {
+        "--phase test": (main.main, ["--phase", "test", "--weights", weights]),
+        "--phase predict": (
+            main.main, ["--phase", "predict", "--weights", weights, "--input", "none.npy"],
+        ),
+        "an embedding": (embed.main, [weights]),
+        "an export": (export.main, [weights]),
+    }  # fmt: skip
+    for name, (tool, argv) in commands.items():
+        assert run_command(tool, [*argv, "--set", "frames=6", word]) == BAD_INPUT
+        assert f"--set {word}: {name} does not use {what}" in capsys.readouterr().err
+    assert sorted(whole.rglob("*")) == before
+
+
+def test_the_keys_of_a_test_exist_and_those_of_the_recipe_of_training_are_not_among_them():
+    assert set(config.TEST_KEYS) <= config.KEYS.keys()
+    assert not {"loss", "lr", "sampling", "classifier", "ema"} & set(config.TEST_KEYS)
+    assert "val_split" not in config.PREDICT_KEYS
 
 
 @pytest.mark.parametrize("phase", main.PHASES)

@@ -10,7 +10,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -167,13 +167,13 @@ TEST_KEYS = (
 AUGMENTATION = {each.name for each in dataclasses.fields(Augmentation)}  # of feeder_args
 
 
-def check_used(overrides: Iterable[str], used: Sequence[str], what: str) -> None:
+def check_used(overrides: Iterable[str], used: Collection[str], what: str) -> None:
     """Raise InputError for a word of --set whose key is not `used`, or is of the augmentation,
     which is of training clips."""
     for text in overrides:
         (key, *inner), value = _word(text)
         if key not in used:
-            raise InputError(f"--set {text}: {what} does not use {key}, only {', '.join(used)}")
+            raise InputError(f"--set {text}: {what} does not use {key}; omit it")
         names = inner or (value if isinstance(value, dict) else ())
         if key == "feeder_args" and (augments := AUGMENTATION.intersection(names)):
             raise InputError(

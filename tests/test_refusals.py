@@ -306,7 +306,7 @@ def test_a_key_is_refused_as_its_flag_is(phase, word, whole, capsys):
 @pytest.mark.parametrize(
     ("word", "what"),
     [
-        ("loss=longtail.losses.Focal", "loss, only store, "),
+        ("loss=longtail.losses.Focal", "loss; omit it"),
         ("mixing_args.ratio=1", "mixing_args"),
         ("num_epoch=3", "num_epoch"), ("lr=1", "lr"), ("optimizer_args={}", "optimizer_args"),
         ("feeder_args.flip=0", "flip, only training augments clips"),
@@ -328,6 +328,12 @@ def test_a_key_that_only_training_uses_is_refused(word, what, whole, tmp_path, c
         assert run_command(tool, [*argv, "--set", "frames=6", word]) == BAD_INPUT
         assert f"--set {word}: {name} does not use {what}" in capsys.readouterr().err
     assert sorted(whole.rglob("*")) == before
+
+
+def test_a_second_stage_is_refused_for_a_network_that_is_not_trained(tiny, tmp_path):
+    more = ["classifier=null"]
+    with pytest.raises(InputError, match="FSA: is a second stage; it needs --phase classifier"):
+        run(tiny, tmp_path / "run", "fsa.yaml", more=more)
 
 
 def test_the_keys_of_a_test_exist_and_those_of_the_recipe_of_training_are_not_among_them():

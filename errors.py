@@ -32,6 +32,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {matches[0]}?)" if matches else ""
 
 
+def check_word(key: str, word: Any, known: Iterable[str]) -> None:
+    """Raise InputError for a value of `key` that is none of the known words."""
+    words = list(known)
+    if word not in words:
+        hint = nearest(str(word), words)
+        raise InputError(f"{key} must be one of {', '.join(words)}, not {word!r}{hint}")
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises InputError; for an unknown flag it suggests the closest.
 

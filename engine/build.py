@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, get_type_hints
@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 import graph
+import model as models
 from data.store import Store
-from engine.config import Config, broken_rule
+from engine.config import Config, broken_rule, words_of
 from engine.run_data import Data, TrainingData
-from errors import InputError, nearest
+from errors import InputError, check_word, nearest
 from feeders.augment import Augmentation
 from feeders.frames import CHOICES
 from longtail.auxiliary import AuxiliaryLoss
@@ -74,22 +75,39 @@ def make(config: Config, key: str, *args: Any, **extra: Any) -> Any:
     keywords = getattr(config, f"{key}_args")
     for name in keywords.keys() & extra.keys():
         raise InputError(f"{key}_args.{name}: this argument is set by another key")
-    taken, takes_others = arguments_of(factory)
-    for name in {**keywords, **extra}:
-        if name not in taken and not takes_others:
-            raise InputError(
-                f"{key}_args.{name}: {path} takes no such argument{nearest(str(name), taken)}; "
-                f"--set {key}_args={{...}} replaces all arguments"
-            )
-    for name, annotation in taken.items():
-        if name in keywords and (rule := broken_rule(keywords[name], annotation)):
-            raise InputError(f"{key}_args.{name} must be {rule}, not {keywords[name]!r}")
+    check_arguments(key, path, factory, keywords, *extra)
     with blame(config, key):
         made = factory(*args, **keywords, **extra)
     base = BASES.get(key, object)
     if not isinstance(made, base):
         raise InputError(f"{key}={path}: must be a {base.__module__}.{base.__name__}")
     return made
+
+
+def check_arguments(
+    key: str, path: str, factory: Callable[..., Any], keywords: Mapping[str, Any], *extra: str
+) -> None:
+    """Raise InputError for keywords of `<key>_args` that a class does not take, or whose values its
+    annotations exclude; `extra` are the names of other arguments.
+
+    A class that passes arguments on to its `backbone`, as experts do, is checked with that one.
+    """
+    taken, takes_others = arguments_of(factory)
+    if key == "model" and takes_others and isinstance(factory, type):
+        inner = keywords.get("backbone", models.defaults(factory).get("backbone"))
+        if isinstance(inner, type):
+            passed, takes_others = arguments_of(inner)
+            taken = {**passed, **taken}
+    for name in (*keywords, *extra):
+        if name not in taken and not takes_others:
+            raise InputError(
+                f"{key}_args.{name}: {path} takes no such argument{nearest(str(name), taken)}; "
+                f"--set {key}_args={{...}} replaces all arguments"
+            )
+    for name, value in keywords.items():
+        if name in taken and (rule := broken_rule(value, taken[name])):
+            hint = nearest(str(value), words_of(taken[name]))
+            raise InputError(f"{key}_args.{name} must be {rule}, not {value!r}{hint}")
 
 
 @contextmanager
@@ -185,8 +203,7 @@ def feeder_of(
     """
     args = dict(config.feeder_args)
     name = args.pop("choice", "uniform")
-    if name not in CHOICES:
-        raise InputError(f"feeder_args.choice: {name} is not one of {', '.join(CHOICES)}")
+    check_word("feeder_args.choice", name, CHOICES)
     with blame(config, "feeder"):
         policies = {
             "choice": _policy(CHOICES[name], args), "augmentation": _policy(Augmentation, args),
@@ -201,6 +218,7 @@ def feeder_of(
 def _policy(kind: Any, args: dict[str, Any]) -> Any:
     """Build a dataclass from its fields in `args`, and remove these from `args`."""
     own = {field.name: args.pop(field.name) for field in fields(kind) if field.name in args}
+    check_arguments("feeder", kind.__name__, kind, own)
     return kind(**own)
 
 

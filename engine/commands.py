@@ -51,6 +51,9 @@ def run(options: argparse.Namespace) -> list[Path]:
     """Carry out the command line that main.parse has read; return the folders of trained runs."""
     with World.from_environment() as world:
         trains = options.phase in ("train", "classifier")
+        if not trains:
+            used = config.TEST_KEYS if options.phase == "test" else config.PREDICT_KEYS
+            config.check_used(options.overrides, used, f"--phase {options.phase}")
         runs = checked_runs(options, world) if trains else []
         devices = choose_devices(options.device, world)
         if devices[0].type == "cuda":

@@ -6,10 +6,11 @@ Command line > YAML > its parents (`base:`) > the defaults below, which are NTU6
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import yaml
 
 from errors import InputError, nearest
+from feeders.augment import Augmentation
 from files import write_text
 from flags import Amp, Stream
 from longtail.ranges import Range
@@ -141,14 +143,42 @@ RANGES = {
 }  # fmt: skip
 WORDS = {
     bool: "true or false", int: "a whole number", float: "a number", str: "text",
-    dict: "a mapping", list[int]: "a list of whole numbers", types.NoneType: "null",
+    dict: "a mapping", types.NoneType: "null",
 }  # fmt: skip
+PLURAL = {int: "whole numbers", float: "finite numbers"}
+FINITE = "a finite number"
 _TYPES = typing.get_type_hints(Config)
 
 
 def choices(key: str) -> tuple[str, ...]:
     """Return the values that a key accepts, () for a key that accepts any of its type."""
     return typing.get_args(_TYPES[key]) if typing.get_origin(_TYPES[key]) is Literal else ()
+
+
+# The keys that commands use which train nothing; what --set says of others would be passed over.
+EXPORT_KEYS = (
+    "store", "model", "model_args", "stream", "frames", "test_clips", "feeder", "feeder_args",
+)  # fmt: skip
+PREDICT_KEYS = (*EXPORT_KEYS, "test_batch_size", "amp", "tf32", "benchmark")
+TEST_KEYS = (
+    *PREDICT_KEYS, "protocol", "fold", "training_list", "imbalance", "seed", "val_split", "val_by",
+    "shots", "method", "tag",
+)  # fmt: skip
+AUGMENTATION = {each.name for each in dataclasses.fields(Augmentation)}  # of feeder_args
+
+
+def check_used(overrides: Iterable[str], used: Collection[str], what: str) -> None:
+    """Raise InputError for a word of --set whose key is not `used`, or is of the augmentation,
+    which is of training clips."""
+    for text in overrides:
+        (key, *inner), value = _word(text)
+        if key not in used:
+            raise InputError(f"--set {text}: {what} does not use {key}; omit it")
+        names = inner or (value if isinstance(value, dict) else ())
+        if key == "feeder_args" and (augments := AUGMENTATION.intersection(names)):
+            raise InputError(
+                f"--set {text}: {what} does not use {min(augments)}, only training augments clips"
+            )
 
 
 class _Loader(yaml.SafeLoader):
@@ -365,7 +395,7 @@ def _typed(key: str, value: Any, where: str) -> Any:
     elif float in kinds and type(value) is int:
         value = float(value)
     if rule := broken_rule(value, _TYPES[key]):
-        hint = nearest(str(value), choices(key))
+        hint = nearest(str(value), words_of(_TYPES[key]))
         raise InputError(f"{where}: {key} must be {rule}, not {value!r}{hint}")
     return value
 
@@ -373,26 +403,40 @@ def _typed(key: str, value: Any, where: str) -> Any:
 def broken_rule(value: Any, annotation: Any) -> str:
     """Return what a value from YAML must be by an annotation; "" if it is that.
 
-    A whole number is a number, true and false are none. Annotations that YAML cannot fulfill, as
-    those with classes, hold for all values.
+    A whole number is a number, true and false are none. A number is finite, unless it has a range,
+    which then says it. Annotations that YAML cannot fulfill, as those with classes, hold for all
+    values.
     """
     arguments = typing.get_args(annotation)
     if hasattr(annotation, "__metadata__"):  # Annotated, with ranges
-        ranges = (each for each in annotation.__metadata__ if isinstance(each, Range))
+        ranges = [each for each in annotation.__metadata__ if isinstance(each, Range)]
         broken = " and ".join(str(each) for each in ranges if value not in each)
-        return broken_rule(value, annotation.__origin__) or broken
+        rule = broken_rule(value, annotation.__origin__)
+        return broken if ranges and rule in ("", FINITE) else rule
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         rules = [broken_rule(value, each) for each in arguments]
         return " or ".join(rules) if all(rules) else ""
     if typing.get_origin(annotation) is Literal:
         several = "one of " if len(arguments) > 1 else ""
         return "" if value in arguments else several + ", ".join(map(str, arguments))
-    if annotation == list[int]:
-        holds = isinstance(value, list) and all(type(each) is int for each in value)
-    else:
-        kinds = (int, float) if annotation is float else (annotation,)
-        holds = annotation not in WORDS or type(value) in kinds
-    return "" if holds else WORDS[annotation]
+    if typing.get_origin(annotation) in (list, tuple, Sequence) and {*arguments} <= PLURAL.keys():
+        length = f"{len(arguments)} " if annotation.__origin__ is tuple else ""
+        holds = isinstance(value, list | tuple) and not any(
+            broken_rule(each, arguments[0]) for each in value
+        )
+        of_length = not length or (holds and len(value) == len(arguments))
+        return "" if holds and of_length else f"a list of {length}{PLURAL[arguments[0]]}"
+    kinds = (int, float) if annotation is float else (annotation,)
+    if annotation in WORDS and type(value) not in kinds:
+        return WORDS[annotation]
+    return FINITE if annotation is float and not math.isfinite(value) else ""
+
+
+def words_of(annotation: Any) -> list[str]:
+    """Return the words that an annotation allows, for a hint."""
+    own = typing.get_origin(annotation) is Literal
+    parts = typing.get_args(annotation)
+    return [str(each) for part in parts for each in ([part] if own else words_of(part))]
 
 
 def benchmark_folder(name: str) -> Path:

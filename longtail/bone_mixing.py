@@ -13,7 +13,7 @@ from torch import Tensor
 
 from graph import Skeleton
 from longtail.brl import PartialMixup
-from longtail.ranges import Ratio, Share
+from longtail.ranges import NotNegative, Ratio, Share
 from memory import send
 
 
@@ -38,7 +38,7 @@ class BoneMixup(PartialMixup):
         alpha: Share | None = None,
         threshold: Ratio = 3.0,
         align: bool = True,
-        power: float = 1.0,
+        power: NotNegative = 1.0,
     ) -> None:
         super().__init__(class_counts, skeleton, ratio, alpha, threshold)
         self.align, self.power, self.takes_positions = align, power, align

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from longtail.auxiliary import AuxiliaryLoss
-from longtail.ranges import Count, Factor, NotNegative, Positive
+from longtail.ranges import Count, Factor, NotNegative, Positive, Share
 from longtail.ranks import sum_over_ranks
 from model.backbone import Backbone
 
@@ -37,7 +37,7 @@ class ClassContrast(AuxiliaryLoss):
         weight: NotNegative = 0.2,
         temperature: Positive = 0.125,
         momentum: Factor = 0.9,
-        threshold: float = 0.0,
+        threshold: Share = 0.0,
     ):
         super().__init__(model)
         self.weight, self.temperature = weight, temperature

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from errors import InputError
+from errors import InputError, check_word
 from longtail.losses import log_prior
+from longtail.ranges import Positive
 from model.backbone import linear_classifier
 
+Tau = float | Literal["auto"]
 TAUS = [step / 20 for step in range(41)]  # candidates of `tau: auto`, 0 to 2
 
 
@@ -86,35 +89,38 @@ class Retraining(Classifier):
 
 
 class ScaledLinear(nn.Linear):
-    """A linear layer that scales the rows v_k and biases b_k of another one by f_k.
+    """A linear layer whose vectors and biases are those of another one, scaled by f_k: w_k = f_k
+    v_k. The factors f are the only parameter that is trained.
 
-    The weight w_k = f_k v_k is the only trained parameter. Its gradient is projected to
-    (dL/df_k) v_k, so that gradient descent on it, momentum and weight decay included, is gradient
-    descent on f_k. The state is that of a plain linear layer: `update_bias` writes f_k b_k to it.
+    The state is that of a plain linear layer: `update` writes f_k v_k and f_k b_k to it. The
+    outputs are computed from these, so that an average of the states is a layer as well.
     """
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer.in_features, layer.out_features, device="meta")
-        layer.bias.requires_grad_(False)
         self.weight, self.bias = layer.weight, layer.bias
-        directions = layer.weight.detach().clone()  # v (K, D)
-        self.directions = nn.Buffer(directions, persistent=False)
+        self.requires_grad_(False)
+        self.factors = nn.Parameter(torch.ones_like(layer.bias))  # f (K,)
+        self.directions = nn.Buffer(layer.weight.detach().clone(), persistent=False)  # v (K, D)
         self.start_bias = nn.Buffer(layer.bias.detach().clone(), persistent=False)
-        self.weight.register_hook(
-            lambda grad: (grad * directions).sum(1, keepdim=True) * directions
-        )
-
-    def scales(self) -> Tensor:
-        """Return f (K,)."""
-        squares = self.directions.square().sum(1).clamp_min(torch.finfo(self.weight.dtype).tiny)
-        return (self.weight * self.directions).sum(1) / squares
 
     def forward(self, features: Tensor) -> Tensor:
-        return F.linear(features, self.weight, self.scales() * self.start_bias)
+        change = self.factors - self.factors.detach()  # 0: of it there is only the gradient
+        weight = self.weight + change[:, None] * self.directions
+        return F.linear(features, weight, self.bias + change * self.start_bias)
 
     @torch.no_grad()
-    def update_bias(self) -> None:
-        self.bias.copy_(self.scales() * self.start_bias)
+    def update(self) -> None:
+        self.weight.copy_(self.factors[:, None] * self.directions)
+        self.bias.copy_(self.factors * self.start_bias)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        del destination[f"{prefix}factors"]
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *others: Any) -> None:
+        known = {**state_dict, f"{prefix}factors": self.factors.detach()}
+        super()._load_from_state_dict(known, prefix, *others)
 
 
 class LearnableScaling(Retraining):
@@ -128,12 +134,21 @@ class LearnableScaling(Retraining):
         layer = self.biased(model)
         super().prepare(model, samples)
         model.fc = ScaledLinear(layer)
+        self.factors = (model.fc.factors,)  # in a tuple: a parameter of the network
 
     def after_step(self, model: nn.Module) -> None:
-        """Scale the saved bias like the class vectors."""
+        """Scale the class vectors and biases."""
         scaled = linear_classifier(model, "classifier")
         assert isinstance(scaled, ScaledLinear)
-        scaled.update_bias()
+        scaled.update()
+
+    def get_extra_state(self) -> Tensor:
+        """Return what a resumed run needs besides the network: the factors (K,)."""
+        return self.factors[0].detach()
+
+    @torch.no_grad()
+    def set_extra_state(self, state: Tensor) -> None:
+        self.factors[0].copy_(state)
 
 
 class MaxNorm(Retraining):
@@ -145,7 +160,7 @@ class MaxNorm(Retraining):
     authors' code.
     """
 
-    def __init__(self, class_counts: Tensor, radius: float | None = None) -> None:
+    def __init__(self, class_counts: Tensor, radius: Positive | None = None) -> None:
         super().__init__(class_counts, fresh=False)
         self.radius = radius
 
@@ -172,9 +187,9 @@ class ChosenTau(Classifier):
     negative log-likelihood per class.
     """
 
-    def __init__(self, class_counts: Tensor, tau: float | str = "auto") -> None:
-        if not (tau == "auto" or isinstance(tau, int | float)):
-            raise ValueError(f"tau must be a number or auto, not {tau!r}")
+    def __init__(self, class_counts: Tensor, tau: Tau = "auto") -> None:
+        if isinstance(tau, str):
+            check_word("classifier_args.tau", tau, ["auto"])
         super().__init__(class_counts)
         self.tau, self.chosen = tau, tau == "auto"
 
@@ -254,7 +269,7 @@ class PostHocAdjustment(ChosenTau):
     A class without training samples is shifted like the most frequent one.
     """
 
-    def __init__(self, class_counts: Tensor, tau: float | str = "auto") -> None:
+    def __init__(self, class_counts: Tensor, tau: Tau = "auto") -> None:
         super().__init__(class_counts, tau)
         prior = log_prior(class_counts)
         prior = torch.where(self.absent, prior.max(), prior)

@@ -11,7 +11,7 @@ from torch.nn.functional import one_hot
 
 from longtail.glmc import paste_box
 from longtail.method import Method, Parts
-from longtail.ranges import Epochs, Share
+from longtail.ranges import Epochs, NotNegative, Share
 from longtail.sampling import with_second
 from memory import send
 
@@ -37,7 +37,7 @@ class CMO(Method):
         self,
         parts: Parts,
         model: nn.Module,
-        power: float = 1.0,
+        power: NotNegative = 1.0,
         share: Share = 0.5,
         plain: Epochs = 3,
     ) -> None:

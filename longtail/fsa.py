@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from errors import InputError
 from longtail.classifiers import Samples
 from longtail.counts import last_third
 from longtail.method import Method, Parts
@@ -44,6 +45,11 @@ class FSA(Method):
         weight: NotNegative = 1.0,
     ) -> None:
         super().__init__(parts, model)
+        if parts.classifier is None:  # it would train on features that are random
+            raise InputError(
+                "objective=longtail.fsa.FSA: is a second stage; it needs --phase classifier, "
+                "--weights of a trained network, and a classifier, as config/methods/fsa.yaml has"
+            )
         self.specific, self.generic, self.weight = specific, generic, weight
         self.tail = nn.Buffer(last_third(parts.class_counts), persistent=False)  # (K,) bool
         layer = linear_classifier(model)

@@ -76,8 +76,8 @@ class GLMC(Method):
         self,
         parts: Parts,
         model: nn.Module,
-        resampling: float = 0.0,
-        label_weighting: float = 1.2,
+        resampling: NotNegative = 0.0,
+        label_weighting: NotNegative = 1.2,
         contrast_weight: NotNegative = 4.0,
     ) -> None:
         super().__init__(parts, model)

@@ -29,7 +29,7 @@ class LatentPrior(AuxiliaryLoss):
         model: Backbone,
         discrepancy: NotNegative = 0.1,
         center: NotNegative = 1e-4,
-        gain: float = 3.0,
+        gain: NotNegative = 3.0,
     ):
         super().__init__(model)
         self.discrepancy, self.center = discrepancy, center

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from errors import InputError
+from errors import InputError, check_word
 from longtail.counts import fill_absent, last_third
 from longtail.ranges import Factor, NotNegative, Positive, Range, Share
 
@@ -305,11 +305,10 @@ class Equalization(CrossEntropy):
         class_counts: Tensor,
         gamma: Share = 0.95,
         threshold: Share | None = None,
-        masked: str = "tail",
+        masked: Literal["tail", "head"] = "tail",
     ) -> None:
         super().__init__(class_counts)
-        if masked not in ("tail", "head"):
-            raise ValueError(f"masked must be tail or head, not {masked}")
+        check_word("loss_args.masked", masked, ("tail", "head"))
         if threshold is None:
             tail = last_third(class_counts, skip=int(masked == "head"))
         else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from longtail.ranges import Factor
+from longtail.ranges import Factor, NotNegative
 
 
 def scaled(raw: Tensor, counts: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ class Weighting(nn.Module):
 class InverseFrequency(Weighting):
     """w_y = n_y^-power, scaled to sum K; power 1 is the inverse frequency, 0.5 its square root."""
 
-    def __init__(self, class_counts: Tensor, power: float = 1.0) -> None:
+    def __init__(self, class_counts: Tensor, power: NotNegative = 1.0) -> None:
         super().__init__(scaled(class_counts.double().clamp_min(1) ** -power, class_counts))
 
 

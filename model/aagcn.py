@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from errors import check_word
 from graph import adjacency
 from model.backbone import StackedBackbone, tensor
 from model.fuse_bn import affine
 from model.layers import ConvNorm, add_relu, aggregate_neighbors, shortcut
 from model.stgcn import KERNEL
 
+Similarity = Literal["tanh", "softmax"]  # see AdaptiveGraphConv
 EMBED = 4  # the embeddings of a block have this many times fewer channels than its output
 
 
@@ -51,8 +55,11 @@ class AdaptiveGraphConv(nn.Module):
     to the skeleton (2s-AGCN).
     """
 
-    def __init__(self, channels: int, out: int, skeleton: Tensor, similarity: str, attention: bool):
+    def __init__(
+        self, channels: int, out: int, skeleton: Tensor, similarity: Similarity, attention: bool
+    ):
         super().__init__()
+        check_word("model_args.similarity", similarity, get_args(Similarity))
         self.subsets = subsets = len(skeleton)
         self.similarity = similarity
         if similarity == "tanh":
@@ -100,7 +107,7 @@ class Model(StackedBackbone):
     def __init__(
         self,
         *,
-        similarity: str = "tanh",
+        similarity: Similarity = "tanh",
         attention: bool = True,
         norm_persons: bool = True,
         **common,

@@ -49,6 +49,8 @@ class Model(Network):
         shared = round(0.4 * blocks) if shared is None else shared
         if experts < 1 or not 0 <= shared < blocks:
             raise ValueError(f"{experts} experts cannot share {shared} of {blocks} blocks")
+        if not width > 0:
+            raise InputError(f"model_args.width: must be above 0, not {width}")
         if width != 1:
             widths = block_widths(self.trunk)
             own = [max(1, round(width * out)) for out in widths[shared:]]

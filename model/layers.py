@@ -8,13 +8,16 @@ joints and frames, and (B T, V, C) for the adjacency is a view.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from errors import check_word
 from model.fuse_bn import Affine, Shift, affine, scale_outputs
 
+Adaptive = Literal["init", "offset", "importance"]  # see GraphConv
 SAFE = 16  # channels from which oneDNN stays within its memory, see StridedPointwise
 
 
@@ -188,11 +191,12 @@ class GraphConv(nn.Module):
         channels: int,
         out: int,
         skeleton: Tensor,
-        adaptive: str = "init",
+        adaptive: Adaptive = "init",
         bias_first: bool = True,
         residual: bool = True,
     ):
         super().__init__()
+        check_word("model_args.adaptive", adaptive, get_args(Adaptive))
         subsets = len(skeleton)
         self.adaptive = adaptive
         if adaptive == "init":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from errors import InputError
+from errors import check_word
 from graph import adjacency
 from model.backbone import Backbone, tensor
 from model.fuse_bn import affine, scale_outputs
@@ -133,13 +134,12 @@ class Model(Backbone):
         base_channels: int | Sequence[int] = 96,
         num_gcn_scales: int = 13,
         num_g3d_scales: int = 6,
-        normalize: str = "column",
+        normalize: Literal["column", "symmetric"] = "column",
         norm_persons: bool = True,
         **common,
     ):
         super().__init__(norm_persons=norm_persons, **common)
-        if normalize not in NORMALIZE:
-            raise InputError(f"model_args.normalize is {normalize!r}: give column or symmetric")
+        check_word("model_args.normalize", normalize, NORMALIZE)
         normalized = NORMALIZE[normalize]
         scales = tensor(adjacency.k_hop(self.skeleton, num_gcn_scales, normalized))
         windowed = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graph import adjacency
 from model.backbone import StackedBackbone, tensor
-from model.layers import Branches, GraphConv, MergedBranches
+from model.layers import Adaptive, Branches, GraphConv, MergedBranches
 
 
 class Model(StackedBackbone):
@@ -16,7 +16,7 @@ class Model(StackedBackbone):
     def __init__(
         self,
         *,
-        adaptive: str = "init",
+        adaptive: Adaptive = "init",
         bias_first: bool = True,
         graph_residual: bool = True,
         **common,

@@ -13,7 +13,7 @@ from engine.build import find_class, make_model, make_stages
 from errors import InputError
 from longtail.mixing import ShapMix
 from tests import quick
-from tests.tiny_runs import METHODS, SMALL, run, weights
+from tests.tiny_runs import METHODS, SMALL, assert_resumes, run, weights
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,23 @@ def test_a_classifier_is_retrained_on_a_frozen_backbone(tiny, whole, tmp_path):
     before, after = weights(whole / "last.pt"), weights(tmp_path / "crt/last.pt")
     changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
     assert changed == {"fc.weight", "fc.bias"}
+
+
+def test_learnable_scaling_resumes_and_is_averaged(tiny, whole, tmp_path):
+    """Whatever the optimizer, each class has one factor, also in the averaged network."""
+    source = ["--phase", "classifier", "--weights", str(whole / "last.pt")]
+    words = ["optimizer=torch.optim.Adam", "optimizer_args={}", "lr=0.1", "ema=0.5", "repeat=2"]
+
+    def train(folder, *flags):
+        run(tiny, folder, "lws.yaml", more=[*words, *source, *flags])
+
+    last = assert_resumes(train, 1, tmp_path / "whole", tmp_path / "cut")
+    before, after = weights(whole / "last.pt"), last["model"]
+    assert before.keys() == after.keys()
+    factors = (after["fc.weight"] / before["fc.weight"]).median(1).values
+    torch.testing.assert_close(after["fc.weight"], factors[:, None] * before["fc.weight"])
+    torch.testing.assert_close(after["fc.bias"], factors * before["fc.bias"])
+    assert (factors - 1).abs().min() > 1e-3
 
 
 def test_tau_normalization_needs_no_training(tiny, whole, tmp_path):

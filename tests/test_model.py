@@ -561,3 +561,17 @@ def test_narrow_strided_convolutions_survive_bf16():
     """In a process of its own: what oneDNN makes of a stride ends it."""
     ended = subprocess.run([sys.executable, "-c", CRASHES], cwd=Path(__file__).parents[1])
     assert ended.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("network", "argument", "near"),
+    [
+        (stgcnpp.Model, {"adaptive": "ofset"}, "offset"),
+        (aagcn.Model, {"similarity": "Tanh"}, "tanh"),
+        (msg3d.Model, {"normalize": "colum"}, "column"),
+    ],
+)
+def test_a_misspelled_word_is_no_other_network(network, argument, near):
+    """Built in Python, where no configuration is checked."""
+    with pytest.raises(InputError, match=rf"did you mean {near}\?"):
+        network(**argument)

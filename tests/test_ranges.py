@@ -16,6 +16,7 @@ import longtail
 from engine import build, config, recipe
 from errors import InputError
 from longtail import ranges
+from longtail.mixing import Mixup
 from longtail.ranges import NotNegative, Range
 
 if TYPE_CHECKING:
@@ -138,3 +139,52 @@ class Foreign:
 def test_a_class_whose_annotations_cannot_be_resolved_is_built_without_ranges():
     assert build.arguments_of(Foreign) == ({"gamma": Any, "other": Any}, False)
     assert set(build.arguments_of(print)[0].values()) == {Any}
+
+
+@pytest.mark.parametrize(
+    ("key", "path", "argument", "rule"),
+    [
+        ("classifier", "classifiers.MaxNorm", {"radius": 0}, "above 0 or null"),
+        ("classifier", "classifiers.MaxNorm", {"radius": math.nan}, "above 0 or null"),
+        ("classifier", "classifiers.TauNormalization", {"tau": True}, "a number or auto"),
+        ("classifier", "classifiers.PostHocAdjustment", {"tau": math.nan}, "a finite number or"),
+        ("class_weights", "weights.InverseFrequency", {"power": -1}, "at least 0"),
+        ("class_weights", "weights.InverseFrequency", {"power": math.nan}, "at least 0"),
+        ("loss", "losses.LogitAdjustment", {"tau": math.inf}, "a finite number"),
+        ("loss", "losses.Equalization", {"masked": "haed"}, "one of tail, head, not 'haed'"),
+        ("objective", "glmc.GLMC", {"label_weighting": math.nan}, "at least 0"),
+        ("objective", "glmc.GLMC", {"resampling": -5}, "at least 0"),
+        ("mixing", "mixing.ShapMix", {"segment": [0.5, "x"]}, "a list of 2 finite numbers"),
+        ("sampling", "sampling.PowerSampling", {"power": math.nan}, "a finite number"),
+    ],
+)
+def test_every_number_is_finite_and_in_range(key, path, argument, rule):
+    cls = build.find_class(f"longtail.{path}", key)
+    ((name, value),) = argument.items()
+    with pytest.raises(InputError, match=f"{key}_args.{name} must be {rule}"):
+        build.check_arguments(key, path, cls, {name: value})
+
+
+def test_a_range_may_contain_infinity():
+    """Remix's kappa: no class is so much larger."""
+    build.check_arguments("mixing", "Mixup", Mixup, {"kappa": math.inf})
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["model_args.dropout=true"], "dropout must be a number, not True"),
+        (["model_args.parent_edges=flase"], "parent_edges must be true or false, not 'flase'"),
+        (["model_args.cosine=true"], "cosine must be a number"),
+        (["model_args.adaptive=ofset"], r"not 'ofset' \(did you mean offset\?\)"),
+        (["model_args.adaptiv=offset"], r"no such argument \(did you mean adaptive\?\)"),
+        (["model_args.inflate=[a]"], "inflate must be a list of whole numbers"),
+        (["model_args.width=-1"], "model_args.width: must be above 0"),
+        (["model_args.backbone=model.aagcn.Model", "model_args.similarity=Tanh"],
+         "similarity must be one of tanh, softmax"),
+    ],
+)  # fmt: skip
+def test_experts_check_the_arguments_of_their_backbone(words, error):
+    files = [NW_UCLA / "joint.yaml", Path("config/methods/ride.yaml")]
+    with pytest.raises(InputError, match=error):
+        build.make_model(config.load(files, words))

@@ -17,6 +17,7 @@ from longtail.losses import CrossEntropy
 from longtail.mixing import Mixing
 from model.backbone import Output
 from tests.tiny_runs import METHODS, SMALL, assert_same_weights, command, run
+from tools import embed, export
 
 
 def test_finished_runs_are_not_overwritten_by_default(tiny, whole):
@@ -96,10 +97,16 @@ LATE = "loss=tests.test_refusals.LateLoss"
         (["model_args.base_channels=4"], "model=model.stgcnpp.Model with model_args={"),
         (["model_args.num_blocks=0"], "model=model.stgcnpp.Model with model_args={"),
         (["model_args.num_class=7"], "model_args.num_class: 7, but"),
-        (["feeder_args.scale=x"], "feeder=feeders.skeleton.Feeder with feeder_args={'scale': 'x'}"),
-        (["feeder_args.scale=.nan"], "feeder_args.scale: nan must be at least 0"),
-        (["feeder_args.rotate=[0,.inf,0]"], "feeder_args.rotate: [0, inf, 0] must be angles"),
-        (["feeder_args.p_interval=x"], "feeder=feeders.skeleton.Feeder with feeder_args={"),
+        (["feeder_args.scale=x"], "feeder_args.scale must be a number, not 'x'"),
+        (["feeder_args.scale=.nan"], "feeder_args.scale must be a finite number, not nan"),
+        (["feeder_args.rotate=[0,.inf,0]"], "feeder_args.rotate must be a number or a list"),
+        (["feeder_args.p_interval=x"], "feeder_args.p_interval must be a list of 2 finite numbers"),
+        (["feeder_args.p_interval=[0.5]"], "must be a list of 2 finite numbers, not [0.5]"),
+        (["feeder_args.mirror=no thanks"], "feeder_args.mirror must be true or false, not 'no th"),
+        (["feeder_args.scale=true"], "feeder_args.scale must be a number, not True"),
+        (["feeder_args.rotate=true"], "feeder_args.rotate must be a number or a list of finite"),
+        (["feeder_args.choice=evn"], "one of uniform, even, not 'evn' (did you mean even?)"),
+        (["model_args.adaptive=ofset"], "importance, not 'ofset' (did you mean offset?)"),
         (["mixing_args.alpha=x"], "mixing_args.alpha must be a number or null, not 'x'"),
         ([FOCAL, "loss_args.gamma=x"], "loss_args.gamma must be a number, not 'x'"),
         (["mixing=tests.test_refusals.LateMixing"], "mixing=tests.test_refusals.LateMixing with"),
@@ -133,7 +140,7 @@ LATE = "loss=tests.test_refusals.LateLoss"
         (["model=..x"], "model=..x: expected an import string"),
         # passed over
         (["class_weights=null", "class_weights_args.beta=1"], "class_weights_args: not used"),
-        (["classifier_args.tau=1"], "classifier_args: not used, because"),
+        (["classifier_args.tau=1"], "classifier_args: not used, as classifier is null"),
     ],
 )  # fmt: skip
 def test_all_parts_of_a_run_are_tried_before_its_first_step(tiny, tmp_path, capsys, words, said):
@@ -294,6 +301,45 @@ def test_a_key_is_refused_as_its_flag_is(phase, word, whole, capsys):
     assert run_command(main.main, argv) == BAD_INPUT
     assert capsys.readouterr().err.startswith(f"error: {flag}: ")
     main.parse([*argv[:-1], "test_clips=1", "amp=bf16"])
+
+
+@pytest.mark.parametrize(
+    ("word", "what"),
+    [
+        ("loss=longtail.losses.Focal", "loss; omit it"),
+        ("mixing_args.ratio=1", "mixing_args"),
+        ("num_epoch=3", "num_epoch"), ("lr=1", "lr"), ("optimizer_args={}", "optimizer_args"),
+        ("feeder_args.flip=0", "flip, only training augments clips"),
+        ("feeder_args={rotate: 0}", "rotate, only training augments clips"),
+    ],
+)  # fmt: skip
+def test_a_key_that_only_training_uses_is_refused(word, what, whole, tmp_path, capsys):
+    """A test would write a folder whose config.yaml says what never was."""
+    weights, before = str(whole / "best.pt"), sorted(whole.rglob("*"))
+    commands = {
+        "--phase test": (main.main, ["--phase", "test", "--weights", weights]),
+        "--phase predict": (
+            main.main, ["--phase", "predict", "--weights", weights, "--input", "none.npy"],
+        ),
+        "an embedding": (embed.main, [weights]),
+        "an export": (export.main, [weights]),
+    }  # fmt: skip
+    for name, (tool, argv) in commands.items():
+        assert run_command(tool, [*argv, "--set", "frames=6", word]) == BAD_INPUT
+        assert f"--set {word}: {name} does not use {what}" in capsys.readouterr().err
+    assert sorted(whole.rglob("*")) == before
+
+
+def test_a_second_stage_is_refused_for_a_network_that_is_not_trained(tiny, tmp_path):
+    more = ["classifier=null"]
+    with pytest.raises(InputError, match="FSA: is a second stage; it needs --phase classifier"):
+        run(tiny, tmp_path / "run", "fsa.yaml", more=more)
+
+
+def test_the_keys_of_a_test_exist_and_those_of_the_recipe_of_training_are_not_among_them():
+    assert set(config.TEST_KEYS) <= config.KEYS.keys()
+    assert not {"loss", "lr", "sampling", "classifier", "ema"} & set(config.TEST_KEYS)
+    assert "val_split" not in config.PREDICT_KEYS
 
 
 @pytest.mark.parametrize("phase", main.PHASES)

@@ -247,9 +247,10 @@ def test_testing_after_the_list_has_changed_uses_the_list_of_the_training(stoppe
     trained = json.loads((folder / "result.json").read_text())
     monkeypatch.setitem(long_tail.PUBLISHED, digest(names), "of this test")
     listed.write_text("\n".join(names[:-1]))
-    weights = ["--phase", "test", "--weights", str(folder / "best.pt"), "--device", "cpu"]
+    weights = ["--phase", "test", "--weights", str(folder / "best.pt"), "--device", "cpu",
+               "--config", str(folder / "config.yaml"), "--work-dir", str(folder)]  # fmt: skip
     for said in ("differs from that of the training", "is missing"):
-        main.main([*weights, "--quiet", "--set", "num_epoch=2"])
+        main.main([*weights, "--quiet"])
         result = json.loads((folder / "result.json").read_text())
         assert result["class_counts"] == trained["class_counts"] == [3, 3, 1, 1]
         assert result["medium"] == trained["medium"] is not None
@@ -263,8 +264,9 @@ def test_a_changed_list_is_not_recorded_as_published(stopped, monkeypatch):
     names = listed.read_text().split()
     monkeypatch.setitem(long_tail.PUBLISHED, digest(names[::-1]), "of this test")
     listed.write_text("\n".join(names[::-1]))
-    weights = ["--phase", "test", "--weights", str(folder / "best.pt"), "--device", "cpu"]
-    main.main([*weights, "--quiet", "--set", "num_epoch=2"])
+    weights = ["--phase", "test", "--weights", str(folder / "best.pt"), "--device", "cpu",
+               "--config", str(folder / "config.yaml"), "--work-dir", str(folder)]  # fmt: skip
+    main.main([*weights, "--quiet"])
     assert json.loads((folder / "result.json").read_text())["published_list"] is None
 
 

@@ -317,10 +317,13 @@ def test_shap_mix_on_other_layouts_and_lengths(layout, frames):
 # --- two-stage classifiers ---
 
 
-def train(model, method, steps=5):
-    """Take some SGD steps as the classifier phase would."""
-    learning = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(learning, lr=0.1, momentum=0.9, weight_decay=0.01)
+def sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.01)
+
+
+def train(model, method, steps=5, make=sgd):
+    """Take some steps as the classifier phase would."""
+    optimizer = make([p for p in model.parameters() if p.requires_grad])
     clips, labels = batch(16)
     model.eval()
     for _ in range(steps):
@@ -344,7 +347,8 @@ def test_retraining_touches_the_classifier_only():
     assert not torch.equal(model.fc.weight, drawn)
 
 
-def test_learnable_scaling_is_descent_on_the_factors_of_the_logits():
+@pytest.mark.parametrize("make", [sgd, torch.optim.Adam, torch.optim.AdamW])
+def test_learnable_scaling_is_descent_on_the_factors_of_the_logits(make):
     model = Tiny()
     features = nn.Sequential(model.body, model.norm)
     with torch.no_grad():
@@ -354,10 +358,10 @@ def test_learnable_scaling_is_descent_on_the_factors_of_the_logits():
     twin = copy.deepcopy(features).eval()
     method = LearnableScaling(COUNTS)
     method.prepare(model, None)
-    train(model, method)
+    train(model, method, make=make)
     # The same with the factors as a parameter of their own, as in the authors' code.
     scales = torch.ones(6, 1, requires_grad=True)
-    optimizer = torch.optim.SGD([scales], lr=0.1, momentum=0.9, weight_decay=0.01)
+    optimizer = make([scales])
     clips, labels = batch(16)
     hidden = twin(clips.mean(1).flatten(1)).detach()
     for _ in range(5):

@@ -174,6 +174,11 @@ def test_layout_and_persons_are_read_from_own_checkpoint(tmp_path, capsys, backb
     out = tmp_path / "converted.pt"
     assert run_command(weights.main, [str(tmp_path / "own.pt"), "--out", str(out)]) == 0
     assert "mine.yaml" in capsys.readouterr().out
+    for path in (tmp_path / "own.pt", out):
+        argv = [str(path), "--num-person", "7", "--out", str(tmp_path / "seven.pt")]
+        assert run_command(weights.main, argv) == 2
+        assert "says that its network takes 1; omit it" in capsys.readouterr().err
+    assert not (tmp_path / "seven.pt").exists()
     clips = torch.randn(2, 1, 8, 25, 3)
     with torch.no_grad():
         for path in (tmp_path / "own.pt", out):

@@ -177,7 +177,7 @@ def main(argv: list[str]) -> None:
     add("--out", type=Path, metavar="DIR", help="output folder (default: embed/ next to weights)")
     add("--config", nargs="+", metavar="FILE", help="configuration, for a foreign checkpoint")
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-        help="override any key, e.g. store=data/elsewhere")  # fmt: skip
+        help="override a key of the test, e.g. store=data/elsewhere")  # fmt: skip
     add("--device", nargs="+", help="GPU index, or cpu")
     args = parser.parse_args(argv)
     if args.explain:
@@ -185,6 +185,7 @@ def main(argv: list[str]) -> None:
         parser.refuse(args, "--split", "--samples", "--no-tsne", reason=reason)
     if args.samples is not None and args.samples < 2:
         raise InputError(f"--samples: must be at least 2, not {args.samples}")
+    config.check_used(args.set, config.TEST_KEYS, "an embedding")
     args.out = args.out or args.weights.parent / "embed"
     given = config.resolve(args.config, args.set) if args.config else None
     device = choose_devices(args.device, World())[0]

@@ -31,9 +31,6 @@ CHECKED = ((1, 64), (3, 100), (2, 29))  # batch and frames of the inputs of the 
 ENDINGS = {"onnx": ".onnx", "torch": ".pt2"}
 NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}
 
-# Configuration keys that an export uses.
-USED = ("store", "model", "model_args", "stream", "frames", "test_clips", "feeder", "feeder_args")
-
 Run = Callable[[torch.Tensor], np.ndarray]
 
 
@@ -180,11 +177,9 @@ def main(argv: list[str]) -> None:
     add("--out", type=Path, metavar="FILE", help="output file (default: next to the checkpoint)")
     add("--config", nargs="+", metavar="FILE", help="configuration, for a foreign checkpoint")
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-        help=f"override one of the keys {', '.join(USED)}")  # fmt: skip
+        help=f"override one of the keys {', '.join(config.EXPORT_KEYS)}")  # fmt: skip
     options = parser.parse_args(argv)
-    for word in options.set:
-        if word.partition("=")[0].split(".")[0].strip() not in USED:
-            raise InputError(f"--set {word}: only {', '.join(USED)} apply to an export")
+    config.check_used(options.set, config.EXPORT_KEYS, "an export")
     out = options.out or options.weights.with_suffix(ENDINGS[options.format])
     check_output("--out", out, options.weights)
     settings = config.resolve(options.config, options.set) if options.config else None

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 import model as models
-from errors import Parser, run_command
+from errors import InputError, Parser, run_command
 from files import check_output, replacing
-from model.upstream import VERSION, Checkpoint
+from model.upstream import VERSION, Checkpoint, is_own
 
 
 def describe(checkpoint: Checkpoint, network: Any, given: dict[str, Any]) -> list[tuple[str, str]]:
@@ -36,6 +36,16 @@ def describe(checkpoint: Checkpoint, network: Any, given: dict[str, Any]) -> lis
         ("tensors", str(len(checkpoint.state))),
         *((key, str(value)) for key, value in arguments.items() if key not in said),
     ]
+
+
+def check_persons(checkpoint: Checkpoint, network: Any, given: int | None) -> None:
+    """Raise InputError for another number of persons than a checkpoint says its network takes."""
+    usual = models.defaults(type(network)) if is_own(checkpoint.content) else {}
+    said = {**usual, **checkpoint.network[1]}.get("num_person")
+    if None not in (given, said) and said != given:
+        raise InputError(
+            f"--num-person {given}: {checkpoint.path} says that its network takes {said}; omit it"
+        )
 
 
 def convert(checkpoint: Checkpoint, out: Path, network: Any, given: dict[str, Any]) -> None:
@@ -67,6 +77,7 @@ def main(argv: list[str]) -> None:
         check_output("--out", options.out, options.file)
     network = models.from_checkpoint(options.file, **given)
     checkpoint = Checkpoint.read(options.file)
+    check_persons(checkpoint, network, options.num_person)
     for what, value in describe(checkpoint, network, given):
         print(f"{what:<16} {value}")
     if options.out:

@@ -48,6 +48,25 @@ def check_schedule(config: Config) -> None:
         )
 
 
+def idle(config: Config, classifier: bool) -> list[str]:
+    """Return lines on keys that have no effect in a run, which may train a classifier alone."""
+    lines, last = [], f"the run has {config.num_epoch} epochs"
+    milestones = config.schedule_args.get("milestones") if config.schedule == "step" else None
+    if milestones and milestones[0] >= config.num_epoch:
+        lines.append(f"schedule_args.milestones {milestones}: {last}, so the rate never falls")
+    if classifier:
+        acting = {
+            "backbone_lr": config.backbone_lr != 1, "frozen_epochs": config.frozen_epochs > 0,
+            "auxiliary_loss": config.auxiliary_loss is not None,
+        }  # fmt: skip
+        lines += [f"{key}: only the classifier is trained" for key, acts in acting.items() if acts]
+    elif config.frozen_epochs >= config.num_epoch:
+        lines.append(f"frozen_epochs {config.frozen_epochs:g}: {last}, all with a frozen backbone")
+    if config.val_by == "subject" and config.val_split is None:
+        lines.append("val_by: without val_split no person is held out")
+    return lines
+
+
 def lr_factor(config: Config, epoch: float) -> float:
     """Return the learning rate at a time in epochs, relative to `config.scaled_lr`.
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import model as models
 from data import long_tail
-from engine import checkpoint, logs, precision, recipe, samples
+from engine import checkpoint, logs, optimizer, precision, recipe, samples
 from engine.build import make_feeder, make_method, make_model, to_device
 from engine.config import Config
 from engine.distributed import World, synchronize_batch_norm
@@ -139,6 +139,7 @@ def describe(training: Training, log: logs.Log) -> None:
         recipe.describe(config, recipe.departures(config), training.origin["started_from"]),
         training.method.summary(),
         training.doubt and f"warning: {training.doubt}",
+        *(f"without effect: {line}" for line in idle(training)),
     ]
     if isinstance(training.net, nn.DataParallel):
         count = len(training.net.device_ids)
@@ -150,6 +151,16 @@ def describe(training: Training, log: logs.Log) -> None:
             lines.append("the code has changed since the run began: results may differ")
     for line in lines:
         log.line(line)
+
+
+def idle(training: Training) -> list[str]:
+    """Return lines on what has been asked for and never acts in the run."""
+    config, method = training.config, training.method
+    if not method.trains:
+        return []
+    batch = config.batch_size * config.accumulate
+    classifier = method.classifier_change is not None
+    return [*method.idle(batch), *optimizer.idle(config, classifier)]
 
 
 def untested(data: TrainingData) -> str:

@@ -126,6 +126,15 @@ class AEED(Method):
         self.seen = self.seen.masked_fill(over, 0)
         self.measured = torch.full_like(self.measured, epoch)
 
+    def idle(self, batch: int) -> list[str]:
+        """See `Method`."""
+        lines, epochs = super().idle(batch), self.stages.num_epoch
+        if self.eta and epochs <= self.warm_up + 1:  # the entropies of an epoch act in the next
+            lines.append(
+                f"objective_args.warm_up is {self.warm_up}: in {epochs} epochs all weights are 1"
+            )
+        return lines
+
     def mix(
         self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:

@@ -96,6 +96,12 @@ class PartialMixup(Mixing):
         rows, partners = self.draw(len(clips), generator)
         return self.combine(clips, labels, rows, send(partners, clips.device))
 
+    def idle(self, epochs: int, batch: int) -> list[str]:
+        """See `Mixing`."""
+        if not self.ratio or int(batch * self.ratio):
+            return []
+        return [f"mixing_args.ratio is {self.ratio:g}: of a batch of {batch} no sample is mixed"]
+
     def draw(self, batch: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Return the rows i to mix and their partners j, both (int(N * ratio),) int64."""
         count = int(batch * self.ratio) if batch > 1 else 0

@@ -44,6 +44,15 @@ class CMO(Method):
         super().__init__(parts, model)
         self.power, self.share, self.plain = power, share, plain
 
+    def idle(self, batch: int) -> list[str]:
+        """See `Method`."""
+        lines, epochs = super().idle(batch), self.stages.num_epoch
+        if self.share and epochs <= 2 * self.plain:
+            lines.append(
+                f"objective_args.plain is {self.plain}: in {epochs} epochs nothing is mixed"
+            )
+        return lines
+
     def rows(self, generator: torch.Generator | None, progress: float) -> Tensor:
         """Return pairs (len(self), 2): background and foreground."""
         rows = super().rows(generator, progress)

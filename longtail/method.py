@@ -94,6 +94,10 @@ class Method(nn.Module):
         """Return a log line on what `prepare` did, or an empty string."""
         return "" if self.classifier_change is None else self.classifier_change.summary()
 
+    def idle(self, batch: int) -> list[str]:
+        """Return lines on what never acts in a run of so many samples per batch, for its log."""
+        return [*self.stages.idle(), *self.mixing.idle(self.stages.num_epoch, batch)]
+
     def set_mode(self, net: nn.Module) -> None:
         """Set training mode for an epoch, or evaluation mode if only the classifier is trained."""
         net.train(self.classifier_change is None)

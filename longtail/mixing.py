@@ -37,6 +37,10 @@ class Mixing(nn.Module):
     def begin_epoch(self, epoch: int) -> None:
         """Called at the start of each epoch, counted from 0."""
 
+    def idle(self, epochs: int, batch: int) -> list[str]:
+        """Return lines on what never acts in a run of so many epochs and samples per batch."""
+        return []
+
     def observe(
         self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None
     ) -> None:
@@ -157,6 +161,12 @@ class ShapMix(Mixing):
 
     def begin_epoch(self, epoch: int) -> None:
         self.epoch = epoch
+
+    def idle(self, epochs: int, batch: int) -> list[str]:
+        """See `Mixing`."""
+        if epochs > self.warm_up:
+            return []
+        return [f"mixing_args.warm_up is {self.warm_up}: in {epochs} epochs no saliency is used"]
 
     def observe(
         self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None

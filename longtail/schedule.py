@@ -61,6 +61,15 @@ class Stages(nn.Module):
             return self.plain
         return self.second if epoch >= self.switch else self.first
 
+    def idle(self) -> list[str]:
+        """Return a line on what has been asked for and is of no epoch."""
+        last = self.num_epoch - 1
+        loss = type(self.second) is not CrossEntropy and self.criterion(last) is not self.second
+        weights = self.weights is not None and last < self.weights_start
+        parts = [key for key, unused in (("loss", loss), ("class_weights", weights)) if unused]
+        no_epoch = "second_stage is 0: no epoch has its"
+        return [f"{no_epoch} {' and '.join(parts)}"] if parts else []
+
     def part(
         self, epoch: int, logits: Tensor, features: Tensor, label_weights: Tensor, count: int
     ) -> Tensor:

@@ -2,13 +2,14 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import main
-from engine import build, checkpoint, config, evaluate, run_data, train
+from engine import build, checkpoint, config, evaluate, run_data, session, train
 from engine.build import find_class, make_model, make_stages
 from errors import InputError
 from longtail.mixing import ShapMix
@@ -249,3 +250,55 @@ def test_the_release_on_kinetics_has_no_reverse_sampling_and_21_epochs_of_stage_
         assert (stages.switch, own.sampling) == (switch, sampling)
         assert [stages.stage(e) for e in (switch - 1, switch, 149)] == [1, 2, 2]
     assert released.mixing_args["batch_share"] and released.class_weights_args["alternate"]
+
+
+def idle(file, words, classifier=False):
+    files = [METHODS.parent / "nw-ucla-lt/joint.yaml", *([METHODS / file] if file else [])]
+    small = {"model_args.base_channels": 8, "num_epoch": 24, "batch_size": 16}
+    given = [word.partition("=")[0] for word in words]
+    small = [f"{key}={value}" for key, value in small.items() if key not in given]
+    settings = config.load(files, [*small, *words])
+    counts = torch.tensor([40, 20, 10, 5, 5, 5, 5, 2, 2, 1])
+    labels = torch.arange(10).repeat_interleave(counts).numpy()
+    model = make_model(settings)
+    data = SimpleNamespace(
+        class_counts=counts, store=SimpleNamespace(labels=labels), skeleton=model.skeleton,
+        train_rows=np.arange(len(labels)),
+    )  # fmt: skip
+    method = build.make_method(settings, data, model, classifier)
+    return session.idle(SimpleNamespace(config=settings, method=method))
+
+
+@pytest.mark.parametrize(
+    ("file", "without", "acting", "said"),
+    [
+        ("cmo.yaml", ["num_epoch=6"], ["num_epoch=7"], "plain is 3: in 6 epochs nothing is mixed"),
+        ("shap-mix.yaml", ["num_epoch=5"], ["num_epoch=6"], "warm_up is 5: in 5 epochs no salien"),
+        ("aeed.yaml", ["num_epoch=6"], ["num_epoch=7"], "in 6 epochs all weights are 1"),
+        ("ldam-drw.yaml", ["second_stage=0"], [], "second_stage is 0: no epoch has its class_w"),
+        ("kps.yaml", ["second_stage=0"], [], "second_stage is 0: no epoch has its loss"),
+        ("brl-without-weights.yaml", ["batch_size=15"], [], "ratio is 0.0625: of a batch of 15 no"),
+        (None, ["batch_size=8"], ["batch_size=8", "accumulate=2"], "of a batch of 8 no sample is"),
+        ("bone-mixup.yaml", ["batch_size=8"], ["mixing_args.ratio=0", "batch_size=8"], "ratio is"),
+        (None, ["frozen_epochs=24"], ["frozen_epochs=23"], "frozen_epochs 24: the run has 24 ep"),
+        (None, ["schedule=step", "schedule_args.milestones=[24, 30]"],
+         ["schedule=step", "schedule_args.milestones=[23, 30]"], "the rate never falls"),
+        (None, ["val_by=subject"], ["val_by=subject", "val_split=0.1"], "val_by: without val_sp"),
+    ],
+)  # fmt: skip
+def test_a_run_says_what_never_acts(file, without, acting, said):
+    (line,) = idle(file, without)
+    assert said in line
+    assert not idle(file, acting)
+
+
+def test_training_a_classifier_says_what_acts_on_the_backbone_alone():
+    words = ["backbone_lr=0.5", "auxiliary_loss=longtail.latent_prior.LatentPrior"]
+    keys = [line.partition(":")[0] for line in idle("crt.yaml", words, classifier=True)]
+    assert keys == ["backbone_lr", "auxiliary_loss"]
+
+
+def test_the_log_has_what_never_acts(tiny, tmp_path, untested):
+    run(tiny, tmp_path / "run", more=[*SMALL, "num_epoch=1", "repeat=1", "batch_size=8"])
+    line = "without effect: mixing_args.ratio is 0.0625: of a batch of 8 no sample is mixed"
+    assert line in (tmp_path / "run/log.txt").read_text()

@@ -140,7 +140,7 @@ LATE = "loss=tests.test_refusals.LateLoss"
         (["model=..x"], "model=..x: expected an import string"),
         # passed over
         (["class_weights=null", "class_weights_args.beta=1"], "class_weights_args: not used"),
-        (["classifier_args.tau=1"], "classifier_args: not used, as classifier is null"),
+        (["classifier_args.tau=1"], "classifier_args: not used, because"),
     ],
 )  # fmt: skip
 def test_all_parts_of_a_run_are_tried_before_its_first_step(tiny, tmp_path, capsys, words, said):

@@ -21,7 +21,7 @@ OUTSIDE, ASTRAY = 2.0, 20.0
 NOT_SCALED = 5.0  # limit for the median joint of scaled poses; pixels are far beyond it
 MANY = 0.1  # fraction of joints outside the image above which the image size is checked
 BEYOND = 0.3  # fraction of joints beyond an edge of the image: its origin or size is another
-MOST_SCORE = 1.5  # limit for the median score; SimCC's exceed 1 a little, percent and flags far
+MOST_SCORE = 1.5  # limit for the median of the positive scores
 # Positions are relative to the image, not pixels, if the median is at most IS_SHARE.
 IS_SHARE, SMALLEST_IMAGE = 1.5, 16
 MOST_PERSONS = 6  # that a sensor tracks; more persons than that and than frames: swapped axes
@@ -74,13 +74,23 @@ def only_found(poses: np.ndarray, where: str = "clip") -> np.ndarray:
             f"{where}: no score (third channel) is positive, so no joint counts as found; if the "
             "pose estimator has no scores, set them to 1"
         )
-    scores = poses[there][:, 2:]
-    if scores.size and np.median(scores) > MOST_SCORE:
-        raise InputError(
-            f"{where}: scores (third channel) up to {scores.max():.4g} look like percent or COCO's "
-            "visibility; divide them by 100, or set those of joints that were found to 1"
-        )
+    if poses.shape[-1] == 3:
+        check_scores(poses, where)
     return np.where(there[..., None], poses, 0)
+
+
+def check_scores(poses: np.ndarray, where: str) -> None:
+    """Raise InputError if the positive scores of poses (T, M, V, 3) are not in [0, 1].
+
+    Peaks of heat maps and of SimCC exceed 1 a little.
+    """
+    scores = poses[..., 2][poses[..., 2] > 0]
+    if len(scores) and np.median(scores) > MOST_SCORE:
+        raise InputError(
+            f"{where}: scores (third channel) up to {scores.max():.4g}, but they are from 0 to 1: "
+            "divide percent by 100; set COCO's visibility, and outputs of a network (RTMW, DWPose) "
+            "that exceed 1, to 1"
+        )
 
 
 def size(joints: np.ndarray, there: np.ndarray, planar: bool = False) -> float:

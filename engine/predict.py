@@ -356,6 +356,8 @@ class Recognizer:
                 f"{source}: --image-size does not apply: positions are not scaled by an image size "
                 f"(normalization {takes.normalization})"
             )
+        if takes.skeleton.confidence and takes.channels == 3:
+            measure.check_scores(joints, source)
         is_scaled = takes.takes_image_size and image_size is None
         terms = normalize.Terms(takes.centre, image_size, takes.persons, source)
         if takes.takes_image_size:  # frame by frame, so that windows do not matter

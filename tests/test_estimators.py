@@ -9,7 +9,7 @@ import pytest
 
 from data import clip_file, convert, normalize, prepare
 from data.readers import pose_json, st_gcn
-from data.store import Store
+from data.store import Store, StoreWriter
 from errors import InputError, run_command
 
 RANDOM = np.random.default_rng(0)
@@ -417,13 +417,17 @@ def test_invalid_st_gcn_arrays_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scores", [100 * RANDOM.uniform(0.2, 1, (9, 17)), np.full((9, 17), 2)])
-def test_scores_that_are_not_shares_are_refused(scores: np.ndarray) -> None:
+def test_scores_that_are_not_shares_are_refused(scores: np.ndarray, tmp_path: Path) -> None:
     """Percent, and COCO's visibility."""
     poses = np.concatenate([RANDOM.uniform(0, 480, (9, 17, 2)), scores[..., None]], -1)
-    with pytest.raises(InputError, match="look like percent or COCO's visibility"):
+    with pytest.raises(InputError, match="but they are from 0 to 1: divide percent"):
         convert.convert(poses, "coco-17", "coco", (480, 640))
-    with pytest.raises(InputError, match="look like percent or COCO's visibility"):
+    with pytest.raises(InputError, match="but they are from 0 to 1: divide percent"):
         normalize.apply("image", poses[:, None], normalize.Terms(1, (480, 640), 1))
+    for how in ("none", "pixels", "image"):
+        store = StoreWriter(tmp_path / how, "coco", ["a"], (1, 17, 3), normalization=how)
+        with pytest.raises(InputError, match=r"a: scores .third channel. up to "), store:
+            store.add("a", 0, poses[:, None] / [1e3, 1e3, 1])
     poses[..., 2] = 1.2  # SimCC's exceed 1 a little
     assert convert.convert(poses, "coco-17", "coco", (480, 640)).shape == (9, 1, 17, 3)
 

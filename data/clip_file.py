@@ -69,35 +69,14 @@ def save(path: Path, clip: ClipFile) -> None:
 
 
 def as_clip(values: Any, where: str, nan: str = "refuse", score: int | None = None) -> np.ndarray:
-    """Return an array (T, V, C) or (T, M, V, C) as (T, M, V, C) float32; InputError if invalid.
+    """Return an array (T, V, C) or (T, M, V, C) as (T, M, V, C), see `measure.clip_of`.
 
     Joints that are NaN or infinite are an error ('refuse'), unseen ('zero') or interpolated between
-    frames ('interpolate', see `interpolated`), by `nan`. float16 is kept, because
-    `normalize.upright` computes in float16 as the released code does.
+    frames ('interpolate', see `interpolated`), by `nan`.
     """
     if nan not in NAN:
         raise InputError(f"--nan {nan}: not one of {', '.join(NAN)}")
-    try:
-        joints = np.asarray(values)
-        if joints.dtype.kind not in "fiu":
-            raise ValueError
-    except ValueError:
-        raise InputError(
-            f"{where}: not an array of numbers; all frames need the same joints and channels"
-        ) from None
-    if joints.ndim == 3:
-        joints = joints[:, None]
-    if joints.ndim != 4:
-        raise InputError(
-            f"{where}: has shape {joints.shape}; expected (frames, joints, channels) or "
-            "(frames, persons, joints, channels)"
-        )
-    if 0 in joints.shape:
-        raise InputError(f"{where}: is empty, shape {joints.shape}")
-    measure.check_axes(joints, where)
-    if joints.dtype != np.float16:
-        with np.errstate(over="ignore"):
-            joints = joints.astype(np.float32)
+    joints = measure.clip_of(values, where)
     broken = ~np.isfinite(joints).all(axis=-1)  # (T, M, V)
     if not broken.any():
         return joints

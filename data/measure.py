@@ -8,6 +8,7 @@ InputError begins with `where`, the name of the clip.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -129,9 +130,43 @@ def compare(measured: float, usual: Size, whose: str) -> str:
     return f"{sizes}; multiply the positions by {factor:.3g}"
 
 
-def is_impossible(measured: float, usual: Size) -> bool:
-    """Return whether `measured` differs from the usual size by the factor IMPOSSIBLE."""
-    return measured > usual.high * IMPOSSIBLE or measured < usual.low / IMPOSSIBLE
+def check_size(measured: float, usual: Size, planar: bool, where: str) -> str:
+    """Return a message if `measured` differs from the size of a network's training clips by the
+    factor FAR, else ''; InputError if 3D bodies differ by IMPOSSIBLE."""
+    doubt = compare(measured, usual, "those of its training clips")
+    is_possible = usual.low / IMPOSSIBLE <= measured <= usual.high * IMPOSSIBLE
+    if doubt and not (planar or is_possible):
+        raise InputError(f"{where}: {doubt}")
+    return doubt
+
+
+def clip_of(values: Any, where: str) -> np.ndarray:
+    """Return an array (T, V, C) or (T, M, V, C) as (T, M, V, C) float32; InputError if it is none.
+
+    float16 is kept, because `normalize.upright` computes in float16 as the released code does.
+    """
+    try:
+        joints = np.asarray(values)
+        if joints.dtype.kind not in "fiu":
+            raise ValueError
+    except ValueError:
+        raise InputError(
+            f"{where}: not an array of numbers; all frames need the same joints and channels"
+        ) from None
+    if joints.ndim == 3:
+        joints = joints[:, None]
+    if joints.ndim != 4:
+        raise InputError(
+            f"{where}: has shape {joints.shape}; expected (frames, joints, channels) or "
+            "(frames, persons, joints, channels)"
+        )
+    if 0 in joints.shape:
+        raise InputError(f"{where}: is empty, shape {joints.shape}")
+    check_axes(joints, where)
+    if joints.dtype == np.float16:
+        return joints
+    with np.errstate(over="ignore"):
+        return joints.astype(np.float32)
 
 
 def check_finite(joints: np.ndarray, where: str) -> None:

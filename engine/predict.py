@@ -390,10 +390,7 @@ class Recognizer:
         if takes.size is None:
             in_meters = takes.skeleton.name in quality.IN_METERS
             return measure.compare(size, measure.METERS, "people in meters") if in_meters else ""
-        doubt = measure.compare(size, takes.size, "those of its training clips")
-        if doubt and not takes.planar and measure.is_impossible(size, takes.size):
-            raise InputError(f"{source}: {doubt}")
-        return doubt
+        return measure.check_size(size, takes.size, takes.planar, source)
 
     def score(self, clips: Sequence[PreparedClip]) -> list[Prediction]:
         """Return the predictions of prepared clips; all windows are computed together."""

@@ -165,9 +165,7 @@ def main(argv: list[str]) -> None:
 
 def targets_of(folder: Path, out: Path) -> dict[Path, Path]:
     """Return the clip files in a folder, in natural order -> the files to write below `out`."""
-    files = clip_file.clips_below(folder)
-    if not files:
-        raise InputError(f"{folder}: no {', '.join(clip_file.SUFFIXES)} file in it")
+    files = clip_file.clips_of(folder, str(folder))
     if out.suffix:
         raise InputError(f"--out {out}: must be a folder, as {folder} is one of clips")
     targets = {file: (out / file.relative_to(folder)).with_suffix(".npz") for file in files}

@@ -25,6 +25,7 @@ BEYOND = 0.3  # fraction of joints beyond an edge of the image: its origin or si
 MOST_SCORE = 1.5  # limit for the median of the positive scores
 # Positions are relative to the image, not pixels, if the median is at most IS_SHARE.
 IS_SHARE, SMALLEST_IMAGE = 1.5, 16
+FEW_LOST = 3  # joints at exactly -1 in a clip; more mean "not found"
 MOST_PERSONS = 6  # that a sensor tracks; more persons than that and than frames: swapped axes
 
 
@@ -176,6 +177,17 @@ def check_finite(joints: np.ndarray, where: str) -> None:
         raise InputError(f"{where}: frame {finite.argmin()} has a joint that is NaN or infinite")
 
 
+def check_lost(joints: np.ndarray, where: str) -> None:
+    """Raise InputError if joints (..., C) are -1 in all channels, as some programs mark those that
+    they did not find."""
+    lost = np.count_nonzero((joints == -1).all(axis=-1))
+    if lost > FEW_LOST:
+        raise InputError(
+            f"{where}: {lost} joints are at -1 in all channels; write 0 for joints that were not "
+            "found"
+        )
+
+
 def check_axes(joints: np.ndarray, where: str) -> None:
     """Raise InputError if a clip seems to be (M, T, V, C), as in PYSKL's pickles."""
     frames, persons = joints.shape[:2]
@@ -193,9 +205,11 @@ def check_pixels(
 
     `option` gives the size to whatever reads them.
     """
-    positions = np.abs(poses[seen(poses)][:, :2])  # (n, 2)
-    if not len(positions):
+    signed = poses[seen(poses)][:, :2]  # (n, 2)
+    if not len(signed):
         return
+    check_lost(signed, where)
+    positions = np.abs(signed)
     shown = f"{where}: positions up to {positions.max():.4g}"
     if _are_shares(positions) and max(height, width) >= SMALLEST_IMAGE:
         raise InputError(

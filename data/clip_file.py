@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,35 @@ FACTS = ("layout", "image_size", "frame_numbers", "fps")  # in an .npz, beside t
 def clips_below(folder: Path) -> list[Path]:
     """Return the clip files in a folder and below it in natural order, without hidden files and
     the arrays of prepared stores."""
+    return [path for path in _listed(folder) if is_clip(path)]
+
+
+def clips_of(folder: Path, where: str) -> list[Path]:
+    """Return `clips_below`, and say which files are no clips; InputError, which begins with
+    `where`, if none is a clip."""
+    files = _listed(folder)
+    clips = [path for path in files if is_clip(path)]
+    others = [path for path in files if not is_clip(path)]
+    if not clips:
+        raise InputError(f"{where}: no {', '.join(SUFFIXES)} file in it")
+    if others:
+        first = others[0].relative_to(folder)
+        print(f"{where}: skipped files that are not clips: {len(others)}, e.g. {first}",
+              file=sys.stderr)  # fmt: skip
+    return clips
+
+
+def _listed(folder: Path) -> list[Path]:
     found = [
         path for path in files_below(folder)
-        if path.suffix in SUFFIXES
-        and not is_hidden(path.relative_to(folder)) and not is_store(path.parent)
+        if not is_hidden(path.relative_to(folder)) and not is_store(path.parent)
     ]  # fmt: skip
     return sorted(found, key=lambda path: natural_order(path.as_posix()))
+
+
+def is_clip(path: Path) -> bool:
+    """Return whether a file has the ending of a clip, in small or capital letters."""
+    return path.suffix.lower() in SUFFIXES
 
 
 def is_hidden(path: Path) -> bool:
@@ -53,10 +77,10 @@ def read(path: str | Path, nan: str = "refuse", score: int | None = None) -> Cli
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    if path.suffix not in SUFFIXES:
+    if not is_clip(path):
         raise InputError(f"{path}: not a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
     with reading(path, "cannot be read as a clip"):
-        return _READERS[path.suffix](path, nan, score)
+        return _READERS[path.suffix.lower()](path, nan, score)
 
 
 def save(path: Path, clip: ClipFile) -> None:
@@ -69,35 +93,14 @@ def save(path: Path, clip: ClipFile) -> None:
 
 
 def as_clip(values: Any, where: str, nan: str = "refuse", score: int | None = None) -> np.ndarray:
-    """Return an array (T, V, C) or (T, M, V, C) as (T, M, V, C) float32; InputError if invalid.
+    """Return an array (T, V, C) or (T, M, V, C) as (T, M, V, C), see `measure.clip_of`.
 
     Joints that are NaN or infinite are an error ('refuse'), unseen ('zero') or interpolated between
-    frames ('interpolate', see `interpolated`), by `nan`. float16 is kept, because
-    `normalize.upright` computes in float16 as the released code does.
+    frames ('interpolate', see `interpolated`), by `nan`.
     """
     if nan not in NAN:
         raise InputError(f"--nan {nan}: not one of {', '.join(NAN)}")
-    try:
-        joints = np.asarray(values)
-        if joints.dtype.kind not in "fiu":
-            raise ValueError
-    except ValueError:
-        raise InputError(
-            f"{where}: not an array of numbers; all frames need the same joints and channels"
-        ) from None
-    if joints.ndim == 3:
-        joints = joints[:, None]
-    if joints.ndim != 4:
-        raise InputError(
-            f"{where}: has shape {joints.shape}; expected (frames, joints, channels) or "
-            "(frames, persons, joints, channels)"
-        )
-    if 0 in joints.shape:
-        raise InputError(f"{where}: is empty, shape {joints.shape}")
-    measure.check_axes(joints, where)
-    if joints.dtype != np.float16:
-        with np.errstate(over="ignore"):
-            joints = joints.astype(np.float32)
+    joints = measure.clip_of(values, where)
     broken = ~np.isfinite(joints).all(axis=-1)  # (T, M, V)
     if not broken.any():
         return joints

@@ -50,7 +50,7 @@ IN_METERS = {"kinect-25": "ntu_rgb_d", "kinect-20": "nw_ucla", "h36m-17": "h36m"
 # A joint that the estimator lacks -> the two joints between which it is placed.
 BETWEEN = {"neck": ("left shoulder", "right shoulder")}
 SCORE = 2  # the channel after x and y
-# MediaPipe's x and y are relative to the image; then come z and visibility.
+# MediaPipe's x and y are relative to the image; then come z and visibility, or one of them.
 MEDIAPIPE_CHANNELS = {2: (0, 1), 3: (0, 1), 4: (0, 1, 3), 5: (0, 1, 3)}
 
 
@@ -81,7 +81,9 @@ def with_score(joints: np.ndarray, form: str) -> np.ndarray:
     """Return x, y and score (..., 3) of the estimator's channels; without scores they are 1."""
     channels = joints.shape[-1]
     if form == "mediapipe-33" and channels in MEDIAPIPE_CHANNELS:
-        joints = joints[..., MEDIAPIPE_CHANNELS[channels]]
+        third = joints[..., 2:3]  # z, from between the hips, has both signs, or is 0 throughout
+        is_visibility = channels == 3 and third.any() and third.min() >= 0 and third.max() <= 1
+        joints = joints[..., (0, 1, 2) if is_visibility else MEDIAPIPE_CHANNELS[channels]]
     elif channels not in (2, 3):
         raise InputError(f"--from {form}: {channels} channels; expected x, y and a score")
     if joints.shape[-1] == 2:
@@ -114,6 +116,7 @@ def convert(
             raise InputError(f"{where}: {joints.shape[-1]} channels; expected x, y and z")
         if image_size is not None:
             raise InputError(f"{where}: has 3D positions; --image-size does not apply")
+        measure.check_lost(joints, where)
         size = measure.size(joints, measure.seen(joints))
         if doubt := measure.compare(size, measure.METERS, "people in meters"):
             raise InputError(f"{where}: {doubt}")
@@ -165,9 +168,7 @@ def main(argv: list[str]) -> None:
 
 def targets_of(folder: Path, out: Path) -> dict[Path, Path]:
     """Return the clip files in a folder, in natural order -> the files to write below `out`."""
-    files = clip_file.clips_below(folder)
-    if not files:
-        raise InputError(f"{folder}: no {', '.join(clip_file.SUFFIXES)} file in it")
+    files = clip_file.clips_of(folder, str(folder))
     if out.suffix:
         raise InputError(f"--out {out}: must be a folder, as {folder} is one of clips")
     targets = {file: (out / file.relative_to(folder)).with_suffix(".npz") for file in files}

@@ -8,6 +8,7 @@ InputError begins with `where`, the name of the clip.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +22,10 @@ OUTSIDE, ASTRAY = 2.0, 20.0
 NOT_SCALED = 5.0  # limit for the median joint of scaled poses; pixels are far beyond it
 MANY = 0.1  # fraction of joints outside the image above which the image size is checked
 BEYOND = 0.3  # fraction of joints beyond an edge of the image: its origin or size is another
-MOST_SCORE = 1.5  # limit for the median score; SimCC's exceed 1 a little, percent and flags far
+MOST_SCORE = 1.5  # limit for the median of the positive scores
 # Positions are relative to the image, not pixels, if the median is at most IS_SHARE.
 IS_SHARE, SMALLEST_IMAGE = 1.5, 16
+FEW_LOST = 3  # joints at exactly -1 in a clip; more mean "not found"
 MOST_PERSONS = 6  # that a sensor tracks; more persons than that and than frames: swapped axes
 
 
@@ -74,13 +76,23 @@ def only_found(poses: np.ndarray, where: str = "clip") -> np.ndarray:
             f"{where}: no score (third channel) is positive, so no joint counts as found; if the "
             "pose estimator has no scores, set them to 1"
         )
-    scores = poses[there][:, 2:]
-    if scores.size and np.median(scores) > MOST_SCORE:
-        raise InputError(
-            f"{where}: scores (third channel) up to {scores.max():.4g} look like percent or COCO's "
-            "visibility; divide them by 100, or set those of joints that were found to 1"
-        )
+    if poses.shape[-1] == 3:
+        check_scores(poses, where)
     return np.where(there[..., None], poses, 0)
+
+
+def check_scores(poses: np.ndarray, where: str) -> None:
+    """Raise InputError if the positive scores of poses (T, M, V, 3) are not in [0, 1].
+
+    Peaks of heat maps and of SimCC exceed 1 a little.
+    """
+    scores = poses[..., 2][poses[..., 2] > 0]
+    if len(scores) and np.median(scores) > MOST_SCORE:
+        raise InputError(
+            f"{where}: scores (third channel) up to {scores.max():.4g}, but they are from 0 to 1: "
+            "divide percent by 100; set COCO's visibility, and outputs of a network (RTMW, DWPose) "
+            "that exceed 1, to 1"
+        )
 
 
 def size(joints: np.ndarray, there: np.ndarray, planar: bool = False) -> float:
@@ -119,9 +131,43 @@ def compare(measured: float, usual: Size, whose: str) -> str:
     return f"{sizes}; multiply the positions by {factor:.3g}"
 
 
-def is_impossible(measured: float, usual: Size) -> bool:
-    """Return whether `measured` differs from the usual size by the factor IMPOSSIBLE."""
-    return measured > usual.high * IMPOSSIBLE or measured < usual.low / IMPOSSIBLE
+def check_size(measured: float, usual: Size, planar: bool, where: str) -> str:
+    """Return a message if `measured` differs from the size of a network's training clips by the
+    factor FAR, else ''; InputError if 3D bodies differ by IMPOSSIBLE."""
+    doubt = compare(measured, usual, "those of its training clips")
+    is_possible = usual.low / IMPOSSIBLE <= measured <= usual.high * IMPOSSIBLE
+    if doubt and not (planar or is_possible):
+        raise InputError(f"{where}: {doubt}")
+    return doubt
+
+
+def clip_of(values: Any, where: str) -> np.ndarray:
+    """Return an array (T, V, C) or (T, M, V, C) as (T, M, V, C) float32; InputError if it is none.
+
+    float16 is kept, because `normalize.upright` computes in float16 as the released code does.
+    """
+    try:
+        joints = np.asarray(values)
+        if joints.dtype.kind not in "fiu":
+            raise ValueError
+    except ValueError:
+        raise InputError(
+            f"{where}: not an array of numbers; all frames need the same joints and channels"
+        ) from None
+    if joints.ndim == 3:
+        joints = joints[:, None]
+    if joints.ndim != 4:
+        raise InputError(
+            f"{where}: has shape {joints.shape}; expected (frames, joints, channels) or "
+            "(frames, persons, joints, channels)"
+        )
+    if 0 in joints.shape:
+        raise InputError(f"{where}: is empty, shape {joints.shape}")
+    check_axes(joints, where)
+    if joints.dtype == np.float16:
+        return joints
+    with np.errstate(over="ignore"):
+        return joints.astype(np.float32)
 
 
 def check_finite(joints: np.ndarray, where: str) -> None:
@@ -129,6 +175,17 @@ def check_finite(joints: np.ndarray, where: str) -> None:
     finite = np.isfinite(joints).all(axis=tuple(range(1, joints.ndim)))
     if not finite.all():
         raise InputError(f"{where}: frame {finite.argmin()} has a joint that is NaN or infinite")
+
+
+def check_lost(joints: np.ndarray, where: str) -> None:
+    """Raise InputError if joints (..., C) are -1 in all channels, as some programs mark those that
+    they did not find."""
+    lost = np.count_nonzero((joints == -1).all(axis=-1))
+    if lost > FEW_LOST:
+        raise InputError(
+            f"{where}: {lost} joints are at -1 in all channels; write 0 for joints that were not "
+            "found"
+        )
 
 
 def check_axes(joints: np.ndarray, where: str) -> None:
@@ -148,9 +205,11 @@ def check_pixels(
 
     `option` gives the size to whatever reads them.
     """
-    positions = np.abs(poses[seen(poses)][:, :2])  # (n, 2)
-    if not len(positions):
+    signed = poses[seen(poses)][:, :2]  # (n, 2)
+    if not len(signed):
         return
+    check_lost(signed, where)
+    positions = np.abs(signed)
     shown = f"{where}: positions up to {positions.max():.4g}"
     if _are_shares(positions) and max(height, width) >= SMALLEST_IMAGE:
         raise InputError(

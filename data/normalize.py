@@ -13,7 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from data.measure import check_pixels, check_scaled, check_unscaled, found, only_found, seen
+from data.measure import (
+    check_lost,
+    check_pixels,
+    check_scaled,
+    check_unscaled,
+    found,
+    only_found,
+    seen,
+)
 from errors import InputError
 from graph import Skeleton
 
@@ -212,6 +220,8 @@ def apply(name: str, joints: np.ndarray, terms: Terms) -> np.ndarray:
             f"{terms.where}: normalization {name!r} is not one of {', '.join(NORMALIZATIONS)} "
             "(NORMALIZATIONS of data/normalize.py)"
         )
+    if name not in HALF_WIDTHS and joints.shape[-1] == 3:  # 2D: in check_pixels
+        check_lost(joints, terms.where)
     return NORMALIZATIONS[name](joints, terms)
 
 

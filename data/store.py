@@ -230,6 +230,8 @@ class StoreWriter:
         if self.reading.half_width:
             fix = "divide x by the image width and y by the image height first"
             measure.check_scaled(block, name, self.reading.half_width, fix)
+        if self.reading.planar and self.shape[-1] == 3:
+            measure.check_scores(block, name)
         with _naming(self.path):
             self.file.write(block.data)
         self.labels[name] = int(label)

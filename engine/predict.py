@@ -356,6 +356,8 @@ class Recognizer:
                 f"{source}: --image-size does not apply: positions are not scaled by an image size "
                 f"(normalization {takes.normalization})"
             )
+        if takes.skeleton.confidence and takes.channels == 3:
+            measure.check_scores(joints, source)
         is_scaled = takes.takes_image_size and image_size is None
         terms = normalize.Terms(takes.centre, image_size, takes.persons, source)
         if takes.takes_image_size:  # frame by frame, so that windows do not matter
@@ -388,10 +390,7 @@ class Recognizer:
         if takes.size is None:
             in_meters = takes.skeleton.name in quality.IN_METERS
             return measure.compare(size, measure.METERS, "people in meters") if in_meters else ""
-        doubt = measure.compare(size, takes.size, "those of its training clips")
-        if doubt and not takes.planar and measure.is_impossible(size, takes.size):
-            raise InputError(f"{source}: {doubt}")
-        return doubt
+        return measure.check_size(size, takes.size, takes.planar, source)
 
     def score(self, clips: Sequence[PreparedClip]) -> list[Prediction]:
         """Return the predictions of prepared clips; all windows are computed together."""

@@ -110,10 +110,7 @@ def find_files(inputs: Sequence[str | Path]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, inputs):
         if path.is_dir():
-            within = clip_file.clips_below(path)
-            if not within:
-                raise InputError(f"--input {path}: no {', '.join(clip_file.SUFFIXES)} file in it")
-            files += within
+            files += clip_file.clips_of(path, f"--input {path}")
         else:
             files.append(path)
     return files

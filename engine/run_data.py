@@ -15,7 +15,7 @@ import torch
 
 import graph
 from data import long_tail, protocols
-from data.measure import Size, compare, is_impossible
+from data.measure import Size, check_size
 from data.normalize import name_in
 from data.store import Store, copies, keys
 from engine.config import Config, from_mapping
@@ -242,9 +242,7 @@ def check_store(state: dict[str, Any], store: Store, num_class: int, path: Path)
     if state.get("size") is None or store.meta.get("size") is None:
         return ""
     usual, (_, size, _) = Size(*state["size"]), store.meta["size"]
-    doubt = compare(size, usual, "those of its training clips")
-    if doubt and not store.reading.planar and is_impossible(size, usual):
-        raise InputError(f"{path}: does not fit {store.path}: {doubt}")
+    doubt = check_size(size, usual, store.reading.planar, f"{path}: does not fit {store.path}")
     return f"{store.path}: {doubt}" if doubt else ""
 
 

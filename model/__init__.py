@@ -114,8 +114,14 @@ HINTS = {
 def fitted(model: nn.Module, checkpoint: Checkpoint, given: Mapping[str, Any]) -> upstream.State:
     """Return all weights of a checkpoint under the names of `model`.
 
-    Raises InputError if they do not fit; it first names the `given` arguments that contradict them.
+    Raises InputError if one is NaN or infinite, or if they do not fit; it first names the `given`
+    arguments that contradict them.
     """
+    if broken := [key for key, value in checkpoint.state.items() if not value.isfinite().all()]:
+        raise InputError(
+            f"{checkpoint.path}: {upstream.some(broken)}: NaN or infinite; its training diverged, "
+            "or the file is damaged: use another checkpoint"
+        )
     try:
         return upstream.translate(checkpoint.state, model)
     except InputError as error:

@@ -9,9 +9,10 @@ import pytest
 
 from data import clip_file, convert, normalize, prepare
 from data.readers import pose_json, st_gcn
-from data.store import Store
+from data.store import Store, StoreWriter
 from errors import InputError, run_command
 
+IN_3D = ("h36m-17", "h36m", None)
 RANDOM = np.random.default_rng(0)
 
 
@@ -417,15 +418,53 @@ def test_invalid_st_gcn_arrays_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scores", [100 * RANDOM.uniform(0.2, 1, (9, 17)), np.full((9, 17), 2)])
-def test_scores_that_are_not_shares_are_refused(scores: np.ndarray) -> None:
+def test_scores_that_are_not_shares_are_refused(scores: np.ndarray, tmp_path: Path) -> None:
     """Percent, and COCO's visibility."""
     poses = np.concatenate([RANDOM.uniform(0, 480, (9, 17, 2)), scores[..., None]], -1)
-    with pytest.raises(InputError, match="look like percent or COCO's visibility"):
+    with pytest.raises(InputError, match="but they are from 0 to 1: divide percent"):
         convert.convert(poses, "coco-17", "coco", (480, 640))
-    with pytest.raises(InputError, match="look like percent or COCO's visibility"):
+    with pytest.raises(InputError, match="but they are from 0 to 1: divide percent"):
         normalize.apply("image", poses[:, None], normalize.Terms(1, (480, 640), 1))
+    for how in ("none", "pixels", "image"):
+        store = StoreWriter(tmp_path / how, "coco", ["a"], (1, 17, 3), normalization=how)
+        with pytest.raises(InputError, match=r"a: scores .third channel. up to "), store:
+            store.add("a", 0, poses[:, None] / [1e3, 1e3, 1])
     poses[..., 2] = 1.2  # SimCC's exceed 1 a little
     assert convert.convert(poses, "coco-17", "coco", (480, 640)).shape == (9, 1, 17, 3)
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_joints_at_minus_one_are_refused(channels: int, tmp_path: Path, capsys) -> None:
+    """Some programs write -1 for joints that they did not find."""
+    poses = RANDOM.uniform(0.2, 0.8, (9, 17, 3)) * ([640, 480, 1] if channels == 2 else 1)
+    poses = poses[..., :channels]
+    poses[:, 7] = -1
+    np.save(tmp_path / "a.npy", poses)
+    (tmp_path / "l.csv").write_text("file,label\na.npy,x\n")
+    argv = ["custom", str(tmp_path / "l.csv"), "--layout", "h36m", "--workers", "1", "--channels"]
+    argv += [str(channels), "--out", str(tmp_path / "s")]
+    argv += ["--image-size", "480", "640"] if channels == 2 else []
+    assert run_command(prepare.main, argv) == 2
+    said = "a.npy: 9 joints are at -1 in all channels; write 0 for joints that were not found"
+    assert said in capsys.readouterr().err
+    form, layout, size = ("coco-17", "coco", (480, 640)) if channels == 2 else IN_3D
+    with pytest.raises(InputError, match="9 joints are at -1 in all channels"):
+        convert.convert(poses, form, layout, size)
+    if channels == 2:  # a score of -1 says the same, and is understood
+        scores = np.where(np.arange(17) == 7, -1, 0.5) * np.ones((9, 17))
+        scored = np.concatenate([poses, scores[..., None]], -1)
+        assert not convert.convert(scored, form, layout, size)[:, 0, 7].any()
+
+
+def test_a_visibility_of_mediapipe_is_a_score_without_z() -> None:
+    """z, from between the hips, has both signs."""
+    marks = RANDOM.uniform(0.2, 0.8, (9, 33, 4)) - [0, 0, 0.5, 0]
+    full = convert.convert(marks, "mediapipe-33", "coco")
+    found = convert.convert(marks[..., [0, 1, 3]], "mediapipe-33", "coco")
+    np.testing.assert_array_equal(found, full)
+    full[..., 2] = 1
+    for three in (marks[..., :3], marks[..., :3] * [1, 1, 0]):
+        np.testing.assert_array_equal(convert.convert(three, "mediapipe-33", "coco"), full)
 
 
 def test_an_image_too_small_for_its_poses_is_refused() -> None:

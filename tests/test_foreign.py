@@ -11,6 +11,7 @@ import yaml
 
 import main
 import model as models
+from data import clip_file, convert
 from data.store import StoreWriter
 from engine import checkpoint, config, evaluate, predict_files
 from engine.build import make_feeder
@@ -454,6 +455,27 @@ def test_arrays_of_a_store_are_not_clips(tmp_path):
         writer.add("a", 0, np.ones((3, 1, 20, 3), "f4"))
     np.save(tmp_path / "data/clip.npy", np.ones((3, 20, 3)))
     assert predict_files.find_files([tmp_path]) == [tmp_path / "data/clip.npy"]
+
+
+def test_endings_can_be_capital_and_skipped_files_are_told(tmp_path, capsys):
+    joints = np.random.default_rng(0).normal(size=(3, 20, 3)).astype("f4")
+    for name in ("a.npy", "b.NPY"):
+        with (tmp_path / name).open("wb") as file:
+            np.save(file, joints)
+    (tmp_path / "c.JSON").write_text(json.dumps(joints.tolist()))
+    files = [tmp_path / name for name in ("a.npy", "b.NPY", "c.JSON")]
+    assert predict_files.find_files([tmp_path]) == files
+    assert capsys.readouterr().err == ""
+    for file in files:
+        np.testing.assert_array_equal(clip_file.read(file).joints[:, 0], joints)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/e.skeleton.gz").write_bytes(b"")
+    (tmp_path / ".hidden").write_bytes(b"")
+    out = tmp_path / "out"
+    for read in (predict_files.find_files, lambda paths: convert.targets_of(*paths, out)):
+        assert list(read([tmp_path])) == files
+        said = "skipped files that are not clips: 1, e.g. d/e.skeleton.gz"
+        assert said in capsys.readouterr().err
 
 
 # --- RIDE ---

@@ -966,6 +966,8 @@ def test_a_network_of_pixels_refuses_scaled_positions(coco, tmp_path):
     assert recognizer(pixels).warning == ""
     with pytest.raises(InputError, match="look scaled; pixels are expected"):
         recognizer(pixels / [400, 400, 1])
+    with pytest.raises(InputError, match="but they are from 0 to 1: divide percent by 100"):
+        recognizer(pixels * [1, 1, 100])
 
 
 def test_a_normalization_that_is_not_known_is_refused(small, tmp_path):

@@ -23,7 +23,7 @@ TINY = {"base_channels": 8, "num_blocks": 1, "inflate": [], "down": []}
 BOX = {"choice": "even", "box": True, "scale": 0.0}
 
 
-FACTS = ("normalization", "centre", "drops_empty_frames")
+FACTS = ("normalization", "centre", "drops_empty_frames", "size")
 
 
 def checkpoint(folder, layout, stream, persons=1, **more):
@@ -95,9 +95,9 @@ def test_pixels_need_the_size_of_the_image(tmp_path):
         made["inputs"](recorded("coco", 30, 1))
 
 
-@pytest.mark.parametrize("layout", ["coco", "nw_ucla"])
+@pytest.mark.parametrize("layout", ["coco", "nw_ucla", "ntu_rgb_d"])
 def test_what_the_recognizer_refuses_is_refused(layout, tmp_path):
-    path = checkpoint(tmp_path, layout, "joint")
+    path = checkpoint(tmp_path, layout, "joint", size=[0.8, 1.6, 2])
     script = tmp_path / "preprocess.py"
     network = LoadedNetwork.load(path, CPU)
     script.write_text(preprocess.script(network, tmp_path / "best.onnx", script.name))
@@ -108,6 +108,7 @@ def test_what_the_recognizer_refuses_is_refused(layout, tmp_path):
         "no body": (0 * clip, size), "a joint is NaN": (lost, size), "empty": (clip[:0], size),
         "persons first": (np.moveaxis(clip, 1, 0), size), "a joint less": (clip[:, :, 1:], size),
         "channels": (clip[..., :2], size), "one frame": (clip[0, 0], size),
+        "text": (clip.astype(str), size), "truth values": (clip > 0, size),
     }  # fmt: skip
     if layout == "coco":
         bad["no scores"] = clip * [1, 1, 0], size
@@ -116,7 +117,9 @@ def test_what_the_recognizer_refuses_is_refused(layout, tmp_path):
         bad["pixels without a size"] = clip, None
     else:
         bad["a size"] = clip, (480, 640)
-    assert recognizer.inputs(clip, size).any() and made(clip, size).any()
+        bad["millimeters"] = 1000 * clip, None
+    for good in (clip, clip.astype(np.float16), np.ceil(clip).astype(int), clip.tolist()):
+        np.testing.assert_allclose(made(good, size), recognizer.inputs(good, size), atol=2e-6)
     for what, (joints, given) in bad.items():
         for inputs in (recognizer.inputs, made):
             with pytest.raises(ValueError):

@@ -317,7 +317,7 @@ def test_warning_about_poses_with_wrong_scale(tmp_path: Path) -> None:
     meta = {"layout": "coco", "class_names": CLASSES, "shape": (1, 17, 3), "normalization": "none"}
     for factor, words in [(1, "relative to the image"), (400, "scale pixels with"), (None, None)]:
         with StoreWriter(tmp_path / "s", **meta) as writer:
-            writer.add("a", 0, poses * factor if factor else poses * 2 - 1)
+            writer.add("a", 0, poses * [factor, factor, 1] if factor else poses * 2 - 1)
             doubts = writer.quality().doubts
         assert [words in doubt for doubt in doubts] == [True] * bool(words)
 

@@ -83,6 +83,21 @@ def test_a_changed_weight_is_found_by_its_checksum(tmp_path):
     assert upstream.read(path)["fc.weight"].eq(7).all()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(golden, tmp_path, value):
+    """A network with one answers every clip with the first class, or with NaN."""
+    whole, path = golden / "model_stgcnpp_b16.pth", tmp_path / "x.pt"
+    state = upstream.weights(upstream.read(whole))
+    name = "cls_head.fc_cls.weight"
+    state[name][1, 2] = value
+    torch.save(state, path)
+    with pytest.raises(InputError, match=f"{path}: {name}: NaN or infinite"):
+        models.from_checkpoint(path)
+    network = models.from_checkpoint(whole)
+    with pytest.raises(InputError, match=f"{name}: NaN or infinite"):
+        models.load_weights(network, path)
+
+
 def test_transposed_weights_are_rejected(golden):
     """Weights with as many values in another shape must not be loaded."""
     weights = upstream.weights(upstream.read(golden / "model_stgcnpp_b16.pth"))

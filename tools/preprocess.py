@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 from pathlib import Path
 from types import ModuleType
@@ -32,8 +33,8 @@ HEAD = '''"""A recorded clip to the input of {file}, by NumPy: normalization, st
 
 or: python {script} [--image-size HEIGHT WIDTH] clip.npy
 
-{mark} Positions of 3D joints are in meters, which is not checked; 2D poses are in
-pixels, with `image_size` (height, width), or scaled to [-1, 1] already. Unseen joints are 0.
+{mark} Positions of 3D joints are in meters; 2D poses
+are in pixels, with `image_size` (height, width), or scaled to [-1, 1] already. Unseen joints are 0.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,16 +79,16 @@ def between(this, following):
 
 def inputs(clip, image_size=None):
     """Return (test clips, M, T, V, C) float32 of a clip (T, V, C) or (T, M, V, C) as recorded."""
-    joints = np.asarray(clip, np.float32)
-    joints = joints[:, None] if joints.ndim == 3 else joints
-    if joints.ndim != 4 or joints.shape[2:] != SETTINGS["joint_shape"] or not joints.size:
+    joints = clip_of(clip, "clip")
+    check_finite(joints, "clip")
+    if joints.shape[2:] != SETTINGS["joint_shape"]:
         expected = "(frames, persons, {}, {})".format(*SETTINGS["joint_shape"])
         raise InputError(f"the clip has shape {joints.shape}; expected {expected}")
-    check_axes(joints, "clip")
-    check_finite(joints, "clip")
     how = SETTINGS["normalization"]
     if image_size is not None and how not in HALF_WIDTHS:
         raise InputError("image_size: positions of this network are not scaled by an image size")
+    if SETTINGS["scored"]:
+        check_scores(joints, "clip")
     terms = Terms(SETTINGS["center"], image_size, SETTINGS["persons"])
     if how in HALF_WIDTHS:
         joints = apply(how, joints, terms)
@@ -97,6 +99,10 @@ def inputs(clip, image_size=None):
         joints = joints[joints.any(axis=(1, 2, 3))]
     if how not in HALF_WIDTHS:
         joints = apply(how, joints, terms)
+    if SETTINGS["size"]:
+        there = seen(joints, origin(how, joints.shape[2], SETTINGS["center"]))
+        measured = size(joints, there, SETTINGS["planar"])
+        check_size(measured, Size(*SETTINGS["size"]), SETTINGS["planar"], "clip")
     joints = joints.astype(np.float32)
     joints = relative(boxed(joints) if SETTINGS["box"] else joints)
     is_motion = SETTINGS["stream"].endswith("-motion")
@@ -179,6 +185,7 @@ def settings(network: LoadedNetwork, file: Path) -> dict[str, Any]:
     return {
         "file": file.name, "class_names": list(takes.class_names), "persons": takes.persons,
         "normalization": takes.normalization, "center": takes.centre, "stream": own.stream,
+        "size": takes.size and dataclasses.astuple(takes.size), "planar": takes.planar,
         "joint_shape": (takes.skeleton.num_joints, takes.channels),
         "origin": stream.origin.tolist(), "partner": stream.partner.tolist(),
         "scored": bool(stream.scored), "frames": own.frames, "test_clips": own.test_clips,

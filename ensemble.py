@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,47 @@ def baseline_folder(folder: Path, baseline: str) -> Path:
     return folder.with_name(folder_name(benchmark, baseline))
 
 
+def weighted(streams: Sequence[str], weights: Sequence[float] | None) -> dict[str, float]:
+    """Return the fusion of --streams with --weights (default: 1); InputError if invalid."""
+    weights = weights or [1.0] * len(streams)
+    if len(weights) != len(streams):
+        raise InputError(f"{len(streams)} --streams, but {len(weights)} --weights")
+    if not all(0 < weight < math.inf for weight in weights):
+        raise InputError(f"--weights: {weights}, but each must be greater than 0")
+    if len(set(streams)) < len(streams):
+        raise InputError(f"--streams: {' '.join(streams)} contains a stream twice")
+    return dict(zip(streams, weights))
+
+
+def check_alike(
+    folder: Path, streams: Mapping[str, Scores], runs: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Raise InputError for streams whose shot accuracies would be of different classes.
+
+    `runs` are the descriptions of the streams' runs; the first is what the others must be like.
+    """
+    (first, run), *_ = runs.items()
+    counts, limits = run.get("class_counts"), run.get("shots", shots.SHOTS)
+    for name, scores in streams.items():
+        num_class = scores.scores.shape[1]
+        if counts is not None and len(counts) != num_class:
+            raise InputError(
+                f"{folder / name}: scores have {num_class} classes, but class_counts in "
+                f"result.json has {len(counts)}; test again: main.py --phase test"
+            )
+        for key in ("class_counts", "list_digest"):
+            own, theirs = run.get(key), runs[name].get(key)
+            if None not in (own, theirs) and own != theirs:
+                raise InputError(
+                    f"{folder / name} was trained on another list than {folder / first}: their "
+                    f"{key} differ"
+                )
+        if tuple(runs[name].get("shots", limits)) != tuple(limits):
+            raise InputError(
+                f"{folder / name} has other shots than {folder / first}: test both with the same"
+            )
+
+
 def compare(
     folder: Path, chosen: Sequence[str] | None = None, weights: Sequence[float] | None = None,
     which: str = "best", baseline: Path | None = None,
@@ -70,14 +111,7 @@ def compare(
     run = next(iter(runs.values()))
     benchmark = run.get("benchmark", folder.name)
     if chosen:
-        weights = weights or [1.0] * len(chosen)
-        if len(weights) != len(chosen):
-            raise InputError(f"{len(chosen)} --streams, but {len(weights)} --weights")
-        if not all(0 < weight < math.inf for weight in weights):
-            raise InputError(f"--weights: {weights}, but each must be greater than 0")
-        if len(set(chosen)) < len(chosen):
-            raise InputError(f"--streams: {' '.join(chosen)} contains a stream twice")
-        fusions = {"+".join(chosen): dict(zip(chosen, weights))}
+        fusions = {"+".join(chosen): weighted(chosen, weights)}
     else:
         fusions = {
             name: fusion
@@ -90,24 +124,7 @@ def compare(
         raise InputError(f"--baseline: {baseline} has no scores")
     limits = tuple(run.get("shots", shots.SHOTS))
     counts = run.get("class_counts")
-    for name, scores in streams.items():
-        if counts is not None and len(counts) != scores.scores.shape[1]:
-            raise InputError(
-                f"{folder / name}: scores have {scores.scores.shape[1]} classes, but class_counts "
-                f"in result.json has {len(counts)}; test again: main.py --phase test"
-            )
-        for key in ("class_counts", "list_digest"):
-            own, theirs = run.get(key), runs[name].get(key)
-            if None not in (own, theirs) and own != theirs:
-                raise InputError(
-                    f"{folder / name} was trained on another list than "
-                    f"{folder / next(iter(runs))}: their {key} differ"
-                )
-        if tuple(runs[name].get("shots", limits)) != limits:
-            raise InputError(
-                f"{folder / name} has other shots than {folder / next(iter(runs))}: test both with "
-                "the same"
-            )
+    check_alike(folder, streams, runs)
     base = baseline or folder
     other_runs = {name: RunFolder(base / name).describe(which) for name in others}
     for name, other in other_runs.items():

@@ -31,11 +31,12 @@ def clips_below(folder: Path) -> list[Path]:
 
 
 def clips_of(folder: Path, where: str) -> list[Path]:
-    """Return `clips_below`, and say which files are no clips; InputError, which begins with
-    `where`, if none is a clip."""
+    """Return `clips_below`, and say which files are none by their last ending alone (.npy.gz);
+    InputError, which begins with `where`, if there are no clips."""
     files = _listed(folder)
     clips = [path for path in files if is_clip(path)]
-    others = [path for path in files if not is_clip(path)]
+    others = [path for path in files if not is_clip(path)
+              and any(ending.lower() in SUFFIXES for ending in path.suffixes)]  # fmt: skip
     if not clips:
         raise InputError(f"{where}: no {', '.join(SUFFIXES)} file in it")
     if others:

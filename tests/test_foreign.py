@@ -470,7 +470,8 @@ def test_endings_can_be_capital_and_skipped_files_are_told(tmp_path, capsys):
         np.testing.assert_array_equal(clip_file.read(file).joints[:, 0], joints)
     (tmp_path / "d").mkdir()
     (tmp_path / "d/e.skeleton.gz").write_bytes(b"")
-    (tmp_path / ".hidden").write_bytes(b"")
+    (tmp_path / ".hidden.npy").write_bytes(b"")
+    (tmp_path / "readme.txt").write_bytes(b"")
     out = tmp_path / "out"
     for read in (predict_files.find_files, lambda paths: convert.targets_of(*paths, out)):
         assert list(read([tmp_path])) == files

@@ -127,6 +127,7 @@ def test(
         "made_with": state.get("made_with"),
     }
     if world.is_main:
-        which = LAST if "training" in state else BEST
+        # Only last.pt has a state of training; an early version called it `stepper`.
+        which = BEST if {"training", "stepper"}.isdisjoint(state) else LAST
         run.write_test(which, feeder.names, labels, scores, result)
     return result

@@ -422,6 +422,19 @@ def test_resume_and_overwrite_exclude_each_other(tiny, whole):
     assert (whole / "last.pt").read_bytes() == before
 
 
+def test_a_test_of_an_earlier_last_pt_is_not_taken_for_one_of_best_pt(tiny, whole, tmp_path):
+    folder = tmp_path / "joint"
+    shutil.copytree(whole, folder)
+    state = checkpoint.read(folder / "last.pt")
+    state["stepper"] = state.pop("training")
+    checkpoint.save(folder / "last.pt", {k: v for k, v in state.items() if k != "format"})
+    before = (folder / "result.json").read_bytes()
+    (folder / "result-last.json").unlink()
+    main.main(["--phase", "test", "--weights", str(folder / "last.pt"), "--device", "cpu"])
+    assert (folder / "result.json").read_bytes() == before
+    assert (folder / "result-last.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [

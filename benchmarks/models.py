@@ -51,16 +51,20 @@ def clips_of(config: Config, frames: int, device: torch.device) -> Tensor:
 
 
 def training(net: nn.Module, clips: Tensor, amp: str) -> Callable[[], None]:
-    """Return one training step of the recipe: forward, cross entropy, backward, SGD."""
+    """Return one training step of the recipe: forward, cross entropy, backward, SGD.
+
+    The mean of each extra output is part of the loss, so that these are trained too.
+    """
     optimizer = torch.optim.SGD(
         net.parameters(), lr=1e-4, momentum=0.9, nesterov=True, weight_decay=5e-4
     )
 
     def step() -> None:
         with autocast(amp, clips.device):
-            logits = net(clips)
+            logits, _, extra = net(clips, outputs=True)
         labels = torch.arange(len(clips), device=clips.device) % logits.shape[1]
         loss = F.cross_entropy(logits.float(), labels)
+        loss = sum((value.float().mean() for value in extra.values()), loss)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -146,23 +146,29 @@ class PlainDynamicConv(nn.Module):
         mean = x.mean(-2, keepdim=True)
         return self.conv1(mean), self.conv2(mean)
 
+    def relations(self, x: Tensor) -> Tensor:
+        x1, x2 = (part.mean(-2).unflatten(1, (len(self.matrix), -1)) for part in self.embed(x))
+        inter = torch.tanh(x1.unsqueeze(-1) - x2.unsqueeze(-2)) * self.alpha[0]
+        intra = torch.einsum("nkcv,nkcw->nkvw", x1, x2).softmax(-2) * self.beta[0]
+        return inter + intra[:, :, None]
+
     def forward(self, x: Tensor) -> Tensor:
         n, _, t, v = x.shape
-        k = len(self.matrix)
-        y = self.pre(x).reshape(n, k, -1, t, v)
-        x1, x2 = (part.mean(-2).reshape(n, k, -1, v) for part in self.embed(x))
-        a = self.matrix[None, :, None]
-        a = torch.tanh(x1.unsqueeze(-1) - x2.unsqueeze(-2)) * self.alpha[0] + a
-        a = a + torch.einsum("nkcv,nkcw->nkvw", x1, x2).softmax(-2)[:, :, None] * self.beta[0]
+        y = self.pre(x).reshape(n, len(self.matrix), -1, t, v)
+        a = self.relations(x) + self.matrix[None, :, None]
         y = torch.einsum("nkctv,nkcvw->nkctw", y, a).contiguous()
         return torch.relu(self.norm(self.post(y.reshape(n, -1, t, v))) + self.down(x))
 
 
 class PlainPrototypeConv(PlainDynamicConv):
-    """ProtoGCN: the same, embedded in every frame and averaged after that."""
+    """ProtoGCN: the same, embedded in every frame and averaged after that; keeps its relations."""
 
     def embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.conv1(x), self.conv2(x)
+
+    def relations(self, x: Tensor) -> Tensor:
+        self.related = super().relations(x)
+        return self.related
 
 
 class PlainDynamicTemporal(PlainMultiScale):
@@ -254,8 +260,34 @@ class Plain(nn.Module):
         x = self.data_norm(x.reshape(n if self.norm_persons else n * m, -1, t))
         x = x.view(n, m, v, c, t).permute(0, 1, 3, 4, 2).reshape(n * m, c, t, v)
         features = self.blocks(x).mean((2, 3)).view(n, m, -1).mean(1)
-        logits = self.fc(features)
-        return Output(logits, features, {}) if outputs else logits
+        logits, extra = self.fc(features), self.extra(n)
+        return Output(logits, features, extra) if outputs else logits
+
+    def extra(self, clips: int) -> dict[str, Tensor]:
+        return {}
+
+
+class PlainProtoGCN(Plain):
+    """ProtoGCN reconstructs the last graphs from its prototypes, asked for or not."""
+
+    def __init__(self, name: str, num_class: int = 60, base_channels: int | None = None):
+        super().__init__(name, num_class, base_channels)
+        width, prototypes = self.fc.in_features, 400
+        self.query = nn.Linear(width, prototypes, bias=False)
+        self.memory = nn.Linear(prototypes, width, bias=False)
+        self.dropout = nn.Dropout(0.1)
+        self.post = nn.Sequential(*pointwise(width, width))
+        self.embed = nn.Linear(25**2, 256)
+
+    def extra(self, clips: int) -> dict[str, Tensor]:
+        last = self.blocks[-1].spatial
+        assert isinstance(last, PlainPrototypeConv)
+        related = last.related.flatten(1, 2).unflatten(0, (clips, -1)).mean(1)
+        n, c, v, _ = related.shape
+        entries = self.query(related.view(n, c, -1).transpose(1, 2)).softmax(-1)
+        entries = self.dropout(self.memory(entries)).transpose(1, 2).reshape(n, c, v, v)
+        graphs = self.post(entries).mean(1).view(n, -1)
+        return {"graph": graphs, "embedding": self.embed(graphs)}
 
 
 class PlainInfoGCN(nn.Module):
@@ -309,7 +341,7 @@ def plain_config(config: Config) -> Config:
         raise InputError(f"--plain: there is a plain form of {', '.join(UNITS)}, not of {backbone}")
     kept = {"num_class", "base_channels"} & config.model_args.keys()
     model_args = {"name": backbone, **{key: config.model_args[key] for key in kept}}
-    kind = "PlainInfoGCN" if backbone == "infogcn" else "Plain"
+    kind = {"protogcn": "PlainProtoGCN", "infogcn": "PlainInfoGCN"}.get(backbone, "Plain")
     return config.replace(
         model=f"benchmarks.plain.{kind}", model_args=model_args, amp="off", compile=False
     )

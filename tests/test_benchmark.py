@@ -172,13 +172,19 @@ def test_a_network_without_a_plain_form_is_refused(tiny, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", UNITS)
-def test_a_plain_network_has_as_many_parameters_as_the_backbone(name):
-    args = {"num_prototype": 0} if name == "protogcn" else {}  # of which the plain one has none
-    own = config.Config(model=f"model.{name}.Model", model_args=args)
+def test_a_plain_network_has_the_parameters_and_outputs_of_the_backbone(name):
+    own = config.Config(model=f"model.{name}.Model")
     plain, model = (make_model(each).eval() for each in (plain_config(own), own))
     sizes = [sum(each.numel() for each in net.parameters()) for net in (plain, model)]
     assert sizes[0] == sizes[1]
-    assert plain(torch.randn(2, 2, 16, 25, 3)).shape == (2, 60)
+    clips = torch.randn(2, 2, 16, 25, 3)
+    assert plain(clips).shape == (2, 60)
+    if name == "protogcn":
+        shapes = [
+            {key: value.shape for key, value in net(clips, outputs=True).extra.items()}
+            for net in (plain, model)
+        ]
+        assert shapes[0] == shapes[1]
 
 
 @pytest.mark.slow

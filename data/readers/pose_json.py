@@ -61,52 +61,53 @@ def read_clip(file: JsonFile) -> ClipFile | None:
 def read_openpose(folder: Path, persons: int = 2) -> ClipFile:
     """Return the clip in OpenPose's folder of one numbered JSON file per frame.
 
-    Of persons that are not tracked, it has the first `persons` of each frame; see `_persons_apart`.
+    Of persons that are not tracked, it has the first `persons` of each frame; see `_recording`.
     Absent ones are zero; NaN stays. InputError names a file that has another form.
     """
-    paths = sorted(folder.glob("*.json"), key=lambda path: natural_order(path.name))
-    _check_one_recording(folder, [path.name for path in paths], "folder")
-    frames = [_people(JsonFile(path)) for path in paths]
-    sizes = sorted({len(pose) for people in frames for _, pose in people})
-    if not sizes:
-        raise InputError(f"{folder}: no people in any .json file")
-    if len(sizes) > 1:
-        raise InputError(f"{folder}: people with {' and '.join(map(str, sizes))} joints")
-    joints, is_tracked, doubt = _persons_apart(frames, [str(path) for path in paths], "person_id")
-    if not is_tracked:
-        absent = max(0, persons - joints.shape[1])
-        joints = np.pad(joints[:, :persons], ((0, 0), (0, absent), (0, 0), (0, 0)))
-    return _recording(ClipFile(joints, doubt=doubt), [path.stem for path in paths])
+    frames = {path.name: _people(JsonFile(path)) for path in sorted(folder.glob("*.json"))}
+    clip, is_tracked = _recording(folder, frames, "person_id", "folder")
+    if is_tracked:
+        return clip
+    absent = max(0, persons - clip.joints.shape[1])
+    joints = np.pad(clip.joints[:, :persons], ((0, 0), (0, absent), (0, 0), (0, 0)))
+    return replace(clip, joints=joints)
 
 
-def _persons_apart(
-    frames: Sequence[Sequence[Person]], places: Sequence[str], key: str
-) -> tuple[np.ndarray, bool, str]:
-    """Return the clip (T, M, V, 3), whether its persons are tracked, and a doubt.
+def _recording(
+    source: Path, frames: dict[str, list[Person]], key: str, home: str
+) -> tuple[ClipFile, bool]:
+    """Return the clip of frames by name, sorted by number, and whether its persons are tracked.
 
-    If all persons have a number, each keeps its index in all frames, sorted by total score. Else
-    those of each frame are sorted by score. `places` and `key` are for the InputError if two
-    persons of a frame have the same number.
+    If all persons have a number (the `key` in the files), each keeps its index in all frames,
+    sorted by total score. Else those of each frame are sorted by score. The doubt says which
+    frames are missing. `home` is what a recording should have of its own (see
+    `_check_one_recording`).
     """
-    is_tracked = all(number is not None for people in frames for number, _ in people)
-    if not is_tracked:
-        best_first = [sorted(people, key=lambda found: -_score(found[1])) for people in frames]
-        joints = to_clip([dict(enumerate(p for _, p in people)) for people in best_first], _score)
-        return joints, False, UNTRACKED if joints.shape[1] > 1 else ""
-    tracked = [dict(people) for people in frames]
-    for found, people, place in zip(tracked, frames, places):
-        if len(found) < len(people):
-            raise InputError(f"{place}: two persons have the same {key}")
-    return to_clip(tracked, _score), True, ""
-
-
-def _recording(clip: ClipFile, stems: Sequence[str]) -> ClipFile:
-    """Return a clip with the numbers of its frames, from their names, and which are missing."""
-    found = [number for stem in stems if (number := _frame_number(stem)) is not None]
-    doubt = "; ".join(filter(None, (_gaps(found), clip.doubt)))
-    if len(found) < len(stems) or max(found) > LAST_FRAME:
-        return replace(clip, doubt=doubt)
-    return replace(clip, doubt=doubt, frames=np.array(found))
+    names = sorted(frames, key=natural_order)
+    _check_one_recording(source, names, home)
+    sizes = sorted({len(pose) for people in frames.values() for _, pose in people})
+    if len(sizes) != 1:
+        found = f"people with {' and '.join(map(str, sizes))} joints" if sizes else "no people"
+        raise InputError(f"{source}: contains {found}")
+    is_tracked = all(number is not None for people in frames.values() for number, _ in people)
+    persons: list[dict[Any, np.ndarray]] = []
+    for name in names:
+        people = frames[name]
+        if is_tracked:
+            persons.append(dict(people))
+        else:
+            best_first = sorted(people, key=lambda found: -_score(found[1]))
+            persons.append({place: pose for place, (_, pose) in enumerate(best_first)})
+        if len(persons[-1]) < len(people):
+            raise InputError(f"{source}: {name}: two persons have the same {key}")
+    joints = to_clip(persons, _score)
+    stems = [PurePosixPath(name).stem for name in names]
+    numbers = [number for stem in stems if (number := _frame_number(stem)) is not None]
+    untracked = "" if is_tracked or joints.shape[1] < 2 else UNTRACKED
+    doubt = "; ".join(filter(None, (_gaps(numbers), untracked)))
+    is_numbered = len(numbers) == len(names) and max(numbers) <= LAST_FRAME
+    clip = ClipFile(joints, doubt=doubt, frames=np.array(numbers) if is_numbered else None)
+    return clip, is_tracked
 
 
 def _gaps(numbers: Sequence[int]) -> str:
@@ -153,8 +154,7 @@ def _check_one_recording(source: Path, names: Iterable[str], home: str) -> None:
 
 
 def _people(file: JsonFile) -> list[Person]:
-    """Return the persons in one OpenPose frame, without empty poses; untracked ones have the number
-    -1, or an empty or no list."""
+    """Return the persons in one OpenPose frame, without empty poses."""
     people = []
     for place, person in enumerate(file.get_list("people")):
         keys = [key for key in OPENPOSE_KEYS if isinstance(person, dict) and key in person]
@@ -164,14 +164,13 @@ def _people(file: JsonFile) -> list[Person]:
         if pose is None:
             file.fail(f"person {place}: {NO_POSE}")
         if len(pose):
-            number = _person(person.get("person_id"))
-            people.append((number if number is not None and number >= 0 else None, pose))
+            people.append((_person(person.get("person_id")), pose))
     return people
 
 
 def _triples(values: Any) -> np.ndarray | None:
     """Return [x, y, score, ...] as (V, 3) float32, None if it is anything else."""
-    flat = to_numbers(values, finite=False)
+    flat = to_numbers(values)
     return (
         flat.reshape(-1, 3) if flat is not None and flat.ndim == 1 and not len(flat) % 3 else None
     )
@@ -194,21 +193,15 @@ def _alphapose(file: JsonFile) -> ClipFile:
         people = poses.setdefault(str(entry["image_id"]).replace("\\", "/"), [])
         if len(pose):
             people.append((_person(entry.get("idx")), pose))
-    sizes = sorted({len(pose) for people in poses.values() for _, pose in people})
-    if len(sizes) != 1:
-        file.fail(f"people with {' and '.join(map(str, sizes)) or 'no'} joints")
-    names = sorted(poses, key=natural_order)
-    _check_one_recording(file.path, names, "file")
-    images = [f"{file.path}: image {name}" for name in names]
-    joints, _, doubt = _persons_apart([poses[name] for name in names], images, "idx")
-    clip = ClipFile(joints, "coco" if sizes[0] == 17 else None, doubt=doubt)
-    return _recording(clip, [PurePosixPath(name).stem for name in names])
+    clip, _ = _recording(file.path, poses, "idx", "file")
+    return replace(clip, layout="coco" if clip.joints.shape[2] == 17 else None)
 
 
-def _person(idx: Any) -> float | None:
-    """Return the number of a tracked person, also written as [0.0]; None if there is none."""
-    flat = to_numbers(idx)
-    return float(flat.ravel()[0]) if flat is not None and flat.size == 1 else None
+def _person(said: Any) -> float | None:
+    """Return the number of a tracked person, also written as [0.0]; None if it is -1 or missing."""
+    flat = to_numbers(said)
+    is_number = flat is not None and flat.size == 1 and 0 <= flat.item() < np.inf
+    return flat.item() if flat is not None and is_number else None
 
 
 def _persons(frame: Any) -> list[list[Any]]:
@@ -230,8 +223,8 @@ def _landmarks(file: JsonFile) -> np.ndarray:
     joints = np.zeros((len(frames), most_people, len(max(frames, key=len)[0]), len(keys)))
     for t, people in enumerate(frames):
         for place, person in enumerate(people):
-            values = to_numbers([[point[key] for key in keys] for point in person], finite=False)
+            values = to_numbers([[point[key] for key in keys] for point in person])
             if values is None or values.shape != joints.shape[2:]:
-                file.fail(f"frame {t}: expected {joints.shape[2]} landmarks of finite numbers")
+                file.fail(f"frame {t}: expected {joints.shape[2]} landmarks of numbers")
             joints[t, place] = values
     return joints

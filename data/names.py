@@ -65,6 +65,14 @@ def parse(name: str, where: str | Path = "") -> tuple[int, dict[str, int]]:
     )
 
 
+def columns_of(name: str, label: int, where: str | Path) -> dict[str, int]:
+    """Return the columns of `parse`; InputError also if the name says another label."""
+    expected, columns = parse(name, where)
+    if label != expected:
+        raise InputError(f"{where}: {name}: label is {label}, but {expected} in the name")
+    return columns
+
+
 def decode_file(path: Path) -> str:
     """Return the text of a file in UTF-8, UTF-16 or cp1252; InputError for other content.
 

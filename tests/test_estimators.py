@@ -139,7 +139,7 @@ def test_what_a_file_says_of_its_clip_is_read(tmp_path: Path, suffix: str) -> No
             clip = clip_file.read(path)
             assert (clip.layout, clip.image_size) == ("h36m", (1080, 1920))
         else:
-            with pytest.raises(InputError, match="image_size must be height and width, not"):
+            with pytest.raises(InputError, match=r"image_size is .*, not \(height, width\) in pix"):
                 clip_file.read(path)
 
 
@@ -183,7 +183,7 @@ def test_an_empty_pose_is_nobody_and_the_old_key_is_read(tmp_path: Path) -> None
             "the pose is not a list of x, y, score",
         ),
         ('{"people": 3}', "'people' is missing or not a list"),
-        ('{"people": []}', "no people in any .json file"),
+        ('{"people": []}', "contains no people"),
         ("{", "0.json: line 1"),
     ],
 )
@@ -213,7 +213,7 @@ def test_alphapose_persons_keep_their_index(tmp_path: Path) -> None:
     loose = [("f2.jpg", None, 9), ("f2.jpg", None, 4), ("f10.jpg", None, 3)]
     clip = clip_file.read(alphapose(tmp_path / "b.json", loose))
     assert clip.joints[:, :, 0, 0].tolist() == [[4, 9], [3, 0]]  # sorted by score
-    with pytest.raises(InputError, match=r"c.json: image 1.jpg: two persons have the same idx"):
+    with pytest.raises(InputError, match=r"c.json: 1.jpg: two persons have the same idx"):
         clip_file.read(alphapose(tmp_path / "c.json", [("1.jpg", 0, 1), ("1.jpg", 0, 2)]))
     (tmp_path / "d.json").write_text('[\n{"keypoints": [1, 2, 3]}]')
     with pytest.raises(InputError, match=r"d.json: element 0 has no 'image_id'"):

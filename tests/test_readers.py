@@ -267,7 +267,7 @@ def test_ctrgcn_names_are_restored(tmp_path: Path, capsys) -> None:
     assert run(*argv) == 0
     store = Store.open(tmp_path / "s")
     for name, clip in clips.items():
-        (row,) = store.rows_of([name])
+        (row,) = store.rows_of([name], "list")
         np.testing.assert_array_equal(store.clip(row), normalize.upright(clip))
     train, _ = protocols.split(store, "ntu60-xsub")
     assert sorted(store.names[train]) == [NAMES[0], NAMES[1], NAMES[3]]

@@ -25,7 +25,6 @@ from data.tracks import to_clip
 from errors import InputError
 
 OPENPOSE_KEYS = ("pose_keypoints_2d", "pose_keypoints")
-NO_POSE = "the pose is not a list of x, y, score, x, y, score, ..."
 RELATIVE = (1, 1)  # image size for positions relative to the image (0 to 1)
 UNTRACKED = (
     "several persons in a frame are not tracked, so they can change places between frames; assign "
@@ -80,11 +79,10 @@ def _recording(
 
     If all persons have a number (the `key` in the files), each keeps its index in all frames,
     sorted by total score. Else those of each frame are sorted by score. The doubt says which
-    frames are missing. `home` is what a recording should have of its own (see
-    `_check_one_recording`).
+    frames are missing. `home`: see `_frame_numbers`.
     """
     names = sorted(frames, key=natural_order)
-    _check_one_recording(source, names, home)
+    numbers = _frame_numbers(source, names, home)
     sizes = sorted({len(pose) for people in frames.values() for _, pose in people})
     if len(sizes) != 1:
         found = f"people with {' and '.join(map(str, sizes))} joints" if sizes else "no people"
@@ -101,8 +99,6 @@ def _recording(
         if len(persons[-1]) < len(people):
             raise InputError(f"{source}: {name}: two persons have the same {key}")
     joints = to_clip(persons, _score)
-    stems = [PurePosixPath(name).stem for name in names]
-    numbers = [number for stem in stems if (number := _frame_number(stem)) is not None]
     untracked = "" if is_tracked or joints.shape[1] < 2 else UNTRACKED
     doubt = "; ".join(filter(None, (_gaps(numbers), untracked)))
     is_numbered = len(numbers) == len(names) and max(numbers) <= LAST_FRAME
@@ -125,55 +121,53 @@ def _gaps(numbers: Sequence[int]) -> str:
     )
 
 
-def _frame_number(stem: str) -> int | None:
-    """Return the number of a frame: the last one in its name without the ending."""
-    found = re.findall(r"\d+", stem)
-    return int(found[-1]) if found else None
+def _frame_numbers(source: Path, names: Iterable[str], home: str) -> list[int]:
+    """Return the numbers of frames, the last ones in their names, which may be below folders.
 
-
-def _check_one_recording(source: Path, names: Iterable[str], home: str) -> None:
-    """Raise InputError if names of frames, which may be below folders, differ in more than the last
-    number, or a number comes twice; `home` is what a recording should have of its own."""
+    InputError if names differ in more than that, or a number comes twice; `home` is what a
+    recording should have of its own.
+    """
     of_number: dict[int, str] = {}
     of_rest: dict[tuple[PurePosixPath, str], str] = {}
     for name in names:
         path = PurePosixPath(name)
         of_rest.setdefault((path.parent, re.sub(r"\d+(?=\D*$)", "", path.stem)), name)
-        number = _frame_number(path.stem)
-        if number is not None and (other := of_number.setdefault(number, name)) != name:
-            raise InputError(
-                f"{source}: frame {number} is found twice, as {other} and {name}; use one {home} "
-                "per recording"
-            )
+        for number in re.findall(r"\d+", path.stem)[-1:]:
+            if (other := of_number.setdefault(int(number), name)) != name:
+                raise InputError(
+                    f"{source}: frame {int(number)} is found twice, as {other} and {name}; use one "
+                    f"{home} per recording"
+                )
     if len(of_rest) > 1:
         first, second, *_ = of_rest.values()
         raise InputError(
             f"{source}: {first} and {second} differ in more than the number of the frame; give "
             f"every recording a {home} of its own"
         )
+    return list(of_number)
 
 
 def _people(file: JsonFile) -> list[Person]:
     """Return the persons in one OpenPose frame, without empty poses."""
-    people = []
+    people: list[Person] = []
     for place, person in enumerate(file.get_list("people")):
         keys = [key for key in OPENPOSE_KEYS if isinstance(person, dict) and key in person]
         if not keys:
             file.fail(f"person {place} has no {OPENPOSE_KEYS[0]!r}")
-        pose = _triples(person[keys[0]])
-        if pose is None:
-            file.fail(f"person {place}: {NO_POSE}")
-        if len(pose):
-            people.append((_person(person.get("person_id")), pose))
+        people += _person(file, f"person {place}", person.get("person_id"), person[keys[0]])
     return people
 
 
-def _triples(values: Any) -> np.ndarray | None:
-    """Return [x, y, score, ...] as (V, 3) float32, None if it is anything else."""
-    flat = to_numbers(values)
-    return (
-        flat.reshape(-1, 3) if flat is not None and flat.ndim == 1 and not len(flat) % 3 else None
-    )
+def _person(file: JsonFile, place: str, number: Any, keypoints: Any) -> list[Person]:
+    """Return a person, none for an empty pose; a tracked one has a number, also written as [0.0],
+    and not -1."""
+    pose, said = to_numbers(keypoints), to_numbers(number)
+    if pose is None or pose.ndim != 1 or len(pose) % 3:
+        file.fail(f"{place}: the pose is not a list of x, y, score, x, y, score, ...")
+    tracked = None
+    if said is not None and said.size == 1 and 0 <= said.item() < np.inf:
+        tracked = said.item()
+    return [(tracked, pose.reshape(-1, 3))] if len(pose) else []
 
 
 def _score(pose: np.ndarray) -> float:
@@ -187,21 +181,10 @@ def _alphapose(file: JsonFile) -> ClipFile:
     for row, entry in enumerate(file.content):
         if "image_id" not in entry:
             file.fail(f"element {row} has no 'image_id'")
-        pose = _triples(entry["keypoints"])
-        if pose is None:
-            file.fail(f"element {row}: {NO_POSE}")
         people = poses.setdefault(str(entry["image_id"]).replace("\\", "/"), [])
-        if len(pose):
-            people.append((_person(entry.get("idx")), pose))
+        people += _person(file, f"element {row}", entry.get("idx"), entry["keypoints"])
     clip, _ = _recording(file.path, poses, "idx", "file")
     return replace(clip, layout="coco" if clip.joints.shape[2] == 17 else None)
-
-
-def _person(said: Any) -> float | None:
-    """Return the number of a tracked person, also written as [0.0]; None if it is -1 or missing."""
-    flat = to_numbers(said)
-    is_number = flat is not None and flat.size == 1 and 0 <= flat.item() < np.inf
-    return flat.item() if flat is not None and is_number else None
 
 
 def _persons(frame: Any) -> list[list[Any]]:

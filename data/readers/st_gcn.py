@@ -22,7 +22,6 @@ from errors import InputError
 from files import reading
 
 LAYOUTS = {25: "ntu_rgb_d", 18: "openpose"}
-NORMALIZATIONS = {"ntu_rgb_d": "upright", "openpose": "st-gcn"}
 ARRAYS = ("data_joint", "data")  # name in 2s-AGCN, in st-gcn
 NECK, HIPS = 1, (8, 11)  # of OpenPose's 18 joints
 LOOKED_AT = 200  # clips per array
@@ -74,7 +73,7 @@ def reader(args: argparse.Namespace) -> Raw:
         layout=layout,
         class_names=class_names,
         shape=(persons, num_joints, 3),
-        meta={"normalization": NORMALIZATIONS[layout]},
+        meta={"normalization": normalize.USUAL[layout]},
     )
 
 

@@ -107,6 +107,7 @@ class Feeder:
         kind = self.stream.kind if self.sampled_motion else stream
         self.process = Stream(kind, self.skeleton, self.channels, self.device)
         self.source = Source(store, rows, None if box else self.process, self.device, resident)
+        self.where = self.source.where  # the frames are stored, for the log
         self.table = None if train else self._table()
 
     def _check(self, store: Store, rows: np.ndarray) -> None:
@@ -148,11 +149,6 @@ class Feeder:
         lengths, entry = self.source.lengths.unique(return_inverse=True)
         chosen = [self.choice.test(length, self.frames, self.clips) for length in lengths.tolist()]
         return torch.from_numpy(np.stack(chosen)), entry
-
-    @property
-    def where(self) -> str:
-        """Where the frames are stored, for the log."""
-        return self.source.where
 
     def with_clips(self, clips: int) -> Feeder:
         """Return a test feeder of the same frames, not loaded again, with `clips` per sample."""

@@ -99,16 +99,12 @@ class Source:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
             frames = torch.from_numpy(store.joints)  # shares its memory, which is never written to
+        self.lengths = lengths  # frames of each clip, (n,) int64
         self.mapped = Clips(frames, starts, lengths)
         self.nbytes = int(lengths.sum()) * self.mapped.frames[0].nbytes
         self.kept: Clips | None = None
         if fits(self.nbytes, device) if resident is None else resident:
             self.kept = self._load()
-
-    @property
-    def lengths(self) -> torch.Tensor:
-        """Frames of each clip, (n,) int64."""
-        return self.mapped.lengths
 
     @property
     def where(self) -> str:

@@ -215,6 +215,9 @@ def test_alphapose_persons_keep_their_index(tmp_path: Path) -> None:
     assert clip.joints[:, :, 0, 0].tolist() == [[4, 9], [3, 0]]  # sorted by score
     with pytest.raises(InputError, match=r"c.json: 1.jpg: two persons have the same idx"):
         clip_file.read(alphapose(tmp_path / "c.json", [("1.jpg", 0, 1), ("1.jpg", 0, 2)]))
+    lost = [("1.jpg", -1, 4), ("1.jpg", -1, 9)]  # no track
+    clip = clip_file.read(alphapose(tmp_path / "e.json", lost))
+    assert clip.joints[:, :, 0, 0].tolist() == [[4, 9]] and "are not tracked" in clip.doubt
     (tmp_path / "d.json").write_text('[\n{"keypoints": [1, 2, 3]}]')
     with pytest.raises(InputError, match=r"d.json: element 0 has no 'image_id'"):
         clip_file.read(tmp_path / "d.json")
@@ -314,6 +317,12 @@ def test_st_gcn_clip_is_relative_to_the_image(tmp_path: Path) -> None:
     argv = ["--from", "openpose-18", "--to", "openpose", str(path), "--out", str(out)]
     assert run_command(convert.main, argv) == 0
     np.testing.assert_allclose(clip_file.read(out).joints[0, 0, :, :2], 2 * person - 1, atol=1e-6)
+    frames[1]["skeleton"][0]["score"][3] = None
+    path.write_text(json.dumps({"data": frames}))
+    with pytest.raises(InputError, match="1 of 4 frames have a joint that is NaN"):
+        clip_file.read(path)
+    joints = clip_file.read(path, "zero").joints
+    assert not joints[0, 0, 3].any() and joints[0, 0, 4].any()
 
 
 def test_single_openpose_frame_is_rejected(tmp_path: Path) -> None:

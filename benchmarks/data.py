@@ -163,7 +163,7 @@ def plain_pickle(path: Path, out: Path, number: int) -> float:
 def compare(ours: Path, plain: Path, tolerance: float = 0) -> None:
     """Print that two stores agree in the samples of `plain`; AssertionError if they do not."""
     store, other = Store.open(ours), Store.open(plain)
-    for row, same in enumerate(store.rows_of(other.names.tolist())):
+    for row, same in enumerate(store.rows_of(other.names.tolist(), plain)):
         np.testing.assert_allclose(
             store.clip(same), other.clip(row), rtol=0, atol=tolerance, err_msg=other.names[row]
         )

@@ -11,7 +11,7 @@ import numpy as np
 
 from data import measure
 from data.names import natural_order
-from data.readers import LAST_FRAME, ClipFile, pose_json
+from data.readers import LAST_FRAME, ClipFile, image_size, pose_json
 from data.readers.json_file import JsonFile
 from data.readers.ntu import choose_bodies
 from data.readers.skeleton_file import parse
@@ -80,8 +80,12 @@ def read(path: str | Path, nan: str = "refuse", score: int | None = None) -> Cli
         raise InputError(f"{path}: no such file or folder")
     if not is_clip(path):
         raise InputError(f"{path}: not a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
+    suffix = path.suffix.lower()
     with reading(path, "cannot be read as a clip"):
-        return _READERS[path.suffix.lower()](path, nan, score)
+        clip = _READERS[suffix](path)
+        if suffix != ".skeleton":  # which is finite, and has no frames if there is no body
+            clip = replace(clip, joints=as_clip(clip.joints, str(path), nan, score))
+    return clip
 
 
 def save(path: Path, clip: ClipFile) -> None:
@@ -134,53 +138,46 @@ def interpolated(joints: np.ndarray, broken: np.ndarray, score: int | None = Non
     return joints
 
 
-def _skeleton(path: Path, nan: str, score: int | None) -> ClipFile:
+def _skeleton(path: Path) -> ClipFile:
     joints, frames = choose_bodies(parse(path.read_bytes(), str(path)))
     return ClipFile(joints, "ntu_rgb_d", frames=frames)
 
 
-def _json(path: Path, nan: str, score: int | None) -> ClipFile:
+def _json(path: Path) -> ClipFile:
     file = JsonFile(path)
     if (clip := pose_json.read_clip(file)) is not None:
-        return replace(clip, joints=as_clip(clip.joints, str(path), nan, score))
-    is_ucla = isinstance(file.content, dict) and "skeletons" in file.content
-    joints = file.joints("skeletons" if is_ucla else "joints", finite=nan == "refuse")
+        return clip
     said = file.content if isinstance(file.content, dict) else {}
-    layout = None if said.get("layout") is None else str(said["layout"])
-    size = _image_size(said.get("image_size"), path)
-    return ClipFile(as_clip(joints, str(path), nan, score), layout, size)
+    joints = file.joints("skeletons" if "skeletons" in said else "joints")
+    layout, size = said.get("layout"), said.get("image_size")
+    return ClipFile(
+        joints,
+        None if layout is None else str(layout),
+        None if size is None else image_size(size, f"{path}: image_size"),
+    )
 
 
-def _image_size(said: Any, path: Path) -> tuple[float, float] | None:
-    """Return the height and width that a file says, if any; InputError if they are none."""
-    if said is None:
-        return None
-    size = np.asarray(said)
-    if size.dtype.kind not in "iuf" or size.shape != (2,) or not (size > 0).all():
-        raise InputError(f"{path}: image_size must be height and width, not {size.tolist()}")
-    height, width = size.tolist()
-    return height, width
+def _npy(path: Path) -> ClipFile:
+    return ClipFile(np.load(path, allow_pickle=False))
 
 
-def _npy(path: Path, nan: str, score: int | None) -> ClipFile:
-    return ClipFile(as_clip(np.load(path, allow_pickle=False), str(path), nan, score))
-
-
-def _npz(path: Path, nan: str, score: int | None) -> ClipFile:
+def _npz(path: Path) -> ClipFile:
     with np.load(path, allow_pickle=False) as file:
         arrays = [key for key in file.files if key not in FACTS]
         if "joints" not in arrays and len(arrays) != 1:
             raise InputError(f"{path}: contains {arrays}, not 'joints' or a single array")
-        joints = as_clip(file["joints" if "joints" in arrays else arrays[0]], str(path), nan, score)
+        joints = file["joints" if "joints" in arrays else arrays[0]]
         layout = str(file["layout"]) if "layout" in file.files else None
-        size = _image_size(file.get("image_size"), path)
-        frames = file["frame_numbers"] if "frame_numbers" in file.files else None
-        fps = file["fps"] if "fps" in file.files else np.zeros(1)
+        size = None
+        if "image_size" in file.files:
+            size = image_size(file["image_size"].tolist(), f"{path}: image_size")
+        frames = file.get("frame_numbers")
+        fps = file.get("fps", np.zeros(1))
     if frames is not None and (
         frames.dtype.kind not in "iu"
         or frames.shape != joints.shape[:1]
-        or not 0 <= frames[0] <= frames[-1] <= LAST_FRAME
-        or (np.diff(frames.astype(np.int64)) < 1).any()
+        or frames.max(initial=0) > LAST_FRAME
+        or (np.diff(frames.astype(np.int64), prepend=-1) < 1).any()
     ):
         raise InputError(
             f"{path}: frame_numbers must be ascending integers, one per frame, up to {LAST_FRAME}"

@@ -46,7 +46,7 @@ FORMS = {
     "kinect-20": graph.load("nw_ucla").joints,
     "h36m-17": graph.load("h36m").joints,
 }
-IN_METERS = {"kinect-25": "ntu_rgb_d", "kinect-20": "nw_ucla", "h36m-17": "h36m"}  # and unchanged
+IN_METERS = ("kinect-25", "kinect-20", "h36m-17")  # and unchanged
 # A joint that the estimator lacks -> the two joints between which it is placed.
 BETWEEN = {"neck": ("left shoulder", "right shoulder")}
 SCORE = 2  # the channel after x and y

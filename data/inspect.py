@@ -176,7 +176,7 @@ def main(argv: list[str]) -> None:
         rows = long_tail.training_rows(
             store, args.protocol, args.training_list, args.imbalance
         ).rows
-    sample = store.rows_of([args.sample])[0] if args.sample else None
+    sample = store.rows_of([args.sample], "--sample")[0] if args.sample else None
     out = args.out or Path("work_dir") / "inspect" / store.path.name
     print(describe(store, rows))
     draw_classes(store, rows, out / "classes.png")

@@ -11,7 +11,6 @@ which was drawn here in the order of its official list of clips.
 from __future__ import annotations
 
 import lzma
-import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -52,10 +51,6 @@ PUBLISHED = {
     "06bc03b7b60cfff7477020595236bff64651e93dbd8aa915c7431e867f2cb3bb": "ntu120-xset 50",
     "cb849477aefd71aa500f9c32f74486f7caa4ef3aa949acadf2c3664eb1353554": "ntu120-xset 100",
 }
-
-
-# Kinds of `left_out` in a store's meta.json.
-WHY_LEFT_OUT = {"nobody": "it has no body", "missing": "excluded by --missing"}
 
 
 @dataclass(frozen=True)
@@ -114,35 +109,6 @@ def draw(
     return np.concatenate(drawn)
 
 
-def _rows_of(samples: Samples, names: list[str], source: str | Path) -> np.ndarray:
-    """Return the rows of names; InputError gives the number of absent names, and a reason."""
-    rows = {name: row for row, name in enumerate(samples.names.tolist())}
-    absent = [name for name in names if name not in rows]
-    if absent:
-        left_out = samples.meta.get("left_out", {})
-        reasons = [_why_absent(name, left_out) for name in absent]
-        known = sum(reason is not None for reason in reasons)
-        listed = f"; left_out of its meta.json lists {known} of them" if left_out else ""
-        raise InputError(
-            f"{source}: {len(absent)} of {len(names)} names are not in {samples.path}{listed}; the "
-            f"first is {absent[0]!r}: {reasons[0] or 'not among the prepared samples'}"
-        )
-    return np.array([rows[name] for name in names], np.int64)
-
-
-def _why_absent(name: str, left_out: dict[str, list[str]]) -> str | None:
-    """Return why data.prepare skipped a sample, None if there is no entry for it."""
-    # An entry begins with the name of the sample or its file: folder/NAME.npy, NAME_skeleton.mat.
-    subject = re.compile(rf"(?:^|[/\\:]){re.escape(name)}(?:[._]\w+)*:")
-    for kind, entries in left_out.items():
-        if kind == "unreadable":
-            if reason := next(filter(subject.search, entries), None):
-                return f"unreadable, {reason}"
-        elif name in entries:
-            return WHY_LEFT_OUT.get(kind, f"skipped ({kind})")
-    return None
-
-
 def list_path(training_list: str, imbalance: float, fold: str | None, seed: int) -> Path:
     """Return the path of a `training_list`.
 
@@ -181,7 +147,7 @@ def training_rows(
         shuffle = seed if is_template and "{seed}" in training_list else None
         make = make and is_template
         made = _make_missing(path, store, protocol, imbalance, fold, shuffle, make)
-    rows = _rows_of(store, sample_names.read(path), path)
+    rows = store.rows_of(sample_names.read(path), path)
     foreign = rows[~np.isin(rows, train)]
     if len(foreign):
         part = f" in fold {fold}" if fold else ""
@@ -261,13 +227,14 @@ def make_list(
     """
     rule, name = protocols.get(protocol), protocols.resolve(protocol)
     is_own = own_order or fold is not None or shuffle_classes is not None
-    if name in SHIPPED and not is_own and "list_index" not in store.columns:
-        largest = rule.n_max if n_max is None else n_max
-        assert largest is not None and rule.num_class is not None  # of every list in SHIPPED
-        names = shipped_part(name, counts(largest, imbalance, rule.num_class, profile))
-        return _training_list(store, _rows_of(store, names, f"the included list of {name}"))
-    train, _ = protocols.split(store, protocol, fold)
-    labels = store.labels[train]
+    is_shipped = name in SHIPPED and not is_own and "list_index" not in store.columns
+    if is_shipped:
+        source = shipped(name)
+        train = np.arange(len(source.names))
+    else:
+        source = store
+        train, _ = protocols.split(store, protocol, fold)
+    labels = source.labels[train]
     available = np.bincount(labels, minlength=rule.num_class or 0)
     random = np.random.RandomState(shuffle_classes or 0)
     order = random.permutation(len(available)) if shuffle_classes is not None else None
@@ -278,10 +245,14 @@ def make_list(
     def where(label: int) -> str:
         known = store.meta.get("class_names", [])
         called = f" ({known[label]})" if label < len(known) else ""
-        return f"{store.path}: class {label}{called}"
+        hint = " (for --imbalance 10 or more; --own-order draws another)" if is_shipped else ""
+        return f"{source.path}{hint}: class {label}{called}"
 
     kept = class_sizes(available, imbalance, profile, n_max, rule.natural, order, where)
-    return _training_list(store, train[draw(labels, kept, random)])
+    rows = train[draw(labels, kept, None if is_shipped else random)]
+    if is_shipped:  # shuffled already
+        rows = store.rows_of(source.names[rows].tolist(), f"the included list of {name}")
+    return _training_list(store, rows)
 
 
 def class_sizes(
@@ -320,7 +291,7 @@ def class_sizes(
         label = int(short[0])
         raise InputError(
             f"{where(label)} has {available[label]} training samples, but the list needs "
-            f"{wanted[label]}; lower --n-max"
+            f"{wanted[label]}; lower --n-max or raise --imbalance"
         )
     return np.minimum(wanted, available)
 
@@ -332,22 +303,6 @@ def shipped(protocol: str) -> Samples:
     names = (lzma.decompress(content) if path.suffix == ".xz" else content).decode().split()
     labels = np.array([sample_names.parse(name)[0] for name in names], np.int64)
     return Samples(path=path, names=np.array(names), labels=labels)
-
-
-def shipped_part(protocol: str, kept: np.ndarray) -> list[str]:
-    """Return the first kept[c] names of each class c of an included list.
-
-    InputError if a class has fewer names.
-    """
-    whole = shipped(protocol)
-    has = np.bincount(whole.labels, minlength=len(kept))
-    if (has < kept).any():
-        label = int((has < kept).argmax())
-        raise InputError(
-            f"{protocol}: the included lists have at most {has[label]} samples of class {label}, "
-            f"not {kept[label]}; use --imbalance 10 or more, or --own-order for a list of your own"
-        )
-    return whole.names[draw(whole.labels, kept)].tolist()
 
 
 def main(argv: list[str]) -> None:

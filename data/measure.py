@@ -163,7 +163,12 @@ def clip_of(values: Any, where: str) -> np.ndarray:
         )
     if 0 in joints.shape:
         raise InputError(f"{where}: is empty, shape {joints.shape}")
-    check_axes(joints, where)
+    frames, persons = joints.shape[:2]
+    if persons > max(frames, MOST_PERSONS):  # as in PYSKL's pickles
+        raise InputError(
+            f"{where}: {frames} frames with {persons} persons, shape {joints.shape}; the axes must "
+            "be (frames, persons, joints, channels): swap the first two"
+        )
     if joints.dtype == np.float16:
         return joints
     with np.errstate(over="ignore"):
@@ -185,16 +190,6 @@ def check_lost(joints: np.ndarray, where: str) -> None:
         raise InputError(
             f"{where}: {lost} joints are at -1 in all channels; write 0 for joints that were not "
             "found"
-        )
-
-
-def check_axes(joints: np.ndarray, where: str) -> None:
-    """Raise InputError if a clip seems to be (M, T, V, C), as in PYSKL's pickles."""
-    frames, persons = joints.shape[:2]
-    if persons > max(frames, MOST_PERSONS):
-        raise InputError(
-            f"{where}: {frames} frames with {persons} persons, shape {joints.shape}; the axes must "
-            "be (frames, persons, joints, channels): swap the first two"
         )
 
 

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from errors import InputError
+from errors import InputError, nearest
 from files import reading
 
 NTU = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})")
@@ -29,6 +29,8 @@ NW_UCLA_ACTIONS = (1, 2, 3, 4, 5, 6, 8, 9, 11, 12)  # aXX of class 0, 1, ...; 7 
 MANY_CLASSES = 100_000
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d+)?", re.IGNORECASE)
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
+# Kinds of `left_out` in a store's meta.json.
+WHY_LEFT_OUT = {"nobody": "it has no body", "missing": "excluded by --missing"}
 CLASS_NAMES = Path(__file__).parent / "class_names"
 
 
@@ -41,6 +43,38 @@ class Samples:
     labels: np.ndarray  # (N,) int64
     columns: dict[str, np.ndarray] = field(default_factory=dict)  # each (N,): subject, ..., split
     meta: dict[str, Any] = field(default_factory=dict)  # of a store
+
+    def rows_of(self, names: Sequence[str], source: str | Path) -> np.ndarray:
+        """Return the rows (int64) of these names, in their order.
+
+        InputError, which begins with `source`, gives the number of absent names, and a reason.
+        """
+        rows = {name: row for row, name in enumerate(self.names.tolist())}
+        if absent := [name for name in names if name not in rows]:
+            left_out = self.meta.get("left_out", {})
+            reasons = [_why_absent(name, left_out) for name in absent]
+            known = sum(reason is not None for reason in reasons)
+            listed = f"; left_out of its meta.json lists {known} of them" if left_out else ""
+            hint = nearest(absent[0], rows) if len(names) == 1 and len(rows) < 10_000 else ""
+            reason = reasons[0] or f"not among the prepared samples{hint}"
+            raise InputError(
+                f"{source}: {len(absent)} of {len(names)} names are not in {self.path}{listed}; "
+                f"the first is {absent[0]!r}: {reason}"
+            )
+        return np.array([rows[name] for name in names], np.int64)
+
+
+def _why_absent(name: str, left_out: dict[str, list[str]]) -> str | None:
+    """Return why data.prepare skipped a sample, None if there is no entry for it."""
+    # An entry begins with the name of the sample or its file: folder/NAME.npy, NAME_skeleton.mat.
+    subject = re.compile(rf"(?:^|[/\\:]){re.escape(name)}(?:[._]\w+)*:")
+    for kind, entries in left_out.items():
+        if kind == "unreadable":
+            if reason := next(filter(subject.search, entries), None):
+                return f"unreadable, {reason}"
+        elif name in entries:
+            return WHY_LEFT_OUT.get(kind, f"skipped ({kind})")
+    return None
 
 
 def parse(name: str, where: str | Path = "") -> tuple[int, dict[str, int]]:
@@ -63,6 +97,14 @@ def parse(name: str, where: str | Path = "") -> tuple[int, dict[str, int]]:
         f"{place}{name!r} is not a sample name of NTU RGB+D (S001C001P001R001A001) "
         "or NW-UCLA (a01_s01_e00_v01)"
     )
+
+
+def columns_of(name: str, label: int, where: str | Path) -> dict[str, int]:
+    """Return the columns of `parse`; InputError also if the name says another label."""
+    expected, columns = parse(name, where)
+    if label != expected:
+        raise InputError(f"{where}: {name}: label is {label}, but {expected} in the name")
+    return columns
 
 
 def decode_file(path: Path) -> str:

@@ -8,8 +8,9 @@ split; here every other child and every other adult is for training.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -104,35 +105,31 @@ def split(store: Samples, protocol: str, fold: str | None = None) -> tuple[np.nd
 
 
 def persons(store: Samples, what: str) -> np.ndarray:
-    """Return the subject (N,) of each sample, as `what` needs it.
-
-    InputError if the samples have none, if it is blank for some, or if one person may have two
-    spellings (1 and 01): then samples of one person could be on both sides of a split.
-    """
+    """Return the subject (N,) of each sample, as `what` needs it; InputError if the samples have
+    none, and as `check_groups`."""
     subjects = _column(store, "subject", what)
-    words = [str(subject) for subject in subjects.tolist()]
-    if "" in words:
-        raise InputError(
-            f"{store.path}: {what} needs the subject of every sample, but that of "
-            f"{store.names[words.index('')]} is empty"
-        )
-    if pair := spelled_twice(words):
-        raise InputError(
-            f"{store.path}: {what}: subjects {pair[0]!r} and {pair[1]!r} may be one person; write "
-            "them alike and prepare the store again"
-        )
+    check_groups(subjects, "subject", lambda row: f"{store.path}: {what}: {store.names[row]}")
     return subjects
 
 
-def spelled_twice(subjects: Iterable[str]) -> tuple[str, str] | None:
-    """Return two spellings of what is probably one subject (1 and 01, Ann and ann), or None."""
+def check_groups(values: Iterable[Any], column: str, where: Callable[[int], str]) -> None:
+    """Raise InputError, which begins with `where(row)`, if a subject is blank or may have two
+    spellings (1 and 01, Ann and ann): one person could be on both sides of a split.
+
+    `values` (N,) are those of `column`, usually `subject`.
+    """
+    words = [str(value) for value in values]
     spellings: dict[int | str, str] = {}
-    for word in sorted(set(subjects)):
+    for word in dict.fromkeys(words):
+        if not word:
+            raise InputError(f"{where(words.index(word))}: its {column} is empty")
         number = names.whole_number(word)
         other = spellings.setdefault(word.strip().casefold() if number is None else number, word)
         if other != word:
-            return other, word
-    return None
+            raise InputError(
+                f"{where(words.index(word))}: {column} {word!r} may be the {column} {other!r} of "
+                "other samples; write them alike and prepare the store again"
+            )
 
 
 def held_out(subjects: np.ndarray, fold: str) -> np.ndarray:

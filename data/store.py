@@ -13,7 +13,7 @@ import os
 import shlex
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +27,7 @@ from data import measure, normalize
 from data.names import Samples
 from data.quality import Figures, Quality, Reading, figures
 from data.readers import EXAMPLES
-from errors import InputError, nearest
+from errors import InputError
 from files import UNREADABLE, replacing, sync_folder, write_json
 
 FORMAT = 1
@@ -131,19 +131,6 @@ class Store(Samples):
         """Return the frames of one clip, (T, M, V, C), as a view."""
         start = self.starts[row]
         return self.joints[start : start + self.lengths[row]]
-
-    @cached_property
-    def _by_name(self) -> dict[str, int]:
-        return {name: row for row, name in enumerate(self.names.tolist())}
-
-    def rows_of(self, names: Iterable[str]) -> np.ndarray:
-        """Return the rows (int64) of these names, in their order; InputError if one is missing."""
-        try:
-            return np.array([self._by_name[name] for name in names], np.int64)
-        except KeyError as error:
-            name = str(error.args[0])
-            hint = nearest(name, self._by_name) if len(self) < 10_000 else ""
-            raise InputError(f"{self.path}: does not contain a sample {name!r}{hint}") from None
 
 
 def is_store(folder: Path) -> bool:

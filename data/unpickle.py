@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from errors import InputError
+from files import reading
 
 _core: Any = np._core  # type: ignore[attr-defined]  # pickles name it, NumPy's types do not
 # The functions that pickles of arrays call, with the module names of NumPy 1 and NumPy 2.
@@ -51,16 +52,14 @@ class _Unpickler(pickle.Unpickler):
 def load(path: str | Path) -> Any:
     """Return the content of a pickle file; InputError if it is damaged or not allowed."""
     path = Path(path)
-    try:
-        with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
+        try:
             return _Unpickler(file, encoding="latin1").load()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except MemoryError:
-        raise InputError(f"{path}: does not fit into memory, or is damaged") from None
-    except InputError as error:
-        raise InputError(f"{path}: cannot be read as a pickle of arrays ({error})") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception as error:  # a damaged pickle can raise any exception
-        raise InputError(f"{path}: is damaged or not a pickle") from error
+        except InputError as error:
+            raise InputError(f"{path}: cannot be read as a pickle of arrays ({error})") from None
+        except MemoryError:
+            raise InputError(f"{path}: does not fit into memory, or is damaged") from None
+        except OSError:  # of the disk
+            raise
+        except Exception as error:  # a damaged pickle can raise any exception
+            raise InputError(f"{path}: is damaged or not a pickle") from error

@@ -38,7 +38,7 @@ class Uniform:
         return frames + 3
 
     def train(self, lengths: torch.Tensor, drawn: torch.Tensor, frames: int) -> torch.Tensor:
-        """Return (N, S, T) for clips of `lengths` (N,), as `uniform_sample` draws them.
+        """Return (N, S, T) for clips of `lengths` (N,), as PYSKL's UniformSample draws them.
 
         `drawn` (N, S, T + 3), uniform in [0, 1): the fraction of the clip, its offset, and T + 1
         values for the jitter of the frames.
@@ -95,27 +95,21 @@ CHOICES: dict[str, type[FrameChoice]] = {"uniform": Uniform, "even": Even}
 
 
 def uniform_sample(
-    length: int,
-    frames: int,
-    clips: int = 1,
-    p_interval: tuple[float, float] = (1, 1),
-    random: np.random.RandomState | None = None,
-    train: bool = False,
+    length: int, frames: int, clips: int = 1, p_interval: tuple[float, float] = (1, 1)
 ) -> np.ndarray:
-    """Return (S, T) frame indices of a clip of `length` frames, spread evenly with random jitter.
+    """Return the (S, T) test frames of a clip of `length` frames, spread evenly with random jitter.
 
-    Values are drawn clip by clip in the order of the released code (PYSKL's UniformSample), from
-    its fixed seed unless `random` is given. `Uniform.train` is the batched form for training.
+    Values are drawn clip by clip, from the fixed seed and in the order of the released code
+    (PYSKL's UniformSample).
     """
-    random = random or np.random.RandomState(TEST_SEED)
+    random = np.random.RandomState(TEST_SEED)
     low, high = p_interval
     chosen = np.empty((clips, frames), np.int64)
     for clip in range(clips):
         part = int((random.rand() * (high - low) + low) * length)
         offset = random.randint(length - part + 1)
         if part < frames:
-            evenly = clip if part < clips else clip * part // clips
-            chosen[clip] = np.arange(frames) + (random.randint(part) if train else evenly)
+            chosen[clip] = np.arange(frames) + (clip if part < clips else clip * part // clips)
         elif part < 2 * frames:
             gaps = np.zeros(frames + 1, np.int64)
             gaps[random.choice(frames + 1, part - frames, replace=False)] = 1

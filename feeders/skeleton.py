@@ -5,8 +5,6 @@ In your own loop:
     feeder = Feeder(Store.open("data/ntu60"), rows, stream="bone", train=True, device="cuda")
     for clips, labels, _ in feeder.batches(torch.randperm(len(feeder)).split(16)):
         ...  # clips (N, M, T, V, C) and labels (N,) on the device
-
-or as a Dataset: DataLoader(Feeder(store, rows, train=True), batch_size=16, num_workers=2).
 """
 
 from __future__ import annotations
@@ -18,7 +16,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 import graph
 from data.store import Store
@@ -57,8 +54,8 @@ class Draws:
     frames: torch.Tensor  # (N, S, D) uniform in [0, 1), for the frame choice
 
 
-class Feeder(Dataset):
-    """Clips of some rows of a store, in batches on the device; also a Dataset of single samples.
+class Feeder:
+    """Clips of some rows of a store, in batches on the device.
 
     Rows are positions within the feeder. In testing a batch depends only on its rows, in training
     also on the generator; it does not depend on the device or on where the frames are stored.
@@ -110,6 +107,7 @@ class Feeder(Dataset):
         kind = self.stream.kind if self.sampled_motion else stream
         self.process = Stream(kind, self.skeleton, self.channels, self.device)
         self.source = Source(store, rows, None if box else self.process, self.device, resident)
+        self.where = self.source.where  # the frames are stored, for the log
         self.table = None if train else self._table()
 
     def _check(self, store: Store, rows: np.ndarray) -> None:
@@ -151,11 +149,6 @@ class Feeder(Dataset):
         lengths, entry = self.source.lengths.unique(return_inverse=True)
         chosen = [self.choice.test(length, self.frames, self.clips) for length in lengths.tolist()]
         return torch.from_numpy(np.stack(chosen)), entry
-
-    @property
-    def where(self) -> str:
-        """Where the frames are stored, for the log."""
-        return self.source.where
 
     def with_clips(self, clips: int) -> Feeder:
         """Return a test feeder of the same frames, not loaded again, with `clips` per sample."""
@@ -264,14 +257,3 @@ class Feeder(Dataset):
 
     def __len__(self) -> int:
         return len(self.names)
-
-    def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
-        """Return (clip (M, T, V, C), label); (S, M, T, V, C) with several clips per sample."""
-        return self.__getitems__([range(len(self))[row]])[0]
-
-    def __getitems__(self, rows: list[int]) -> list[tuple[torch.Tensor, int]]:
-        """Return the samples at `rows`, a whole batch of a DataLoader."""
-        index = torch.tensor(rows)
-        clips = self.batch(index).unflatten(0, (len(rows), self.clips))
-        clips = clips.squeeze(1) if self.clips == 1 else clips
-        return list(zip(clips, self.labels[index].tolist()))

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -95,20 +94,17 @@ class Source:
         resident: bool | None = None,
     ) -> None:
         """`resident=None`: see `fits`."""
-        self.prepare, self.device = prepare, device
+        self.path, self.prepare, self.device = store.path, prepare, device
         starts, lengths = (torch.from_numpy(x[rows]) for x in (store.starts, store.lengths))
-        self.mapped = Clips(_as_tensor(store.joints), starts, lengths)
-        file = store.joints.filename if isinstance(store.joints, np.memmap) else None
-        self.path = None if file is None else Path(file)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            frames = torch.from_numpy(store.joints)  # shares its memory, which is never written to
+        self.lengths = lengths  # frames of each clip, (n,) int64
+        self.mapped = Clips(frames, starts, lengths)
         self.nbytes = int(lengths.sum()) * self.mapped.frames[0].nbytes
         self.kept: Clips | None = None
         if fits(self.nbytes, device) if resident is None else resident:
             self.kept = self._load()
-
-    @property
-    def lengths(self) -> torch.Tensor:
-        """Frames of each clip, (n,) int64."""
-        return self.mapped.lengths
 
     @property
     def where(self) -> str:
@@ -169,26 +165,6 @@ class Source:
                     yield plan, reading.result()
             for plan, reading in ahead:
                 yield plan, reading.result()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the state for another process, which maps the store again instead of copying
-        it."""
-        if self.path is None:
-            return self.__dict__
-        clips = Clips(torch.empty(0), self.mapped.starts, self.lengths)
-        return {**self.__dict__, "mapped": clips, "kept": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ = state
-        if self.path is not None:
-            self.mapped.frames = _as_tensor(np.load(self.path, mmap_mode="r"))
-
-
-def _as_tensor(array: np.ndarray) -> torch.Tensor:
-    """Return the array as a tensor that shares its memory, which is never written to."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(array)
 
 
 def fits(nbytes: int, device: torch.device) -> bool:

@@ -15,14 +15,10 @@ def check_shape(
     channels: int | None = None,
     persons: int | None = None,
 ) -> None:
-    """Raise InputError that names `source` and the key if clips do not fit a network.
+    """Raise InputError that names `source` and the key if clips of `shape` (M, V, C) do not fit.
 
-    Args:
-        source: file, store or argument that the clips come from
-        shape: (M, V, C) of the clips
-        skeleton: layout of the network, V joints
-        channels: C of the network; None: not checked
-        persons: M of the network; None: not checked
+    `source` is the file, store or argument that they come from; the others are those of the
+    network. `channels` and `persons` are not checked if None.
     """
     M, V, C = shape
     if skeleton.num_joints != V:

@@ -156,7 +156,7 @@ def test_3d_poses_can_be_centered_without_a_rotation(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"img_shape": None}, "img_shape is None, not (height, width) in pixels; correct it, or"),
+        ({"img_shape": None}, "img_shape is None, not (height, width) in pixels"),
         ({"img_shape": (480, 0)}, "img_shape is (480, 0), not"),
         ({"img_shape": 480}, "img_shape is 480, not"),
         ({"keypoint": POSES[0][0]}, "keypoint is (20, 17, 2), not (M, T, V, C)"),

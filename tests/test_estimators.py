@@ -139,7 +139,7 @@ def test_what_a_file_says_of_its_clip_is_read(tmp_path: Path, suffix: str) -> No
             clip = clip_file.read(path)
             assert (clip.layout, clip.image_size) == ("h36m", (1080, 1920))
         else:
-            with pytest.raises(InputError, match="image_size must be height and width, not"):
+            with pytest.raises(InputError, match=r"image_size is .*, not \(height, width\) in pix"):
                 clip_file.read(path)
 
 
@@ -183,7 +183,7 @@ def test_an_empty_pose_is_nobody_and_the_old_key_is_read(tmp_path: Path) -> None
             "the pose is not a list of x, y, score",
         ),
         ('{"people": 3}', "'people' is missing or not a list"),
-        ('{"people": []}', "no people in any .json file"),
+        ('{"people": []}', "contains no people"),
         ("{", "0.json: line 1"),
     ],
 )
@@ -213,8 +213,11 @@ def test_alphapose_persons_keep_their_index(tmp_path: Path) -> None:
     loose = [("f2.jpg", None, 9), ("f2.jpg", None, 4), ("f10.jpg", None, 3)]
     clip = clip_file.read(alphapose(tmp_path / "b.json", loose))
     assert clip.joints[:, :, 0, 0].tolist() == [[4, 9], [3, 0]]  # sorted by score
-    with pytest.raises(InputError, match=r"c.json: image 1.jpg: two persons have the same idx"):
+    with pytest.raises(InputError, match=r"c.json: 1.jpg: two persons have the same idx"):
         clip_file.read(alphapose(tmp_path / "c.json", [("1.jpg", 0, 1), ("1.jpg", 0, 2)]))
+    lost = [("1.jpg", -1, 4), ("1.jpg", -1, 9)]  # no track
+    clip = clip_file.read(alphapose(tmp_path / "e.json", lost))
+    assert clip.joints[:, :, 0, 0].tolist() == [[4, 9]] and "are not tracked" in clip.doubt
     (tmp_path / "d.json").write_text('[\n{"keypoints": [1, 2, 3]}]')
     with pytest.raises(InputError, match=r"d.json: element 0 has no 'image_id'"):
         clip_file.read(tmp_path / "d.json")
@@ -314,6 +317,12 @@ def test_st_gcn_clip_is_relative_to_the_image(tmp_path: Path) -> None:
     argv = ["--from", "openpose-18", "--to", "openpose", str(path), "--out", str(out)]
     assert run_command(convert.main, argv) == 0
     np.testing.assert_allclose(clip_file.read(out).joints[0, 0, :, :2], 2 * person - 1, atol=1e-6)
+    frames[1]["skeleton"][0]["score"][3] = None
+    path.write_text(json.dumps({"data": frames}))
+    with pytest.raises(InputError, match="1 of 4 frames have a joint that is NaN"):
+        clip_file.read(path)
+    joints = clip_file.read(path, "zero").joints
+    assert not joints[0, 0, 3].any() and joints[0, 0, 4].any()
 
 
 def test_single_openpose_frame_is_rejected(tmp_path: Path) -> None:

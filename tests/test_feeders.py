@@ -3,7 +3,6 @@
 import ast
 import json
 import math
-import pickle
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 import graph
 from benchmarks import feed as feed_benchmark
@@ -77,6 +75,28 @@ def as_drawn(random_state: np.random.RandomState, length: int, frames: int) -> n
     return drawn
 
 
+def released_in_training(
+    random: np.random.RandomState, length: int, frames: int, clips=1, p_interval=(1, 1)
+) -> np.ndarray:
+    """Return (S, T) as the released sampler draws frames in training."""
+    low, high = p_interval
+    chosen = np.zeros((clips, frames), np.int64)
+    for clip in chosen:
+        part = int((random.rand() * (high - low) + low) * length)
+        offset = random.randint(length - part + 1)
+        if part < frames:
+            clip[:] = np.arange(frames) + random.randint(part)
+        elif part < 2 * frames:
+            gaps = np.zeros(frames + 1, np.int64)
+            gaps[random.choice(frames + 1, part - frames, replace=False)] = 1
+            clip[:] = np.arange(frames) + gaps.cumsum()[:-1]
+        else:
+            bounds = np.arange(frames + 1) * part // frames
+            clip[:] = bounds[:-1] + random.randint(np.diff(bounds))
+        clip += offset
+    return chosen % length
+
+
 # --- which frames ---
 
 
@@ -97,17 +117,20 @@ def test_frames_equal_the_released(golden):
             length = int(normal[f"{clip[0]}|total_frames"])
         else:
             length = annotations[f"in|{clip[0]}"].shape[1]
-        settings = {}
+        interval = (1, 1)
         if mode.startswith("test_p"):
             part = ast.literal_eval(mode.removeprefix("test_p"))
-            settings["p_interval"] = part if isinstance(part, tuple) else (part, part)
-        elif mode.startswith("train_seed"):
-            seed = int(mode.removeprefix("train_seed"))
-            settings |= {"random": np.random.RandomState(seed), "train": True}
-            drawn = torch.from_numpy(as_drawn(np.random.RandomState(seed), length, int(frames)))
+            interval = part if isinstance(part, tuple) else (part, part)
+        if mode.startswith("train_seed"):
+            state, again = (
+                np.random.RandomState(int(mode.removeprefix("train_seed"))) for _ in "12"
+            )
+            chosen = released_in_training(state, length, int(frames), int(clips))
+            drawn = torch.from_numpy(as_drawn(again, length, int(frames)))
             batched = Uniform().train(torch.tensor([length]), drawn[None, None], int(frames))
             np.testing.assert_array_equal(batched.flatten(), vectors[key], err_msg=key)
-        chosen = choice.uniform_sample(length, int(frames), int(clips), **settings)
+        else:
+            chosen = choice.uniform_sample(length, int(frames), int(clips), interval)
         np.testing.assert_array_equal(chosen.ravel(), vectors[key], err_msg=key)
         seen += 1
     assert seen == (220 if golden.whole else 88)
@@ -135,7 +158,7 @@ def test_batched_frames_equal_the_reference_at_every_length():
     drawn = [as_drawn(np.random.RandomState(n), n, frames) for n in lengths.tolist()]
     found = Uniform().train(lengths, torch.from_numpy(np.array(drawn))[:, None], frames)
     for chosen, n in zip(found, lengths.tolist()):
-        expected = choice.uniform_sample(n, frames, random=np.random.RandomState(n), train=True)
+        expected = released_in_training(np.random.RandomState(n), n, frames)
         np.testing.assert_array_equal(chosen, expected)
 
 
@@ -143,9 +166,7 @@ def test_batched_frames_equal_the_reference_at_every_length():
 def test_training_frames_follow_the_released_distribution(length):
     frames, repeats, part = 8, 4000, (0.6, 1.0)
     state = np.random.RandomState(1)
-    expected = [
-        choice.uniform_sample(length, frames, 1, part, state, train=True)[0] for _ in range(repeats)
-    ]
+    expected = [released_in_training(state, length, frames, 1, part)[0] for _ in range(repeats)]
     drawn = torch.rand(repeats, 1, frames + 3, generator=torch.Generator().manual_seed(2))
     found = Uniform(part).train(torch.full((repeats,), length), drawn, frames)[:, 0].numpy()
     for place in range(frames):
@@ -365,7 +386,7 @@ def test_k400_equals_the_released(golden, feature):
     cases = [("val_pipeline+test_mode", 1, None)]
     for mode, clips in (("val", 1), ("test", 10)):
         state = np.random.RandomState(0)
-        chosen = choice.uniform_sample(len(clip), 100, clips, random=state, train=True)
+        chosen = released_in_training(state, len(clip), 100, clips)
         cases.append((f"{mode}_pipeline|npseed0", clips, torch.from_numpy(chosen)))
     for key, clips, chosen in cases:
         feeder = Feeder(store, [0], clips=clips, **settings)
@@ -579,7 +600,7 @@ def test_data_without_depth_turns_in_its_plane():
     torch.testing.assert_close(found, torch.view_as_real(turned))
 
 
-# --- plain PyTorch ---
+# --- several views of a sample ---
 
 
 @pytest.mark.parametrize("settings", [{}, NW_UCLA])
@@ -594,35 +615,6 @@ def test_views_are_independent_augmentations_of_the_same_samples(settings):
     expected = one.batch(repeated, torch.Generator().manual_seed(3))
     assert torch.equal(clips, expected.unflatten(0, (2, 2)))
     assert not torch.equal(clips[:, 0], clips[:, 1])
-
-
-@pytest.mark.parametrize("resident", [True, False])
-def test_data_loader_workers_give_the_same(tmp_path, resident):
-    store = make_store(random_clips([70, 30, 100, 9, 64]), path=tmp_path)
-    feeder = Feeder(store, np.arange(5), "bone-motion", resident=resident)
-    expected = feeder.batch(torch.arange(5))
-    sent = pickle.loads(pickle.dumps(feeder))  # as to a worker that is spawned, not forked
-    for data, workers in ((feeder, 2), (sent, 0)):
-        clips, labels = zip(*DataLoader(data, batch_size=2, num_workers=workers))
-        assert torch.equal(torch.cat(clips), expected)
-        assert torch.equal(torch.cat(labels), feeder.labels)
-
-
-def test_a_pickled_feeder_leaves_the_frames_on_the_disk(tmp_path):
-    feeder = Feeder(make_store(random_clips([400]), path=tmp_path), [0], resident=True)
-    assert len(pickle.dumps(feeder)) < 20_000 < feeder.source.nbytes
-
-
-def test_single_samples():
-    feeder = Feeder(make_store(random_clips([70, 30])), [1, 0], clips=2)
-    clips, label = feeder[-1]
-    assert clips.shape == (2, 2, 64, 25, 3) and label == 0
-    assert [label for _, label in feeder] == [1, 0]
-    train = Feeder(make_store(random_clips([70, 30])), [1, 0], train=True)
-    torch.manual_seed(0)
-    first = train[0][0]
-    torch.manual_seed(0)
-    assert torch.equal(first, train[0][0]) and not torch.equal(first, train[0][0])
 
 
 # --- what a user can mend ---

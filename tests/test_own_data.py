@@ -281,7 +281,7 @@ def test_null_in_json_is_a_joint_that_is_not_a_number(clips: Path, capsys, start
     frames[1][4] = [None, None, None]
     (clips / "a.json").write_bytes(start + json.dumps(frames).encode())
     (clips / "labels.csv").write_text("file,label\na.json,0\n")
-    fails(capsys, "frame 1: expected 25x3 finite numbers", *custom(clips))
+    fails(capsys, "a.json: 1 of 3 frames have a joint that is NaN", *custom(clips))
     assert run(*custom(clips, "--nan", "interpolate")) == 0
     found = Store.open(clips / "s").clip(0)[:, 0]
     np.testing.assert_array_equal(found, np.arange(1, 226).reshape(3, 25, 3))

@@ -423,7 +423,7 @@ def test_nw_ucla_from_json_and_npz(shared: Path, tmp_path: Path) -> None:
     assert run("nw-ucla", folder, "--out", tmp_path / "json") == 0
     other = Store.open(tmp_path / "json")
     for row, name in enumerate(other.names):
-        (same,) = store.rows_of([name])
+        (same,) = store.rows_of([name], "list")
         assert other.labels[row] == store.labels[same]
         np.testing.assert_array_equal(other.clip(row), store.clip(same))
         assert not other.clip(row)[0, 0, 1].any()

@@ -50,9 +50,11 @@ def test_store_round_trip(tmp_path: Path) -> None:
     np.testing.assert_array_equal(store.clip(1)[:, :1], clips[1])
     assert not store.clip(1)[:, 1].any()
     assert np.load(tmp_path / "s" / "joints.npy").shape == (14, 2, 3, 3)  # readable by plain NumPy
-    assert store.rows_of(["clip2", "clip0"]).tolist() == [2, 0]
-    with pytest.raises(InputError, match="clip7"):
-        store.rows_of(["clip0", "clip7"])
+    assert store.rows_of(["clip2", "clip0"], "list").tolist() == [2, 0]
+    with pytest.raises(InputError, match=r"list: 1 of 2 names .* the first is 'clip7'"):
+        store.rows_of(["clip0", "clip7"], "list")
+    with pytest.raises(InputError, match=r"--sample: .* 'clip': .* .did you mean clip"):
+        store.rows_of(["clip"], "--sample")
 
 
 def test_missing_store_error_names_the_command(tmp_path: Path) -> None:
@@ -367,4 +369,4 @@ def test_large_index_opens_quickly(tmp_path: Path) -> None:
     start = time.process_time()
     store = Store.open(tmp_path / "s")
     assert time.process_time() - start < 2  # CPU time of this process
-    assert store.rows_of([store.names[-1]]).tolist() == [19_999]
+    assert store.rows_of([store.names[-1]], "list").tolist() == [19_999]

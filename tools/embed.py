@@ -144,7 +144,7 @@ def explain(
     settings: config.Config, data: Data, model: nn.Module, args: argparse.Namespace
 ) -> None:
     """Write the relevance of joints and frames for the predicted class of each named sample."""
-    rows = data.store.rows_of(args.explain)
+    rows = data.store.rows_of(args.explain, "--explain")
     device = next(model.parameters()).device
     batch = torch.arange(len(rows))
     ((clips, _, _),) = make_feeder(settings, data, rows, device).batches([Batch(batch)])

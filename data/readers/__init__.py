@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from data import names
 from errors import InputError
 
 LAST_FRAME = 10_000_000  # of a recording; larger numbers of images are times
@@ -55,6 +56,15 @@ EXAMPLES = {
     "custom": "custom labels.csv --layout LAYOUT",
     "demo": "demo",
 }
+
+
+def image_size(said: Any, what: str) -> tuple[float, float]:
+    """Return the height and width in pixels that a file says; InputError begins with `what`."""
+    numbers = list(map(names.number, said)) if isinstance(said, tuple | list | np.ndarray) else []
+    height, width = numbers if len(numbers) == 2 else (None, None)
+    if not (height and width and 0 < height < math.inf and 0 < width < math.inf):
+        raise InputError(f"{what} is {said!r}, not (height, width) in pixels")
+    return height, width
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 import flags
 import graph
 from data import clip_file, names, normalize
-from data.protocols import spelled_twice
+from data.protocols import check_groups
 from data.readers import Clip, Raw, splits, table
 from errors import InputError, nearest
 
@@ -173,12 +173,6 @@ def _split(clips: table.Table, labels: list[int], args: argparse.Namespace) -> l
             known = ", ".join(clips.columns) or "none"
             hint = nearest(by, clips.columns)
             raise InputError(f"--by {args.by}: no such column{hint}; columns: {known}")
-        groups = [str(value) for value in clips.columns[by]]
-        if "" in groups:
-            raise InputError(f"{clips.where(groups.index(''))}: --by {args.by}: {by} is empty")
-        if pair := spelled_twice(groups):
-            raise InputError(
-                f"{clips.where(groups.index(pair[1]))}: --by {args.by}: {pair[0]!r} and "
-                f"{pair[1]!r} may be one {by}; write them alike"
-            )
+        groups = clips.columns[by]
+        check_groups(groups, by, clips.where)
     return splits.drawn(args, labels, groups)

@@ -47,34 +47,27 @@ class JsonFile:
             self.fail(f"{key!r} is missing or not a list")
         return value
 
-    def joints(
-        self, key: str, shape: tuple[int, ...] | None = None, finite: bool = True
-    ) -> np.ndarray:
-        """Return the list of frames under `key` as (T, *shape) float32; InputError if not finite.
+    def joints(self, key: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+        """Return the list of frames under `key` as (T, *shape) float32; they need not be finite.
 
         Without `shape`, the shape of the first frame is used, and the file can be the list itself.
-        With `finite=False`, NaN and infinite numbers are returned unchanged.
         """
         is_list = shape is None and isinstance(self.content, list)
         frames = self.content if is_list else self.get_list(key)
         arrays = []
         for t, frame in enumerate(frames):
-            array = to_numbers(frame, finite)
+            array = to_numbers(frame)
             if shape is None:
                 shape = () if array is None else array.shape
             if array is None or shape == () or array.shape != shape:
-                size = "x".join(map(str, shape)) or "joints of"
-                self.fail(f"frame {t}: expected {size} finite numbers")
+                self.fail(f"frame {t}: expected {'x'.join(map(str, shape)) or 'joints of'} numbers")
             arrays.append(array)
         shape = (0,) if shape is None else shape
         return np.stack(arrays) if arrays else np.zeros((0, *shape), np.float32)
 
 
-def to_numbers(value: Any, finite: bool = True) -> np.ndarray | None:
-    """Return nested lists of (finite) numbers as a float32 array, None for anything else.
-
-    null is NaN.
-    """
+def to_numbers(value: Any) -> np.ndarray | None:
+    """Return nested lists of numbers as a float32 array, None for anything else; null is NaN."""
     try:
         array = np.array(value)
         if array.dtype.kind == "O":
@@ -82,7 +75,6 @@ def to_numbers(value: Any, finite: bool = True) -> np.ndarray | None:
         if array.dtype.kind not in "fiu":
             return None
         with np.errstate(over="ignore"):
-            array = array.astype(np.float32)
+            return array.astype(np.float32)
     except (ValueError, OverflowError, TypeError):  # ragged; an integer too large; an object
         return None
-    return array if not finite or np.isfinite(array).all() else None

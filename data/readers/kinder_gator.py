@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import re
-from functools import cache
 
 from data import names
 from data.readers import Clip, Raw, kinect
@@ -33,7 +32,7 @@ def read(file: File) -> Clip:
     match = NAME.fullmatch(file.name)
     if not match:
         kinect.fail(file, "is not named POSE-p<person>_<place>-<action>-<time>.csv")
-    label = _labels().get(_letters(match[3]))
+    label = LABELS.get(_letters(match[3]))
     if label is None:
         kinect.fail(file, f"{match[3]!r} is not an action of Kinder-Gator")
     head, *lines = kinect.text_lines(file) or [""]
@@ -53,7 +52,5 @@ def _letters(action: str) -> str:
     return re.sub("[^a-z]", "", action.lower())
 
 
-@cache
-def _labels() -> dict[str, int]:
-    """Return letters of the action -> label."""
-    return {_letters(name): c for c, name in enumerate(names.class_names("kinder-gator"))}
+# letters of the action -> label
+LABELS = {_letters(name): c for c, name in enumerate(names.class_names("kinder-gator"))}

@@ -17,7 +17,6 @@ import numpy as np
 from data import measure, names, normalize
 from data.readers import Clip, Raw
 from data.readers.json_file import JsonFile, to_numbers
-from errors import InputError
 
 NUM_JOINTS = 18
 MAX_BODIES = 2
@@ -57,22 +56,15 @@ def _list(source: Path, folder: str, part: str, class_names: dict[int, str]) -> 
     indices = {word: label for label, word in class_names.items()}
     for name, entry in sorted(file.table().items()):
         if not isinstance(entry, dict) or not {"label", "label_index"} <= entry.keys():
-            raise InputError(f"{file.path}: {name}: has no 'label' or no 'label_index'")
+            file.fail(f"{name}: has no 'label' or no 'label_index'")
         label, word = names.whole_number(entry["label_index"]), str(entry["label"])
         if label is None:
-            raise InputError(
-                f"{file.path}: {name}: label_index {entry['label_index']!r} is not a class; labels "
-                "must number the classes from 0"
-            )
-        if class_names.setdefault(label, word) != word:
-            raise InputError(
-                f"{file.path}: {name}: label_index {label} is {word!r} here, but "
-                f"{class_names[label]!r} before"
-            )
+            shown = f"label_index {entry['label_index']!r}"
+            file.fail(f"{name}: {shown} is not a class; labels must number the classes from 0")
+        if (other := class_names.setdefault(label, word)) != word:
+            file.fail(f"{name}: label_index {label} is {word!r} here, but {other!r} before")
         if (first := indices.setdefault(word, label)) != label:
-            raise InputError(
-                f"{file.path}: {name}: {word!r} has label_index {label} here and {first} before"
-            )
+            file.fail(f"{name}: {word!r} has label_index {label} here and {first} before")
         is_empty = not entry.get("has_skeleton", True)
         items.append((source / f"kinetics_{folder}" / f"{name}.json", part, label, is_empty))
     return items
@@ -94,7 +86,9 @@ def read(item: Item) -> Clip:
     stated = file.table().get("label_index", label)
     if names.whole_number(stated) != label:
         file.fail(f"label_index is {stated}, but {label} in the label file")
-    joints = measure.only_found(read_frames(file)[0], str(path))
+    joints, _ = read_frames(file)
+    measure.check_finite(joints, str(path))
+    joints = measure.only_found(joints, str(path))
     measure.check_corner(joints, str(path))
     return Clip(path.stem, label, normalize.best_scored(joints, MAX_BODIES), {"split": part})
 
@@ -147,7 +141,7 @@ def _person(person: Any) -> np.ndarray:
         raise ValueError("a person has no 'pose' or no 'score'")
     pose, score = to_numbers(person["pose"]), to_numbers(person["score"])
     if pose is None or score is None:
-        raise ValueError("a pose or score does not consist of finite numbers")
+        raise ValueError("a pose or score does not consist of numbers")
     if pose.size == score.size == 0:
         return np.zeros((0, 3), np.float32)
     if pose.size != 2 * NUM_JOINTS or score.size != NUM_JOINTS:

@@ -8,7 +8,6 @@ differ, PYSKL is followed, because the released weights were trained on its anno
 from __future__ import annotations
 
 import argparse
-import re
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
@@ -79,10 +78,10 @@ def read(file: File, normalization: str = "upright") -> Clip:
 
 def read_missing(path: Path) -> set[str]:
     """Return all NTU sample names in a text file, such as the list of missing skeletons."""
-    found = re.findall(names.NTU.pattern.replace("(", "(?:"), names.decode_file(path))
+    found = {match[0] for match in names.NTU.finditer(names.decode_file(path))}
     if not found:
         raise InputError(f"--missing {path}: contains no NTU RGB+D sample names")
-    return set(found)
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -60,6 +60,7 @@ def read_json(path: Path) -> Clip:
     if names.whole_number(stated) != label + 1:
         file.fail(f"label is {stated}, but {label + 1} in the file name")
     joints = file.joints("skeletons", (NUM_JOINTS, 3))
+    measure.check_finite(joints, str(path))
     return Clip(path.stem, label, _normalized(joints), columns)
 
 
@@ -67,10 +68,8 @@ def read_arrays(item: tuple[str, int, int, np.ndarray], path: Path) -> Clip:
     """Return one clip of the npz file; InputError names the file and the sample."""
     name, label, list_index, joints = item
     measure.check_finite(joints, f"{path}: {name}")
-    expected, columns = names.parse(name, path)
-    if label != expected:
-        raise InputError(f"{path}: {name}: label is {label}, but {expected} in the name")
-    return Clip(name, label, _normalized(joints), {**columns, "list_index": list_index})
+    columns = names.columns_of(name, label, path) | {"list_index": list_index}
+    return Clip(name, label, _normalized(joints), columns)
 
 
 def _normalized(joints: np.ndarray) -> np.ndarray:

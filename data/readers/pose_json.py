@@ -25,7 +25,6 @@ from data.tracks import to_clip
 from errors import InputError
 
 OPENPOSE_KEYS = ("pose_keypoints_2d", "pose_keypoints")
-NO_POSE = "the pose is not a list of x, y, score, x, y, score, ..."
 RELATIVE = (1, 1)  # image size for positions relative to the image (0 to 1)
 UNTRACKED = (
     "several persons in a frame are not tracked, so they can change places between frames; assign "
@@ -61,52 +60,50 @@ def read_clip(file: JsonFile) -> ClipFile | None:
 def read_openpose(folder: Path, persons: int = 2) -> ClipFile:
     """Return the clip in OpenPose's folder of one numbered JSON file per frame.
 
-    Of persons that are not tracked, it has the first `persons` of each frame; see `_persons_apart`.
+    Of persons that are not tracked, it has the first `persons` of each frame; see `_recording`.
     Absent ones are zero; NaN stays. InputError names a file that has another form.
     """
-    paths = sorted(folder.glob("*.json"), key=lambda path: natural_order(path.name))
-    _check_one_recording(folder, [path.name for path in paths], "folder")
-    frames = [_people(JsonFile(path)) for path in paths]
-    sizes = sorted({len(pose) for people in frames for _, pose in people})
-    if not sizes:
-        raise InputError(f"{folder}: no people in any .json file")
-    if len(sizes) > 1:
-        raise InputError(f"{folder}: people with {' and '.join(map(str, sizes))} joints")
-    joints, is_tracked, doubt = _persons_apart(frames, [str(path) for path in paths], "person_id")
-    if not is_tracked:
-        absent = max(0, persons - joints.shape[1])
-        joints = np.pad(joints[:, :persons], ((0, 0), (0, absent), (0, 0), (0, 0)))
-    return _recording(ClipFile(joints, doubt=doubt), [path.stem for path in paths])
+    frames = {path.name: _people(JsonFile(path)) for path in sorted(folder.glob("*.json"))}
+    clip, is_tracked = _recording(folder, frames, "person_id", "folder")
+    if is_tracked:
+        return clip
+    absent = max(0, persons - clip.joints.shape[1])
+    joints = np.pad(clip.joints[:, :persons], ((0, 0), (0, absent), (0, 0), (0, 0)))
+    return replace(clip, joints=joints)
 
 
-def _persons_apart(
-    frames: Sequence[Sequence[Person]], places: Sequence[str], key: str
-) -> tuple[np.ndarray, bool, str]:
-    """Return the clip (T, M, V, 3), whether its persons are tracked, and a doubt.
+def _recording(
+    source: Path, frames: dict[str, list[Person]], key: str, home: str
+) -> tuple[ClipFile, bool]:
+    """Return the clip of frames by name, sorted by number, and whether its persons are tracked.
 
-    If all persons have a number, each keeps its index in all frames, sorted by total score. Else
-    those of each frame are sorted by score. `places` and `key` are for the InputError if two
-    persons of a frame have the same number.
+    If all persons have a number (the `key` in the files), each keeps its index in all frames,
+    sorted by total score. Else those of each frame are sorted by score. The doubt says which
+    frames are missing. `home`: see `_frame_numbers`.
     """
-    is_tracked = all(number is not None for people in frames for number, _ in people)
-    if not is_tracked:
-        best_first = [sorted(people, key=lambda found: -_score(found[1])) for people in frames]
-        joints = to_clip([dict(enumerate(p for _, p in people)) for people in best_first], _score)
-        return joints, False, UNTRACKED if joints.shape[1] > 1 else ""
-    tracked = [dict(people) for people in frames]
-    for found, people, place in zip(tracked, frames, places):
-        if len(found) < len(people):
-            raise InputError(f"{place}: two persons have the same {key}")
-    return to_clip(tracked, _score), True, ""
-
-
-def _recording(clip: ClipFile, stems: Sequence[str]) -> ClipFile:
-    """Return a clip with the numbers of its frames, from their names, and which are missing."""
-    found = [number for stem in stems if (number := _frame_number(stem)) is not None]
-    doubt = "; ".join(filter(None, (_gaps(found), clip.doubt)))
-    if len(found) < len(stems) or max(found) > LAST_FRAME:
-        return replace(clip, doubt=doubt)
-    return replace(clip, doubt=doubt, frames=np.array(found))
+    names = sorted(frames, key=natural_order)
+    numbers = _frame_numbers(source, names, home)
+    sizes = sorted({len(pose) for people in frames.values() for _, pose in people})
+    if len(sizes) != 1:
+        found = f"people with {' and '.join(map(str, sizes))} joints" if sizes else "no people"
+        raise InputError(f"{source}: contains {found}")
+    is_tracked = all(number is not None for people in frames.values() for number, _ in people)
+    persons: list[dict[Any, np.ndarray]] = []
+    for name in names:
+        people = frames[name]
+        if is_tracked:
+            persons.append(dict(people))
+        else:
+            best_first = sorted(people, key=lambda found: -_score(found[1]))
+            persons.append({place: pose for place, (_, pose) in enumerate(best_first)})
+        if len(persons[-1]) < len(people):
+            raise InputError(f"{source}: {name}: two persons have the same {key}")
+    joints = to_clip(persons, _score)
+    untracked = "" if is_tracked or joints.shape[1] < 2 else UNTRACKED
+    doubt = "; ".join(filter(None, (_gaps(numbers), untracked)))
+    is_numbered = len(numbers) == len(names) and max(numbers) <= LAST_FRAME
+    clip = ClipFile(joints, doubt=doubt, frames=np.array(numbers) if is_numbered else None)
+    return clip, is_tracked
 
 
 def _gaps(numbers: Sequence[int]) -> str:
@@ -124,57 +121,53 @@ def _gaps(numbers: Sequence[int]) -> str:
     )
 
 
-def _frame_number(stem: str) -> int | None:
-    """Return the number of a frame: the last one in its name without the ending."""
-    found = re.findall(r"\d+", stem)
-    return int(found[-1]) if found else None
+def _frame_numbers(source: Path, names: Iterable[str], home: str) -> list[int]:
+    """Return the numbers of frames, the last ones in their names, which may be below folders.
 
-
-def _check_one_recording(source: Path, names: Iterable[str], home: str) -> None:
-    """Raise InputError if names of frames, which may be below folders, differ in more than the last
-    number, or a number comes twice; `home` is what a recording should have of its own."""
+    InputError if names differ in more than that, or a number comes twice; `home` is what a
+    recording should have of its own.
+    """
     of_number: dict[int, str] = {}
     of_rest: dict[tuple[PurePosixPath, str], str] = {}
     for name in names:
         path = PurePosixPath(name)
         of_rest.setdefault((path.parent, re.sub(r"\d+(?=\D*$)", "", path.stem)), name)
-        number = _frame_number(path.stem)
-        if number is not None and (other := of_number.setdefault(number, name)) != name:
-            raise InputError(
-                f"{source}: frame {number} is found twice, as {other} and {name}; use one {home} "
-                "per recording"
-            )
+        for number in re.findall(r"\d+", path.stem)[-1:]:
+            if (other := of_number.setdefault(int(number), name)) != name:
+                raise InputError(
+                    f"{source}: frame {int(number)} is found twice, as {other} and {name}; use one "
+                    f"{home} per recording"
+                )
     if len(of_rest) > 1:
         first, second, *_ = of_rest.values()
         raise InputError(
             f"{source}: {first} and {second} differ in more than the number of the frame; give "
             f"every recording a {home} of its own"
         )
+    return list(of_number)
 
 
 def _people(file: JsonFile) -> list[Person]:
-    """Return the persons in one OpenPose frame, without empty poses; untracked ones have the number
-    -1, or an empty or no list."""
-    people = []
+    """Return the persons in one OpenPose frame, without empty poses."""
+    people: list[Person] = []
     for place, person in enumerate(file.get_list("people")):
         keys = [key for key in OPENPOSE_KEYS if isinstance(person, dict) and key in person]
         if not keys:
             file.fail(f"person {place} has no {OPENPOSE_KEYS[0]!r}")
-        pose = _triples(person[keys[0]])
-        if pose is None:
-            file.fail(f"person {place}: {NO_POSE}")
-        if len(pose):
-            number = _person(person.get("person_id"))
-            people.append((number if number is not None and number >= 0 else None, pose))
+        people += _person(file, f"person {place}", person.get("person_id"), person[keys[0]])
     return people
 
 
-def _triples(values: Any) -> np.ndarray | None:
-    """Return [x, y, score, ...] as (V, 3) float32, None if it is anything else."""
-    flat = to_numbers(values, finite=False)
-    return (
-        flat.reshape(-1, 3) if flat is not None and flat.ndim == 1 and not len(flat) % 3 else None
-    )
+def _person(file: JsonFile, place: str, number: Any, keypoints: Any) -> list[Person]:
+    """Return a person, none for an empty pose; a tracked one has a number, also written as [0.0],
+    and not -1."""
+    pose, said = to_numbers(keypoints), to_numbers(number)
+    if pose is None or pose.ndim != 1 or len(pose) % 3:
+        file.fail(f"{place}: the pose is not a list of x, y, score, x, y, score, ...")
+    tracked = None
+    if said is not None and said.size == 1 and 0 <= said.item() < np.inf:
+        tracked = said.item()
+    return [(tracked, pose.reshape(-1, 3))] if len(pose) else []
 
 
 def _score(pose: np.ndarray) -> float:
@@ -188,27 +181,10 @@ def _alphapose(file: JsonFile) -> ClipFile:
     for row, entry in enumerate(file.content):
         if "image_id" not in entry:
             file.fail(f"element {row} has no 'image_id'")
-        pose = _triples(entry["keypoints"])
-        if pose is None:
-            file.fail(f"element {row}: {NO_POSE}")
         people = poses.setdefault(str(entry["image_id"]).replace("\\", "/"), [])
-        if len(pose):
-            people.append((_person(entry.get("idx")), pose))
-    sizes = sorted({len(pose) for people in poses.values() for _, pose in people})
-    if len(sizes) != 1:
-        file.fail(f"people with {' and '.join(map(str, sizes)) or 'no'} joints")
-    names = sorted(poses, key=natural_order)
-    _check_one_recording(file.path, names, "file")
-    images = [f"{file.path}: image {name}" for name in names]
-    joints, _, doubt = _persons_apart([poses[name] for name in names], images, "idx")
-    clip = ClipFile(joints, "coco" if sizes[0] == 17 else None, doubt=doubt)
-    return _recording(clip, [PurePosixPath(name).stem for name in names])
-
-
-def _person(idx: Any) -> float | None:
-    """Return the number of a tracked person, also written as [0.0]; None if there is none."""
-    flat = to_numbers(idx)
-    return float(flat.ravel()[0]) if flat is not None and flat.size == 1 else None
+        people += _person(file, f"element {row}", entry.get("idx"), entry["keypoints"])
+    clip, _ = _recording(file.path, poses, "idx", "file")
+    return replace(clip, layout="coco" if clip.joints.shape[2] == 17 else None)
 
 
 def _persons(frame: Any) -> list[list[Any]]:
@@ -230,8 +206,8 @@ def _landmarks(file: JsonFile) -> np.ndarray:
     joints = np.zeros((len(frames), most_people, len(max(frames, key=len)[0]), len(keys)))
     for t, people in enumerate(frames):
         for place, person in enumerate(people):
-            values = to_numbers([[point[key] for key in keys] for point in person], finite=False)
+            values = to_numbers([[point[key] for key in keys] for point in person])
             if values is None or values.shape != joints.shape[2:]:
-                file.fail(f"frame {t}: expected {joints.shape[2]} landmarks of finite numbers")
+                file.fail(f"frame {t}: expected {joints.shape[2]} landmarks of numbers")
             joints[t, place] = values
     return joints

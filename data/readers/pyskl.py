@@ -22,7 +22,7 @@ import numpy as np
 
 import graph
 from data import measure, names, normalize, unpickle
-from data.readers import Clip, Raw, splits
+from data.readers import Clip, Raw, image_size, splits
 from data.readers.ntu import add_normalize
 from errors import InputError
 
@@ -127,11 +127,9 @@ def read(
     name, label = annotation["frame_dir"], annotation["label"]
     try:
         joints = _normalized(annotation, layout, normalization, threshold)
-        expected, columns = (label, {"split": part}) if part is not None else names.parse(name)
-        if label != expected:
-            raise InputError(f"label is {label}, but {expected} in the name")
     except InputError as error:
         raise InputError(f"{path}: {name}: {error}") from None
+    columns = {"split": part} if part is not None else names.columns_of(name, label, path)
     return Clip(name, label, joints, columns)
 
 
@@ -157,7 +155,10 @@ def _normalized(
     joints = joints.astype(np.float32)
     if normalization == "pixels":
         return joints
-    return normalize.in_image(joints, _image_size(annotation), "keypoint", "img_shape")
+    if "img_shape" not in annotation:
+        raise InputError("has no 'img_shape', (height, width) in pixels; add it or give --pixels")
+    size = image_size(annotation["img_shape"], "img_shape")
+    return normalize.in_image(joints, size, "keypoint", "img_shape")
 
 
 def _load(path: Path) -> tuple[list[Annotation], dict[str, list[str]]]:
@@ -322,21 +323,6 @@ def _array(annotation: Annotation, key: str) -> np.ndarray:
     if array.dtype.kind not in "fiu":
         raise InputError(f"{key} is not an array of numbers")
     return array
-
-
-def _image_size(annotation: Annotation) -> tuple[float, float]:
-    """Return height and width in pixels."""
-    if "img_shape" not in annotation:
-        raise InputError("has no 'img_shape', (height, width) in pixels; add it or give --pixels")
-    size = annotation["img_shape"]
-    numbers = list(map(names.number, size)) if isinstance(size, tuple | list | np.ndarray) else []
-    if len(numbers) != 2 or not all(value and 0 < value < np.inf for value in numbers):
-        raise InputError(
-            f"img_shape is {size!r}, not (height, width) in pixels; correct it, or keep the "
-            "positions in pixels with --pixels"
-        )
-    height, width = (float(value) for value in numbers if value)
-    return height, width
 
 
 def _joints(annotation: Annotation, threshold: float, is_image: bool) -> np.ndarray:

@@ -71,12 +71,9 @@ class _Lines:
 
     def count(self, what: str) -> int:
         digits = self.next(what).strip()
-        try:
-            if not digits.isdigit():
-                raise ValueError
-            return int(digits)
-        except ValueError:  # also raised by int() for too many digits
+        if not digits.isdigit() or len(digits) > 9:
             self.fail(f"{what} is not an integer")
+        return int(digits)
 
     def joints(self) -> list[tuple[float, float, float]]:
         """Return x, y and z of the next 25 lines."""

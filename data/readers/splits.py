@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def share(text: str | None) -> float | None:
 
 
 def drawn(
-    args: argparse.Namespace, labels: Sequence[int], groups: Sequence[str] | None = None
+    args: argparse.Namespace, labels: Sequence[int], groups: Sequence[Any] | None = None
 ) -> list[str]:
     """Return the split that --split, a fraction, asks for; see `draw`."""
     if args.test_split:
@@ -66,7 +67,7 @@ def test_part(parts: Iterable[str], chosen: str | None, where: str) -> str:
 
 
 def draw(
-    labels: Sequence[int], share: float, seed: int, groups: Sequence[str] | None = None
+    labels: Sequence[int], share: float, seed: int, groups: Sequence[Any] | None = None
 ) -> list[str]:
     """Return 'train' or 'test' for each sample; about a fraction `share` is for testing.
 

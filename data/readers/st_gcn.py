@@ -22,7 +22,6 @@ from errors import InputError
 from files import reading
 
 LAYOUTS = {25: "ntu_rgb_d", 18: "openpose"}
-NORMALIZATIONS = {"ntu_rgb_d": "upright", "openpose": "st-gcn"}
 ARRAYS = ("data_joint", "data")  # name in 2s-AGCN, in st-gcn
 NECK, HIPS = 1, (8, 11)  # of OpenPose's 18 joints
 LOOKED_AT = 200  # clips per array
@@ -66,6 +65,7 @@ def reader(args: argparse.Namespace) -> Raw:
         total=len(every_name),
         read=partial(
             read,
+            source=args.source,
             layout=layout,
             is_ntu=is_ntu,
             upward=layout == "openpose" and y_is_upward([array for _, array, *_ in parts]),
@@ -73,7 +73,7 @@ def reader(args: argparse.Namespace) -> Raw:
         layout=layout,
         class_names=class_names,
         shape=(persons, num_joints, 3),
-        meta={"normalization": NORMALIZATIONS[layout]},
+        meta={"normalization": normalize.USUAL[layout]},
     )
 
 
@@ -91,13 +91,11 @@ def y_is_upward(arrays: list[np.ndarray]) -> bool:
     return bool(len(found)) and float(np.median(found)) > 0
 
 
-def read(item: Item, layout: str, is_ntu: bool, upward: bool = False) -> Clip:
+def read(item: Item, source: Path, layout: str, is_ntu: bool, upward: bool) -> Clip:
     """Return the clip of a row without padding; InputError names the sample."""
     name, label, part, row = item
-    expected, columns = names.parse(name) if is_ntu else (label, {"split": part})
-    if label != expected:
-        raise InputError(f"{name}: label is {label}, but {expected} in the name")
-    joints = _clip(row, name)
+    columns = names.columns_of(name, label, source) if is_ntu else {"split": part}
+    joints = _clip(row, f"{source}: {name}")
     if upward:
         joints[..., 1] *= -1
     if layout == "ntu_rgb_d":
@@ -105,10 +103,10 @@ def read(item: Item, layout: str, is_ntu: bool, upward: bool = False) -> Clip:
     return Clip(name, label, joints, columns)
 
 
-def _clip(row: np.ndarray, name: str) -> np.ndarray:
+def _clip(row: np.ndarray, where: str) -> np.ndarray:
     """Return the joints (T, M, V, 3) of a row (3, T, V, M) without the padding."""
     joints = np.ascontiguousarray(row.transpose(1, 3, 2, 0), np.float32)
-    measure.check_finite(joints, name)
+    measure.check_finite(joints, where)
     joints = joints[: np.flatnonzero(joints.any(axis=(1, 2, 3))).max(initial=-1) + 1]
     # 2s-AGCN repeats each person to the end; a second person of another length has another period.
     first = joints[:, 0]

@@ -22,8 +22,8 @@ RECORDING = re.compile(r"s(\d+)_e\d+")
 RANGE = re.compile(r"(\w+)\s*:\s*(\d+|NaN)\s+(\d+|NaN)")
 LABELS = ("actionLabel_modified.txt", "actionLabel.txt")  # the first existing one is used
 
-# File of the recording, sample name, label, first and last frame number.
-Item = tuple[File, str, int, int, int]
+# File of the recording, sample name, label, subject, first and last frame number.
+Item = tuple[File, str, int, int, int, int]
 SOURCE = "folder, zip or tar archive of the joints_*.txt files and actionLabel.txt"
 
 
@@ -33,22 +33,19 @@ def reader(args: argparse.Namespace) -> Raw:
     if table is None:
         raise InputError(f"{args.source}: lacks {LABELS[1]}, the frame ranges of the actions")
     items = []
-    for recording, action, label, first, last in _ranges(table):
+    for recording, action, *numbers in _ranges(table):
         name = f"joints_{recording}.txt"
         if name not in files:
             raise InputError(f"{args.source}: lacks {name}, which is listed in {table.name}")
-        items.append((files[name], f"{recording}_{action}", label, first, last))
+        items.append((files[name], f"{recording}_{action}", *numbers))
     return kinect.raw("utkinect", items, read, ranges=table.name)
 
 
 def read(item: Item) -> Clip:
     """Return one action of a recording: the frames in its range; InputError names file and line."""
-    file, name, label, first, last = item
+    file, name, label, subject, first, last = item
     rows = _recording(file)
     rows = rows[(first <= rows[:, 0]) & (rows[:, 0] <= last)]
-    recording = RECORDING.match(name)
-    assert recording is not None  # so it was listed
-    subject = int(recording[1])
     joints = rows[:, 1:].reshape(len(rows), kinect.NUM_JOINTS, 3)
     return kinect.clip(file, name, label, subject, joints)
 
@@ -60,22 +57,22 @@ def _recording(file: File) -> np.ndarray:
     return kinect.numbers(file, lines, width=1 + 3 * kinect.NUM_JOINTS)
 
 
-def _ranges(table: File) -> list[tuple[str, str, int, int, int]]:
-    """Return recording, action, label, first and last frame number of each action.
+def _ranges(table: File) -> list[tuple[str, str, int, int, int, int]]:
+    """Return recording, action, label, subject, first and last frame number of each action.
 
     A missing range (NaN) is returned as 0 to -1, which contains no frames.
     """
     labels = {name.replace(" ", ""): c for c, name in enumerate(names.class_names("utkinect"))}
-    ranges, recording = [], None
+    ranges, recording, subject = [], "", 0
     for number, line in enumerate(kinect.text_lines(table), start=1):
         line = line.strip()
-        if RECORDING.fullmatch(line):
-            recording = line
+        if found := RECORDING.fullmatch(line):
+            recording, subject = line, int(found[1])
         elif line:
             match = RANGE.fullmatch(line)
-            if not match or recording is None or match[1].lower() not in labels:
+            if not match or not recording or match[1].lower() not in labels:
                 kinect.fail(table, f"line {number}: {line!r} is not `action: first last`")
             has_numbers = "NaN" not in match.groups()
             first, last = map(int, match.groups()[1:]) if has_numbers else (0, -1)
-            ranges.append((recording, match[1], labels[match[1].lower()], first, last))
+            ranges.append((recording, match[1], labels[match[1].lower()], subject, first, last))
     return ranges

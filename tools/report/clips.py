@@ -41,7 +41,7 @@ def draw(entry: Entry, store: Store, number: int = 12) -> list[Clip]:
     rows = hardest(entry.scores, number)
     skeleton, fps = graph.load(store.layout), store.meta.get("fps", 30)
     drawn = []
-    for row, at in zip(rows, store.rows_of(entry.scores.names[rows])):
+    for row, at in zip(rows, store.rows_of(entry.scores.names[rows].tolist(), "scores.npz")):
         clip = store.clip(at)
         shown = np.linspace(0, len(clip) - 1, min(len(clip), FRAMES)).round().astype(int)
         points = pose(clip[shown], skeleton, store.reading.origin)

@@ -16,7 +16,7 @@ from data.store import Store
 from errors import InputError, Parser, run_command
 from files import write_text
 from tools.report import clips, overview, page
-from tools.report.gather import Report, gather
+from tools.report.gather import Report, first_with, gather
 
 
 def main(argv: list[str]) -> None:
@@ -78,15 +78,10 @@ def class_names(report: Report, store: Store | None) -> list[str]:
     """Return the names of the K classes: those that the runs were tested with, else those in the
     store, else numbers."""
     K = report.num_class
-    named = {
-        run.name: run.facts["class_names"] for run in report.runs if "class_names" in run.facts
-    }
-    if named:
-        first, own = next(iter(named.items()))
+    first, own, others = first_with(report.runs, lambda run: run.facts.get("class_names"))
+    if own:
         report.notes += [
-            f"{name} has other class names than {first}, whose are shown."
-            for name, others in named.items()
-            if others != own
+            f"{run.name} has other class names than {first}, whose are shown." for run in others
         ]
         return list(own)
     if store and len(store.class_names) >= K:

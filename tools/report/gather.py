@@ -7,7 +7,7 @@ by name, not by row order.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from engine.fusion import ENSEMBLE, Scores, fuse, fusions_of, of_other_methods
-from engine.run import LAST, RunFolder
+from engine.run import BEST, RunFolder
 from errors import InputError
 from flags import STREAMS
 from longtail import shots
@@ -24,27 +24,27 @@ from tools import published
 
 
 class Run:
-    """One run folder: its metrics by epoch, and the results of its tests, None if not tested."""
+    """One run folder: its metrics by epoch, and the result of the test of one checkpoint."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, which: str = BEST) -> None:
         folder = RunFolder(path)
         self.path, self.folder = path, folder
         self.group = path.resolve().parent.name  # name of the benchmark folder, including the tag
         self.config, self.epochs = folder.config(), folder.epochs()
-        self.result = folder.result()  # of best.pt
-        self.facts = {**self.config, **(self.result or {})}
+        self.result = folder.result(which) or {}  # without a test empty
+        self.facts = {**self.config, **self.result}
         self.stream = str(self.facts.get("stream") or path.resolve().name)
         self.name = ""
+        self._scores_file = folder.scores_file(which)
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether there are scores."""
+        return self._scores_file.is_file()
 
     @cached_property
-    def last(self) -> dict[str, Any] | None:
-        """The result of last.pt."""
-        return self.folder.result(LAST)
-
-    @cached_property
-    def scores(self) -> Scores | None:
-        file = self.folder.scores_file()
-        return Scores.read(file) if file.is_file() else None
+    def scores(self) -> Scores:
+        return Scores.read(self._scores_file)
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Report:
             for other in others
             if len(first.runs) == 1
             and first.weights == other.weights
-            and same_samples(first.scores, other.scores)
+            and not len(np.setxor1d(first.scores.names, other.scores.names))
         ]
 
     @property
@@ -121,10 +121,6 @@ class Report:
         return np.argsort(-self.class_counts, kind="stable")
 
 
-def same_samples(one: Scores, other: Scores) -> bool:
-    return np.array_equal(np.sort(one.names), np.sort(other.names))
-
-
 def _sentence(own: Entry, other: Entry) -> str:
     """Return, e.g., `brl joint: few-shot 75.3 against 0.0, many-shot 56.0 against 79.3 (focal)`."""
     named = {"few": "few-shot", "medium": "medium-shot", "many": "many-shot", "top1": "top-1"}
@@ -149,30 +145,44 @@ def gather(folders: Iterable[str | Path]) -> Report:
     runs = [Run(path) for path in {path.resolve(): path for path in paths}.values()]
     name_runs(runs)
     check_comparable(runs)
-    limits = [tuple(run.config["shots"]) for run in runs if "shots" in run.config]
-    report = Report(runs, [], None, limits[0] if limits else shots.SHOTS)
+    _, limits, others = first_with(runs, lambda run: run.config.get("shots"))
+    report = Report(runs, [], None, tuple(limits or shots.SHOTS))
     report.notes += [
         f"{run.name} has other shots, {run.config['shots']}; classes are grouped by "
         f"{list(report.shots)}."
-        for run in runs if tuple(run.config.get("shots", report.shots)) != report.shots
-    ]  # fmt: skip
-    report.class_counts = training_counts(report)
-    report.entries = [
-        make_entry(report, run.name, run.stream, {run.stream: 1}, run.scores, [run])
-        for run in runs
-        if run.scores is not None
+        for run in others
     ]
+    report.class_counts = training_counts(report)
+    tested = [run for run in runs if run.is_tested]
+    for run in tested:
+        own, weights = {run.stream: run}, {run.stream: 1.0}
+        entry = entry_of(run.name, run.stream, weights, own, report.class_counts, report.shots)
+        report.entries.append(entry)
     for group in dict.fromkeys(run.group for run in runs):
         report.entries += fusions(report, group)
     report.notes += [
         f"{run.path}: no scores yet (the test has not finished); only the curves are shown."
         for run in runs
-        if run.scores is None
+        if not run.is_tested
     ]
-    report.notes += other_tests(runs)
+    first, _, others = first_with(tested, lambda run: {*run.scores.names.tolist()})
+    report.notes += [
+        f"{run.name} was tested on other samples than {first}; their figures are not comparable."
+        for run in others
+    ]
     reasons = [(run.name, published.why_none(run.facts)) for run in runs]
     report.notes += [f"{name}: {why}." for name, why in reasons if why]
     return report
+
+
+def first_with(runs: Iterable[Run], value_of: Callable[[Run], Any]) -> tuple[str, Any, list[Run]]:
+    """Return the name of the first run that has a value, this value, and the runs with another one;
+    ("", None, []) if none has any."""
+    known = [(run, value) for run in runs if (value := value_of(run)) is not None]
+    if not known:
+        return "", None, []
+    (first, own), *others = known
+    return first.name, own, [run for run, value in others if value != own]
 
 
 def run_folders(folder: Path) -> list[Path]:
@@ -228,7 +238,7 @@ def group_name(run: Run, runs: list[Run]) -> str:
 
 def check_comparable(runs: list[Run]) -> None:
     """Raise InputError for runs of different benchmarks, whose classes differ."""
-    tested = [(run.path, run.scores) for run in runs if run.scores is not None]
+    tested = [(run.path, run.scores) for run in runs if run.is_tested]
     for path, scores in tested:
         first, known = tested[0]
         K, count = known.scores.shape[1], scores.scores.shape[1]
@@ -242,49 +252,40 @@ def check_comparable(runs: list[Run]) -> None:
             )
 
 
-def other_tests(runs: Sequence[Run]) -> list[str]:
-    """Return a note for each run that was tested on other samples than the first one."""
-    tested = [(run.name, run.scores) for run in runs if run.scores is not None]
-    return [
-        f"{name} was tested on other samples than {tested[0][0]}; their figures are not comparable."
-        for name, scores in tested[1:]
-        if not same_samples(scores, tested[0][1])
-    ]
-
-
 def training_counts(report: Report) -> np.ndarray | None:
     """Return the class counts of the first tested run; add a note if others differ."""
-    counts = {run.name: (run.result or {}).get("class_counts") for run in report.runs}
-    known = [(name, its) for name, its in counts.items() if its is not None]
-    if not known:
+    first, counts, others = first_with(report.runs, lambda run: run.result.get("class_counts"))
+    report.notes += [
+        f"{run.name} was trained on another list than {first}; classes are sorted and grouped by "
+        f"the class counts of {first}."
+        for run in others
+    ]
+    if counts is None:
         report.notes.append(
             "The training list is unknown (class_counts is null): classes are in label order, and"
             " shot accuracies are omitted."
         )
-        return None
-    (first, own), *others = known
-    report.notes += [
-        f"{name} was trained on another list than {first}; classes are sorted and grouped by the"
-        f" class counts of {first}."
-        for name, its in others
-        if its != own
-    ]
-    return np.asarray(own)
+    return None if counts is None else np.asarray(counts)
 
 
-def make_entry(
-    report: Report, name: str, streams: str, weights: dict[str, float], scores: Scores,
-    runs: list[Run],
+def entry_of(
+    name: str, published_as: str, weights: dict[str, float], runs: Mapping[str, Run],
+    class_counts: Any, limits: Sequence[int],
 ) -> Entry:  # fmt: skip
-    """Return the entry of a run or of a fusion; `streams` is its stream, or the fusion's name."""
-    figures = shots.accuracy(scores.scores, scores.labels, report.class_counts, report.shots)
-    facts = [run.facts for run in runs]
+    """Return the entry of a run or of a fusion of runs, {stream: run}.
+
+    `published_as` is the name of the stream or the fusion in the table of published figures.
+    """
+    fused = [runs[stream] for stream in weights]
+    scores = fuse({stream: runs[stream].scores for stream in weights}, weights)
+    figures = shots.accuracy(scores.scores, scores.labels, class_counts, limits)
+    facts = [run.facts for run in fused]
     known = {
         metric: value
         for metric in shots.METRICS
-        if (value := published.figure_for(facts, streams, metric)) is not None
+        if (value := published.figure_for(facts, published_as, metric)) is not None
     }
-    return Entry(name, runs, weights, scores, figures, known)
+    return Entry(name, fused, weights, scores, figures, known)
 
 
 def fusions_made(
@@ -314,8 +315,8 @@ def fusions_made(
 
 def fusions(report: Report, group: str) -> list[Entry]:
     """Return the published fusions whose streams are all in the benchmark folder."""
-    runs = [r for r in report.runs if r.group == group and r.scores is not None]
-    streams = {run.stream: run.scores for run in runs if run.scores is not None}
+    runs = [run for run in report.runs if run.group == group and run.is_tested]
+    streams = {run.stream: run for run in runs}
     if len(streams) < 2 or len(streams) < len(runs):
         return []  # a single stream, or several runs of the same stream
     prefix = ""
@@ -331,10 +332,7 @@ def fusions(report: Report, group: str) -> list[Entry]:
         named = ", ".join(stream for stream in STREAMS if stream in missing)
         report.notes.append(f"{prefix}fusions with {named} are omitted: not tested yet.")
     return [
-        make_entry(
-            report, prefix + name, name, weights, fuse(streams, weights),
-            [run for run in runs if run.stream in weights],
-        )
+        entry_of(prefix + name, name, weights, streams, report.class_counts, report.shots)
         for name, weights in known.items()
         if not missing & weights.keys()
-    ]  # fmt: skip
+    ]

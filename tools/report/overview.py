@@ -38,7 +38,7 @@ def runs_below(folder: Path) -> list[Run]:
 
 
 def figure(run: Run, key: str) -> float | None:
-    return (run.result or {}).get(key)
+    return run.result.get(key)
 
 
 def facts(run: Run) -> list[str]:

@@ -14,6 +14,7 @@ import yaml
 
 import files
 from engine.fusion import Scores
+from engine.run import LAST
 from longtail import shots
 from longtail.shots import METRICS
 from tools import published
@@ -90,7 +91,7 @@ def published_rows(report: Report) -> list[dict[str, Any]]:
 
 def encode_run(run: Run) -> dict[str, Any]:
     keys = (*CURVES, "epoch", "stage", "seconds")
-    result = run.result or {}
+    result, last = run.result, run.folder.result(LAST) or {}
     return {
         "name": run.name,
         "group": run.group,
@@ -101,14 +102,15 @@ def encode_run(run: Run) -> dict[str, Any]:
         "epochs": {key: [number(epoch.get(key)) for epoch in run.epochs] for key in keys},
         "published_list": result.get("published_list"),
         "origin": origin(run),
-        "last": {key: (run.last or {}).get(key) for key in FIGURES},
-        "clean": {key: result.get(key) for key in ("top1_clean", "samples_clean", "samples")},
+        "top1_last": last.get("top1"),
+        "top1_clean": result.get("top1_clean"),
+        "has_copies": result.get("samples_clean") not in (None, 0, result.get("samples")),
     }
 
 
 def origin(run: Run) -> dict[str, str]:
     """Return where a run comes from, {what: text}; without what it does not know."""
-    result, seconds = run.result or {}, sum(epoch.get("seconds") or 0 for epoch in run.epochs)
+    result, seconds = run.result, sum(epoch.get("seconds") or 0 for epoch in run.epochs)
     made = result.get("made_with") or {}
     facts = {
         "Method": run.config.get("method"),

@@ -44,8 +44,8 @@ function tabulate() {
   whenChosen(() => {
     const keys = shownFigures().map(([key]) => key);
     const best = Object.fromEntries(keys.map(key => [key, Math.max(...entries.map(e => e.figures[key] ?? -1))]));
-    const last = entries.some(e => data.runs[e.run]?.last.top1 != null);
-    const clean = data.runs.some(r => r.clean.top1_clean != null && r.clean.samples_clean < r.clean.samples);
+    const last = entries.some(e => data.runs[e.run]?.top1_last != null);
+    const clean = data.runs.some(run => run.has_copies);
     const head = el('tr', {}, el('th', { scope: 'col' }, 'Entry'),
       keys.map(key => el('th', { scope: 'col' }, SHOTS.includes(key) ? shotHead(key) : FIGURES[key])),
       last && el('th', { scope: 'col' }, 'Top-1, last epoch'),
@@ -60,8 +60,8 @@ function tabulate() {
       return el('td', { class: value !== null && value === best[key] ? 'best' : null }, percent(value),
         known !== null && el('small', {}, percent(known), value !== null && `  ${signed(value - known)}`));
     }),
-    last && el('td', {}, percent(data.runs[entry.run]?.last.top1)),
-    clean && el('td', {}, percent(data.runs[entry.run]?.clean.top1_clean)),
+    last && el('td', {}, percent(data.runs[entry.run]?.top1_last)),
+    clean && el('td', {}, percent(data.runs[entry.run]?.top1_clean)),
     el('td', { class: 'text' }, strip(entry))));
     $('results-table').replaceChildren(el('table', {}, el('thead', {}, head), el('tbody', {}, body)));
   });

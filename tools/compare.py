@@ -190,7 +190,7 @@ def write(found: Mapping[str, Any], output: Path) -> None:
     """Write the table, the numbers, the chart and the page, and print the table."""
     text = comparison.markdown(found)
     write_text(output.with_name(f"{output.name}.md"), text)
-    write_text(output.with_name(f"{output.name}.html"), comparison.html(found))
+    write_text(output.with_name(f"{output.name}.html"), comparison.page(found))
     drawing = output.with_name(f"{output.name}.svg")
     if drawn := intervals.chart(found):
         write_text(drawing, drawn)

@@ -1,13 +1,12 @@
-"""A comparison as one page: points with intervals, head to tail, and the tables below."""
+"""The chart of a comparison: differences as points with intervals, head to tail."""
 
 from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import files
 from engine.logs import percent
 from longtail.shots import GROUPS
 from tools.report.page import STYLE_SHEET
@@ -100,30 +99,3 @@ def _point(span: Mapping[str, Any], x: Any, y: float, color: str) -> str:
 
 def signed(value: int) -> str:
     return f"+{value}" if value > 0 else str(value).replace("-", "\N{MINUS SIGN}")
-
-
-def page(
-    comparison: Mapping[str, Any],
-    paragraphs: Sequence[str],
-    tables: Sequence[Sequence[Sequence[str]]],
-) -> str:
-    """Return a self-contained HTML page: title, chart, paragraphs, and tables of cells whose
-    first row is the head."""
-    title = html.escape(f"{comparison['benchmark']}, {comparison['stream']}")
-    text = "".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in paragraphs)
-    body = f"""<header class="top"><div class="wide"><h1>{title}</h1>{text}</div></header>
-<main class="wide">
-<section aria-label="Differences"><div class="scroll">{chart(comparison)}</div></section>
-{"".join(f'<section><div class="scroll">{_table(table)}</div></section>' for table in tables)}
-</main>"""
-    return files.page(title, STYLE_SHEET, body)
-
-
-def _table(cells: Sequence[Sequence[str]]) -> str:
-    head, *rows = ([html.escape(cell) for cell in row] for row in cells)
-    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
-    body = "".join(
-        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>'
-        for row in rows
-    )
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"

@@ -41,7 +41,7 @@ def test_plans_and_what_main_is_told():
     weights = balanced.arguments[balanced.arguments.index("--weights") + 1]
     assert weights == "work_dir/nw-ucla-lt-balanced-softmax-seed1/joint/last.pt"
     with pytest.raises(InputError, match="ldam-drw"):
-        compare.method_files("ldam-dwr")
+        sweeps.method_files("ldam-dwr")
 
 
 def test_main_resolves_what_was_planned():

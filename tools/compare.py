@@ -30,7 +30,7 @@ from files import write_json, write_text
 from flags import STREAMS
 from tools import comparison, tuning
 from tools.report import intervals
-from tools.sweep import WORK_DIR, Run, Sweep, method_files
+from tools.sweep import WORK_DIR, Run, Sweep
 from tools.tuning import Tuned, as_chosen, tune
 
 
@@ -129,8 +129,6 @@ def parse(argv: list[str]) -> Any:
 def main(argv: list[str]) -> None:
     options = parse(argv)
     folder = config.benchmark_folder(options.benchmark) if options.benchmark else None
-    for method in options.methods:
-        method_files(method, folder or config.CONFIG_ROOT)
     sweep = Sweep(
         folder, options.methods, options.stream, options.work_dir, tuple(options.overrides),
         options.equal_steps, options.store,

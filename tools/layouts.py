@@ -50,12 +50,14 @@ STYLE = """text { font: 11px system-ui, sans-serif; fill: #fff; text-anchor: mid
 .middle { fill: #63676f }"""
 
 
-def place(name: str) -> tuple[float, float]:
-    """Return where a joint is in the picture, in pixels; KeyError for an unknown name."""
+def place(name: str) -> tuple[float, float, str]:
+    """Return where a joint is in the picture, in pixels, and left, right or middle; KeyError for an
+    unknown name."""
     side, _, part = name.partition(" ")
-    across, up = SIDES[part] if side in ("left", "right") else (0, MIDDLE[name])
-    across = -across if side == "right" else across
-    return WIDTH / 2 + SCALE * across, SCALE * (101 - up)
+    if side not in ("left", "right"):
+        return WIDTH / 2, SCALE * (101 - MIDDLE[name]), "middle"
+    across, up = SIDES[part]
+    return WIDTH / 2 + SCALE * (across if side == "left" else -across), SCALE * (101 - up), side
 
 
 def picture(skeleton: graph.Skeleton) -> str:
@@ -67,19 +69,15 @@ def picture(skeleton: graph.Skeleton) -> str:
         for v, u in enumerate(skeleton.parent)
     )
     joints = "".join(
-        f'<circle class="{side_of(name)}" cx="{x:g}" cy="{y:g}" r="8.5"/>'
+        f'<circle class="{side}" cx="{x:g}" cy="{y:g}" r="8.5"/>'
         f'<text x="{x:g}" y="{y + 4:g}">{v}</text>'
-        for v, (name, (x, y)) in enumerate(zip(skeleton.joints, at))
+        for v, (x, y, side) in enumerate(at)
     )
     height = SCALE * 104
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" width="{WIDTH}" '
         f'height="{height:g}"><style>{STYLE}</style>{bones}{joints}</svg>\n'
     )
-
-
-def side_of(name: str) -> str:
-    return side if (side := name.partition(" ")[0]) in ("left", "right") else "middle"
 
 
 def page() -> str:

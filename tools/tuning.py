@@ -52,8 +52,15 @@ class Tuned:
         return cls(names, parts)
 
     def applies(self, settings: config.Config) -> bool:
-        """Return whether a method has all of the keys, and a use for them."""
-        return all(_has(settings, key) for key in self.keys)
+        """Return whether all of the keys have an effect on a method: it trains, and its classes
+        take arguments of these names."""
+        for key in self.keys:
+            top, _, inner = key.partition(".")
+            if not trains(settings) and top != "classifier_args":
+                return False
+            if inner and inner not in _arguments(settings, top):
+                return False
+        return True
 
     def words(self, settings: config.Config) -> list[tuple[str, ...]]:
         """Return the words for --set of each value."""
@@ -74,14 +81,6 @@ class Tuned:
                 "values instead of factors"
             )
         return f"{float(value[:-1]) * own:.6g}"
-
-
-def _has(settings: config.Config, key: str) -> bool:
-    """Return whether a key has an effect on a method: its class takes an argument of that name."""
-    top, _, inner = key.partition(".")
-    if not trains(settings) and top != "classifier_args":
-        return False
-    return not inner or inner in _arguments(settings, top)
 
 
 def _arguments(settings: config.Config, top: str) -> dict[str, Any]:

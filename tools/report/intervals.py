@@ -9,11 +9,9 @@ from typing import Any
 
 from engine.logs import percent
 from longtail.shots import GROUPS
-from tools.report.page import STYLE_SHEET
+from tools.report.page import STYLE_SHEET, TITLES
 
-NAMES = {
-    "many": "Many", "medium": "Medium", "few": "Few", "mean_class": "Mean class", "top1": "Top-1",
-}  # fmt: skip
+ORDER = (*GROUPS, "mean_class", "top1")
 LABELS, PANEL, GAP, ROW, TOP = 176, 150, 16, 24, 44  # sizes in pixels
 # The colors of the report, light and dark, are its style sheet's first rule.
 STYLE = (
@@ -39,7 +37,7 @@ def chart(comparison: Mapping[str, Any]) -> str:
     correction, open ones are not shown to be. Without differences it is an empty text.
     """
     rows = {m: row["differences"] for m, row in comparison["methods"].items() if row["differences"]}
-    metrics = [key for key in NAMES if any(key in found for found in rows.values())]
+    metrics = [key for key in ORDER if any(key in found for found in rows.values())]
     spans = [found[key] for found in rows.values() for key in metrics if key in found]
     if not spans:
         return ""
@@ -68,7 +66,7 @@ def chart(comparison: Mapping[str, Any]) -> str:
 
         color = f"var(--{key if key in GROUPS else 'quiet'})"
         parts.append(
-            f'<text x="{left}" y="14" font-weight="600">{NAMES[key]}</text>'
+            f'<text x="{left}" y="14" font-weight="600">{TITLES[key]}</text>'
             f'<text x="{left}" y="30" class="quiet">{html.escape(comparison["baseline"])} '
             f"{percent(base[key])}</text>"
         )

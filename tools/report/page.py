@@ -28,6 +28,10 @@ SCRIPTS = (
     "main",
 )  # fmt: skip
 FIGURES = (*METRICS, "top5")
+TITLES = {
+    "top1": "Top-1", "mean_class": "Mean class", "many": "Many", "medium": "Medium", "few": "Few",
+    "top5": "Top-5", "macro_f1": "Macro F1", "ece": "ECE", "loss": "Training loss",
+}  # fmt: skip
 CURVES = ("loss", *METRICS)
 
 
@@ -58,8 +62,11 @@ def encode(
     names = list(labels)
     return {
         "title": report.title,
+        "figures": {key: TITLES[key] for key in FIGURES},
+        "curves": {key: TITLES[key] for key in CURVES},
         "classes": class_names,
         "counts": None if report.class_counts is None else report.class_counts.tolist(),
+        "head_to_tail": report.head_to_tail.tolist(),
         "shots": list(report.shots),
         "shot": report.shot_of_class,
         "lead": report.entries.index(report.lead) if report.entries else None,

@@ -3,7 +3,7 @@
 const data = JSON.parse(document.getElementById('data').textContent);
 const K = data.classes.length;
 const SHOTS = ['many', 'medium', 'few'];
-const FIGURES = { top1: 'Top-1', mean_class: 'Mean class', many: 'Many', medium: 'Medium', few: 'Few', top5: 'Top-5' };
+const FIGURES = data.figures;  // {key: title}
 
 const ARRAYS = { uint16: Uint16Array, int16: Int16Array };
 function unpack({ dtype, data: text }) {
@@ -19,7 +19,7 @@ const entries = data.entries.map(e => ({ ...e, predicted: unpack(e.predicted) })
 // --- classes -------------------------------------------------------------------------------
 
 const byLabel = Array.from({ length: K }, (_, k) => k);
-const headToTail = data.counts ? [...byLabel].sort((a, b) => data.counts[b] - data.counts[a] || a - b) : byLabel;
+const headToTail = data.head_to_tail;
 
 const shotOf = k => data.shot[k] ?? 'ungrouped';
 

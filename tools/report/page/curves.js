@@ -1,7 +1,6 @@
 // Training curves: one chart per figure, one line per run, a common crosshair.
 
-const CURVES = { loss: 'Training loss', ...Object.fromEntries(
-  ['top1', 'mean_class', ...SHOTS].map(key => [key, FIGURES[key]])) };
+const CURVES = data.curves;  // {key: title}
 const BOX = { width: 340, height: 190, left: 32, right: 8, top: 8, bottom: 22 };
 const DASHES = [null, '6 3', '2 3', '9 3 2 3', '1 4', '12 4'];
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import graph
 from data import names
@@ -27,13 +28,13 @@ def main(argv: list[str]) -> None:
         return
     report = gather(args.folders)
     store = Store.open(args.store) if args.store else None
-    drawn: list[clips.Clip] = []
+    drawn: list[dict[str, Any]] = []
     try:
         paths = [run.config["store"] for run in report.runs if "store" in run.config]
         if store is None and paths:
             store = Store.open(paths[0])
         if store and report.entries:
-            drawn = clips.draw(report.lead, store, args.clips)
+            drawn = clips.draw(report, store, args.clips)
     except InputError as error:
         report.notes.append(f"Clips are not drawn: {error}")
     classes = class_names(report, store)

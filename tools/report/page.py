@@ -13,12 +13,10 @@ import numpy as np
 import yaml
 
 import files
-from engine.fusion import Scores
 from engine.run import LAST
 from longtail import shots
 from longtail.shots import METRICS
 from tools import published
-from tools.report.clips import Clip
 from tools.report.gather import Entry, Report, Run
 
 FOLDER = Path(__file__).parent / "page"
@@ -48,8 +46,9 @@ def render(data: dict[str, Any]) -> str:
 
 
 def encode(
-    report: Report, class_names: list[str], clips: list[Clip], edges: Iterable[tuple[int, int]]
-) -> dict[str, Any]:
+    report: Report, class_names: list[str], clips: list[dict[str, Any]],
+    edges: Iterable[tuple[int, int]],
+) -> dict[str, Any]:  # fmt: skip
     """Return the content of the page as a JSON-serializable dictionary.
 
     Per sample and entry, only the predicted class is stored.
@@ -74,7 +73,7 @@ def encode(
         "labels": pack(np.array(list(labels.values()), np.uint16)),
         "runs": [encode_run(run) for run in report.runs],
         "entries": [encode_entry(entry, names, report) for entry in report.entries],
-        "clips": [encode_clip(clip, report) for clip in clips],
+        "clips": clips,
         "edges": list(edges),
         "published": published_rows(report),
         "backbone": published.backbone_name(
@@ -166,30 +165,6 @@ def calibration(entry: Entry, shot_of: Sequence[str | None]) -> dict[str, Any]:
             for group, each in bins.items()
         },
     }
-
-
-def encode_clip(clip: Clip, report: Report) -> dict[str, Any]:
-    lead = report.lead.scores
-    name = str(lead.names[clip.sample])
-    absent = np.isnan(clip.coordinates).any(-1, keepdims=True)
-    points = np.where(absent, -32768, np.nan_to_num(clip.coordinates) * 32000).astype(np.int16)
-    return {
-        "name": name,
-        "label": int(lead.labels[clip.sample]),
-        "seconds": round(clip.seconds, 2),
-        "points": pack(points),
-        "predictions": [top_classes(entry.scores, name) for entry in report.entries],
-    }
-
-
-def top_classes(scores: Scores, name: str) -> list[list[float]] | None:
-    """Return the three most probable classes of a sample, [class, percent]; None without scores."""
-    row = np.flatnonzero(scores.names == name)
-    if not len(row):
-        return None
-    values = scores.scores[row[0]]
-    best = np.argsort(-values, kind="stable")[:3]
-    return [[int(k), round(float(100 * values[k]), 1)] for k in best]
 
 
 def pack(array: np.ndarray) -> dict[str, Any]:

@@ -157,8 +157,7 @@ def quiet_exporters() -> Iterator[None]:
     """Suppress log messages and warnings of the exporters; errors are still raised."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         try:
             yield
         finally:

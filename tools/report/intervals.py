@@ -53,13 +53,13 @@ def chart(comparison: Mapping[str, Any]) -> str:
         f'width="{width}" height="{height}" role="img" aria-label="Differences to '
         f'{html.escape(comparison["baseline"])}"><style>{STYLE}</style>'
     ]
-    for number, method in enumerate(rows):
-        y = TOP + ROW * (number + 0.5) + 4
+    for row, method in enumerate(rows):
+        y = TOP + ROW * (row + 0.5) + 4
         parts.append(
             f'<text x="{LABELS - 12}" y="{y}" text-anchor="end">{html.escape(method)}</text>'
         )
-    for number, key in enumerate(metrics):
-        left = LABELS + number * (PANEL + GAP)
+    for place, key in enumerate(metrics):
+        left = LABELS + place * (PANEL + GAP)
 
         def x(value: float, left: float = left) -> float:
             return round(left + PANEL * (value - low) / (high - low), 1)
@@ -72,14 +72,15 @@ def chart(comparison: Mapping[str, Any]) -> str:
         )
         for tick in ticks(low, high):
             kind = "zero" if tick == 0 else "axis"
+            number = f"{tick:+}".replace("-", "\N{MINUS SIGN}") if tick else "0"
             parts.append(
                 f'<line class="{kind}" x1="{x(tick)}" x2="{x(tick)}" y1="{TOP}" y2="{bottom}"/>'
                 f'<text class="quiet" x="{x(tick)}" y="{bottom + 16}" text-anchor="middle">'
-                f"{signed(tick)}</text>"
+                f"{number}</text>"
             )
-        for place, found in enumerate(rows.values()):
+        for row, found in enumerate(rows.values()):
             if (span := found.get(key)) is not None:
-                parts.append(_point(span, x, TOP + ROW * (place + 0.5), color))
+                parts.append(_point(span, x, TOP + ROW * (row + 0.5), color))
     said = "percentage points, 95% intervals; filled: different after Holm's correction"
     parts.append(f'<text class="quiet" x="{LABELS}" y="{height - 4}">{said}</text></svg>')
     return "\n".join(parts)
@@ -93,7 +94,3 @@ def _point(span: Mapping[str, Any], x: Any, y: float, color: str) -> str:
         f'<line x1="{x(span["low"])}" x2="{x(span["high"])}" y1="{y}" y2="{y}"/>'
         f'<circle cx="{x(span["value"])}" cy="{y}" r="4.5" fill="{fill}"/></g>'
     )
-
-
-def signed(value: int) -> str:
-    return f"+{value}" if value > 0 else str(value).replace("-", "\N{MINUS SIGN}")

@@ -81,6 +81,12 @@ function selector(label, options, value, change) {
   return el('label', {}, label + ' ', select);
 }
 
+// Call `read` with each event of a pointer on a node, and `leave` when pointer or focus have left it.
+function onPointer(node, read, leave = hideTip) {
+  for (const kind of ['pointermove', 'pointerdown']) node.addEventListener(kind, read);
+  for (const kind of ['pointerleave', 'focusout']) node.addEventListener(kind, leave);
+}
+
 // Call `act` with the step of the arrow key, Home or End that is pressed on a node.
 function onKeys(node, steps, act) {
   node.addEventListener('keydown', e => {

@@ -70,10 +70,7 @@ function drawClasses() {
     sequence.map((k, i) => targets[i] = svg('rect', { class: 'target', 'data-class': k, x: x(i) - inset, y: BAR.top, width: step, height: foot - BAR.top, tabindex: i === cursor ? 0 : -1, role: 'img',
       'aria-label': `${data.classes[k]}: ${percent(classOf(shown(), k).accuracy)} percent` })));
     const at = event => targets.indexOf(event.target);
-    chart.addEventListener('pointermove', e => { if (at(e) >= 0) showTip(describe(sequence[at(e)]), e); });
-    chart.addEventListener('pointerdown', e => { if (at(e) >= 0) showTip(describe(sequence[at(e)]), e); });
-    chart.addEventListener('pointerleave', hideTip);
-    chart.addEventListener('focusout', hideTip);
+    onPointer(chart, e => { if (at(e) >= 0) showTip(describe(sequence[at(e)]), e); });
     chart.addEventListener('focusin', e => {
       const i = at(e);
       if (i < 0 || !e.target.matches(':focus-visible')) return;

@@ -111,10 +111,8 @@ function drawConfusion() {
   function pin() {
     if (cursor) { pinned = cursor.map(i => area.sequence[i]); list(); }
   }
-  canvas.addEventListener('pointermove', e => move(cellAt(e), e));
-  canvas.addEventListener('pointerleave', () => move(null));
-  canvas.addEventListener('click', e => { move(cellAt(e), e); pin(); });
-  canvas.addEventListener('blur', () => move(null));
+  onPointer(canvas, e => move(cellAt(e), e), () => move(null));
+  canvas.addEventListener('click', pin);
   canvas.addEventListener('keydown', e => {
     if (e.key === 'Enter' || e.key === ' ') { e.preventDefault(); pin(); }
   });

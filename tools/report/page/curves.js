@@ -60,10 +60,7 @@ function drawCurves() {
       const u = ((event.clientX - box.left) / box.width * BOX.width - BOX.left) / (BOX.width - BOX.left - BOX.right);
       return Math.round(u * (epochs - 1));
     };
-    chart.addEventListener('pointermove', e => read(nearest(e), e));
-    chart.addEventListener('pointerdown', e => read(nearest(e), e));
-    chart.addEventListener('pointerleave', leave);
-    chart.addEventListener('blur', leave);
+    onPointer(chart, e => read(nearest(e), e), leave);
     onKeys(chart, { ArrowLeft: -1, ArrowRight: 1, Home: -epochs, End: epochs }, move => read(at + move, () => {
       const box = chart.getBoundingClientRect();
       return [box.left + x(at) / BOX.width * box.width, box.top + 20];

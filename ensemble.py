@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from files import write_json
 from flags import STREAMS
 from longtail import shots
 from tools import published
-from tools.report.gather import Run, entry_of
+from tools.report.gather import Run, differing, entry_of
 
 
 def baseline_folder(folder: Path, baseline: str) -> Path:
@@ -53,16 +53,10 @@ def weighted(streams: Sequence[str], weights: Sequence[float] | None) -> dict[st
     return dict(zip(streams, weights))
 
 
-def check_alike(runs: Iterable[Run], *keys: str) -> None:
-    """Raise InputError for a run that differs from the first one in a key that both have: shot
-    accuracies would be of different classes."""
-    first, *others = runs
-    for run in others:
-        for key in keys:
-            own, its = first.facts.get(key), run.facts.get(key)
-            if None not in (own, its) and own != its:
-                what = "tested with other shots" if key == "shots" else "trained on another list"
-                raise InputError(f"{run.path} was {what} than {first.path}: their {key} differ")
+def check_alike(runs: Sequence[Run], key: str, what: str = "trained on another list") -> None:
+    """Raise InputError for runs that differ in a key: shot accuracies would be of other classes."""
+    for run, first in differing(runs, lambda run: run.facts.get(key)):
+        raise InputError(f"{run.path} was {what} than {first.path}: their {key} differ")
 
 
 def tested_runs(folder: Path, which: str) -> dict[str, Run]:
@@ -102,8 +96,9 @@ def compare(
                 f"{run.path}: scores have {num_class} classes, but class_counts in result.json has "
                 f"{len(counts)}; test again: main.py --phase test"
             )
-    check_alike(runs.values(), "class_counts", "list_digest", "shots")
-    check_alike([first, *others.values()], "class_counts")
+    check_alike([*runs.values(), *others.values()], "class_counts")
+    check_alike([*runs.values()], "list_digest")
+    check_alike([*runs.values()], "shots", "tested with other shots")
     if chosen:
         fusions = {"+".join(chosen): weighted(chosen, weights)}
     else:

@@ -17,7 +17,7 @@ from data.store import Store
 from errors import InputError, Parser, run_command
 from files import write_text
 from tools.report import clips, overview, page
-from tools.report.gather import Report, first_with, gather
+from tools.report.gather import Report, differing, gather
 
 
 def main(argv: list[str]) -> None:
@@ -79,12 +79,13 @@ def class_names(report: Report, store: Store | None) -> list[str]:
     """Return the names of the K classes: those that the runs were tested with, else those in the
     store, else numbers."""
     K = report.num_class
-    first, own, others = first_with(report.runs, lambda run: run.facts.get("class_names"))
-    if own:
-        report.notes += [
-            f"{run.name} has other class names than {first}, whose are shown." for run in others
-        ]
-        return list(own)
+    report.notes += [
+        f"{run.name} has other class names than {first.name}, whose are shown."
+        for run, first in differing(report.runs, lambda run: run.facts.get("class_names"))
+    ]
+    for run in report.runs:
+        if own := run.facts.get("class_names"):
+            return list(own)
     if store and len(store.class_names) >= K:
         return store.class_names[:K]  # a store of NTU 120 can be used for NTU 60
     return names.numbered(range(K))

@@ -145,12 +145,11 @@ def gather(folders: Iterable[str | Path]) -> Report:
     runs = [Run(path) for path in {path.resolve(): path for path in paths}.values()]
     name_runs(runs)
     check_comparable(runs)
-    _, limits, others = first_with(runs, lambda run: run.config.get("shots"))
-    report = Report(runs, [], None, tuple(limits or shots.SHOTS))
+    limits = next((run.config["shots"] for run in runs if "shots" in run.config), shots.SHOTS)
+    report = Report(runs, [], None, tuple(limits))
     report.notes += [
-        f"{run.name} has other shots, {run.config['shots']}; classes are grouped by "
-        f"{list(report.shots)}."
-        for run in others
+        f"{run.name} has other shots, {run.config['shots']}; classes are grouped by {list(limits)}."
+        for run, _ in differing(runs, lambda run: run.config.get("shots"))
     ]
     report.class_counts = training_counts(report)
     tested = [run for run in runs if run.is_tested]
@@ -165,24 +164,20 @@ def gather(folders: Iterable[str | Path]) -> Report:
         for run in runs
         if not run.is_tested
     ]
-    first, _, others = first_with(tested, lambda run: {*run.scores.names.tolist()})
     report.notes += [
-        f"{run.name} was tested on other samples than {first}; their figures are not comparable."
-        for run in others
+        f"{run.name} was tested on other samples than {first.name}; their figures are not "
+        "comparable."
+        for run, first in differing(tested, lambda run: {*run.scores.names.tolist()})
     ]
     reasons = [(run.name, published.why_none(run.facts)) for run in runs]
     report.notes += [f"{name}: {why}." for name, why in reasons if why]
     return report
 
 
-def first_with(runs: Iterable[Run], value_of: Callable[[Run], Any]) -> tuple[str, Any, list[Run]]:
-    """Return the name of the first run that has a value, this value, and the runs with another one;
-    ("", None, []) if none has any."""
+def differing(runs: Iterable[Run], value_of: Callable[[Run], Any]) -> list[tuple[Run, Run]]:
+    """Return each run with another value than the first run that has one, and this first run."""
     known = [(run, value) for run in runs if (value := value_of(run)) is not None]
-    if not known:
-        return "", None, []
-    (first, own), *others = known
-    return first.name, own, [run for run, value in others if value != own]
+    return [(run, known[0][0]) for run, value in known if value != known[0][1]]
 
 
 def run_folders(folder: Path) -> list[Path]:
@@ -254,18 +249,19 @@ def check_comparable(runs: list[Run]) -> None:
 
 def training_counts(report: Report) -> np.ndarray | None:
     """Return the class counts of the first tested run; add a note if others differ."""
-    first, counts, others = first_with(report.runs, lambda run: run.result.get("class_counts"))
     report.notes += [
-        f"{run.name} was trained on another list than {first}; classes are sorted and grouped by "
-        f"the class counts of {first}."
-        for run in others
+        f"{run.name} was trained on another list than {first.name}; classes are sorted and grouped "
+        f"by the class counts of {first.name}."
+        for run, first in differing(report.runs, lambda run: run.result.get("class_counts"))
     ]
-    if counts is None:
-        report.notes.append(
-            "The training list is unknown (class_counts is null): classes are in label order, and"
-            " shot accuracies are omitted."
-        )
-    return None if counts is None else np.asarray(counts)
+    for run in report.runs:
+        if (counts := run.result.get("class_counts")) is not None:
+            return np.asarray(counts)
+    report.notes.append(
+        "The training list is unknown (class_counts is null): classes are in label order, and shot "
+        "accuracies are omitted."
+    )
+    return None
 
 
 def entry_of(

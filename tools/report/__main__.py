@@ -23,8 +23,12 @@ from tools.report.gather import Report, differing, gather
 def main(argv: list[str]) -> None:
     """Write the page and, with `--figures`, the plots; print their paths."""
     args = parse(argv)
-    if len(args.folders) == 1 and overview.is_root(args.folders[0]):
-        write_overview(args)
+    out = args.out or args.folders[0] / "report.html"
+    if len(args.folders) == 1 and (runs := overview.runs_below(args.folders[0])):
+        if args.figures:
+            raise InputError(f"--figures: of a benchmark folder, not of all of {args.folders[0]}")
+        write_text(out, overview.render(args.folders[0], runs, out))
+        print(f"{out}: {len(runs)} runs")
         return
     report = gather(args.folders)
     store = Store.open(args.store) if args.store else None
@@ -39,7 +43,6 @@ def main(argv: list[str]) -> None:
         report.notes.append(f"Clips are not drawn: {error}")
     classes = class_names(report, store)
     edges = graph.load(store.layout).edges if store else ()
-    out = args.out or args.folders[0] / "report.html"
     write_text(out, page.render(page.encode(report, classes, drawn, edges)))
     for note in report.notes:
         print(f"note: {note}")
@@ -49,16 +52,6 @@ def main(argv: list[str]) -> None:
 
         for file in plots.save_all(report, classes, args.figures):
             print(file)
-
-
-def write_overview(args: argparse.Namespace) -> None:
-    if args.figures:
-        raise InputError(f"--figures: of a benchmark folder, not of all of {args.folders[0]}")
-    (folder,) = args.folders
-    out = args.out or folder / "report.html"
-    runs = overview.runs_below(folder)
-    write_text(out, overview.render(folder, runs, out))
-    print(f"{out}: {len(runs)} runs")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -21,15 +21,10 @@ FACTS = ("Stream", "Method", "Backbone", "Seed", "State")
 FIGURES = (*METRICS, "macro_f1", "ece")
 
 
-def is_root(folder: Path) -> bool:
-    """Return whether runs are not in a folder, nor it one, but in the folders in it."""
-    if not folder.is_dir() or RunFolder(folder).exists:
-        return False
-    return not runs_in(folder) and any(map(runs_in, filter(Path.is_dir, folder.iterdir())))
-
-
 def runs_below(folder: Path) -> list[Run]:
-    """Return the runs in the benchmark folders of `folder`."""
+    """Return the runs in the benchmark folders of `folder`; [] if it is one, or a run."""
+    if not folder.is_dir() or RunFolder(folder).exists or runs_in(folder):
+        return []
     groups = sorted(path for path in folder.iterdir() if path.is_dir())
     return [Run(path) for group in groups for path in runs_in(group)]
 

@@ -59,6 +59,8 @@ def encode(
         for name, label in zip(entry.scores.names.tolist(), entry.scores.labels)
     }
     names = list(labels)
+    places = (published.place_of(run.facts) for run in report.runs)
+    lists = {place[:2] for place in places if place}  # (benchmark, imbalance)
     return {
         "title": report.title,
         "figures": {key: TITLES[key] for key in FIGURES},
@@ -75,24 +77,17 @@ def encode(
         "entries": [encode_entry(entry, names, report) for entry in report.entries],
         "clips": clips,
         "edges": list(edges),
-        "published": published_rows(report),
+        "published": [
+            {**row, "value": float(row["value"])}
+            for row in published.rows()
+            if (row["benchmark"], row["imbalance"]) in lists
+        ],
         "backbone": published.backbone_name(
             next((run.config for run in report.runs if run.config), {})
         ),
         "sentences": report.sentences,
         "notes": report.notes,
     }
-
-
-def published_rows(report: Report) -> list[dict[str, Any]]:
-    """Return all published figures for the training lists of the runs, with their sources."""
-    places = map(published.place_of, (run.facts for run in report.runs))
-    lists = {place[:2] for place in places if place}
-    return [
-        {**row, "value": float(row["value"])}
-        for row in published.rows()
-        if (row["benchmark"], row["imbalance"]) in lists
-    ]
 
 
 def encode_run(run: Run) -> dict[str, Any]:

@@ -271,9 +271,9 @@ def difference_table(found: Mapping[str, Any]) -> list[list[str]]:
 
 def markdown(found: Mapping[str, Any]) -> str:
     left = 2 if found["choices"] else 1
-    parts = [*caption(found), _markdown_table(accuracy_table(found), left)]
+    parts = [*caption(found), markdown_table(accuracy_table(found), left)]
     if differing := difference_table(found):
-        parts += [legend(found), _markdown_table(differing)]
+        parts += [legend(found), markdown_table(differing)]
     return "\n\n".join([*parts, *found["notes"]]) + "\n"
 
 
@@ -303,7 +303,7 @@ def _html_table(cells: Sequence[Sequence[str]]) -> str:
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _markdown_table(cells: Sequence[Sequence[str]], left: int = 1) -> str:
+def markdown_table(cells: Sequence[Sequence[str]], left: int = 1) -> str:
     """Return a Markdown table, the first row its head; all but `left` columns flush right."""
     head, *rows = cells
     rule = ["---"] * left + ["---:"] * (len(head) - left)

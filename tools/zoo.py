@@ -18,9 +18,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import graph
+from engine.logs import DASH
 from errors import InputError, Parser, nearest, run_command
 from files import write_text
 from tools import configuration, layouts, published
+from tools.comparison import markdown_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PLACE = re.compile(r"(<!-- published (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -59,12 +61,9 @@ def pivot(query: str, figures: Sequence[Mapping[str, str]]) -> str:
         raise InputError(f"published {query}: no such figure in {published.TABLE.name}")
     rows = list(dict.fromkeys(row for row, _ in cells))
     columns = list(dict.fromkeys(column for _, column in cells))
-    lines = [
-        [*down, *(" ".join(filter(None, column)) for column in columns)],
-        ["---"] * len(down) + ["---:"] * len(columns),
-        *([*row, *(cells.get((row, column), "–") for column in columns)] for row in rows),
-    ]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    head = [*down, *(" ".join(filter(None, column)) for column in columns)]
+    body = [[*row, *(cells.get((row, column), DASH) for column in columns)] for row in rows]
+    return markdown_table([head, *body], len(down)) + "\n"
 
 
 def generated(docs: Path) -> dict[Path, str]:

@@ -17,7 +17,7 @@ from engine.fusion import Scores
 from engine.run import BEST, code_version
 from errors import InputError
 from longtail import shots
-from longtail.significance import LEVEL, Difference, clip_weights, differences, holm
+from longtail.significance import LEVEL, clip_weights, differences, holm
 from tools import published
 from tools.report import intervals
 from tools.report.page import STYLE_SHEET
@@ -102,19 +102,16 @@ def all_differences(
 
     Holm's correction is over the methods, for each metric.
     """
-    found: dict[str, dict[str, Difference]] = {}  # metric -> method
-    for method in finished:
-        if method == baseline:
-            continue
+    rows: dict[str, dict[str, dict[str, Any]]] = {method: {} for method in finished}
+    for method in rows.keys() - {baseline}:
         metrics, parts, labels = paired_parts(finished[method], finished[baseline], which)
-        for metric, each in zip(metrics, differences(parts, labels) if parts else ()):
-            found.setdefault(metric, {})[method] = each
-    result: dict[str, dict[str, dict[str, Any]]] = {method: {} for method in finished}
-    for metric, of_methods in found.items():
-        adjusted = holm([each.p for each in of_methods.values()])
-        for (method, each), p in zip(of_methods.items(), adjusted):
-            result[method][metric] = asdict(each) | {"p_holm": p, "different": p < 1 - LEVEL}
-    return result
+        if parts:
+            rows[method] = dict(zip(metrics, map(asdict, differences(parts, labels))))
+    for metric in shots.METRICS:
+        several = [row[metric] for row in rows.values() if metric in row]
+        for each, p in zip(several, holm([each["p"] for each in several])):
+            each |= {"p_holm": p, "different": p < 1 - LEVEL}
+    return rows
 
 
 def numbers_of(finished: Finished, stream: str, which: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Run:
         self.result = folder.result(which) or {}  # without a test empty
         self.facts = {**self.config, **self.result}
         self.stream = str(self.facts.get("stream") or path.resolve().name)
-        self.name = ""
+        self.name = self.title = ""  # by name_runs
         self._scores_file = folder.scores_file(which)
 
     @property
@@ -201,34 +201,30 @@ def runs_in(folder: Path) -> list[Path]:
 
 
 def name_runs(runs: list[Run]) -> None:
-    """Set the shortest unique name of each run: its stream, its tag, or both.
+    """Set the shortest unique name of each run: its stream, the title of its folder, or both.
 
-    Its group becomes the path of its folder if two folders have one name.
+    The title is the method if every folder has one of its own, else the tag if all have the same
+    benchmark, else the folder's name. If two folders have one name, their path takes its place.
     """
     folders = [folder.name for folder in {run.path.resolve().parent for run in runs}]
     for run in runs:
         if folders.count(run.group) > 1:
             run.group = str(run.path.resolve().parent)
-    same_group = len({run.group for run in runs}) == 1
+    groups = {run.group for run in runs}
+    methods = {(run.group, run.config.get("method")) for run in runs}
+    of_methods = len(methods) == len({m for _, m in methods if m}) == len(groups) > 1
+    same_benchmark = len({run.config.get("benchmark") for run in runs}) == 1
     same_stream = len({run.stream for run in runs}) == 1
     for run in runs:
-        group = group_name(run, runs)
-        several = group if same_stream else f"{group} · {run.stream}"
-        run.name = run.stream if same_group else several
+        key = "method" if of_methods else "tag"
+        known = run.config.get(key) if of_methods or same_benchmark else None
+        run.title = known or run.group
+        several = run.title if same_stream else f"{run.title} · {run.stream}"
+        run.name = run.stream if len(groups) == 1 else several
     names = [run.name for run in runs]
     for run in runs:
         if names.count(run.name) > 1:
             run.name = str(run.path)
-
-
-def group_name(run: Run, runs: list[Run]) -> str:
-    """Return what distinguishes a run's folder from the others: the method if every folder has one
-    of its own, else the tag if all have the same benchmark, else the folder's name."""
-    benchmarks = {other.config.get("benchmark") for other in runs}
-    methods = {(other.group, other.config.get("method")) for other in runs}
-    if len(methods) == len({m for _, m in methods if m}) == len({g for g, _ in methods}) > 1:
-        return str(run.config["method"])
-    return (run.config.get("tag") or run.group) if len(benchmarks) == 1 else run.group
 
 
 def check_comparable(runs: list[Run]) -> None:
@@ -317,7 +313,7 @@ def fusions(report: Report, group: str) -> list[Entry]:
         return []  # a single stream, or several runs of the same stream
     prefix = ""
     if any(run.group != group for run in report.runs):
-        prefix = f"{group_name(runs[0], report.runs)} · "
+        prefix = f"{runs[0].title} · "
     if others := of_other_methods({run.name: run.config for run in runs}):
         report.notes.append(f"{prefix}no fusion: {'; '.join(others)}.")
         return []

@@ -121,6 +121,7 @@ def numbers_of(finished: Finished, stream: str, which: str) -> dict[str, Any]:
     except InputError:  # a training list is not there
         steps = [None] * len(finished)
     results = [result for _, result in finished]
+    known = published.figures_for(results, stream)
     values = {
         figure: [result[figure] for result in results if result.get(figure) is not None]
         for figure in FIGURES
@@ -135,7 +136,7 @@ def numbers_of(finished: Finished, stream: str, which: str) -> dict[str, Any]:
         ],
         "mean": {figure: statistics.mean(v) if v else None for figure, v in values.items()},
         "deviation": {f: statistics.stdev(v) if len(v) > 1 else None for f, v in values.items()},
-        "published": {m: published.figure_for(results, stream, m) for m in shots.METRICS},
+        "published": {metric: known.get(metric) for metric in shots.METRICS},
     }  # fmt: skip
 
 

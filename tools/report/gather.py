@@ -271,12 +271,7 @@ def entry_of(
     fused = [runs[stream] for stream in weights]
     scores = fuse({stream: runs[stream].scores for stream in weights}, weights)
     figures = shots.accuracy(scores.scores, scores.labels, class_counts, limits)
-    facts = [run.facts for run in fused]
-    known = {
-        metric: value
-        for metric in shots.METRICS
-        if (value := published.figure_for(facts, published_as, metric)) is not None
-    }
+    known = published.figures_for((run.facts for run in fused), published_as)
     return Entry(name, fused, weights, scores, figures, known)
 
 

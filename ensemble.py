@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import logs
+from engine import logs, recipe
 from engine.config import CONFIG_ROOT, benchmark_folder, folder_name, load, tag_of
 from engine.fusion import ENSEMBLE, fusions_of, of_other_methods
 from errors import InputError, Parser, run_command
@@ -29,14 +29,13 @@ def baseline_folder(folder: Path, baseline: str) -> Path:
     file), the baseline are the runs with that file and the other values of these runs: for runs
     with the tag if50, cross-entropy is in cross-entropy-if50. Any other word is the whole tag.
     """
-    files = [CONFIG_ROOT / "methods" / f"{baseline}.yaml", CONFIG_ROOT / f"{baseline}.yaml"]
     written = [path for name in STREAMS if (path := folder / name / "config.yaml").is_file()]
-    benchmark, names = folder.name, [] if baseline == "brl" else [baseline]
+    benchmark, names = folder.name, [] if baseline == recipe.BRL else [baseline]
     if written:
         settings = load(written[:1])
         benchmark = settings.benchmark or folder.name
         own = CONFIG_ROOT / benchmark / f"{settings.stream}.yaml"
-        if own.is_file() and (baseline == "brl" or any(file.is_file() for file in files)):
+        if own.is_file() and baseline in (recipe.BRL, *recipe.method_files()):
             baseline = tag_of(names, settings, load([own]))
     return folder.with_name(folder_name(benchmark, baseline))
 

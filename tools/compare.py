@@ -158,14 +158,13 @@ def main(argv: list[str]) -> None:
         for fold in folds
         for method in options.methods
     ]
-    first, *others = runs
-    for run in others:
+    first = runs[0]
+    for run in runs:
         if run.settings.shot_limits != first.settings.shot_limits:
             raise InputError(
                 f"{run.method} has shots {run.settings.shots}, {first.method} has "
                 f"{first.settings.shots}; give one pair to all: --set shots=[MANY,FEW]"
             )
-    for run in runs:
         run.check()
     failures = make(runs)
     if options.dry_run or failures is None:

@@ -142,10 +142,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(
-        prog="ensemble.py",
-        description="Fuse the streams of a benchmark by the weighted sum of their probabilities.",
-    )
+    parser = Parser(prog="ensemble.py", description=__doc__)
     add = parser.add_argument
     add("--dataset", help="benchmark, e.g. ntu120/xset")
     add("--streams", nargs="+", choices=STREAMS, help="fuse only these streams")

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -84,15 +85,13 @@ class Report:
     def sentences(self) -> list[str]:
         """What the streams of the first folder gain on the same streams of the others, and lose, in
         tests of the same samples."""
-        own = [entry for entry in self.entries if entry.group == self.entries[0].group]
-        others = [entry for entry in self.entries if entry.group != self.entries[0].group]
         return [
-            _sentence(first, other)
-            for first in own
-            for other in others
-            if len(first.runs) == 1
-            and first.weights == other.weights
-            and not len(np.setxor1d(first.scores.names, other.scores.names))
+            _sentence(own, other)
+            for own, other in product(self.entries, self.entries)
+            if own.group == self.entries[0].group != other.group
+            and len(own.runs) == 1
+            and own.weights == other.weights
+            and not len(np.setxor1d(own.scores.names, other.scores.names))
         ]
 
     @property

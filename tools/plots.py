@@ -30,16 +30,13 @@ def save_all(report: Report, class_names: list[str], folder: Path) -> Iterator[P
     """Write all charts for which the report has data; yield the files."""
     folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
-        figures = {}
         if any(run.epochs for run in report.runs):
-            figures["curves"] = curves(report)
+            yield from save(curves(report), folder / "curves")
         if report.entries:
-            figures["classes"] = classes(report, report.lead, class_names)
-            figures["confusion"] = confusion(report, report.lead, class_names)
-        if report.class_counts is not None and report.entries:
-            figures["shots"] = shot_bars(report)
-        for name, figure in figures.items():
-            yield from save(figure, folder / name)
+            yield from save(classes(report, report.lead, class_names), folder / "classes")
+            yield from save(confusion(report, report.lead, class_names), folder / "confusion")
+        if report.entries and report.class_counts is not None:
+            yield from save(shot_bars(report), folder / "shots")
 
 
 def save(figure: Figure, path: Path) -> Iterator[Path]:

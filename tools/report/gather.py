@@ -274,29 +274,19 @@ def entry_of(
     return Entry(name, fused, weights, scores, figures, known)
 
 
-def fusions_made(
-    path: Path, report: Report, streams: set[str], known: Mapping[str, dict[str, float]]
-) -> dict[str, dict[str, float]]:
-    """Return the weights {stream: weight} of the fusions that ensemble.py has made of a folder.
-
-    Without those among `known`, and those of streams that are not there. A damaged file is noted.
-    """
-    if not path.is_file():
-        return {}
+def fusions_made(path: Path, report: Report) -> dict[str, dict[str, float]]:
+    """Return the weights {stream: weight} of the fusions that ensemble.py has written to a file; a
+    damaged one is noted."""
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        made = {
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else {}
+        return {
             name: {stream: float(weight) for stream, weight in row["weights"].items()}
             for name, row in rows.items()
+            if len(row["weights"]) > 1
         }
     except (ValueError, KeyError, TypeError, AttributeError):
         report.notes.append(f"{path} is damaged, and its fusions are omitted; run ensemble.py.")
         return {}
-    return {
-        name: weights
-        for name, weights in made.items()
-        if len(weights) > 1 and streams.issuperset(weights) and weights not in known.values()
-    }
 
 
 def fusions(report: Report, group: str) -> list[Entry]:
@@ -312,7 +302,9 @@ def fusions(report: Report, group: str) -> list[Entry]:
         report.notes.append(f"{prefix}no fusion: {'; '.join(others)}.")
         return []
     known = fusions_of(runs[0].config.get("benchmark") or group)
-    known |= fusions_made(runs[0].path.parent / ENSEMBLE, report, set(streams), known)
+    for name, weights in fusions_made(runs[0].path.parent / ENSEMBLE, report).items():
+        if weights.keys() <= streams.keys() and weights not in known.values():
+            known[name] = weights
     missing = {stream for weights in known.values() for stream in weights} - streams.keys()
     if missing:
         named = ", ".join(stream for stream in STREAMS if stream in missing)

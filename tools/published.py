@@ -83,9 +83,7 @@ def place_of(run: Mapping[str, Any]) -> Place | None:
 def _started_right(run: Mapping[str, Any]) -> bool:
     """Whether a run began with random weights, or with those of the first stage of its method."""
     first = FIRST_STAGE.get(str(run.get("method")))
-    if first is None:
-        return not run.get("started_from")
-    return run.get("started_from_method") == first
+    return run.get("started_from_method") == first if first else not run.get("started_from")
 
 
 def backbone_of(run: Mapping[str, Any]) -> str:

@@ -4,7 +4,6 @@
 const shownFigures = () => Object.entries(FIGURES).filter(([key]) => entries.some(entry => entry.figures[key] != null));
 
 const label = ({ method, backbone }) => backbone ? `${method}, ${backbone}` : method;
-const publishedFor = (entry, figure) => entry.published[figure] ?? null;
 
 function summarize() {
   const seen = (data.counts ?? []).filter(count => count > 0), imbalance = Math.max(...seen) / Math.min(...seen);
@@ -17,7 +16,7 @@ function summarize() {
     const entry = shown();
     if (!entry) return;
     $('headline').replaceChildren(...shownFigures().filter(([key]) => key !== 'top5').map(([key, name]) => {
-      const other = compared()?.figures[key] ?? null, value = entry.figures[key], known = publishedFor(entry, key);
+      const other = compared()?.figures[key] ?? null, value = entry.figures[key], known = entry.published[key] ?? null;
       const comparison = compared() ? (other !== null && value !== null ? `${signed(value - other)}${key === 'top1' ? ` vs. ${compared().name}` : ''}` : '')
         : known !== null ? `published ${percent(known)}` : key === 'top1' ? (entry === entries[data.lead] && entries.length > 1 ? `${groups.length > 1 ? 'best of its folder' : 'best'}: ${entry.name}` : entry.name) : '';
       return el('div', {},
@@ -56,7 +55,7 @@ function tabulate() {
     el('th', { scope: 'row' }, entry.name, entry.run === null && el('small', { class: 'quiet', style: 'display:block;font-weight:400' },
       `weights ${Object.values(entry.weights).join(' : ')}`)),
     keys.map(key => {
-      const value = entry.figures[key], known = publishedFor(entry, key);
+      const value = entry.figures[key], known = entry.published[key] ?? null;
       return el('td', { class: value !== null && value === best[key] ? 'best' : null }, percent(value),
         known !== null && el('small', {}, percent(known), value !== null && `  ${signed(value - known)}`));
     }),

@@ -28,7 +28,7 @@ from engine.run import BEST, LAST
 from errors import InputError, Parser, run_command
 from files import write_json, write_text
 from flags import STREAMS
-from tools import comparison, tuning
+from tools import comparison
 from tools.report import intervals
 from tools.sweep import WORK_DIR, Run, Sweep
 from tools.tuning import Tuned, as_chosen, tune
@@ -134,9 +134,10 @@ def main(argv: list[str]) -> None:
         options.equal_steps, options.store,
     )  # fmt: skip
     folds = [f"{k + 1}/{options.folds}" for k in range(options.folds)] if options.folds else [None]
-    tuning.check(sweep, options.tune, folds[0])
 
     def make(runs: Sequence[Run]) -> dict[jobs.Job, str] | None:
+        for run in runs:
+            run.check()
         if not options.dry_run:
             missing = [run for run in runs if not run.is_finished]
             slots = jobs.make_slots(options.jobs, options.device, missing)
@@ -165,7 +166,6 @@ def main(argv: list[str]) -> None:
                 f"{run.method} has shots {run.settings.shots}, {first.method} has "
                 f"{first.settings.shots}; give one pair to all: --set shots=[MANY,FEW]"
             )
-        run.check()
     failures = make(runs)
     if options.dry_run or failures is None:
         return

@@ -23,7 +23,7 @@ from feeders.frames import CHOICES
 from longtail import shots
 from tools.sweep import Chosen, Run, Sweep, trains
 
-# Makes runs; returns what went wrong with which. None: some are not there (--dry-run).
+# Checks and makes runs; returns what went wrong with which. None: some are missing (--dry-run).
 Maker = Callable[[Sequence[Run]], "dict[Job, str] | None"]
 
 
@@ -100,15 +100,6 @@ def _arguments(settings: config.Config, top: str) -> dict[str, Any]:
     return usual | said
 
 
-def check(sweep: Sweep, tuned: Sequence[Tuned], fold: str | None) -> None:
-    """Raise InputError for a key of --tune that no method has a use for."""
-    both = dict.fromkeys((*sweep.trained, *sweep.methods))
-    settings = [sweep.resolve(method, 0, fold) for method in both]
-    for each in tuned:
-        if not any(each.applies(one) for one in settings):
-            raise InputError(f"--tune {'+'.join(each.keys)}: none of the methods has a use for it")
-
-
 def grid(
     sweep: Sweep, method: str, fold: str | None, tuned: Sequence[Tuned]
 ) -> list[tuple[str, ...]]:
@@ -159,11 +150,16 @@ def tune(
 
     The highest mean class accuracy on a share of the training list that no trial of the fold has
     trained on, the mean over seeds; of equal ones the first. Classifier methods come after the
-    methods whose runs they start from.
+    methods whose runs they start from. InputError for a key that no method has a use for.
     """
+    trained = sweep.trained
+    others = [method for method in sweep.methods if method not in trained]
+    settings = [sweep.resolve(method, 0, folds[0]) for method in (*trained, *others)]
+    for each in tuned:
+        if not any(each.applies(one) for one in settings):
+            raise InputError(f"--tune {'+'.join(each.keys)}: none of the methods has a use for it")
     choices: list[Choice] = []
-    others = [method for method in sweep.methods if method not in sweep.trained]
-    for layer in (sweep.trained, others):
+    for layer in (trained, others):
         chosen = as_chosen(choices)
         trials = {
             (method, fold): {
@@ -176,8 +172,6 @@ def tune(
             for method, fold in product(layer, folds)
         }
         runs = [run for points in trials.values() for row in points.values() for run in row]
-        for run in runs:
-            run.check()
         failures = make(runs)
         if failures is None:
             return None

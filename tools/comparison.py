@@ -184,14 +184,9 @@ def compare(
 def variance(seeds: Sequence[int], folds: Sequence[str | None], drawn: bool) -> str:
     """Return what the runs of a method differ in, which their deviation is of; `drawn`: each seed
     has its own training list."""
-    over = []
-    if len(seeds) > 1:
-        kind = (
-            "each with its own draw of the training list" if drawn else "one training list for all"
-        )
-        over.append(f"{len(seeds)} seeds ({kind})")
-    if len(folds) > 1:
-        over.append(f"{len(folds)} folds of persons")
+    kind = "each with its own draw of the training list" if drawn else "one training list for all"
+    over = [f"{len(seeds)} seeds ({kind})"] if len(seeds) > 1 else []
+    over += [f"{len(folds)} folds of persons"] if len(folds) > 1 else []
     if not over:
         return "one run per method, no deviation"
     return f"mean ± standard deviation over {' times '.join(over)}"

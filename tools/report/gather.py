@@ -31,12 +31,16 @@ class Run:
         folder = RunFolder(path)
         self.path, self.folder = path, folder
         self.group = path.resolve().parent.name  # name of the benchmark folder, including the tag
-        self.config, self.epochs = folder.config(), folder.epochs()
+        self.config = folder.config()
         self.result = folder.result(which) or {}  # without a test empty
         self.facts = {**self.config, **self.result}
         self.stream = str(self.facts.get("stream") or path.resolve().name)
         self.name = self.title = ""  # by name_runs
         self._scores_file = folder.scores_file(which)
+
+    @cached_property
+    def epochs(self) -> list[dict[str, Any]]:
+        return self.folder.epochs()
 
     @property
     def is_tested(self) -> bool:

@@ -7,26 +7,19 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import logs
+from engine import logs, recipe
 from engine.config import CONFIG_ROOT, benchmark_folder, folder_name, load, tag_of
-from engine.fusion import (
-    ENSEMBLE,
-    Scores,
-    fuse,
-    fusions_of,
-    of_other_methods,
-    read_streams,
-)
-from engine.run import RunFolder
+from engine.fusion import ENSEMBLE, fusions_of, of_other_methods
 from errors import InputError, Parser, run_command
 from files import write_json
 from flags import STREAMS
 from longtail import shots
 from tools import published
+from tools.report.gather import Run, differing, entry_of
 
 
 def baseline_folder(folder: Path, baseline: str) -> Path:
@@ -36,14 +29,13 @@ def baseline_folder(folder: Path, baseline: str) -> Path:
     file), the baseline are the runs with that file and the other values of these runs: for runs
     with the tag if50, cross-entropy is in cross-entropy-if50. Any other word is the whole tag.
     """
-    files = [CONFIG_ROOT / "methods" / f"{baseline}.yaml", CONFIG_ROOT / f"{baseline}.yaml"]
     written = [path for name in STREAMS if (path := folder / name / "config.yaml").is_file()]
-    benchmark, names = folder.name, [] if baseline == "brl" else [baseline]
+    benchmark, names = folder.name, [] if baseline == recipe.BRL else [baseline]
     if written:
         settings = load(written[:1])
         benchmark = settings.benchmark or folder.name
         own = CONFIG_ROOT / benchmark / f"{settings.stream}.yaml"
-        if own.is_file() and (baseline == "brl" or any(file.is_file() for file in files)):
+        if own.is_file() and baseline in (recipe.BRL, *recipe.method_files()):
             baseline = tag_of(names, settings, load([own]))
     return folder.with_name(folder_name(benchmark, baseline))
 
@@ -60,33 +52,16 @@ def weighted(streams: Sequence[str], weights: Sequence[float] | None) -> dict[st
     return dict(zip(streams, weights))
 
 
-def check_alike(
-    folder: Path, streams: Mapping[str, Scores], runs: Mapping[str, Mapping[str, Any]]
-) -> None:
-    """Raise InputError for streams whose shot accuracies would be of different classes.
+def check_alike(runs: Sequence[Run], key: str, what: str = "trained on another list") -> None:
+    """Raise InputError for runs that differ in a key: shot accuracies would be of other classes."""
+    for run, first in differing(runs, lambda run: run.facts.get(key)):
+        raise InputError(f"{run.path} was {what} than {first.path}: their {key} differ")
 
-    `runs` are the descriptions of the streams' runs; the first is what the others must be like.
-    """
-    (first, run), *_ = runs.items()
-    counts, limits = run.get("class_counts"), run.get("shots", shots.SHOTS)
-    for name, scores in streams.items():
-        num_class = scores.scores.shape[1]
-        if counts is not None and len(counts) != num_class:
-            raise InputError(
-                f"{folder / name}: scores have {num_class} classes, but class_counts in "
-                f"result.json has {len(counts)}; test again: main.py --phase test"
-            )
-        for key in ("class_counts", "list_digest"):
-            own, theirs = run.get(key), runs[name].get(key)
-            if None not in (own, theirs) and own != theirs:
-                raise InputError(
-                    f"{folder / name} was trained on another list than {folder / first}: their "
-                    f"{key} differ"
-                )
-        if tuple(runs[name].get("shots", limits)) != tuple(limits):
-            raise InputError(
-                f"{folder / name} has other shots than {folder / first}: test both with the same"
-            )
+
+def tested_runs(folder: Path, which: str) -> dict[str, Run]:
+    """Return the runs of a work folder that have scores, by stream."""
+    runs = {stream: Run(folder / stream, which) for stream in STREAMS}
+    return {stream: run for stream, run in runs.items() if run.is_tested}
 
 
 def compare(
@@ -100,63 +75,55 @@ def compare(
     replaces the published fusions. The single streams of a `baseline` folder are the first rows;
     their names start with the name of that folder.
     """
-    streams = read_streams(folder, which)
-    missing = [stream for stream in chosen or STREAMS if stream not in streams]
-    if not streams or (chosen and missing):
+    runs = tested_runs(folder, which)
+    missing = [stream for stream in chosen or STREAMS if stream not in runs]
+    if not runs or (chosen and missing):
         needed = ", ".join(missing)
         raise InputError(
             f"{folder}: no scores for {needed}; train with main.py, or test with --phase test"
         )
-    runs = {name: RunFolder(folder / name).describe(which) for name in streams}
-    run = next(iter(runs.values()))
-    benchmark = run.get("benchmark", folder.name)
+    others = {} if baseline is None else tested_runs(baseline, which)
+    if baseline is not None and not others:
+        raise InputError(f"--baseline: {baseline} has no scores")
+    first = next(iter(runs.values()))
+    benchmark = first.facts.get("benchmark", folder.name)
+    limits, counts = first.facts.get("shots", shots.SHOTS), first.facts.get("class_counts")
+    for run in runs.values():
+        num_class = run.scores.scores.shape[1]
+        if counts is not None and len(counts) != num_class:
+            raise InputError(
+                f"{run.path}: scores have {num_class} classes, but class_counts in result.json has "
+                f"{len(counts)}; test again: main.py --phase test"
+            )
+    check_alike([*runs.values(), *others.values()], "class_counts")
+    check_alike([*runs.values()], "list_digest")
+    check_alike([*runs.values()], "shots", "tested with other shots")
     if chosen:
         fusions = {"+".join(chosen): weighted(chosen, weights)}
     else:
-        fusions = {
-            name: fusion
-            for name, fusion in fusions_of(benchmark).items()
-            if all(stream in streams for stream in fusion)
-        }
-    singles = {name: {name: 1.0} for name in (chosen or streams)}
-    others = {} if baseline is None else read_streams(baseline, which)
-    if baseline is not None and not others:
-        raise InputError(f"--baseline: {baseline} has no scores")
-    limits = tuple(run.get("shots", shots.SHOTS))
-    counts = run.get("class_counts")
-    check_alike(folder, streams, runs)
-    base = baseline or folder
-    other_runs = {name: RunFolder(base / name).describe(which) for name in others}
-    for name, other in other_runs.items():
-        theirs = other.get("class_counts")
-        if None not in (counts, theirs) and theirs != counts:
-            raise InputError(
-                f"--baseline: {base / name} was trained on another list than {folder}: their "
-                "class_counts differ, so many, medium and few would be different classes"
-            )
-
-    def evaluate(fused: Scores, **facts: Any) -> dict[str, Any]:
-        return facts | shots.accuracy(fused.scores, fused.labels, counts, limits)
-
-    rows = {
-        f"{base.name} {name}": evaluate(
-            scores, weights={name: 1.0}, published=published.figure_for([other_runs[name]], name)
-        )
-        for name, scores in others.items()
-    }  # fmt: skip
-    for name, fusion in {**singles, **fusions}.items():
-        fused = fuse(streams, fusion)
-        figure = published.figure_for([runs[stream] for stream in fusion], name)
-        rows[name] = evaluate(fused, weights=fusion, published=figure)
+        known = fusions_of(benchmark)
+        fusions = {name: each for name, each in known.items() if each.keys() <= runs.keys()}
+    fusions = {name: {name: 1.0} for name in chosen or runs} | fusions
+    entries = [
+        entry_of(f"{run.group} {name}", name, {name: 1.0}, others, counts, limits)
+        for name, run in others.items()
+    ]
+    entries += [entry_of(name, name, each, runs, counts, limits) for name, each in fusions.items()]
+    facts = {name: run.facts for name, run in runs.items()}
     return {
         "benchmark": benchmark,
         "which": which,
         "shots": list(limits),
         "missing": missing,
-        "notes": of_other_methods(runs)
-        + [f"{name}: {why}" for name in runs if (why := published.why_none(runs[name]))],
-        "rows": rows,
-    }
+        "notes": of_other_methods(facts)
+        + [f"{name}: {why}" for name in facts if (why := published.why_none(facts[name]))],
+        "rows": {
+            entry.name: {
+                "weights": entry.weights, "published": entry.published.get("top1"), **entry.figures
+            }
+            for entry in entries
+        },
+    }  # fmt: skip
 
 
 def table(result: dict[str, Any]) -> str:
@@ -175,10 +142,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(
-        prog="ensemble.py",
-        description="Fuse the streams of a benchmark by the weighted sum of their probabilities.",
-    )
+    parser = Parser(prog="ensemble.py", description=__doc__)
     add = parser.add_argument
     add("--dataset", help="benchmark, e.g. ntu120/xset")
     add("--streams", nargs="+", choices=STREAMS, help="fuse only these streams")

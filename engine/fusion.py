@@ -10,7 +10,6 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from engine.run import RunFolder
 from errors import InputError
 from flags import STREAMS
 
@@ -138,9 +137,3 @@ def fuse(streams: Mapping[str, Scores], weights: Mapping[str, float]) -> Scores:
 def fusions_of(benchmark: str) -> dict[str, dict[str, float]]:
     """Return the published fusions of a benchmark: name -> {stream: weight}."""
     return FUSIONS | OTHER_FUSIONS.get(benchmark, {})
-
-
-def read_streams(folder: Path, which: str = "best") -> dict[str, Scores]:
-    """Return the scores of all tested streams in a benchmark's work folder."""
-    paths = {stream: RunFolder(folder / stream).scores_file(which) for stream in STREAMS}
-    return {stream: Scores.read(path) for stream, path in paths.items() if path.is_file()}

@@ -20,7 +20,7 @@ from model.backbone import Output
 from tests.test_distributed import on_two_ranks
 from tests.test_embedding_losses import network
 from tests.tiny_runs import METHODS, assert_resumes, run, weights
-from tools.compare import method_files
+from tools.sweep import method_files
 
 CONFIG = METHODS.parent
 SMALL = ["model_args.num_blocks=2", "model_args.inflate=[]", "model_args.down=[2]"]

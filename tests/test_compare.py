@@ -132,7 +132,7 @@ def assert_drawn(found):
         values = [(x - x_0) / (x_1 - x_0) * (v_1 - v_0) + v_0 for x in at]
         assert values == pytest.approx([span["low"], span["value"], span["high"]], abs=0.2)
         assert (circle.get("fill") == "var(--paper)") != span["different"]
-    page = comparison.html(found).replace("http://www.w3.org/2000/svg", "")
+    page = comparison.page(found).replace("http://www.w3.org/2000/svg", "")
     assert "default-src 'none'" in page and not re.search(r"https?://|<script", page)
     assert page.count("<tr>") == 3 + 1 + 2 + 1 and "Holm" in page
 

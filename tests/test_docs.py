@@ -195,7 +195,7 @@ def test_import_strings_exist():
 # --- figures ---
 
 
-def test_tables_of_figures_are_current():
+def test_generated_pages_are_current():
     zoo.main(["--check"])
 
 
@@ -324,14 +324,6 @@ def test_example_reader_runs(project_with_examples, capsys):
 # --- layouts.md ---
 
 
-def test_the_page_of_the_layouts_is_up_to_date():
-    """Else: python -m tools.layouts --out docs/layouts.md"""
-    assert (zoo.DOCS / "layouts.md").read_text(encoding="utf-8") == layouts.page()
-    for name in graph.LAYOUTS:
-        file = zoo.DOCS / f"images/layout-{name}.svg"
-        assert file.read_text(encoding="utf-8") == layouts.picture(graph.load(name))
-
-
 @pytest.mark.parametrize("name", graph.LAYOUTS)
 def test_a_picture_of_a_layout_has_every_joint_where_it_can_be_read(name):
     skeleton = graph.load(name)
@@ -351,10 +343,8 @@ def test_a_picture_of_a_layout_has_every_joint_where_it_can_be_read(name):
 # --- configuration.md ---
 
 
-def test_the_page_of_the_configuration_keys_is_up_to_date():
-    """Every key once, with a meaning."""
-    text = (zoo.DOCS / "configuration.md").read_text(encoding="utf-8")
-    assert text == configuration.reference()  # else: python -m tools.configuration
+def test_every_configuration_key_has_a_meaning():
+    text = configuration.reference()
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
     assert [row[0][3:-1] for row in rows] == list(config.KEYS)
     assert all(row[3].strip(" |") for row in rows)

@@ -8,7 +8,7 @@ from engine import build, config
 from errors import InputError
 from longtail.schedule import Stages
 from tests.comparisons import METHODS, NW_UCLA
-from tools import compare
+from tools.sweep import method_files
 
 PLAIN = {
     "sampling": "longtail.sampling.InstanceSampling",
@@ -28,7 +28,7 @@ BRL_PARTS = {
 def test_each_part_of_brl_is_there_alone_and_left_out(part):
     """Left out, it is that of cross entropy; alone, all others are."""
     brl, plain, without, alone = (
-        config.load([NW_UCLA / "joint.yaml", *compare.method_files(name)])
+        config.load([NW_UCLA / "joint.yaml", *method_files(name)])
         for name in ("brl", "cross-entropy", f"brl-without-{part}", BRL_PARTS[part][1])
     )
     for name, (key, _) in BRL_PARTS.items():
@@ -40,7 +40,7 @@ def test_each_part_of_brl_is_there_alone_and_left_out(part):
 
 @pytest.mark.parametrize("method", [*METHODS, "released", "brl"])
 def test_every_method_builds_on_a_benchmark_and_is_pure(method):
-    settings = config.load([NW_UCLA / "joint.yaml", *compare.method_files(method)])
+    settings = config.load([NW_UCLA / "joint.yaml", *method_files(method)])
     counts = torch.tensor([100, 77, 59, 46, 35, 27, 21, 16, 12, 10])
     labels = torch.arange(10).repeat_interleave(counts)
     sampling = build.make(settings, "sampling", labels, counts, settings.repeat)
@@ -79,14 +79,14 @@ def test_every_method_builds_on_a_benchmark_and_is_pure(method):
 def test_margins_are_for_cosines_of_one_scale(method, scale):
     """The network scales them, in testing as in training; a loss for another scale is refused."""
     small = ["model_args.base_channels=8", "model_args.num_blocks=2"]
-    settings = config.load([NW_UCLA / "joint.yaml", *compare.method_files(method)], small)
+    settings = config.load([NW_UCLA / "joint.yaml", *method_files(method)], small)
     model = build.make_model(settings).eval()
     logits = model(100 * torch.randn(4, 1, 16, 20, 3))
     assert 1 < logits.abs().max() <= scale * (1 + 1e-6)
     counts = torch.arange(10) + 1
     build.make_stages(settings, counts)
     for override in ("model_args.cosine=0", "model_args.cosine=true", "loss_args.scale=12"):
-        other = config.load([NW_UCLA / "joint.yaml", *compare.method_files(method)], [override])
+        other = config.load([NW_UCLA / "joint.yaml", *method_files(method)], [override])
         with pytest.raises(InputError, match="the same number"):
             build.make_stages(other, counts)
 

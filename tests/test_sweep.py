@@ -41,7 +41,7 @@ def test_plans_and_what_main_is_told():
     weights = balanced.arguments[balanced.arguments.index("--weights") + 1]
     assert weights == "work_dir/nw-ucla-lt-balanced-softmax-seed1/joint/last.pt"
     with pytest.raises(InputError, match="ldam-drw"):
-        compare.method_files("ldam-dwr")
+        sweeps.method_files("ldam-dwr")
 
 
 def test_main_resolves_what_was_planned():
@@ -136,7 +136,7 @@ def test_results_of_another_list_or_of_other_first_weights_are_refused(tmp_path,
     """The configuration names both by a path, and does not change with their content."""
 
     def listed(digest, fingerprint):
-        return sweeps.Listed(torch.tensor([0, 0, 1]), torch.tensor([2, 1]), digest, fingerprint)
+        return torch.tensor([0, 0, 1]), digest, fingerprint
 
     monkeypatch.setattr(sweeps, "_read_list", lambda *_: listed("new", "clips"))
     sweep = compare.Sweep(NW_UCLA, root=tmp_path)
@@ -213,9 +213,7 @@ NW_UCLA_COUNTS = torch.tensor([100, 77, 59, 46, 35, 27, 21, 16, 12, 10])
 def nw_ucla_list(monkeypatch):
     """The published list of NW-UCLA, by its counts."""
     labels = torch.arange(10).repeat_interleave(NW_UCLA_COUNTS)
-    monkeypatch.setattr(
-        sweeps, "_read_list", lambda *_: sweeps.Listed(labels, NW_UCLA_COUNTS, "", "")
-    )
+    monkeypatch.setattr(sweeps, "_read_list", lambda *_: (labels, "", ""))
 
 
 def test_equal_steps_of_the_published_list(nw_ucla_list):

@@ -25,7 +25,7 @@ from longtail.classifiers import (
 from longtail.losses import label_weights
 from tests.outputs import Outputs
 from tests.tiny_runs import SMALL
-from tools import compare
+from tools.sweep import method_files
 
 METHODS = sorted(path.stem for path in (config.CONFIG_ROOT / "methods").glob("*.yaml"))
 ALL = ["brl", "released", *METHODS]
@@ -34,7 +34,7 @@ FLAT = ["model=tests.test_optimizer.Flat"]
 
 
 def settings(tiny, method, *more, **values):
-    files = [tiny / "tiny-lt/joint.yaml", *compare.method_files(method)]
+    files = [tiny / "tiny-lt/joint.yaml", *method_files(method)]
     own = ["num_epoch=8", "second_stage=2", "repeat=4", "feeder_args={flip: 0}", *more]
     return config.load(files, own, **values)
 
@@ -220,7 +220,7 @@ def test_every_method_is_sane_where_classes_have_no_samples(tiny, method):
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if config.load(
-    compare.method_files(m)).classifier])  # fmt: skip
+    method_files(m)).classifier])  # fmt: skip
 def test_no_classifier_method_favors_a_class_without_samples(tiny, method):
     """As cross entropy leaves a network: short vectors and low biases where there is nothing."""
     own = settings(tiny, method)

@@ -26,34 +26,23 @@ from longtail import shots
 from longtail.calibration import FLATTEST, SHARPEST, fit_temperature, tempered, threshold_for
 
 
-def figures(scores: Scores, temperature: float, threshold: float | None) -> dict[str, Any]:
-    """Return ece in percent and nll under a temperature; with a threshold also the share of the
-    samples that reach it, and their accuracy, in percent."""
-    probabilities = tempered(scores.scores, temperature)
-    found: dict[str, Any] = shots.calibration(probabilities, scores.labels)
-    if threshold is not None:
-        answered = probabilities.max(axis=1) >= threshold
-        right = probabilities.argmax(axis=1) == scores.labels
-        found["answered"] = float(100 * answered.mean())
-        found["right"] = float(100 * right[answered].mean()) if answered.any() else None
-    return found
-
-
 def table(found: dict[str, Any], parts: dict[str, Scores]) -> str:
-    """Return ECE and NLL of each part before and after, and what the threshold does."""
-    threshold = found["threshold"]
+    """Return ECE and NLL of each part before and after; with a threshold also the share of the
+    samples that reach it, and their accuracy."""
     head = ["", "samples", "ECE before", "after", "NLL before", "after"]
-    head += [] if threshold is None else ["answered", "right of these"]
+    head += [] if found["threshold"] is None else ["answered", "right of these"]
     rows = []
     for name, scores in parts.items():
-        before, after = (
-            figures(scores, temperature, threshold) for temperature in (1.0, found["temperature"])
-        )
+        probabilities = tempered(scores.scores, found["temperature"])
+        both = [shots.calibration(each, scores.labels) for each in (scores.scores, probabilities)]
         cells = [name, str(len(scores.labels))]
-        cells += [logs.percent(each["ece"]) for each in (before, after)]
-        cells += [f"{each['nll']:.3f}" for each in (before, after)]
-        if threshold is not None:
-            cells += [logs.percent(after[key]) for key in ("answered", "right")]
+        cells += [logs.percent(each["ece"]) for each in both]
+        cells += [f"{each['nll']:.3f}" for each in both]
+        if found["threshold"] is not None:
+            answered = probabilities.max(axis=1) >= found["threshold"]
+            right = (probabilities.argmax(axis=1) == scores.labels)[answered]
+            cells.append(logs.percent(100 * answered.mean()))
+            cells.append(logs.percent(100 * right.mean() if len(right) else None))
         rows.append(cells)
     return logs.table(head, rows)
 

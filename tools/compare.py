@@ -28,9 +28,9 @@ from engine.run import BEST, LAST
 from errors import InputError, Parser, run_command
 from files import write_json, write_text
 from flags import STREAMS
-from tools import comparison, tuning
+from tools import comparison
 from tools.report import intervals
-from tools.sweep import WORK_DIR, Run, Sweep, method_files
+from tools.sweep import WORK_DIR, Run, Sweep
 from tools.tuning import Tuned, as_chosen, tune
 
 
@@ -129,16 +129,15 @@ def parse(argv: list[str]) -> Any:
 def main(argv: list[str]) -> None:
     options = parse(argv)
     folder = config.benchmark_folder(options.benchmark) if options.benchmark else None
-    for method in options.methods:
-        method_files(method, folder or config.CONFIG_ROOT)
     sweep = Sweep(
         folder, options.methods, options.stream, options.work_dir, tuple(options.overrides),
         options.equal_steps, options.store,
     )  # fmt: skip
     folds = [f"{k + 1}/{options.folds}" for k in range(options.folds)] if options.folds else [None]
-    tuning.check(sweep, options.tune, folds[0])
 
     def make(runs: Sequence[Run]) -> dict[jobs.Job, str] | None:
+        for run in runs:
+            run.check()
         if not options.dry_run:
             missing = [run for run in runs if not run.is_finished]
             slots = jobs.make_slots(options.jobs, options.device, missing)
@@ -160,15 +159,13 @@ def main(argv: list[str]) -> None:
         for fold in folds
         for method in options.methods
     ]
-    first, *others = runs
-    for run in others:
+    first = runs[0]
+    for run in runs:
         if run.settings.shot_limits != first.settings.shot_limits:
             raise InputError(
                 f"{run.method} has shots {run.settings.shots}, {first.method} has "
                 f"{first.settings.shots}; give one pair to all: --set shots=[MANY,FEW]"
             )
-    for run in runs:
-        run.check()
     failures = make(runs)
     if options.dry_run or failures is None:
         return
@@ -190,7 +187,7 @@ def write(found: Mapping[str, Any], output: Path) -> None:
     """Write the table, the numbers, the chart and the page, and print the table."""
     text = comparison.markdown(found)
     write_text(output.with_name(f"{output.name}.md"), text)
-    write_text(output.with_name(f"{output.name}.html"), comparison.html(found))
+    write_text(output.with_name(f"{output.name}.html"), comparison.page(found))
     drawing = output.with_name(f"{output.name}.svg")
     if drawn := intervals.chart(found):
         write_text(drawing, drawn)

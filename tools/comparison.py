@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -10,14 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
+import files
 from engine import logs
 from engine.fusion import Scores
 from engine.run import BEST, code_version
 from errors import InputError
 from longtail import shots
-from longtail.significance import LEVEL, Difference, clip_weights, differences, holm
+from longtail.significance import LEVEL, clip_weights, differences, holm
 from tools import published
 from tools.report import intervals
+from tools.report.page import STYLE_SHEET
 from tools.sweep import Run, Sweep
 from tools.tuning import Choice
 
@@ -31,7 +34,8 @@ FEW_SEEDS = 5  # of fewer a bootstrap underestimates the variance by a fifth or 
 # --- the numbers ---
 
 
-Finished = Sequence[tuple[Run, dict[str, Any]]]  # finished runs of a method, with their results
+# Finished runs of a method, with their configurations and results
+Finished = Sequence[tuple[Run, dict[str, Any]]]
 
 
 def hits(run: Run, which: str) -> tuple[Scores, np.ndarray]:
@@ -43,15 +47,12 @@ def hits(run: Run, which: str) -> tuple[Scores, np.ndarray]:
 
 
 def weights_of(
-    labels: np.ndarray, class_counts: Sequence[int] | None, limits: tuple[int, int]
-) -> dict[str, np.ndarray]:
-    """Return {metric: weight of each test clip in it (n,)}, without metrics that have no class."""
-    weights = {"top1": clip_weights(labels)}
-    if class_counts is not None:
-        weights["mean_class"] = clip_weights(labels, np.ones(len(class_counts), bool))
-        for name, mask in shots.groups(class_counts, limits).items():
-            weights[name] = clip_weights(labels, mask.numpy())
-    return {metric: each for metric, each in weights.items() if each.any()}
+    labels: np.ndarray, class_counts: Sequence[int], limits: tuple[int, int]
+) -> np.ndarray:
+    """Return the weight of each test clip in METRICS, (n, 5); all are 0 in one without a class."""
+    groups = [mask.numpy() for mask in shots.groups(class_counts, limits).values()]
+    masks = [None, np.ones(len(class_counts), bool), *groups]
+    return np.stack([clip_weights(labels, mask) for mask in masks], axis=1)
 
 
 def paired_parts(
@@ -66,10 +67,10 @@ def paired_parts(
     folds = list(dict.fromkeys(fold for _, fold in cells))
     every = dict.fromkeys(seed for seed, _ in cells)
     seeds = [seed for seed in every if all((seed, fold) in cells for fold in folds)]
-    parts: list[list[dict[str, np.ndarray]]] = []  # by fold and seed
-    labels = []
+    known = np.ones(len(shots.METRICS), bool)
+    parts, labels = [], []
     for fold in folds if seeds else ():
-        parts.append([])
+        of_seeds = []
         for seed in seeds:
             (run, result), (base, base_result) = (each[seed, fold] for each in both)
             (own, right), (other, others) = hits(run, which), hits(base, which)
@@ -85,16 +86,13 @@ def paired_parts(
                         f"{run.folder} and {base.folder} were trained on different lists, so their "
                         "shot groups are not comparable"
                     )
-            weights = weights_of(own.labels, result.get("class_counts"), run.settings.shot_limits)
-            parts[-1].append({m: weight * (right - others) for m, weight in weights.items()})
+            weights = weights_of(own.labels, result["class_counts"], run.settings.shot_limits)
+            known &= weights.any(axis=0)
+            of_seeds.append(weights * (right - others)[:, None])
+        parts.append(np.stack(of_seeds))  # (S, n, 5)
         labels.append(own.labels)
-    of_runs = [part for of_fold in parts for part in of_fold]
-    metrics = [m for m in shots.METRICS if all(m in part for part in of_runs)]
-    stacked = [
-        np.stack([np.stack([part[m] for m in metrics], axis=1) for part in of_fold])
-        for of_fold in parts
-    ]
-    return metrics, stacked, labels
+    metrics = [metric for metric, is_known in zip(shots.METRICS, known) if is_known]
+    return metrics, [part[..., known] for part in parts], labels
 
 
 def all_differences(
@@ -104,19 +102,16 @@ def all_differences(
 
     Holm's correction is over the methods, for each metric.
     """
-    found: dict[str, dict[str, Difference]] = {}  # metric -> method
-    for method in finished:
-        if method == baseline:
-            continue
+    rows: dict[str, dict[str, dict[str, Any]]] = {method: {} for method in finished}
+    for method in rows.keys() - {baseline}:
         metrics, parts, labels = paired_parts(finished[method], finished[baseline], which)
-        for metric, each in zip(metrics, differences(parts, labels) if parts else ()):
-            found.setdefault(metric, {})[method] = each
-    result: dict[str, dict[str, dict[str, Any]]] = {method: {} for method in finished}
-    for metric, of_methods in found.items():
-        adjusted = holm([each.p for each in of_methods.values()])
-        for (method, each), p in zip(of_methods.items(), adjusted):
-            result[method][metric] = asdict(each) | {"p_holm": p, "different": p < 1 - LEVEL}
-    return result
+        if parts:
+            rows[method] = dict(zip(metrics, map(asdict, differences(parts, labels))))
+    for metric in shots.METRICS:
+        several = [row[metric] for row in rows.values() if metric in row]
+        for each, p in zip(several, holm([each["p"] for each in several])):
+            each |= {"p_holm": p, "different": p < 1 - LEVEL}
+    return rows
 
 
 def numbers_of(finished: Finished, stream: str, which: str) -> dict[str, Any]:
@@ -125,11 +120,12 @@ def numbers_of(finished: Finished, stream: str, which: str) -> dict[str, Any]:
         steps: list[int | None] = [run.steps for run, _ in finished]
     except InputError:  # a training list is not there
         steps = [None] * len(finished)
+    results = [result for _, result in finished]
+    known = published.figures_for(results, stream)
     values = {
-        figure: [result[figure] for _, result in finished if result.get(figure) is not None]
+        figure: [result[figure] for result in results if result.get(figure) is not None]
         for figure in FIGURES
     }
-    facts = [run.place.describe(which) for run, _ in finished]
     return {
         "runs": [
             {
@@ -140,7 +136,7 @@ def numbers_of(finished: Finished, stream: str, which: str) -> dict[str, Any]:
         ],
         "mean": {figure: statistics.mean(v) if v else None for figure, v in values.items()},
         "deviation": {f: statistics.stdev(v) if len(v) > 1 else None for f, v in values.items()},
-        "published": {m: published.figure_for(facts, stream, m) for m in shots.METRICS},
+        "published": {metric: known.get(metric) for metric in shots.METRICS},
     }  # fmt: skip
 
 
@@ -155,11 +151,11 @@ def compare(
     methods, seeds, folds = (
         list(dict.fromkeys(getattr(run, key) for run in runs)) for key in ("method", "seed", "fold")
     )
-    done = [(run, result) for run in runs if (result := run.result(which)) is not None]
+    done = [(run, run.place.describe(which)) for run in runs if run.is_finished]
     finished = {method: [each for each in done if each[0].method == method] for method in methods}
     differing = all_differences(finished, baseline, which)
     settings = sweep.resolve("brl", seeds[0], folds[0])
-    reasons = {run.name: published.why_none(run.place.describe(which)) for run, _ in done}
+    reasons = {run.name: published.why_none(result) for run, result in done}
     notes = [f"{name}: {why}" for name, why in reasons.items() if why]
     if len(codes := {result.get("code") for _, result in done}) > 1:
         notes.append(f"The runs were made by {len(codes)} versions of the code.")
@@ -188,14 +184,9 @@ def compare(
 def variance(seeds: Sequence[int], folds: Sequence[str | None], drawn: bool) -> str:
     """Return what the runs of a method differ in, which their deviation is of; `drawn`: each seed
     has its own training list."""
-    over = []
-    if len(seeds) > 1:
-        kind = (
-            "each with its own draw of the training list" if drawn else "one training list for all"
-        )
-        over.append(f"{len(seeds)} seeds ({kind})")
-    if len(folds) > 1:
-        over.append(f"{len(folds)} folds of persons")
+    kind = "each with its own draw of the training list" if drawn else "one training list for all"
+    over = [f"{len(seeds)} seeds ({kind})"] if len(seeds) > 1 else []
+    over += [f"{len(folds)} folds of persons"] if len(folds) > 1 else []
     if not over:
         return "one run per method, no deviation"
     return f"mean ± standard deviation over {' times '.join(over)}"
@@ -273,20 +264,39 @@ def difference_table(found: Mapping[str, Any]) -> list[list[str]]:
 
 def markdown(found: Mapping[str, Any]) -> str:
     left = 2 if found["choices"] else 1
-    parts = [*caption(found), _markdown_table(accuracy_table(found), left)]
+    parts = [*caption(found), markdown_table(accuracy_table(found), left)]
     if differing := difference_table(found):
-        parts += [legend(found), _markdown_table(differing)]
+        parts += [legend(found), markdown_table(differing)]
     return "\n\n".join([*parts, *found["notes"]]) + "\n"
 
 
-def html(found: Mapping[str, Any]) -> str:
-    """Return a page with the differences as points with intervals, and the tables."""
+def page(found: Mapping[str, Any]) -> str:
+    """Return a self-contained HTML page: the chart of the differences, and the tables."""
+    title = html.escape(f"{found['benchmark']}, {found['stream']}")
     tables = [table for table in (accuracy_table(found), difference_table(found)) if table]
     said = [legend(found)] if len(tables) > 1 else []
-    return intervals.page(found, [*caption(found), *said, *found["notes"]], tables)
+    lines = [*caption(found), *said, *found["notes"]]
+    paragraphs = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+    parts = [intervals.chart(found), *map(_html_table, tables)]
+    sections = [f'<section><div class="scroll">{part}</div></section>' for part in parts]
+    body = f"""<header class="top"><div class="wide"><h1>{title}</h1>{paragraphs}</div></header>
+<main class="wide">
+{"".join(sections)}
+</main>"""
+    return files.page(title, STYLE_SHEET, body)
 
 
-def _markdown_table(cells: Sequence[Sequence[str]], left: int = 1) -> str:
+def _html_table(cells: Sequence[Sequence[str]]) -> str:
+    head, *rows = ([html.escape(cell) for cell in row] for row in cells)
+    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    body = "".join(
+        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>'
+        for row in rows
+    )
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def markdown_table(cells: Sequence[Sequence[str]], left: int = 1) -> str:
     """Return a Markdown table, the first row its head; all but `left` columns flush right."""
     head, *rows = cells
     rule = ["---"] * left + ["---:"] * (len(head) - left)

@@ -1,22 +1,16 @@
-"""The reference of the configuration keys, from the class that defines them.
-
-python -m tools.configuration --out docs/configuration.md
-"""
+"""The reference of the configuration keys, docs/configuration.md, from the class that defines
+them."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 import re
-import sys
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from engine.config import KEYS, Config, choices
-from errors import Parser, run_command
-from files import write_text
 
 HEAD = """# Configuration keys
 
@@ -31,7 +25,7 @@ arguments of the class that the key before it names by its import string. Naming
 sampling, mixing, loss, class_weights, auxiliary_loss, classifier or schedule drops the arguments of
 the one before it; `model_args`, `optimizer_args` and `feeder_args` are kept.
 
-Made from `engine/config.py` by `python -m tools.configuration --out docs/configuration.md`.
+Made from `engine/config.py` by `python -m tools.zoo`.
 """
 TABLE = """
 ## {}
@@ -70,13 +64,3 @@ def _row(key: str, default: Any, meaning: str) -> str:
         meaning = f"arguments of `{key.removesuffix('_args')}`"
     meaning = meaning.replace("|", "\\|")
     return f"| `{key}` | {kind} | `{shown}` | {meaning} |"
-
-
-def main(argv: list[str]) -> None:
-    parser = Parser(prog="python -m tools.configuration", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
-    write_text(parser.parse_args(argv).out, reference())
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -1,16 +1,9 @@
-"""The page of joint layouts: a picture with joint numbers, and the names, of each file of graph/.
-
-python -m tools.layouts --out docs/layouts.md
-"""
+"""The page of joint layouts, docs/layouts.md: a picture with joint numbers, and the names, of each
+file of graph/."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import graph
-from errors import InputError, Parser, run_command
-from files import write_text
 
 # Where a standing person's joints are, seen from the front: across (that of left joints is
 # positive, right of the picture), and up, in percent of the height.
@@ -42,7 +35,7 @@ so that the left side of the body (blue) is on the right; lines are bones (`pare
 ([predict.md](predict.md#from-a-pose-estimator)); a layout of your own is a YAML file of the same
 form ([extending.md](extending.md#a-data-set-of-your-own)).
 
-Made from `graph/` by `python -m tools.layouts --out docs/layouts.md`.
+Made from `graph/` by `python -m tools.zoo`.
 """
 SCALE, WIDTH = 4.0, 300
 STYLE = """text { font: 11px system-ui, sans-serif; fill: #fff; text-anchor: middle }
@@ -50,12 +43,14 @@ STYLE = """text { font: 11px system-ui, sans-serif; fill: #fff; text-anchor: mid
 .middle { fill: #63676f }"""
 
 
-def place(name: str) -> tuple[float, float]:
-    """Return where a joint is in the picture, in pixels; KeyError for an unknown name."""
+def place(name: str) -> tuple[float, float, str]:
+    """Return where a joint is in the picture, in pixels, and left, right or middle; KeyError for an
+    unknown name."""
     side, _, part = name.partition(" ")
-    across, up = SIDES[part] if side in ("left", "right") else (0, MIDDLE[name])
-    across = -across if side == "right" else across
-    return WIDTH / 2 + SCALE * across, SCALE * (101 - up)
+    if side not in ("left", "right"):
+        return WIDTH / 2, SCALE * (101 - MIDDLE[name]), "middle"
+    across, up = SIDES[part]
+    return WIDTH / 2 + SCALE * (across if side == "left" else -across), SCALE * (101 - up), side
 
 
 def picture(skeleton: graph.Skeleton) -> str:
@@ -67,19 +62,15 @@ def picture(skeleton: graph.Skeleton) -> str:
         for v, u in enumerate(skeleton.parent)
     )
     joints = "".join(
-        f'<circle class="{side_of(name)}" cx="{x:g}" cy="{y:g}" r="8.5"/>'
+        f'<circle class="{side}" cx="{x:g}" cy="{y:g}" r="8.5"/>'
         f'<text x="{x:g}" y="{y + 4:g}">{v}</text>'
-        for v, (name, (x, y)) in enumerate(zip(skeleton.joints, at))
+        for v, (x, y, side) in enumerate(at)
     )
     height = SCALE * 104
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" width="{WIDTH}" '
         f'height="{height:g}"><style>{STYLE}</style>{bones}{joints}</svg>\n'
     )
-
-
-def side_of(name: str) -> str:
-    return side if (side := name.partition(" ")[0]) in ("left", "right") else "middle"
 
 
 def page() -> str:
@@ -92,19 +83,3 @@ def page() -> str:
             f"(images/layout-{name}.svg)\n\n{joints}.\n"
         )
     return "\n".join(parts)
-
-
-def main(argv: list[str]) -> None:
-    parser = Parser(prog="python -m tools.layouts", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the page")
-    out = parser.parse_args(argv).out
-    images = out.parent / "images"
-    if not images.is_dir():
-        raise InputError(f"--out {out}: the pictures go to {images}, which does not exist")
-    for name in graph.LAYOUTS:
-        write_text(images / f"layout-{name}.svg", picture(graph.load(name)))
-    write_text(out, page())
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,16 +30,13 @@ def save_all(report: Report, class_names: list[str], folder: Path) -> Iterator[P
     """Write all charts for which the report has data; yield the files."""
     folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
-        figures = {}
         if any(run.epochs for run in report.runs):
-            figures["curves"] = curves(report)
+            yield from save(curves(report), folder / "curves")
         if report.entries:
-            figures["classes"] = classes(report, report.lead, class_names)
-            figures["confusion"] = confusion(report, report.lead, class_names)
-        if report.class_counts is not None and report.entries:
-            figures["shots"] = shot_bars(report)
-        for name, figure in figures.items():
-            yield from save(figure, folder / name)
+            yield from save(classes(report, report.lead, class_names), folder / "classes")
+            yield from save(confusion(report, report.lead, class_names), folder / "confusion")
+        if report.entries and report.class_counts is not None:
+            yield from save(shot_bars(report), folder / "shots")
 
 
 def save(figure: Figure, path: Path) -> Iterator[Path]:
@@ -53,9 +51,10 @@ def curves(report: Report) -> Figure:
     """Loss and accuracies by epoch, one line per run."""
     runs = [run for run in report.runs if run.epochs]
     keys = [k for k in CURVES if any(e.get(k) is not None for run in runs for e in run.epochs)]
-    figure = Figure(figsize=(7, 1.9 * -(-len(keys) // 3)), layout="constrained")
+    rows = math.ceil(len(keys) / 3)
+    figure = Figure(figsize=(7, 1.9 * rows), layout="constrained")
     for place, key in enumerate(keys, 1):
-        axes = figure.add_subplot(-(-len(keys) // 3), 3, place, title=CURVES[key])
+        axes = figure.add_subplot(rows, 3, place, title=CURVES[key])
         for i, run in enumerate(runs):
             values = [np.nan if e.get(key) is None else e[key] for e in run.epochs]
             color, dash = LINES[i % 7], ("-", "--", ":")[i // 7 % 3]
@@ -71,23 +70,21 @@ def classes(report: Report, entry: Entry, class_names: list[str]) -> Figure:
     order, counted = report.head_to_tail, report.class_counts
     K, place = len(order), np.arange(len(order))
     accuracy = np.array([entry.figures["per_class"][k] for k in order], float)
-    groups = [report.shot_of_class[k] for k in order] if counted is not None else [None] * K
-    colors = [SHOTS.get(group or "", LINES[-1]) for group in groups]
+    groups = np.array(report.shot_of_class)[order]
+    colors = [SHOTS.get(group, LINES[-1]) for group in groups]
     size = min(8.0, 320 / K)  # points of a letter, so that upright texts do not touch
     readable = size >= 4
+    heights = (5,) if counted is None else (5, 1)
     figure = Figure(figsize=(7, 2.6 if counted is None else 3.1), layout="constrained")
-    heights = {} if counted is None else {"height_ratios": (5, 1)}
-    rows = figure.subplots(
-        1 if counted is None else 2, sharex=True, squeeze=False, gridspec_kw=heights
-    )
+    rows = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)
     axes, below = rows[0, 0], rows[-1, 0]
     axes.bar(place, accuracy, color=colors)
     axes.set(ylabel="accuracy (%)", ylim=(0, 104), xlim=(-0.7, K - 0.3))
-    for group in [group for group in dict.fromkeys(groups) if group in SHOTS]:
-        inside = np.flatnonzero(np.array(groups) == group)
-        if (mean := entry.figures[group]) is not None:
+    for group, color in SHOTS.items():
+        inside = np.flatnonzero(groups == group)
+        if len(inside) and (mean := entry.figures[group]) is not None:
             axes.hlines(mean, inside[0] - 0.4, inside[-1] + 0.4, "black", "dashed", linewidth=0.8)
-            axes.text(inside.mean(), 106, f"{group} {mean:.1f}", ha="center", color=SHOTS[group])
+            axes.text(inside.mean(), 106, f"{group} {mean:.1f}", ha="center", color=color)
     if counted is not None:
         counts = counted[order]
         below.bar(place, counts, color=colors, alpha=0.45)
@@ -106,24 +103,22 @@ def confusion(report: Report, entry: Entry, class_names: list[str]) -> Figure:
     """Confusion matrix, true class by predicted class, rows sum to 100 %, from head to tail."""
     order = report.head_to_tail
     K = len(order)
-    place = np.argsort(order)  # class -> row
     counts = np.zeros((K, K))
-    np.add.at(counts, (place[entry.scores.labels], place[entry.scores.scores.argmax(1)]), 1)
-    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    np.add.at(counts, (entry.scores.labels, entry.scores.scores.argmax(1)), 1)
+    share = (counts / np.maximum(counts.sum(1, keepdims=True), 1))[np.ix_(order, order)]
     side = max(3.3, min(7.0, 1.6 + 0.11 * K))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(100 * share, cmap="Blues", norm=matplotlib.colors.PowerNorm(0.5, 0, 100))
     axes.set(xlabel="predicted class", ylabel="true class")
     if K <= 64:
-        names = [class_names[k] for k in order]
-        axes.set_xticks(range(K), names, rotation=90, fontsize=max(3.5, 8 - K / 12))
-        axes.set_yticks(range(K), names, fontsize=max(3.5, 8 - K / 12))
-    if report.class_counts is not None:
-        groups = np.array(report.shot_of_class)[order]
-        for edge in np.flatnonzero(groups[1:] != groups[:-1]) + 0.5:
-            axes.axhline(edge, color="gray", linewidth=0.5)
-            axes.axvline(edge, color="gray", linewidth=0.5)
+        names, size = [class_names[k] for k in order], max(3.5, 8 - K / 12)
+        axes.set_xticks(range(K), names, rotation=90, fontsize=size)
+        axes.set_yticks(range(K), names, fontsize=size)
+    groups = np.array(report.shot_of_class)[order]
+    for edge in np.flatnonzero(groups[1:] != groups[:-1]) + 0.5:
+        axes.axhline(edge, color="gray", linewidth=0.5)
+        axes.axvline(edge, color="gray", linewidth=0.5)
     figure.colorbar(image, shrink=0.6, label="fraction of the true class (%)")
     return figure
 

@@ -83,9 +83,7 @@ def place_of(run: Mapping[str, Any]) -> Place | None:
 def _started_right(run: Mapping[str, Any]) -> bool:
     """Whether a run began with random weights, or with those of the first stage of its method."""
     first = FIRST_STAGE.get(str(run.get("method")))
-    if first is None:
-        return not run.get("started_from")
-    return run.get("started_from_method") == first
+    return run.get("started_from_method") == first if first else not run.get("started_from")
 
 
 def backbone_of(run: Mapping[str, Any]) -> str:
@@ -99,22 +97,21 @@ def backbone_name(run: Mapping[str, Any]) -> str:
     return BACKBONES.get(path, path.split(".")[-2] if "." in path else path)
 
 
-def figure_for(
-    runs: Iterable[Mapping[str, Any]], streams: str, metric: str = "top1"
-) -> float | None:
-    """Return the published accuracy, in percent, of the method, list and backbone of all `runs`.
+def figures_for(runs: Iterable[Mapping[str, Any]], streams: str) -> dict[str, float]:
+    """Return the published accuracies in percent, {metric: value}, of the method, list and backbone
+    of all `runs`.
 
-    `streams` is the name of a stream, or `2-stream`, `4-stream`, `6-stream`; `metric` top1, many,
-    medium or few. None if the runs differ, or are not in the table. If the sources of an entry
-    differ in its top-1, that of the first, the BRL repository, is shown, and beside it only what
-    belongs to the same top-1.
+    `streams` is the name of a stream, or `2-stream`, `4-stream`, `6-stream`. {} if the runs differ,
+    or are not in the table. If the sources of an entry differ in its top-1, that of the first, the
+    BRL repository, is shown, and beside it only what belongs to the same top-1.
     """
     places = {place_of(run) for run in runs}
     place = places.pop() if len(places) == 1 else None
-    sources = figures().get((*place, streams), {}).values() if place else ()
-    top1 = next((source["top1"] for source in sources if "top1" in source), None)
-    of_one = (source for source in sources if source.get("top1", top1) == top1)
-    return next((source[metric] for source in of_one if metric in source), None)
+    found: dict[str, float] = {}
+    for source in figures().get((*place, streams), {}).values() if place else ():
+        if found.get("top1") in (None, source.get("top1", found.get("top1"))):
+            found = source | found
+    return found
 
 
 def why_none(run: Mapping[str, Any]) -> str | None:

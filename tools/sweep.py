@@ -64,39 +64,31 @@ LIST_KEYS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Listed:
-    """The samples that a run trains on."""
-
-    labels: torch.Tensor  # (n,)
-    class_counts: torch.Tensor  # (K,)
-    digest: str  # of the training list
-    fingerprint: str  # of the store
+Listed = tuple[torch.Tensor, str, str]
 
 
 @cache
-def _read_list(num_class: int, *values: Any) -> Listed:
+def _read_list(*values: Any) -> Listed:
     """Return what `training_list` does, for the `values` of LIST_KEYS."""
     settings = config.Config(**dict(zip(LIST_KEYS, values)))
     store = Store.open(settings.store)
     listed, rows, _ = listed_rows(store, settings, make=True)
     if listed.made:
         print(listed.made, file=sys.stderr)  # the lines of --dry-run stay commands
-    labels = torch.as_tensor(store.labels[rows])
-    counts = torch.bincount(labels, minlength=num_class)
-    return Listed(labels, counts, listed.digest, store.fingerprint)
+    return torch.as_tensor(store.labels[rows]), listed.digest, store.fingerprint
 
 
 def training_list(settings: config.Config) -> Listed:
-    """Return the samples that a run trains on; its list is drawn if missing."""
-    values = (getattr(settings, key) for key in LIST_KEYS)
-    return _read_list(settings.model_args.get("num_class", 60), *values)
+    """Return the labels (n,) that a run trains on, and the digests of its list, which is drawn if
+    missing, and of its store."""
+    return _read_list(*(getattr(settings, key) for key in LIST_KEYS))
 
 
 def steps_per_epoch(settings: config.Config) -> int:
     """Return the optimizer steps of an epoch, of one process."""
-    listed = training_list(settings)
-    samples = len(make(settings, "sampling", listed.labels, listed.class_counts, settings.repeat))
+    labels, _, _ = training_list(settings)
+    counts = torch.bincount(labels, minlength=settings.model_args.get("num_class", 60))
+    samples = len(make(settings, "sampling", labels, counts, settings.repeat))
     return math.ceil(samples / (settings.batch_size * settings.accumulate))
 
 
@@ -168,30 +160,27 @@ class Run(Job):
                 f"{self.folder} contains a run with other values of {', '.join(changed)}; "
                 "another --work-dir keeps both"
             )
-        if (result := self.result()) is None:
+        if not self.is_finished:
             return
+        result = self.place.describe(LAST)
         try:
-            listed = training_list(self.settings)
+            _, *digests = training_list(self.settings)
         except InputError:
             pass  # it is not there any more
         else:
-            check_result(self.place, result, listed.digest, listed.fingerprint)
+            check_result(self.place, result, *digests)
         began_with = result.get("started_from_digest")
         if self.needs is not None and began_with is not None:
             path = self.needs.place.checkpoint(LAST)
-            there = f"{path}, which is not there"
+            there, now = f"{path}, which is not there", None
             if path.is_file():
-                if checkpoint.weights_digest(checkpoint.read(path)["model"]) == began_with:
-                    return
                 there = f"{self.needs.folder} has now"
-            raise InputError(
-                f"{self.folder} began with other weights than {there}; remove it, and it is run "
-                "again"
-            )
-
-    def result(self, which: str = LAST) -> dict[str, Any] | None:
-        """Return the result of the last or best checkpoint; None while the run is not finished."""
-        return self.place.result(which) if self.is_finished else None
+                now = checkpoint.weights_digest(checkpoint.read(path)["model"])
+            if now != began_with:
+                raise InputError(
+                    f"{self.folder} began with other weights than {there}; remove it, and it is "
+                    "run again"
+                )
 
 
 Chosen = Mapping[tuple[str, str | None], tuple[str, ...]]  # (method, fold) -> words for --set

@@ -23,7 +23,7 @@ from feeders.frames import CHOICES
 from longtail import shots
 from tools.sweep import Chosen, Run, Sweep, trains
 
-# Makes runs; returns what went wrong with which. None: some are not there (--dry-run).
+# Checks and makes runs; returns what went wrong with which. None: some are missing (--dry-run).
 Maker = Callable[[Sequence[Run]], "dict[Job, str] | None"]
 
 
@@ -52,8 +52,15 @@ class Tuned:
         return cls(names, parts)
 
     def applies(self, settings: config.Config) -> bool:
-        """Return whether a method has all of the keys, and a use for them."""
-        return all(_has(settings, key) for key in self.keys)
+        """Return whether all of the keys have an effect on a method: it trains, and its classes
+        take arguments of these names."""
+        for key in self.keys:
+            top, _, inner = key.partition(".")
+            if not trains(settings) and top != "classifier_args":
+                return False
+            if inner and inner not in _arguments(settings, top):
+                return False
+        return True
 
     def words(self, settings: config.Config) -> list[tuple[str, ...]]:
         """Return the words for --set of each value."""
@@ -76,14 +83,6 @@ class Tuned:
         return f"{float(value[:-1]) * own:.6g}"
 
 
-def _has(settings: config.Config, key: str) -> bool:
-    """Return whether a key has an effect on a method: its class takes an argument of that name."""
-    top, _, inner = key.partition(".")
-    if not trains(settings) and top != "classifier_args":
-        return False
-    return not inner or inner in _arguments(settings, top)
-
-
 def _arguments(settings: config.Config, top: str) -> dict[str, Any]:
     """Return the arguments of the class that a key like loss_args is for: its defaults, and what
     the method says; {} if there is no class."""
@@ -99,15 +98,6 @@ def _arguments(settings: config.Config, top: str) -> dict[str, Any]:
         for kind in filter(None, policies):
             usual |= {field.name: field.default for field in fields(kind)}
     return usual | said
-
-
-def check(sweep: Sweep, tuned: Sequence[Tuned], fold: str | None) -> None:
-    """Raise InputError for a key of --tune that no method has a use for."""
-    both = dict.fromkeys((*sweep.trained, *sweep.methods))
-    settings = [sweep.resolve(method, 0, fold) for method in both]
-    for each in tuned:
-        if not any(each.applies(one) for one in settings):
-            raise InputError(f"--tune {'+'.join(each.keys)}: none of the methods has a use for it")
 
 
 def grid(
@@ -160,11 +150,16 @@ def tune(
 
     The highest mean class accuracy on a share of the training list that no trial of the fold has
     trained on, the mean over seeds; of equal ones the first. Classifier methods come after the
-    methods whose runs they start from.
+    methods whose runs they start from. InputError for a key that no method has a use for.
     """
+    trained = sweep.trained
+    others = [method for method in sweep.methods if method not in trained]
+    settings = [sweep.resolve(method, 0, folds[0]) for method in (*trained, *others)]
+    for each in tuned:
+        if not any(each.applies(one) for one in settings):
+            raise InputError(f"--tune {'+'.join(each.keys)}: none of the methods has a use for it")
     choices: list[Choice] = []
-    others = [method for method in sweep.methods if method not in sweep.trained]
-    for layer in (sweep.trained, others):
+    for layer in (trained, others):
         chosen = as_chosen(choices)
         trials = {
             (method, fold): {
@@ -177,8 +172,6 @@ def tune(
             for method, fold in product(layer, folds)
         }
         runs = [run for points in trials.values() for row in points.values() for run in row]
-        for run in runs:
-            run.check()
         failures = make(runs)
         if failures is None:
             return None

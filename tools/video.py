@@ -215,9 +215,8 @@ def write_annotated(
     video, skeleton = Video(source), graph.load(LAYOUT)
     texts = [""] * len(frames)
     for each in segments(prediction):
-        texts[each.first : each.end] = [f"{each.name} {each.probability:.2f}"] * (
-            each.end - each.first
-        )
+        for frame in range(each.first, each.end):
+            texts[frame] = f"{each.name} {each.probability:.2f}"
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.stem}.tmp{path.suffix}")  # OpenCV goes by the ending
     height, width = video.size

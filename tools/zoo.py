@@ -1,4 +1,5 @@
-"""Generate the tables of published figures in the documentation from tools/published.csv.
+"""Generate the tables of published figures in the documentation from tools/published.csv, and the
+pages of configuration keys and joint layouts from the code.
 
 python -m tools.zoo            # update the pages
 python -m tools.zoo --check    # exit code 2 if a page is not current
@@ -16,9 +17,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import graph
+from engine.logs import DASH
 from errors import InputError, Parser, nearest, run_command
 from files import write_text
-from tools import published
+from tools import configuration, layouts, published
+from tools.comparison import markdown_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PLACE = re.compile(r"(<!-- published (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -57,18 +61,24 @@ def pivot(query: str, figures: Sequence[Mapping[str, str]]) -> str:
         raise InputError(f"published {query}: no such figure in {published.TABLE.name}")
     rows = list(dict.fromkeys(row for row, _ in cells))
     columns = list(dict.fromkeys(column for _, column in cells))
-    lines = [
-        [*down, *(" ".join(filter(None, column)) for column in columns)],
-        ["---"] * len(down) + ["---:"] * len(columns),
-        *([*row, *(cells.get((row, column), "–") for column in columns)] for row in rows),
-    ]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    head = [*down, *(" ".join(filter(None, column)) for column in columns)]
+    body = [[*row, *(cells.get((row, column), DASH) for column in columns)] for row in rows]
+    return markdown_table([head, *body], len(down)) + "\n"
 
 
-def current(page: str) -> str:
-    """Return the text of a page with its tables regenerated."""
+def generated(docs: Path) -> dict[Path, str]:
+    """Return {file: text} of the pages with tables, and of those that are made from code."""
     figures = published.rows()
-    return PLACE.sub(lambda found: found[1] + pivot(found[2], figures) + found[3], page)
+    texts = {path: path.read_text(encoding="utf-8") for path in sorted(docs.glob("*.md"))}
+    texts = {
+        path: PLACE.sub(lambda found: found[1] + pivot(found[2], figures) + found[3], text)
+        for path, text in texts.items()
+    }
+    for name in graph.LAYOUTS:
+        texts[docs / "images" / f"layout-{name}.svg"] = layouts.picture(graph.load(name))
+    texts[docs / "layouts.md"] = layouts.page()
+    texts[docs / "configuration.md"] = configuration.reference()
+    return texts
 
 
 def main(argv: list[str]) -> None:
@@ -79,14 +89,12 @@ def main(argv: list[str]) -> None:
     )
     add("--check", action="store_true", help="write nothing; fail if a page is not current")
     options = parser.parse_args(argv)
-    for path in sorted(options.docs.glob("*.md")):
-        page = path.read_text(encoding="utf-8")
-        fresh = current(page)
-        if fresh == page:
+    for path, text in generated(options.docs).items():
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue
         if options.check:
             raise InputError(f"{path} is not current; update it with python -m tools.zoo")
-        write_text(path, fresh)
+        write_text(path, text)
         print(path)
 
 

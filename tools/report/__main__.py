@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import graph
 from data import names
@@ -16,29 +17,32 @@ from data.store import Store
 from errors import InputError, Parser, run_command
 from files import write_text
 from tools.report import clips, overview, page
-from tools.report.gather import Report, gather
+from tools.report.gather import Report, differing, gather
 
 
 def main(argv: list[str]) -> None:
     """Write the page and, with `--figures`, the plots; print their paths."""
     args = parse(argv)
-    if len(args.folders) == 1 and overview.is_root(args.folders[0]):
-        write_overview(args)
+    out = args.out or args.folders[0] / "report.html"
+    if len(args.folders) == 1 and (runs := overview.runs_below(args.folders[0])):
+        if args.figures:
+            raise InputError(f"--figures: of a benchmark folder, not of all of {args.folders[0]}")
+        write_text(out, overview.render(args.folders[0], runs, out))
+        print(f"{out}: {len(runs)} runs")
         return
     report = gather(args.folders)
     store = Store.open(args.store) if args.store else None
-    drawn: list[clips.Clip] = []
+    drawn: list[dict[str, Any]] = []
     try:
         paths = [run.config["store"] for run in report.runs if "store" in run.config]
         if store is None and paths:
             store = Store.open(paths[0])
         if store and report.entries:
-            drawn = clips.draw(report.lead, store, args.clips)
+            drawn = clips.draw(report, store, args.clips)
     except InputError as error:
         report.notes.append(f"Clips are not drawn: {error}")
     classes = class_names(report, store)
     edges = graph.load(store.layout).edges if store else ()
-    out = args.out or args.folders[0] / "report.html"
     write_text(out, page.render(page.encode(report, classes, drawn, edges)))
     for note in report.notes:
         print(f"note: {note}")
@@ -48,16 +52,6 @@ def main(argv: list[str]) -> None:
 
         for file in plots.save_all(report, classes, args.figures):
             print(file)
-
-
-def write_overview(args: argparse.Namespace) -> None:
-    if args.figures:
-        raise InputError(f"--figures: of a benchmark folder, not of all of {args.folders[0]}")
-    (folder,) = args.folders
-    out = args.out or folder / "report.html"
-    runs = overview.runs_below(folder)
-    write_text(out, overview.render(folder, runs, out))
-    print(f"{out}: {len(runs)} runs")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -78,17 +72,13 @@ def class_names(report: Report, store: Store | None) -> list[str]:
     """Return the names of the K classes: those that the runs were tested with, else those in the
     store, else numbers."""
     K = report.num_class
-    named = {
-        run.name: run.facts["class_names"] for run in report.runs if "class_names" in run.facts
-    }
-    if named:
-        first, own = next(iter(named.items()))
-        report.notes += [
-            f"{name} has other class names than {first}, whose are shown."
-            for name, others in named.items()
-            if others != own
-        ]
-        return list(own)
+    report.notes += [
+        f"{run.name} has other class names than {first.name}, whose are shown."
+        for run, first in differing(report.runs, lambda run: run.facts.get("class_names"))
+    ]
+    for run in report.runs:
+        if own := run.facts.get("class_names"):
+            return list(own)
     if store and len(store.class_names) >= K:
         return store.class_names[:K]  # a store of NTU 120 can be used for NTU 60
     return names.numbered(range(K))

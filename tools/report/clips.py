@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -10,18 +10,11 @@ import graph
 from data.store import Store
 from data.view import pose
 from engine.fusion import Scores
-from tools.report.gather import Entry
+from tools.report.gather import Report
+from tools.report.page import pack
 
 FRAMES = 96  # maximum number of drawn frames per clip; 3 s at the sensor's 30 frames per second
-
-
-@dataclass
-class Clip:
-    """A sample to draw; unseen joints are NaN."""
-
-    sample: int  # row in Scores
-    coordinates: np.ndarray  # (T, M, V, 3): right, up and depth in [-1, 1]
-    seconds: float
+ABSENT, SCALE = -32768, 32000  # an unseen joint, and what 1 is; as in page/clips.js
 
 
 def hardest(scores: Scores, number: int) -> np.ndarray:
@@ -36,14 +29,36 @@ def hardest(scores: Scores, number: int) -> np.ndarray:
     return order[np.sort(first)][:number]
 
 
-def draw(entry: Entry, store: Store, number: int = 12) -> list[Clip]:
-    """Return the hardest clips of an entry with their coordinates from the store."""
-    rows = hardest(entry.scores, number)
+def draw(report: Report, store: Store, number: int) -> list[dict[str, Any]]:
+    """Return the hardest clips of the entry shown first, as the page has them: coordinates
+    (T, M, V, 3) from the store, right, up and depth, and what each entry predicts."""
+    scores = report.lead.scores
+    rows = hardest(scores, number)
     skeleton, fps = graph.load(store.layout), store.meta.get("fps", 30)
     drawn = []
-    for row, at in zip(rows, store.rows_of(entry.scores.names[rows].tolist(), "scores.npz")):
-        clip = store.clip(at)
+    for row, at in zip(rows, store.rows_of(scores.names[rows].tolist(), "scores.npz")):
+        clip, name = store.clip(at), str(scores.names[row])
         shown = np.linspace(0, len(clip) - 1, min(len(clip), FRAMES)).round().astype(int)
-        points = pose(clip[shown], skeleton, store.reading.origin)
-        drawn.append(Clip(int(row), points, len(clip) / fps))
+        points = pose(clip[shown], skeleton, store.reading.origin)  # from -1 to 1
+        absent = np.isnan(points).any(-1, keepdims=True)
+        points = np.where(absent, ABSENT, np.nan_to_num(points) * SCALE).astype(np.int16)
+        drawn.append(
+            {
+                "name": name,
+                "label": int(scores.labels[row]),
+                "seconds": round(len(clip) / fps, 2),
+                "points": pack(points),
+                "predictions": [top_classes(entry.scores, name) for entry in report.entries],
+            }
+        )
     return drawn
+
+
+def top_classes(scores: Scores, name: str) -> list[list[float]] | None:
+    """Return the three most probable classes of a sample, [class, percent]; None without scores."""
+    row = np.flatnonzero(scores.names == name)
+    if not len(row):
+        return None
+    values = scores.scores[row[0]]
+    best = np.argsort(-values, kind="stable")[:3]
+    return [[int(k), round(float(100 * values[k]), 1)] for k in best]

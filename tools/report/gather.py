@@ -7,16 +7,17 @@ by name, not by row order.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from engine.fusion import ENSEMBLE, Scores, fuse, fusions_of, of_other_methods
-from engine.run import LAST, RunFolder
+from engine.run import BEST, RunFolder
 from errors import InputError
 from flags import STREAMS
 from longtail import shots
@@ -24,27 +25,31 @@ from tools import published
 
 
 class Run:
-    """One run folder: its metrics by epoch, and the results of its tests, None if not tested."""
+    """One run folder: its metrics by epoch, and the result of the test of one checkpoint."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, which: str = BEST) -> None:
         folder = RunFolder(path)
         self.path, self.folder = path, folder
         self.group = path.resolve().parent.name  # name of the benchmark folder, including the tag
-        self.config, self.epochs = folder.config(), folder.epochs()
-        self.result = folder.result()  # of best.pt
-        self.facts = {**self.config, **(self.result or {})}
+        self.config = folder.config()
+        self.result = folder.result(which) or {}  # without a test empty
+        self.facts = {**self.config, **self.result}
         self.stream = str(self.facts.get("stream") or path.resolve().name)
-        self.name = ""
+        self.name = self.title = ""  # by name_runs
+        self._scores_file = folder.scores_file(which)
 
     @cached_property
-    def last(self) -> dict[str, Any] | None:
-        """The result of last.pt."""
-        return self.folder.result(LAST)
+    def epochs(self) -> list[dict[str, Any]]:
+        return self.folder.epochs()
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether there are scores."""
+        return self._scores_file.is_file()
 
     @cached_property
-    def scores(self) -> Scores | None:
-        file = self.folder.scores_file()
-        return Scores.read(file) if file.is_file() else None
+    def scores(self) -> Scores:
+        return Scores.read(self._scores_file)
 
 
 @dataclass
@@ -84,15 +89,13 @@ class Report:
     def sentences(self) -> list[str]:
         """What the streams of the first folder gain on the same streams of the others, and lose, in
         tests of the same samples."""
-        own = [entry for entry in self.entries if entry.group == self.entries[0].group]
-        others = [entry for entry in self.entries if entry.group != self.entries[0].group]
         return [
-            _sentence(first, other)
-            for first in own
-            for other in others
-            if len(first.runs) == 1
-            and first.weights == other.weights
-            and same_samples(first.scores, other.scores)
+            _sentence(own, other)
+            for own, other in product(self.entries, self.entries)
+            if own.group == self.entries[0].group != other.group
+            and len(own.runs) == 1
+            and own.weights == other.weights
+            and not len(np.setxor1d(own.scores.names, other.scores.names))
         ]
 
     @property
@@ -121,10 +124,6 @@ class Report:
         return np.argsort(-self.class_counts, kind="stable")
 
 
-def same_samples(one: Scores, other: Scores) -> bool:
-    return np.array_equal(np.sort(one.names), np.sort(other.names))
-
-
 def _sentence(own: Entry, other: Entry) -> str:
     """Return, e.g., `brl joint: few-shot 75.3 against 0.0, many-shot 56.0 against 79.3 (focal)`."""
     named = {"few": "few-shot", "medium": "medium-shot", "many": "many-shot", "top1": "top-1"}
@@ -149,30 +148,39 @@ def gather(folders: Iterable[str | Path]) -> Report:
     runs = [Run(path) for path in {path.resolve(): path for path in paths}.values()]
     name_runs(runs)
     check_comparable(runs)
-    limits = [tuple(run.config["shots"]) for run in runs if "shots" in run.config]
-    report = Report(runs, [], None, limits[0] if limits else shots.SHOTS)
+    limits = next((run.config["shots"] for run in runs if "shots" in run.config), shots.SHOTS)
+    report = Report(runs, [], None, tuple(limits))
     report.notes += [
-        f"{run.name} has other shots, {run.config['shots']}; classes are grouped by "
-        f"{list(report.shots)}."
-        for run in runs if tuple(run.config.get("shots", report.shots)) != report.shots
-    ]  # fmt: skip
-    report.class_counts = training_counts(report)
-    report.entries = [
-        make_entry(report, run.name, run.stream, {run.stream: 1}, run.scores, [run])
-        for run in runs
-        if run.scores is not None
+        f"{run.name} has other shots, {run.config['shots']}; classes are grouped by {list(limits)}."
+        for run, _ in differing(runs, lambda run: run.config.get("shots"))
     ]
+    report.class_counts = training_counts(report)
+    tested = [run for run in runs if run.is_tested]
+    for run in tested:
+        own, weights = {run.stream: run}, {run.stream: 1.0}
+        entry = entry_of(run.name, run.stream, weights, own, report.class_counts, report.shots)
+        report.entries.append(entry)
     for group in dict.fromkeys(run.group for run in runs):
         report.entries += fusions(report, group)
     report.notes += [
         f"{run.path}: no scores yet (the test has not finished); only the curves are shown."
         for run in runs
-        if run.scores is None
+        if not run.is_tested
     ]
-    report.notes += other_tests(runs)
+    report.notes += [
+        f"{run.name} was tested on other samples than {first.name}; their figures are not "
+        "comparable."
+        for run, first in differing(tested, lambda run: {*run.scores.names.tolist()})
+    ]
     reasons = [(run.name, published.why_none(run.facts)) for run in runs]
     report.notes += [f"{name}: {why}." for name, why in reasons if why]
     return report
+
+
+def differing(runs: Iterable[Run], value_of: Callable[[Run], Any]) -> list[tuple[Run, Run]]:
+    """Return each run with another value than the first run that has one, and this first run."""
+    known = [(run, value) for run in runs if (value := value_of(run)) is not None]
+    return [(run, known[0][0]) for run, value in known if value != known[0][1]]
 
 
 def run_folders(folder: Path) -> list[Path]:
@@ -196,39 +204,35 @@ def runs_in(folder: Path) -> list[Path]:
 
 
 def name_runs(runs: list[Run]) -> None:
-    """Set the shortest unique name of each run: its stream, its tag, or both.
+    """Set the shortest unique name of each run: its stream, the title of its folder, or both.
 
-    Its group becomes the path of its folder if two folders have one name.
+    The title is the method if every folder has one of its own, else the tag if all have the same
+    benchmark, else the folder's name. If two folders have one name, their path takes its place.
     """
     folders = [folder.name for folder in {run.path.resolve().parent for run in runs}]
     for run in runs:
         if folders.count(run.group) > 1:
             run.group = str(run.path.resolve().parent)
-    same_group = len({run.group for run in runs}) == 1
+    groups = {run.group for run in runs}
+    methods = {(run.group, run.config.get("method")) for run in runs}
+    of_methods = len(methods) == len({m for _, m in methods if m}) == len(groups) > 1
+    same_benchmark = len({run.config.get("benchmark") for run in runs}) == 1
     same_stream = len({run.stream for run in runs}) == 1
     for run in runs:
-        group = group_name(run, runs)
-        several = group if same_stream else f"{group} · {run.stream}"
-        run.name = run.stream if same_group else several
+        key = "method" if of_methods else "tag"
+        known = run.config.get(key) if of_methods or same_benchmark else None
+        run.title = known or run.group
+        several = run.title if same_stream else f"{run.title} · {run.stream}"
+        run.name = run.stream if len(groups) == 1 else several
     names = [run.name for run in runs]
     for run in runs:
         if names.count(run.name) > 1:
             run.name = str(run.path)
 
 
-def group_name(run: Run, runs: list[Run]) -> str:
-    """Return what distinguishes a run's folder from the others: the method if every folder has one
-    of its own, else the tag if all have the same benchmark, else the folder's name."""
-    benchmarks = {other.config.get("benchmark") for other in runs}
-    methods = {(other.group, other.config.get("method")) for other in runs}
-    if len(methods) == len({m for _, m in methods if m}) == len({g for g, _ in methods}) > 1:
-        return str(run.config["method"])
-    return (run.config.get("tag") or run.group) if len(benchmarks) == 1 else run.group
-
-
 def check_comparable(runs: list[Run]) -> None:
     """Raise InputError for runs of different benchmarks, whose classes differ."""
-    tested = [(run.path, run.scores) for run in runs if run.scores is not None]
+    tested = [(run.path, run.scores) for run in runs if run.is_tested]
     for path, scores in tested:
         first, known = tested[0]
         K, count = known.scores.shape[1], scores.scores.shape[1]
@@ -242,99 +246,75 @@ def check_comparable(runs: list[Run]) -> None:
             )
 
 
-def other_tests(runs: Sequence[Run]) -> list[str]:
-    """Return a note for each run that was tested on other samples than the first one."""
-    tested = [(run.name, run.scores) for run in runs if run.scores is not None]
-    return [
-        f"{name} was tested on other samples than {tested[0][0]}; their figures are not comparable."
-        for name, scores in tested[1:]
-        if not same_samples(scores, tested[0][1])
-    ]
-
-
 def training_counts(report: Report) -> np.ndarray | None:
     """Return the class counts of the first tested run; add a note if others differ."""
-    counts = {run.name: (run.result or {}).get("class_counts") for run in report.runs}
-    known = [(name, its) for name, its in counts.items() if its is not None]
-    if not known:
-        report.notes.append(
-            "The training list is unknown (class_counts is null): classes are in label order, and"
-            " shot accuracies are omitted."
-        )
-        return None
-    (first, own), *others = known
     report.notes += [
-        f"{name} was trained on another list than {first}; classes are sorted and grouped by the"
-        f" class counts of {first}."
-        for name, its in others
-        if its != own
+        f"{run.name} was trained on another list than {first.name}; classes are sorted and grouped "
+        f"by the class counts of {first.name}."
+        for run, first in differing(report.runs, lambda run: run.result.get("class_counts"))
     ]
-    return np.asarray(own)
+    for run in report.runs:
+        if (counts := run.result.get("class_counts")) is not None:
+            return np.asarray(counts)
+    report.notes.append(
+        "The training list is unknown (class_counts is null): classes are in label order, and shot "
+        "accuracies are omitted."
+    )
+    return None
 
 
-def make_entry(
-    report: Report, name: str, streams: str, weights: dict[str, float], scores: Scores,
-    runs: list[Run],
+def entry_of(
+    name: str, published_as: str, weights: dict[str, float], runs: Mapping[str, Run],
+    class_counts: Any, limits: Sequence[int],
 ) -> Entry:  # fmt: skip
-    """Return the entry of a run or of a fusion; `streams` is its stream, or the fusion's name."""
-    figures = shots.accuracy(scores.scores, scores.labels, report.class_counts, report.shots)
-    facts = [run.facts for run in runs]
-    known = {
-        metric: value
-        for metric in shots.METRICS
-        if (value := published.figure_for(facts, streams, metric)) is not None
-    }
-    return Entry(name, runs, weights, scores, figures, known)
+    """Return the entry of a run or of a fusion of runs, {stream: run}.
 
-
-def fusions_made(
-    path: Path, report: Report, streams: set[str], known: Mapping[str, dict[str, float]]
-) -> dict[str, dict[str, float]]:
-    """Return the weights {stream: weight} of the fusions that ensemble.py has made of a folder.
-
-    Without those among `known`, and those of streams that are not there. A damaged file is noted.
+    `published_as` is the name of the stream or the fusion in the table of published figures.
     """
-    if not path.is_file():
-        return {}
+    fused = [runs[stream] for stream in weights]
+    scores = fuse({stream: runs[stream].scores for stream in weights}, weights)
+    figures = shots.accuracy(scores.scores, scores.labels, class_counts, limits)
+    known = published.figures_for((run.facts for run in fused), published_as)
+    return Entry(name, fused, weights, scores, figures, known)
+
+
+def fusions_made(path: Path, report: Report) -> dict[str, dict[str, float]]:
+    """Return the weights {stream: weight} of the fusions that ensemble.py has written to a file; a
+    damaged one is noted."""
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        made = {
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else {}
+        return {
             name: {stream: float(weight) for stream, weight in row["weights"].items()}
             for name, row in rows.items()
+            if len(row["weights"]) > 1
         }
     except (ValueError, KeyError, TypeError, AttributeError):
         report.notes.append(f"{path} is damaged, and its fusions are omitted; run ensemble.py.")
         return {}
-    return {
-        name: weights
-        for name, weights in made.items()
-        if len(weights) > 1 and streams.issuperset(weights) and weights not in known.values()
-    }
 
 
 def fusions(report: Report, group: str) -> list[Entry]:
     """Return the published fusions whose streams are all in the benchmark folder."""
-    runs = [r for r in report.runs if r.group == group and r.scores is not None]
-    streams = {run.stream: run.scores for run in runs if run.scores is not None}
+    runs = [run for run in report.runs if run.group == group and run.is_tested]
+    streams = {run.stream: run for run in runs}
     if len(streams) < 2 or len(streams) < len(runs):
         return []  # a single stream, or several runs of the same stream
     prefix = ""
     if any(run.group != group for run in report.runs):
-        prefix = f"{group_name(runs[0], report.runs)} · "
+        prefix = f"{runs[0].title} · "
     if others := of_other_methods({run.name: run.config for run in runs}):
         report.notes.append(f"{prefix}no fusion: {'; '.join(others)}.")
         return []
     known = fusions_of(runs[0].config.get("benchmark") or group)
-    known |= fusions_made(runs[0].path.parent / ENSEMBLE, report, set(streams), known)
+    for name, weights in fusions_made(runs[0].path.parent / ENSEMBLE, report).items():
+        if weights.keys() <= streams.keys() and weights not in known.values():
+            known[name] = weights
     missing = {stream for weights in known.values() for stream in weights} - streams.keys()
     if missing:
         named = ", ".join(stream for stream in STREAMS if stream in missing)
         report.notes.append(f"{prefix}fusions with {named} are omitted: not tested yet.")
     return [
-        make_entry(
-            report, prefix + name, name, weights, fuse(streams, weights),
-            [run for run in runs if run.stream in weights],
-        )
+        entry_of(prefix + name, name, weights, streams, report.class_counts, report.shots)
         for name, weights in known.items()
         if not missing & weights.keys()
-    ]  # fmt: skip
+    ]

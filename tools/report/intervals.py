@@ -1,20 +1,17 @@
-"""A comparison as one page: points with intervals, head to tail, and the tables below."""
+"""The chart of a comparison: differences as points with intervals, head to tail."""
 
 from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import files
 from engine.logs import percent
 from longtail.shots import GROUPS
-from tools.report.page import STYLE_SHEET
+from tools.report.page import STYLE_SHEET, TITLES
 
-NAMES = {
-    "many": "Many", "medium": "Medium", "few": "Few", "mean_class": "Mean class", "top1": "Top-1",
-}  # fmt: skip
+ORDER = (*GROUPS, "mean_class", "top1")
 LABELS, PANEL, GAP, ROW, TOP = 176, 150, 16, 24, 44  # sizes in pixels
 # The colors of the report, light and dark, are its style sheet's first rule.
 STYLE = (
@@ -40,7 +37,7 @@ def chart(comparison: Mapping[str, Any]) -> str:
     correction, open ones are not shown to be. Without differences it is an empty text.
     """
     rows = {m: row["differences"] for m, row in comparison["methods"].items() if row["differences"]}
-    metrics = [key for key in NAMES if any(key in found for found in rows.values())]
+    metrics = [key for key in ORDER if any(key in found for found in rows.values())]
     spans = [found[key] for found in rows.values() for key in metrics if key in found]
     if not spans:
         return ""
@@ -56,33 +53,34 @@ def chart(comparison: Mapping[str, Any]) -> str:
         f'width="{width}" height="{height}" role="img" aria-label="Differences to '
         f'{html.escape(comparison["baseline"])}"><style>{STYLE}</style>'
     ]
-    for number, method in enumerate(rows):
-        y = TOP + ROW * (number + 0.5) + 4
+    for row, method in enumerate(rows):
+        y = TOP + ROW * (row + 0.5) + 4
         parts.append(
             f'<text x="{LABELS - 12}" y="{y}" text-anchor="end">{html.escape(method)}</text>'
         )
-    for number, key in enumerate(metrics):
-        left = LABELS + number * (PANEL + GAP)
+    for place, key in enumerate(metrics):
+        left = LABELS + place * (PANEL + GAP)
 
         def x(value: float, left: float = left) -> float:
             return round(left + PANEL * (value - low) / (high - low), 1)
 
         color = f"var(--{key if key in GROUPS else 'quiet'})"
         parts.append(
-            f'<text x="{left}" y="14" font-weight="600">{NAMES[key]}</text>'
+            f'<text x="{left}" y="14" font-weight="600">{TITLES[key]}</text>'
             f'<text x="{left}" y="30" class="quiet">{html.escape(comparison["baseline"])} '
             f"{percent(base[key])}</text>"
         )
         for tick in ticks(low, high):
             kind = "zero" if tick == 0 else "axis"
+            number = f"{tick:+}".replace("-", "\N{MINUS SIGN}") if tick else "0"
             parts.append(
                 f'<line class="{kind}" x1="{x(tick)}" x2="{x(tick)}" y1="{TOP}" y2="{bottom}"/>'
                 f'<text class="quiet" x="{x(tick)}" y="{bottom + 16}" text-anchor="middle">'
-                f"{signed(tick)}</text>"
+                f"{number}</text>"
             )
-        for place, found in enumerate(rows.values()):
+        for row, found in enumerate(rows.values()):
             if (span := found.get(key)) is not None:
-                parts.append(_point(span, x, TOP + ROW * (place + 0.5), color))
+                parts.append(_point(span, x, TOP + ROW * (row + 0.5), color))
     said = "percentage points, 95% intervals; filled: different after Holm's correction"
     parts.append(f'<text class="quiet" x="{LABELS}" y="{height - 4}">{said}</text></svg>')
     return "\n".join(parts)
@@ -96,34 +94,3 @@ def _point(span: Mapping[str, Any], x: Any, y: float, color: str) -> str:
         f'<line x1="{x(span["low"])}" x2="{x(span["high"])}" y1="{y}" y2="{y}"/>'
         f'<circle cx="{x(span["value"])}" cy="{y}" r="4.5" fill="{fill}"/></g>'
     )
-
-
-def signed(value: int) -> str:
-    return f"+{value}" if value > 0 else str(value).replace("-", "\N{MINUS SIGN}")
-
-
-def page(
-    comparison: Mapping[str, Any],
-    paragraphs: Sequence[str],
-    tables: Sequence[Sequence[Sequence[str]]],
-) -> str:
-    """Return a self-contained HTML page: title, chart, paragraphs, and tables of cells whose
-    first row is the head."""
-    title = html.escape(f"{comparison['benchmark']}, {comparison['stream']}")
-    text = "".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in paragraphs)
-    body = f"""<header class="top"><div class="wide"><h1>{title}</h1>{text}</div></header>
-<main class="wide">
-<section aria-label="Differences"><div class="scroll">{chart(comparison)}</div></section>
-{"".join(f'<section><div class="scroll">{_table(table)}</div></section>' for table in tables)}
-</main>"""
-    return files.page(title, STYLE_SHEET, body)
-
-
-def _table(cells: Sequence[Sequence[str]]) -> str:
-    head, *rows = ([html.escape(cell) for cell in row] for row in cells)
-    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
-    body = "".join(
-        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>'
-        for row in rows
-    )
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"

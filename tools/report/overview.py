@@ -10,42 +10,23 @@ from pathlib import Path
 from engine.logs import DASH, percent
 from engine.run import RunFolder
 from files import page
-from longtail.shots import GROUPS
+from longtail.shots import GROUPS, METRICS
 from tools import published
 from tools.report.gather import Run, runs_in
-from tools.report.page import STYLE_SHEET
+from tools.report.page import STYLE_SHEET, TITLES
 
 # On top of the report's style
 OWN = "body { max-width: 1500px; margin: 2rem auto; padding: 0 1rem } h2 { margin-top: 2rem }"
 FACTS = ("Stream", "Method", "Backbone", "Seed", "State")
-FIGURES = {
-    "top1": "Top-1", "mean_class": "Mean class", "many": "Many", "medium": "Medium", "few": "Few",
-    "macro_f1": "Macro F1", "ece": "ECE",
-}  # fmt: skip
-
-
-def is_root(folder: Path) -> bool:
-    """Return whether runs are not in a folder, nor it one, but in the folders in it."""
-    if not folder.is_dir() or RunFolder(folder).exists:
-        return False
-    return not runs_in(folder) and any(map(runs_in, filter(Path.is_dir, folder.iterdir())))
+FIGURES = (*METRICS, "macro_f1", "ece")
 
 
 def runs_below(folder: Path) -> list[Run]:
-    """Return the runs in the benchmark folders of `folder`."""
+    """Return the runs in the benchmark folders of `folder`; [] if it is one, or a run."""
+    if not folder.is_dir() or RunFolder(folder).exists or runs_in(folder):
+        return []
     groups = sorted(path for path in folder.iterdir() if path.is_dir())
     return [Run(path) for group in groups for path in runs_in(group)]
-
-
-def figure(run: Run, key: str) -> float | None:
-    return (run.result or {}).get(key)
-
-
-def facts(run: Run) -> list[str]:
-    """Return the columns of FACTS."""
-    method, backbone = run.config.get("method"), published.backbone_name(run.config)
-    seed = run.facts.get("seed", DASH)
-    return [run.stream, method or DASH, backbone or DASH, str(seed), state(run)]
 
 
 def benchmark_of(run: Run) -> str:
@@ -80,7 +61,7 @@ def render(folder: Path, runs: Sequence[Run], out: Path) -> str:
         " to which its runs then link.</p>",
     ]
     for benchmark, mine in benchmarks.items():
-        mine.sort(key=lambda run: -(figure(run, "top1") or 0.0))
+        mine.sort(key=lambda run: -(run.result.get("top1") or 0.0))
         parts.append(f"<h2>{html.escape(benchmark)}</h2>{table(mine, out.parent)}")
     title = f"{html.escape(folder.resolve().name)}: all runs"
     return page(title, f"{STYLE_SHEET}{OWN}", "\n".join(parts))
@@ -88,18 +69,21 @@ def render(folder: Path, runs: Sequence[Run], out: Path) -> str:
 
 def table(runs: Sequence[Run], home: Path) -> str:
     known = {
-        key: [value for run in runs if (value := figure(run, key)) is not None] for key in FIGURES
+        key: [run.result[key] for run in runs if run.result.get(key) is not None] for key in FIGURES
     }
     best = {key: (min if key == "ece" else max)(values) for key, values in known.items() if values}
     cells = "".join(f'<th class="text">{name}</th>' for name in ("Run", *FACTS))
-    cells += "".join(f"<th>{FIGURES[key]}</th>" for key in best)
+    cells += "".join(f"<th>{TITLES[key]}</th>" for key in best)
     cells += '<th class="text">Few · medium · many</th>'
     lines = []
     for run in runs:
-        texts = [link(run, home), *map(html.escape, facts(run))]
+        method, backbone = run.config.get("method"), published.backbone_name(run.config)
+        seed = str(run.facts.get("seed", DASH))
+        facts = [run.stream, method or DASH, backbone or DASH, seed, state(run)]  # as FACTS
+        texts = [link(run, home), *map(html.escape, facts)]
         line = "".join(f'<td class="text">{text}</td>' for text in texts)
         for key in best:
-            value = figure(run, key)
+            value = run.result.get(key)
             mark = ' class="best"' if value == best[key] else ""
             line += f"<td{mark}>{percent(value)}</td>"
         lines.append(f'<tr>{line}<td class="text">{strip(run)}</td></tr>')
@@ -121,7 +105,7 @@ def strip(run: Run) -> str:
     dots = "".join(
         f'<circle cx="{4 + 1.12 * value:.1f}" cy="7" r="4" class="{group}"/>'
         for group in GROUPS
-        if (value := figure(run, group)) is not None
+        if (value := run.result.get(group)) is not None
     )
     line = '<line x1="4" x2="116" y1="7" y2="7" class="axis"/>'
     return f'<svg width="120" height="14" aria-hidden="true">{line}{dots}</svg>' if dots else ""

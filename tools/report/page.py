@@ -13,11 +13,10 @@ import numpy as np
 import yaml
 
 import files
-from engine.fusion import Scores
+from engine.run import LAST
 from longtail import shots
 from longtail.shots import METRICS
 from tools import published
-from tools.report.clips import Clip
 from tools.report.gather import Entry, Report, Run
 
 FOLDER = Path(__file__).parent / "page"
@@ -27,6 +26,10 @@ SCRIPTS = (
     "main",
 )  # fmt: skip
 FIGURES = (*METRICS, "top5")
+TITLES = {
+    "top1": "Top-1", "mean_class": "Mean class", "many": "Many", "medium": "Medium", "few": "Few",
+    "top5": "Top-5", "macro_f1": "Macro F1", "ece": "ECE", "loss": "Training loss",
+}  # fmt: skip
 CURVES = ("loss", *METRICS)
 
 
@@ -43,8 +46,9 @@ def render(data: dict[str, Any]) -> str:
 
 
 def encode(
-    report: Report, class_names: list[str], clips: list[Clip], edges: Iterable[tuple[int, int]]
-) -> dict[str, Any]:
+    report: Report, class_names: list[str], clips: list[dict[str, Any]],
+    edges: Iterable[tuple[int, int]],
+) -> dict[str, Any]:  # fmt: skip
     """Return the content of the page as a JSON-serializable dictionary.
 
     Per sample and entry, only the predicted class is stored.
@@ -55,10 +59,15 @@ def encode(
         for name, label in zip(entry.scores.names.tolist(), entry.scores.labels)
     }
     names = list(labels)
+    places = (published.place_of(run.facts) for run in report.runs)
+    lists = {place[:2] for place in places if place}  # (benchmark, imbalance)
     return {
         "title": report.title,
+        "figures": {key: TITLES[key] for key in FIGURES},
+        "curves": {key: TITLES[key] for key in CURVES},
         "classes": class_names,
         "counts": None if report.class_counts is None else report.class_counts.tolist(),
+        "head_to_tail": report.head_to_tail.tolist(),
         "shots": list(report.shots),
         "shot": report.shot_of_class,
         "lead": report.entries.index(report.lead) if report.entries else None,
@@ -66,9 +75,13 @@ def encode(
         "labels": pack(np.array(list(labels.values()), np.uint16)),
         "runs": [encode_run(run) for run in report.runs],
         "entries": [encode_entry(entry, names, report) for entry in report.entries],
-        "clips": [encode_clip(clip, report) for clip in clips],
+        "clips": clips,
         "edges": list(edges),
-        "published": published_rows(report),
+        "published": [
+            {**row, "value": float(row["value"])}
+            for row in published.rows()
+            if (row["benchmark"], row["imbalance"]) in lists
+        ],
         "backbone": published.backbone_name(
             next((run.config for run in report.runs if run.config), {})
         ),
@@ -77,20 +90,9 @@ def encode(
     }
 
 
-def published_rows(report: Report) -> list[dict[str, Any]]:
-    """Return all published figures for the training lists of the runs, with their sources."""
-    places = map(published.place_of, (run.facts for run in report.runs))
-    lists = {place[:2] for place in places if place}
-    return [
-        {**row, "value": float(row["value"])}
-        for row in published.rows()
-        if (row["benchmark"], row["imbalance"]) in lists
-    ]
-
-
 def encode_run(run: Run) -> dict[str, Any]:
     keys = (*CURVES, "epoch", "stage", "seconds")
-    result = run.result or {}
+    result, last = run.result, run.folder.result(LAST) or {}
     return {
         "name": run.name,
         "group": run.group,
@@ -101,14 +103,15 @@ def encode_run(run: Run) -> dict[str, Any]:
         "epochs": {key: [number(epoch.get(key)) for epoch in run.epochs] for key in keys},
         "published_list": result.get("published_list"),
         "origin": origin(run),
-        "last": {key: (run.last or {}).get(key) for key in FIGURES},
-        "clean": {key: result.get(key) for key in ("top1_clean", "samples_clean", "samples")},
+        "top1_last": last.get("top1"),
+        "top1_clean": result.get("top1_clean"),
+        "has_copies": result.get("samples_clean") not in (None, 0, result.get("samples")),
     }
 
 
 def origin(run: Run) -> dict[str, str]:
     """Return where a run comes from, {what: text}; without what it does not know."""
-    result, seconds = run.result or {}, sum(epoch.get("seconds") or 0 for epoch in run.epochs)
+    result, seconds = run.result, sum(epoch.get("seconds") or 0 for epoch in run.epochs)
     made = result.get("made_with") or {}
     facts = {
         "Method": run.config.get("method"),
@@ -157,30 +160,6 @@ def calibration(entry: Entry, shot_of: Sequence[str | None]) -> dict[str, Any]:
             for group, each in bins.items()
         },
     }
-
-
-def encode_clip(clip: Clip, report: Report) -> dict[str, Any]:
-    lead = report.lead.scores
-    name = str(lead.names[clip.sample])
-    absent = np.isnan(clip.coordinates).any(-1, keepdims=True)
-    points = np.where(absent, -32768, np.nan_to_num(clip.coordinates) * 32000).astype(np.int16)
-    return {
-        "name": name,
-        "label": int(lead.labels[clip.sample]),
-        "seconds": round(clip.seconds, 2),
-        "points": pack(points),
-        "predictions": [top_classes(entry.scores, name) for entry in report.entries],
-    }
-
-
-def top_classes(scores: Scores, name: str) -> list[list[float]] | None:
-    """Return the three most probable classes of a sample, [class, percent]; None without scores."""
-    row = np.flatnonzero(scores.names == name)
-    if not len(row):
-        return None
-    values = scores.scores[row[0]]
-    best = np.argsort(-values, kind="stable")[:3]
-    return [[int(k), round(float(100 * values[k]), 1)] for k in best]
 
 
 def pack(array: np.ndarray) -> dict[str, Any]:

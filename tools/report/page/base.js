@@ -3,7 +3,7 @@
 const data = JSON.parse(document.getElementById('data').textContent);
 const K = data.classes.length;
 const SHOTS = ['many', 'medium', 'few'];
-const FIGURES = { top1: 'Top-1', mean_class: 'Mean class', many: 'Many', medium: 'Medium', few: 'Few', top5: 'Top-5' };
+const FIGURES = data.figures;  // {key: title}
 
 const ARRAYS = { uint16: Uint16Array, int16: Int16Array };
 function unpack({ dtype, data: text }) {
@@ -19,7 +19,7 @@ const entries = data.entries.map(e => ({ ...e, predicted: unpack(e.predicted) })
 // --- classes -------------------------------------------------------------------------------
 
 const byLabel = Array.from({ length: K }, (_, k) => k);
-const headToTail = data.counts ? [...byLabel].sort((a, b) => data.counts[b] - data.counts[a] || a - b) : byLabel;
+const headToTail = data.head_to_tail;
 
 const shotOf = k => data.shot[k] ?? 'ungrouped';
 
@@ -79,6 +79,12 @@ function selector(label, options, value, change) {
   const select = el('select', { onchange: e => change(e.target.value) },
     options.map(([key, text]) => el('option', { value: key, selected: key === value }, text)));
   return el('label', {}, label + ' ', select);
+}
+
+// Call `read` with each event of a pointer on a node, and `leave` when pointer or focus have left it.
+function onPointer(node, read, leave = hideTip) {
+  for (const kind of ['pointermove', 'pointerdown']) node.addEventListener(kind, read);
+  for (const kind of ['pointerleave', 'focusout']) node.addEventListener(kind, leave);
 }
 
 // Call `act` with the step of the arrow key, Home or End that is pressed on a node.

@@ -1,7 +1,8 @@
 // Accuracy of each class above the axis, its training count below.
 
+// The first one is the usual order.
 const orders = {
-  count: { name: 'training count', sort: () => headToTail },
+  ...data.counts && { count: { name: 'training count', sort: () => headToTail } },
   label: { name: 'label', sort: () => byLabel },
   accuracy: { name: 'accuracy', sort: () => [...headToTail].sort((a, b) =>
     (classOf(shown(), b).accuracy ?? -1) - (classOf(shown(), a).accuracy ?? -1)) },
@@ -11,11 +12,11 @@ const change = k => compared() ? (classOf(shown(), k).accuracy ?? 0) - (classOf(
 
 function drawClasses() {
   if (!entries.length) { $('classes').hidden = true; return; }
-  let order = 'count', cursor = 0;
+  let order = Object.keys(orders)[0], cursor = 0;
   const LONGEST = 30;  // letters of a name
   const BAR = { top: 26, height: 210, gap: 10, counts: 64, left: 34 };
   const chooser = () => selector('Order by', Object.entries(orders)
-    .filter(([key]) => (key !== 'count' || data.counts) && (key !== 'change' || compared()))
+    .filter(([key]) => key !== 'change' || compared())
     .map(([key, { name }]) => [key, name]), order, value => { order = value; redraw(); });
 
   function describe(k) {
@@ -65,15 +66,12 @@ function drawClasses() {
       transform: `translate(${x(i) + thick / 2 + 4} ${foot + 8}) rotate(-90)` }, shorten(data.classes[k], LONGEST))),
     named === 'across' && sequence.map((k, i) => wrap(data.classes[k], Math.floor(step / 6.5)).map((part, l) =>
       svg('text', { class: 'name', x: x(i) + thick / 2, y: foot + 16 + 13 * l, 'text-anchor': 'middle' }, part))),
-    order === 'count' && data.counts && brackets(sequence, x, y, thick),
+    order === 'count' && brackets(sequence, x, y, thick),
     data.counts && svg('text', { x: BAR.left - 6, y: low + 10, 'text-anchor': 'end' }, 'n'),
     sequence.map((k, i) => targets[i] = svg('rect', { class: 'target', 'data-class': k, x: x(i) - inset, y: BAR.top, width: step, height: foot - BAR.top, tabindex: i === cursor ? 0 : -1, role: 'img',
       'aria-label': `${data.classes[k]}: ${percent(classOf(shown(), k).accuracy)} percent` })));
     const at = event => targets.indexOf(event.target);
-    chart.addEventListener('pointermove', e => { if (at(e) >= 0) showTip(describe(sequence[at(e)]), e); });
-    chart.addEventListener('pointerdown', e => { if (at(e) >= 0) showTip(describe(sequence[at(e)]), e); });
-    chart.addEventListener('pointerleave', hideTip);
-    chart.addEventListener('focusout', hideTip);
+    onPointer(chart, e => { if (at(e) >= 0) showTip(describe(sequence[at(e)]), e); });
     chart.addEventListener('focusin', e => {
       const i = at(e);
       if (i < 0 || !e.target.matches(':focus-visible')) return;
@@ -102,8 +100,7 @@ function drawClasses() {
 
   const redraw = whenSized($('bars'), draw);
   whenChosen(() => {
-    if (order === 'change' && !compared()) order = 'count';
-    if (order === 'count' && !data.counts) order = 'label';
+    if (order === 'change' && !compared()) order = Object.keys(orders)[0];
     $('classes-tools').replaceChildren(chooser());
     const tested = byLabel.filter(k => classOf(shown(), k).n);
     const weakest = [...tested].sort((a, b) => classOf(shown(), a).accuracy - classOf(shown(), b).accuracy).slice(0, 3);

@@ -42,17 +42,15 @@ function drawConfiguration() {
     const values = runs.map(run => key in run.config ? JSON.stringify(run.config[key]) : '–');
     return { key, values, same: new Set(values).size === 1 };
   });
-  const differing = rows.filter(r => !r.same);
   const table = (head, lines) => el('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': 'Configuration' }, el('table', {},
     head && el('thead', {}, el('tr', {}, head.map(h => el('th', { scope: 'col', class: 'text' }, h)))),
     el('tbody', {}, lines.map(([key, ...values]) => el('tr', {}, el('th', { scope: 'row' }, key), values.map(v => el('td', {}, v)))))));
   const origins = [...new Set(runs.flatMap(run => Object.keys(run.origin)))];
-  $('settings').append(...[
-    origins.length && el('h3', { style: 'margin-top:1.5rem' }, 'Where the runs come from'),
-    origins.length && table(['', ...runs.map(r => r.name)], origins.map(what => [what, ...runs.map(r => r.origin[what] ?? '–')])),
-    differing.length && el('h3', { style: 'margin-top:1.5rem' }, 'Differences between the runs'),
-    differing.length && table(['Key', ...runs.map(r => r.name)], differing.map(r => [r.key, ...r.values])),
+  const part = (title, corner, lines) => lines.length
+    ? [el('h3', { style: 'margin-top:1.5rem' }, title), table([corner, ...runs.map(r => r.name)], lines)] : [];
+  $('settings').append(
+    ...part('Where the runs come from', '', origins.map(what => [what, ...runs.map(r => r.origin[what] ?? '–')])),
+    ...part('Differences between the runs', 'Key', rows.filter(r => !r.same).map(r => [r.key, ...r.values])),
     el('details', {}, el('summary', {}, runs.length > 1 ? 'Values common to all runs' : 'All values'),
-      table(null, rows.filter(r => r.same).map(r => [r.key, r.values[0]]))),
-  ].filter(Boolean));
+      table(null, rows.filter(r => r.same).map(r => [r.key, r.values[0]]))));
 }

@@ -2,12 +2,12 @@
 
 function drawConfusion() {
   if (!entries.length) { $('confusion').hidden = true; return; }
-  let order = data.counts ? 'count' : 'label', cursor = null, area = null, pinned = null;
+  let order = Object.keys(orders)[0], cursor = null, area = null, pinned = null;
   const canvas = el('canvas', { tabindex: 0, role: 'img' });
   $('matrix').append(canvas);
   $('confusion-tools').append(
-    selector('Order by', ['count', 'label', 'accuracy'].filter(key => key !== 'count' || data.counts)
-      .map(key => [key, orders[key].name]), order, value => { order = value; cursor = null; redraw(); }),
+    selector('Order by', Object.entries(orders).filter(([key]) => key !== 'change').map(([key, { name }]) => [key, name]),
+      order, value => { order = value; cursor = null; redraw(); }),
     el('span', {}, 'Fraction of the true class, 0 to 100 %: correct ', ramp('right'), ' wrong ', ramp('wrong')));
 
   function draw(available) {
@@ -53,7 +53,7 @@ function drawConfusion() {
       pen.fillText('predicted →', left, 11);
       upright(pen, '← true', 11, top + 70);
     }
-    if (order === 'count' && data.counts) boundaries(pen, sequence, side);
+    if (order === 'count') boundaries(pen, sequence, side);
     if (cursor) outline(pen, side);
   }
 
@@ -111,10 +111,8 @@ function drawConfusion() {
   function pin() {
     if (cursor) { pinned = cursor.map(i => area.sequence[i]); list(); }
   }
-  canvas.addEventListener('pointermove', e => move(cellAt(e), e));
-  canvas.addEventListener('pointerleave', () => move(null));
-  canvas.addEventListener('click', e => { move(cellAt(e), e); pin(); });
-  canvas.addEventListener('blur', () => move(null));
+  onPointer(canvas, e => move(cellAt(e), e), () => move(null));
+  canvas.addEventListener('click', pin);
   canvas.addEventListener('keydown', e => {
     if (e.key === 'Enter' || e.key === ' ') { e.preventDefault(); pin(); }
   });

@@ -1,7 +1,6 @@
 // Training curves: one chart per figure, one line per run, a common crosshair.
 
-const CURVES = { loss: 'Training loss', ...Object.fromEntries(
-  ['top1', 'mean_class', ...SHOTS].map(key => [key, FIGURES[key]])) };
+const CURVES = data.curves;  // {key: title}
 const BOX = { width: 340, height: 190, left: 32, right: 8, top: 8, bottom: 22 };
 const DASHES = [null, '6 3', '2 3', '9 3 2 3', '1 4', '12 4'];
 
@@ -61,10 +60,7 @@ function drawCurves() {
       const u = ((event.clientX - box.left) / box.width * BOX.width - BOX.left) / (BOX.width - BOX.left - BOX.right);
       return Math.round(u * (epochs - 1));
     };
-    chart.addEventListener('pointermove', e => read(nearest(e), e));
-    chart.addEventListener('pointerdown', e => read(nearest(e), e));
-    chart.addEventListener('pointerleave', leave);
-    chart.addEventListener('blur', leave);
+    onPointer(chart, e => read(nearest(e), e), leave);
     onKeys(chart, { ArrowLeft: -1, ArrowRight: 1, Home: -epochs, End: epochs }, move => read(at + move, () => {
       const box = chart.getBoundingClientRect();
       return [box.left + x(at) / BOX.width * box.width, box.top + 20];

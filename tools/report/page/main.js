@@ -23,14 +23,15 @@ function theme() {
   addEventListener('afterprint', () => { printing = false; use(onScreen); });
 }
 
-// Mark the visible section in the navigation; remove links to sections without content.
+// Links to the sections with content; that to the visible one is marked.
 function navigation() {
-  const links = [...$('sections').querySelectorAll('a')];
-  links.filter(a => $(a.hash.slice(1)).hidden).forEach(a => a.remove());
+  const sections = [...document.querySelectorAll('main > section:not([hidden])')];
+  const links = sections.map(section => el('a', { href: `#${section.id}` }, capital(section.id)));
+  $('sections').append(...links);
   const seen = new IntersectionObserver(changes => changes.filter(c => c.isIntersecting).forEach(c =>
     links.forEach(a => a.hash === `#${c.target.id}` ? a.setAttribute('aria-current', 'true') : a.removeAttribute('aria-current'))),
   { rootMargin: '-20% 0px -70% 0px' });
-  document.querySelectorAll('main > section').forEach(section => seen.observe(section));
+  sections.forEach(section => seen.observe(section));
 }
 
 fillChoices();

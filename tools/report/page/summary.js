@@ -4,7 +4,6 @@
 const shownFigures = () => Object.entries(FIGURES).filter(([key]) => entries.some(entry => entry.figures[key] != null));
 
 const label = ({ method, backbone }) => backbone ? `${method}, ${backbone}` : method;
-const publishedFor = (entry, figure) => entry.published[figure] ?? null;
 
 function summarize() {
   const seen = (data.counts ?? []).filter(count => count > 0), imbalance = Math.max(...seen) / Math.min(...seen);
@@ -17,7 +16,7 @@ function summarize() {
     const entry = shown();
     if (!entry) return;
     $('headline').replaceChildren(...shownFigures().filter(([key]) => key !== 'top5').map(([key, name]) => {
-      const other = compared()?.figures[key] ?? null, value = entry.figures[key], known = publishedFor(entry, key);
+      const other = compared()?.figures[key] ?? null, value = entry.figures[key], known = entry.published[key] ?? null;
       const comparison = compared() ? (other !== null && value !== null ? `${signed(value - other)}${key === 'top1' ? ` vs. ${compared().name}` : ''}` : '')
         : known !== null ? `published ${percent(known)}` : key === 'top1' ? (entry === entries[data.lead] && entries.length > 1 ? `${groups.length > 1 ? 'best of its folder' : 'best'}: ${entry.name}` : entry.name) : '';
       return el('div', {},
@@ -44,8 +43,8 @@ function tabulate() {
   whenChosen(() => {
     const keys = shownFigures().map(([key]) => key);
     const best = Object.fromEntries(keys.map(key => [key, Math.max(...entries.map(e => e.figures[key] ?? -1))]));
-    const last = entries.some(e => data.runs[e.run]?.last.top1 != null);
-    const clean = data.runs.some(r => r.clean.top1_clean != null && r.clean.samples_clean < r.clean.samples);
+    const last = entries.some(e => data.runs[e.run]?.top1_last != null);
+    const clean = data.runs.some(run => run.has_copies);
     const head = el('tr', {}, el('th', { scope: 'col' }, 'Entry'),
       keys.map(key => el('th', { scope: 'col' }, SHOTS.includes(key) ? shotHead(key) : FIGURES[key])),
       last && el('th', { scope: 'col' }, 'Top-1, last epoch'),
@@ -56,12 +55,12 @@ function tabulate() {
     el('th', { scope: 'row' }, entry.name, entry.run === null && el('small', { class: 'quiet', style: 'display:block;font-weight:400' },
       `weights ${Object.values(entry.weights).join(' : ')}`)),
     keys.map(key => {
-      const value = entry.figures[key], known = publishedFor(entry, key);
+      const value = entry.figures[key], known = entry.published[key] ?? null;
       return el('td', { class: value !== null && value === best[key] ? 'best' : null }, percent(value),
         known !== null && el('small', {}, percent(known), value !== null && `  ${signed(value - known)}`));
     }),
-    last && el('td', {}, percent(data.runs[entry.run]?.last.top1)),
-    clean && el('td', {}, percent(data.runs[entry.run]?.clean.top1_clean)),
+    last && el('td', {}, percent(data.runs[entry.run]?.top1_last)),
+    clean && el('td', {}, percent(data.runs[entry.run]?.top1_clean)),
     el('td', { class: 'text' }, strip(entry))));
     $('results-table').replaceChildren(el('table', {}, el('thead', {}, head), el('tbody', {}, body)));
   });

@@ -104,7 +104,7 @@ def _check_unread(flag: str, target: Path, read: set[Path]) -> None:
 
 def page(title: str, style: str, body: str, script: str = "") -> str:
     """Return a self-contained HTML page, which may load nothing; title and body are HTML."""
-    allowed = "; script-src 'unsafe-inline'; img-src data: blob:" if script else ""
+    allowed = "img-src data:" + (" blob:; script-src 'unsafe-inline'" if script else "")
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -112,7 +112,7 @@ def page(title: str, style: str, body: str, script: str = "") -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; style-src 'unsafe-inline'{allowed}">
+  content="default-src 'none'; style-src 'unsafe-inline'; {allowed}">
 <link rel="icon" href="data:,">
 <title>{title}</title>
 <style>{style}</style>

@@ -261,12 +261,12 @@ class Form:
 
     name: str
     backbone: str  # module within this package
-    mark: str  # a key that no form after this one in FORMS has
     block: str  # before the names of block {}
     block_names: Callable[[Any], Iterator[Entry]]  # of a block
     adjacency: str  # of the first block, (.., V)
     width: str  # a norm of block {}, with as many channels as the block's output
     conv: str  # the first block's graph convolution
+    mark: str = ""  # a key that no form after this one in FORMS has; by default `conv`
     data_norm: str = "data_bn"
     fc: str = "fc"
     others: tuple[Entry, ...] = ()
@@ -337,15 +337,13 @@ FORMS = (
     Form(
         PYSKL,
         "aagcn",
-        mark="backbone.gcn.0.gcn.conv_d.0.weight",
         block_names=partial(aagcn, gcn="gcn", tcn="tcn", learned="A"),
         **GCN | {"conv": "backbone.gcn.0.gcn.conv_d.0.weight", "per_subset": True},
     ),
-    Form(PYSKL, "stgcn", mark="backbone.gcn.0.gcn.conv.weight", block_names=stgcn_pyskl, **GCN),
+    Form(PYSKL, "stgcn", block_names=stgcn_pyskl, **GCN),
     Form(
         PYSKL,
         "ctrgcn",
-        mark="backbone.net.0.gcn1.convs.0.conv1.weight",
         block="backbone.net.{}.",
         block_names=partial(ctrgcn, learned="A"),
         adjacency="backbone.net.0.gcn1.A",
@@ -357,7 +355,6 @@ FORMS = (
     Form(
         PYSKL,
         "msg3d",
-        mark="backbone.sgcn1.0.PA",
         block="backbone.",
         block_names=partial(msg3d, learned="PA"),
         adjacency="backbone.sgcn1.0.PA",
@@ -369,7 +366,6 @@ FORMS = (
     Form(
         f"{ORIGINAL} (InfoGCN)",
         "infogcn",
-        mark="l1.agcn.shared_topology",
         block_names=infogcn,
         others=INFOGCN,
         conv="to_joint_embedding.weight",
@@ -380,7 +376,6 @@ FORMS = (
     Form(
         f"{ORIGINAL} (CTR-GCN)",
         "ctrgcn",
-        mark="l1.gcn1.convs.0.conv1.weight",
         block_names=partial(ctrgcn, learned="PA", target_first=True),
         conv="l1.gcn1.convs.0.conv3.weight",
         **UNITS,
@@ -388,7 +383,6 @@ FORMS = (
     Form(
         f"{ORIGINAL} (2s-AGCN)",
         "aagcn",
-        mark="l1.gcn1.conv_d.0.weight",
         block_names=partial(aagcn, gcn="gcn1", tcn="tcn1", learned="PA"),
         conv="l1.gcn1.conv_d.0.weight",
         **UNITS,
@@ -396,7 +390,6 @@ FORMS = (
     Form(
         f"{ORIGINAL} (MS-G3D)",
         "msg3d",
-        mark="sgcn1.0.A_res",
         block="",
         block_names=partial(msg3d, learned="A_res", target_first=True),
         adjacency="sgcn1.0.A_res",
@@ -407,7 +400,6 @@ FORMS = (
     Form(
         f"{ORIGINAL} (st-gcn)",
         "stgcn",
-        mark="st_gcn_networks.0.gcn.conv.weight",
         block="",
         block_names=stgcn_original,
         others=(entry("blocks.0.graph.skeleton", "A"),),

@@ -4,6 +4,7 @@ Recognitions", CVPR 2023, in a form for skeletons.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -16,7 +17,7 @@ from longtail.ranges import NotNegative
 from longtail.sampling import with_second
 from longtail.weights import InverseFrequency
 from memory import send
-from model.backbone import CosineClassifier, linear_classifier
+from model.backbone import linear_classifier
 
 
 def paste_box(lam: float, center: Sequence[int], sizes: Sequence[int]) -> Tensor:
@@ -85,11 +86,10 @@ class GLMC(Method):
         self.weighting = InverseFrequency(parts.class_counts, label_weighting)
         layer = linear_classifier(model)
         width = layer.in_features
-        # of the same kind: a loss with margins takes cosines of one scale from both
-        if isinstance(layer, CosineClassifier):
-            self.classifier: nn.Linear = CosineClassifier(width, self.num_class, layer.scale)
-        else:
-            self.classifier = nn.Linear(width, self.num_class)
+        # of the same kind: a loss with margins takes cosines of one scale from both; on the CPU,
+        # as every device then starts from the same values
+        self.classifier = copy.deepcopy(layer).to_empty(device="cpu")
+        self.classifier.reset_parameters()
         self.projection = nn.Linear(width, width // 2)
         self.prediction = nn.Linear(width // 2, width // 2)
 

@@ -34,8 +34,8 @@ class Entry:
     arrange: Callable[[Tensor], Tensor] | None = None
 
 
-def entry(ours: str, *theirs: str) -> Entry:
-    return Entry(ours, theirs)
+def entry(ours: str, *theirs: str, arrange: Callable[[Tensor], Tensor] | None = None) -> Entry:
+    return Entry(ours, theirs, arrange)
 
 
 # Parts of a block; names are relative to it
@@ -55,25 +55,21 @@ def graph_end(gcn: str) -> Iterator[Entry]:
 
 def subsets(*theirs: str, count: int) -> Iterator[Entry]:
     """G convolutions of x, (G C', C), as one convolution of the G gathered inputs, (C', G C)."""
-    yield Entry(
-        "graph.conv.weight",
-        tuple(f"{conv}.weight" for conv in theirs),
-        arrange=lambda weight: (
-            weight.unflatten(0, (count, -1)).flatten(2).transpose(0, 1).flatten(1)
-        ),
-    )
+
+    def gathered(weight: Tensor) -> Tensor:
+        return weight.unflatten(0, (count, -1)).flatten(2).transpose(0, 1).flatten(1)
+
+    yield entry("graph.conv.weight", *(f"{conv}.weight" for conv in theirs), arrange=gathered)
     yield entry("graph.bias", *(f"{conv}.bias" for conv in theirs))
 
 
 def graphs(ours: str, theirs: str, count: int, target_first: bool) -> Entry:
     """G adjacency matrices, possibly stacked in one; ours are (G, source, target)."""
-    if not target_first:
-        return entry(ours, theirs)
-    return Entry(
-        ours,
-        (theirs,),
-        arrange=lambda matrix: matrix.flatten(0, -2).unflatten(0, (count, -1)).transpose(1, 2),
-    )
+
+    def turned(matrix: Tensor) -> Tensor:
+        return matrix.flatten(0, -2).unflatten(0, (count, -1)).transpose(1, 2)
+
+    return entry(ours, theirs, arrange=turned if target_first else None)
 
 
 def branches(ours: str, theirs: str, dilations: int, joint_norm: str = "") -> Iterator[Entry]:
@@ -129,13 +125,9 @@ def dgstgcn(block: Any) -> Iterator[Entry]:
     yield entry("graph.reduce_norm", "gcn.pre.1")
     yield entry("graph.conv", "gcn.post")
     yield from graph_end("gcn")
-    joints = len(block.temporal.branches.coefficient)
-    yield Entry(
-        "temporal.branches.coefficient",
-        ("tcn.add_coeff",),
-        # theirs has 25 entries for every layout, of which the first are used
-        arrange=itemgetter(slice(joints)),
-    )
+    # theirs has 25 entries for every layout, of which the first are used
+    first = itemgetter(slice(len(block.temporal.branches.coefficient)))
+    yield entry("temporal.branches.coefficient", "tcn.add_coeff", arrange=first)
     yield from multi_scale()
     yield from conv_norm("residual", "residual")
 
@@ -179,7 +171,7 @@ def ctrgcn(block: Any, learned: str, target_first: bool = False) -> Iterator[Ent
     yield entry("graph.alpha", "gcn1.alpha")
     yield entry("graph.relate", *(f"{conv}.conv{n}" for n in source_target for conv in convs))
     yield entry("graph.conv", *(f"{conv}.conv3" for conv in convs))
-    yield Entry("graph.expand", tuple(f"{conv}.conv4.weight" for conv in convs), arrange=negate)
+    yield entry("graph.expand", *(f"{conv}.conv4.weight" for conv in convs), arrange=negate)
     yield entry("graph.expand_bias", *(f"{conv}.conv4.bias" for conv in convs))
     yield from graph_end("gcn1")
     yield from branches("temporal", "tcn1.branches", 2)
@@ -296,7 +288,7 @@ class Form:
         for number, block in enumerate(model.blocks):
             for each in self.block_names(block):
                 theirs = (f"{self.block}{name}".format(number + self.start) for name in each.theirs)
-                yield Entry(f"blocks.{number}.{each.ours}", tuple(theirs), each.arrange)
+                yield entry(f"blocks.{number}.{each.ours}", *theirs, arrange=each.arrange)
 
 
 PYSKL, ORIGINAL = "mmcv (BRL, PYSKL)", "original"

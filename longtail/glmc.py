@@ -35,15 +35,6 @@ def paste_box(lam: float, center: Sequence[int], sizes: Sequence[int]) -> Tensor
     return inside
 
 
-def inconsistency(predicted: Tensor, projected: Tensor) -> Tensor:
-    """Return the sum over pairs of -cos(p_1, sg z_2) - cos(p_2, sg z_1), sg: without gradient.
-
-    p and z are (2n, D), the views of a pair one after the other.
-    """
-    other = projected.detach().unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
-    return -cosine_similarity(predicted, other, dim=-1).sum()
-
-
 class GLMC(Method):
     """Two mixed views of pairs of samples, two classifiers, and consistency between the views.
 
@@ -64,7 +55,7 @@ class GLMC(Method):
 
     over the views v: l' are the logits of `model.fc`, which alone is tested, l those of a second
     classifier that this method owns, linear or of cosines as `model.fc`; z = P f and p = Q z are
-    linear, half as wide as the features.
+    linear, half as wide as the features; sg means without gradient.
 
     The values are those of the authors' code for CIFAR-100-LT of imbalance 100. There each view is
     a batch of its own for the batch norms; here both views go through the network together.
@@ -142,8 +133,10 @@ class GLMC(Method):
         criterion = self.stages.criterion(self.epoch)
         alpha = 1 - (self.epoch / self.stages.num_epoch) ** 2
         weighted = self.weighting.weights * targets
+        other = projected.detach().unflatten(0, (-1, 2)).flip(1).flatten(0, 1)  # sg z
+        likeness = cosine_similarity(predicted, other, dim=-1).sum()
         return (
             alpha * criterion.part(plain, targets / count, count)
             + (1 - alpha) * criterion.part(balanced, weighted / count, count)
-            + self.contrast_weight * inconsistency(predicted, projected) / count
+            - self.contrast_weight * likeness / count
         )

@@ -275,6 +275,5 @@ def make_stages(config: Config, class_counts: torch.Tensor) -> Stages:
         weights=make(config, "class_weights", class_counts),
         loss_from=config.loss_from,
         weights_from=config.weights_from,
-        num_class=len(class_counts),
         share=config.second_stage_share,
     )

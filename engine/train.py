@@ -225,7 +225,8 @@ def end_epoch(training: Training, metrics: dict[str, Any], log: logs.Log) -> boo
     shown = {name: metrics[name] for name in shots.METRICS}
     log.metrics(
         {
-            "epoch": done.epoch, "stage": training.method.stage(done.epoch), "loss": loss, "lr": lr,
+            "epoch": done.epoch, "stage": training.method.stages.stage(done.epoch),
+            "loss": loss, "lr": lr,
             "seconds": round(done.seconds, 3), "samples_per_second": round(rate, 1), **shown,
         }
     )  # fmt: skip

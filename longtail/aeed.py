@@ -127,7 +127,6 @@ class AEED(Method):
         self.measured = torch.full_like(self.measured, epoch)
 
     def idle(self, batch: int) -> list[str]:
-        """See `Method`."""
         lines, epochs = super().idle(batch), self.stages.num_epoch
         if self.eta and epochs <= self.warm_up + 1:  # the entropies of an epoch act in the next
             lines.append(

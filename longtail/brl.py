@@ -97,7 +97,6 @@ class PartialMixup(Mixing):
         return self.combine(clips, labels, rows, send(partners, clips.device))
 
     def idle(self, epochs: int, batch: int) -> list[str]:
-        """See `Mixing`."""
         if not self.ratio or int(batch * self.ratio):
             return []
         return [f"mixing_args.ratio is {self.ratio:g}: of a batch of {batch} no sample is mixed"]
@@ -119,12 +118,9 @@ class PartialMixup(Mixing):
         self, clips: Tensor, labels: Tensor, rows: Tensor, partners: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return clips and targets with rows[k], on the CPU, mixed with partners[k]."""
-        places = send(rows, clips.device)
-        source, mixed = (
-            torch.arange(len(clips), device=clips.device),
-            torch.zeros_like(labels).bool(),
-        )
-        source[places], mixed[places] = partners, True
+        own_rows = torch.arange(len(clips), device=clips.device)
+        source = own_rows.index_put((send(rows, clips.device),), partners)
+        mixed = source != own_rows
         both = self.graft(clips, clips[source])
         share = torch.where(mixed, self.shares(labels, labels[source]), 1.0)  # (N,)
         own, other = (one_hot(y, self.num_class).float() for y in (labels, labels[source]))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from errors import InputError, check_word
+from errors import InputError
 from longtail.losses import log_prior
 from longtail.ranges import Positive
 from model.backbone import linear_classifier
@@ -134,21 +134,18 @@ class LearnableScaling(Retraining):
         layer = self.biased(model)
         super().prepare(model, samples)
         model.fc = ScaledLinear(layer)
-        self.factors = (model.fc.factors,)  # in a tuple: a parameter of the network
+        self.layer = (model.fc,)  # in a tuple: its parameters are the network's
 
     def after_step(self, model: nn.Module) -> None:
-        """Scale the class vectors and biases."""
-        scaled = linear_classifier(model, "classifier")
-        assert isinstance(scaled, ScaledLinear)
-        scaled.update()
+        self.layer[0].update()
 
     def get_extra_state(self) -> Tensor:
         """Return what a resumed run needs besides the network: the factors (K,)."""
-        return self.factors[0].detach()
+        return self.layer[0].factors.detach()
 
     @torch.no_grad()
     def set_extra_state(self, state: Tensor) -> None:
-        self.factors[0].copy_(state)
+        self.layer[0].factors.copy_(state)
 
 
 class MaxNorm(Retraining):
@@ -176,7 +173,6 @@ class MaxNorm(Retraining):
 
     @torch.no_grad()
     def after_step(self, model: nn.Module) -> None:
-        """Project class vectors onto the ball."""
         weight = linear_classifier(model, "classifier").weight
         weight.mul_((self.limit / row_lengths(weight)).clamp_max(1))
 
@@ -188,8 +184,6 @@ class ChosenTau(Classifier):
     """
 
     def __init__(self, class_counts: Tensor, tau: Tau = "auto") -> None:
-        if isinstance(tau, str):
-            check_word("classifier_args.tau", tau, ["auto"])
         super().__init__(class_counts)
         self.tau, self.chosen = tau, tau == "auto"
 
@@ -252,7 +246,6 @@ class NearestClassMean(Classifier):
 
     @torch.no_grad()
     def prepare(self, model: nn.Module, samples: Samples) -> None:
-        """Set the class vectors to the directions of the class means."""
         layer = self.biased(model)
         features, labels = samples.features()
         sums = torch.zeros_like(layer.weight, dtype=torch.float64)

@@ -45,7 +45,6 @@ class CMO(Method):
         self.power, self.share, self.plain = power, share, plain
 
     def idle(self, batch: int) -> list[str]:
-        """See `Method`."""
         lines, epochs = super().idle(batch), self.stages.num_epoch
         if self.share and epochs <= 2 * self.plain:
             lines.append(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from longtail.losses import LDAM, CrossEntropy, expected_loss, log_prior, mirrored
+from longtail.losses import LDAM, CrossEntropy, log_prior, mirrored
 from longtail.ranges import Factor, NotNegative, Positive
 
 
@@ -40,11 +40,11 @@ class Diversity(LDAM):
         if reweighting:
             self.first_stage = Diversity(class_counts, max_margin, scale, diversity, reweighting=0)
 
-    def part(self, logits: Tensor, label_weights: Tensor, count: int) -> Tensor:
+    def part(self, logits: Tensor, label_weights: Tensor, count: int, **features: Tensor) -> Tensor:
         """logits (N, E, K), or (N, K) of one network."""
         if logits.ndim == 2:
             return super().part(logits, label_weights, count)
-        losses = [expected_loss(self.loss_matrix(z), label_weights) for z in logits.unbind(1)]
+        losses = [(label_weights * self.loss_matrix(z)).sum() for z in logits.unbind(1)]
         softened = logits / self.temperature
         mean = (logits.mean(1, keepdim=True) / self.temperature).detach()
         log_ratio = mean.log_softmax(-1) - softened.log_softmax(-1)  # (N, E, K)
@@ -68,11 +68,11 @@ class SkillDiverse(CrossEntropy):
         shifts = [torch.zeros_like(prior), prior, prior - tau * inverse]
         self.shifts = nn.Buffer(torch.stack(shifts))  # (3, K)
 
-    def part(self, logits: Tensor, label_weights: Tensor, count: int) -> Tensor:
+    def part(self, logits: Tensor, label_weights: Tensor, count: int, **features: Tensor) -> Tensor:
         """logits (N, 3, K)."""
         if logits.ndim != 3 or logits.shape[1] != len(self.shifts):
             raise ValueError(
                 f"takes the logits of three experts (model.experts.Model), not {logits.shape}"
             )
         losses = self.loss_matrix(logits + self.shifts)
-        return expected_loss(losses.sum(1), label_weights)
+        return (label_weights * losses.sum(1)).sum()

@@ -4,6 +4,7 @@ Recognitions", CVPR 2023, in a form for skeletons.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -16,7 +17,7 @@ from longtail.ranges import NotNegative
 from longtail.sampling import with_second
 from longtail.weights import InverseFrequency
 from memory import send
-from model.backbone import CosineClassifier, linear_classifier
+from model.backbone import linear_classifier
 
 
 def paste_box(lam: float, center: Sequence[int], sizes: Sequence[int]) -> Tensor:
@@ -32,15 +33,6 @@ def paste_box(lam: float, center: Sequence[int], sizes: Sequence[int]) -> Tensor
     )
     inside[rows, columns] = True
     return inside
-
-
-def inconsistency(predicted: Tensor, projected: Tensor) -> Tensor:
-    """Return the sum over pairs of -cos(p_1, sg z_2) - cos(p_2, sg z_1), sg: without gradient.
-
-    p and z are (2n, D), the views of a pair one after the other.
-    """
-    other = projected.detach().unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
-    return -cosine_similarity(predicted, other, dim=-1).sum()
 
 
 class GLMC(Method):
@@ -63,7 +55,7 @@ class GLMC(Method):
 
     over the views v: l' are the logits of `model.fc`, which alone is tested, l those of a second
     classifier that this method owns, linear or of cosines as `model.fc`; z = P f and p = Q z are
-    linear, half as wide as the features.
+    linear, half as wide as the features; sg means without gradient.
 
     The values are those of the authors' code for CIFAR-100-LT of imbalance 100. There each view is
     a batch of its own for the batch norms; here both views go through the network together.
@@ -85,11 +77,10 @@ class GLMC(Method):
         self.weighting = InverseFrequency(parts.class_counts, label_weighting)
         layer = linear_classifier(model)
         width = layer.in_features
-        # of the same kind: a loss with margins takes cosines of one scale from both
-        if isinstance(layer, CosineClassifier):
-            self.classifier: nn.Linear = CosineClassifier(width, self.num_class, layer.scale)
-        else:
-            self.classifier = nn.Linear(width, self.num_class)
+        # of the same kind: a loss with margins takes cosines of one scale from both; on the CPU,
+        # as every device then starts from the same values
+        self.classifier = copy.deepcopy(layer).to_empty(device="cpu")
+        self.classifier.reset_parameters()
         self.projection = nn.Linear(width, width // 2)
         self.prediction = nn.Linear(width // 2, width // 2)
 
@@ -142,8 +133,10 @@ class GLMC(Method):
         criterion = self.stages.criterion(self.epoch)
         alpha = 1 - (self.epoch / self.stages.num_epoch) ** 2
         weighted = self.weighting.weights * targets
+        other = projected.detach().unflatten(0, (-1, 2)).flip(1).flatten(0, 1)  # sg z
+        likeness = cosine_similarity(predicted, other, dim=-1).sum()
         return (
             alpha * criterion.part(plain, targets / count, count)
             + (1 - alpha) * criterion.part(balanced, weighted / count, count)
-            + self.contrast_weight * inconsistency(predicted, projected) / count
+            - self.contrast_weight * likeness / count
         )

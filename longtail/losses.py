@@ -4,7 +4,7 @@ Every loss is a loss matrix c (N, K), the loss of sample i under each possible l
 hard or mixed, and class weights give the weights of its entries, the label weights s (N, K); the
 loss of a batch is
 
-    loss = sum_ik s_ik c_ik    (`expected_loss`),    s = label_weights(targets, weights).
+    loss = sum_ik s_ik c_ik    (`CrossEntropy.part`),    s = label_weights(targets, weights).
 
 s does not depend on the network and includes the normalizer of the whole batch, so the sum can be
 computed in parts: micro-batches of one optimizer step, or the ranks of a distributed run. z are the
@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from errors import InputError, check_word
+from errors import InputError
 from longtail.counts import fill_absent, last_third
 from longtail.ranges import Factor, NotNegative, Positive, Range, Share
 
@@ -56,20 +56,6 @@ def soft_labels(targets: Tensor) -> Tensor:
     """
     total = targets.sum(0) if targets.ndim == 3 else targets
     return total / total.sum(1, keepdim=True)
-
-
-def expected_loss(loss_matrix: Tensor, label_weights: Tensor) -> Tensor:
-    """Return the scalar sum_ik s_ik c_ik of a loss matrix c and label weights s, both (N, K)."""
-    return (label_weights * loss_matrix).sum()
-
-
-def check_logits(logits: Tensor, label_weights: Tensor) -> None:
-    """Raise ValueError for logits that are not (N, K), such as those of several experts."""
-    if logits.shape != label_weights.shape:
-        raise ValueError(
-            f"takes the logits of one classifier, {tuple(label_weights.shape)}, but the network "
-            f"returns {tuple(logits.shape)}"
-        )
 
 
 def label_dependent_cross_entropy(logits: Tensor) -> Tensor:
@@ -123,29 +109,21 @@ class CrossEntropy(nn.Module):
         """Return the loss of every sample under every label: (N, K) -> (N, K)."""
         return -logits.log_softmax(-1)
 
-    def part(self, logits: Tensor, label_weights: Tensor, count: int) -> Tensor:
-        """Return the part of some samples in the loss of a batch.
+    def part(self, logits: Tensor, label_weights: Tensor, count: int, **features: Tensor) -> Tensor:
+        """Return sum_ik s_ik c_ik, the scalar part of some samples in the loss of a batch.
 
         Args:
-            logits: (N, K)
-            label_weights: the rows (N, K) of these samples in those of the whole batch
+            logits: (N, K); ValueError for others, such as those of several experts
+            label_weights: the rows (N, K) of these samples in s of the whole batch
             count: rows of the whole mixed batch, for losses that are not sums over rows
+            features: `features=` (N, D) for a loss that needs them
         """
-        check_logits(logits, label_weights)
-        return expected_loss(self.loss_matrix(logits), label_weights)
-
-    def forward(
-        self, logits: Tensor, targets: Tensor, weights: Tensor | None = None, **features: Tensor
-    ) -> Tensor:
-        """Return the scalar loss of a whole batch.
-
-        Args:
-            logits: (N, K)
-            targets: (N, K) or (P, N, K), see `label_weights`
-            weights: class weights (K,)
-            features: `features=` (N, D) where the loss needs them
-        """
-        return self.part(logits, label_weights(targets, weights), len(logits), **features)
+        if logits.shape != label_weights.shape:
+            raise ValueError(
+                f"takes the logits of one classifier, {tuple(label_weights.shape)}, but the "
+                f"network returns {tuple(logits.shape)}"
+            )
+        return (label_weights * self.loss_matrix(logits, **features)).sum()
 
 
 def smoothed(loss_matrix: Tensor, epsilon: float | Tensor) -> Tensor:
@@ -277,8 +255,7 @@ class LDAM(CrossEntropy):
         rescale: bool = False,
     ) -> None:
         super().__init__(class_counts)
-        margins = torch.where(class_counts > 0, class_counts.double() ** -0.25, 0.0)
-        margins = fill_absent(margins, class_counts)
+        margins = fill_absent(class_counts.double(), class_counts) ** -0.25
         self.margins = nn.Buffer((scale * max_margin / margins.max() * margins).float())
         self.logit_scale, self.factor = (1.0, scale) if rescale else (scale, 1.0)
 
@@ -308,7 +285,6 @@ class Equalization(CrossEntropy):
         masked: Literal["tail", "head"] = "tail",
     ) -> None:
         super().__init__(class_counts)
-        check_word("loss_args.masked", masked, ("tail", "head"))
         if threshold is None:
             tail = last_third(class_counts, skip=int(masked == "head"))
         else:
@@ -406,11 +382,9 @@ class InfluenceBalanced(CrossEntropy):
         super().__init__(class_counts)
         self.alpha, self.epsilon = alpha, epsilon
 
-    def part(  # type: ignore[override]  # `needs_features`: it is called with them
-        self, logits: Tensor, label_weights: Tensor, count: int, *, features: Tensor
+    def loss_matrix(  # type: ignore[override]  # `needs_features`: it is called with them
+        self, logits: Tensor, *, features: Tensor
     ) -> Tensor:
-        """`features` (N, D) are the input of the classifier."""
-        check_logits(logits, label_weights)
-        nll = self.loss_matrix(logits)
+        nll = super().loss_matrix(logits)
         influence = 2 * -torch.expm1(-nll) * features.abs().sum(1, keepdim=True)
-        return expected_loss(nll * self.alpha / (influence + self.epsilon), label_weights)
+        return nll * self.alpha / (influence + self.epsilon)

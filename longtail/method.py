@@ -102,10 +102,6 @@ class Method(nn.Module):
         """Set training mode for an epoch, or evaluation mode if only the classifier is trained."""
         net.train(self.classifier_change is None)
 
-    def stage(self, epoch: int) -> int:
-        """Return the stage, 1 or 2, of an epoch, from 0."""
-        return self.stages.stage(epoch)
-
     def begin_epoch(self, epoch: int) -> None:
         """Called at the start of each epoch, counted from 0."""
         self.epoch = epoch

@@ -33,9 +33,11 @@ class Mixing(nn.Module):
         super().__init__()
         self.num_class = len(class_counts)
         self.counts = nn.Buffer(class_counts.double(), persistent=False)
+        self.epoch = 0
 
     def begin_epoch(self, epoch: int) -> None:
         """Called at the start of each epoch, counted from 0."""
+        self.epoch = epoch
 
     def idle(self, epochs: int, batch: int) -> list[str]:
         """Return lines on what never acts in a run of so many epochs and samples per batch."""
@@ -157,13 +159,9 @@ class ShapMix(Mixing):
         self.mean_clip: Tensor = nn.Buffer(torch.zeros(()))  # (M, T, V, C) from the first batch on
         self.seen: Tensor = nn.Buffer(torch.zeros((), dtype=torch.int64))
         self.mixup, self.memory, self.temperature = mixup, memory, temperature
-        self.warm_up, self.segment, self.epoch = warm_up, segment, 0
-
-    def begin_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        self.warm_up, self.segment = warm_up, segment
 
     def idle(self, epochs: int, batch: int) -> list[str]:
-        """See `Mixing`."""
         if epochs > self.warm_up:
             return []
         return [f"mixing_args.warm_up is {self.warm_up}: in {epochs} epochs no saliency is used"]
@@ -218,17 +216,14 @@ class ShapMix(Mixing):
         partners = self.draw_partners(count, generator)
         plain, lam = torch.rand(2, generator=generator).tolist()
         uniform = torch.rand(count, generator=generator)
-        start, length, unit = self.draw_segment(frames, generator)
-        units = frames // unit
-        donor_length = between(length, units, generator)
-        donor = between(0, units - donor_length, generator), donor_length, unit
+        place = self.draw_segment(frames, generator)
+        donor = self.draw_segment(frames, generator, shortest=place[1])
 
         partners = send(partners, clips.device)
         if plain < self.mixup:
             mixed = (1 - lam) * clips + lam * clips[partners]
             return mixed, partners, torch.full((count,), lam, device=clips.device)
         subset = self.choose(labels, labels[partners], send(uniform, clips.device))
-        place = start, length, unit
         mixed, share = self.replace(clips, clips[partners], self.masks[subset], place, donor)
         return mixed, partners, share
 
@@ -236,36 +231,42 @@ class ShapMix(Mixing):
         """Return the partner (N,) of each sample: all samples moved on by one number."""
         return (torch.arange(count) + between(1, max(count - 1, 1), generator)) % count
 
-    def draw_segment(self, frames: int, generator: torch.Generator | None) -> tuple[int, int, int]:
-        """Return start and length of a segment in units, and the frames of a unit."""
+    def draw_segment(
+        self, frames: int, generator: torch.Generator | None, shortest: int | None = None
+    ) -> tuple[int, int]:
+        """Return start and length of a segment in frames, in steps of 4.
+
+        The length lies between the shares `segment` of the clip, or is at least `shortest`.
+        """
         unit = min(4, frames)
         units = frames // unit
         low, high = (max(1, round(share * units)) for share in self.segment)
+        if shortest is not None:
+            low, high = shortest // unit, units
         length = between(low, high, generator)
-        return between(0, units - length, generator), length, unit
+        return unit * between(0, units - length, generator), unit * length
 
     def replace(
         self,
         clips: Tensor,
         others: Tensor,
         pasted: Tensor,
-        place: tuple[int, int, int],
-        donor: tuple[int, int, int],
+        place: tuple[int, int],
+        donor: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
         """Paste the joints `pasted` (N, V) of a segment of `others`; return clips and shares (N,).
 
         `place` and `donor` are segments as of `draw_segment`; the donor's is resized in time.
         """
         frames = clips.shape[2]
-        start, length, unit = place
-        donor_start, donor_length, _ = donor
-        steps = torch.arange(length * unit)
+        (start, length), (donor_start, donor_length) = place, donor
+        steps = torch.arange(length)
         source = torch.arange(frames)
-        source[start * unit + steps] = donor_start * unit + steps * donor_length // length
-        inside = send(torch.isin(torch.arange(frames), start * unit + steps), clips.device)
+        source[start + steps] = donor_start + steps * donor_length // length
+        inside = send(torch.isin(torch.arange(frames), start + steps), clips.device)
         paste = (inside[:, None] & pasted[:, None])[:, None, :, :, None]  # (N, 1, T, V, 1)
         mixed = torch.where(paste, others[:, :, send(source, clips.device)], clips)
-        return mixed, length * unit * pasted.sum(1) / pasted.shape[1] / frames
+        return mixed, length * pasted.sum(1) / pasted.shape[1] / frames
 
     def choose(self, labels: Tensor, donors: Tensor, uniform: Tensor) -> Tensor:
         """Return the subset (N,) that is pasted for each sample; uniform (N,) in [0, 1)."""

@@ -123,10 +123,7 @@ class PaCo(Method):
         alike = (labels @ against_labels.t()).scatter(1, own, 0)
         similarity = queries @ against.t() / self.temperature
         if self.training:
-            self.enqueue(all_keys, all_labels)
+            # in front of the queue; the last ones drop out
+            for kept, new in ((self.queue, all_keys), (self.queue_labels, all_labels)):
+                kept.copy_(torch.cat([new, kept])[: len(kept)])
         return parametric_contrast(logits, labels, similarity, alike, others, self.alpha)
-
-    def enqueue(self, keys: Tensor, labels: Tensor) -> None:
-        """Put keys (n, D) with labels (n, K) in front of the queue; the last ones drop out."""
-        for kept, new in ((self.queue, keys), (self.queue_labels, labels)):
-            kept.copy_(torch.cat([new, kept])[: len(kept)])

@@ -32,7 +32,6 @@ class Stages(nn.Module):
         weights: Weighting | None,
         loss_from: From = "start",
         weights_from: From = "second_stage",
-        num_class: int = 0,
         share: float = 5 / 24,
     ) -> None:
         super().__init__()
@@ -45,11 +44,12 @@ class Stages(nn.Module):
         self.num_epoch, self.switch = num_epoch, num_epoch - second_stage
         self.loss_start = 0 if loss_from == "start" else self.switch
         self.weights_start = 0 if weights_from == "start" else self.switch
-        self.plain = CrossEntropy(torch.ones(num_class))
+        ones = torch.ones(criterion.num_class)
+        self.plain = CrossEntropy(ones)
         self.second = criterion
         self.first = getattr(criterion, "first_stage", criterion)
         self.weights = weights
-        self.ones = nn.Buffer(torch.ones(num_class), persistent=False)
+        self.ones = nn.Buffer(ones, persistent=False)
 
     def stage(self, epoch: int) -> int:
         """Return 1 or 2."""

@@ -36,10 +36,8 @@ def automatic(class_counts: Any) -> tuple[int, int]:
     if counts[0] < 1.5 * counts[-1]:
         return int(counts[0]), int(counts[-1])
     third = round(len(counts) / 3)
-    first, last = third, len(counts) - third - 1  # of the medium classes
-    if first > last:  # two classes: one has many, one has few
-        return (int(counts[first]) + 1,) * 2
-    many, few = int(counts[first]), int(counts[last])
+    last = max(third, len(counts) - third - 1)  # of the medium classes
+    many, few = int(counts[third]), int(counts[last])
     if few == counts[-1]:  # a third or more are of the smallest size
         few += 1
         many = max(many, few)

@@ -83,7 +83,8 @@ class Backbone(Network):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Backbone:
         model = super().__new__(cls)
-        model.__dict__["arguments"] = given_arguments(cls, args, kwargs)
+        names = list(inspect.signature(cls.__init__).parameters)[1:]  # without self
+        model.__dict__["arguments"] = dict(zip(names, args)) | kwargs
         return model
 
     def __init__(
@@ -218,18 +219,6 @@ class StackedBackbone(Backbone):
             ),
             channels=table[-1][1],
         )
-
-
-def given_arguments(network: type, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a constructor call by name; a class with `*args` passes them to its
-    base."""
-    for base in network.__mro__:
-        signature = inspect.signature(base.__init__)  # type: ignore[misc]  # of each base's own
-        kinds = {parameter.kind for parameter in signature.parameters.values()}
-        if not args or inspect.Parameter.VAR_POSITIONAL not in kinds:
-            names = list(signature.parameters)[1:]  # without self
-            return dict(zip(names, args)) | kwargs
-    return kwargs
 
 
 def distinct_bodies(clips: Tensor) -> tuple[Tensor, Tensor]:

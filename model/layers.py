@@ -94,10 +94,8 @@ def aggregate_neighbors(x: Tensor, adjacency: Tensor) -> Tensor:
     # Cast here: autocast would cast, and so allocate, the expanded matrix.
     adjacency = adjacency.to(product_dtype(x))
     matrix = adjacency.movedim(-1, -3).reshape(-1, 1, targets * subsets, joints)
-    matrix = matrix.expand(batch, length, -1, -1)
-    matrix = matrix.reshape(
-        batch * length, targets * subsets, joints
-    )  # a view if samples share graphs
+    matrix = matrix.expand(batch, length, -1, -1)  # reshaped, it is a view if samples share graphs
+    matrix = matrix.reshape(batch * length, targets * subsets, joints)
     frames = frames.reshape(batch * length, joints, channels)
     # matmul would copy both operands into another layout if the matrix needs a gradient.
     sums = torch.bmm(matrix, frames)

@@ -34,8 +34,8 @@ class Entry:
     arrange: Callable[[Tensor], Tensor] | None = None
 
 
-def entry(ours: str, *theirs: str) -> Entry:
-    return Entry(ours, theirs)
+def entry(ours: str, *theirs: str, arrange: Callable[[Tensor], Tensor] | None = None) -> Entry:
+    return Entry(ours, theirs, arrange)
 
 
 # Parts of a block; names are relative to it
@@ -55,25 +55,21 @@ def graph_end(gcn: str) -> Iterator[Entry]:
 
 def subsets(*theirs: str, count: int) -> Iterator[Entry]:
     """G convolutions of x, (G C', C), as one convolution of the G gathered inputs, (C', G C)."""
-    yield Entry(
-        "graph.conv.weight",
-        tuple(f"{conv}.weight" for conv in theirs),
-        arrange=lambda weight: (
-            weight.unflatten(0, (count, -1)).flatten(2).transpose(0, 1).flatten(1)
-        ),
-    )
+
+    def gathered(weight: Tensor) -> Tensor:
+        return weight.unflatten(0, (count, -1)).flatten(2).transpose(0, 1).flatten(1)
+
+    yield entry("graph.conv.weight", *(f"{conv}.weight" for conv in theirs), arrange=gathered)
     yield entry("graph.bias", *(f"{conv}.bias" for conv in theirs))
 
 
 def graphs(ours: str, theirs: str, count: int, target_first: bool) -> Entry:
     """G adjacency matrices, possibly stacked in one; ours are (G, source, target)."""
-    if not target_first:
-        return entry(ours, theirs)
-    return Entry(
-        ours,
-        (theirs,),
-        arrange=lambda matrix: matrix.flatten(0, -2).unflatten(0, (count, -1)).transpose(1, 2),
-    )
+
+    def turned(matrix: Tensor) -> Tensor:
+        return matrix.flatten(0, -2).unflatten(0, (count, -1)).transpose(1, 2)
+
+    return entry(ours, theirs, arrange=turned if target_first else None)
 
 
 def branches(ours: str, theirs: str, dilations: int, joint_norm: str = "") -> Iterator[Entry]:
@@ -129,13 +125,9 @@ def dgstgcn(block: Any) -> Iterator[Entry]:
     yield entry("graph.reduce_norm", "gcn.pre.1")
     yield entry("graph.conv", "gcn.post")
     yield from graph_end("gcn")
-    joints = len(block.temporal.branches.coefficient)
-    yield Entry(
-        "temporal.branches.coefficient",
-        ("tcn.add_coeff",),
-        # theirs has 25 entries for every layout, of which the first are used
-        arrange=itemgetter(slice(joints)),
-    )
+    # theirs has 25 entries for every layout, of which the first are used
+    first = itemgetter(slice(len(block.temporal.branches.coefficient)))
+    yield entry("temporal.branches.coefficient", "tcn.add_coeff", arrange=first)
     yield from multi_scale()
     yield from conv_norm("residual", "residual")
 
@@ -179,7 +171,7 @@ def ctrgcn(block: Any, learned: str, target_first: bool = False) -> Iterator[Ent
     yield entry("graph.alpha", "gcn1.alpha")
     yield entry("graph.relate", *(f"{conv}.conv{n}" for n in source_target for conv in convs))
     yield entry("graph.conv", *(f"{conv}.conv3" for conv in convs))
-    yield Entry("graph.expand", tuple(f"{conv}.conv4.weight" for conv in convs), arrange=negate)
+    yield entry("graph.expand", *(f"{conv}.conv4.weight" for conv in convs), arrange=negate)
     yield entry("graph.expand_bias", *(f"{conv}.conv4.bias" for conv in convs))
     yield from graph_end("gcn1")
     yield from branches("temporal", "tcn1.branches", 2)
@@ -261,12 +253,12 @@ class Form:
 
     name: str
     backbone: str  # module within this package
-    mark: str  # a key that no form after this one in FORMS has
     block: str  # before the names of block {}
     block_names: Callable[[Any], Iterator[Entry]]  # of a block
     adjacency: str  # of the first block, (.., V)
     width: str  # a norm of block {}, with as many channels as the block's output
     conv: str  # the first block's graph convolution
+    mark: str = ""  # a key that no form after this one in FORMS has; by default `conv`
     data_norm: str = "data_bn"
     fc: str = "fc"
     others: tuple[Entry, ...] = ()
@@ -296,7 +288,7 @@ class Form:
         for number, block in enumerate(model.blocks):
             for each in self.block_names(block):
                 theirs = (f"{self.block}{name}".format(number + self.start) for name in each.theirs)
-                yield Entry(f"blocks.{number}.{each.ours}", tuple(theirs), each.arrange)
+                yield entry(f"blocks.{number}.{each.ours}", *theirs, arrange=each.arrange)
 
 
 PYSKL, ORIGINAL = "mmcv (BRL, PYSKL)", "original"
@@ -337,15 +329,13 @@ FORMS = (
     Form(
         PYSKL,
         "aagcn",
-        mark="backbone.gcn.0.gcn.conv_d.0.weight",
         block_names=partial(aagcn, gcn="gcn", tcn="tcn", learned="A"),
         **GCN | {"conv": "backbone.gcn.0.gcn.conv_d.0.weight", "per_subset": True},
     ),
-    Form(PYSKL, "stgcn", mark="backbone.gcn.0.gcn.conv.weight", block_names=stgcn_pyskl, **GCN),
+    Form(PYSKL, "stgcn", block_names=stgcn_pyskl, **GCN),
     Form(
         PYSKL,
         "ctrgcn",
-        mark="backbone.net.0.gcn1.convs.0.conv1.weight",
         block="backbone.net.{}.",
         block_names=partial(ctrgcn, learned="A"),
         adjacency="backbone.net.0.gcn1.A",
@@ -357,7 +347,6 @@ FORMS = (
     Form(
         PYSKL,
         "msg3d",
-        mark="backbone.sgcn1.0.PA",
         block="backbone.",
         block_names=partial(msg3d, learned="PA"),
         adjacency="backbone.sgcn1.0.PA",
@@ -369,7 +358,6 @@ FORMS = (
     Form(
         f"{ORIGINAL} (InfoGCN)",
         "infogcn",
-        mark="l1.agcn.shared_topology",
         block_names=infogcn,
         others=INFOGCN,
         conv="to_joint_embedding.weight",
@@ -380,7 +368,6 @@ FORMS = (
     Form(
         f"{ORIGINAL} (CTR-GCN)",
         "ctrgcn",
-        mark="l1.gcn1.convs.0.conv1.weight",
         block_names=partial(ctrgcn, learned="PA", target_first=True),
         conv="l1.gcn1.convs.0.conv3.weight",
         **UNITS,
@@ -388,7 +375,6 @@ FORMS = (
     Form(
         f"{ORIGINAL} (2s-AGCN)",
         "aagcn",
-        mark="l1.gcn1.conv_d.0.weight",
         block_names=partial(aagcn, gcn="gcn1", tcn="tcn1", learned="PA"),
         conv="l1.gcn1.conv_d.0.weight",
         **UNITS,
@@ -396,7 +382,6 @@ FORMS = (
     Form(
         f"{ORIGINAL} (MS-G3D)",
         "msg3d",
-        mark="sgcn1.0.A_res",
         block="",
         block_names=partial(msg3d, learned="A_res", target_first=True),
         adjacency="sgcn1.0.A_res",
@@ -407,7 +392,6 @@ FORMS = (
     Form(
         f"{ORIGINAL} (st-gcn)",
         "stgcn",
-        mark="st_gcn_networks.0.gcn.conv.weight",
         block="",
         block_names=stgcn_original,
         others=(entry("blocks.0.graph.skeleton", "A"),),

@@ -89,7 +89,10 @@ def weights(checkpoint: Any, path: str | Path = "the checkpoint") -> State:
             found = found[key]
     if not isinstance(found, dict):
         raise InputError(f"{path} does not contain a state dict")
-    inner = [value for value in found.values() if _is_state(value)]
+    inner = [
+        value for value in found.values()
+        if isinstance(value, dict) and any(isinstance(each, Tensor) for each in value.values())
+    ]  # fmt: skip
     if len(inner) == 1 and not any(isinstance(value, Tensor) for value in found.values()):
         found = inner[0]  # under a name of its own, such as `net`
     state = {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
@@ -104,10 +107,6 @@ def weights(checkpoint: Any, path: str | Path = "the checkpoint") -> State:
     return present_names(state)
 
 
-def _is_state(value: Any) -> bool:
-    return isinstance(value, dict) and any(isinstance(each, Tensor) for each in value.values())
-
-
 def is_own(content: Any) -> bool:
     """Return whether the content of a file was written by a run, with its configuration."""
     return isinstance(content, dict) and content.get("format") == FORMAT
@@ -115,7 +114,7 @@ def is_own(content: Any) -> bool:
 
 def form_of(state: State) -> Form | None:
     """Return the form of a state dict; None if it is unknown."""
-    return next((form for form in FORMS if form.mark in state), None)
+    return next((form for form in FORMS if (form.mark or form.conv) in state), None)
 
 
 @dataclass(frozen=True)
@@ -267,48 +266,49 @@ def infer_network(state: State) -> tuple[str, int, dict[str, Any]]:
     InputError if the form is unknown or weights are missing.
     """
     form = recognize(state)
+    is_original = form.name.startswith(ORIGINAL)
     try:
-        return _infer_network(state, form)
+        graph = state[form.adjacency]
+        joints = graph.shape[-1]
+        subsets = graph.numel() // joints**2
+        widths: list[int] = []
+        while (key := form.width.format(form.start + len(widths))) in state:
+            widths.append(len(state[key]))
+        in_channels = state[form.conv].numel() // (widths[0] * (1 if form.per_subset else subsets))
+        columns = joints * (widths[0] if form.embedded else in_channels)
+        persons = len(state[f"{form.data_norm}.weight"]) // columns
+        args: dict[str, Any] = {"base_channels": widths[0]}
+        if form.backbone == "msg3d":
+            args |= {"num_gcn_scales": subsets, "num_g3d_scales": windowed_scales(state)}
+            args["normalize"] = "symmetric" if is_original else "column"
+        else:
+            # Weights do not show strides: all known networks halve T where they double C.
+            inflate = [n for n in range(2, len(widths) + 1) if widths[n - 1] > widths[n - 2]]
+            args |= {"num_blocks": len(widths), "inflate": inflate, "down": inflate}
+        if form.backbone == "stgcnpp":
+            args |= stgcnpp_variant(state, form, widths[0])
+        if form.backbone == "ctrgcn":
+            args["relu_branches"] = not is_original
+        if form.backbone == "aagcn":
+            args["similarity"] = "tanh" if has(state, ".alpha") else "softmax"
+            args["attention"] = has(state, ".conv_sa.weight")
+        if form.backbone == "infogcn":
+            args["num_head"] = subsets
+        if form.backbone == "protogcn":
+            args["num_prototype"] = len(state[form.mark])
+        args |= {
+            "norm_persons": persons > 1,
+            "parent_edges": is_original,
+            "cosine": f"{form.fc}.bias" not in state,
+            "num_class": len(state[f"{form.fc}.weight"]),
+            "in_channels": in_channels,
+        }
     except (KeyError, StopIteration) as error:
         raise InputError(f"weights of {form.backbone} ({form.name}) lack {error}") from None
     except (TypeError, IndexError, ZeroDivisionError):
         raise InputError(
             f"weights of {form.backbone} ({form.name}): a tensor of the first block is misshapen"
         ) from None
-
-
-def _infer_network(state: State, form: Form) -> tuple[str, int, dict[str, Any]]:
-    graph = state[form.adjacency]
-    joints = graph.shape[-1]
-    subsets = graph.numel() // joints**2
-    widths: list[int] = []
-    while (key := form.width.format(form.start + len(widths))) in state:
-        widths.append(len(state[key]))
-    in_channels = state[form.conv].numel() // (widths[0] * (1 if form.per_subset else subsets))
-    columns = joints * (widths[0] if form.embedded else in_channels)
-    persons = len(state[f"{form.data_norm}.weight"]) // columns
-    args: dict[str, Any] = {"base_channels": widths[0]}
-    if form.backbone == "msg3d":
-        args |= scales(state, form, subsets)
-    else:
-        # Weights do not show strides: all known networks halve T where they double C.
-        inflate = [n for n in range(2, len(widths) + 1) if widths[n - 1] > widths[n - 2]]
-        args |= {"num_blocks": len(widths), "inflate": inflate, "down": inflate}
-    if form.backbone == "stgcnpp":
-        args |= stgcnpp_variant(state, form, widths[0])
-    if form.backbone == "ctrgcn":
-        args["relu_branches"] = not form.name.startswith(ORIGINAL)
-    if form.backbone == "aagcn":
-        args["similarity"] = "tanh" if has(state, ".alpha") else "softmax"
-        args["attention"] = has(state, ".conv_sa.weight")
-    if form.backbone == "infogcn":
-        args["num_head"] = subsets
-    if form.backbone == "protogcn":
-        args["num_prototype"] = len(state[form.mark])
-    args["norm_persons"] = persons > 1
-    args["parent_edges"] = form.name.startswith(ORIGINAL)
-    args["cosine"] = f"{form.fc}.bias" not in state
-    args |= {"num_class": len(state[f"{form.fc}.weight"]), "in_channels": in_channels}
     if persons > 1:  # else the weights do not depend on the number of persons
         args["num_person"] = persons
     return form.backbone, joints, args
@@ -331,13 +331,8 @@ def stgcnpp_variant(state: State, form: Form, width: int) -> dict[str, Any]:
     }
 
 
-def scales(state: State, form: Form, num_gcn_scales: int) -> dict[str, Any]:
-    """Return the scales of an MS-G3D, and the normalization, which differs between original and
-    PYSKL."""
+def windowed_scales(state: State) -> int:
+    """Return the number of scales of an MS-G3D's windowed graphs."""
     endings = ("gcn3d1.gcn3d.0.gcn3d.1.PA", "gcn3d1.gcn3d.0.gcn3d.1.A_res")
     windowed = next(value for key, value in state.items() if key.endswith(endings))
-    return {
-        "num_gcn_scales": num_gcn_scales,
-        "num_g3d_scales": windowed.numel() // windowed.shape[-1] ** 2,
-        "normalize": "symmetric" if form.name.startswith(ORIGINAL) else "column",
-    }
+    return windowed.numel() // windowed.shape[-1] ** 2

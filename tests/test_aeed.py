@@ -97,7 +97,7 @@ def test_what_is_pasted_equals_the_released(golden, name):
     joints = changed.any(1)  # (N, V)
     subset = [int((mix.masks == each).all(1).nonzero()) for each in joints]
     clips = own[:, None, :, :, None].expand(4, 1, 64, 25, 1)
-    place = start // 4, length // 4, 4
+    place = start, length
     mixed, share = mix.replace(clips, clips[partners], mix.masks[subset], place, place)
     assert torch.equal(mixed[:, 0, ..., 0], source)
     np.testing.assert_allclose(share, vectors[f"mix|{name}|physical_lambda"][:, 0], rtol=1e-5)

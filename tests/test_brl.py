@@ -19,10 +19,11 @@ from longtail.brl import (
     formula_counts,
     shrinking_walk,
 )
-from longtail.losses import CrossEntropy
+from longtail.losses import CrossEntropy, Focal
 from longtail.sampling import InstanceSampling, apportion, draw_rows
 from longtail.schedule import Stages
 from longtail.shots import accuracy, groups
+from tests.batch_loss import batch_loss
 
 NTU, UCLA = graph.load("ntu_rgb_d"), graph.load("nw_ucla")
 COUNTS60 = torch.tensor([int(600 * 100 ** (-c / 59)) for c in range(60)])
@@ -272,13 +273,12 @@ def test_released_action_aware_loss(golden, split, name):
         second_stage,
         CrossEntropy(counts),
         ActionAwareWeights(counts, alternate=True),
-        num_class=num_class,
     )
     labels = torch.from_numpy(losses[f"{split}|label"])
     targets = torch.nn.functional.one_hot(labels, num_class).float()
     for k, epoch in enumerate(losses[f"{split}|{name}|epochs"].tolist()):
         logits = torch.from_numpy(losses[f"{split}|logits"]).requires_grad_()
-        loss = stages.criterion(epoch)(logits, targets, stages.class_weights(epoch))
+        loss = batch_loss(stages.criterion(epoch), logits, targets, stages.class_weights(epoch))
         loss.backward()
         assert loss.item() == pytest.approx(losses[f"{split}|{name}|loss"][k], rel=1e-6)
         np.testing.assert_allclose(
@@ -294,12 +294,14 @@ def test_cross_entropy_against_numpy_and_torch():
     loss = CrossEntropy(torch.ones(5))
     tensors = [torch.from_numpy(x) for x in (logits, targets, weights)]
     expected = (weights * targets * nll).sum() / (weights * targets).sum()
-    assert loss(*tensors).item() == pytest.approx(expected, rel=1e-12)
-    assert loss(*tensors[:2]).item() == pytest.approx((targets * nll).sum() / 6, rel=1e-12)
+    assert batch_loss(loss, *tensors).item() == pytest.approx(expected, rel=1e-12)
+    assert batch_loss(loss, *tensors[:2]).item() == pytest.approx(
+        (targets * nll).sum() / 6, rel=1e-12
+    )
     labels = torch.tensor([0, 3, 4, 1, 1, 2])
     hard = torch.eye(5, dtype=torch.float64)[labels]
     torch_loss = torch.nn.functional.cross_entropy(tensors[0], labels, weight=tensors[2])
-    assert torch.allclose(loss(tensors[0], hard, tensors[2]), torch_loss, rtol=1e-12)
+    assert torch.allclose(batch_loss(loss, tensors[0], hard, tensors[2]), torch_loss, rtol=1e-12)
 
 
 def test_cross_entropy_of_two_label_sets_is_the_released_heads():
@@ -313,25 +315,24 @@ def test_cross_entropy_of_two_label_sets_is_the_released_heads():
             torch.nn.functional.cross_entropy(logits, y, weight=weights) for y in (first, second)
         ]
         expected = share * parts[0] + (1 - share) * parts[1]
-        assert torch.allclose(loss(logits, targets, weights), expected)
+        assert torch.allclose(batch_loss(loss, logits, targets, weights), expected)
 
 
 def test_stages():
-    plain_from = Stages(24, 5, "second", None, "second_stage", num_class=3)
+    loss = Focal(torch.ones(3))
+    plain_from = Stages(24, 5, loss, None, "second_stage")
     assert [plain_from.stage(e) for e in (0, 18, 19, 23)] == [1, 1, 2, 2]
-    assert (
-        isinstance(plain_from.criterion(18), CrossEntropy) and plain_from.criterion(19) == "second"
-    )
+    assert type(plain_from.criterion(18)) is CrossEntropy and plain_from.criterion(19) is loss
     assert plain_from.class_weights(23).tolist() == [1, 1, 1]
     weights = lambda epoch: torch.full((3,), float(epoch))  # noqa: E731
-    deferred = Stages(24, None, "loss", weights, num_class=3)
-    assert deferred.criterion(0) == "loss" and deferred.switch == 19
+    deferred = Stages(24, None, loss, weights)
+    assert deferred.criterion(0) is loss and deferred.switch == 19
     assert [deferred.class_weights(e)[0].item() for e in (0, 18, 19, 23)] == [1, 1, 0, 4]
-    early = Stages(24, 5, "loss", weights, weights_from="start", num_class=3)
+    early = Stages(24, 5, loss, weights, weights_from="start")
     assert early.class_weights(3)[0] == 3
-    assert [Stages(n, None, "loss", None).switch for n in (1, 2, 8, 150)] == [0, 1, 6, 119]
+    assert [Stages(n, None, loss, None).switch for n in (1, 2, 8, 150)] == [0, 1, 6, 119]
     with pytest.raises(InputError, match="second_stage: 25"):
-        Stages(24, 25, "loss", None)
+        Stages(24, 25, loss, None)
 
 
 def test_shots_against_numpy():

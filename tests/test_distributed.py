@@ -27,6 +27,7 @@ from engine.train import epoch_batches, training_step
 from errors import BAD_INPUT, RESUMABLE, InputError, run_command
 from longtail import experts, losses
 from longtail.sampling import InstanceSampling
+from tests.batch_loss import batch_loss
 from tests.double import synchronize
 from tests.tiny_runs import CEILING, wait_until
 
@@ -191,7 +192,7 @@ def _gradient_of_half(rank, folder):
         extra = {"features": inputs} if loss.needs_features else {}
         torch.manual_seed(0)
         net = nn.Sequential(nn.Linear(5, math.prod(outputs)), nn.Unflatten(1, outputs))
-        loss(net(inputs), targets, weights, **extra).backward()
+        batch_loss(loss, net(inputs), targets, weights, **extra).backward()
         expected = net[0].weight.grad.clone()
         net.zero_grad()
         wrapped = nn.parallel.DistributedDataParallel(net)

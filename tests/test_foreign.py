@@ -19,7 +19,7 @@ from engine.config import Config
 from engine.predict import LoadedNetwork, Recognizer
 from engine.run_data import open_test_data
 from errors import InputError, run_command
-from model import aagcn, ctrgcn, msg3d, names, stgcn, stgcnpp, upstream
+from model import aagcn, ctrgcn, msg3d, stgcn, stgcnpp, upstream
 from model.fuse_bn import fuse_bn
 from tests import quick
 from tests.test_model import BACKBONES, ORIGINAL, original_weights, relative, with_their_names
@@ -183,7 +183,7 @@ def test_a_layout_that_is_not_known_is_given(tmp_path):
     small = {"num_blocks": 2, "inflate": [2], "down": [2], "base_channels": 8, "num_class": 3}
     network = stgcn.Model(graph=layout, **small).eval()
     tensors = network.state_dict() | dict(network.named_buffers(remove_duplicate=False))
-    (form,) = (each for each in names.FORMS if each.mark == "backbone.gcn.0.gcn.conv.weight")
+    form = upstream.form_of({"backbone.gcn.0.gcn.conv.weight": torch.empty(0)})
     entries = list(form.names(network))
     shapes = {entry.theirs[0]: tensors[entry.ours].shape for entry in entries}
     for number, width, inputs in ((0, 8, 3), (1, 16, 8)):  # three subsets, one below the other
@@ -228,7 +228,7 @@ class Ported(torch.nn.Module):
         super().__init__()
         self.l1 = torch.nn.ModuleDict({"gcn1": torch.nn.Module()})
         self.l1["gcn1"].convs = torch.nn.ModuleList([torch.nn.Module()])
-        self.l1["gcn1"].convs[0].conv1 = torch.nn.Conv2d(3, 8, 1)
+        self.l1["gcn1"].convs[0].conv3 = torch.nn.Conv2d(3, 8, 1)
 
 
 def test_a_network_with_the_names_of_another_project_takes_weights_with_these(tmp_path):

@@ -19,6 +19,7 @@ from longtail.losses import (
 )
 from longtail.schedule import Stages
 from longtail.weights import EffectiveNumber, InverseFrequency
+from tests.batch_loss import batch_loss
 
 SPLITS = ("xsub_train_60", "xsub_train_120", "xset_train_120", "train_10")
 COUNTS = torch.tensor([60, 40, 25, 10, 4, 1])
@@ -54,7 +55,7 @@ def check_sequence(losses, split, name, stages, tolerance=2e-6):
     for k, epoch in enumerate(losses[f"{split}|{name}|epochs"].tolist()):
         leaf = logits.clone().requires_grad_()
         torch.manual_seed(1000 + epoch)
-        loss = stages.criterion(epoch)(leaf, targets, stages.class_weights(epoch))
+        loss = batch_loss(stages.criterion(epoch), leaf, targets, stages.class_weights(epoch))
         loss.backward()
         assert loss.item() == pytest.approx(losses[f"{split}|{name}|loss"][k], rel=tolerance)
         expected = losses[f"{split}|{name}|grad"][k]
@@ -93,7 +94,7 @@ def released(name, counts):
             deferred,
         ),
     }[name]
-    return Stages(24, length, criterion, weights, num_class=len(counts), **extra)
+    return Stages(24, length, criterion, weights, **extra)
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -231,7 +232,9 @@ def test_gradients_against_finite_differences(name):
     weights = torch.rand(6, dtype=torch.float64, generator=draws)
     loss = LOSSES[name].double()
     for arguments in ((targets,), (targets, weights), (torch.stack([targets, targets]) / 2,)):
-        assert torch.autograd.gradcheck(lambda z, rest=arguments: loss(z, *rest), logits)
+        assert torch.autograd.gradcheck(
+            lambda z, rest=arguments: batch_loss(loss, z, *rest), logits
+        )
 
 
 def test_gradients_of_influence_balanced():
@@ -240,7 +243,9 @@ def test_gradients_of_influence_balanced():
     features = torch.randn(4, 8, dtype=torch.float64, generator=draws, requires_grad=True)
     targets = torch.rand(4, 6, dtype=torch.float64, generator=draws).softmax(1)
     loss = InfluenceBalanced(COUNTS)
-    assert torch.autograd.gradcheck(lambda z, h: loss(z, targets, features=h), (logits, features))
+    assert torch.autograd.gradcheck(
+        lambda z, h: batch_loss(loss, z, targets, features=h), (logits, features)
+    )
 
 
 def test_gradients_of_the_experts_loss():
@@ -249,14 +254,15 @@ def test_gradients_of_the_experts_loss():
     logits = torch.randn(2, 3, 6, dtype=torch.float64, generator=draws, requires_grad=True)
     targets = torch.rand(2, 6, dtype=torch.float64, generator=draws).softmax(1)
     loss = Diversity(COUNTS, scale=2.0, diversity=0.3).double()
-    (grad,) = torch.autograd.grad(loss(logits, targets), logits)
+    (grad,) = torch.autograd.grad(batch_loss(loss, logits, targets), logits)
 
     mean = (logits.detach().mean(1, keepdim=True) / loss.temperature).softmax(-1)
 
     def with_fixed_mean(z):
         own = (z / loss.temperature).log_softmax(-1)
         divergence = (mean * (mean.log() - own)).sum() / len(z)
-        margins = sum(LDAM(COUNTS, scale=2.0).double()(z[:, e], targets) for e in range(3))
+        ldam = LDAM(COUNTS, scale=2.0).double()
+        margins = sum(batch_loss(ldam, z[:, e], targets) for e in range(3))
         return margins - 0.3 * loss.temperature.mean() ** 2 * divergence
 
     for place in np.ndindex(2, 3, 6):
@@ -283,12 +289,13 @@ def test_finite_where_float16_logits_are_large(name):
         targets = torch.eye(6)[[label] * 3]
         with torch.autocast("cpu", torch.float16):
             if name == "influence balanced":
-                loss = InfluenceBalanced(COUNTS)(logits, targets, features=torch.ones(3, 2))
+                features = torch.ones(3, 2)
+                loss = batch_loss(InfluenceBalanced(COUNTS), logits, targets, features=features)
             elif name == "experts":
                 experts = torch.stack([logits, -logits, logits.flip(1)], 1)
-                loss = Diversity(COUNTS)(experts, targets, weights)
+                loss = batch_loss(Diversity(COUNTS), experts, targets, weights)
             else:
-                loss = LOSSES[name].float()(logits, targets, weights)
+                loss = batch_loss(LOSSES[name].float(), logits, targets, weights)
         (grad,) = torch.autograd.grad(loss, logits)
         assert loss.isfinite() and grad.isfinite().all()
 
@@ -298,7 +305,7 @@ def test_finite_with_a_class_without_samples():
     logits, targets = torch.randn(3, 3), torch.eye(3)[[0, 2, 2]]
     for kind in (Focal, LogitAdjustment, LDAM, KPS, Gumbel, Equalization):
         leaf = logits.clone().requires_grad_()
-        kind(counts)(leaf, targets, InverseFrequency(counts)(0)).backward()
+        batch_loss(kind(counts), leaf, targets, InverseFrequency(counts)(0)).backward()
         assert leaf.grad.isfinite().all()
     loss, without = KPS(counts), KPS(counts[[0, 2]])  # an empty class is as one of the rarest
     for name in ("slopes", "margins", "stretch"):
@@ -310,7 +317,7 @@ def test_invariances_that_the_papers_state():
     draws = torch.Generator().manual_seed(0)
     logits = torch.randn(7, 6, generator=draws)
     targets = torch.rand(7, 6, generator=draws).softmax(1)
-    plain = CrossEntropy(COUNTS)(logits, targets)
+    plain = batch_loss(CrossEntropy(COUNTS), logits, targets)
     equal = torch.full((6,), 12)
     same = {
         "focal, gamma 0": Focal(COUNTS, gamma=0.0),
@@ -321,8 +328,9 @@ def test_invariances_that_the_papers_state():
         "KPS, equal counts, margin 0": KPS(equal, max_margin=0.0, scale=1.0),
     }
     for name, loss in same.items():
-        assert torch.allclose(loss(logits, targets), plain, atol=1e-6), name
-    balanced = CrossEntropy(COUNTS)(logits, targets, EffectiveNumber(COUNTS, beta=0.0)(0))
+        assert torch.allclose(batch_loss(loss, logits, targets), plain, atol=1e-6), name
+    equally = EffectiveNumber(COUNTS, beta=0.0)(0)
+    balanced = batch_loss(CrossEntropy(COUNTS), logits, targets, equally)
     assert torch.allclose(balanced, plain)
     nearly = EffectiveNumber(COUNTS, beta=1 - 1e-9)(0)
     assert torch.allclose(nearly, InverseFrequency(COUNTS)(0), rtol=1e-5)
@@ -332,8 +340,8 @@ def test_a_mixed_target_costs_the_mean_of_its_labels():
     draws = torch.Generator().manual_seed(0)
     logits = torch.randn(1, 6, generator=draws)
     for name, loss in LOSSES.items():
-        each = [loss.float()(logits, torch.eye(6)[[k]]) for k in (1, 5)]
-        mixed = loss(logits, 0.3 * torch.eye(6)[[1]] + 0.7 * torch.eye(6)[[5]])
+        each = [batch_loss(loss.float(), logits, torch.eye(6)[[k]]) for k in (1, 5)]
+        mixed = batch_loss(loss, logits, 0.3 * torch.eye(6)[[1]] + 0.7 * torch.eye(6)[[5]])
         assert torch.allclose(mixed, 0.3 * each[0] + 0.7 * each[1], rtol=1e-5), name
 
 

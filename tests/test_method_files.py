@@ -7,6 +7,7 @@ import graph
 from engine import build, config
 from errors import InputError
 from longtail.schedule import Stages
+from tests.batch_loss import batch_loss
 from tests.comparisons import METHODS, NW_UCLA
 from tools.sweep import method_files
 
@@ -62,7 +63,7 @@ def test_every_method_builds_on_a_benchmark_and_is_pure(method):
         criterion, weights = stages.criterion(epoch), stages.class_weights(epoch)
         features = {"features": torch.ones(len(clips), 4)}
         extra = features if getattr(criterion, "needs_features", False) else {}
-        loss = criterion(logits, targets, weights, **extra)
+        loss = batch_loss(criterion, logits, targets, weights, **extra)
         loss.backward()
         assert loss.isfinite() and logits.grad.isfinite().all()
     parts = [alone for _, alone in BRL_PARTS.values()]

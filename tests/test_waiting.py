@@ -16,6 +16,7 @@ from feeders import skeleton
 from feeders.augment import Augmentation
 from feeders.frames import Even
 from longtail import brl, experts, losses, mixing
+from tests.batch_loss import batch_loss
 from tests.outputs import Outputs
 
 META = torch.device("meta")
@@ -96,5 +97,5 @@ def test_losses_do_not_synchronize_with_the_device(kind):
     targets = torch.empty(16, 4, device=META)
     more = {"features": torch.empty(16, 8, device=META)} if "Influence" in kind.__name__ else {}
     with NoWaiting():
-        loss(logits, targets, weights, **more).backward()
+        batch_loss(loss, logits, targets, weights, **more).backward()
     assert logits.grad.device == META

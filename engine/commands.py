@@ -24,7 +24,7 @@ from engine import (
 )
 from engine.build import make_feeder
 from engine.distributed import World, choose_devices, free_memory
-from engine.precision import describe_amp, set_tf32
+from engine.precision import describe_amp
 from engine.predict import Recognizer
 from engine.run import BEST, LAST, RunFolder, folder_for_test
 from engine.run_data import (
@@ -184,8 +184,7 @@ def with_weights(settings: config.Config, options: argparse.Namespace) -> config
         raise InputError("--new-head: needs --weights FILE, the trained network")
     if not weights:
         return settings
-    complete = checkpoint.complete_for_new_classes if options.new_head else checkpoint.complete
-    return complete(settings, Checkpoint.read(weights[0]))
+    return checkpoint.complete(settings, Checkpoint.read(weights[0]), options.new_head)
 
 
 def check_runs(
@@ -220,7 +219,7 @@ def train_streams(
 def prepare_run(
     settings: config.Config, options: argparse.Namespace, devices: list[torch.device], world: World
 ) -> Training:
-    weights = options.weights[0] if options.weights else None
+    weights = Path(options.weights[0]) if options.weights else None
     classifier = options.phase == "classifier"
     return build_training(settings, devices, world, weights, classifier, options.new_head)
 
@@ -283,18 +282,16 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
     if options.config:
         given = own_data.with_shots(resolve(options, stream_of(options)))
         home = RunFolder(config.run_folder(given))
-    settings, model, state = checkpoint.load_network(path, given, overrides(options))
+    settings, model, facts = checkpoint.load_network(path, given, overrides(options))
     settings = own_data.with_shots(settings)
-    trained = None if options.config else checkpoint.settings(state, path)
-    set_tf32(settings.tf32)
-    data, doubt = open_test_data(settings, model), ""
+    trained = None if options.config else checkpoint.settings(facts, path)
+    data = open_test_data(settings, model)
     run = folder_for_test(home, settings, path, data.store.fingerprint, trained, options.work_dir)
     model = model.to(devices[0])
-    if checkpoint.is_own(state):
-        checkpoint.check_stream(state, settings, path)
-        doubt = check_store(state, data.store, model.num_class, path)
-        check_unseen(state, data, path)
-        data = remembered(state, data)
+    checkpoint.check_stream(facts, settings, path)
+    doubt = check_store(facts, data.store, model.num_class, path)
+    check_unseen(facts, data, path)
+    data = remembered(facts, data)
     run.check_test()  # on all ranks, before the first writes
     with run.lock(world):
         if world.is_main and not run.config_file.is_file():
@@ -307,7 +304,7 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
         log.line((without if data.class_counts is None else "") + data.list_note)
         feeder = make_feeder(settings, data, data.test_rows, devices[0], clips=settings.test_clips)
         result = evaluate.test(
-            fuse_bn(model), settings, data, feeder, path, run, world, state=state,
+            fuse_bn(model), settings, data, feeder, path, run, world, facts=facts,
             quiet=options.quiet,
         )  # fmt: skip
         row = [path.name, *(logs.percent(result[key]) for key in shots.METRICS)]

@@ -21,7 +21,7 @@ import graph
 from data import clip_file, measure, names, normalize, quality
 from data.measure import Size
 from data.store import Store
-from engine import checkpoint, evaluate, precision
+from engine import checkpoint, evaluate
 from engine.build import feeder_of, to_device
 from engine.config import Config
 from engine.distributed import World, choose_devices
@@ -128,14 +128,12 @@ class InputSpec:
         return [name for name in ours if ours[name] != theirs[name]]
 
 
-def facts_of(state: dict[str, Any], model: Network, config: Config) -> Mapping[str, Any] | None:
-    """Return the facts about the training data of a network, None if nothing says them.
+def store_facts(model: Network, config: Config) -> Mapping[str, Any] | None:
+    """Return the facts about the training data of a foreign network, None if nothing says them.
 
-    Checkpoints of this project contain them. Of a foreign one they are those of the store in its
-    configuration, if that is there and has the layout of the network.
+    They are those of the store in its configuration, if that is there and has the layout of the
+    network.
     """
-    if checkpoint.is_own(state):
-        return state
     try:
         store = Store.open(config.store)
     except InputError:
@@ -164,10 +162,9 @@ class Calibration:
     threshold: float | None = None
 
     @classmethod
-    def of(cls, state: dict[str, Any], path: Path) -> Calibration:
-        """Read it from the content of a checkpoint; InputError if it is none."""
-        said = state.get("calibration") if checkpoint.is_own(state) else None
-        if said is None:
+    def of(cls, facts: dict[str, Any], path: Path) -> Calibration:
+        """Read it from what a run has written in a checkpoint; InputError if it is damaged."""
+        if (said := facts.get("calibration")) is None:
             return cls()
         found = said if isinstance(said, dict) else {}
         temperature, threshold = found.get("temperature", 0), found.get("threshold")
@@ -202,23 +199,22 @@ class LoadedNetwork:
         overrides set it; that of `config` is used on every device.
         """
         usual = {"amp": "off"} if device.type == "cpu" else {}
-        config, model, state = checkpoint.load_network(path, config, overrides, **usual)
-        checkpoint.check_stream(state, config, path)
-        facts, doubt = facts_of(state, model, config), ""
-        takes = InputSpec.of(model, facts or {})
-        if facts is None:
+        config, model, facts = checkpoint.load_network(path, config, overrides, **usual)
+        checkpoint.check_stream(facts, config, path)
+        of_data, doubt = facts or store_facts(model, config), ""
+        takes = InputSpec.of(model, of_data or {})
+        if of_data is None:
             doubt = (
                 f"{path}: does not say how its clips were normalized, and {config.store} is not a "
                 f"store of layout {takes.skeleton.name}: taken to be {takes.normalization}, with "
                 f"the classes {takes.class_names[0]}, ...; else name the store: --set store=DIR"
             )
         model = to_device(model, device)
-        return cls(path, config, model, takes, Calibration.of(state, path), doubt)
+        return cls(path, config, model, takes, Calibration.of(facts, path), doubt)
 
     def score(self, store: Store, device: torch.device) -> Scores:
         """Return the class probabilities of every clip of a store, as in testing, calibrated."""
         config = self.config
-        precision.set_tf32(config.tf32)
         rows = np.arange(len(store))
         feeder = feeder_of(
             config, store, self.takes.skeleton, rows, device, clips=config.test_clips

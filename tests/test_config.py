@@ -145,7 +145,7 @@ def test_a_file_of_ones_own_may_start_from_one_of_the_project(tmp_path, monkeypa
         ("imbalance: 0", "imbalance must be at least 1"),
         ("seed: -1", "seed must be at least 0"),
         ("lr: -0.1", "lr must be above 0"),
-        ("lr: .nan", "lr must be a finite number"),
+        ("lr: .nan", "lr must be above 0, not nan"),
         ("clip_grad: 0", "clip_grad must be above 0"),
         ("ema: 2", "ema must be above 0 and below 1"),
         ("val_split: 1", "val_split must be above 0 and below 1"),

@@ -25,7 +25,7 @@ from engine import checkpoint, evaluate
 from engine.build import feeder_of, to_device
 from engine.config import Config
 from engine.distributed import World, choose_devices
-from engine.fusion import Scores, fuse, fusions_of
+from engine.fusion import fusions_of
 from errors import InputError
 from graph.shapes import check_shape
 from longtail.calibration import tempered
@@ -212,16 +212,17 @@ class LoadedNetwork:
         model = to_device(model, device)
         return cls(path, config, model, takes, Calibration.of(facts, path), doubt)
 
-    def score(self, store: Store, device: torch.device) -> Scores:
-        """Return the class probabilities of every clip of a store, as in testing, calibrated."""
-        config = self.config
-        rows = np.arange(len(store))
-        feeder = feeder_of(
-            config, store, self.takes.skeleton, rows, device, clips=config.test_clips
-        )
-        scores = evaluate.score(self.fused, feeder, config, device)
-        scores = tempered(scores, self.calibration.temperature)
-        return Scores(store.names, store.labels, scores)
+    def feeder(self, clips: Sequence[np.ndarray], device: torch.device) -> Any:
+        """Return the feeder of normalized clips (T, M, V, C), as in testing."""
+        return feeder_of(
+            self.config, store_of(clips, self.takes), self.takes.skeleton, np.arange(len(clips)),
+            device, clips=self.config.test_clips,
+        )  # fmt: skip
+
+    def score(self, clips: Sequence[np.ndarray], device: torch.device) -> np.ndarray:
+        """Return the class probabilities (n, K) of normalized clips, as in testing, calibrated."""
+        scores = evaluate.score(self.fused, self.feeder(clips, device), self.config, device)
+        return tempered(scores, self.calibration.temperature)
 
     @functools.cached_property
     def fused(self) -> nn.Module:
@@ -323,10 +324,7 @@ class Recognizer:
             raise InputError("inputs: several checkpoints have several inputs; load one")
         (member,) = self.members
         ready = self.prepare(clip_file.as_clip(clip, "clip"), "clip", image_size)
-        feeder = feeder_of(
-            member.config, store_of(ready.windows, self.takes), self.takes.skeleton, np.arange(1),
-            torch.device("cpu"), clips=member.config.test_clips,
-        )  # fmt: skip
+        feeder = member.feeder(ready.windows, torch.device("cpu"))
         ((clips, _, _),) = feeder.batches([torch.arange(1)])
         return np.ascontiguousarray(clips.numpy(), np.float32)
 
@@ -390,11 +388,9 @@ class Recognizer:
 
     def score(self, clips: Sequence[PreparedClip]) -> list[Prediction]:
         """Return the predictions of prepared clips; all windows are computed together."""
-        store = store_of([window for clip in clips for window in clip.windows], self.takes)
-        scored = {
-            str(row): member.score(store, self.device) for row, member in enumerate(self.members)
-        }
-        fused = fuse(scored, dict(zip(scored, self.weights))).scores  # (all windows, K)
+        windows = [window for clip in clips for window in clip.windows]
+        scores = [member.score(windows, self.device) for member in self.members]
+        fused = np.average(scores, axis=0, weights=self.weights).astype(np.float32)  # (n, K)
         ends = np.cumsum([len(clip.windows) for clip in clips])
         return [
             Prediction(

@@ -38,7 +38,8 @@ TERMINATED = (RESUMABLE, -signal.SIGTERM)  # the latter before a run has anythin
 
 @dataclass(frozen=True)
 class Job:
-    """One run: its name, the arguments of main.py, its folder, and the run that it starts from."""
+    """One run: its name, the arguments of main.py, its folder, and the run that it starts from,
+    which needs none itself."""
 
     name: str
     arguments: tuple[str, ...]
@@ -159,7 +160,8 @@ def run_all(
     Returns the reason for each that failed. After a signal, once all have ended, raises Stopped,
     which says that `resume` resumes them.
     """
-    pool = Pool(in_order(jobs), slots, logs, quiet)
+    needed = dict.fromkeys(each for job in jobs for each in (job.needs, job) if each is not None)
+    pool = Pool(list(needed), slots, logs, quiet)
     signals: list[int] = []
     several = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     heeded = [each for each in several if signal.getsignal(each) != signal.SIG_IGN]
@@ -174,15 +176,6 @@ def run_all(
     if signals:
         raise Stopped(f"unfinished runs: {ended}; {resume} resumes them")
     return pool.failures
-
-
-def in_order(jobs: Sequence[Job]) -> list[Job]:
-    """Return the jobs, each once, after the job that it needs."""
-    order: dict[Job, None] = {}
-    for job in jobs:
-        first = [] if job.needs is None else in_order([job.needs])
-        order |= dict.fromkeys([*first, job])
-    return list(order)
 
 
 class Pool:

@@ -89,7 +89,6 @@ def test_a_failed_run_is_named_and_the_others_finish(pretend, tmp_path, capsys):
 def test_a_run_comes_after_the_one_that_it_needs_and_finished_ones_not_again(pretend, tmp_path):
     first = pretend("slow", "first")
     second = pretend("works", "second", first)
-    assert jobs.in_order([second, first]) == [first, second]
     for _ in range(2):
         assert jobs.run_all([second], [jobs.Slot()] * 2, tmp_path / "logs", quiet=True) == {}
     assert (tmp_path / "runs/order").read_text().split() == ["first", "done", "second", "done"]

@@ -16,7 +16,7 @@ import torch
 import graph
 import model as models
 from data.store import Store
-from engine.config import Config, broken_rule, words_of
+from engine.config import Config, check_value
 from engine.run_data import Data, TrainingData
 from errors import InputError, check_word, nearest
 from feeders.augment import Augmentation
@@ -105,9 +105,7 @@ def check_arguments(
                 f"--set {key}_args={{...}} replaces all arguments"
             )
     for name, value in keywords.items():
-        if name in taken and (rule := broken_rule(value, taken[name])):
-            hint = nearest(str(value), words_of(taken[name]))
-            raise InputError(f"{key}_args.{name} must be {rule}, not {value!r}{hint}")
+        check_value(value, taken.get(name, Any), f"{key}_args.{name}")
 
 
 @contextmanager

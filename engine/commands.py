@@ -39,6 +39,7 @@ from engine.session import Training, build_training, restore
 from engine.train import test, train
 from errors import InputError
 from feeders.source import shared_frames
+from files import write_text
 from flags import STREAMS
 from longtail import shots
 from model.fuse_bn import fuse_bn
@@ -295,7 +296,7 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
     run.check_test()  # on all ranks, before the first writes
     with run.lock(world):
         if world.is_main and not run.config_file.is_file():
-            config.write(settings, run.config_file)  # ensemble.py and tools.report read it
+            write_text(run.config_file, settings.to_yaml())  # ensemble.py and tools.report read it
         log = logs.Log(run if world.is_main else None, options.quiet)
         log.line(describe_amp(settings.amp, devices[0]) if settings.amp != "off" else None)
         log.line(f"results are written to {run}" if run.path != home.path else None)
@@ -321,8 +322,6 @@ def predict(options: argparse.Namespace, device: torch.device) -> None:
     """Classify clips from files."""
     if not options.weights or not options.input:
         raise InputError("--phase predict needs --weights FILE... and --input FILE_OR_FOLDER...")
-    if options.threshold is not None and not 0 <= options.threshold <= 1:
-        raise InputError(f"--threshold: must be between 0 and 1, not {options.threshold}")
     if options.fps is not None and not (options.segments and options.fps > 0):
         raise InputError("--fps: the frames per second, more than 0, of --segments")
     if options.segments and options.window is None:

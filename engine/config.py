@@ -19,7 +19,6 @@ import yaml
 
 from errors import InputError, nearest
 from feeders.augment import Augmentation
-from files import write_text
 from flags import Amp, Stream
 from longtail.ranges import Amount, Count, Multiple, Part, Range, Rate, Seed
 from longtail.shots import SHOTS
@@ -124,18 +123,18 @@ class Config:
         return dataclasses.replace(self, **changes)
 
     def to_yaml(self) -> str:
+        """Return every value as the text of a file that `--config` accepts."""
         return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
 
 
-KEYS = {f.name: f for f in dataclasses.fields(Config)}
 WORDS = {
     bool: "true or false", int: "a whole number", float: "a number", str: "text",
     dict: "a mapping", types.NoneType: "null",
 }  # fmt: skip
 PLURAL = {int: "whole numbers", float: "finite numbers"}
 FINITE = "a finite number"
+KEYS = typing.get_type_hints(Config, include_extras=True)  # key: annotation, with its range
 _TYPES = typing.get_type_hints(Config)
-RULES = typing.get_type_hints(Config, include_extras=True)  # key: annotation with its range
 
 # The keys that commands use which train nothing; what --set says of others would be passed over.
 EXPORT_KEYS = (
@@ -237,7 +236,6 @@ def find(file: str | Path, folder: Path = Path()) -> Path:
 
 def from_mapping(values: Mapping[str, Any], where: str = "configuration") -> Config:
     """Build a Config from plain values, checking names, types, choices and ranges."""
-    _check_names(values, where)
     config = Config(**{key: _typed(key, value, where) for key, value in values.items()})
     for key in ("class_weights", "classifier", "auxiliary_loss"):
         if getattr(config, key) is None and getattr(config, f"{key}_args"):
@@ -305,7 +303,7 @@ def _word(text: str) -> tuple[tuple[str, ...], Any]:
     if not separator:
         raise InputError(f"--set {text}: expected key=value")
     key, *inner = path.strip().split(".")
-    _check_names({key: None}, f"--set {text}")
+    _check_name(key, f"--set {text}")
     try:
         value = read_yaml(raw)
     except yaml.YAMLError as error:
@@ -343,7 +341,6 @@ def read_file(
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected `key: value` lines")
     parents = values.pop("base", [])
-    _check_names(values, str(path))
     for key, value in values.items():
         _typed(key, value, str(path))
     layer: dict[str, Any] = {}
@@ -355,14 +352,15 @@ def read_file(
     return merge(layer, values)
 
 
-def _check_names(values: Mapping[str, Any], where: str) -> None:
-    for key in values:
-        if key not in KEYS:
-            raise InputError(f"{where}: unknown key {key!r}{nearest(str(key), KEYS)}")
+def _check_name(key: str, where: str) -> None:
+    if key not in KEYS:
+        raise InputError(f"{where}: unknown key {key!r}{nearest(str(key), KEYS)}")
 
 
 def _typed(key: str, value: Any, where: str) -> Any:
-    """Return `value` as the key's type; InputError, which names `where`, if it breaks its rule."""
+    """Return `value` as the key's type; InputError, which names `where`, for a key that does not
+    exist and a value that its annotation excludes."""
+    _check_name(key, where)
     kinds = (_TYPES[key], *typing.get_args(_TYPES[key]))
     if key == "amp" and value is False:
         value = "off"  # as YAML reads it
@@ -372,10 +370,15 @@ def _typed(key: str, value: Any, where: str) -> Any:
         value = int(value)
     elif float in kinds and type(value) is int:
         value = float(value)
-    if rule := broken_rule(value, RULES[key]):
-        hint = nearest(str(value), words_of(RULES[key]))
-        raise InputError(f"{where}: {key} must be {rule}, not {value!r}{hint}")
+    check_value(value, KEYS[key], f"{where}: {key}")
     return value
+
+
+def check_value(value: Any, annotation: Any, name: str) -> None:
+    """Raise InputError that begins with `name` for a value that an annotation excludes."""
+    if rule := broken_rule(value, annotation):
+        hint = nearest(str(value), _words(annotation))
+        raise InputError(f"{name} must be {rule}, not {value!r}{hint}")
 
 
 def broken_rule(value: Any, annotation: Any) -> str:
@@ -410,11 +413,11 @@ def broken_rule(value: Any, annotation: Any) -> str:
     return FINITE if annotation is float and not math.isfinite(value) else ""
 
 
-def words_of(annotation: Any) -> list[str]:
+def _words(annotation: Any) -> list[str]:
     """Return the words that an annotation allows, for a hint."""
     own = typing.get_origin(annotation) is Literal
     parts = typing.get_args(annotation)
-    return [str(each) for part in parts for each in ([part] if own else words_of(part))]
+    return [str(each) for part in parts for each in ([part] if own else _words(part))]
 
 
 def benchmark_folder(name: str) -> Path:
@@ -476,8 +479,3 @@ def resolve(
         departs = tag_of([path.stem for path in paths[len(own) :]], config, load(own, below=below))
         tag = "-".join(filter(None, (config.tag, departs)))
     return config.replace(benchmark=benchmark, tag=tag)
-
-
-def write(config: Config, path: Path) -> None:
-    """Write every resolved value to a file that `--config` accepts."""
-    write_text(path, config.to_yaml())

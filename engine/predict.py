@@ -292,6 +292,8 @@ class Recognizer:
         paths = [Path(weights)] if isinstance(weights, str | Path) else [Path(w) for w in weights]
         if not paths or (config and len(paths) > 1):
             raise InputError("--weights: one checkpoint is needed, or several without --config")
+        if threshold is not None and threshold not in Range(0, 1):
+            raise InputError(f"--threshold: must be between 0 and 1, not {threshold}")
         device = torch.device(device) if device else choose_devices(None, World())[0]
         members = [LoadedNetwork.load(path, device, config, overrides) for path in paths]
         return cls(members, device, threshold)

@@ -28,11 +28,10 @@ import numpy as np
 import yaml
 from filelock import FileLock, Timeout
 
-from engine import config
 from engine.config import Config
 from engine.distributed import World
 from errors import InputError
-from files import leftovers, replacing, write_json
+from files import leftovers, replacing, write_json, write_text
 
 BOTH = BEST, LAST = "best", "last"
 ROOT = Path(__file__).resolve().parents[1]
@@ -177,7 +176,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         for path in leftovers(self.path):
             path.unlink()
-        config.write(settings, self.config_file)
+        write_text(self.config_file, settings.to_yaml())
 
     def _clear(self) -> None:
         """Remove the files that this module names."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from engine.config import KEYS, RULES, Config, broken_rule
+from engine.config import KEYS, Config, broken_rule
 from errors import Parser, run_command
 from files import write_text
 
@@ -64,7 +64,7 @@ def reference() -> str:
 def _row(key: str, default: Any, meaning: str) -> str:
     shown = yaml.safe_dump(default, default_flow_style=True, width=1000)
     shown = shown.replace("\n...", "").strip() or "''"
-    kind = broken_rule(object(), RULES[key]).removeprefix("one of ")
+    kind = broken_rule(object(), KEYS[key]).removeprefix("one of ")
     if not meaning and key.endswith("_args"):
         meaning = f"arguments of `{key.removesuffix('_args')}`"
     meaning = meaning.replace("|", "\\|")

@@ -341,8 +341,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise InputError("--annotated: shows one answer; omit --per-person")
     if options.annotated is not None and len(find_videos(options.source)) > 1:
         raise InputError("--annotated: takes one video")
-    if options.threshold is not None and not 0 <= options.threshold <= 1:
-        raise InputError(f"--threshold: must be between 0 and 1, not {options.threshold}")
     return options
 
 

@@ -115,12 +115,12 @@ def runs_per_gpu(job: Job, gpu: str) -> int:
 
 
 class Process:
-    """A run under way. Its output and its errors go to `<log>.out` and `<log>.err`."""
+    """A run under way. Its output and its errors go to files in the folder `logs`."""
 
     def __init__(self, job: Job, slot: Slot, logs: Path) -> None:
         self.job, self.started = job, time.monotonic()
-        log = logs / f"{job.place.path.parent.name}-{job.place.path.name}"
-        self.output, self.errors = (log.with_name(f"{log.name}.{kind}") for kind in ("out", "err"))
+        name = f"{job.place.path.parent.name}-{job.place.path.name}"
+        self.output, self.errors = logs / f"{name}.out", logs / f"{name}.err"
         logs.mkdir(parents=True, exist_ok=True)
         device = ("--device", *slot.device) if slot.device else ()
         with self.output.open("wb") as output, self.errors.open("wb") as errors:

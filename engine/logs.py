@@ -98,8 +98,3 @@ def shot_headings(shots: Sequence[int]) -> list[str]:
     """Return the headings of the accuracy columns, with the shot limits of the data set."""
     many, few = shots
     return ["top-1", "mean", f"many >{many}", f"medium {few}..{many}", f"few <{few}"]
-
-
-def describe(error: BaseException) -> str:
-    """Return an error's message on one line."""
-    return " ".join(str(error).split())

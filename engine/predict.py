@@ -446,8 +446,8 @@ def cut(length: int, window: int | None = None, stride: int | None = None) -> np
     stride = max(1, window // 2) if stride is None else stride
     if window < 1 or stride < 1:
         raise InputError("--window and --stride must be at least 1")
-    firsts = np.arange(0, max(length - window, 0) + stride, stride)
-    firsts = np.unique(np.minimum(firsts, max(length - window, 0)))
+    last = max(length - window, 0)
+    firsts = np.array([*range(0, last, stride), last])
     return np.stack([firsts, np.minimum(firsts + window, length)], axis=1)
 
 

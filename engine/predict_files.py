@@ -66,8 +66,8 @@ def classify(
                 except InputError as error:
                     if len(files) == 1:
                         raise
-                    failed[str(path)] = logs.describe(error)
-                    bar.write(f"error: {failed[str(path)]}", file=sys.stderr)
+                    failed[str(path)] = str(error)
+                    bar.write(f"error: {error}", file=sys.stderr)
                 bar.update()
             predictions += recognizer.score(ready) if recognizer and ready else []
     for prediction in predictions:

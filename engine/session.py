@@ -120,13 +120,17 @@ def build_training(
 
 def describe(training: Training, log: logs.Log) -> None:
     """Log the data, the network, the device and the method before the first step."""
-    config, data, state = training.config, training.data, training.state
+    config, data, state, method = training.config, training.data, training.state, training.method
     counts = data.class_counts[data.class_counts > 0]
     largest, smallest = int(counts.max()), int(counts.min())
     listed = "not a published list"
     if data.published_list:
         listed = f"the published list of {long_tail.PUBLISHED[data.published_list]}"
     size = sum(p.numel() for p in state.model.parameters())
+    idle: list[str] = []  # lines on what has been asked for and never acts
+    if method.trains:
+        idle += method.idle(config.batch_size * config.accumulate)
+        idle += optimizer.idle(config, classifier=method.classifier_change is not None)
     lines = [
         data.list_note,
         f"{config.benchmark} {config.stream}: {len(data.train_rows)} training samples of "
@@ -137,9 +141,9 @@ def describe(training: Training, log: logs.Log) -> None:
         precision.describe_amp(config.amp, training.device),
         "step_graph: network, loss and optimizer are one CUDA graph" if training.graphs else "",
         recipe.describe(config, recipe.departures(config), training.origin["started_from"]),
-        training.method.summary(),
+        method.summary(),
         training.doubt and f"warning: {training.doubt}",
-        *(f"without effect: {line}" for line in idle(training)),
+        *(f"without effect: {line}" for line in idle),
     ]
     if isinstance(training.net, nn.DataParallel):
         count = len(training.net.device_ids)
@@ -151,16 +155,6 @@ def describe(training: Training, log: logs.Log) -> None:
             lines.append("the code has changed since the run began: results may differ")
     for line in lines:
         log.line(line)
-
-
-def idle(training: Training) -> list[str]:
-    """Return lines on what has been asked for and never acts in the run."""
-    config, method = training.config, training.method
-    if not method.trains:
-        return []
-    batch = config.batch_size * config.accumulate
-    classifier = method.classifier_change is not None
-    return [*method.idle(batch), *optimizer.idle(config, classifier)]
 
 
 def untested(data: TrainingData) -> str:

@@ -91,7 +91,7 @@ def input_size(file: Path, width_first: bool) -> tuple[int, int]:
         session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         height, width = session.get_inputs()[0].shape[-2:]
     except Exception as error:  # onnxruntime has a dozen types, all of them Exception's children
-        raise InputError(f"{file}: not an ONNX network ({logs.describe(error)})") from None
+        raise InputError(f"{file}: not an ONNX network ({' '.join(str(error).split())})") from None
     if not isinstance(height, int) or not isinstance(width, int):
         raise InputError(f"{file}: its input has no fixed height and width")
     return (width, height) if width_first else (height, width)

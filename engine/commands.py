@@ -237,10 +237,8 @@ def train_side_by_side(runs: list[Planned], options: argparse.Namespace, world: 
         )
     slots = jobs.make_slots(options.jobs, options.device, several)
     logs_folder = folder.path.parent / "jobs"
-    failures = jobs.run_all(
-        several, slots, logs_folder, options.quiet, "the same call with --resume"
-    )
-    jobs.check({job.name: reason for job, reason in failures.items()})
+    resume = "the same call with --resume"
+    jobs.check(jobs.run_all(several, slots, logs_folder, options.quiet, resume))
 
 
 def train_one(

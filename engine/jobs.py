@@ -264,8 +264,8 @@ class Pool:
         return len(self.running)
 
 
-def check(failures: Mapping[str, str]) -> None:
+def check(failures: Mapping[Job, str]) -> None:
     """Raise ChildProcessError that names each run that failed, with the reason."""
     if failures:
-        named = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+        named = "; ".join(f"{job.name}: {reason}" for job, reason in failures.items())
         raise ChildProcessError(f"failed runs: {len(failures)}; {named}")

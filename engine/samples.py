@@ -35,8 +35,7 @@ def score_held_out(path: Path, device: torch.device, config: Config | None = Non
     check_same_data(facts, data, path)
     feeder = make_feeder(config, data, data.val_rows, device, clips=config.test_clips)
     scores = evaluate.score(fuse_bn(to_device(model, device)), feeder, config, device)
-    names = np.asarray(data.store.names)[data.val_rows]
-    return Scores(names, np.asarray(data.store.labels)[data.val_rows], scores)
+    return Scores(np.array(feeder.names), feeder.labels.numpy(), scores)
 
 
 def for_method(

@@ -33,7 +33,6 @@ class Log:
     def line(self, text: str | None) -> None:
         """Print one line and append it to the log file; nothing if it is empty or None."""
         if self.run is not None and text:
-            self.run.path.mkdir(parents=True, exist_ok=True)
             with self.run.log_file.open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
             if not self.quiet:

@@ -19,7 +19,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -90,19 +90,13 @@ class RunFolder:
         return {**self.config(), **(self.result(which) or {})}
 
     def epochs(self) -> list[dict[str, Any]]:
-        """Return the epochs of metrics.jsonl in order.
-
-        A line truncated by a kill is skipped; if an epoch occurs twice, the later line is used.
-        """
-        epochs: dict[int, dict[str, Any]] = {}
+        """Return the epochs of metrics.jsonl; a line truncated by a kill is skipped."""
+        epochs = []
         text = self.metrics_file.read_text(encoding="utf-8") if self.metrics_file.is_file() else ""
         for line in text.splitlines():
-            try:
-                epoch = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            epochs[epoch["epoch"]] = epoch
-        return [epochs[number] for number in sorted(epochs)]
+            with suppress(json.JSONDecodeError):
+                epochs.append(json.loads(line))
+        return epochs
 
     def is_finished(self, settings: Config) -> bool:
         """Return whether a run of `settings` has trained all its epochs and been tested.

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from engine import checkpoint, logs, recipe
+from engine import checkpoint, recipe
 from engine.config import Config, from_mapping
 from engine.distributed import World
 from engine.precision import autocast, set_tf32
@@ -49,10 +49,8 @@ def score(
     samples = max(1, clips_at_once(config, device) // feeder.clips)
     mine = torch.arange(len(feeder))[world.local_rows(len(feeder))]
     parts = []
-    with tqdm(
-        total=len(mine), desc=show, unit="sample", leave=False,
-        disable=show is None or logs.progress_bar_off(False),
-    ) as bar:  # fmt: skip
+    is_off = True if show is None else None  # None: on, if on a terminal
+    with tqdm(total=len(mine), desc=show, unit="sample", leave=False, disable=is_off) as bar:
         for clips, _, batch in feeder.batches(
             Batch(rows) for rows in mine.split(samples) if len(rows)
         ):

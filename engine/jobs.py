@@ -23,7 +23,6 @@ from tqdm import tqdm
 
 from engine.config import Config
 from engine.distributed import World, choose_devices
-from engine.logs import progress_bar_off
 from engine.run import RunFolder
 from engine.stopping import handled
 from errors import BAD_INPUT, RESUMABLE, Stopped
@@ -193,10 +192,12 @@ class Pool:
         self.failures: dict[Job, str] = {}
         self.is_awaiting = False
         self.total, self.quiet = len(waiting), quiet
-        self.bars = [
-            tqdm(bar_format="{desc}", position=place, leave=False, dynamic_ncols=True)
-            for place in range(0 if progress_bar_off(quiet) else len(slots))
-        ]
+        bars = [
+            tqdm(bar_format="{desc}", position=place, leave=False, dynamic_ncols=True,
+                 disable=quiet or None)
+            for place in range(len(slots))
+        ]  # fmt: skip
+        self.bars = [bar for bar in bars if not bar.disable]
 
     @property
     def is_busy(self) -> bool:

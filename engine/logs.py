@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -86,11 +85,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     ]
     text.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(text)
-
-
-def progress_bar_off(quiet: bool) -> bool:
-    """Return whether to show no progress bar: in quiet runs, or if stderr is not a terminal."""
-    return quiet or not sys.stderr.isatty()
 
 
 def shot_headings(shots: Sequence[int]) -> list[str]:

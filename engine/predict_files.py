@@ -56,7 +56,7 @@ def classify(
             print(f"warning: {member.doubt}", file=sys.stderr)
     predictions: list[Prediction] = []
     failed: dict[str, str] = {}
-    is_off = logs.progress_bar_off(quiet) or len(files) == 1
+    is_off = quiet or len(files) == 1 or None
     with tqdm(total=len(files), unit="file", leave=False, disable=is_off) as bar:
         for first in range(0, len(files), FILES_AT_ONCE):
             ready = []

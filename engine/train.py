@@ -161,7 +161,7 @@ class LossMeter:
         self.bar = tqdm(
             total=sum(len(batch.rows) for batch in batches), initial=done,
             desc=f"epoch {self.progress.epoch + 1}/{training.config.num_epoch}", unit="sample",
-            leave=False, disable=logs.progress_bar_off(quiet),
+            leave=False, disable=quiet or None,
         )  # fmt: skip
 
     def update(self, loss: torch.Tensor, batch: Batch) -> None:

@@ -29,7 +29,7 @@ from data import clip_file, convert
 from data.names import natural_order
 from data.readers import ClipFile
 from data.tracks import Tracks, to_clip
-from engine import logs, predict_files
+from engine import predict_files
 from engine.distributed import World, choose_devices
 from engine.predict import Prediction, PreparedClip, Recognizer
 from engine.segments import segments
@@ -146,7 +146,7 @@ def track(video: Video, poses: Poses, hush: bool) -> list[dict[int, np.ndarray]]
     tracks = Tracks()
     bar = tqdm(
         video, total=video.frames or None, desc=Path(video.source).name, unit="frame",
-        leave=False, disable=logs.progress_bar_off(hush),
+        leave=False, disable=hush or None,
     )  # fmt: skip
     for image in bar:
         tracks.add(poses(image))

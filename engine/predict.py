@@ -154,24 +154,17 @@ def names_of(num_class: int, said: Sequence[str] | None, layout: str) -> tuple[s
     return (*said, *names.numbered([num_class - 1])[len(said) :])[:num_class]
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """What tools.calibrate keeps in a checkpoint."""
-
-    temperature: float = 1.0
-    threshold: float | None = None
-
-    @classmethod
-    def of(cls, facts: dict[str, Any], path: Path) -> Calibration:
-        """Read it from what a run has written in a checkpoint; InputError if it is damaged."""
-        if (said := facts.get("calibration")) is None:
-            return cls()
-        found = said if isinstance(said, dict) else {}
-        temperature, threshold = found.get("temperature", 0), found.get("threshold")
-        is_positive = temperature in Range(0, above=True, below=True)
-        if not is_positive or (threshold is not None and threshold not in Range(0, 1)):
-            raise InputError(f"{path}: its calibration is damaged; run tools.calibrate again")
-        return cls(temperature, threshold)
+def calibration_of(facts: dict[str, Any], path: Path) -> tuple[float, float | None]:
+    """Return the temperature and the threshold that tools.calibrate keeps in a checkpoint; (1,
+    None) without, InputError if they are damaged."""
+    if (said := facts.get("calibration")) is None:
+        return 1.0, None
+    found = said if isinstance(said, dict) else {}
+    temperature, threshold = found.get("temperature", 0), found.get("threshold")
+    is_positive = temperature in Range(0, above=True, below=True)
+    if not is_positive or (threshold is not None and threshold not in Range(0, 1)):
+        raise InputError(f"{path}: its calibration is damaged; run tools.calibrate again")
+    return temperature, threshold
 
 
 @dataclass(frozen=True)
@@ -182,7 +175,8 @@ class LoadedNetwork:
     config: Config
     model: nn.Module
     takes: InputSpec
-    calibration: Calibration = Calibration()
+    temperature: float = 1.0  # of tools.calibrate
+    threshold: float | None = None  # of tools.calibrate
     doubt: str = ""  # what had to be assumed about its training data
 
     @classmethod
@@ -210,7 +204,7 @@ class LoadedNetwork:
                 f"the classes {takes.class_names[0]}, ...; else name the store: --set store=DIR"
             )
         model = to_device(model, device)
-        return cls(path, config, model, takes, Calibration.of(facts, path), doubt)
+        return cls(path, config, model, takes, *calibration_of(facts, path), doubt)
 
     def feeder(self, clips: Sequence[np.ndarray], device: torch.device) -> Any:
         """Return the feeder of normalized clips (T, M, V, C), as in testing."""
@@ -222,7 +216,7 @@ class LoadedNetwork:
     def score(self, clips: Sequence[np.ndarray], device: torch.device) -> np.ndarray:
         """Return the class probabilities (n, K) of normalized clips, as in testing, calibrated."""
         scores = evaluate.score(self.fused, self.feeder(clips, device), self.config, device)
-        return tempered(scores, self.calibration.temperature)
+        return tempered(scores, self.temperature)
 
     @functools.cached_property
     def fused(self) -> nn.Module:
@@ -267,7 +261,7 @@ class Recognizer:
         self.weights = fusion_weights(streams, first.config.benchmark)  # of the members
         self.names = first.takes.class_names
         if threshold is None and not others:
-            threshold = first.calibration.threshold
+            threshold = first.threshold
         self.threshold = threshold or 0.0
         if self.threshold and UNKNOWN in self.names:
             raise InputError(

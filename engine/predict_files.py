@@ -201,7 +201,7 @@ def values_of_windows(recognizer: Recognizer, predictions: Sequence[Prediction])
             "weights": str(member.path),
             "stream": member.config.stream,
             "weight": weight,
-            "temperature": member.calibration.temperature,
+            "temperature": member.temperature,
         }
         for member, weight in zip(recognizer.members, recognizer.weights)
     ]

@@ -219,7 +219,7 @@ def train_streams(
         return
     with shared_frames() if len(runs) > 1 else nullcontext():
         for job in runs:
-            if len(runs) > 1 and options.resume and job.place.is_finished(job.settings):
+            if len(runs) > 1 and options.resume and job.is_finished:
                 continue
             train_one(job, options, devices, world)
             free_memory()

@@ -47,6 +47,10 @@ class Job:
     needs: Job | None = None
     overwrite: bool = False  # run it even if it is finished
 
+    @property
+    def is_finished(self) -> bool:
+        return self.place.is_finished(self.settings)
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -142,8 +146,7 @@ class Process:
     @property
     def was_late(self) -> bool:
         """Whether the run was refused because another process had begun it just before."""
-        place = self.job.place
-        is_made = place.is_locked or place.is_finished(self.job.settings)
+        is_made = self.job.place.is_locked or self.job.is_finished
         return self.process.returncode == BAD_INPUT and is_made and not self.job.overwrite
 
 
@@ -239,7 +242,7 @@ class Pool:
         for job in list(self.waiting):
             if job.needs in self.failures:
                 self.failures[job] = f"needs {job.needs.name}, which failed"
-            elif job.place.is_finished(job.settings) and not job.overwrite:
+            elif job.is_finished and not job.overwrite:
                 self.done.add(job)
             elif (job.needs is not None and job.needs not in self.done) or job.place.is_locked:
                 continue

@@ -21,6 +21,7 @@ from engine.config import Config
 from engine.distributed import World, choose_devices, free_memory
 from errors import InputError, Parser
 from files import write_json
+from flags import AMPS
 
 BACKBONES = ("stgcn", "stgcnpp", "aagcn", "ctrgcn", "msg3d", "dgstgcn", "protogcn", "infogcn")
 CLASSES = 60  # of the synthetic store, as in NTU RGB+D 60
@@ -47,8 +48,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--batch-size": {"nargs": "+", "type": positive, "metavar": "N", "help": "one or more"},
     "--amp": {
-        "nargs": "+", "choices": configs.choices("amp"), "metavar": "KIND",
-        "help": f"one or more of {', '.join(configs.choices('amp'))}",
+        "nargs": "+", "choices": AMPS, "metavar": "KIND",
+        "help": f"one or more of {', '.join(AMPS)}",
     },
     "--compile": {"action": "store_true", "default": None, "help": "use torch.compile"},
     "--plain": {"action": "store_true", "help": "alternate with the plain network, in float32"},

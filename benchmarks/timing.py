@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import multiprocessing
+import os
 import platform
 import re
 import statistics
@@ -17,7 +18,6 @@ from typing import Any
 
 import torch
 
-import memory
 from engine.distributed import synchronize
 
 Step = Callable[[], object]
@@ -117,13 +117,13 @@ def added_mib(
     """
     if device.type == "cuda":
         return peak_mib(step, device)
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(128 << 10)  # glibc returns what is freed at once
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as pool:
         return pool.submit(_added_here, device, make, args).result()
 
 
 def _added_here(device: torch.device, make: Callable[..., Step], args: Any) -> float | None:
-    memory.keep_freed(False)
     return peak_mib(make(*args), device)
 
 

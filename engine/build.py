@@ -16,7 +16,7 @@ import torch
 import graph
 import model as models
 from data.store import Store
-from engine.config import Config, broken_rule, words_of
+from engine.config import Config, check_value
 from engine.run_data import Data, TrainingData
 from errors import InputError, check_word, nearest
 from feeders.augment import Augmentation
@@ -105,9 +105,7 @@ def check_arguments(
                 f"--set {key}_args={{...}} replaces all arguments"
             )
     for name, value in keywords.items():
-        if name in taken and (rule := broken_rule(value, taken[name])):
-            hint = nearest(str(value), words_of(taken[name]))
-            raise InputError(f"{key}_args.{name} must be {rule}, not {value!r}{hint}")
+        check_value(value, taken.get(name, Any), f"{key}_args.{name}")
 
 
 @contextmanager
@@ -228,31 +226,26 @@ def make_method(
     """Build the method of a run from the keys that name its parts.
 
     Without `classifier` the key of that name is not used; with it the auxiliary loss is not, which
-    would act on a frozen network.
+    would act on a frozen network. Raises InputError for a mixing of positions in a stream that has
+    none.
     """
     counts = data.class_counts
     labels = torch.from_numpy(data.store.labels[data.train_rows])
     parts = Parts(
         counts,
         sampling=make(config, "sampling", labels, counts, config.repeat),
-        mixing=make_mixing(config, data),
+        mixing=make(config, "mixing", counts, data.skeleton),
         stages=make_stages(config, counts),
         weigh_by=config.weigh_by,
         classifier=make(config, "classifier", counts) if classifier else None,
         auxiliary_loss=None if classifier else make(config, "auxiliary_loss", model),
     )
-    return make(config, "objective", parts, model)
-
-
-def make_mixing(config: Config, data: TrainingData) -> Mixing:
-    """Build the mixing; InputError if it takes positions, and the stream has none."""
-    mixing = make(config, "mixing", data.class_counts, data.skeleton)
-    if mixing.takes_positions and config.stream != "joint":
+    if parts.mixing.takes_positions and config.stream != "joint":
         raise InputError(
             f"mixing={config.mixing} with mixing_args={config.mixing_args}: takes positions, which "
             f"stream {config.stream} does not have, only stream joint"
         )
-    return mixing
+    return make(config, "objective", parts, model)
 
 
 def make_stages(config: Config, class_counts: torch.Tensor) -> Stages:

@@ -65,24 +65,29 @@ def weights_digest(weights: Mapping[str, torch.Tensor]) -> str:
 ORIGIN = ("started_from", "started_from_digest", "started_from_method")
 
 
-def trained_stream(content: Any) -> str | None:
+def facts_of(content: Any) -> dict[str, Any]:
+    """Return what a run has written of itself in a checkpoint; {} of a foreign checkpoint."""
+    return content if is_own(content) else {}
+
+
+def trained_stream(facts: dict[str, Any]) -> str | None:
     """Return the stream that the network of a checkpoint takes; None if it does not say it."""
-    return (content.get("config") or {}).get("stream") if is_own(content) else None
+    return (facts.get("config") or {}).get("stream")
 
 
-def check_stream(content: Any, given: Config, path: str | Path) -> None:
+def check_stream(facts: dict[str, Any], given: Config, path: str | Path) -> None:
     """Raise InputError if a network is to be given another stream than it was trained on."""
-    if (stream := trained_stream(content)) not in (None, given.stream):
+    if (stream := trained_stream(facts)) not in (None, given.stream):
         raise InputError(
             f"{path}: was trained on stream {stream}, not {given.stream}; add --stream {stream} "
             f"(or --set stream={stream})"
         )
 
 
-def check_skeleton(content: Any, skeleton: Skeleton, path: str | Path) -> None:
+def check_skeleton(facts: dict[str, Any], skeleton: Skeleton, path: str | Path) -> None:
     """Raise InputError if a layout has changed since a network was trained on it, in what the
     weights do not show: the graph, where bones start, the exchange of left and right, a score."""
-    then = content.get("skeleton") if is_own(content) else None
+    then = facts.get("skeleton")
     used = ("edges", "parent", "flip", "center", "confidence")
     changed = [key for key in used if then and then.get(key) != getattr(skeleton, key)]
     if changed:
@@ -108,23 +113,25 @@ def settings(
     return config.from_mapping(config.override(dataclasses.asdict(own), overrides))
 
 
-def complete(given: Config, checkpoint: Checkpoint) -> Config:
+def complete(given: Config, checkpoint: Checkpoint, new_head: bool = False) -> Config:
     """Return a configuration whose model_args build the network of a checkpoint's weights.
 
     Arguments that `given` does not set are those in the checkpoint, or those that its weights
-    show, except defaults.
+    show, except defaults; with `new_head` not those of the classification layers.
     """
     network: Any = find_class(given.model, "model")
     shown = models.shown_for(network, given.model, checkpoint, given.model_args)
     usual = models.defaults(network)
     needed = {k: v for k, v in shown.items() if k not in usual or not models.same(v, usual[k])}
+    if new_head:
+        needed = _without_classifier(needed)
     return given.replace(model_args={**needed, **given.model_args})
 
 
 def load_network(
     path: str | Path, given: Config | None = None, overrides: Iterable[str] = (), **usual: Any
 ) -> tuple[Config, Network, dict[str, Any]]:
-    """Return the configuration, the network on the CPU, and the content of a checkpoint.
+    """Return the configuration, the network on the CPU, and what a run has written (`facts_of`).
 
     All commands load networks by this function. Without `given`, the configuration is the
     checkpoint's own, changed by `usual` values and then by overrides; a foreign checkpoint has
@@ -133,8 +140,9 @@ def load_network(
     content = read(path) if given is None else upstream.read(path)
     given = settings(content, path, overrides, **usual) if given is None else given
     config, model = _build(given, Checkpoint(path, content))
-    check_skeleton(content, model.skeleton, path)
-    return config, model, content
+    facts = facts_of(content)
+    check_skeleton(facts, model.skeleton, path)
+    return config, model, facts
 
 
 def _build(given: Config, checkpoint: Checkpoint) -> tuple[Config, Network]:
@@ -152,22 +160,15 @@ def load_for_new_classes(path: str | Path, given: Config) -> tuple[Config, Netwo
     network, or if it does not say which of its layers classify.
     """
     checkpoint = Checkpoint.read(path)
-    _, trained = _build(_without_classifier(given), checkpoint)  # the layout may be another
-    config = complete_for_new_classes(given, checkpoint)
+    theirs = given.replace(model_args=_without_classifier(given.model_args))
+    _, trained = _build(theirs, checkpoint)  # the layout may be another
+    config = complete(given, checkpoint, new_head=True)
     model = make_model(config)
     drawn = tuple(f"{name}." for name in models.classification_layers(model))
     weights = {k: v for k, v in trained.state_dict().items() if not k.startswith(drawn)}
     model.load_state_dict(model.state_dict() | weights)
-    return config, model, checkpoint.content
+    return config, model, facts_of(checkpoint.content)
 
 
-def complete_for_new_classes(given: Config, checkpoint: Checkpoint) -> Config:
-    """Return what `complete` does, but the arguments of the classification layer are those of
-    `given`."""
-    backbone = _without_classifier(complete(_without_classifier(given), checkpoint))
-    return backbone.replace(model_args={**given.model_args, **backbone.model_args})
-
-
-def _without_classifier(config: Config) -> Config:
-    args = {k: v for k, v in config.model_args.items() if k not in models.OF_CLASSIFIER}
-    return config.replace(model_args=args)
+def _without_classifier(args: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in args.items() if k not in models.OF_CLASSIFIER}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -24,7 +25,8 @@ from engine import (
 )
 from engine.build import make_feeder
 from engine.distributed import World, choose_devices, free_memory
-from engine.precision import describe_amp, set_tf32
+from engine.jobs import Job
+from engine.precision import describe_amp
 from engine.predict import Recognizer
 from engine.run import BEST, LAST, RunFolder, folder_for_test
 from engine.run_data import (
@@ -39,12 +41,11 @@ from engine.session import Training, build_training, restore
 from engine.train import test, train
 from errors import InputError
 from feeders.source import shared_frames
+from files import write_text
 from flags import STREAMS
 from longtail import shots
 from model.fuse_bn import fuse_bn
 from model.upstream import Checkpoint
-
-Planned = tuple[config.Config, RunFolder]
 
 
 def run(options: argparse.Namespace) -> list[Path]:
@@ -65,7 +66,7 @@ def run(options: argparse.Namespace) -> list[Path]:
             return []
         if trains:
             train_streams(runs, options, devices, world)
-            return [folder.path for _, folder in runs] if world.is_main else []
+            return [job.place.path for job in runs] if world.is_main else []
         if options.phase == "test":
             test_checkpoint(options, devices, world)
         else:
@@ -102,21 +103,21 @@ def overrides(options: argparse.Namespace) -> list[str]:
     return [*options.overrides, *([f"amp={options.amp}"] if options.amp else [])]
 
 
-def checked_runs(options: argparse.Namespace, world: World) -> list[Planned]:
-    """Return the runs that are to be trained, each with its folder; nothing is built yet.
+def checked_runs(options: argparse.Namespace, world: World) -> list[Job]:
+    """Return the runs that are to be trained; nothing is built yet.
 
     Raises InputError that names everything that is missing: devices, stores, lists, weights.
     """
     found = check.Findings()
     found.attempt(choose_devices, options.device, world)
     runs = []
-    for settings, folder in found.attempt(planned_runs, options) or []:
-        found.attempt(check.check_data, settings)
-        if (whole := found.attempt(with_weights, settings, options)) is not None:
-            found.attempt(folder.check, whole, options.resume, options.overwrite)
+    for job in found.attempt(planned_runs, options) or []:
+        found.attempt(check.check_data, job.settings)
+        if (whole := found.attempt(with_weights, job.settings, options)) is not None:
+            found.attempt(job.place.check, whole, options.resume, options.overwrite)
             if options.resume:
-                found.attempt(check_finished, whole, folder)
-            runs.append((whole, folder))
+                found.attempt(check_finished, whole, job.place)
+            runs.append(dataclasses.replace(job, settings=whole))
     found.refuse()
     return runs
 
@@ -129,7 +130,7 @@ def check_finished(settings: config.Config, run: RunFolder) -> None:
         check_result(run, run.result(LAST) or {}, listed.digest, store.fingerprint)
 
 
-def planned_runs(options: argparse.Namespace) -> list[Planned]:
+def planned_runs(options: argparse.Namespace) -> list[Job]:
     """Return the run of each stream."""
     if not options.config and options.store is None:
         raise InputError(
@@ -147,7 +148,10 @@ def planned_runs(options: argparse.Namespace) -> list[Planned]:
         folder = config.run_folder(settings)
         if options.work_dir is not None:
             folder = options.work_dir / stream if len(streams) > 1 else options.work_dir
-        runs.append((settings, RunFolder(folder)))
+        words = (*options.words, "--stream", settings.stream, "--work-dir", str(folder))
+        runs.append(
+            Job(settings.stream, words, RunFolder(folder), settings, overwrite=options.overwrite)
+        )
     return runs
 
 
@@ -184,73 +188,58 @@ def with_weights(settings: config.Config, options: argparse.Namespace) -> config
         raise InputError("--new-head: needs --weights FILE, the trained network")
     if not weights:
         return settings
-    complete = checkpoint.complete_for_new_classes if options.new_head else checkpoint.complete
-    return complete(settings, Checkpoint.read(weights[0]))
+    return checkpoint.complete(settings, Checkpoint.read(weights[0]), options.new_head)
 
 
 def check_runs(
-    runs: list[Planned], options: argparse.Namespace, devices: list[torch.device], world: World
+    runs: list[Job], options: argparse.Namespace, devices: list[torch.device], world: World
 ) -> None:
     """Build the first run, take some steps, and print how long the runs take; train nothing."""
     if world.size > 1:
         raise InputError("--check: takes one process; give the command without torchrun")
-    settings, folder = runs[0]
-    training = prepare_run(settings, options, devices, world)
+    training = prepare_run(runs[0], options, devices, world)
     if line := threads.settle(training):
         print(line)
     several = f"{len(runs)} runs like this one: " if len(runs) > 1 else ""
-    print(f"nothing is missing; {several}{folder}: {check.estimate(training)}")
+    print(f"nothing is missing; {several}{runs[0].place}: {check.estimate(training)}")
 
 
 def train_streams(
-    runs: list[Planned], options: argparse.Namespace, devices: list[torch.device], world: World
+    runs: list[Job], options: argparse.Namespace, devices: list[torch.device], world: World
 ) -> None:
-    """Train one stream, or several."""
+    """Train one stream, or several: one after another, or as processes, --jobs at a time."""
     if options.jobs is not None:
-        train_side_by_side(runs, options, world)
+        if world.size > 1:
+            raise InputError(
+                "--jobs: deals whole runs to the devices; torchrun splits one, use either"
+            )
+        slots = jobs.make_slots(options.jobs, options.device, runs)
+        outputs, resume = runs[0].place.path.parent / "jobs", "the same call with --resume"
+        jobs.check(jobs.run_all(runs, slots, outputs, options.quiet, resume))
         return
     with shared_frames() if len(runs) > 1 else nullcontext():
-        for settings, folder in runs:
-            if len(runs) > 1 and options.resume and folder.is_finished(settings):
+        for job in runs:
+            if len(runs) > 1 and options.resume and job.is_finished:
                 continue
-            train_one(settings, folder, options, devices, world)
+            train_one(job, options, devices, world)
             free_memory()
 
 
 def prepare_run(
-    settings: config.Config, options: argparse.Namespace, devices: list[torch.device], world: World
+    job: Job, options: argparse.Namespace, devices: list[torch.device], world: World
 ) -> Training:
-    weights = options.weights[0] if options.weights else None
+    weights = Path(options.weights[0]) if options.weights else None
     classifier = options.phase == "classifier"
-    return build_training(settings, devices, world, weights, classifier, options.new_head)
-
-
-def train_side_by_side(runs: list[Planned], options: argparse.Namespace, world: World) -> None:
-    """Train the streams as processes of their own, --jobs at a time."""
-    if world.size > 1:
-        raise InputError("--jobs: deals whole runs to the devices; torchrun splits one, use either")
-    several = []
-    for settings, folder in runs:
-        words = (*options.words, "--stream", settings.stream, "--work-dir", str(folder))
-        several.append(
-            jobs.Job(settings.stream, words, folder, settings, overwrite=options.overwrite)
-        )
-    slots = jobs.make_slots(options.jobs, options.device, several)
-    logs_folder = folder.path.parent / "jobs"
-    failures = jobs.run_all(
-        several, slots, logs_folder, options.quiet, "the same call with --resume"
-    )
-    jobs.check({job.name: reason for job, reason in failures.items()})
+    return build_training(job.settings, devices, world, weights, classifier, options.new_head)
 
 
 def train_one(
-    settings: config.Config, run: RunFolder, options: argparse.Namespace,
-    devices: list[torch.device], world: World,
-) -> None:  # fmt: skip
+    job: Job, options: argparse.Namespace, devices: list[torch.device], world: World
+) -> None:
     """Train and test one stream. Everything is checked before the folder is changed."""
-    training = prepare_run(settings, options, devices, world)
+    training, run = prepare_run(job, options, devices, world), job.place
     with run.lock(world):
-        run.check(settings, options.resume, options.overwrite)  # again, now that it is locked
+        run.check(job.settings, options.resume, options.overwrite)  # again, now that it is locked
         if options.resume and run.checkpoint(LAST).is_file():
             restore(training, run.checkpoint(LAST))
         progress = training.state.progress
@@ -259,7 +248,7 @@ def train_one(
                 f"{run} differs between ranks: all machines must share it at the same path"
             )
         if world.is_main:
-            run.begin(settings, options.overwrite)
+            run.begin(job.settings, options.overwrite)
         log = logs.Log(run if world.is_main else None, options.quiet or not world.is_main)
         log.line(f"run folder {run}")
         log.line(threads.settle(training))
@@ -283,22 +272,20 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
     if options.config:
         given = own_data.with_shots(resolve(options, stream_of(options)))
         home = RunFolder(config.run_folder(given))
-    settings, model, state = checkpoint.load_network(path, given, overrides(options))
+    settings, model, facts = checkpoint.load_network(path, given, overrides(options))
     settings = own_data.with_shots(settings)
-    trained = None if options.config else checkpoint.settings(state, path)
-    set_tf32(settings.tf32)
-    data, doubt = open_test_data(settings, model), ""
+    trained = None if options.config else checkpoint.settings(facts, path)
+    data = open_test_data(settings, model)
     run = folder_for_test(home, settings, path, data.store.fingerprint, trained, options.work_dir)
     model = model.to(devices[0])
-    if checkpoint.is_own(state):
-        checkpoint.check_stream(state, settings, path)
-        doubt = check_store(state, data.store, model.num_class, path)
-        check_unseen(state, data, path)
-        data = remembered(state, data)
+    checkpoint.check_stream(facts, settings, path)
+    doubt = check_store(facts, data.store, model.num_class, path)
+    check_unseen(facts, data, path)
+    data = remembered(facts, data)
     run.check_test()  # on all ranks, before the first writes
     with run.lock(world):
         if world.is_main and not run.config_file.is_file():
-            config.write(settings, run.config_file)  # ensemble.py and tools.report read it
+            write_text(run.config_file, settings.to_yaml())  # ensemble.py and tools.report read it
         log = logs.Log(run if world.is_main else None, options.quiet)
         log.line(describe_amp(settings.amp, devices[0]) if settings.amp != "off" else None)
         log.line(f"results are written to {run}" if run.path != home.path else None)
@@ -307,7 +294,7 @@ def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], wo
         log.line((without if data.class_counts is None else "") + data.list_note)
         feeder = make_feeder(settings, data, data.test_rows, devices[0], clips=settings.test_clips)
         result = evaluate.test(
-            fuse_bn(model), settings, data, feeder, path, run, world, state=state,
+            fuse_bn(model), settings, data, feeder, path, run, world, facts=facts,
             quiet=options.quiet,
         )  # fmt: skip
         row = [path.name, *(logs.percent(result[key]) for key in shots.METRICS)]
@@ -324,8 +311,6 @@ def predict(options: argparse.Namespace, device: torch.device) -> None:
     """Classify clips from files."""
     if not options.weights or not options.input:
         raise InputError("--phase predict needs --weights FILE... and --input FILE_OR_FOLDER...")
-    if options.threshold is not None and not 0 <= options.threshold <= 1:
-        raise InputError(f"--threshold: must be between 0 and 1, not {options.threshold}")
     if options.fps is not None and not (options.segments and options.fps > 0):
         raise InputError("--fps: the frames per second, more than 0, of --segments")
     if options.segments and options.window is None:

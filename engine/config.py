@@ -19,9 +19,8 @@ import yaml
 
 from errors import InputError, nearest
 from feeders.augment import Augmentation
-from files import write_text
 from flags import Amp, Stream
-from longtail.ranges import Range
+from longtail.ranges import Amount, Count, Multiple, Part, Range, Rate, Seed
 from longtail.shots import SHOTS
 
 CONFIG_ROOT = Path(__file__).resolve().parents[1] / "config"
@@ -43,38 +42,38 @@ class Config:
     fold: str | None = None  # k/n: test on part k of n of the persons, train on the others
     # File of sample names ({imbalance} and {seed} are replaced); null: the whole training split
     training_list: str | None = None
-    imbalance: int = 100  # imbalance factor (largest / smallest class) of the list
-    val_split: float | None = None  # fraction of the training list to validate on; null: test split
+    imbalance: Count = 100  # imbalance factor (largest / smallest class) of the list
+    val_split: Part | None = None  # fraction of the training list to validate on; null: test split
     val_by: Literal["sample", "subject"] = "sample"  # subject: val_split holds out whole persons
     stream: Stream = "joint"  # input stream
-    frames: int = 64  # frames per clip
-    test_clips: int = 10  # test clips per sample; their probabilities are averaged
-    test_batch_size: int | None = None  # clips at once in tests; null: 60, on a GPU 500
+    frames: Count = 64  # frames per clip
+    test_clips: Count = 10  # test clips per sample; their probabilities are averaged
+    test_batch_size: Count | None = None  # clips at once in tests; null: 60, on a GPU 500
     feeder: str = "feeders.skeleton.Feeder"  # frame choice, augmentation
     feeder_args: dict = field(default_factory=dict)
     # Model
     model: str = "model.stgcnpp.Model"  # the backbone
     model_args: dict = field(default_factory=dict)  # graph, num_class, num_person, ...
     # Optimization
-    num_epoch: int = 24  # each has `repeat` copies of the training list
-    batch_size: int = 16  # global: it is split between the ranks of a distributed run
-    accumulate: int = 1  # batches per optimizer step; mixing and weights act on all of them
-    lr: float = 0.0125  # learning rate for a batch of lr_batch clips
-    lr_batch: int = 16  # the learning rate is lr * batch_size * accumulate / lr_batch
+    num_epoch: Count = 24  # each has `repeat` copies of the training list
+    batch_size: Count = 16  # global: it is split between the ranks of a distributed run
+    accumulate: Count = 1  # batches per optimizer step; mixing and weights act on all of them
+    lr: Rate = 0.0125  # learning rate for a batch of lr_batch clips
+    lr_batch: Count = 16  # the learning rate is lr * batch_size * accumulate / lr_batch
     optimizer: str = "torch.optim.SGD"  # any optimizer that needs no closure
     optimizer_args: dict = field(
         default_factory=lambda: {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
     )
     schedule: Literal["cosine", "step", "constant"] = "cosine"  # cosine: to 0, per iteration
     schedule_args: dict = field(default_factory=dict)  # warm_up (epochs); step: milestones, gamma
-    backbone_lr: float = 1.0  # factor of the learning rate, but for the classification layers
-    frozen_epochs: float = 0  # epochs at the start in which backbone_lr is 0
-    clip_grad: float | None = None  # maximum norm of the gradient
-    ema: float | None = None  # decay of an exponential moving average of the weights
+    backbone_lr: Amount = 1.0  # factor of the learning rate, but for the classification layers
+    frozen_epochs: Amount = 0  # epochs at the start in which backbone_lr is 0
+    clip_grad: Rate | None = None  # maximum norm of the gradient
+    ema: Part | None = None  # decay of an exponential moving average of the weights
     # Long tail
     second_stage: int | None = None  # epochs; null: round(second_stage_share * num_epoch)
-    second_stage_share: float = 5 / 24  # fraction of the epochs, at least 1 epoch
-    repeat: float = 5  # copies of a sample per epoch; 2.5: half of the samples a third time
+    second_stage_share: Part = 5 / 24  # fraction of the epochs, at least 1 epoch
+    repeat: Multiple = 5  # copies of a sample per epoch; 2.5: half of the samples a third time
     objective: str = "longtail.method.Composed"  # class of the method; Composed uses the keys below
     objective_args: dict = field(default_factory=dict)
     sampling: str = "longtail.brl.ReverseSampling"  # which samples an epoch has
@@ -102,7 +101,7 @@ class Config:
     step_graph: bool = False  # on one GPU, not with fp16: a whole step as one CUDA graph
     tf32: bool = True  # float32 matrix products in TF32 on GPUs that support it
     sync_bn: bool = False  # batch statistics over all ranks of a distributed run
-    seed: int = 0  # of weights, order, augmentation, and of {seed} in training_list
+    seed: Seed = 0  # of weights, order, augmentation, and of {seed} in training_list
     # Identity of the run: set from the config folder and the command line
     method: str = ""  # name of the recipe: brl, or a file of config/methods
     benchmark: str = ""  # name of the config folder, or of the store
@@ -124,36 +123,18 @@ class Config:
         return dataclasses.replace(self, **changes)
 
     def to_yaml(self) -> str:
+        """Return every value as the text of a file that `--config` accepts."""
         return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
 
 
-KEYS = {f.name: f for f in dataclasses.fields(Config)}
-# Ranges of values that are not null.
-RANGES = {
-    **dict.fromkeys(
-        ("num_epoch", "batch_size", "test_batch_size", "accumulate", "lr_batch", "frames",
-         "test_clips", "repeat", "imbalance"),
-        Range(1),
-    ),
-    **dict.fromkeys(("seed", "backbone_lr", "frozen_epochs"), Range(0, below=True)),
-    **dict.fromkeys(("lr", "clip_grad"), Range(0, above=True, below=True)),
-    **dict.fromkeys(
-        ("val_split", "second_stage_share", "ema"), Range(0, 1, above=True, below=True)
-    ),
-}  # fmt: skip
 WORDS = {
     bool: "true or false", int: "a whole number", float: "a number", str: "text",
     dict: "a mapping", types.NoneType: "null",
 }  # fmt: skip
 PLURAL = {int: "whole numbers", float: "finite numbers"}
 FINITE = "a finite number"
+KEYS = typing.get_type_hints(Config, include_extras=True)  # key: annotation, with its range
 _TYPES = typing.get_type_hints(Config)
-
-
-def choices(key: str) -> tuple[str, ...]:
-    """Return the values that a key accepts, () for a key that accepts any of its type."""
-    return typing.get_args(_TYPES[key]) if typing.get_origin(_TYPES[key]) is Literal else ()
-
 
 # The keys that commands use which train nothing; what --set says of others would be passed over.
 EXPORT_KEYS = (
@@ -255,12 +236,7 @@ def find(file: str | Path, folder: Path = Path()) -> Path:
 
 def from_mapping(values: Mapping[str, Any], where: str = "configuration") -> Config:
     """Build a Config from plain values, checking names, types, choices and ranges."""
-    _check_names(values, where)
     config = Config(**{key: _typed(key, value, where) for key, value in values.items()})
-    for key, allowed in RANGES.items():
-        value = getattr(config, key)
-        if value is not None and value not in allowed:
-            raise InputError(f"{where}: {key} must be {allowed}, not {value}")
     for key in ("class_weights", "classifier", "auxiliary_loss"):
         if getattr(config, key) is None and getattr(config, f"{key}_args"):
             raise InputError(f"{where}: {key}_args: not used, because {key} is null; remove them")
@@ -327,7 +303,7 @@ def _word(text: str) -> tuple[tuple[str, ...], Any]:
     if not separator:
         raise InputError(f"--set {text}: expected key=value")
     key, *inner = path.strip().split(".")
-    _check_names({key: None}, f"--set {text}")
+    _check_name(key, f"--set {text}")
     try:
         value = read_yaml(raw)
     except yaml.YAMLError as error:
@@ -365,7 +341,6 @@ def read_file(
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected `key: value` lines")
     parents = values.pop("base", [])
-    _check_names(values, str(path))
     for key, value in values.items():
         _typed(key, value, str(path))
     layer: dict[str, Any] = {}
@@ -377,14 +352,15 @@ def read_file(
     return merge(layer, values)
 
 
-def _check_names(values: Mapping[str, Any], where: str) -> None:
-    for key in values:
-        if key not in KEYS:
-            raise InputError(f"{where}: unknown key {key!r}{nearest(str(key), KEYS)}")
+def _check_name(key: str, where: str) -> None:
+    if key not in KEYS:
+        raise InputError(f"{where}: unknown key {key!r}{nearest(str(key), KEYS)}")
 
 
 def _typed(key: str, value: Any, where: str) -> Any:
-    """Return `value` as the key's type; InputError, which names `where`, if it has another type."""
+    """Return `value` as the key's type; InputError, which names `where`, for a key that does not
+    exist and a value that its annotation excludes."""
+    _check_name(key, where)
     kinds = (_TYPES[key], *typing.get_args(_TYPES[key]))
     if key == "amp" and value is False:
         value = "off"  # as YAML reads it
@@ -394,10 +370,15 @@ def _typed(key: str, value: Any, where: str) -> Any:
         value = int(value)
     elif float in kinds and type(value) is int:
         value = float(value)
-    if rule := broken_rule(value, _TYPES[key]):
-        hint = nearest(str(value), words_of(_TYPES[key]))
-        raise InputError(f"{where}: {key} must be {rule}, not {value!r}{hint}")
+    check_value(value, KEYS[key], f"{where}: {key}")
     return value
+
+
+def check_value(value: Any, annotation: Any, name: str) -> None:
+    """Raise InputError that begins with `name` for a value that an annotation excludes."""
+    if rule := broken_rule(value, annotation):
+        hint = nearest(str(value), _words(annotation))
+        raise InputError(f"{name} must be {rule}, not {value!r}{hint}")
 
 
 def broken_rule(value: Any, annotation: Any) -> str:
@@ -432,11 +413,11 @@ def broken_rule(value: Any, annotation: Any) -> str:
     return FINITE if annotation is float and not math.isfinite(value) else ""
 
 
-def words_of(annotation: Any) -> list[str]:
+def _words(annotation: Any) -> list[str]:
     """Return the words that an annotation allows, for a hint."""
     own = typing.get_origin(annotation) is Literal
     parts = typing.get_args(annotation)
-    return [str(each) for part in parts for each in ([part] if own else words_of(part))]
+    return [str(each) for part in parts for each in ([part] if own else _words(part))]
 
 
 def benchmark_folder(name: str) -> Path:
@@ -498,8 +479,3 @@ def resolve(
         departs = tag_of([path.stem for path in paths[len(own) :]], config, load(own, below=below))
         tag = "-".join(filter(None, (config.tag, departs)))
     return config.replace(benchmark=benchmark, tag=tag)
-
-
-def write(config: Config, path: Path) -> None:
-    """Write every resolved value to a file that `--config` accepts."""
-    write_text(path, config.to_yaml())

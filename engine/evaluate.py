@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from engine import checkpoint, logs, recipe
+from engine import checkpoint, recipe
 from engine.config import Config, from_mapping
 from engine.distributed import World
-from engine.precision import autocast
+from engine.precision import autocast, set_tf32
 from engine.run import BEST, LAST, RunFolder, digest
 from engine.run_data import Data
 from engine.wrap import eager_if_partial
@@ -44,14 +44,13 @@ def score(
     with up to `clips_at_once` clips. Raises InputError for scores that are not finite.
     """
     world = world or World()
+    set_tf32(config.tf32)
     net.eval()
     samples = max(1, clips_at_once(config, device) // feeder.clips)
     mine = torch.arange(len(feeder))[world.local_rows(len(feeder))]
     parts = []
-    with tqdm(
-        total=len(mine), desc=show, unit="sample", leave=False,
-        disable=show is None or logs.progress_bar_off(False),
-    ) as bar:  # fmt: skip
+    is_off = True if show is None else None  # None: on, if on a terminal
+    with tqdm(total=len(mine), desc=show, unit="sample", leave=False, disable=is_off) as bar:
         for clips, _, batch in feeder.batches(
             Batch(rows) for rows in mine.split(samples) if len(rows)
         ):
@@ -87,13 +86,13 @@ def metrics(
 
 def test(
     net: nn.Module, config: Config, data: Data, feeder: Any, weights: Path, run: RunFolder,
-    world: World, *, state: dict[str, Any], quiet: bool = False,
+    world: World, *, facts: dict[str, Any], quiet: bool = False,
     before_batch: Callable[[], None] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Score a feeder of the test split, with all clips per sample; write and return the result.
 
-    `state` is the content of the file `weights`. A checkpoint from which a run can be resumed is
-    written as the test of last.pt, any other as that of best.pt.
+    `facts` are those in the file `weights` (checkpoint.facts_of). A checkpoint from which a run can
+    be resumed is written as the test of last.pt, any other as that of best.pt.
     """
     scores = score(
         net, feeder, config, feeder.device, world, before_batch=before_batch,
@@ -101,7 +100,7 @@ def test(
     )  # fmt: skip
     labels = np.asarray(data.store.labels)[data.test_rows]
     result = metrics(scores, labels, data.class_counts, config)
-    trained = from_mapping(state["config"], str(weights)) if "config" in state else config
+    trained = from_mapping(facts["config"], str(weights)) if "config" in facts else config
     deduplicated = ~data.duplicates
     counts = data.class_counts
     result |= shots.calibration(scores, labels) | {
@@ -112,8 +111,8 @@ def test(
         "samples_clean": int(deduplicated.sum()),
         "weights": weights.name,
         "weights_digest": digest(weights),
-        "epochs": state.get("progress", {}).get("epoch"),  # that the weights were trained for
-        **{key: state.get(key) for key in checkpoint.ORIGIN},
+        "epochs": facts.get("progress", {}).get("epoch"),  # that the weights were trained for
+        **{key: facts.get(key) for key in checkpoint.ORIGIN},
         "benchmark": config.benchmark,
         "stream": config.stream,
         "tag": config.tag,
@@ -121,13 +120,13 @@ def test(
         "method": trained.method,
         "departures": recipe.departures_of_test(config, trained),
         "published_list": data.published_list,
-        "list_digest": state.get("list_digest"),
+        "list_digest": facts.get("list_digest"),
         "store_fingerprint": data.store.fingerprint,
-        "code": state.get("code"),
-        "made_with": state.get("made_with"),
+        "code": facts.get("code"),
+        "made_with": facts.get("made_with"),
     }
     if world.is_main:
         # Only last.pt has a state of training; an early version called it `stepper`.
-        which = BEST if {"training", "stepper"}.isdisjoint(state) else LAST
+        which = BEST if {"training", "stepper"}.isdisjoint(facts) else LAST
         run.write_test(which, feeder.names, labels, scores, result)
     return result

@@ -23,7 +23,6 @@ from tqdm import tqdm
 
 from engine.config import Config
 from engine.distributed import World, choose_devices
-from engine.logs import progress_bar_off
 from engine.run import RunFolder
 from engine.stopping import handled
 from errors import BAD_INPUT, RESUMABLE, Stopped
@@ -38,7 +37,8 @@ TERMINATED = (RESUMABLE, -signal.SIGTERM)  # the latter before a run has anythin
 
 @dataclass(frozen=True)
 class Job:
-    """One run: its name, the arguments of main.py, its folder, and the run that it starts from."""
+    """One run: its name, the arguments of main.py, its folder, and the run that it starts from,
+    which needs none itself."""
 
     name: str
     arguments: tuple[str, ...]
@@ -46,6 +46,10 @@ class Job:
     settings: Config = field(compare=False)
     needs: Job | None = None
     overwrite: bool = False  # run it even if it is finished
+
+    @property
+    def is_finished(self) -> bool:
+        return self.place.is_finished(self.settings)
 
 
 @dataclass(frozen=True)
@@ -114,12 +118,12 @@ def runs_per_gpu(job: Job, gpu: str) -> int:
 
 
 class Process:
-    """A run under way. Its output and its errors go to `<log>.out` and `<log>.err`."""
+    """A run under way. Its output and its errors go to files in the folder `logs`."""
 
     def __init__(self, job: Job, slot: Slot, logs: Path) -> None:
         self.job, self.started = job, time.monotonic()
-        log = logs / f"{job.place.path.parent.name}-{job.place.path.name}"
-        self.output, self.errors = (log.with_name(f"{log.name}.{kind}") for kind in ("out", "err"))
+        name = f"{job.place.path.parent.name}-{job.place.path.name}"
+        self.output, self.errors = logs / f"{name}.out", logs / f"{name}.err"
         logs.mkdir(parents=True, exist_ok=True)
         device = ("--device", *slot.device) if slot.device else ()
         with self.output.open("wb") as output, self.errors.open("wb") as errors:
@@ -142,8 +146,7 @@ class Process:
     @property
     def was_late(self) -> bool:
         """Whether the run was refused because another process had begun it just before."""
-        place = self.job.place
-        is_made = place.is_locked or place.is_finished(self.job.settings)
+        is_made = self.job.place.is_locked or self.job.is_finished
         return self.process.returncode == BAD_INPUT and is_made and not self.job.overwrite
 
 
@@ -159,7 +162,8 @@ def run_all(
     Returns the reason for each that failed. After a signal, once all have ended, raises Stopped,
     which says that `resume` resumes them.
     """
-    pool = Pool(in_order(jobs), slots, logs, quiet)
+    needed = dict.fromkeys(each for job in jobs for each in (job.needs, job) if each is not None)
+    pool = Pool(list(needed), slots, logs, quiet)
     signals: list[int] = []
     several = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     heeded = [each for each in several if signal.getsignal(each) != signal.SIG_IGN]
@@ -174,15 +178,6 @@ def run_all(
     if signals:
         raise Stopped(f"unfinished runs: {ended}; {resume} resumes them")
     return pool.failures
-
-
-def in_order(jobs: Sequence[Job]) -> list[Job]:
-    """Return the jobs, each once, after the job that it needs."""
-    order: dict[Job, None] = {}
-    for job in jobs:
-        first = [] if job.needs is None else in_order([job.needs])
-        order |= dict.fromkeys([*first, job])
-    return list(order)
 
 
 class Pool:
@@ -200,10 +195,12 @@ class Pool:
         self.failures: dict[Job, str] = {}
         self.is_awaiting = False
         self.total, self.quiet = len(waiting), quiet
-        self.bars = [
-            tqdm(bar_format="{desc}", position=place, leave=False, dynamic_ncols=True)
-            for place in range(0 if progress_bar_off(quiet) else len(slots))
-        ]
+        bars = [
+            tqdm(bar_format="{desc}", position=place, leave=False, dynamic_ncols=True,
+                 disable=quiet or None)
+            for place in range(len(slots))
+        ]  # fmt: skip
+        self.bars = [bar for bar in bars if not bar.disable]
 
     @property
     def is_busy(self) -> bool:
@@ -245,7 +242,7 @@ class Pool:
         for job in list(self.waiting):
             if job.needs in self.failures:
                 self.failures[job] = f"needs {job.needs.name}, which failed"
-            elif job.place.is_finished(job.settings) and not job.overwrite:
+            elif job.is_finished and not job.overwrite:
                 self.done.add(job)
             elif (job.needs is not None and job.needs not in self.done) or job.place.is_locked:
                 continue
@@ -271,8 +268,8 @@ class Pool:
         return len(self.running)
 
 
-def check(failures: Mapping[str, str]) -> None:
+def check(failures: Mapping[Job, str]) -> None:
     """Raise ChildProcessError that names each run that failed, with the reason."""
     if failures:
-        named = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+        named = "; ".join(f"{job.name}: {reason}" for job, reason in failures.items())
         raise ChildProcessError(f"failed runs: {len(failures)}; {named}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +32,6 @@ class Log:
     def line(self, text: str | None) -> None:
         """Print one line and append it to the log file; nothing if it is empty or None."""
         if self.run is not None and text:
-            self.run.path.mkdir(parents=True, exist_ok=True)
             with self.run.log_file.open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
             if not self.quiet:
@@ -89,17 +87,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(text)
 
 
-def progress_bar_off(quiet: bool) -> bool:
-    """Return whether to show no progress bar: in quiet runs, or if stderr is not a terminal."""
-    return quiet or not sys.stderr.isatty()
-
-
 def shot_headings(shots: Sequence[int]) -> list[str]:
     """Return the headings of the accuracy columns, with the shot limits of the data set."""
     many, few = shots
     return ["top-1", "mean", f"many >{many}", f"medium {few}..{many}", f"few <{few}"]
-
-
-def describe(error: BaseException) -> str:
-    """Return an error's message on one line."""
-    return " ".join(str(error).split())

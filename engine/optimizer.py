@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 
 import model as models
 from engine.build import find_class, make
-from engine.config import Config
+from engine.config import Config, check_value
 from errors import InputError, nearest
-from longtail.ranges import Range
+from longtail.ranges import Range, Rate
 
 # The schedule_args that each schedule uses.
 SCHEDULE_ARGS = {
@@ -33,13 +33,10 @@ def check_schedule(config: Config) -> None:
         )
     if config.schedule == "step" and not args.get("milestones"):
         raise InputError("schedule=step needs schedule_args.milestones, a list of epochs")
-    ranges = {
-        "warm_up": Range(0, config.num_epoch, below=True),
-        "gamma": Range(0, above=True, below=True),
-    }
-    for key, allowed in ranges.items():
-        if key in args and args[key] not in allowed:
-            raise InputError(f"schedule_args.{key} must be {allowed}, not {args[key]!r}")
+    warm_up = Annotated[float, Range(0, config.num_epoch, below=True)]
+    for key, annotation in (("warm_up", warm_up), ("gamma", Rate)):
+        if key in args:
+            check_value(args[key], annotation, f"schedule_args.{key}")
     epochs = args.get("milestones", [])
     is_list = isinstance(epochs, list) and all(each in Range(0) for each in epochs)
     if not is_list or epochs != sorted(set(epochs)):

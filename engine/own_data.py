@@ -12,7 +12,7 @@ import numpy as np
 import model as models
 from data import protocols
 from data.store import Store
-from engine.checkpoint import trained_stream
+from engine.checkpoint import facts_of, trained_stream
 from engine.config import CONFIG_ROOT, Config, load
 from engine.run_data import hold_out, listed_rows
 from errors import InputError
@@ -71,7 +71,7 @@ def values_of(
         way_out = "name it with --config to say that you trust it"
         models.check_import(weights, name, args, way_out)
         values["model"] = name
-        if stream := trained_stream(checkpoint.content):
+        if stream := trained_stream(facts_of(checkpoint.content)):
             values["stream"] = stream
     return dataclasses.asdict(load([METHOD], below=values)) if with_method else values
 

@@ -21,11 +21,11 @@ import graph
 from data import clip_file, measure, names, normalize, quality
 from data.measure import Size
 from data.store import Store
-from engine import checkpoint, evaluate, precision
+from engine import checkpoint, evaluate
 from engine.build import feeder_of, to_device
 from engine.config import Config
 from engine.distributed import World, choose_devices
-from engine.fusion import Scores, fuse, fusions_of
+from engine.fusion import fusions_of
 from errors import InputError
 from graph.shapes import check_shape
 from longtail.calibration import tempered
@@ -128,14 +128,12 @@ class InputSpec:
         return [name for name in ours if ours[name] != theirs[name]]
 
 
-def facts_of(state: dict[str, Any], model: Network, config: Config) -> Mapping[str, Any] | None:
-    """Return the facts about the training data of a network, None if nothing says them.
+def store_facts(model: Network, config: Config) -> Mapping[str, Any] | None:
+    """Return the facts about the training data of a foreign network, None if nothing says them.
 
-    Checkpoints of this project contain them. Of a foreign one they are those of the store in its
-    configuration, if that is there and has the layout of the network.
+    They are those of the store in its configuration, if that is there and has the layout of the
+    network.
     """
-    if checkpoint.is_own(state):
-        return state
     try:
         store = Store.open(config.store)
     except InputError:
@@ -156,25 +154,17 @@ def names_of(num_class: int, said: Sequence[str] | None, layout: str) -> tuple[s
     return (*said, *names.numbered([num_class - 1])[len(said) :])[:num_class]
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """What tools.calibrate keeps in a checkpoint."""
-
-    temperature: float = 1.0
-    threshold: float | None = None
-
-    @classmethod
-    def of(cls, state: dict[str, Any], path: Path) -> Calibration:
-        """Read it from the content of a checkpoint; InputError if it is none."""
-        said = state.get("calibration") if checkpoint.is_own(state) else None
-        if said is None:
-            return cls()
-        found = said if isinstance(said, dict) else {}
-        temperature, threshold = found.get("temperature", 0), found.get("threshold")
-        is_positive = temperature in Range(0, above=True, below=True)
-        if not is_positive or (threshold is not None and threshold not in Range(0, 1)):
-            raise InputError(f"{path}: its calibration is damaged; run tools.calibrate again")
-        return cls(temperature, threshold)
+def calibration_of(facts: dict[str, Any], path: Path) -> tuple[float, float | None]:
+    """Return the temperature and the threshold that tools.calibrate keeps in a checkpoint; (1,
+    None) without, InputError if they are damaged."""
+    if (said := facts.get("calibration")) is None:
+        return 1.0, None
+    found = said if isinstance(said, dict) else {}
+    temperature, threshold = found.get("temperature", 0), found.get("threshold")
+    is_positive = temperature in Range(0, above=True, below=True)
+    if not is_positive or (threshold is not None and threshold not in Range(0, 1)):
+        raise InputError(f"{path}: its calibration is damaged; run tools.calibrate again")
+    return temperature, threshold
 
 
 @dataclass(frozen=True)
@@ -185,7 +175,8 @@ class LoadedNetwork:
     config: Config
     model: nn.Module
     takes: InputSpec
-    calibration: Calibration = Calibration()
+    temperature: float = 1.0  # of tools.calibrate
+    threshold: float | None = None  # of tools.calibrate
     doubt: str = ""  # what had to be assumed about its training data
 
     @classmethod
@@ -202,30 +193,30 @@ class LoadedNetwork:
         overrides set it; that of `config` is used on every device.
         """
         usual = {"amp": "off"} if device.type == "cpu" else {}
-        config, model, state = checkpoint.load_network(path, config, overrides, **usual)
-        checkpoint.check_stream(state, config, path)
-        facts, doubt = facts_of(state, model, config), ""
-        takes = InputSpec.of(model, facts or {})
-        if facts is None:
+        config, model, facts = checkpoint.load_network(path, config, overrides, **usual)
+        checkpoint.check_stream(facts, config, path)
+        of_data, doubt = facts or store_facts(model, config), ""
+        takes = InputSpec.of(model, of_data or {})
+        if of_data is None:
             doubt = (
                 f"{path}: does not say how its clips were normalized, and {config.store} is not a "
                 f"store of layout {takes.skeleton.name}: taken to be {takes.normalization}, with "
                 f"the classes {takes.class_names[0]}, ...; else name the store: --set store=DIR"
             )
         model = to_device(model, device)
-        return cls(path, config, model, takes, Calibration.of(state, path), doubt)
+        return cls(path, config, model, takes, *calibration_of(facts, path), doubt)
 
-    def score(self, store: Store, device: torch.device) -> Scores:
-        """Return the class probabilities of every clip of a store, as in testing, calibrated."""
-        config = self.config
-        precision.set_tf32(config.tf32)
-        rows = np.arange(len(store))
-        feeder = feeder_of(
-            config, store, self.takes.skeleton, rows, device, clips=config.test_clips
-        )
-        scores = evaluate.score(self.fused, feeder, config, device)
-        scores = tempered(scores, self.calibration.temperature)
-        return Scores(store.names, store.labels, scores)
+    def feeder(self, clips: Sequence[np.ndarray], device: torch.device) -> Any:
+        """Return the feeder of normalized clips (T, M, V, C), as in testing."""
+        return feeder_of(
+            self.config, store_of(clips, self.takes), self.takes.skeleton, np.arange(len(clips)),
+            device, clips=self.config.test_clips,
+        )  # fmt: skip
+
+    def score(self, clips: Sequence[np.ndarray], device: torch.device) -> np.ndarray:
+        """Return the class probabilities (n, K) of normalized clips, as in testing, calibrated."""
+        scores = evaluate.score(self.fused, self.feeder(clips, device), self.config, device)
+        return tempered(scores, self.temperature)
 
     @functools.cached_property
     def fused(self) -> nn.Module:
@@ -270,7 +261,7 @@ class Recognizer:
         self.weights = fusion_weights(streams, first.config.benchmark)  # of the members
         self.names = first.takes.class_names
         if threshold is None and not others:
-            threshold = first.calibration.threshold
+            threshold = first.threshold
         self.threshold = threshold or 0.0
         if self.threshold and UNKNOWN in self.names:
             raise InputError(
@@ -295,6 +286,8 @@ class Recognizer:
         paths = [Path(weights)] if isinstance(weights, str | Path) else [Path(w) for w in weights]
         if not paths or (config and len(paths) > 1):
             raise InputError("--weights: one checkpoint is needed, or several without --config")
+        if threshold is not None and threshold not in Range(0, 1):
+            raise InputError(f"--threshold: must be between 0 and 1, not {threshold}")
         device = torch.device(device) if device else choose_devices(None, World())[0]
         members = [LoadedNetwork.load(path, device, config, overrides) for path in paths]
         return cls(members, device, threshold)
@@ -327,10 +320,7 @@ class Recognizer:
             raise InputError("inputs: several checkpoints have several inputs; load one")
         (member,) = self.members
         ready = self.prepare(clip_file.as_clip(clip, "clip"), "clip", image_size)
-        feeder = feeder_of(
-            member.config, store_of(ready.windows, self.takes), self.takes.skeleton, np.arange(1),
-            torch.device("cpu"), clips=member.config.test_clips,
-        )  # fmt: skip
+        feeder = member.feeder(ready.windows, torch.device("cpu"))
         ((clips, _, _),) = feeder.batches([torch.arange(1)])
         return np.ascontiguousarray(clips.numpy(), np.float32)
 
@@ -394,11 +384,9 @@ class Recognizer:
 
     def score(self, clips: Sequence[PreparedClip]) -> list[Prediction]:
         """Return the predictions of prepared clips; all windows are computed together."""
-        store = store_of([window for clip in clips for window in clip.windows], self.takes)
-        scored = {
-            str(row): member.score(store, self.device) for row, member in enumerate(self.members)
-        }
-        fused = fuse(scored, dict(zip(scored, self.weights))).scores  # (all windows, K)
+        windows = [window for clip in clips for window in clip.windows]
+        scores = [member.score(windows, self.device) for member in self.members]
+        fused = np.average(scores, axis=0, weights=self.weights).astype(np.float32)  # (n, K)
         ends = np.cumsum([len(clip.windows) for clip in clips])
         return [
             Prediction(
@@ -452,8 +440,8 @@ def cut(length: int, window: int | None = None, stride: int | None = None) -> np
     stride = max(1, window // 2) if stride is None else stride
     if window < 1 or stride < 1:
         raise InputError("--window and --stride must be at least 1")
-    firsts = np.arange(0, max(length - window, 0) + stride, stride)
-    firsts = np.unique(np.minimum(firsts, max(length - window, 0)))
+    last = max(length - window, 0)
+    firsts = np.array([*range(0, last, stride), last])
     return np.stack([firsts, np.minimum(firsts + window, length)], axis=1)
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,79 +28,85 @@ def run(
     recognizer: Recognizer, inputs: Sequence[str | Path], output: str | Path | None = None,
     quiet: bool = False, segmented: bool = False, **how: Any,
 ) -> list[Prediction]:  # fmt: skip
-    """Predict files and folders of files, print a table and write `output` (see writer_of).
+    """Predict files and folders of files as `classify` does.
 
     `how` are arguments of `read` and Recognizer.prepare: nan, image_size, per_person, fps, window,
-    stride. With `segmented` the table and the output have segments instead of windows. A file that
-    cannot be used is named and skipped; their number is in an InputError at the end.
+    stride.
     """
-    written = writer_of(output, segmented)
-    files = find_files(inputs)
+    prepared = partial(read, recognizer, **how)
+    return classify(recognizer, find_files(inputs), prepared, output, quiet, segmented)
+
+
+def classify(
+    recognizer: Recognizer | None, files: Sequence[Path],
+    prepared: Callable[[Path], list[PreparedClip]], output: str | Path | None = None,
+    quiet: bool = False, segmented: bool = False,
+) -> list[Prediction]:  # fmt: skip
+    """Predict the clips that `prepared` reads from each file, print a table and write `output`.
+
+    With `segmented` the table and the output have segments instead of windows. A file that cannot
+    be used is named and skipped; their number is in an InputError at the end. Without a recognizer
+    the files are only read.
+    """
     if output is not None:
+        check_form(Path(output), segmented)
         check_output("--output", Path(output), *files)
-    for member in recognizer.members:
+    for member in recognizer.members if recognizer else ():
         if member.doubt:
             print(f"warning: {member.doubt}", file=sys.stderr)
     predictions: list[Prediction] = []
     failed: dict[str, str] = {}
-    bar = tqdm(total=len(files), unit="file", leave=False, disable=logs.progress_bar_off(quiet))
-    with bar:
+    is_off = quiet or len(files) == 1 or None
+    with tqdm(total=len(files), unit="file", leave=False, disable=is_off) as bar:
         for first in range(0, len(files), FILES_AT_ONCE):
             ready = []
             for path in files[first : first + FILES_AT_ONCE]:
                 try:
-                    ready += read(recognizer, path, **how)
+                    ready += prepared(path)
                 except InputError as error:
                     if len(files) == 1:
                         raise
-                    failed[str(path)] = logs.describe(error)
-                    bar.write(f"error: {failed[str(path)]}", file=sys.stderr)
-            predictions += recognizer.score(ready) if ready else []
-            bar.update(min(FILES_AT_ONCE, len(files) - first))
-    show(predictions, segmented, quiet)
-    if output is not None:
-        write_text(output, written(recognizer, predictions, failed))
-    if failed:
-        raise InputError(f"{len(failed)} of {len(files)} files could not be used, see above")
-    return predictions
-
-
-# (recognizer, predictions, {file: why it failed}) to the text of a file
-Writer = Callable[[Recognizer, Sequence[Prediction], dict[str, str]], str]
-
-
-def writer_of(output: str | Path | None, segmented: bool) -> Writer:
-    """Return what makes the text of a file of that name; InputError if nothing does."""
-    suffix = ".json" if output is None else Path(output).suffix
-    if suffix not in (".json", ".csv", ".html"):
-        raise InputError(f"--output {output}: must end in .json or .csv or .html")
-    if suffix == ".html" and not segmented:
-        raise InputError(f"--output {output}: a timeline shows segments; add --segments --window T")
-
-    def written(
-        recognizer: Recognizer, predictions: Sequence[Prediction], failed: dict[str, str]
-    ) -> str:
-        if suffix == ".html":
-            return timeline(predictions)
-        if suffix == ".csv":
-            rows = (rows_of_segments if segmented else rows_of_windows)(recognizer, predictions)
-            text = io.StringIO()
-            csv.writer(text, lineterminator="\n").writerows(rows)
-            return text.getvalue()
-        content = (values_of_segments if segmented else values_of_windows)(recognizer, predictions)
-        head = {"class_names": list(recognizer.names), "threshold": recognizer.threshold}
-        return json_text({**head, **content, "failed": failed})
-
-    return written
-
-
-def show(predictions: Sequence[Prediction], segmented: bool, quiet: bool) -> None:
-    """Print the warnings and, if not `quiet`, the table."""
+                    failed[str(path)] = str(error)
+                    bar.write(f"error: {error}", file=sys.stderr)
+                bar.update()
+            predictions += recognizer.score(ready) if recognizer and ready else []
     for prediction in predictions:
         if prediction.warning:
             print(f"warning: {prediction.source}: {prediction.warning}", file=sys.stderr)
     if predictions and not quiet:
         print(table_of_segments(predictions) if segmented else table(predictions))
+    if output is not None and recognizer is not None:
+        write(Path(output), recognizer, predictions, failed, segmented)
+    if failed:
+        raise InputError(f"{len(failed)} of {len(files)} files could not be used, see above")
+    return predictions
+
+
+def check_form(output: Path, segmented: bool) -> None:
+    """Raise InputError if there is no form of output for the ending of a file."""
+    if output.suffix not in (".json", ".csv", ".html"):
+        raise InputError(f"--output {output}: must end in .json or .csv or .html")
+    if output.suffix == ".html" and not segmented:
+        raise InputError(f"--output {output}: a timeline shows segments; add --segments --window T")
+
+
+def write(
+    output: Path, recognizer: Recognizer, predictions: Sequence[Prediction],
+    failed: dict[str, str], segmented: bool,
+) -> None:  # fmt: skip
+    """Write the predictions, and in JSON also {file: why it failed}."""
+    if output.suffix == ".html":
+        text = timeline(predictions)
+    elif output.suffix == ".csv":
+        rows = (rows_of_segments if segmented else rows_of_windows)(recognizer, predictions)
+        lines = io.StringIO()
+        csv.writer(lines, lineterminator="\n").writerows(rows)
+        text = lines.getvalue()
+    else:
+        content = (values_of_segments if segmented else values_of_windows)(recognizer, predictions)
+        head = {"class_names": list(recognizer.names), "threshold": recognizer.threshold}
+        text = json_text({**head, **content, "failed": failed})
+    write_text(output, text)
 
 
 def find_files(inputs: Sequence[str | Path]) -> list[Path]:
@@ -194,7 +201,7 @@ def values_of_windows(recognizer: Recognizer, predictions: Sequence[Prediction])
             "weights": str(member.path),
             "stream": member.config.stream,
             "weight": weight,
-            "temperature": member.calibration.temperature,
+            "temperature": member.temperature,
         }
         for member, weight in zip(recognizer.members, recognizer.weights)
     ]

@@ -58,20 +58,14 @@ def rehearse(
                     loss = method.loss(net, mixed, targets, len(mixed))
                     if loss.ndim:
                         raise ValueError(f"the loss has shape {tuple(loss.shape)}, not ()")
-        _rehearse_test(config, device, data, net)
-
-
-def _rehearse_test(
-    config: Config, device: torch.device, data: TrainingData, net: nn.Module
-) -> None:
-    with blame(config, "feeder"):
-        feeder = make_feeder(config, data, data.test_rows[:1], device, clips=config.test_clips)
-        ((clips, _, _),) = feeder.batches([torch.arange(1)])
-    with blame(config, "model"), torch.inference_mode():
-        logits = net.eval()(clips[:2]).logits
-        wanted = (len(clips[:2]), len(data.class_counts))
-        if logits.shape != wanted:
-            raise ValueError(f"returns {tuple(logits.shape)}, but logits (N, K) must be {wanted}")
+        with blame(config, "feeder"):
+            feeder = make_feeder(config, data, data.test_rows[:1], device, clips=config.test_clips)
+            ((clips, _, _),) = feeder.batches([torch.arange(1)])
+        with blame(config, "model"), torch.inference_mode():
+            shape = tuple(net.eval()(clips[:2]).logits.shape)
+            wanted = (len(clips[:2]), len(data.class_counts))
+            if shape != wanted:
+                raise ValueError(f"returns {shape}, but logits (N, K) must be {wanted}")
 
 
 @contextmanager

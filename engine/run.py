@@ -19,7 +19,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,10 @@ import numpy as np
 import yaml
 from filelock import FileLock, Timeout
 
-from engine import config
 from engine.config import Config
 from engine.distributed import World
 from errors import InputError
-from files import leftovers, replacing, write_json
+from files import leftovers, replacing, write_json, write_text
 
 BOTH = BEST, LAST = "best", "last"
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,19 +90,13 @@ class RunFolder:
         return {**self.config(), **(self.result(which) or {})}
 
     def epochs(self) -> list[dict[str, Any]]:
-        """Return the epochs of metrics.jsonl in order.
-
-        A line truncated by a kill is skipped; if an epoch occurs twice, the later line is used.
-        """
-        epochs: dict[int, dict[str, Any]] = {}
+        """Return the epochs of metrics.jsonl; a line truncated by a kill is skipped."""
+        epochs = []
         text = self.metrics_file.read_text(encoding="utf-8") if self.metrics_file.is_file() else ""
         for line in text.splitlines():
-            try:
-                epoch = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            epochs[epoch["epoch"]] = epoch
-        return [epochs[number] for number in sorted(epochs)]
+            with suppress(json.JSONDecodeError):
+                epochs.append(json.loads(line))
+        return epochs
 
     def is_finished(self, settings: Config) -> bool:
         """Return whether a run of `settings` has trained all its epochs and been tested.
@@ -177,7 +170,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         for path in leftovers(self.path):
             path.unlink()
-        config.write(settings, self.config_file)
+        write_text(self.config_file, settings.to_yaml())
 
     def _clear(self) -> None:
         """Remove the files that this module names."""

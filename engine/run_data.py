@@ -173,17 +173,17 @@ def hold_out(
 # --- the data of a checkpoint ---
 
 
-def check_same_data(state: dict[str, Any], data: TrainingData, path: Path) -> None:
+def check_same_data(facts: dict[str, Any], data: TrainingData, path: Path) -> None:
     """Raise InputError that names the changes if a run was trained on other classes or another
-    list; `state` is the content of its checkpoint `path`."""
-    check_store(state, data.store, len(data.class_counts), path)
-    if state.get("store_fingerprint") not in (None, data.store.fingerprint):
+    list; `facts` are those in its checkpoint `path`."""
+    check_store(facts, data.store, len(data.class_counts), path)
+    if facts.get("store_fingerprint") not in (None, data.store.fingerprint):
         raise InputError(
             f"{path}: the clips of {data.store.path} have changed since the run began; restore the "
             "store to --resume, or start again with --overwrite"
         )
-    before, now = state.get("list_digest"), data.list_digest
-    then, counts = state["class_counts"].tolist(), data.class_counts.tolist()
+    before, now = facts.get("list_digest"), data.list_digest
+    then, counts = facts["class_counts"].tolist(), data.class_counts.tolist()
     if then == counts and before in (None, now):  # earlier versions wrote no digest
         return
     changed = [k for k in range(len(counts)) if then[k] != counts[k]]
@@ -217,14 +217,13 @@ def check_result(
             )
 
 
-def check_store(state: dict[str, Any], store: Store, num_class: int, path: Path) -> str:
+def check_store(facts: dict[str, Any], store: Store, num_class: int, path: Path) -> str:
     """Return in what a store's clips may be of other units than a checkpoint's, '' if in nothing.
 
     InputError if its K classes are not the store's, or if its training clips were normalized
-    otherwise or nobody can be of such a size. `state` is what checkpoint `path` of this project
-    contains.
+    otherwise or nobody can be of such a size. `facts` are those in checkpoint `path`.
     """
-    names = (state.get("class_names") or ())[:num_class]
+    names = (facts.get("class_names") or ())[:num_class]
     for k, (own, its) in enumerate(zip(names, store.class_names)):
         if own != its:
             raise InputError(
@@ -232,16 +231,16 @@ def check_store(state: dict[str, Any], store: Store, num_class: int, path: Path)
                 "name the store of the same classes: --set store=DIR; to train for these classes: "
                 "--new-head"
             )
-    then, now = _normalization(state), _normalization(store.meta)
+    then, now = _normalization(facts), _normalization(store.meta)
     if None not in (then, now) and then != now:
         raise InputError(
             f"{path}: was trained on clips of normalization {then}, but those of "
             f"{store.path} have {now}; prepare them alike, or name the store: "
             "--set store=DIR"
         )
-    if state.get("size") is None or store.meta.get("size") is None:
+    if facts.get("size") is None or store.meta.get("size") is None:
         return ""
-    usual, (_, size, _) = Size(*state["size"]), store.meta["size"]
+    usual, (_, size, _) = Size(*facts["size"]), store.meta["size"]
     doubt = check_size(size, usual, store.reading.planar, f"{path}: does not fit {store.path}")
     return f"{store.path}: {doubt}" if doubt else ""
 
@@ -252,19 +251,19 @@ def _normalization(facts: dict[str, Any]) -> str | None:
     return f"centered (joint {facts.get('centre')})" if name == "centered" else name
 
 
-def remembered(state: dict[str, Any], data: Data) -> Data:
+def remembered(facts: dict[str, Any], data: Data) -> Data:
     """Return `data` with the class counts and list in a checkpoint, unchanged if they are the same.
 
     The list of the training is used even if its file has been changed or removed.
     """
-    counts, listed = state.get("class_counts"), state.get("list_digest")
+    counts, listed = facts.get("class_counts"), facts.get("list_digest")
     now = data.class_counts
     if counts is None:
         return data
     same = now is not None and counts.tolist() == now.tolist()
     if same and listed in (None, data.list_digest):
         return data
-    whole = state["config"].get("val_split") is None  # else a part was held out
+    whole = facts["config"].get("val_split") is None  # else a part was held out
     published = listed if whole and listed in long_tail.PUBLISHED else None
     line = "is missing" if now is None else "differs from that of the training"
     note = f"the training list {line}: the shot figures use the class counts in the checkpoint"
@@ -273,24 +272,24 @@ def remembered(state: dict[str, Any], data: Data) -> Data:
     )
 
 
-def trained_on(state: dict[str, Any], store: Store, rows: np.ndarray) -> np.ndarray:
+def trained_on(facts: dict[str, Any], store: Store, rows: np.ndarray) -> np.ndarray:
     """Return a mask (n,) over rows of a store: clips that the network of a checkpoint was trained
     on.
 
     Checkpoints of earlier versions name their list instead, which must be the same, of the same
     clips. All False for one that says nothing.
     """
-    if "trained_on" in state:
-        return np.isin(keys(store, rows), np.asarray(state["trained_on"]))
+    if "trained_on" in facts:
+        return np.isin(keys(store, rows), np.asarray(facts["trained_on"]))
     known = np.array([], np.int64)
-    if state.get("store_fingerprint") == store.fingerprint and "config" in state:
+    if facts.get("store_fingerprint") == store.fingerprint and "config" in facts:
         with suppress(InputError):  # the list is not there any more
-            listed, trained, _ = listed_rows(store, from_mapping(state["config"]))
-            known = trained if listed.digest == state.get("list_digest") else known
+            listed, trained, _ = listed_rows(store, from_mapping(facts["config"]))
+            known = trained if listed.digest == facts.get("list_digest") else known
     return np.isin(rows, known)
 
 
-def check_unseen(state: dict[str, Any], data: Data, path: Path, training: bool = False) -> None:
+def check_unseen(facts: dict[str, Any], data: Data, path: Path, training: bool = False) -> None:
     """Raise InputError if a checkpoint was trained on samples that it is now to be judged by: test
     samples, or in `training` those that val_split holds out."""
     judged = [
@@ -300,7 +299,7 @@ def check_unseen(state: dict[str, Any], data: Data, path: Path, training: bool =
         way_out = "use the val_split and seed of its training, or --set val_split=null"
         judged.append((data.val_rows, "held-out samples", way_out))
     for rows, what, way_out in judged:
-        if known := trained_on(state, data.store, rows).sum():
+        if known := trained_on(facts, data.store, rows).sum():
             raise InputError(
                 f"{path}: was trained on {known} of the {len(rows)} {what}, which would be counted "
                 f"as if it had not seen them; {way_out}"

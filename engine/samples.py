@@ -25,35 +25,32 @@ def score_held_out(path: Path, device: torch.device, config: Config | None = Non
     `config` replaces the checkpoint's own. Samples are scored as in testing, with all their clips.
     Raises InputError if it was trained on its whole list, or if the list has changed.
     """
-    config, model, state = checkpoint.load_network(path, config)
+    config, model, facts = checkpoint.load_network(path, config)
     if config.val_split is None:
         raise InputError(
             f"{path}: was trained on its whole training list, so no sample is held out; train with "
             "--val-split 0.1"
         )
     data = open_data(config, model)
-    check_same_data(state, data, path)
+    check_same_data(facts, data, path)
     feeder = make_feeder(config, data, data.val_rows, device, clips=config.test_clips)
-    net = fuse_bn(to_device(model, device))
-    precision.set_tf32(config.tf32)
-    scores = evaluate.score(net, feeder, config, device)
-    names = np.asarray(data.store.names)[data.val_rows]
-    return Scores(names, np.asarray(data.store.labels)[data.val_rows], scores)
+    scores = evaluate.score(fuse_bn(to_device(model, device)), feeder, config, device)
+    return Scores(np.array(feeder.names), feeder.labels.numpy(), scores)
 
 
 def for_method(
     config: Config, data: TrainingData, model: nn.Module, device: torch.device,
-    state: dict[str, Any],
+    facts: dict[str, Any],
 ) -> Samples:  # fmt: skip
     """Return what a method's `prepare` may ask of the network, which began with a checkpoint.
 
-    `state` is what the checkpoint contains. Each sample is one clip, not augmented. The held-out
+    `facts` are those in the checkpoint. Each sample is one clip, not augmented. The held-out
     samples are refused, by an InputError, if it cannot be known that the network was not trained on
     them; `check_unseen` has refused those that it was trained on.
     """
 
     def held_out() -> tuple[Tensor, Tensor]:
-        if config.val_split is None or not trained_on(state, data.store, data.train_rows).any():
+        if config.val_split is None or not trained_on(facts, data.store, data.train_rows).any():
             raise InputError(
                 "classifier_args.tau: auto needs training samples that the network was not trained "
                 "on: train it with --val-split 0.1, and use the same --val-split, --seed and list "

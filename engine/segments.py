@@ -92,16 +92,17 @@ def timeline(predictions: Sequence[Prediction]) -> str:
 def _bar(found: Sequence[Segment], colors: dict[str, str], fps: float | None) -> str:
     """Return the bar of one recording, and its segments as a table."""
     length = found[-1].end if found else 1
-    parts = "".join(
-        f'<rect x="{s.first}" width="{s.end - s.first}" height="1" fill="'
-        f'{colors.get(s.name, GRAY)}"><title>{html.escape(described(s, fps))}</title></rect>'
-        for s in found
-    )
-    rows = "".join(
-        f"<tr><td>{time(s.first, fps)}</td><td>{time(s.end, fps)}</td>"
-        f"<td>{html.escape(s.name)}</td><td>{s.probability:.3f}</td></tr>"
-        for s in found
-    )
+    parts = rows = ""
+    for s in found:
+        first, end, name = time(s.first, fps), time(s.end, fps), html.escape(s.name)
+        parts += (
+            f'<rect x="{s.first}" width="{s.end - s.first}" height="1" fill="'
+            f'{colors.get(s.name, GRAY)}"><title>{first} to {end}: {name} {s.probability:.3f}'
+            "</title></rect>"
+        )
+        rows += (
+            f"<tr><td>{first}</td><td>{end}</td><td>{name}</td><td>{s.probability:.3f}</td></tr>"
+        )
     unit = "frames" if fps is None else "minutes and seconds"
     head = f"<tr><th>from</th><th>to ({unit})</th><th>class</th><th>probability</th></tr>"
     return (
@@ -109,8 +110,3 @@ def _bar(found: Sequence[Segment], colors: dict[str, str], fps: float | None) ->
         f'of {len(found)} segments">{parts}</svg><details><summary>As a table</summary>'
         f"<table>{head}{rows}</table></details>"
     )
-
-
-def described(segment: Segment, fps: float | None) -> str:
-    span = f"{time(segment.first, fps)} to {time(segment.end, fps)}"
-    return f"{span}: {segment.name} {segment.probability:.3f}"

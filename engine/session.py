@@ -64,7 +64,7 @@ def build_training(
     config: Config,
     devices: list[torch.device],
     world: World,
-    weights: str | Path | None = None,
+    weights: Path | None = None,
     classifier: bool = False,
     new_head: bool = False,
 ) -> Training:
@@ -75,39 +75,39 @@ def build_training(
     `config.classifier`. Raises InputError for anything that cannot work.
     """
     torch.manual_seed(step_seed(config.seed))
-    state: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     if weights is None:
         model = make_model(config)
     else:
         load = checkpoint.load_for_new_classes if new_head else checkpoint.load_network
-        config, model, state = load(weights, config)
+        config, model, facts = load(weights, config)
     precision.set_tf32(config.tf32)
     data, device = open_data(config, model), devices[0]
     doubt, origin = "", dict.fromkeys(checkpoint.ORIGIN)
     if weights is not None:
-        digest = checkpoint.weights_digest(model.state_dict())
-        origin |= {"started_from": Path(weights).name, "started_from_digest": digest}
-    if weights is not None and checkpoint.is_own(state):
-        classes = 0 if new_head else model.num_class
-        doubt = check_store(state, data.store, classes, Path(weights))
-        if (stream := checkpoint.trained_stream(state)) not in (None, config.stream):
+        origin = {
+            "started_from": weights.name,
+            "started_from_digest": checkpoint.weights_digest(model.state_dict()),
+            "started_from_method": recipe.method_of(facts, weights),
+        }
+        doubt = check_store(facts, data.store, 0 if new_head else model.num_class, weights)
+        if (stream := checkpoint.trained_stream(facts)) not in (None, config.stream):
             of_stream = f"{weights}: was trained on stream {stream}, not {config.stream}"
             doubt = "; ".join(filter(None, (doubt, of_stream)))
-        origin["started_from_method"] = recipe.method_of(state, Path(weights))
-        if classifier and state.get("list_digest") not in (None, data.list_digest):
+        if classifier and facts.get("list_digest") not in (None, data.list_digest):
             raise InputError(
                 f"{weights}: was trained on another list than {config.training_list} (imbalance "
                 f"{config.imbalance}); --phase classifier needs the list of its network"
             )
-        check_unseen(state, data, Path(weights), training=True)
-        data = dataclasses.replace(data, seen_before=state.get("trained_on"))
+        check_unseen(facts, data, weights, training=True)
+        data = dataclasses.replace(data, seen_before=facts.get("trained_on"))
     model = to_device(model, device)
     if config.sync_bn and world.size > 1:
         model = synchronize_batch_norm(model, device)
     method = make_method(config, data, model, classifier).to(device)
     feeder = make_feeder(config, data, data.train_rows, device, train=True, views=method.views)
     val_feeder = make_feeder(config, data, data.val_rows, device)
-    method.prepare(model, samples.for_method(config, data, model, device, state))
+    method.prepare(model, samples.for_method(config, data, model, device, facts))
     rehearse(config, world, device, data, feeder, method, model)
     net, eval_net = wrap(model, config, devices, world)
     graphs = make_step_graphs(config, devices, world)
@@ -120,13 +120,17 @@ def build_training(
 
 def describe(training: Training, log: logs.Log) -> None:
     """Log the data, the network, the device and the method before the first step."""
-    config, data, state = training.config, training.data, training.state
+    config, data, state, method = training.config, training.data, training.state, training.method
     counts = data.class_counts[data.class_counts > 0]
     largest, smallest = int(counts.max()), int(counts.min())
     listed = "not a published list"
     if data.published_list:
         listed = f"the published list of {long_tail.PUBLISHED[data.published_list]}"
     size = sum(p.numel() for p in state.model.parameters())
+    idle: list[str] = []  # lines on what has been asked for and never acts
+    if method.trains:
+        idle += method.idle(config.batch_size * config.accumulate)
+        idle += optimizer.idle(config, classifier=method.classifier_change is not None)
     lines = [
         data.list_note,
         f"{config.benchmark} {config.stream}: {len(data.train_rows)} training samples of "
@@ -137,9 +141,9 @@ def describe(training: Training, log: logs.Log) -> None:
         precision.describe_amp(config.amp, training.device),
         "step_graph: network, loss and optimizer are one CUDA graph" if training.graphs else "",
         recipe.describe(config, recipe.departures(config), training.origin["started_from"]),
-        training.method.summary(),
+        method.summary(),
         training.doubt and f"warning: {training.doubt}",
-        *(f"without effect: {line}" for line in idle(training)),
+        *(f"without effect: {line}" for line in idle),
     ]
     if isinstance(training.net, nn.DataParallel):
         count = len(training.net.device_ids)
@@ -151,16 +155,6 @@ def describe(training: Training, log: logs.Log) -> None:
             lines.append("the code has changed since the run began: results may differ")
     for line in lines:
         log.line(line)
-
-
-def idle(training: Training) -> list[str]:
-    """Return lines on what has been asked for and never acts in the run."""
-    config, method = training.config, training.method
-    if not method.trains:
-        return []
-    batch = config.batch_size * config.accumulate
-    classifier = method.classifier_change is not None
-    return [*method.idle(batch), *optimizer.idle(config, classifier)]
 
 
 def untested(data: TrainingData) -> str:

@@ -161,7 +161,7 @@ class LossMeter:
         self.bar = tqdm(
             total=sum(len(batch.rows) for batch in batches), initial=done,
             desc=f"epoch {self.progress.epoch + 1}/{training.config.num_epoch}", unit="sample",
-            leave=False, disable=logs.progress_bar_off(quiet),
+            leave=False, disable=quiet or None,
         )  # fmt: skip
 
     def update(self, loss: torch.Tensor, batch: Batch) -> None:
@@ -261,11 +261,11 @@ def test(training: Training, run: RunFolder, log: logs.Log) -> None:
         for which in (BEST, LAST):
             path = run.checkpoint(which)
             end_if_stopped(together=True)
-            state = checkpoint.read(path)
-            models.fill(model, Checkpoint(path, state), {})
+            content = checkpoint.read(path)
+            models.fill(model, Checkpoint(path, content), {})
             net = fuse_bn(model) if training.eval_net is model else training.eval_net
             result = evaluate.test(
-                net, config, data, feeder, path, run, training.world, state=state,
+                net, config, data, feeder, path, run, training.world, facts=content,
                 quiet=log.quiet, before_batch=end_if_stopped,
             )  # fmt: skip
             rows.append([path.name, *(logs.percent(result[key]) for key in shots.METRICS)])

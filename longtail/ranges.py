@@ -2,8 +2,8 @@
 
     def __init__(self, class_counts: Tensor, gamma: NotNegative = 2.0) -> None:
 
-`engine.build.make` refuses a value of a configuration that is not in the range; most formulas would
-compute with it, and give a wrong result without a word.
+and those of the keys of a configuration (engine/config.py). `engine.config.broken_rule` reads them;
+most formulas would compute with a value out of range, and give a wrong result without a word.
 """
 
 from __future__ import annotations
@@ -42,3 +42,9 @@ NotNegative = Annotated[float, Range(0)]
 Ratio = Annotated[float, Range(1)]  # of a larger count to a smaller one
 Count = Annotated[int, Range(1)]
 Epochs = Annotated[int, Range(0)]
+Seed = Annotated[int, Range(0)]
+# Of keys of a configuration, which are finite
+Part = Annotated[float, Range(0, 1, above=True, below=True)]
+Rate = Annotated[float, Range(0, above=True, below=True)]
+Amount = Annotated[float, Range(0, below=True)]
+Multiple = Annotated[float, Range(1, below=True)]

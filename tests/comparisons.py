@@ -6,6 +6,7 @@ import numpy as np
 
 from data import long_tail
 from engine import config, recipe
+from files import write_text
 from tools import comparison
 
 METHODS = sorted(path.stem for path in (config.CONFIG_ROOT / "methods").glob("*.yaml"))
@@ -29,7 +30,7 @@ def write_result(run, top1, few, facts=None, right=None):
     The clips: ten of each of four classes, with 200, 50, 50 and 5 training clips.
     """
     run.folder.mkdir(parents=True)
-    config.write(run.settings, run.folder / "config.yaml")
+    write_text(run.folder / "config.yaml", run.settings.to_yaml())
     departures = recipe.departures(run.settings)
     listed = (facts or {}).get("published_list")
     labels = np.arange(40) % 4

@@ -8,6 +8,7 @@ import yaml
 from engine import config
 from engine.run import RunFolder
 from errors import InputError
+from files import write_text
 from flags import STREAMS
 from tools.sweep import Sweep
 
@@ -145,7 +146,7 @@ def test_a_file_of_ones_own_may_start_from_one_of_the_project(tmp_path, monkeypa
         ("imbalance: 0", "imbalance must be at least 1"),
         ("seed: -1", "seed must be at least 0"),
         ("lr: -0.1", "lr must be above 0"),
-        ("lr: .nan", "lr must be a finite number"),
+        ("lr: .nan", "lr must be above 0, not nan"),
         ("clip_grad: 0", "clip_grad must be above 0"),
         ("ema: 2", "ema must be above 0 and below 1"),
         ("val_split: 1", "val_split must be above 0 and below 1"),
@@ -213,7 +214,7 @@ def test_damaged_config_yaml_is_rejected(tmp_path, text):
 
 def test_config_round_trips_through_yaml(tmp_path):
     resolved = config.load([], ["lr=1e-3", "model_args.graph=coco", "val_split=0.1"])
-    config.write(resolved, tmp_path / "config.yaml")
+    write_text(tmp_path / "config.yaml", resolved.to_yaml())
     assert config.load([tmp_path / "config.yaml"]) == resolved
     assert isinstance(yaml.safe_load(resolved.to_yaml())["lr"], float)
 
@@ -263,6 +264,6 @@ def test_a_file_is_read_and_written_as_utf_8(tmp_path):
 def test_config_yaml_of_a_run_reproduces_the_run(tmp_path):
     first = config.resolve(["config/demo-lt/bone.yaml"], ["seed=3", "imbalance=10"])
     folder = tmp_path / "bone"
-    config.write(first, folder / "config.yaml")
+    write_text(folder / "config.yaml", first.to_yaml())
     assert config.resolve([folder / "config.yaml"]) == first
     assert config.resolve([folder / "config.yaml"], ["seed=4"]).tag == "if10-seed3-seed4"

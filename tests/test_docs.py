@@ -348,4 +348,4 @@ def test_every_configuration_key_has_a_meaning():
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
     assert [row[0][3:-1] for row in rows] == list(config.KEYS)
     assert all(row[3].strip(" |") for row in rows)
-    assert "| `lr` | float | `0.0125` | learning rate for a batch of lr_batch clips |" in text
+    assert "| `lr` | a number | `0.0125` | learning rate for a batch of lr_batch clips |" in text

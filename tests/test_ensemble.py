@@ -12,6 +12,7 @@ from engine import config
 from engine.config import Config
 from engine.fusion import FUSIONS, Scores, fuse, fusions_of
 from errors import InputError
+from files import write_text
 
 GOLDEN_NAMES = ("joint", "bone", "kbone", "joint_motion", "bone_motion", "kbone_motion")
 STREAMS = ("joint", "bone", "skip", "joint-motion", "bone-motion", "skip-motion")
@@ -134,7 +135,8 @@ def test_tag_baseline_and_which_select_the_files(tmp_path):
         guesses = np.where(np.arange(8) < number, labels, 1 - labels)
         np.savez(path, names=names, labels=labels, scores=np.eye(2, dtype=np.float32)[guesses])
     for folder, tag in (("demo-lt", ""), ("demo-lt-mine", "mine")):
-        config.write(Config(benchmark="demo-lt", tag=tag), tmp_path / folder / "joint/config.yaml")
+        settings = Config(benchmark="demo-lt", tag=tag)
+        write_text(tmp_path / folder / "joint/config.yaml", settings.to_yaml())
     argv = ["--dataset", "demo", "--tag", "mine", "--work-dir", str(tmp_path), "--quiet"]
     for suffix, more in (("", []), ("-last", ["--which", "last"])):
         ensemble.main([*argv, "--baseline", "plain", *more])
@@ -159,7 +161,7 @@ def test_baseline_folder_is_the_one_main_writes(tmp_path, method, files, words):
         config.resolve(["config/demo-lt/skip.yaml", *other], words), tmp_path
     ).parent
     folder = config.run_folder(own, tmp_path)
-    config.write(own, folder / "config.yaml")
+    write_text(folder / "config.yaml", own.to_yaml())
     assert ensemble.baseline_folder(folder.parent, method) == baseline
     assert ensemble.baseline_folder(folder.parent, "mine").name == "demo-lt-mine"
 

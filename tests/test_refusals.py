@@ -72,7 +72,7 @@ def test_folders_without_a_run_are_not_overwritten(tiny, tmp_path):
         (["--set", "model_args.base_channels=0"], "model_args="),
         (["--set", "schedule_args.gama=1"], "schedule_args.gama: schedule=cosine does not"),
         (["--set", "schedule=step", "schedule_args.milestones=1"], "milestones must be a rising"),
-        (["--set", "schedule_args={warm_up: two}"], "schedule_args.warm_up must be at least 0"),
+        (["--set", "schedule_args={warm_up: two}"], "schedule_args.warm_up must be a number"),
         (["--set", "optimizer_args.lr=1"], "optimizer_args.lr"),
         (["--set", "feeder_args.stream=bone"], "feeder_args.stream"),
     ],

@@ -139,9 +139,9 @@ def test_unfinished_run_shows_its_curves(tmp_path, capsys):
     for name in ("scores.npz", "result.json", "result-last.json"):
         (folder / name).unlink()
     with (folder / "metrics.jsonl").open("a") as file:
-        file.write('{"epoch": 3, "loss": 7.5}\n{"epoch": 24, "lo')
+        file.write('{"epoch": 24, "lo')
     epochs = gather([folder]).runs[0].epochs
-    assert [e["epoch"] for e in epochs] == list(range(24)) and epochs[3]["loss"] == 7.5
+    assert [e["epoch"] for e in epochs] == list(range(24))
     main([str(folder)])
     assert "only the curves are shown" in capsys.readouterr().out
 

@@ -308,11 +308,11 @@ def test_copies_of_any_training_sample_are_left_out_of_the_clean_figure(tmp_path
     monkeypatch.setattr(evaluate, "score", lambda *_, **__: scores)
     (tmp_path / "best.pt").touch()
     given = config, data, feeder, tmp_path / "best.pt", RunFolder(tmp_path), World()
-    result = evaluate.test(None, *given, state={}, quiet=True)
+    result = evaluate.test(None, *given, facts={}, quiet=True)
     assert (result["top1"], result["top1_clean"]) == (50, 50)
     assert (result["samples"], result["samples_clean"]) == (4, 2)
     scores[3] = 0.9, 0.1
-    result = evaluate.test(None, *given, state={}, quiet=True)
+    result = evaluate.test(None, *given, facts={}, quiet=True)
     assert (result["top1"], result["top1_clean"]) == (25, 0)
     assert result["published_list"] == digest(names)
 

@@ -61,12 +61,12 @@ class Fake:
 
 
 @pytest.mark.parametrize("fps", [None, 10.0])
-def test_files_have_frames_and_seconds(fps):
+def test_files_have_frames_and_seconds(fps, tmp_path):
     made = [prediction([(0, 10), (5, 15)], [[0.9, 0.1, 0], [0.3, 0.6, 0.1]], fps=fps)]
-    texts = {
-        ending: predict_files.writer_of(f"out{ending}", True)(Fake, made, {})
-        for ending in (".json", ".csv", ".html")
-    }
+    texts = {}
+    for ending in (".json", ".csv", ".html"):
+        predict_files.write(tmp_path / f"out{ending}", Fake, made, {}, segmented=True)
+        texts[ending] = (tmp_path / f"out{ending}").read_text()
     found = json.loads(texts[".json"])["files"][0]["segments"]
     assert [(s["first_frame"], s["last_frame"], s["class"]) for s in found] == [
         (0, 9, "walk"), (10, 14, "fall"),

@@ -212,7 +212,7 @@ def test_the_network_may_take_openpose_joints(folder, tmp_path):
 
 
 def test_a_video_without_a_person_is_named_and_the_others_are_used(folder, tmp_path, capsys):
-    with pytest.raises(InputError, match="1 of 2 videos"):
+    with pytest.raises(InputError, match="1 of 2 files"):
         run(folder, folder / "in", "--poses", tmp_path)
     assert "b.avi: nobody is seen in it" in capsys.readouterr().err
     assert [p.name for p in tmp_path.rglob("*.npz")] == ["a.npz"]

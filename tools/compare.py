@@ -180,7 +180,7 @@ def main(argv: list[str]) -> None:
     found["notes"] += [f"failed: {run.name}: {reason}" for run, reason in failures.items()]
     name = f"compare-{found['benchmark']}-{options.stream}"
     write(found, options.output or options.work_dir / name)
-    jobs.check({run.name: reason for run, reason in failures.items()})
+    jobs.check(failures)
 
 
 def write(found: Mapping[str, Any], output: Path) -> None:

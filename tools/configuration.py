@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from engine.config import KEYS, Config, choices
+from engine.config import KEYS, Config, broken_rule
 
 HEAD = """# Configuration keys
 
@@ -58,8 +58,7 @@ def reference() -> str:
 def _row(key: str, default: Any, meaning: str) -> str:
     shown = yaml.safe_dump(default, default_flow_style=True, width=1000)
     shown = shown.replace("\n...", "").strip() or "''"
-    kind = ", ".join(choices(key)) or str(KEYS[key].type).replace("|", "or")
-    kind = re.sub(r"Literal\[['\"](.*?)['\"]\]", r"\1", kind)
+    kind = broken_rule(object(), KEYS[key]).removeprefix("one of ")
     if not meaning and key.endswith("_args"):
         meaning = f"arguments of `{key.removesuffix('_args')}`"
     meaning = meaning.replace("|", "\\|")

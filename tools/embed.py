@@ -199,11 +199,10 @@ def main(argv: list[str]) -> None:
         )
     precision.set_tf32(settings.tf32)
     data = open_test_data(settings, model)
-    state = upstream.read(args.weights)
-    if checkpoint.is_own(state):
-        if doubt := check_store(state, data.store, model.num_class, args.weights):
-            print(f"warning: {doubt}", file=sys.stderr)
-        data = remembered(state, data)
+    facts = checkpoint.facts_of(upstream.read(args.weights))
+    if doubt := check_store(facts, data.store, model.num_class, args.weights):
+        print(f"warning: {doubt}", file=sys.stderr)
+    data = remembered(facts, data)
     with matplotlib.rc_context(STYLE):
         (explain if args.explain else embed)(settings, data, model, args)
 

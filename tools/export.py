@@ -94,7 +94,7 @@ def describe(network: LoadedNetwork) -> dict[str, str]:
         "stream": settings.stream,
         "frames": str(settings.frames),
         "test_clips": str(settings.test_clips),
-        "temperature": str(network.calibration.temperature),
+        "temperature": str(network.temperature),
         "normalization": takes.normalization,
         "feeder": settings.feeder,
         "feeder_args": json.dumps(settings.feeder_args),

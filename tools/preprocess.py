@@ -192,6 +192,6 @@ def settings(network: LoadedNetwork, file: Path) -> dict[str, Any]:
         "choice": args.get("choice", "uniform"), "p_interval": list(args.get("p_interval", (1, 1))),
         "box": bool(args.get("box", False)),
         "sampled_motion": bool(args.get("sampled_motion", False)),
-        "temperature": network.calibration.temperature,
+        "temperature": network.temperature,
         "drops_empty_frames": takes.drops_empty_frames,
     }  # fmt: skip

@@ -142,10 +142,6 @@ class Run(Job):
         return self.place.path
 
     @property
-    def is_finished(self) -> bool:
-        return self.place.is_finished(self.settings)
-
-    @property
     def steps(self) -> int:
         """The optimizer steps of the run and of the one that it starts from."""
         return steps(self.settings) + (self.needs.steps if self.needs else 0)

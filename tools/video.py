@@ -17,7 +17,7 @@ import dataclasses
 import importlib
 import io
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,12 @@ from data import clip_file, convert
 from data.names import natural_order
 from data.readers import ClipFile
 from data.tracks import Tracks, to_clip
-from engine import logs, predict_files
+from engine import predict_files
 from engine.distributed import World, choose_devices
-from engine.predict import Prediction, Recognizer
+from engine.predict import Prediction, PreparedClip, Recognizer
 from engine.segments import segments
 from errors import InputError, Parser, run_command
-from files import check_output, check_outputs, files_below, write_text
+from files import check_output, check_outputs, files_below
 
 ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 MODES = ("lightweight", "balanced", "performance")  # rtmlib's choices of networks
@@ -91,7 +91,7 @@ def input_size(file: Path, width_first: bool) -> tuple[int, int]:
         session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         height, width = session.get_inputs()[0].shape[-2:]
     except Exception as error:  # onnxruntime has a dozen types, all of them Exception's children
-        raise InputError(f"{file}: not an ONNX network ({logs.describe(error)})") from None
+        raise InputError(f"{file}: not an ONNX network ({' '.join(str(error).split())})") from None
     if not isinstance(height, int) or not isinstance(width, int):
         raise InputError(f"{file}: its input has no fixed height and width")
     return (width, height) if width_first else (height, width)
@@ -146,7 +146,7 @@ def track(video: Video, poses: Poses, hush: bool) -> list[dict[int, np.ndarray]]
     tracks = Tracks()
     bar = tqdm(
         video, total=video.frames or None, desc=Path(video.source).name, unit="frame",
-        leave=False, disable=logs.progress_bar_off(hush),
+        leave=False, disable=hush or None,
     )  # fmt: skip
     for image in bar:
         tracks.add(poses(image))
@@ -168,18 +168,18 @@ def for_network(clip: np.ndarray, recognizer: Recognizer) -> np.ndarray:
     return convert.rearrange(clip, pairs)[..., : takes.channels]
 
 
-def find_videos(sources: Sequence[str]) -> dict[str, Path]:
+def find_videos(sources: Sequence[str]) -> dict[Path, Path]:
     """Return {video: its path below what was named} of files, folders of files, and cameras."""
-    found: dict[str, Path] = {}
-    for source in sources:
-        if not Path(source).is_dir():
-            found[source] = Path(Path(source).name)
+    found: dict[Path, Path] = {}
+    for source in map(Path, sources):
+        if not source.is_dir():
+            found[source] = Path(source.name)
             continue
-        within = [file for file in files_below(Path(source)) if file.suffix.lower() in ENDINGS]
+        within = [file for file in files_below(source) if file.suffix.lower() in ENDINGS]
         if not within:
             raise InputError(f"{source}: no {', '.join(ENDINGS)} file in it")
         within.sort(key=lambda file: natural_order(file.as_posix()))
-        found |= {str(file): file.relative_to(source) for file in within}
+        found |= {file: file.relative_to(source) for file in within}
     return found
 
 
@@ -263,63 +263,48 @@ def answer(recognizer: Recognizer, clip: np.ndarray, size: tuple[int, int]) -> s
 
 
 def recognize(options: argparse.Namespace, recognizer: Recognizer | None, poses: Poses) -> None:
-    """Track the persons in each video, write what was asked for, and print the answers."""
+    """Track the persons in each video, write what was asked for, and print the answers.
+
+    Raises InputError if a video would be overwritten, or two have one file of poses.
+    """
     videos = find_videos(options.source)
-    check_targets(videos, options)
-    predictions: list[Prediction] = []
-    failed: dict[str, str] = {}
-    written = predict_files.writer_of(options.output, options.window is not None)
-    for source, below in videos.items():
-        try:
-            video = Video(source)
-            frames = track(video, poses, options.quiet)
-            clip = to_clip(frames)
-            if not clip.any():
-                raise InputError(f"{source}: nobody is seen in it")
-            if options.poses is not None:
-                known = ClipFile(clip, LAYOUT, video.size, fps=video.fps)
-                clip_file.save(options.poses / below.with_suffix(".npz"), known)
-            if recognizer is None:
-                continue
-            found = classify(recognizer, clip, video, options)
-            predictions += found
-            if options.annotated is not None:
-                write_annotated(options.annotated, source, frames, found[0])
-        except InputError as error:
-            if len(videos) == 1:
-                raise
-            failed[source] = logs.describe(error)
-            print(f"error: {failed[source]}", file=sys.stderr)
-    predict_files.show(predictions, options.window is not None, options.quiet)
-    if options.output is not None and recognizer is not None:
-        write_text(options.output, written(recognizer, predictions, failed))
-    if failed:
-        raise InputError(f"{len(failed)} of {len(videos)} videos could not be used, see above")
-
-
-def check_targets(videos: Mapping[str, Path], options: argparse.Namespace) -> None:
-    """Raise InputError if a video would be overwritten, or two have one file of poses."""
-    for flag, target in (("--annotated", options.annotated), ("--output", options.output)):
-        if target is not None:
-            check_output(flag, target, *map(Path, videos))
+    if options.annotated is not None:
+        check_output("--annotated", options.annotated, *videos)
+    written: dict[Path, Path] = {}
     if options.poses is not None:
-        check_outputs(
-            "--poses",
-            {Path(s): options.poses / below.with_suffix(".npz") for s, below in videos.items()},
-        )
+        written = {s: options.poses / below.with_suffix(".npz") for s, below in videos.items()}
+        check_outputs("--poses", written)
+    frames: list[dict[int, np.ndarray]] = []  # of the last video
+
+    def prepared(source: Path) -> list[PreparedClip]:
+        video = Video(str(source))
+        frames[:] = track(video, poses, options.quiet)
+        clip = to_clip(frames)
+        if not clip.any():
+            raise InputError(f"{source}: nobody is seen in it")
+        if source in written:
+            clip_file.save(written[source], ClipFile(clip, LAYOUT, video.size, fps=video.fps))
+        return [] if recognizer is None else prepare(recognizer, clip, video, options)
+
+    predictions = predict_files.classify(
+        recognizer, list(videos), prepared, options.output, options.quiet,
+        segmented=options.window is not None,
+    )  # fmt: skip
+    if options.annotated is not None and predictions:
+        write_annotated(options.annotated, str(*videos), frames, predictions[0])
 
 
-def classify(
+def prepare(
     recognizer: Recognizer, clip: np.ndarray, video: Video, options: argparse.Namespace
-) -> list[Prediction]:
-    """Return the prediction of a tracked video, or one per person."""
+) -> list[PreparedClip]:
+    """Return the prepared clip of a tracked video, or one per person."""
     joints = clip_file.as_clip(for_network(clip, recognizer), video.source)
     size = video.size if recognizer.takes.takes_image_size else None
     ready = [
         recognizer.prepare(each, name, size, options.window, options.stride)
         for name, each in predict_files.bodies(joints, video.source, options.per_person).items()
     ]
-    return recognizer.score([dataclasses.replace(each, fps=video.fps) for each in ready])
+    return [dataclasses.replace(each, fps=video.fps) for each in ready]
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -355,8 +340,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise InputError("--annotated: shows one answer; omit --per-person")
     if options.annotated is not None and len(find_videos(options.source)) > 1:
         raise InputError("--annotated: takes one video")
-    if options.threshold is not None and not 0 <= options.threshold <= 1:
-        raise InputError(f"--threshold: must be between 0 and 1, not {options.threshold}")
     return options
 
 

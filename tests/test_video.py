@@ -229,6 +229,12 @@ def test_a_video_without_a_person_is_named_and_the_others_are_used(folder, tmp_p
         (["in/a.avi", "--weights", "coco.pt", "--annotated", "a.gif"], "must end in .mp4"),
         (["in/a.avi", "--weights", "coco.pt", "--output", "a.html"], "a timeline shows segments"),
         (["0", "--poses", "."], "a camera needs --weights"),
+        (
+            ["in/a.avi", "--poses", ".", "--output", "a.csv", "--window", "9"],
+            "--window, --output: needs --weights",
+        ),
+        (["in/a.avi", "--weights", "coco.pt", "--stride", "4"], "--stride needs --window"),
+        (["0", "--weights", "coco.pt", "--window", "0"], "--window and --stride must be at"),
         (["0", "--weights", "coco.pt", "--output", "a.json"], "a camera shows a window"),
         (["97", "--weights", "coco.pt"], "97: no such camera"),
         (["in/a.avi", "--weights", "coco.pt", "--threshold", "2"], "--threshold: must be between"),

@@ -31,12 +31,13 @@ from data.readers import ClipFile
 from data.tracks import Tracks, to_clip
 from engine import predict_files
 from engine.distributed import World, choose_devices
-from engine.predict import Prediction, PreparedClip, Recognizer
+from engine.predict import Prediction, PreparedClip, Recognizer, cut
 from engine.segments import segments
 from errors import InputError, Parser, run_command
 from files import check_output, check_outputs, files_below
 
 ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+OF_ANSWERS = ("--window", "--stride", "--per-person", "--threshold", "--output", "--annotated")
 MODES = ("lightweight", "balanced", "performance")  # rtmlib's choices of networks
 FORM, LAYOUT = "coco-17", "coco"  # of RTMPose's body networks
 CAMERA_WINDOW = 60  # frames
@@ -325,9 +326,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--device", nargs=1, metavar="D", help="GPU index, or cpu")
     add("--quiet", action="store_true", help="errors only")
     options = parser.parse_args(argv)
+
+    def given(flag: str) -> bool:
+        return getattr(options, flag.strip("-").replace("-", "_")) not in (None, False)
+
     camera = any(source.isdecimal() for source in options.source)
     if options.weights is None and options.poses is None:
         raise InputError("--weights FILE says what recognizes, --poses DIR keeps the poses only")
+    if options.weights is None and (unused := [flag for flag in OF_ANSWERS if given(flag)]):
+        raise InputError(f"{', '.join(unused)}: needs --weights FILE")
+    window = CAMERA_WINDOW if camera and options.window is None else options.window
+    cut(1, window, options.stride)  # refuses wrong numbers before the poses take time
     if camera and (len(options.source) > 1 or options.weights is None):
         raise InputError("a camera needs --weights, and no other source beside it")
     if camera and (options.annotated or options.output or options.poses or options.per_person):

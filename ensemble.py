@@ -14,6 +14,7 @@ from typing import Any
 from engine import logs, recipe
 from engine.config import CONFIG_ROOT, benchmark_folder, folder_name, load, tag_of
 from engine.fusion import ENSEMBLE, fusions_of, of_other_methods
+from engine.run import RunFolder
 from errors import InputError, Parser, run_command
 from files import write_json
 from flags import STREAMS
@@ -29,7 +30,7 @@ def baseline_folder(folder: Path, baseline: str) -> Path:
     file), the baseline are the runs with that file and the other values of these runs: for runs
     with the tag if50, cross-entropy is in cross-entropy-if50. Any other word is the whole tag.
     """
-    written = [path for name in STREAMS if (path := folder / name / "config.yaml").is_file()]
+    written = [path for name in STREAMS if (path := RunFolder(folder / name).config_file).is_file()]
     benchmark, names = folder.name, [] if baseline == recipe.BRL else [baseline]
     if written:
         settings = load(written[:1])

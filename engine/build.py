@@ -1,4 +1,4 @@
-"""Build the objects that a configuration describes: the only place that imports by string."""
+"""Build the objects that a configuration describes."""
 
 from __future__ import annotations
 
@@ -22,15 +22,19 @@ from errors import InputError, check_word, nearest
 from feeders.augment import Augmentation
 from feeders.frames import CHOICES
 from longtail.auxiliary import AuxiliaryLoss
+from longtail.classifiers import Classifier
 from longtail.losses import CrossEntropy
 from longtail.method import Method, Parts
 from longtail.mixing import Mixing
-from longtail.schedule import Stages
+from longtail.sampling import InstanceSampling
+from longtail.stages import Stages
+from longtail.weights import Weighting
 from model.backbone import Network
 
 # What the classes of these keys must be.
 BASES: dict[str, type] = {
-    "objective": Method, "mixing": Mixing, "auxiliary_loss": AuxiliaryLoss, "loss": CrossEntropy,
+    "objective": Method, "sampling": InstanceSampling, "mixing": Mixing, "loss": CrossEntropy,
+    "class_weights": Weighting, "auxiliary_loss": AuxiliaryLoss, "classifier": Classifier,
 }  # fmt: skip
 # Attributes of a built network that are read here; a Backbone has them.
 NETWORK_FACTS = ("skeleton", "num_class", "num_person", "in_channels")

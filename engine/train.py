@@ -82,7 +82,8 @@ def training_step(
     """
     config, method, state = training.config, training.method, training.state
     epoch, step = state.progress.epoch, batch.step
-    torch.manual_seed(step_seed(config.seed, epoch, step, 1 + training.world.rank))  # for dropout
+    # of dropout, and of losses and networks that draw
+    torch.manual_seed(step_seed(config.seed, epoch, step, 1 + training.world.rank))
     is_whole = len(labels) == config.batch_size * config.accumulate
     with eager_if_partial(config, not is_whole):
         clips, targets = method.mix(training.net, clips, labels, batch.generator)

@@ -1,5 +1,7 @@
-"""AEED (AAAI 2026), as its authors' code has it: Shap-Mix with soft labels by what the network sees
-in a mixed clip, and class weights by the entropy of its predictions.
+"""AEED, "Learning Dynamics as Feedback: An Adaptive Entropy Flow Dynamics Framework for Long-tailed
+Human Action Recognition", AAAI 2026, as its authors' code has it: Shap-Mix with soft labels by what
+the network sees in a mixed clip, and class weights by the flow (`drift`) of the entropy of its
+predictions.
 """
 
 from __future__ import annotations
@@ -137,7 +139,7 @@ class AEED(Method):
     def mix(
         self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """Return clean and mixed clips (2N, M, T, V, C) and their label weights (2N, K)."""
+        """Return clean and mixed clips (2N, M, T, V, C) and their targets (2N, 2, K)."""
         self.mixing.observe(net, clips, labels, generator)
         mixed, partners, _ = self.mixing.paste(clips, labels, generator)
         both = torch.cat([clips, mixed])

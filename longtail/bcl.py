@@ -88,10 +88,11 @@ class BCL(Method):
         self.contrast = contrast
 
     def loss(self, net: nn.Module, clips: Tensor, targets: Tensor, count: int) -> Tensor:
-        entries, labels = targets.unbind(1)
+        label_weights, labels = targets.unbind(1)
         output = net(clips.flatten(0, 1))
         logits, features = output.logits[::3], output.features[::3]
-        loss = self.classification * self.stages.part(self.epoch, logits, features, entries, count)
+        criterion = self.stages.criterion(self.epoch)
+        loss = self.classification * criterion.part(logits, features, label_weights, count)
         projected = normalize(self.projection(output.features)).unflatten(0, (-1, 3))
         losses = self.contrasted(projected[:, 1:].flatten(0, 1), labels.repeat_interleave(2, 0))
         loss = loss + self.contrast * losses.sum() / (2 * count)

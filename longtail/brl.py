@@ -4,7 +4,7 @@ Action Recognition", arXiv 2308.14024.
 1. Rebalanced partial mixup (`PartialMixup`) and reverse sampling (`ReverseSampling`) balance the
    samples; 2. the detached action-aware schedule balances the loss: class weights
    (`ActionAwareWeights`) that are detached from the training of the representation, as they act
-   only in the last epochs (`longtail.schedule.Stages`); 3. the skip stream (each joint minus its
+   only in the last epochs (`longtail.stages.Stages`); 3. the skip stream (each joint minus its
    grandparent) is in feeders/streams.py.
 
 n_y is the training count of class y, K the number of classes, N the batch of one optimizer step.

@@ -40,10 +40,10 @@ class Diversity(LDAM):
         if reweighting:
             self.first_stage = Diversity(class_counts, max_margin, scale, diversity, reweighting=0)
 
-    def part(self, logits: Tensor, label_weights: Tensor, count: int, **features: Tensor) -> Tensor:
+    def part(self, logits: Tensor, features: Tensor, label_weights: Tensor, count: int) -> Tensor:
         """logits (N, E, K), or (N, K) of one network."""
         if logits.ndim == 2:
-            return super().part(logits, label_weights, count)
+            return super().part(logits, features, label_weights, count)
         losses = [(label_weights * self.loss_matrix(z)).sum() for z in logits.unbind(1)]
         softened = logits / self.temperature
         mean = (logits.mean(1, keepdim=True) / self.temperature).detach()
@@ -68,7 +68,7 @@ class SkillDiverse(CrossEntropy):
         shifts = [torch.zeros_like(prior), prior, prior - tau * inverse]
         self.shifts = nn.Buffer(torch.stack(shifts))  # (3, K)
 
-    def part(self, logits: Tensor, label_weights: Tensor, count: int, **features: Tensor) -> Tensor:
+    def part(self, logits: Tensor, features: Tensor, label_weights: Tensor, count: int) -> Tensor:
         """logits (N, 3, K)."""
         if logits.ndim != 3 or logits.shape[1] != len(self.shifts):
             raise ValueError(

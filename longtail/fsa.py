@@ -63,13 +63,13 @@ class FSA(Method):
 
     def loss(self, net: nn.Module, clips: Tensor, targets: Tensor, count: int) -> Tensor:
         output = net(clips)
-        entries, shares = targets.unbind(1)
+        label_weights, soft_labels = targets.unbind(1)
         features, usable = self.augment(
-            output.features.detach(), output.logits.detach(), shares.argmax(1)
+            output.features.detach(), output.logits.detach(), soft_labels.argmax(1)
         )
-        weights = entries * (self.weight * usable)[:, None]
+        weights = label_weights * (self.weight * usable)[:, None]
         logits = self.layer[0](features)
-        augmented = self.stages.part(self.epoch, logits, features, weights, count)
+        augmented = self.stages.criterion(self.epoch).part(logits, features, weights, count)
         return self.part(output, targets, count) + augmented
 
     def augment(self, features: Tensor, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from longtail.ranges import NotNegative
 from longtail.sampling import with_second
 from longtail.weights import InverseFrequency
 from memory import send
-from model.backbone import linear_classifier
+from model.backbone import Output, linear_classifier
 
 
 def paste_box(lam: float, center: Sequence[int], sizes: Sequence[int]) -> Tensor:
@@ -113,30 +113,31 @@ class GLMC(Method):
         plain = self.classifier(output.features)
         projected = self.projection(output.features)
         predicted = self.prediction(projected)
-        loss = self.total(plain, output.logits, projected, predicted, labels, count)
+        loss = self.total(output, plain, projected, predicted, labels, count)
         return loss + self.auxiliary(output, labels, 2 * count)
 
     def total(
-        self, plain: Tensor, balanced: Tensor, projected: Tensor, predicted: Tensor,
+        self, output: Output, plain: Tensor, projected: Tensor, predicted: Tensor,
         targets: Tensor, count: int,
     ) -> Tensor:  # fmt: skip
         """Return what some views, those of a pair one after the other, add to the loss.
 
         Args:
+            output: of the network, with the logits l' (2n, K)
             plain: logits l (2n, K)
-            balanced: logits l' (2n, K)
             projected: z (2n, D)
             predicted: p (2n, D)
             targets: Y (2n, K)
             count: pairs in the whole batch
         """
         criterion = self.stages.criterion(self.epoch)
+        # cumulative learning, from l to l'
         alpha = 1 - (self.epoch / self.stages.num_epoch) ** 2
         weighted = self.weighting.weights * targets
         other = projected.detach().unflatten(0, (-1, 2)).flip(1).flatten(0, 1)  # sg z
         likeness = cosine_similarity(predicted, other, dim=-1).sum()
         return (
-            alpha * criterion.part(plain, targets / count, count)
-            + (1 - alpha) * criterion.part(balanced, weighted / count, count)
+            alpha * criterion.part(plain, output.features, targets / count, count)
+            + (1 - alpha) * criterion.part(output.logits, output.features, weighted / count, count)
             - self.contrast_weight * likeness / count
         )

@@ -1,4 +1,4 @@
-"""Losses, pure: constants from the class counts, no epochs, hard and soft targets alike.
+"""Losses: constants from the class counts, no epochs, hard and soft targets alike.
 
 Every loss is a loss matrix c (N, K), the loss of sample i under each possible label k. Targets,
 hard or mixed, and class weights give the weights of its entries, the label weights s (N, K); the
@@ -9,8 +9,7 @@ loss of a batch is
 s does not depend on the network and includes the normalizer of the whole batch, so the sum can be
 computed in parts: micro-batches of one optimizer step, or the ranks of a distributed run. z are the
 logits, p their softmax, n_k the training count of class k. The attribute `first_stage` is the loss
-of the first stage if it differs; a loss with `needs_features` also takes the features (N, D), the
-input of the classifier.
+of the first stage if it differs.
 """
 
 from __future__ import annotations
@@ -85,6 +84,15 @@ def mirrored(values: Tensor, class_counts: Tensor) -> Tensor:
     return fill_absent(result, class_counts)
 
 
+def check_logits(logits: Tensor, label_weights: Tensor) -> None:
+    """Raise ValueError for logits that are not (N, K), such as those of several experts."""
+    if logits.shape != label_weights.shape:
+        raise ValueError(
+            f"takes the logits of one classifier, {tuple(label_weights.shape)}, but the network "
+            f"returns {tuple(logits.shape)}"
+        )
+
+
 class CrossEntropy(nn.Module):
     """c_ik = -log p_ik. The other losses override `loss_matrix`.
 
@@ -92,7 +100,6 @@ class CrossEntropy(nn.Module):
     margins; None if any scale is possible.
     """
 
-    needs_features = False
     logit_scale: float | None = None
 
     def __init__(self, class_counts: Tensor) -> None:
@@ -109,21 +116,17 @@ class CrossEntropy(nn.Module):
         """Return the loss of every sample under every label: (N, K) -> (N, K)."""
         return -logits.log_softmax(-1)
 
-    def part(self, logits: Tensor, label_weights: Tensor, count: int, **features: Tensor) -> Tensor:
+    def part(self, logits: Tensor, features: Tensor, label_weights: Tensor, count: int) -> Tensor:
         """Return sum_ik s_ik c_ik, the scalar part of some samples in the loss of a batch.
 
         Args:
             logits: (N, K); ValueError for others, such as those of several experts
+            features: (N, D), the input of the classifier
             label_weights: the rows (N, K) of these samples in s of the whole batch
             count: rows of the whole mixed batch, for losses that are not sums over rows
-            features: `features=` (N, D) for a loss that needs them
         """
-        if logits.shape != label_weights.shape:
-            raise ValueError(
-                f"takes the logits of one classifier, {tuple(label_weights.shape)}, but the "
-                f"network returns {tuple(logits.shape)}"
-            )
-        return (label_weights * self.loss_matrix(logits, **features)).sum()
+        check_logits(logits, label_weights)
+        return (label_weights * self.loss_matrix(logits)).sum()
 
 
 def smoothed(loss_matrix: Tensor, epsilon: float | Tensor) -> Tensor:
@@ -374,17 +377,14 @@ class InfluenceBalanced(CrossEntropy):
     (`loss_from: second_stage`).
     """
 
-    needs_features = True
-
     def __init__(
         self, class_counts: Tensor, alpha: Positive = 1000.0, epsilon: Positive = 1e-3
     ) -> None:
         super().__init__(class_counts)
         self.alpha, self.epsilon = alpha, epsilon
 
-    def loss_matrix(  # type: ignore[override]  # `needs_features`: it is called with them
-        self, logits: Tensor, *, features: Tensor
-    ) -> Tensor:
-        nll = super().loss_matrix(logits)
+    def part(self, logits: Tensor, features: Tensor, label_weights: Tensor, count: int) -> Tensor:
+        check_logits(logits, label_weights)
+        nll = self.loss_matrix(logits)
         influence = 2 * -torch.expm1(-nll) * features.abs().sum(1, keepdim=True)
-        return nll * self.alpha / (influence + self.epsilon)
+        return (label_weights * (nll * self.alpha / (influence + self.epsilon))).sum()

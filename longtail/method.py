@@ -4,6 +4,7 @@ The loop (`engine/train.py`) calls, in order of time:
 
     method.prepare(model, samples)          once, before the first epoch
     method.begin_epoch(epoch)
+    method.set_mode(net)                    training mode, or evaluation mode
     method.rows(generator, progress)        the rows of the samples in the epoch
     method.mix(net, clips, labels, generator)   of the batch of one optimizer step
     method.loss(net, clips, targets, count)     of some of its rows; parts are summed
@@ -23,12 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from errors import InputError
+from longtail import losses
 from longtail.auxiliary import AuxiliaryLoss
 from longtail.classifiers import Classifier, Samples
-from longtail.losses import CrossEntropy, Divisor, label_weights, soft_labels
+from longtail.losses import CrossEntropy, Divisor
 from longtail.mixing import Mixing, Plain
 from longtail.sampling import InstanceSampling
-from longtail.schedule import Stages
+from longtail.stages import Stages
 from model.backbone import Output
 
 
@@ -95,7 +97,7 @@ class Method(nn.Module):
         return "" if self.classifier_change is None else self.classifier_change.summary()
 
     def idle(self, batch: int) -> list[str]:
-        """Return lines on what never acts in a run of so many samples per batch, for its log."""
+        """Return log lines on what has no effect in this run, with `batch` samples per step."""
         return [*self.stages.idle(), *self.mixing.idle(self.stages.num_epoch, batch)]
 
     def set_mode(self, net: nn.Module) -> None:
@@ -139,8 +141,8 @@ class Method(nn.Module):
         Both as in `losses`: `label_weights`, with this epoch's class weights, and `soft_labels`.
         """
         weights = self.stages.class_weights(self.epoch)  # (K,)
-        entries = label_weights(targets, weights, self.weigh_by)
-        return torch.stack([entries, soft_labels(targets)], 1)
+        label_weights = losses.label_weights(targets, weights, self.weigh_by)
+        return torch.stack([label_weights, losses.soft_labels(targets)], 1)
 
     def loss(self, net: nn.Module, clips: Tensor, targets: Tensor, count: int) -> Tensor:
         """Return the scalar part of some rows of a mixed batch in the loss of all `count` rows."""
@@ -148,9 +150,10 @@ class Method(nn.Module):
 
     def part(self, output: Output, targets: Tensor, count: int) -> Tensor:
         """Return the part of some rows in the loss; targets as of `weigh`."""
-        entries, labels = targets.unbind(1)
-        loss = self.stages.part(self.epoch, output.logits, output.features, entries, count)
-        return loss + self.auxiliary(output, labels, count)
+        label_weights, soft_labels = targets.unbind(1)
+        criterion = self.stages.criterion(self.epoch)
+        loss = criterion.part(output.logits, output.features, label_weights, count)
+        return loss + self.auxiliary(output, soft_labels, count)
 
     def auxiliary(self, output: Output, labels: Tensor, count: int) -> Tensor | float:
         """Return the part of some rows in the auxiliary loss, 0 if there is none; labels (n, K)."""

@@ -1,5 +1,6 @@
-"""RIDE's network: experts that share the early blocks of any backbone: Wang et al., "Long-Tailed
-Recognition by Routing Diverse Distribution-Aware Experts", ICLR 2021, without the router.
+"""The network of RIDE and SADE: experts that share the early blocks of any backbone. Wang et al.,
+"Long-Tailed Recognition by Routing Diverse Distribution-Aware Experts", ICLR 2021, without the
+router.
 """
 
 from __future__ import annotations

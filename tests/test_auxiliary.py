@@ -17,6 +17,7 @@ from longtail.latent_prior import LatentPrior
 from longtail.losses import LabelSmoothing, soft_labels
 from model import protogcn
 from model.backbone import Output
+from tests.batch_loss import batch_loss
 from tests.test_distributed import on_two_ranks
 from tests.test_embedding_losses import network
 from tests.tiny_runs import METHODS, assert_resumes, run, weights
@@ -118,6 +119,8 @@ def test_a_network_without_the_output_is_refused_in_a_line(tiny, tmp_path):
          "ClassContrast takes the output `embedding`, but the network gives features"),
         (["auxiliary_loss=builtins.id"],
          "must be a longtail.auxiliary.AuxiliaryLoss"),
+        (["class_weights=longtail.losses.LDAM"], "must be a longtail.weights.Weighting"),
+        (["sampling=longtail.losses.Focal"], "sampling"),
         (["auxiliary_loss_args={weight: 1}"],
          "auxiliary_loss_args: not used, because auxiliary_loss is null"),
     ):  # fmt: skip
@@ -143,7 +146,7 @@ def test_a_classifier_is_trained_without_the_auxiliary_loss(tiny, tmp_path, unte
 
 def test_label_smoothing_is_that_of_torch():
     logits, labels = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
-    ours = LabelSmoothing(torch.ones(4), 0.1)(logits, one_hot(labels, 4).float())
+    ours = batch_loss(LabelSmoothing(torch.ones(4), 0.1), logits, one_hot(labels, 4).float())
     torch.testing.assert_close(ours, cross_entropy(logits, labels, label_smoothing=0.1))
 
 

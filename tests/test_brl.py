@@ -21,8 +21,8 @@ from longtail.brl import (
 )
 from longtail.losses import CrossEntropy, Focal
 from longtail.sampling import InstanceSampling, apportion, draw_rows
-from longtail.schedule import Stages
 from longtail.shots import accuracy, groups
+from longtail.stages import Stages
 from tests.batch_loss import batch_loss
 
 NTU, UCLA = graph.load("ntu_rgb_d"), graph.load("nw_ucla")

@@ -16,6 +16,7 @@ from longtail.glmc import GLMC, paste_box
 from longtail.method import Parts
 from longtail.mixing import Plain
 from longtail.sampling import InstanceSampling
+from model.backbone import Output
 from tests.tiny_runs import METHODS, SMALL, assert_resumes, run, weights
 
 CPU = torch.device("cpu")
@@ -60,7 +61,9 @@ def test_the_loss_and_its_gradients_at_six_epochs(golden, case):
         _, targets = method.combine(clips, labels, lam, (0, 0))
         np.testing.assert_allclose(targets, saved["mixup_y"][step], atol=1e-6)
         targets = torch.from_numpy(saved["mixup_y"][step]).double().repeat_interleave(2, 0)
-        loss = method.total(*leaves, targets, len(labels))
+        plain, balanced, projected, predicted = leaves
+        output = Output(balanced, torch.ones(1), {})
+        loss = method.total(output, plain, projected, predicted, targets, len(labels))
         loss.backward()
         assert loss.item() == pytest.approx(saved["loss_f64"][step], rel=1e-6)
         for name, leaf in zip(names, leaves):
@@ -134,12 +137,17 @@ def test_a_run_is_resumed_with_its_second_classifier(tiny, tmp_path, untested):
     assert weights(tmp_path / "whole/last.pt").keys() == whole["model"].keys()
 
 
+def test_a_loss_on_features_trains_both_classifiers(tiny, tmp_path):
+    run(tiny, tmp_path / "run", "glmc.yaml",
+        more=[*SMALL, "num_epoch=1", "loss=longtail.losses.InfluenceBalanced"])  # fmt: skip
+    assert all(value.isfinite().all() for value in weights(tmp_path / "run/last.pt").values())
+
+
 def test_what_the_method_has_in_itself_is_refused(tiny, tmp_path):
     for words, key in (
         (["mixing=longtail.mixing.Mixup"], "mixing"),
         (["class_weights=longtail.weights.InverseFrequency"], "class_weights"),
         (["model=model.experts.Model"], "objective"),
-        (["loss=longtail.losses.InfluenceBalanced"], "loss"),
     ):
         with pytest.raises(InputError, match=f"^{key}") as error:
             run(tiny, tmp_path / "run", "glmc.yaml", more=[*SMALL, *words])

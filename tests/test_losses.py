@@ -17,7 +17,7 @@ from longtail.losses import (
     LogitAdjustment,
     label_weights,
 )
-from longtail.schedule import Stages
+from longtail.stages import Stages
 from longtail.weights import EffectiveNumber, InverseFrequency
 from tests.batch_loss import batch_loss
 
@@ -211,7 +211,7 @@ def test_influence_balanced_against_numpy():
         torch.from_numpy, (logits, np.eye(6)[labels], weights, features)
     )
     entries = label_weights(targets, weights, "samples")
-    loss = InfluenceBalanced(COUNTS).part(logits, entries, 5, features=features)
+    loss = InfluenceBalanced(COUNTS).part(logits, features, entries, 5)
     assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
@@ -430,8 +430,7 @@ def test_the_parts_of_a_batch_add_up_to_its_loss(name, by, sets):
     others = {"influence balanced": InfluenceBalanced(COUNTS), "experts": Diversity(COUNTS)}
     loss = (LOSSES | others)[name].double()
     whole, *parts = (
-        loss.part(logits[rows], entries[rows], 7,
-                  **({"features": features[rows]} if loss.needs_features else {}))
+        loss.part(logits[rows], features[rows], entries[rows], 7)
         for rows in (slice(None), slice(0, 7, 3), slice(1, 7, 3), slice(2, 7, 3))
     )  # fmt: skip
     gradients = [torch.autograd.grad(each, logits)[0] for each in (whole, sum(parts))]

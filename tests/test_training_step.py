@@ -210,9 +210,8 @@ def test_every_method_is_sane_where_classes_have_no_samples(tiny, method):
         assert weights.isfinite().all() and (weights[PRESENT] > 0).all()
         shape = (len(clips), 3, 8) if method in ("ride", "sade") else (len(clips), 8)
         logits = torch.zeros(shape, requires_grad=True)  # as of a network that has not learned
-        features = {"features": torch.ones(len(clips), 4)} if criterion.needs_features else {}
         entries = label_weights(targets, weights, own.weigh_by)
-        loss = criterion.part(logits, entries, len(clips), **features)
+        loss = criterion.part(logits, torch.ones(len(clips), 4), entries, len(clips))
         loss.backward()
         assert loss.isfinite() and logits.grad.isfinite().all()
         # Every sample pushes the classes that never occur down.

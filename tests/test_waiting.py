@@ -95,7 +95,7 @@ def test_losses_do_not_synchronize_with_the_device(kind):
     shape = (16, 3, 4) if kind is experts.Diversity else (16, 4)
     logits = torch.empty(shape, device=META, requires_grad=True)
     targets = torch.empty(16, 4, device=META)
-    more = {"features": torch.empty(16, 8, device=META)} if "Influence" in kind.__name__ else {}
+    features = torch.empty(16, 8, device=META)
     with NoWaiting():
-        batch_loss(loss, logits, targets, weights, **more).backward()
+        batch_loss(loss, logits, targets, weights, features).backward()
     assert logits.grad.device == META

@@ -62,24 +62,13 @@ class Stages(nn.Module):
         return self.second if epoch >= self.switch else self.first
 
     def idle(self) -> list[str]:
-        """Return a line on what has been asked for and is of no epoch."""
+        """Return a line on the loss or weights that no epoch has."""
         last = self.num_epoch - 1
         loss = type(self.second) is not CrossEntropy and self.criterion(last) is not self.second
         weights = self.weights is not None and last < self.weights_start
         parts = [key for key, unused in (("loss", loss), ("class_weights", weights)) if unused]
         no_epoch = "second_stage is 0: no epoch has its"
         return [f"{no_epoch} {' and '.join(parts)}"] if parts else []
-
-    def part(
-        self, epoch: int, logits: Tensor, features: Tensor, label_weights: Tensor, count: int
-    ) -> Tensor:
-        """Return what some samples add to the loss of an epoch, see `CrossEntropy.part`.
-
-        `features` (N, D) are passed on to a loss that needs them.
-        """
-        criterion = self.criterion(epoch)
-        known = {"features": features} if criterion.needs_features else {}
-        return criterion.part(logits, label_weights, count, **known)
 
     def class_weights(self, epoch: int) -> Tensor:
         """Return the class weights (K,) float32 of an epoch."""

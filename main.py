@@ -52,7 +52,7 @@ def make_parser() -> Parser:
     add("--config", nargs="+", default=[], metavar="FILE",
         help="YAML files; later ones override earlier ones")  # fmt: skip
     add("--store", metavar="FOLDER",
-        help="train on this prepared store and report; --config adds methods")  # fmt: skip
+        help="train on this prepared store, and report; --config: other methods")  # fmt: skip
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="overrides",
         help="override any key, also a.b=value, in any order")  # fmt: skip
     add("--stream", nargs="+", choices=(*STREAMS, "all"), metavar="NAME",

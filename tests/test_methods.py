@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import main
-from engine import build, checkpoint, config, evaluate, run_data, session, train
+from engine import build, checkpoint, config, evaluate, optimizer, run_data, train
 from engine.build import find_class, make_model, make_stages
 from errors import InputError
 from longtail.mixing import ShapMix
@@ -268,7 +268,8 @@ def idle(file, words, classifier=False):
         train_rows=np.arange(len(labels)),
     )  # fmt: skip
     method = build.make_method(settings, data, model, classifier)
-    return session.idle(SimpleNamespace(config=settings, method=method))
+    batch = settings.batch_size * settings.accumulate
+    return [*method.idle(batch), *optimizer.idle(settings, classifier)]
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def make_parser() -> Parser:
     add("--config", nargs="+", default=[], metavar="FILE",
         help="YAML files; later ones override earlier ones")  # fmt: skip
     add("--store", metavar="FOLDER",
-        help="train on this prepared store and report; --config adds methods")  # fmt: skip
+        help="train on this prepared store, and report; --config: other methods")  # fmt: skip
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="overrides",
         help="override any key, also a.b=value, in any order")  # fmt: skip
     add("--stream", nargs="+", choices=(*STREAMS, "all"), metavar="NAME",
@@ -65,7 +65,8 @@ def make_parser() -> Parser:
         help="validate on this fraction of the training list")  # fmt: skip
 
     add = parser.add_argument_group("device and folder").add_argument
-    add("--device", nargs="+", metavar="D", help="GPU indices, or cpu")
+    add("--device", nargs="+", metavar="D",
+        help="GPU indices, or cpu (default: GPU 0 if there is one)")  # fmt: skip
     add("--jobs", type=flags.number_or_auto, metavar="N", help="streams side by side, or auto")
     add("--work-dir", type=Path, metavar="DIR", help="folder of this run")
     add("--tag", metavar="T", help="suffix of the run folder (default: from the overrides)")

@@ -50,6 +50,7 @@ class Config:
     test_clips: Count = 10  # test clips per sample; their probabilities are averaged
     test_batch_size: Count | None = None  # clips at once in tests; null: 60, on a GPU 500
     feeder: str = "feeders.skeleton.Feeder"  # frame choice, augmentation
+    # scale, rotate (radians), flip, mirror; choice, p_interval, box, sampled_motion, resident
     feeder_args: dict = field(default_factory=dict)
     # Model
     model: str = "model.stgcnpp.Model"  # the backbone
@@ -66,7 +67,7 @@ class Config:
     )
     schedule: Literal["cosine", "step", "constant"] = "cosine"  # cosine: to 0, per iteration
     schedule_args: dict = field(default_factory=dict)  # warm_up (epochs); step: milestones, gamma
-    backbone_lr: Amount = 1.0  # factor of the learning rate, but for the classification layers
+    backbone_lr: Amount = 1.0  # factor of lr for all layers but those that classify
     frozen_epochs: Amount = 0  # epochs at the start in which backbone_lr is 0
     clip_grad: Rate | None = None  # maximum norm of the gradient
     ema: Part | None = None  # decay of an exponential moving average of the weights

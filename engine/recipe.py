@@ -38,7 +38,8 @@ def departures(run: Config) -> list[str] | None:
     benchmark is not a folder of config/, or the method is not a file of config/methods.
     """
     folder = CONFIG_ROOT / run.benchmark
-    file = method_files(folder).get(run.method)
+    known = method_files(folder)
+    file = known.get(run.method)
     stream = folder / f"{run.stream}.yaml"
     if folder.parent != CONFIG_ROOT or not stream.is_file() or (file is None and run.method != BRL):
         return None
@@ -47,6 +48,8 @@ def departures(run: Config) -> list[str] | None:
     recipes = [config.load(files)]
     if run.method == "cross-entropy":  # the tables' plain backbones have other values
         recipes.append(config.load([*files, CONFIG_ROOT / "backbones.yaml"]))
+    if run.method == "brl-class-balanced":  # in the tables: on the released BRL
+        recipes.append(config.load([stream, known["released"], known[run.method]]))
     return min((_changed(run, recipe, plain) for recipe in recipes), key=len)
 
 

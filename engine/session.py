@@ -127,6 +127,10 @@ def describe(training: Training, log: logs.Log) -> None:
     if data.published_list:
         listed = f"the published list of {long_tail.PUBLISHED[data.published_list]}"
     size = sum(p.numel() for p in state.model.parameters())
+    idle: list[str] = []  # lines on what has been asked for and never acts
+    if method.trains:
+        idle += method.idle(config.batch_size * config.accumulate)
+        idle += optimizer.idle(config, classifier=method.classifier_change is not None)
     lines = [
         data.list_note,
         f"{config.benchmark} {config.stream}: {len(data.train_rows)} training samples of "
@@ -139,7 +143,7 @@ def describe(training: Training, log: logs.Log) -> None:
         recipe.describe(config, recipe.departures(config), training.origin["started_from"]),
         method.summary(),
         training.doubt and f"warning: {training.doubt}",
-        *(f"without effect: {line}" for line in idle(training)),
+        *(f"without effect: {line}" for line in idle),
     ]
     if isinstance(training.net, nn.DataParallel):
         count = len(training.net.device_ids)
@@ -151,16 +155,6 @@ def describe(training: Training, log: logs.Log) -> None:
             lines.append("the code has changed since the run began: results may differ")
     for line in lines:
         log.line(line)
-
-
-def idle(training: Training) -> list[str]:
-    """Return lines on what has been asked for and has no effect in the run."""
-    config, method = training.config, training.method
-    if not method.trains:
-        return []
-    batch = config.batch_size * config.accumulate
-    classifier = method.classifier_change is not None
-    return [*method.idle(batch), *optimizer.idle(config, classifier)]
 
 
 def untested(data: TrainingData) -> str:

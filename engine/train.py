@@ -273,7 +273,8 @@ def test(training: Training, run: RunFolder, log: logs.Log) -> None:
     table = logs.table(["checkpoint", *logs.shot_headings(config.shot_limits)], rows)
     chosen = "held-out training samples" if config.val_split else "the test split"
     log.line(f"test, {clips} clips per sample:\n{table}")
-    log.line(f"best.pt was selected by top-1 on {chosen} (one clip); last.pt was not selected")
+    if training.method.trains:
+        log.line(f"best.pt was selected by top-1 on {chosen} (one clip); last.pt was not selected")
     if data.duplicates.any():
         log.line(
             f"{int(data.duplicates.sum())} of {len(data.duplicates)} test samples equal a training "

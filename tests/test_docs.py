@@ -1,6 +1,7 @@
 """The documentation: links, commands, keys and figures are correct, and its examples run."""
 
 import argparse
+import ast
 import dataclasses
 import importlib
 import inspect
@@ -20,8 +21,11 @@ from benchmarks import __main__ as benchmarks
 from data import prepare
 from data.readers import READERS
 from engine import config
-from engine.build import find_class
+from engine.build import feeder_of, find_class
 from errors import InputError, Parser
+from feeders.augment import Augmentation
+from feeders.frames import CHOICES
+from feeders.skeleton import Feeder
 from tests.tiny_runs import assert_resumes
 from tools import configuration, layouts, zoo
 from tools.compare import Sweep
@@ -192,6 +196,25 @@ def test_import_strings_exist():
             find_class(path, "in the documentation")
 
 
+def messages():
+    """Yield the texts in the code that are filled in, without what that is."""
+    for folder in ("data", "engine", "graph"):
+        for file in (PROJECT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.JoinedStr):
+                    yield "".join(p.value for p in node.values if isinstance(p, ast.Constant))
+
+
+def test_the_faq_quotes_messages_as_they_are():
+    faq = TEXTS[zoo.DOCS / "faq.md"]
+    quoted = re.findall(r'^\*\*["`](.*)["`]\.?\*\*', faq, re.MULTILINE)
+    assert len(quoted) == 7
+    for message in quoted:
+        said = re.split(r"\.\.\.|nan|data/ntu", message)
+        pattern = re.compile(".*".join(map(re.escape, said)))
+        assert any(pattern.search(text) for text in messages()), message
+
+
 # --- figures ---
 
 
@@ -341,6 +364,15 @@ def test_a_picture_of_a_layout_has_every_joint_where_it_can_be_read(name):
 
 
 # --- configuration.md ---
+
+
+def test_every_argument_of_the_feeder_is_named():
+    (row,) = re.findall(r"^\| `feeder_args` .*\| (.*) \|$", configuration.reference(), re.M)
+    kinds = (Augmentation, *CHOICES.values())
+    known = {field.name for kind in kinds for field in dataclasses.fields(kind)}
+    own, others = (inspect.signature(each).parameters.keys() for each in (Feeder, feeder_of))
+    known |= own - others - {"stream", "frames", "augmentation"}  # keys, and built from these
+    assert set(re.findall(r"\w+", row)) - {"radians"} == known
 
 
 def test_every_configuration_key_has_a_meaning():

@@ -14,6 +14,7 @@ import torch
 import graph
 from benchmarks import feed as feed_benchmark
 from data.store import Store
+from engine import config
 from errors import InputError, run_command
 from feeders import augment, source
 from feeders import frames as choice
@@ -382,7 +383,12 @@ def test_k400_equals_the_released(golden, feature):
     people = np.concatenate([points, score[..., None]], -1)
     clip = people[:2].swapaxes(0, 1).astype("f4")  # the network takes the first two
     store, row = make_store([clip], "coco"), torch.tensor([0])
-    settings = {"stream": SHORT[feature], "frames": 100, "sampled_motion": True}
+    folder = config.CONFIG_ROOT / "k400"
+    recipe = config.load([folder / "joint.yaml", folder / "released.yaml"])
+    settings = {
+        "stream": SHORT[feature], "frames": recipe.frames,
+        "sampled_motion": recipe.feeder_args.get("sampled_motion", False),
+    }  # fmt: skip
     cases = [("val_pipeline+test_mode", 1, None)]
     for mode, clips in (("val", 1), ("test", 10)):
         state = np.random.RandomState(0)

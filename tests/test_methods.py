@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import main
-from engine import build, checkpoint, config, evaluate, run_data, session, train
+from engine import build, checkpoint, config, evaluate, optimizer, run_data, train
 from engine.build import find_class, make_model, make_stages
 from errors import InputError
 from longtail.mixing import ShapMix
@@ -114,6 +114,8 @@ def test_class_means_are_of_all_training_samples_as_they_are_tested(tiny, whole,
     found = weights(tmp_path / "ncm/last.pt")
     np.testing.assert_allclose(found["fc.weight"].numpy(), expected, rtol=1e-4, atol=1e-6)
     assert not found["fc.bias"].any()
+    said = [(folder / "log.txt").read_text() for folder in (whole, tmp_path / "ncm")]
+    assert ["best.pt was selected" in text for text in said] == [True, False]  # of one network
 
 
 def test_max_norm_holds_after_the_last_step(tiny, whole, tmp_path, untested):
@@ -266,7 +268,8 @@ def idle(file, words, classifier=False):
         train_rows=np.arange(len(labels)),
     )  # fmt: skip
     method = build.make_method(settings, data, model, classifier)
-    return session.idle(SimpleNamespace(config=settings, method=method))
+    batch = settings.batch_size * settings.accumulate
+    return [*method.idle(batch), *optimizer.idle(settings, classifier)]
 
 
 @pytest.mark.parametrize(

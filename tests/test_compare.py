@@ -151,6 +151,37 @@ def test_runs_that_were_tested_on_other_clips_are_not_paired(tmp_path):
         compared(sweep, runs)
 
 
+def test_differences_and_figures_of_fewer_runs_say_so(tmp_path):
+    """Two of focal's three seeds failed, and a run of brl tested no class with few samples."""
+    sweep = compare.Sweep(NTU60, root=tmp_path)
+    runs = [sweep.plan(method, seed) for method in ("brl", "focal") for seed in (0, 1, 2)]
+    for run in (*runs[:3], runs[4]):
+        write_result(run, 50.0, 20.0)
+    path = runs[2].place.result_file("last")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"few": None}))
+    found = compared(sweep, runs)
+    assert found["methods"]["focal"]["paired_seeds"] == [1]
+    text = comparison.markdown(found)
+    assert "paired over test clips (one seed)" in text and "too narrow" not in text
+    assert "focal: differences of 1 of 3 seeds, whose runs both methods have." in found["notes"]
+    assert "brl: few of 2 of 3 runs, as the others test no such class." in found["notes"]
+    write_result(runs[3], 50.0, 20.0)
+    text = comparison.markdown(compared(sweep, runs))
+    assert "With fewer than 5 seeds the intervals are too narrow." in text
+    write_result(runs[5], 50.0, 20.0)
+    assert not [note for note in compared(sweep, runs)["notes"] if "whose runs both" in note]
+
+
+def test_folds_that_a_method_lacks_are_said(tmp_path):
+    sweep = compare.Sweep(NTU60, root=tmp_path)
+    cells = [(method, fold) for method in ("brl", "focal") for fold in ("1/3", "2/3", "3/3")]
+    runs = [sweep.plan(method, 0, fold) for method, fold in cells]
+    for run in runs[:-1]:
+        write_result(run, 50.0, 20.0)
+    said = "focal: differences of 1 of 1 seeds and 2 of 3 folds, whose runs both methods have."
+    assert said in compared(sweep, runs)["notes"]
+
+
 def test_runs_of_different_lists_are_not_compared(tmp_path):
     """Their shot groups differ, and a difference would be over those of one of them."""
     sweep = compare.Sweep(NTU60, root=tmp_path)

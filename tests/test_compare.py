@@ -264,3 +264,34 @@ def test_no_method_is_a_mistake(tmp_path):
     with pytest.raises(InputError, match="--methods: names none"):
         compare.main(["--benchmark", "demo", "--methods", " ,", "--work-dir", str(tmp_path / "w")])
     assert not (tmp_path / "w").exists()
+
+
+def test_methods_of_other_lists_or_of_one_folder_are_refused_before_training(
+    tiny, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(config, "benchmark_folder", lambda name: tiny / name)
+    contents = {
+        "a/held.yaml": "val_split: 0.4",
+        "a/same.yaml": "val_by: subject",
+        "a/focal.yaml": "lr: 0.3",
+        "b/same.yaml": "lr: 0.3",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content + "\n")
+
+    def refused(*methods):
+        named = [str(tmp_path / each) if "/" in each else each for each in methods]
+        argv = ["--benchmark", "tiny-lt", "--methods", ",".join(named), "--dry-run"]
+        argv += ["--work-dir", str(tmp_path / "w"), "--tune", "lr=1x,2x"]
+        code, err = run_command(compare.main, argv), capsys.readouterr().err
+        assert code == (2 if err.startswith("error") else 0) and not (tmp_path / "w").exists()
+        return err
+
+    err = refused("brl", "a/held.yaml")
+    assert "held.yaml has another training list than brl" in err and ": val_split must be" in err
+    assert "a/focal.yaml: its runs would have the folders of focal; ren" in refused(
+        "focal", "a/focal.yaml"
+    )
+    assert "would have the folders of" in refused("a/same.yaml", "b/same.yaml")
+    assert "error" not in refused("brl", "a/same.yaml")  # the same list by other values

@@ -287,6 +287,25 @@ def test_sentences_compare_the_same_stream(work):
     assert gather([work / "ntu60-xsub-lt"]).sentences == []
 
 
+@pytest.mark.parametrize("changed", [{"list_digest": "another"}, {"class_counts": [9] * 12}])
+def test_runs_of_other_lists_are_not_compared(tmp_path, changed):
+    """Classes that are rare in one list may be frequent in the other."""
+    fake_runs.run_folder(tmp_path / "a/joint", samples=240, classes=12)
+    file = fake_runs.run_folder(tmp_path / "b/joint", samples=240, classes=12, tail=0.4)
+    assert len(gather([tmp_path / "a", tmp_path / "b"]).sentences) == 1
+    file = file / "result.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    assert gather([tmp_path / "a", tmp_path / "b"]).sentences == []
+
+
+def test_sentences_tell_a_variant_from_its_method(tmp_path):
+    """A file of one's own without a base has BRL's name."""
+    fake_runs.run_folder(tmp_path / "a/joint", samples=240)
+    fake_runs.run_folder(tmp_path / "b/joint", samples=240, tail=0.4, tag="half")
+    (sentence,) = gather([tmp_path / "b", tmp_path / "a"]).sentences
+    assert sentence.startswith("half joint: ") and sentence.endswith("(a).")
+
+
 def test_tests_of_other_samples_are_not_compared(tmp_path):
     """A run of another fold has the same classes, but none of its figures stands against ours."""
     fake_runs.run_folder(tmp_path / "a/joint", samples=240)

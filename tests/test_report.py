@@ -632,6 +632,25 @@ def test_comparison_shows_the_difference(driver, work, tmp_path):
     assert shown.errors() == []
 
 
+def test_a_class_without_test_clips_in_one_entry_has_no_change(driver, tmp_path):
+    """Tests of two folds, in one of which nobody does action 3."""
+    for name in "ab":
+        fake_runs.run_folder(tmp_path / name / "joint", samples=120, classes=6)
+    file = tmp_path / "b/joint/scores.npz"
+    with np.load(file) as saved:
+        rows = saved["labels"] != 3
+        np.savez(file, **{key: saved[key][rows] for key in saved.files})
+    main([str(tmp_path / "a"), str(tmp_path / "b")])
+    page = Page(driver, tmp_path / "a/report.html")
+    page.select("compared with", "1")
+    cells = page.run(
+        "return [...document.querySelectorAll('#classes-table tbody tr')].map("
+        "row => [row.children[1].textContent, row.children[6].textContent])"
+    )
+    assert dict(cells) == {str(k): "–" if k == 3 else "+0.0" for k in range(6)}
+    assert page.errors() == []
+
+
 def test_skeletons_are_animated_and_pause(shown):
     shown.show("#cards canvas")
     picture = "return document.querySelector('#cards canvas').toDataURL()"

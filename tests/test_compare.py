@@ -206,6 +206,19 @@ def test_versions_of_the_code_are_noted(tmp_path):
 # --- the whole command ---
 
 
+def test_each_imbalance_has_a_table_of_its_own(tmp_path):
+    for words in ((), ("imbalance=50",), ("imbalance=10", "model=model.ctrgcn.Model")):
+        sweep = compare.Sweep(NTU60, root=tmp_path, overrides=words)
+        write_result(sweep.plan("brl", 0), 50.0, 20.0)
+        argv = ["--benchmark", "ntu60/xsub", "--methods", "brl", "--work-dir", str(tmp_path)]
+        compare.main([*argv, *(["--set", *words] if words else [])])
+    tables = {path.stem: path.read_text() for path in tmp_path.glob("*.md")}
+    name = "compare-ntu60-xsub-lt"
+    assert sorted(tables) == [f"{name}-if10-ctrgcn-joint", f"{name}-if50-joint", f"{name}-joint"]
+    assert "Set for all runs: imbalance=50." in tables[f"{name}-if50-joint"]
+    assert "Set for all" not in tables[f"{name}-joint"]
+
+
 @pytest.mark.slow
 def test_a_comparison_from_the_first_trial_to_the_table(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(config, "benchmark_folder", lambda name: tiny / name)

@@ -211,7 +211,7 @@ def main(argv: list[str]) -> None:
         sweep, runs, options.which, options.baseline, choices, tuned_on if choices else ""
     )
     found["notes"] += [f"failed: {run.name}: {reason}" for run, reason in failures.items()]
-    name = f"compare-{found['benchmark']}-{options.stream}"
+    name = "-".join(filter(None, ("compare", found["benchmark"], sweep.tag, options.stream)))
     write(found, options.output or options.work_dir / name)
     jobs.check(failures)
 

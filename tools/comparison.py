@@ -232,6 +232,8 @@ def caption(found: Mapping[str, Any]) -> list[str]:
         f"{found['benchmark']}, {found['stream']}, {found['checkpoint']}.pt; {steps}; "
         f"{found['variance']}. Percent; ECE: lower is better."
     ]
+    if found["overrides"]:
+        lines.append(f"Set for all runs: {' '.join(found['overrides'])}.")
     if found["checkpoint"] == BEST:
         lines.append(f"best.pt was chosen by top-1 on {found['selected_on']}.")
     if found["choices"]:

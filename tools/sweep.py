@@ -12,7 +12,7 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -250,6 +250,12 @@ class Sweep:
         if settings.shots != shots.AUTO:
             return []
         return [f"shots={own_data.with_shots(settings).shots}"]
+
+    @property
+    def tag(self) -> str:
+        """What --set changes of the benchmark, as in the folders of the runs: if50, ctrgcn."""
+        plain = replace(self, overrides=()).resolve(recipe.BRL, 0, None)
+        return config.tag_of([], self.resolve(recipe.BRL, 0, None), plain)
 
     def plan(
         self, method: str, seed: int, fold: str | None = None, chosen: Chosen | None = None,

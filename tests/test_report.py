@@ -424,19 +424,22 @@ def test_overview_shows_all_runs(work, tmp_path, capsys):
 
 def test_the_best_is_among_runs_of_one_list_and_fold(tmp_path):
     """A list of factor 10 is easier than one of 100: the best of each is bold."""
-    lists = [("10", None), ("100", None), ("100", "1/4")]
-    for number, (imbalance, fold) in enumerate(lists):
+    lists = [("10", None, None), ("100", None, None), ("100", "1/4", None), ("100", None, 0.2)]
+    for number, (imbalance, fold, val_split) in enumerate(lists):
         fake_runs.run_folder(
             tmp_path / f"w/run{number}/joint", samples=240, tail=1.2 + number, fold=fold,
             imbalance=int(imbalance), training_list="lists/ntu60-xsub_{imbalance}.txt",
+            val_split=val_split,
         )  # fmt: skip
     main([str(tmp_path / "w")])
     text = (tmp_path / "w/report.html").read_text()
     heads = re.findall("<h2>(.*)</h2>", text)
-    assert heads == [f"ntu60-xsub-lt, imbalance {n}" for n in ("10", "100", "100, fold 1/4")]
+    assert heads == [
+        f"ntu60-xsub-lt, imbalance {n}" for n in ("10", "100", "100, fold 1/4", "100, 20% held out")
+    ]
     results = [json.loads(file.read_text()) for file in (tmp_path / "w").rglob("result.json")]
     top1 = {f"{result['top1']:.1f}" for result in results}
-    assert len(top1) == 3
+    assert len(top1) == 4
     assert all(f'<td class="best">{each}</td>' in text for each in top1)
 
 

@@ -28,7 +28,7 @@ from tools.tuning import Choice
 FIGURES = ("top1", "top1_clean", *shots.METRICS[1:], "macro_f1", "ece")
 # In the results of runs that are compared
 SAME = ("list_digest", "class_counts", "store_fingerprint")
-FEW_SEEDS = 5  # of fewer a bootstrap underestimates the variance by a fifth or more
+FEW_SEEDS = 5  # of fewer a bootstrap underestimates the variance between them by a quarter or more
 
 
 # --- the numbers ---

@@ -12,7 +12,7 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -254,8 +254,9 @@ class Sweep:
     @property
     def tag(self) -> str:
         """What --set changes of the benchmark, as in the folders of the runs: if50, ctrgcn."""
-        plain = replace(self, overrides=()).resolve(recipe.BRL, 0, None)
-        return config.tag_of([], self.resolve(recipe.BRL, 0, None), plain)
+        both = (self.overrides, ())
+        own, plain = (config.load(self.files(recipe.BRL), each, self.below) for each in both)
+        return config.tag_of([], own, plain)
 
     def plan(
         self, method: str, seed: int, fold: str | None = None, chosen: Chosen | None = None,

@@ -117,6 +117,13 @@ def compare(
         "shots": list(limits),
         "missing": missing,
         "notes": of_other_methods(facts)
+        + [
+            f"{run.path} was tested with test_clips={run.facts['test_clips']}, {other.path} with "
+            f"{other.facts['test_clips']}"
+            for run, other in differing(
+                [*runs.values(), *others.values()], lambda run: run.facts.get("test_clips")
+            )
+        ]
         + [f"{name}: {why}" for name in facts if (why := published.why_none(facts[name]))],
         "rows": {
             entry.name: {

@@ -25,6 +25,8 @@ from longtail import shots
 # Clips per batch in evaluation: enough for the device, independent of the batch size in training
 # and of the number of clips per sample.
 CLIPS_AT_ONCE = {"cuda": 500, "cpu": 60}
+# In a result as of the training of the weights, whatever the configuration of the test says
+TRAINING = ("method", "seed", "training_list", "imbalance", "val_split")
 
 
 def clips_at_once(config: Config, device: torch.device) -> int:
@@ -116,8 +118,7 @@ def test(
         "benchmark": config.benchmark,
         "stream": config.stream,
         "tag": config.tag,
-        "seed": config.seed,
-        "method": trained.method,
+        **{key: getattr(trained, key) for key in TRAINING},
         "departures": recipe.departures_of_test(config, trained),
         "published_list": data.published_list,
         "list_digest": facts.get("list_digest"),

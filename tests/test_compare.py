@@ -151,6 +151,37 @@ def test_runs_that_were_tested_on_other_clips_are_not_paired(tmp_path):
         compared(sweep, runs)
 
 
+def test_differences_and_figures_of_fewer_runs_say_so(tmp_path):
+    """Two of focal's three seeds failed, and a run of brl tested no class with few samples."""
+    sweep = compare.Sweep(NTU60, root=tmp_path)
+    runs = [sweep.plan(method, seed) for method in ("brl", "focal") for seed in (0, 1, 2)]
+    for run in (*runs[:3], runs[4]):
+        write_result(run, 50.0, 20.0)
+    path = runs[2].place.result_file("last")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"few": None}))
+    found = compared(sweep, runs)
+    assert found["methods"]["focal"]["paired_seeds"] == [1]
+    text = comparison.markdown(found)
+    assert "paired over test clips (one seed)" in text and "too narrow" not in text
+    assert "focal: differences of 1 of 3 seeds, whose runs both methods have." in found["notes"]
+    assert "brl: few of 2 of 3 runs, as the others test no such class." in found["notes"]
+    write_result(runs[3], 50.0, 20.0)
+    text = comparison.markdown(compared(sweep, runs))
+    assert "With fewer than 5 seeds the intervals are too narrow." in text
+    write_result(runs[5], 50.0, 20.0)
+    assert not [note for note in compared(sweep, runs)["notes"] if "whose runs both" in note]
+
+
+def test_folds_that_a_method_lacks_are_said(tmp_path):
+    sweep = compare.Sweep(NTU60, root=tmp_path)
+    cells = [(method, fold) for method in ("brl", "focal") for fold in ("1/3", "2/3", "3/3")]
+    runs = [sweep.plan(method, 0, fold) for method, fold in cells]
+    for run in runs[:-1]:
+        write_result(run, 50.0, 20.0)
+    said = "focal: differences of 1 of 1 seeds and 2 of 3 folds, whose runs both methods have."
+    assert said in compared(sweep, runs)["notes"]
+
+
 def test_runs_of_different_lists_are_not_compared(tmp_path):
     """Their shot groups differ, and a difference would be over those of one of them."""
     sweep = compare.Sweep(NTU60, root=tmp_path)
@@ -173,6 +204,19 @@ def test_versions_of_the_code_are_noted(tmp_path):
 
 
 # --- the whole command ---
+
+
+def test_each_imbalance_has_a_table_of_its_own(tmp_path):
+    for words in ((), ("imbalance=50",), ("imbalance=10", "model=model.ctrgcn.Model")):
+        sweep = compare.Sweep(NTU60, root=tmp_path, overrides=words)
+        write_result(sweep.plan("brl", 0), 50.0, 20.0)
+        argv = ["--benchmark", "ntu60/xsub", "--methods", "brl", "--work-dir", str(tmp_path)]
+        compare.main([*argv, *(["--set", *words] if words else [])])
+    tables = {path.stem: path.read_text() for path in tmp_path.glob("*.md")}
+    name = "compare-ntu60-xsub-lt"
+    assert sorted(tables) == [f"{name}-if10-ctrgcn-joint", f"{name}-if50-joint", f"{name}-joint"]
+    assert "Set for all runs: imbalance=50." in tables[f"{name}-if50-joint"]
+    assert "Set for all" not in tables[f"{name}-joint"]
 
 
 @pytest.mark.slow
@@ -233,3 +277,34 @@ def test_no_method_is_a_mistake(tmp_path):
     with pytest.raises(InputError, match="--methods: names none"):
         compare.main(["--benchmark", "demo", "--methods", " ,", "--work-dir", str(tmp_path / "w")])
     assert not (tmp_path / "w").exists()
+
+
+def test_methods_of_other_lists_or_of_one_folder_are_refused_before_training(
+    tiny, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(config, "benchmark_folder", lambda name: tiny / name)
+    contents = {
+        "a/held.yaml": "val_split: 0.4",
+        "a/same.yaml": "val_by: subject",
+        "a/focal.yaml": "lr: 0.3",
+        "b/same.yaml": "lr: 0.3",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content + "\n")
+
+    def refused(*methods):
+        named = [str(tmp_path / each) if "/" in each else each for each in methods]
+        argv = ["--benchmark", "tiny-lt", "--methods", ",".join(named), "--dry-run"]
+        argv += ["--work-dir", str(tmp_path / "w"), "--tune", "lr=1x,2x"]
+        code, err = run_command(compare.main, argv), capsys.readouterr().err
+        assert code == (2 if err.startswith("error") else 0) and not (tmp_path / "w").exists()
+        return err
+
+    err = refused("brl", "a/held.yaml")
+    assert "held.yaml has another training list than brl" in err and ": val_split must be" in err
+    assert "a/focal.yaml: its runs would have the folders of focal; ren" in refused(
+        "focal", "a/focal.yaml"
+    )
+    assert "would have the folders of" in refused("a/same.yaml", "b/same.yaml")
+    assert "error" not in refused("brl", "a/same.yaml")  # the same list by other values

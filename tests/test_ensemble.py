@@ -193,6 +193,18 @@ def test_streams_of_different_training_lists_are_refused(tmp_path):
             ensemble.compare(tmp_path / "demo-lt")
 
 
+def test_streams_and_a_baseline_of_other_clips_per_sample_are_noted(tmp_path):
+    for number, (name, clips) in enumerate([("a", 10), ("a", 1), ("b", 3)]):
+        write(tmp_path / name, ("joint", "bone")[number % 2], synthetic(number), test_clips=clips)
+    notes = ensemble.compare(tmp_path / "a", baseline=tmp_path / "b")["notes"]
+    one, other = tmp_path / "a/joint", tmp_path / "a/bone"
+    assert notes == [
+        f"{path} was tested with test_clips={clips}, {one} with 10"
+        for path, clips in ((other, 1), (tmp_path / "b/joint", 3))
+    ]
+    assert ensemble.compare(tmp_path / "a", ["joint", "bone"])["notes"] == notes[:1]
+
+
 def test_folder_excludes_dataset_tag_and_work_dir(tmp_path):
     for more in (["--dataset", "demo"], ["--tag", "a"], ["--work-dir", "b"]):
         with pytest.raises(InputError, match=f"{more[0]}: cannot be combined with --folder"):

@@ -287,6 +287,25 @@ def test_sentences_compare_the_same_stream(work):
     assert gather([work / "ntu60-xsub-lt"]).sentences == []
 
 
+@pytest.mark.parametrize("changed", [{"list_digest": "another"}, {"class_counts": [9] * 12}])
+def test_runs_of_other_lists_are_not_compared(tmp_path, changed):
+    """Classes that are rare in one list may be frequent in the other."""
+    fake_runs.run_folder(tmp_path / "a/joint", samples=240, classes=12)
+    file = fake_runs.run_folder(tmp_path / "b/joint", samples=240, classes=12, tail=0.4)
+    assert len(gather([tmp_path / "a", tmp_path / "b"]).sentences) == 1
+    file = file / "result.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    assert gather([tmp_path / "a", tmp_path / "b"]).sentences == []
+
+
+def test_sentences_tell_a_variant_from_its_method(tmp_path):
+    """A file of one's own without a base has BRL's name."""
+    fake_runs.run_folder(tmp_path / "a/joint", samples=240)
+    fake_runs.run_folder(tmp_path / "b/joint", samples=240, tail=0.4, tag="half")
+    (sentence,) = gather([tmp_path / "b", tmp_path / "a"]).sentences
+    assert sentence.startswith("half joint: ") and sentence.endswith("(a).")
+
+
 def test_tests_of_other_samples_are_not_compared(tmp_path):
     """A run of another fold has the same classes, but none of its figures stands against ours."""
     fake_runs.run_folder(tmp_path / "a/joint", samples=240)
@@ -405,19 +424,22 @@ def test_overview_shows_all_runs(work, tmp_path, capsys):
 
 def test_the_best_is_among_runs_of_one_list_and_fold(tmp_path):
     """A list of factor 10 is easier than one of 100: the best of each is bold."""
-    lists = [("10", None), ("100", None), ("100", "1/4")]
-    for number, (imbalance, fold) in enumerate(lists):
+    lists = [("10", None, None), ("100", None, None), ("100", "1/4", None), ("100", None, 0.2)]
+    for number, (imbalance, fold, val_split) in enumerate(lists):
         fake_runs.run_folder(
             tmp_path / f"w/run{number}/joint", samples=240, tail=1.2 + number, fold=fold,
             imbalance=int(imbalance), training_list="lists/ntu60-xsub_{imbalance}.txt",
+            val_split=val_split,
         )  # fmt: skip
     main([str(tmp_path / "w")])
     text = (tmp_path / "w/report.html").read_text()
     heads = re.findall("<h2>(.*)</h2>", text)
-    assert heads == [f"ntu60-xsub-lt, imbalance {n}" for n in ("10", "100", "100, fold 1/4")]
+    assert heads == [
+        f"ntu60-xsub-lt, imbalance {n}" for n in ("10", "100", "100, fold 1/4", "100, 20% held out")
+    ]
     results = [json.loads(file.read_text()) for file in (tmp_path / "w").rglob("result.json")]
     top1 = {f"{result['top1']:.1f}" for result in results}
-    assert len(top1) == 3
+    assert len(top1) == 4
     assert all(f'<td class="best">{each}</td>' in text for each in top1)
 
 
@@ -611,6 +633,25 @@ def test_comparison_shows_the_difference(driver, work, tmp_path):
     sign = "+" if gain > 0 else "−"
     assert text.endswith(f"{sign}{abs(gain):.1f}") and text.count("vs. cross-entropy") == 1
     assert shown.errors() == []
+
+
+def test_a_class_without_test_clips_in_one_entry_has_no_change(driver, tmp_path):
+    """Tests of two folds, in one of which nobody does action 3."""
+    for name in "ab":
+        fake_runs.run_folder(tmp_path / name / "joint", samples=120, classes=6)
+    file = tmp_path / "b/joint/scores.npz"
+    with np.load(file) as saved:
+        rows = saved["labels"] != 3
+        np.savez(file, **{key: saved[key][rows] for key in saved.files})
+    main([str(tmp_path / "a"), str(tmp_path / "b")])
+    page = Page(driver, tmp_path / "a/report.html")
+    page.select("compared with", "1")
+    cells = page.run(
+        "return [...document.querySelectorAll('#classes-table tbody tr')].map("
+        "row => [row.children[1].textContent, row.children[6].textContent])"
+    )
+    assert dict(cells) == {str(k): "–" if k == 3 else "+0.0" for k in range(6)}
+    assert page.errors() == []
 
 
 def test_skeletons_are_animated_and_pause(shown):

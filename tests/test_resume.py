@@ -17,7 +17,7 @@ import main
 from data import long_tail
 from data.names import digest
 from data.store import Store
-from engine import checkpoint, run_data
+from engine import checkpoint, config, run_data
 from engine import run as run_folder
 from engine.distributed import World
 from engine.stopping import deferred_stop
@@ -257,6 +257,20 @@ def test_testing_after_the_list_has_changed_uses_the_list_of_the_training(stoppe
         assert result["published_list"] == digest(names)
         assert said in (folder / "log.txt").read_text()
         listed.unlink(missing_ok=True)
+
+
+def test_a_result_says_how_its_weights_were_trained(stopped, tmp_path):
+    """Not what the configuration of the test says of a training."""
+    _, _, folder = stopped
+    trained = config.load([folder / "config.yaml"])
+    other = trained.replace(seed=trained.seed + 5, imbalance=7, val_split=0.4, tag="")
+    (tmp_path / "other.yaml").write_text(other.to_yaml())
+    main.main(["--phase", "test", "--weights", str(folder / "best.pt"), "--device", "cpu",
+               "--quiet", "--config", str(tmp_path / "other.yaml"),
+               "--work-dir", str(tmp_path / "test")])  # fmt: skip
+    result = json.loads((tmp_path / "test/result.json").read_text())
+    for key in ("method", "seed", "training_list", "imbalance", "val_split"):
+        assert result[key] == getattr(trained, key), key
 
 
 def test_a_changed_list_is_not_recorded_as_published(stopped, monkeypatch):

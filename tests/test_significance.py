@@ -132,18 +132,22 @@ def test_holm_by_its_definition():
             assert {k for k in range(7) if adjusted[k] <= level} == rejected
 
 
-@pytest.mark.parametrize(("seeds", "least", "most"), [(2, 0.75, 0.9), (10, 0.9, 0.99)])
-def test_intervals_cover_the_difference_of_equal_methods(seeds, least, most):
-    """About 95 of 100 do with ten seeds; with two they are too narrow, as the table says.
+@pytest.mark.parametrize(
+    ("seeds", "clips", "least", "most"),
+    [(2, 100, 0.75, 0.9), (5, 400, 0.85, 0.93), (10, 100, 0.9, 0.99)],
+)
+def test_intervals_cover_the_difference_of_equal_methods(seeds, clips, least, most):
+    """About 95 of 100 do with ten seeds; with two they are too narrow, as the table says, and a
+    little with five where runs differ more (by 9 points) than the clips leave open, as docs say.
 
     Clips differ in difficulty, and each run is a little better or worse than the other ones.
     """
-    random, labels = np.random.default_rng(0), np.arange(100) % 10
+    random, labels = np.random.default_rng(0), np.arange(clips) % 10
     weights, covered = significance.clip_weights(labels, np.ones(10, bool)), 0
     for trial in range(200):
-        ease = random.normal(0.5, 1.2, 100)
+        ease = random.normal(0.5, 1.2, clips)
         skill = random.normal(0, 0.5, (2, seeds, 1))
-        right = random.random((2, seeds, 100)) < 1 / (1 + np.exp(-(ease + skill)))
+        right = random.random((2, seeds, clips)) < 1 / (1 + np.exp(-(ease + skill)))
         part = weights * (right[0].astype(float) - right[1])
         (found,) = significance.differences([part[..., None]], [labels], resamples=500, seed=trial)
         covered += found.low <= 0 <= found.high

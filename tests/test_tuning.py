@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from errors import BAD_INPUT, InputError, run_command
+from longtail import shots
 from tests.comparisons import NW_UCLA
 from tools import compare, tuning
 
@@ -48,7 +50,10 @@ def test_arguments_of_a_base_are_tuned_for_every_method():
         (["--tune", "lrr=1,2"], "unknown key 'lrr'"),
         (["--tune", "lr.x=1,2"], "lr has no inner key x"),
         (["--tune", "loss_args.tau=1,2"], "--tune loss_args.tau: none of the methods has a use"),
-        (["--tune", "store=0.5x,1x"], "brl has data/nw-ucla, which is not a number"),
+        (["--tune", "model=0.5x,1x"], "brl has model.stgcnpp.Model, which is not a number"),
+        (["--tune", "val_split=0.1,0.2"], "val_split says what a run is trained and tested on"),
+        (["--tune", "imbalance=10,50"], "imbalance says what a run is trained and tested on"),
+        (["--tune", "stream=joint,bone"], "stream says what a run is trained and tested on"),
         (["--tune", "repeat=1,2", "--equal-steps"], "--equal-steps sets it"),
         (["--tune-seeds", "1"], "--tune-seeds: there is no --tune"),
         (["--baseline", "focal"], "--baseline focal: is not among --methods"),
@@ -124,6 +129,21 @@ def test_each_method_takes_what_is_best_on_held_out_samples(tmp_path):
     assert final.settings.val_split is None and final.needs.settings.lr == 0.2
     with pytest.raises(InputError, match="no value of cross-entropy could be tried: exit code 2"):
         tuning.tune(sweep, tuned, [0], [None], 0.2, "last", pretend_to_train(lambda _: None, []))
+
+
+def test_of_equal_values_the_first_is_chosen(tmp_path):
+    """(0 + 0 + 3 + 3) / 3 and (0 + 2 + 3 + 1) / 3 of four classes: the second float is higher."""
+    labels, found = np.repeat(range(4), 3), []
+    for right in ([0, 0, 3, 3], [0, 2, 3, 1]):
+        hits = np.concatenate([np.arange(3) < number for number in right])
+        scores = np.eye(4)[np.where(hits, labels, (labels + 1) % 4)]
+        found.append(shots.accuracy(scores, labels)["mean_class"])
+    assert found[0] < found[1] == pytest.approx(found[0])
+    sweep = compare.Sweep(NW_UCLA, ("focal",), root=tmp_path)
+    make = pretend_to_train(lambda run: found[run.settings.lr > 0.1], [])
+    tuned = [tuning.Tuned.parse("lr=0.1,0.2")]
+    (choice,) = tuning.tune(sweep, tuned, [0], [None], 0.2, "last", make)
+    assert choice.words == ("lr=0.1",)
 
 
 def test_a_trial_counts_what_its_checkpoint_reaches(tmp_path):

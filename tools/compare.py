@@ -30,7 +30,7 @@ from files import write_json, write_text
 from flags import STREAMS
 from tools import comparison
 from tools.report import intervals
-from tools.sweep import WORK_DIR, Run, Sweep
+from tools.sweep import LIST_KEYS, WORK_DIR, Run, Sweep, training_list
 from tools.tuning import Tuned, as_chosen, tune
 
 
@@ -126,6 +126,45 @@ def parse(argv: list[str]) -> Any:
     return options
 
 
+def check_alike(sweep: Sweep, seed: int, fold: str | None) -> None:
+    """Raise InputError, before anything is trained, for a method that has other shots or another
+    training list than the first one, or the folder of another one."""
+    settings = {
+        method: sweep.resolve(method, seed, fold) for method in (*sweep.methods, *sweep.trained)
+    }
+    first = sweep.methods[0]
+    for method in sweep.methods:
+        one, own = settings[first], settings[method]
+        if own.shot_limits != one.shot_limits:
+            raise InputError(
+                f"{method} has shots {own.shots}, {first} has {one.shots}; give one pair to all: "
+                "--set shots=[MANY,FEW]"
+            )
+        keys = [key for key in LIST_KEYS if getattr(own, key) != getattr(one, key)]
+        if keys and not same_list(one, own):
+            raise InputError(
+                f"{method} has another training list than {first}, so they cannot be compared: "
+                f"{', '.join(keys)} must be the same for all, by --set"
+            )
+    owners: dict[str, str] = {}  # by the rest of their folders' names
+    for method, own in settings.items():
+        other = owners.setdefault(own.tag, method)
+        file, its = sweep.files(method)[-1], sweep.files(other)[-1]
+        if file.resolve() != its.resolve():
+            raise InputError(
+                f"--methods {method}: its runs would have the folders of {other}; rename the file"
+            )
+
+
+def same_list(one: config.Config, other: config.Config) -> bool:
+    """Return whether two runs train on the same samples; True if a list or a store is not there."""
+    try:
+        (labels, *of_one), (others, *of_other) = map(training_list, (one, other))
+    except InputError:
+        return True
+    return of_one == of_other and labels.tolist() == others.tolist()
+
+
 def main(argv: list[str]) -> None:
     options = parse(argv)
     folder = config.benchmark_folder(options.benchmark) if options.benchmark else None
@@ -147,7 +186,8 @@ def main(argv: list[str]) -> None:
             print(line)
         return None if lines else {}
 
-    trials = options.tune_seeds or options.seeds
+    check_alike(sweep, options.seeds[0], folds[0])
+    trials = list(dict.fromkeys(options.tune_seeds or options.seeds))
     choices = tune(sweep, options.tune, trials, folds, options.tune_split, options.which, make)
     if choices is None:
         print("the runs with the chosen values follow: call again when these are done",
@@ -159,17 +199,10 @@ def main(argv: list[str]) -> None:
         for fold in folds
         for method in options.methods
     ]
-    first = runs[0]
-    for run in runs:
-        if run.settings.shot_limits != first.settings.shot_limits:
-            raise InputError(
-                f"{run.method} has shots {run.settings.shots}, {first.method} has "
-                f"{first.settings.shots}; give one pair to all: --set shots=[MANY,FEW]"
-            )
     failures = make(runs)
     if options.dry_run or failures is None:
         return
-    by_person = "the persons of " if first.settings.val_by == "subject" else ""
+    by_person = "the persons of " if runs[0].settings.val_by == "subject" else ""
     tuned_on = (
         f"{options.tune_split:.0%} of {by_person}the training list, held out from trials with "
         f"seeds {' '.join(map(str, trials))}"
@@ -178,7 +211,7 @@ def main(argv: list[str]) -> None:
         sweep, runs, options.which, options.baseline, choices, tuned_on if choices else ""
     )
     found["notes"] += [f"failed: {run.name}: {reason}" for run, reason in failures.items()]
-    name = f"compare-{found['benchmark']}-{options.stream}"
+    name = "-".join(filter(None, ("compare", found["benchmark"], sweep.tag, options.stream)))
     write(found, options.output or options.work_dir / name)
     jobs.check(failures)
 

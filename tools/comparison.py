@@ -28,7 +28,7 @@ from tools.tuning import Choice
 FIGURES = ("top1", "top1_clean", *shots.METRICS[1:], "macro_f1", "ece")
 # In the results of runs that are compared
 SAME = ("list_digest", "class_counts", "store_fingerprint")
-FEW_SEEDS = 5  # of fewer a bootstrap underestimates the variance by a fifth or more
+FEW_SEEDS = 5  # of fewer a bootstrap underestimates the variance between them by a quarter or more
 
 
 # --- the numbers ---
@@ -55,18 +55,24 @@ def weights_of(
     return np.stack([clip_weights(labels, mask) for mask in masks], axis=1)
 
 
+def pairs(runs: Finished, baseline: Finished) -> tuple[list[int], list[str | None]]:
+    """Return the seeds that both methods have on every fold, and these folds."""
+    others = {(run.seed, run.fold) for run, _ in baseline}
+    cells = [cell for run, _ in runs if (cell := (run.seed, run.fold)) in others]
+    folds = list(dict.fromkeys(fold for _, fold in cells))
+    every = dict.fromkeys(seed for seed, _ in cells)
+    return [seed for seed in every if all((seed, fold) in cells for fold in folds)], folds
+
+
 def paired_parts(
     runs: Finished, baseline: Finished, which: str
 ) -> tuple[list[str], list[np.ndarray], list[np.ndarray]]:
     """Return the metrics, and what each clip adds to the differences, as `differences` takes it.
 
-    Seeds that both methods have on every fold. A metric is left out if a run has no class for it.
+    The runs are those of `pairs`. A metric is left out if a run has no class for it.
     """
     both = [{(run.seed, run.fold): (run, r) for run, r in each} for each in (runs, baseline)]
-    cells = [cell for cell in both[0] if cell in both[1]]
-    folds = list(dict.fromkeys(fold for _, fold in cells))
-    every = dict.fromkeys(seed for seed, _ in cells)
-    seeds = [seed for seed in every if all((seed, fold) in cells for fold in folds)]
+    seeds, folds = pairs(runs, baseline)
     known = np.ones(len(shots.METRICS), bool)
     parts, labels = [], []
     for fold in folds if seeds else ():
@@ -159,6 +165,9 @@ def compare(
     notes = [f"{name}: {why}" for name, why in reasons.items() if why]
     if len(codes := {result.get("code") for _, result in done}) > 1:
         notes.append(f"The runs were made by {len(codes)} versions of the code.")
+    paired = {method: pairs(its, finished[baseline]) for method, its in finished.items()}
+    notes += fewer(finished, {method: paired[method] for method in methods if differing[method]},
+                   seeds, folds)  # fmt: skip
     notes += [
         f"--tune: {choice.method}, {words}: {reason}"
         for choice in choices
@@ -174,11 +183,33 @@ def compare(
         "baseline": baseline, "code": code_version(), "tuned_on": tuned_on or None,
         "choices": [asdict(choice) | {"shown": choice.shown} for choice in choices],
         "methods": {
-            method: numbers_of(its, sweep.stream, which) | {"differences": differing[method]}
+            method: numbers_of(its, sweep.stream, which)
+            | {"differences": differing[method], "paired_seeds": paired[method][0]}
             for method, its in finished.items()
         },
         "notes": notes,
     }  # fmt: skip
+
+
+def fewer(
+    finished: Mapping[str, Finished], paired: Mapping[str, tuple[list[int], list[str | None]]],
+    seeds: Sequence[int], folds: Sequence[str | None],
+) -> list[str]:  # fmt: skip
+    """Return notes on figures that are of fewer runs than their method has, and on differences of
+    fewer `paired` seeds or folds than there are."""
+    notes: dict[str, list[str]] = {}  # the methods of each
+    for method, its in finished.items():
+        for group in shots.GROUPS:
+            known = sum(result.get(group) is not None for _, result in its)
+            if 0 < known < len(its):
+                text = f"{group} of {known} of {len(its)} runs, as the others test no such class"
+                notes.setdefault(text, []).append(method)
+        own_seeds, own_folds = paired.get(method, (seeds, folds))
+        if len(own_seeds) < len(seeds) or len(own_folds) < len(folds):
+            text = f"differences of {len(own_seeds)} of {len(seeds)} seeds"
+            text += f" and {len(own_folds)} of {len(folds)} folds" if len(folds) > 1 else ""
+            notes.setdefault(f"{text}, whose runs both methods have", []).append(method)
+    return [f"{', '.join(several)}: {text}." for text, several in notes.items()]
 
 
 def variance(seeds: Sequence[int], folds: Sequence[str | None], drawn: bool) -> str:
@@ -201,6 +232,8 @@ def caption(found: Mapping[str, Any]) -> list[str]:
         f"{found['benchmark']}, {found['stream']}, {found['checkpoint']}.pt; {steps}; "
         f"{found['variance']}. Percent; ECE: lower is better."
     ]
+    if found["overrides"]:
+        lines.append(f"Set for all runs: {' '.join(found['overrides'])}.")
     if found["checkpoint"] == BEST:
         lines.append(f"best.pt was chosen by top-1 on {found['selected_on']}.")
     if found["choices"]:
@@ -210,15 +243,14 @@ def caption(found: Mapping[str, Any]) -> list[str]:
 
 def legend(found: Mapping[str, Any]) -> str:
     """Return how the differences were computed, and what the marks mean."""
-    others = [method for method, its in found["methods"].items() if its["differences"]]
-    seeds = len(found["seeds"])
-    over = "test clips and seeds" if seeds > 1 else "test clips (one seed)"
+    seeds = [len(its["paired_seeds"]) for its in found["methods"].values() if its["differences"]]
+    over = "test clips and seeds" if max(seeds) > 1 else "test clips (one seed)"
     text = (
         f"Differences to {found['baseline']} in percentage points, with {LEVEL:.0%} intervals of a "
         f"bootstrap paired over {over}. ▲ higher, ▼ lower: different at {1 - LEVEL:.2f} after "
-        f"Holm's correction over {len(others)} methods; ○ not shown to differ."
+        f"Holm's correction over {len(seeds)} methods; ○ not shown to differ."
     )
-    if 1 < seeds < FEW_SEEDS:
+    if max(seeds) > 1 and min(seeds) < FEW_SEEDS:
         text += f" With fewer than {FEW_SEEDS} seeds the intervals are too narrow."
     return text
 

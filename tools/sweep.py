@@ -251,6 +251,13 @@ class Sweep:
             return []
         return [f"shots={own_data.with_shots(settings).shots}"]
 
+    @property
+    def tag(self) -> str:
+        """What --set changes of the benchmark, as in the folders of the runs: if50, ctrgcn."""
+        both = (self.overrides, ())
+        own, plain = (config.load(self.files(recipe.BRL), each, self.below) for each in both)
+        return config.tag_of([], own, plain)
+
     def plan(
         self, method: str, seed: int, fold: str | None = None, chosen: Chosen | None = None,
         held_out: float | None = None,

@@ -21,10 +21,14 @@ from errors import InputError, nearest
 from feeders.augment import Augmentation
 from feeders.frames import CHOICES
 from longtail import shots
-from tools.sweep import Chosen, Run, Sweep, trains
+from tools.sweep import LIST_KEYS, Chosen, Run, Sweep, trains
 
 # Checks and makes runs; returns what went wrong with which. None: some are missing (--dry-run).
 Maker = Callable[[Sequence[Run]], "dict[Job, str] | None"]
+
+
+# Keys of which a value would be chosen by the samples that it holds out, or not be tried at all
+FIXED = (*LIST_KEYS, "stream", "test_clips")
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,11 @@ class Tuned:
             if top not in config.KEYS:
                 hint = nearest(top, config.KEYS)
                 raise InputError(f"--tune {text}: unknown key {top!r}{hint}")
+            if top in FIXED:
+                raise InputError(
+                    f"--tune {text}: {top} says what a run is trained and tested on, not how a "
+                    "method trains; give it to all by --set"
+                )
             if inner and not top.endswith("_args"):
                 raise InputError(f"--tune {text}: {top} has no inner key {inner}")
         return cls(names, parts)
@@ -194,7 +203,8 @@ def choose(
     if not reached:
         reason = next(iter(failed.values()))
         raise InputError(f"--tune: no value of {method} could be tried: {reason}")
-    best = max(reached, key=lambda point: reached[point])
+    # The means of equal accuracies of other classes differ by 1e-14.
+    best = max(reached, key=lambda point: round(reached[point], 6))
     accuracy = {" ".join(point): reached.get(point) for point in points}
     return Choice(method, fold, best, reached[best], accuracy, failed)
 

@@ -88,7 +88,7 @@ class Report:
     @property
     def sentences(self) -> list[str]:
         """What the streams of the first folder gain on the same streams of the others, and lose, in
-        tests of the same samples."""
+        tests of the same samples after training on the same list."""
         return [
             _sentence(own, other)
             for own, other in product(self.entries, self.entries)
@@ -96,6 +96,8 @@ class Report:
             and len(own.runs) == 1
             and own.weights == other.weights
             and not len(np.setxor1d(own.scores.names, other.scores.names))
+            and not differing([*own.runs, *other.runs], lambda run: run.result.get("list_digest"))
+            and not differing([*own.runs, *other.runs], lambda run: run.result.get("class_counts"))
         ]
 
     @property
@@ -134,8 +136,7 @@ def _sentence(own: Entry, other: Entry) -> str:
         if first is not None and second is not None
     )
     run, baseline = own.runs[0], other.runs[0]
-    method, against = (each.config.get("method") or each.group for each in (run, baseline))
-    return f"{method} {run.stream}: {compared} ({against})."
+    return f"{run.title} {run.stream}: {compared} ({baseline.title})."
 
 
 def gather(folders: Iterable[str | Path]) -> Report:

@@ -38,6 +38,8 @@ def benchmark_of(run: Run) -> str:
         parts.append(f"imbalance {imbalance}" if of_template else Path(listed).name)
     if run.facts.get("fold"):
         parts.append(f"fold {run.facts['fold']}")
+    if run.facts.get("val_split"):  # its shot groups are those of fewer samples
+        parts.append(f"{run.facts['val_split']:.0%} held out")
     return ", ".join(parts)
 
 

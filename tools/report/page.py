@@ -102,6 +102,7 @@ def encode_run(run: Run) -> dict[str, Any]:
         "yaml": yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
         "epochs": {key: [number(epoch.get(key)) for epoch in run.epochs] for key in keys},
         "published_list": result.get("published_list"),
+        "held_out": run.facts.get("val_split"),
         "origin": origin(run),
         "top1_last": last.get("top1"),
         "top1_clean": result.get("top1_clean"),
@@ -115,7 +116,7 @@ def origin(run: Run) -> dict[str, str]:
     made = result.get("made_with") or {}
     facts = {
         "Method": run.config.get("method"),
-        "Seed": run.config.get("seed"),
+        "Seed": run.facts.get("seed"),
         "Trained on": made.get("date"),
         "Training time": f"{seconds / 60:.1f} min" if seconds else None,
         "Device": made.get("device"),

@@ -8,7 +8,12 @@ const orders = {
     (classOf(shown(), b).accuracy ?? -1) - (classOf(shown(), a).accuracy ?? -1)) },
   change: { name: 'change', sort: () => [...headToTail].sort((a, b) => change(b) - change(a)) },
 };
-const change = k => compared() ? (classOf(shown(), k).accuracy ?? 0) - (classOf(compared(), k).accuracy ?? 0) : 0;
+// null where one of the two has no test clips
+const change = k => {
+  const [own, other] = [shown(), compared()].map(entry => classOf(entry, k).accuracy);
+  return own === null || other === null ? null : own - other;
+};
+const changed = k => change(k) === null ? '–' : signed(change(k));
 
 function drawClasses() {
   if (!entries.length) { $('classes').hidden = true; return; }
@@ -24,7 +29,7 @@ function drawClasses() {
     const other = compared() && classOf(compared(), k).accuracy;
     return [el('b', {}, data.classes[k]),
       row('Accuracy', n ? `${percent(accuracy)} % (${correct} of ${n})` : 'no test clips'),
-      compared() && row(compared().name, `${percent(other)} % (${signed(change(k))})`),
+      compared() && row(compared().name, `${percent(other)} % (${changed(k)})`),
       data.counts && row('Training clips', `${data.counts[k]} · ${shotOf(k)}-shot`),
       ...mistaken.slice(0, 3).map(([j, count], i) => row(i ? '' : 'Confused with', `${data.classes[j]} ${(100 * count / n).toFixed(0)} %`)),
     ].filter(Boolean);
@@ -116,7 +121,7 @@ function drawClasses() {
       ...(data.counts ? [{ head: 'Training clips', value: k => data.counts[k] }, { head: 'Shot', value: k => shotOf(k), class: 'text' }] : []),
       { head: 'Test clips', value: k => classOf(shown(), k).n },
       { head: 'Accuracy', value: k => classOf(shown(), k).accuracy, text: k => percent(classOf(shown(), k).accuracy) },
-      ...(compared() ? [{ head: 'Change', value: change, text: k => signed(change(k)) }] : []),
+      ...(compared() ? [{ head: 'Change', value: change, text: changed }] : []),
       { head: 'Most often confused with', class: 'text', value: k => classOf(shown(), k).mistaken[0]?.[1] ?? 0,
         text: k => classOf(shown(), k).mistaken.slice(0, 3).map(([j, n]) => `${data.classes[j]} (${n})`).join(', ') },
     ], headToTail);

@@ -73,7 +73,7 @@ function tabulate() {
 
 // What the best epochs of the runs were selected on.
 function selectedOn() {
-  const heldOut = data.runs.filter(run => run.config.val_split), others = data.runs.length - heldOut.length;
+  const heldOut = data.runs.filter(run => run.held_out), others = data.runs.length - heldOut.length;
   if (!heldOut.length) return 'on the test split, as is common in the field';
   if (!others) return 'on held-out training samples';
   return `on held-out training samples (${heldOut.map(run => run.name).join(', ')}) or on the test split (the other ${others})`;

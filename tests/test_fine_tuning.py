@@ -220,6 +220,28 @@ def test_the_stream_of_a_checkpoint(whole, mine, tiny, tmp_path, capsys):
     assert not (tmp_path / "test").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "words", "said"),
+    [
+        ({}, ["feeder_args={box: true, scale: 0}"], "with feeder_args.box=false, not true"),
+        ({"parent": (1, *range(24))}, [], "on joints of another layout .it differs in parent"),
+        ({"joints": ("Becken",) * 25}, [], ""),
+    ],
+)
+def test_another_input_than_that_of_the_first_weights_is_told(
+    whole, mine, tmp_path, change, words, said
+):
+    state, path = checkpoint.read(whole / "best.pt"), tmp_path / "weights.pt"
+    checkpoint.save(path, state | {"skeleton": state["skeleton"] | change})
+    main.main(argv_of(mine, tmp_path / "run", path, *words))
+    log = (tmp_path / "run/log.txt").read_text()
+    assert (
+        re.search(f"warning: .*weights.pt: was trained {said}", log)
+        if said
+        else ("warning" not in log)
+    )
+
+
 def test_a_new_head_needs_weights(mine, tmp_path):
     with pytest.raises(InputError, match="--new-head: needs --weights FILE"):
         main.main(["--store", str(mine), "--device", "cpu", "--new-head"])

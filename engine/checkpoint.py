@@ -167,7 +167,7 @@ def load_network(
 
 def _build(given: Config, checkpoint: Checkpoint) -> tuple[Config, Network]:
     config = complete(given, checkpoint)
-    model = make_model(config)
+    model = make_model(config.replace(model_args=models.with_layout(config.model_args, checkpoint)))
     models.fill(model, checkpoint, given.model_args)
     return config, model
 

@@ -600,6 +600,15 @@ def test_a_bad_file_is_named_and_the_others_are_done(small, tmp_path, capsys):
     assert sum(written["predictions"][0]["probabilities"]) == pytest.approx(1, abs=1e-5)
 
 
+def test_the_output_is_written_even_if_the_table_cannot_be(small, tmp_path, monkeypatch):
+    """As with `... | head`, which ends before the table does."""
+    monkeypatch.setattr(predict_files, "table", lambda _: (_ for _ in ()).throw(BrokenPipeError))
+    np.save(tmp_path / "a.npy", np.ones((9, 25, 3)) * np.arange(25)[:, None] / 25)
+    with pytest.raises(BrokenPipeError):
+        predict_files.run(Recognizer.load(small), [tmp_path / "a.npy"], tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").is_file()
+
+
 def test_json_tells_each_window_and_what_it_is_made_of(small, tmp_path):
     path, recognizer = write(tmp_path / "a.npy", walk(30)), Recognizer.load(small, device="cpu")
     (prediction,) = predict_files.run(

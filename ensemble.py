@@ -109,13 +109,15 @@ def compare(
         for name, run in others.items()
     ]
     entries += [entry_of(name, name, each, runs, counts, limits) for name, each in fusions.items()]
-    facts = {name: run.facts for name, run in runs.items()}
+    facts = {name: runs[name].facts for name in chosen or runs}
+    codes = {each["code"] for each in facts.values() if each.get("code")}
     return {
         "benchmark": benchmark,
         "which": which,
         "shots": list(limits),
         "missing": missing,
         "notes": of_other_methods(facts)
+        + ([f"the streams were trained by {len(codes)} versions of the code"] * (len(codes) > 1))
         + [f"{name}: {why}" for name in facts if (why := published.why_none(facts[name]))],
         "rows": {
             entry.name: {

@@ -100,11 +100,12 @@ def test_experts_have_new_heads(tmp_path):
             assert torch.equal(value, loaded.state_dict()[name]), name
 
 
-def test_one_command_trains_own_classes(whole, mine, tmp_path):
+def test_one_command_trains_own_classes(whole, mine, tmp_path, capsys):
     """The network is the checkpoint's, the classes and persons are the store's; a frozen
-    backbone stays as it was, except for its batch statistics."""
+    backbone stays as it was, except for its batch statistics. With --quiet nothing is printed."""
     folder = tmp_path / "run"
     main.main(argv_of(mine, folder, whole / "best.pt", "frozen_epochs=2"))
+    assert capsys.readouterr().out == "" and (folder / "report.html").is_file()
     settings = yaml.safe_load((folder / "config.yaml").read_text())
     assert settings["model_args"]["base_channels"] == 8
     assert (settings["model_args"]["num_class"], settings["model_args"]["num_person"]) == (3, 1)

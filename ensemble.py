@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,7 @@ def compare(
     others = {} if baseline is None else tested_runs(baseline, which)
     if baseline is not None and not others:
         raise InputError(f"--baseline: {baseline} has no scores")
+    runs = {stream: runs[stream] for stream in chosen or runs}
     first = next(iter(runs.values()))
     benchmark = first.facts.get("benchmark", folder.name)
     limits, counts = first.facts.get("shots", shots.SHOTS), first.facts.get("class_counts")
@@ -104,27 +105,18 @@ def compare(
     else:
         known = fusions_of(benchmark)
         fusions = {name: each for name, each in known.items() if each.keys() <= runs.keys()}
-    fusions = {name: {name: 1.0} for name in chosen or runs} | fusions
+    fusions = {name: {name: 1.0} for name in runs} | fusions
     entries = [
         entry_of(f"{run.group} {name}", name, {name: 1.0}, others, counts, limits)
         for name, run in others.items()
     ]
     entries += [entry_of(name, name, each, runs, counts, limits) for name, each in fusions.items()]
-    facts = {name: run.facts for name, run in runs.items()}
     return {
         "benchmark": benchmark,
         "which": which,
         "shots": list(limits),
         "missing": missing,
-        "notes": of_other_methods(facts)
-        + [
-            f"{run.path} was tested with test_clips={run.facts['test_clips']}, {other.path} with "
-            f"{other.facts['test_clips']}"
-            for run, other in differing(
-                [*runs.values(), *others.values()], lambda run: run.facts.get("test_clips")
-            )
-        ]
-        + [f"{name}: {why}" for name in facts if (why := published.why_none(facts[name]))],
+        "notes": notes_on(runs, others),
         "rows": {
             entry.name: {
                 "weights": entry.weights, "published": entry.published.get("top1"), **entry.figures
@@ -132,6 +124,22 @@ def compare(
             for entry in entries
         },
     }  # fmt: skip
+
+
+def notes_on(runs: Mapping[str, Run], others: Mapping[str, Run]) -> list[str]:
+    """Return what a reader of the table must know of runs and those of a baseline, by stream."""
+    facts = {stream: run.facts for stream, run in runs.items()}
+    notes = of_other_methods(facts)
+    every = [*runs.values(), *others.values()]
+    for run, first in differing(every, lambda run: run.facts.get("test_clips")):
+        notes.append(
+            f"{run.path} was tested with test_clips={run.facts['test_clips']}, {first.path} with "
+            f"{first.facts['test_clips']}"
+        )
+    if len(codes := {each["code"] for each in facts.values() if each.get("code")}) > 1:
+        notes.append(f"the streams were trained by {len(codes)} versions of the code")
+    why_not = {stream: published.why_none(each) for stream, each in facts.items()}
+    return notes + [f"{stream}: {why}" for stream, why in why_not.items() if why]
 
 
 def table(result: dict[str, Any]) -> str:

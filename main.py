@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 import flags
@@ -141,7 +142,9 @@ def main(argv: list[str]) -> None:
     if folders and options.store:
         from tools.report.__main__ import main as report
 
-        report([str(folders[0] if options.work_dir and len(folders) == 1 else folders[0].parent)])
+        folder = folders[0] if options.work_dir and len(folders) == 1 else folders[0].parent
+        with redirect_stdout(None) if options.quiet else nullcontext():
+            report([str(folder)])
 
 
 if __name__ == "__main__":

@@ -84,17 +84,37 @@ def check_stream(facts: dict[str, Any], given: Config, path: str | Path) -> None
         )
 
 
-def check_skeleton(facts: dict[str, Any], skeleton: Skeleton, path: str | Path) -> None:
-    """Raise InputError if a layout has changed since a network was trained on it, in what the
-    weights do not show: the graph, where bones start, the exchange of left and right, a score."""
+def changed_layout(facts: dict[str, Any], skeleton: Skeleton) -> list[str]:
+    """Return in what a layout differs from that of a network's training, of what the weights do not
+    show: the graph, where bones start, the exchange of left and right, a score."""
     then = facts.get("skeleton")
     used = ("edges", "parent", "flip", "center", "confidence")
-    changed = [key for key in used if then and then.get(key) != getattr(skeleton, key)]
-    if changed:
+    return [key for key in used if then and then.get(key) != getattr(skeleton, key)]
+
+
+def check_skeleton(facts: dict[str, Any], skeleton: Skeleton, path: str | Path) -> None:
+    """Raise InputError if a layout has changed since a network was trained on it."""
+    if changed := changed_layout(facts, skeleton):
         raise InputError(
             f"{path}: was trained on another layout than {skeleton.name} is now (it differs in "
             f"{', '.join(changed)}); restore that file, or name it: --set model_args.graph=FILE"
         )
+
+
+def other_input(facts: dict[str, Any], given: Config, skeleton: Skeleton, path: str | Path) -> str:
+    """Return in what a run gives its network another input than that of the training of its first
+    weights, "" if in nothing: it can learn to use it, but may begin worse than it might."""
+    found = []
+    if (stream := trained_stream(facts)) not in (None, given.stream):
+        found.append(f"on stream {stream}, not {given.stream}")
+    if changed := changed_layout(facts, skeleton):
+        found.append(f"on joints of another layout (it differs in {', '.join(changed)})")
+    trained = facts.get("config") or {}
+    if trained.get("feeder") == given.feeder:
+        then, now = (args.get("box", False) for args in (trained["feeder_args"], given.feeder_args))
+        if then != now:  # clips scaled to [-1, 1]
+            found.append(f"with feeder_args.box={str(then).lower()}, not {str(now).lower()}")
+    return f"{path}: was trained {', '.join(found)}" if found else ""
 
 
 def settings(
@@ -147,7 +167,7 @@ def load_network(
 
 def _build(given: Config, checkpoint: Checkpoint) -> tuple[Config, Network]:
     config = complete(given, checkpoint)
-    model = make_model(config)
+    model = make_model(config.replace(model_args=models.with_layout(config.model_args, checkpoint)))
     models.fill(model, checkpoint, given.model_args)
     return config, model
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -254,9 +255,16 @@ def train_one(
         log.line(threads.settle(training))
         train(training, run, log)
         test(training, run, log)
-        predict = f"python main.py --phase predict --weights {run.checkpoint(BEST)} --input FILE"
-        report = "" if options.store else f"python -m tools.report {run.path.parent}, or "
-        log.line(f"next: {report}{predict}")
+        log.line(f"next: {next_command(run, is_reported=bool(options.store))}")
+
+
+def next_command(run: RunFolder, is_reported: bool) -> str:
+    """Return what to do with a finished run, as words for a shell."""
+    predict = ["python", "main.py", "--phase", "predict", "--weights", str(run.checkpoint(BEST))]
+    report = ["python", "-m", "tools.report", str(run.path.parent)]
+    return (
+        f"{'' if is_reported else shlex.join(report) + ', or '}{shlex.join(predict)} --input FILE"
+    )
 
 
 def test_checkpoint(options: argparse.Namespace, devices: list[torch.device], world: World) -> None:

@@ -365,6 +365,8 @@ def _typed(key: str, value: Any, where: str) -> Any:
     kinds = (_TYPES[key], *typing.get_args(_TYPES[key]))
     if key == "amp" and value is False:
         value = "off"  # as YAML reads it
+    elif key == "store" and isinstance(value, str) and value:
+        value = str(Path(value))  # data/mine/ is data/mine
     elif dict in kinds and value is None:
         value = {}
     elif int in kinds and isinstance(value, float) and value.is_integer():

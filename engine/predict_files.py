@@ -73,10 +73,10 @@ def classify(
     for prediction in predictions:
         if prediction.warning:
             print(f"warning: {prediction.source}: {prediction.warning}", file=sys.stderr)
-    if predictions and not quiet:
-        print(table_of_segments(predictions) if segmented else table(predictions))
     if output is not None and recognizer is not None:
         write(Path(output), recognizer, predictions, failed, segmented)
+    if predictions and not quiet:
+        print(table_of_segments(predictions) if segmented else table(predictions))
     if failed:
         raise InputError(f"{len(failed)} of {len(files)} files could not be used, see above")
     return predictions

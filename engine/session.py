@@ -91,9 +91,8 @@ def build_training(
             "started_from_method": recipe.method_of(facts, weights),
         }
         doubt = check_store(facts, data.store, 0 if new_head else model.num_class, weights)
-        if (stream := checkpoint.trained_stream(facts)) not in (None, config.stream):
-            of_stream = f"{weights}: was trained on stream {stream}, not {config.stream}"
-            doubt = "; ".join(filter(None, (doubt, of_stream)))
+        other = checkpoint.other_input(facts, config, model.skeleton, weights)
+        doubt = "; ".join(filter(None, (doubt, other)))
         if classifier and facts.get("list_digest") not in (None, data.list_digest):
             raise InputError(
                 f"{weights}: was trained on another list than {config.training_list} (imbalance "

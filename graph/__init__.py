@@ -41,8 +41,16 @@ class Skeleton:
         return 2 if self.confidence else None
 
 
-def load(layout: str | Path) -> Skeleton:
-    """Return the layout with that name or in that YAML file; InputError if it is not valid."""
+def is_there(layout: str | Path) -> bool:
+    """Return whether a layout is one of LAYOUTS or an existing file."""
+    return str(layout) in LAYOUTS or Path(layout).is_file()
+
+
+def load(layout: str | Path | Skeleton) -> Skeleton:
+    """Return the layout with that name or in that YAML file, or a loaded one as it is; InputError
+    if it is not valid."""
+    if isinstance(layout, Skeleton):
+        return layout
     path = FOLDER / f"{layout}.yaml" if str(layout) in LAYOUTS else Path(layout)
     if not path.is_file() or path.suffix not in SUFFIXES:
         raise InputError(

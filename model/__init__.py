@@ -59,7 +59,7 @@ def from_checkpoint(
         for key in given.keys() - known:
             if issubclass(network, Backbone):  # experts pass theirs to one
                 raise TypeError(f"it does not take {key}{nearest(key, known)}")
-        model = network(**with_classes(args))
+        model = network(**with_classes(with_layout(args, checkpoint)))
     except (TypeError, ValueError, ArithmeticError) as error:
         raise InputError(f"{path}: {name} cannot be built with {args}: {error}") from error
     fill(model, checkpoint, given)
@@ -229,6 +229,16 @@ def with_classes(args: Mapping[str, Any]) -> dict[str, Any]:
     """Return arguments in which the import string of a backbone is replaced by its class."""
     if isinstance(args.get("backbone"), str):
         return {**args, "backbone": find(args["backbone"])}
+    return dict(args)
+
+
+def with_layout(args: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return arguments in which the layout file of a run, if it is not there, is replaced by what
+    the run has written of it in its checkpoint: that is used on other machines, too."""
+    named = checkpoint.network[1].get("graph")
+    written = checkpoint.content.get("skeleton") if upstream.is_own(checkpoint.content) else None
+    if written and named and args.get("graph") == named and not graphs.is_there(named):
+        return {**args, "graph": graphs.Skeleton(**written)}
     return dict(args)
 
 

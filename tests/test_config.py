@@ -105,6 +105,13 @@ def test_amp_off_is_not_read_as_false():
         config.load([], ["num_epoch=true"])
 
 
+@pytest.mark.parametrize("spelling", ["data/mine", "data/mine/", "./data//mine"])
+def test_a_store_has_one_name_however_its_path_is_spelled(spelling):
+    """Else --resume of a run begun with the path that the shell completes would be refused."""
+    for settings in (config.load([], [f"store={spelling}"]), config.load([], store=spelling)):
+        assert settings.store == "data/mine"
+
+
 def test_missing_keys_of_earlier_versions_have_their_defaults(tmp_path):
     resolved = config.load([], ["lr=0.1"])
     lines = [line for line in resolved.to_yaml().splitlines() if not line.startswith("tf32:")]

@@ -261,6 +261,16 @@ def test_score_files_of_other_programs(shared, tmp_path, case):
         assert not (tmp_path / case / "ensemble.json").exists()
 
 
+def test_streams_of_several_versions_of_the_code_are_told(tmp_path):
+    """After --overwrite was stopped, --resume takes former runs of the streams to come for done."""
+    for stream, code in {"joint": "a", "bone": "b", "skip": None}.items():
+        write(tmp_path / "demo-lt", stream, synthetic(1), code=code)
+    said = "the streams were trained by 2 versions of the code"
+    assert said in ensemble.compare(tmp_path / "demo-lt")["notes"]
+    alike = ensemble.compare(tmp_path / "demo-lt", ["joint", "skip"])
+    assert said not in alike["notes"]
+
+
 @pytest.mark.parametrize("name", ["config.yaml", "result.json"])
 def test_damaged_result_file_is_named(tmp_path, name):
     write(tmp_path / "demo-lt", "joint", synthetic(1))

@@ -73,10 +73,12 @@ def test_torch_program_logits_and_metadata(backbone, clips, tmp_path):
 
 def test_the_calibration_is_exported(tmp_path):
     weights = small(tmp_path)
-    keep = {"temperature": 2.5, "threshold": None, "coverage": None, "samples": 3}
+    assert export.describe(LoadedNetwork.load(weights, CPU))["threshold"] == "0.0"
+    keep = {"temperature": 2.5, "threshold": 0.3, "coverage": None, "samples": 3}
     checkpoint.save(weights, checkpoint.read(weights) | {"calibration": keep})
     notes = export.describe(LoadedNetwork.load(weights, CPU))
-    assert (notes["temperature"], notes["test_clips"]) == ("2.5", "10")
+    assert (notes["temperature"], notes["threshold"]) == ("2.5", "0.3")
+    assert notes["test_clips"] == "10"
 
 
 @pytest.mark.parametrize(("factor", "said"), [(1.001, r"1\.0e-03"), (np.nan, "nan")])

@@ -100,11 +100,12 @@ def test_experts_have_new_heads(tmp_path):
             assert torch.equal(value, loaded.state_dict()[name]), name
 
 
-def test_one_command_trains_own_classes(whole, mine, tmp_path):
+def test_one_command_trains_own_classes(whole, mine, tmp_path, capsys):
     """The network is the checkpoint's, the classes and persons are the store's; a frozen
-    backbone stays as it was, except for its batch statistics."""
+    backbone stays as it was, except for its batch statistics. With --quiet nothing is printed."""
     folder = tmp_path / "run"
     main.main(argv_of(mine, folder, whole / "best.pt", "frozen_epochs=2"))
+    assert capsys.readouterr().out == "" and (folder / "report.html").is_file()
     settings = yaml.safe_load((folder / "config.yaml").read_text())
     assert settings["model_args"]["base_channels"] == 8
     assert (settings["model_args"]["num_class"], settings["model_args"]["num_person"]) == (3, 1)
@@ -218,6 +219,28 @@ def test_the_stream_of_a_checkpoint(whole, mine, tiny, tmp_path, capsys):
     assert run_command(main.main, argv) == 2
     assert "was trained on stream bone, not joint; add --stream bone" in capsys.readouterr().err
     assert not (tmp_path / "test").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "said"),
+    [
+        ({}, ["feeder_args={box: true, scale: 0}"], "with feeder_args.box=false, not true"),
+        ({"parent": (1, *range(24))}, [], "on joints of another layout .it differs in parent"),
+        ({"joints": ("Becken",) * 25}, [], ""),
+    ],
+)
+def test_another_input_than_that_of_the_first_weights_is_told(
+    whole, mine, tmp_path, change, words, said
+):
+    state, path = checkpoint.read(whole / "best.pt"), tmp_path / "weights.pt"
+    checkpoint.save(path, state | {"skeleton": state["skeleton"] | change})
+    main.main(argv_of(mine, tmp_path / "run", path, *words))
+    log = (tmp_path / "run/log.txt").read_text()
+    assert (
+        re.search(f"warning: .*weights.pt: was trained {said}", log)
+        if said
+        else ("warning" not in log)
+    )
 
 
 def test_a_new_head_needs_weights(mine, tmp_path):

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 import graph
+import model as models
 from data import clip_file, convert, demo, prepare
 from data.store import Store
 from engine import checkpoint, evaluate, predict, predict_files
@@ -393,7 +394,14 @@ def test_a_network_takes_the_stream_and_the_layout_of_its_training(tmp_path):
     path = save(
         tmp_path / "bone.pt", config, names=NAMES[:4], layout=str(layout), skeleton=skeleton
     )
-    assert Recognizer.load(path, device="cpu").takes.skeleton.name == "mine"
+    clip = np.random.default_rng(0).normal(size=(20, 20, 3))
+    expected = Recognizer.load(path, device="cpu")(clip).probabilities
+    layout.unlink()  # the checkpoint alone has been copied to another machine
+    recognizer = Recognizer.load(path, device="cpu")
+    np.testing.assert_array_equal(recognizer(clip).probabilities, expected)
+    assert recognizer.takes.skeleton == models.from_checkpoint(path).skeleton
+    with pytest.raises(InputError, match="elsewhere' is not a known layout"):
+        Recognizer.load(path, device="cpu", overrides=["model_args.graph=elsewhere"])
     with pytest.raises(InputError, match="was trained on stream bone, not joint"):
         Recognizer.load(path, device="cpu", overrides=["stream=joint"])
     parent = list(table["parent"])
@@ -590,6 +598,15 @@ def test_a_bad_file_is_named_and_the_others_are_done(small, tmp_path, capsys):
     assert len(written["failed"]) == 6
     assert written["class_names"] == ["wave", "kick", "bow", "sit"]
     assert sum(written["predictions"][0]["probabilities"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_output_is_written_even_if_the_table_cannot_be(small, tmp_path, monkeypatch):
+    """As with `... | head`, which ends before the table does."""
+    monkeypatch.setattr(predict_files, "table", lambda _: (_ for _ in ()).throw(BrokenPipeError))
+    np.save(tmp_path / "a.npy", np.ones((9, 25, 3)) * np.arange(25)[:, None] / 25)
+    with pytest.raises(BrokenPipeError):
+        predict_files.run(Recognizer.load(small), [tmp_path / "a.npy"], tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").is_file()
 
 
 def test_json_tells_each_window_and_what_it_is_made_of(small, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from engine.config import Config
-from engine.predict import LoadedNetwork, Recognizer
+from engine.predict import LoadedNetwork, Recognizer, answer
 from errors import InputError, run_command
 from flags import STREAMS
 from longtail.calibration import tempered
@@ -130,13 +130,18 @@ def test_what_the_recognizer_refuses_is_refused(layout, tmp_path):
 def test_a_calibration_means_the_same_as_in_predict(tmp_path):
     """It was fitted on the mean over the test clips, whose logits differ here."""
     path = checkpoint(tmp_path, "ntu_rgb_d", "joint", 2)
-    network = dataclasses.replace(LoadedNetwork.load(path, CPU), temperature=2.5)
+    network = dataclasses.replace(LoadedNetwork.load(path, CPU), temperature=2.5, threshold=0.5)
     script = tmp_path / "preprocess.py"
     script.write_text(preprocess.script(network, tmp_path / "best.onnx", script.name))
     logits = np.random.default_rng(0).normal(0, 3, (10, len(network.takes.class_names)))
-    found = runpy.run_path(str(script))["probabilities"](logits)
+    made = runpy.run_path(str(script))
+    found = made["probabilities"](logits)
     mean = torch.tensor(logits).softmax(1).mean(0, keepdim=True).numpy()
     np.testing.assert_allclose(list(found.values()), tempered(mean, 2.5)[0], rtol=1e-12)
+    names = network.takes.class_names
+    for shares in ([0.5, 0.3, 0.2], [0.2, 0.49, 0.31]):
+        expected = answer(names, np.array(shares), 0.5)
+        assert made["answer"](dict(zip(names, shares))) == expected
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import shlex
 import shutil
 import weakref
 from types import SimpleNamespace
@@ -99,6 +100,13 @@ def test_the_log_begins_with_the_folder_and_ends_with_what_to_do_next(whole):
     first, *_, last = (whole / "log.txt").read_text().splitlines()
     parent = re.fullmatch(r".* run folder (.+)/joint", first)[1]
     assert f"tools.report {parent}, " in last and f"--weights {parent}/joint/best.pt" in last
+
+
+def test_the_next_command_can_be_pasted():
+    run = RunFolder("work dir/mine/joint")
+    *_, weights, _, _ = shlex.split(commands.next_command(run, is_reported=True))
+    assert weights == "work dir/mine/joint/best.pt"
+    assert "tools.report 'work dir/mine', or" in commands.next_command(run, is_reported=False)
 
 
 def test_the_time_left_is_that_of_all_steps_to_come():

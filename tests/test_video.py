@@ -204,6 +204,21 @@ def test_a_missing_frame_rate_is_said(folder, monkeypatch, capsys):
     assert "a.avi: gives no frame rate; times count 30 frames per second" in capsys.readouterr().err
 
 
+def test_a_video_that_is_cut_off_is_told(folder, tmp_path, capsys):
+    whole = (folder / "in/a.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
+    run(folder, folder / "in/a.avi", "--poses", tmp_path)
+    assert "images could be read" not in capsys.readouterr().err
+    run(folder, tmp_path / "cut.avi", "--poses", tmp_path)
+    clip = clip_file.read(tmp_path / "cut.npz")
+    said = f"only {len(clip.joints)} of its {FRAMES} images could be read"
+    assert len(clip.joints) < FRAMES and f"cut.avi: {said}" in capsys.readouterr().err
+    made = tmp_path / "out.json"
+    run(folder, tmp_path / "cut.avi", "--weights", folder / "coco.pt", "--output", made)
+    assert said in json.loads(made.read_text())["predictions"][0]["warning"]
+    assert capsys.readouterr().err.count(said) == 1
+
+
 def test_the_network_may_take_openpose_joints(folder, tmp_path):
     weights = ["--weights", folder / "openpose.pt", "--output", tmp_path / "out.json"]
     run(folder, folder / "in/a.avi", *weights)

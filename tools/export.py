@@ -95,6 +95,7 @@ def describe(network: LoadedNetwork) -> dict[str, str]:
         "frames": str(settings.frames),
         "test_clips": str(settings.test_clips),
         "temperature": str(network.temperature),
+        "threshold": str(network.threshold or 0.0),
         "normalization": takes.normalization,
         "feeder": settings.feeder,
         "feeder_args": json.dumps(settings.feeder_args),

@@ -29,7 +29,8 @@ HEAD = '''"""A recorded clip to the input of {file}, by NumPy: normalization, st
     clips = preprocess.inputs(joints)  # (T, V, C) or (T, M, V, C) as recorded
     session = onnxruntime.InferenceSession("{file}")
     (logits,) = session.run(["logits"], {{"clips": clips}})
-    preprocess.probabilities(logits)  # {{class name: probability}}
+    found = preprocess.probabilities(logits)  # {{class name: probability}}
+    preprocess.answer(found)  # the most probable class
 
 or: python {script} [--image-size HEIGHT WIDTH] clip.npy
 
@@ -136,6 +137,12 @@ def probabilities(logits):
     return dict(zip(SETTINGS["class_names"], mean.tolist()))
 
 
+def answer(found):
+    """Return the most probable class, or `unknown` below the threshold of the calibration."""
+    title = max(found, key=found.get)
+    return title if found[title] >= SETTINGS["threshold"] else "unknown"
+
+
 if __name__ == "__main__":
     import argparse
 
@@ -148,8 +155,10 @@ if __name__ == "__main__":
     session = onnxruntime.InferenceSession(str(Path(__file__).with_name(SETTINGS["file"])))
     for name in given.clips:
         (logits,) = session.run(["logits"], {"clips": inputs(np.load(name), given.image_size)})
-        found_classes = sorted(probabilities(logits).items(), key=lambda pair: -pair[1])[:3]
-        print(name, ", ".join(f"{title} {share:.3f}" for title, share in found_classes))
+        shares = probabilities(logits)
+        most = sorted(shares.items(), key=lambda pair: -pair[1])[:3]
+        said = f"{answer(shares)}:" if SETTINGS["threshold"] else ""
+        print(*filter(None, (name, said)), ", ".join(f"{t} {share:.3f}" for t, share in most))
 '''
 
 
@@ -192,6 +201,6 @@ def settings(network: LoadedNetwork, file: Path) -> dict[str, Any]:
         "choice": args.get("choice", "uniform"), "p_interval": list(args.get("p_interval", (1, 1))),
         "box": bool(args.get("box", False)),
         "sampled_motion": bool(args.get("sampled_motion", False)),
-        "temperature": network.temperature,
+        "temperature": network.temperature, "threshold": network.threshold or 0.0,
         "drops_empty_frames": takes.drops_empty_frames,
     }  # fmt: skip

@@ -44,6 +44,7 @@ CAMERA_WINDOW = 60  # frames
 # Blue, green, red, as OpenCV has them: Okabe and Ito's palette.
 COLORS = {"left": (178, 114, 0), "right": (0, 94, 213), "": (160, 160, 160)}
 LEAST_DRAWN = 0.3  # score of a joint
+ENOUGH = 0.95  # of the images that a video says it has, which can be an estimate
 USUAL_FPS = 30.0  # of a camera or a video that gives no frame rate
 
 
@@ -122,6 +123,15 @@ class Video:
             self.fps = USUAL_FPS
             print(f"{source}: gives no frame rate; times count {self.fps:g} frames per second",
                   file=sys.stderr)  # fmt: skip
+
+    def doubt(self, images: int) -> str:
+        """Return a warning if it gave clearly fewer images than it says it has, else ""."""
+        if images >= ENOUGH * self.frames:
+            return ""
+        return (
+            f"only {images} of its {self.frames} images could be read: it is cut off or damaged, "
+            "and times after a gap are too early"
+        )
 
     def __iter__(self) -> Iterator[np.ndarray]:
         try:
@@ -285,7 +295,14 @@ def recognize(options: argparse.Namespace, recognizer: Recognizer | None, poses:
             raise InputError(f"{source}: nobody is seen in it")
         if source in written:
             clip_file.save(written[source], ClipFile(clip, LAYOUT, video.size, fps=video.fps))
-        return [] if recognizer is None else prepare(recognizer, clip, video, options)
+        doubt = video.doubt(len(frames))
+        if recognizer is None:
+            if doubt:
+                print(f"warning: {source}: {doubt}", file=sys.stderr)
+            return []
+        ready = prepare(recognizer, clip, video, options)
+        doubts = ("; ".join(filter(None, (doubt, each.warning))) for each in ready)
+        return [dataclasses.replace(each, warning=said) for each, said in zip(ready, doubts)]
 
     predictions = predict_files.classify(
         recognizer, list(videos), prepared, options.output, options.quiet,

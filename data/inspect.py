@@ -23,6 +23,7 @@ from matplotlib.lines import Line2D
 
 import graph
 from data import long_tail
+from data.names import file_name
 from data.store import Store
 from data.view import pose
 from errors import InputError, Parser, run_command
@@ -183,7 +184,7 @@ def main(argv: list[str]) -> None:
     draw_sheet(store, rows, out / "skeletons.png")
     written = ["classes.png", "skeletons.png"]
     if sample is not None:
-        written.append(f"{Path(args.sample).name}.gif")
+        written.append(f"{file_name(args.sample)}.gif")
         draw_sample(store, sample, out / written[-1])
     print(f"written to {out}: {', '.join(written)}")
 

@@ -77,6 +77,11 @@ def _why_absent(name: str, left_out: dict[str, list[str]]) -> str | None:
     return None
 
 
+def file_name(sample: str) -> str:
+    """Return the name of a sample, which can have folders in it, for a file."""
+    return sample.replace("/", "_")
+
+
 def parse(name: str, where: str | Path = "") -> tuple[int, dict[str, int]]:
     """Return (label, columns) of an NTU or NW-UCLA sample name; InputError for any other name.
 

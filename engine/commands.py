@@ -215,7 +215,9 @@ def train_streams(
                 "--jobs: deals whole runs to the devices; torchrun splits one, use either"
             )
         slots = jobs.make_slots(options.jobs, options.device, runs)
-        outputs, resume = runs[0].place.path.parent / "jobs", "the same call with --resume"
+        outputs = runs[0].place.path.parent / "jobs"
+        instead = " in place of --overwrite" if options.overwrite else ""
+        resume = f"the same call with --resume{instead}"
         jobs.check(jobs.run_all(runs, slots, outputs, options.quiet, resume))
         return
     with shared_frames() if len(runs) > 1 else nullcontext():

@@ -1,6 +1,7 @@
 """Features, their plots and the relevance of joints: equal to independent computations."""
 
 import dataclasses
+import shutil
 import sys
 
 import numpy as np
@@ -139,6 +140,16 @@ def test_command_writes_features_and_pictures(run, tmp_path):
         assert [int(name[-3:]) - 1 for name in file["names"]] == file["labels"].tolist()
         assert np.bincount(file["class_counts"]).sum() == 6
     assert (tmp_path / "pca.png").is_file() and (tmp_path / "pca.pdf").is_file()
+
+
+def test_each_checkpoint_and_split_has_a_folder(run, tmp_path, capsys):
+    *_, weights = run
+    shutil.copy(weights, tmp_path / "best.pt")
+    shutil.copy(weights, tmp_path / "last.pt")
+    for words in (["best.pt"], ["last.pt"], ["last.pt", "--split", "train"]):
+        embed.main([str(tmp_path / words[0]), *words[1:], "--no-tsne", "--samples", "2"])
+    found = sorted(path.parent.name for path in tmp_path.rglob("features.npz"))
+    assert found == ["embed", "embed-last", "embed-last-train"]
 
 
 def test_command_explains_a_sample(run, tmp_path):

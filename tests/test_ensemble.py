@@ -191,6 +191,9 @@ def test_streams_of_different_training_lists_are_refused(tmp_path):
             InputError, match="another list than" if key != "shots" else "other shots"
         ):
             ensemble.compare(tmp_path / "demo-lt")
+    write(tmp_path / "demo-lt", "skip", synthetic(3), **result)
+    chosen = ensemble.compare(tmp_path / "demo-lt", ["bone", "skip"])  # which are alike
+    assert list(chosen["rows"]) == ["bone", "skip", "bone+skip"]
 
 
 def test_streams_and_a_baseline_of_other_clips_per_sample_are_noted(tmp_path):

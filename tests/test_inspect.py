@@ -64,6 +64,16 @@ def test_statistics_and_pictures(store: Path, tmp_path: Path, capsys) -> None:
     ]
 
 
+def test_samples_of_folders_have_a_file_each(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "own", "ntu_rgb_d", ["wave"], (1, 25, 3), data_set="own") as writer:
+        for name in ("a/01", "b/01"):
+            writer.add(name, 0, np.repeat(STANCE[None, None], 4, axis=0), split="train")
+    for name in ("a/01", "b/01"):
+        assert run(tmp_path / "own", "--out", tmp_path / "out", "--sample", name) == 0
+    found = sorted(path.name for path in (tmp_path / "out").glob("*.gif"))
+    assert found == ["a_01.gif", "b_01.gif"]
+
+
 def test_protocol_restricts_to_training_samples(store: Path, tmp_path: Path, capsys) -> None:
     assert run(store, "--protocol", "given", "--out", tmp_path / "out") == 0
     assert "4 samples, 26 frames" in capsys.readouterr().out

@@ -22,6 +22,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from data.names import file_name
 from data.view import pose
 from engine import checkpoint, config, evaluate, precision
 from engine.build import make_feeder
@@ -160,10 +161,11 @@ def explain(
         points = pose(body, data.skeleton)
         predicted = int(classes[i])
         title = f"{name}: {names[predicted]} (true: {names[data.store.labels[rows[i]]]})"
-        with replacing(args.out / f"relevance-{name}.npz") as file:
+        path = args.out / f"relevance-{file_name(name)}"
+        with replacing(path.with_name(f"{path.name}.npz")) as file:
             np.savez(file, relevance=shares[i], joints=body, predicted=predicted)
         figure = draw(shares[i], points, data.skeleton, title, settings.stream)
-        print(*save(figure, args.out / f"relevance-{name}"), sep="\n")
+        print(*save(figure, path), sep="\n")
 
 
 def main(argv: list[str]) -> None:
@@ -174,7 +176,8 @@ def main(argv: list[str]) -> None:
     add("--samples", type=int, metavar="N", help="only N evenly spaced samples of the split")
     add("--no-tsne", dest="tsne", action="store_false", help="PCA only")
     add("--explain", nargs="+", metavar="NAME", help="relevance for these samples instead")
-    add("--out", type=Path, metavar="DIR", help="output folder (default: embed/ next to weights)")
+    add("--out", type=Path, metavar="DIR", help="output folder (default: next to weights; embed, "
+        "or by weights and split, as embed-last-train)")  # fmt: skip
     add("--config", nargs="+", metavar="FILE", help="configuration, for a foreign checkpoint")
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
         help="override a key of the test, e.g. store=data/elsewhere")  # fmt: skip
@@ -186,7 +189,8 @@ def main(argv: list[str]) -> None:
     if args.samples is not None and args.samples < 2:
         raise InputError(f"--samples: must be at least 2, not {args.samples}")
     config.check_used(args.set, config.TEST_KEYS, "an embedding")
-    args.out = args.out or args.weights.parent / "embed"
+    other = [word for word in (args.weights.stem, args.split) if word not in ("best", "test")]
+    args.out = args.out or args.weights.parent / "-".join(["embed", *other])
     given = config.resolve(args.config, args.set) if args.config else None
     device = choose_devices(args.device, World())[0]
     network = LoadedNetwork.load(args.weights, device, given, args.set)

@@ -105,7 +105,7 @@ def test(
     trained = from_mapping(facts["config"], str(weights)) if "config" in facts else config
     deduplicated = ~data.duplicates
     counts = data.class_counts
-    result |= shots.calibration(scores, labels) | {
+    result |= shots.probability_metrics(scores, labels) | {
         "class_counts": None if counts is None else counts.tolist(),
         "class_names": data.store.class_names[: scores.shape[1]],
         "samples": len(labels),

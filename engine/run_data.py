@@ -272,7 +272,7 @@ def remembered(facts: dict[str, Any], data: Data) -> Data:
     )
 
 
-def trained_on(facts: dict[str, Any], store: Store, rows: np.ndarray) -> np.ndarray:
+def seen_in_training(facts: dict[str, Any], store: Store, rows: np.ndarray) -> np.ndarray:
     """Return a mask (n,) over rows of a store: clips that the network of a checkpoint was trained
     on.
 
@@ -299,7 +299,7 @@ def check_unseen(facts: dict[str, Any], data: Data, path: Path, training: bool =
         way_out = "use the val_split and seed of its training, or --set val_split=null"
         judged.append((data.val_rows, "held-out samples", way_out))
     for rows, what, way_out in judged:
-        if known := trained_on(facts, data.store, rows).sum():
+        if known := seen_in_training(facts, data.store, rows).sum():
             raise InputError(
                 f"{path}: was trained on {known} of the {len(rows)} {what}, which would be counted "
                 f"as if it had not seen them; {way_out}"

@@ -13,7 +13,7 @@ from engine import checkpoint, evaluate, precision
 from engine.build import make_feeder, to_device
 from engine.config import Config
 from engine.fusion import Scores
-from engine.run_data import TrainingData, check_same_data, open_data, trained_on
+from engine.run_data import TrainingData, check_same_data, open_data, seen_in_training
 from errors import InputError
 from longtail.classifiers import Samples
 from model.fuse_bn import fuse_bn
@@ -50,7 +50,8 @@ def for_method(
     """
 
     def held_out() -> tuple[Tensor, Tensor]:
-        if config.val_split is None or not trained_on(facts, data.store, data.train_rows).any():
+        seen = seen_in_training(facts, data.store, data.train_rows)
+        if config.val_split is None or not seen.any():
             raise InputError(
                 "classifier_args.tau: auto needs training samples that the network was not trained "
                 "on: train it with --val-split 0.1, and use the same --val-split, --seed and list "

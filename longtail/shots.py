@@ -101,7 +101,7 @@ def reliability(scores: Any, labels: Any) -> Tensor:
     return torch.stack([count, total / count.clamp_min(1), hit / count.clamp_min(1)], 1)
 
 
-def calibration(scores: Any, labels: Any) -> dict[str, float | None]:
+def probability_metrics(scores: Any, labels: Any) -> dict[str, float | None]:
     """Return macro_f1 and ece in percent and nll of probabilities (N, K) for labels (N,).
 
     macro_f1: the mean F1 of the classes that are a label or a prediction; a class never predicted

@@ -84,8 +84,8 @@ def test_a_run_is_calibrated_on_what_it_held_out(folder, trained, capsys):
     assert lines[0].startswith(f"{folder}/best.pt: temperature {kept['temperature']:.3f}, thresh")
     assert_same_weights(folder / "best.pt", trained / "best.pt")
     scores = Scores.read(RunFolder(folder).scores_file())
-    before = shots.calibration(scores.scores, scores.labels)
-    after = shots.calibration(tempered(scores.scores, kept["temperature"]), scores.labels)
+    before = shots.probability_metrics(scores.scores, scores.labels)
+    after = shots.probability_metrics(tempered(scores.scores, kept["temperature"]), scores.labels)
     (line,) = [line.split() for line in lines if line.startswith("test split")]
     assert line[2:7] == ["12", f"{before['ece']:.1f}", f"{after['ece']:.1f}",
                          f"{before['nll']:.3f}", f"{after['nll']:.3f}"]  # fmt: skip

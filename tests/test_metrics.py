@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, log_loss
 
-from longtail.shots import METRICS, SHOTS, accuracy, calibration
+from longtail.shots import METRICS, SHOTS, accuracy, probability_metrics
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -16,7 +16,7 @@ def test_macro_f1_and_log_loss_are_those_of_scikit_learn(seed):
     logits[:, 7:] -= 20  # never predicted
     labels = random.choice([0, 1, 2, 3, 7], 60)
     scores = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    found = calibration(scores.astype(np.float32), labels)
+    found = probability_metrics(scores.astype(np.float32), labels)
     f1 = f1_score(labels, scores.argmax(1), average="macro", zero_division=0)
     assert found["macro_f1"] == pytest.approx(100 * f1)
     assert found["nll"] == pytest.approx(log_loss(labels, scores, labels=range(9)), rel=1e-5)
@@ -32,9 +32,9 @@ def test_calibration_error_by_hand():
     """
     top = np.array([0.55, 0.6, 0.62, 0.69])
     scores = np.stack([top, 1 - top], axis=1)
-    assert calibration(scores, [1, 0, 0, 1])["ece"] == pytest.approx(30.5)
+    assert probability_metrics(scores, [1, 0, 0, 1])["ece"] == pytest.approx(30.5)
     # a bin lower or higher would give another figure: 0.6 alone is 40 % away, 0.55 55 %
-    assert calibration(scores[:2], [1, 0])["ece"] == pytest.approx(7.5)
+    assert probability_metrics(scores[:2], [1, 0])["ece"] == pytest.approx(7.5)
 
 
 def test_calibration_of_the_top_label_of_many_classes():
@@ -48,16 +48,16 @@ def test_calibration_of_the_top_label_of_many_classes():
         inside = (confidence > i / 15) & (confidence <= (i + 1) / 15)
         if inside.any():
             expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
-    assert calibration(scores, labels)["ece"] == pytest.approx(100 * expected)
+    assert probability_metrics(scores, labels)["ece"] == pytest.approx(100 * expected)
 
 
 def test_a_probability_of_zero_is_a_large_loss_and_no_infinity():
     scores = np.array([[1, 0], [1, 0]], np.float32)
-    assert calibration(scores, [0, 1])["nll"] == pytest.approx(-np.log(2.0**-126) / 2)
+    assert probability_metrics(scores, [0, 1])["nll"] == pytest.approx(-np.log(2.0**-126) / 2)
 
 
 def test_without_samples_there_is_nothing_to_say():
-    found = calibration(torch.zeros(0, 3), torch.zeros(0))
+    found = probability_metrics(torch.zeros(0, 3), torch.zeros(0))
     assert found == {"macro_f1": None, "ece": None, "nll": None}
 
 

@@ -34,10 +34,11 @@ def table(found: dict[str, Any], parts: dict[str, Scores]) -> str:
     rows = []
     for name, scores in parts.items():
         probabilities = tempered(scores.scores, found["temperature"])
-        both = [shots.calibration(each, scores.labels) for each in (scores.scores, probabilities)]
+        before = shots.probability_metrics(scores.scores, scores.labels)
+        after = shots.probability_metrics(probabilities, scores.labels)
         cells = [name, str(len(scores.labels))]
-        cells += [logs.percent(each["ece"]) for each in both]
-        cells += [f"{each['nll']:.3f}" for each in both]
+        cells += [logs.percent(each["ece"]) for each in (before, after)]
+        cells += [f"{each['nll']:.3f}" for each in (before, after)]
         if found["threshold"] is not None:
             answered = probabilities.max(axis=1) >= found["threshold"]
             right = (probabilities.argmax(axis=1) == scores.labels)[answered]

@@ -152,7 +152,7 @@ def calibration(entry: Entry, shot_of: Sequence[str | None]) -> dict[str, Any]:
     for group in shots.GROUPS:
         if (rows := groups == group).any():
             bins[group] = shots.reliability(probabilities[rows], labels[rows])
-    found = shots.calibration(probabilities, labels)
+    found = shots.probability_metrics(probabilities, labels)
     return {
         "ece": number(found["ece"]),
         "nll": number(found["nll"]),

@@ -20,7 +20,8 @@ TRIES = 4  # values drawn per chosen frame, because repeated members of the urn 
 
 @dataclass(frozen=True)
 class Uniform:
-    """Evenly spread frames with random jitter, over a fraction in `p_interval` of the clip."""
+    """PYSKL's UniformSample: evenly spread frames with random jitter, over a fraction in
+    `p_interval` of the clip."""
 
     p_interval: tuple[float, float] = (1, 1)
 

@@ -36,9 +36,9 @@ class Stream:
         grandparent = parent[parent]
         partner = {"joint": joint, "bone": parent, "skip": grandparent}[self.kind]
         # A skip to the root would equal the bone: such a joint is subtracted from itself.
-        is_bone = (self.kind == "skip") & (grandparent == parent)
+        no_grandparent = (self.kind == "skip") & (grandparent == parent)
         self.partner = partner.to(device)
-        self.origin = torch.where(is_bone, joint, partner).to(device)
+        self.origin = torch.where(no_grandparent, joint, partner).to(device)
 
     def commutes_with(self, flip: torch.Tensor) -> bool:
         """Return whether the stream of flipped joints equals the flipped stream of the joints."""

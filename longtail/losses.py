@@ -259,7 +259,7 @@ class LDAM(CrossEntropy):
     ) -> None:
         super().__init__(class_counts)
         margins = fill_absent(class_counts.double(), class_counts) ** -0.25
-        self.margins = nn.Buffer((scale * max_margin / margins.max() * margins).float())
+        self.margins = nn.Buffer((scale * max_margin / margins.max() * margins).float())  # s m_k
         self.logit_scale, self.factor = (1.0, scale) if rescale else (scale, 1.0)
 
     def loss_matrix(self, logits: Tensor) -> Tensor:

@@ -169,7 +169,8 @@ class ShapMix(Mixing):
     def observe(
         self, net: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None
     ) -> None:
-        """Measure one random S on unmixed clips (N, M, T, V, C), with two passes of the network."""
+        """Sample a Shapley value: what one random S adds to a random coalition R, on unmixed clips
+        (N, M, T, V, C), with two passes of the network."""
         self.seen += len(clips)
         self.mean_clip = self.mean_clip + (clips - self.mean_clip).sum(0) / self.seen
         subset, coalition = self.draw_coalition(generator)

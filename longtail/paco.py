@@ -97,33 +97,33 @@ class PaCo(Method):
     def loss(self, net: nn.Module, clips: Tensor, targets: Tensor, count: int) -> Tensor:
         output, labels = net(clips[:, 0]), targets[:, 1]
         queries = normalize(self.projection(output.features))
-        keys = self.keys(clips[:, 1])
-        losses = self.contrasted(output.logits + self.prior, queries, keys, labels)
+        second = self.project_second(clips[:, 1])
+        losses = self.contrasted(output.logits + self.prior, queries, second, labels)
         return losses.sum() / count + self.auxiliary(output, labels, count)
 
     @torch.no_grad()
-    def keys(self, clips: Tensor) -> Tensor:
+    def project_second(self, clips: Tensor) -> Tensor:
         """Return the averaged network's projections (n, D), unit vectors, of clips."""
         network, projection = self.average
         network.eval()
         projection.eval()
         return normalize(projection(network(clips, outputs=True).features.float()))
 
-    def contrasted(self, logits: Tensor, queries: Tensor, keys: Tensor, labels: Tensor) -> Tensor:
-        """Return the losses (n,) of queries (n, D) with labels (n, K) among those of all ranks,
-        keys (n, D) and the queue; add the keys to the queue."""
+    def contrasted(self, logits: Tensor, queries: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+        """Return the losses (n,) of queries (n, D) with labels (n, K). The keys are the queries and
+        the second views (n, D) of all ranks, and the queue, to which the second views are added."""
         width = queries.shape[1]
-        both, first = gather_over_ranks(torch.cat([queries, keys, labels], 1))
-        all_queries, all_keys, all_labels = both.split([width, width, self.num_class], 1)
-        all_keys, all_labels = all_keys.detach(), all_labels.detach()
-        against = torch.cat([all_queries, all_keys, self.queue])
-        against_labels = torch.cat([all_labels, all_labels, self.queue_labels])
+        both, first = gather_over_ranks(torch.cat([queries, second, labels], 1))
+        all_queries, all_second, all_labels = both.split([width, width, self.num_class], 1)
+        all_second, all_labels = all_second.detach(), all_labels.detach()
+        keys = torch.cat([all_queries, all_second, self.queue])
+        key_labels = torch.cat([all_labels, all_labels, self.queue_labels])
         own = torch.arange(first, first + len(queries), device=queries.device)[:, None]
-        others = against_labels.any(1).repeat(len(queries), 1).scatter(1, own, False)
-        alike = (labels @ against_labels.t()).scatter(1, own, 0)
-        similarity = queries @ against.t() / self.temperature
+        others = key_labels.any(1).repeat(len(queries), 1).scatter(1, own, False)
+        alike = (labels @ key_labels.t()).scatter(1, own, 0)
+        similarity = queries @ keys.t() / self.temperature
         if self.training:
             # in front of the queue; the last ones drop out
-            for kept, new in ((self.queue, all_keys), (self.queue_labels, all_labels)):
+            for kept, new in ((self.queue, all_second), (self.queue_labels, all_labels)):
                 kept.copy_(torch.cat([new, kept])[: len(kept)])
         return parametric_contrast(logits, labels, similarity, alike, others, self.alpha)

@@ -92,9 +92,9 @@ class Model(StackedBackbone):
     The network sees x minus its k-th ancestor, joint by joint: k=1 bones, a large k the joints. The
     tree hangs from joint `root`: 1, the middle of the spine, which NTU's clips are centered on.
 
-    The features are the latent code z (N, D), on which `longtail.latent_prior` acts: in training
-    mean + noise * min(exp(noise_ratio * log_variance), 100), noise drawn from torch's default
-    generator, else the mean. `extra` of the outputs has both, `mean` and `log_variance`.
+    The features are the latent code z (N, D), on which the MMD of `longtail.latent_prior` acts: in
+    training mean + noise * min(exp(noise_ratio * log_variance), 100), noise drawn from torch's
+    default generator, else the mean. `extra` of the outputs has both, `mean` and `log_variance`.
     """
 
     def __init__(

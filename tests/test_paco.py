@@ -47,7 +47,7 @@ def test_a_queue_fills_and_the_loss_counts_its_keys(tiny):
         clips, targets = method.mix(net, clips, labels, batch.generator)
         output = net(clips[:, 0])
         queries = normalize(method.projection(output.features)).detach().double().numpy()
-        keys = method.keys(clips[:, 1]).double().numpy()
+        keys = method.project_second(clips[:, 1]).double().numpy()
         method.training = True
         loss = method.loss(net, clips, targets, len(clips))
         method.training = False

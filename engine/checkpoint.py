@@ -12,9 +12,8 @@ from typing import Any
 import torch
 
 import model as models
-from engine import config
 from engine.build import find_class, make_model
-from engine.config import Config
+from engine.config import Config, from_mapping, override
 from errors import InputError
 from files import replacing
 from graph import Skeleton
@@ -125,12 +124,12 @@ def settings(
     Raises InputError if it names a model or feeder that is not a class of this project: a
     downloaded file must not decide what is imported, unless the user trusts it by --config.
     """
-    own = config.from_mapping(content["config"], str(path)).replace(**usual)
+    own = from_mapping(content["config"], str(path)).replace(**usual)
     way_out = "give --config to say that you trust it"
     models.check_import(path, own.model, own.model_args, way_out)
     if own.feeder and not re.fullmatch(r"feeders\.[a-z]\w*\.[A-Z]\w*", own.feeder):
         raise InputError(f"{path}: its feeder is {own.feeder}, from outside feeders/; {way_out}")
-    return config.from_mapping(config.override(dataclasses.asdict(own), overrides))
+    return from_mapping(override(dataclasses.asdict(own), overrides))
 
 
 def complete(given: Config, checkpoint: Checkpoint, new_head: bool = False) -> Config:

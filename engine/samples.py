@@ -71,4 +71,5 @@ def computed(model: nn.Module, feeder: Any, which: str) -> tuple[Tensor, Tensor]
     rows = torch.arange(len(feeder))
     net = precision.Float32Outputs(model.eval(), "off")
     batches = feeder.batches(rows.split(evaluate.CLIPS_AT_ONCE["cpu"]))
-    return torch.cat([getattr(net(clips), which) for clips, _, _ in batches]), feeder.targets(rows)
+    found = torch.cat([getattr(net(clips), which) for clips, _, _ in batches])
+    return found, feeder.labels_of(rows)

@@ -99,15 +99,15 @@ def training_step(
 
 
 def network_update(
-    training: Training, count: int, clips: torch.Tensor, targets: torch.Tensor
+    training: Training, samples: int, clips: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
-    """Update the weights with a mixed batch of `count` samples; return the loss.
+    """Update the weights with the mixed batch of so many samples; return the loss.
 
     It goes through the network in `accumulate` micro-batches, of which every rank takes its rows.
     """
     config, world, net = training.config, training.world, training.net
     method, state = training.method, training.state
-    parts = micro_batches(count, len(clips), config, world)
+    parts = micro_batches(samples, len(clips), config, world)
     total = torch.zeros((), device=training.device)
     for number, rows in enumerate(parts, start=1):
         with world.sync_gradients(net, number == len(parts)):
@@ -119,15 +119,15 @@ def network_update(
     return total
 
 
-def micro_batches(count: int, rows: int, config: Config, world: World) -> list[slice]:
+def micro_batches(samples: int, rows: int, config: Config, world: World) -> list[slice]:
     """Return the rows that this rank computes in each micro-batch.
 
-    `count` is the number of samples in the batch of one optimizer step, `rows` the number of clips
-    after mixing. There are at most `accumulate` micro-batches of about `batch_size` samples, and
-    every rank has at least one row in each. Rows are interleaved, so that clips appended by a
+    `samples` is the number of samples in the batch of one optimizer step, `rows` the number of
+    clips after mixing. There are at most `accumulate` micro-batches of about `batch_size` samples,
+    and every rank has at least one row in each. Rows are interleaved, so that clips appended by a
     mixing are spread over the micro-batches.
     """
-    wanted = min(math.ceil(count / config.batch_size), config.accumulate, count // world.size)
+    wanted = min(math.ceil(samples / config.batch_size), config.accumulate, samples // world.size)
     parts = max(1, wanted)
     return [slice(m + parts * world.rank, rows, parts * world.size) for m in range(parts)]
 

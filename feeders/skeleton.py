@@ -174,7 +174,7 @@ class Feeder:
                 yield rows, self.draw(rows, batch.generator or generator), batch
 
         for (rows, draws, batch), read in self.source.read_ahead(plans()):
-            clips, labels = self.make(rows, draws, read), self.targets(batch.rows)
+            clips, labels = self.make(rows, draws, read), self.labels_of(batch.rows)
             if self.views > 1 or labels.ndim > 1:
                 views = (-1,) if self.views > 1 else ()
                 clips = clips.unflatten(0, (*labels.shape, *views))
@@ -184,7 +184,7 @@ class Feeder:
         """Return clips (N * S, M, T, V, C) float32 of rows (N,); those of a sample are adjacent."""
         return self.make(rows, self.draw(rows, generator))
 
-    def targets(self, rows: torch.Tensor) -> torch.Tensor:
+    def labels_of(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the labels of `rows`, of their shape, on the device."""
         return send(self.labels[rows], self.device)
 

@@ -143,7 +143,7 @@ def test_steps_are_those_of_the_training_loop(tiny):
         generator = torch.Generator().manual_seed(batch.seed)
         clips = training.feeder.batch(batch.rows, generator)
         wanted = torch.nn.functional.cross_entropy(
-            expected(clips), training.feeder.targets(batch.rows)
+            expected(clips), training.feeder.labels_of(batch.rows)
         )
         torch.testing.assert_close(loss, wanted.detach())
         optimizer.zero_grad()

@@ -53,13 +53,15 @@ class Samples:
         if absent := [name for name in names if name not in rows]:
             left_out = self.meta.get("left_out", {})
             reasons = [_why_absent(name, left_out) for name in absent]
+            if len(names) == 1:
+                hint = nearest(absent[0], rows) if len(rows) < 10_000 else ""
+                why = f": {reasons[0]}" if reasons[0] else hint
+                raise InputError(f"{source}: {absent[0]!r} is not in {self.path}{why}")
             known = sum(reason is not None for reason in reasons)
             listed = f"; left_out of its meta.json lists {known} of them" if left_out else ""
-            hint = nearest(absent[0], rows) if len(names) == 1 and len(rows) < 10_000 else ""
-            reason = reasons[0] or f"not among the prepared samples{hint}"
             raise InputError(
                 f"{source}: {len(absent)} of {len(names)} names are not in {self.path}{listed}; "
-                f"the first is {absent[0]!r}: {reason}"
+                f"the first is {absent[0]!r}: {reasons[0] or 'not among the prepared samples'}"
             )
         return np.array([rows[name] for name in names], np.int64)
 
@@ -67,7 +69,7 @@ class Samples:
 def _why_absent(name: str, left_out: dict[str, list[str]]) -> str | None:
     """Return why data.prepare skipped a sample, None if there is no entry for it."""
     # An entry begins with the name of the sample or its file: folder/NAME.npy, NAME_skeleton.mat.
-    subject = re.compile(rf"(?:^|[/\\:]){re.escape(name)}(?:[._]\w+)*:")
+    subject = re.compile(rf"(?:^|[/\\]|: ?){re.escape(name)}(?:[._]\w+)*:")
     for kind, entries in left_out.items():
         if kind == "unreadable":
             if reason := next(filter(subject.search, entries), None):

@@ -128,7 +128,7 @@ def check_groups(values: Iterable[Any], column: str, where: Callable[[int], str]
         if other != word:
             raise InputError(
                 f"{where(words.index(word))}: {column} {word!r} may be the {column} {other!r} of "
-                "other samples; write them alike and prepare the store again"
+                "other samples; write them alike"
             )
 
 

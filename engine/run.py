@@ -120,6 +120,8 @@ class RunFolder:
         now, then = (yaml.safe_load(each.to_yaml()) for each in (settings, trained or settings))
         if self.config_file.is_file():
             then = dataclasses.asdict(Config()) | self.config()
+            if isinstance(then["store"], str):  # the configuration of an earlier run is as typed
+                then["store"] = str(Path(then["store"]))
         return sorted(key for key in {*then, *now} if then.get(key) != now.get(key))
 
     # --- writing ---

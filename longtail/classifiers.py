@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from errors import InputError
+from errors import InputError, check_word
 from longtail.losses import log_prior
 from longtail.ranges import Positive
 from model.backbone import linear_classifier
@@ -185,6 +185,8 @@ class ChosenTau(Classifier):
 
     def __init__(self, class_counts: Tensor, tau: Tau = "auto") -> None:
         super().__init__(class_counts)
+        if isinstance(tau, str):
+            check_word("classifier_args.tau", tau, ["auto"])
         self.tau, self.chosen = tau, tau == "auto"
 
     def summary(self) -> str:

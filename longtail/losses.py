@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from errors import InputError
+from errors import InputError, check_word
 from longtail.counts import fill_absent, last_third
 from longtail.ranges import Factor, NotNegative, Positive, Range, Share
 
@@ -288,6 +288,7 @@ class Equalization(CrossEntropy):
         masked: Literal["tail", "head"] = "tail",
     ) -> None:
         super().__init__(class_counts)
+        check_word("loss_args.masked", masked, ("tail", "head"))
         if threshold is None:
             tail = last_third(class_counts, skip=int(masked == "head"))
         else:

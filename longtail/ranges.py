@@ -31,7 +31,7 @@ class Range:
     def __str__(self) -> str:
         text = f"{'above' if self.above else 'at least'} {self.low:g}"
         if self.high == math.inf:
-            return text
+            return f"{text} and finite" if self.below else text
         return f"{text} and {'below' if self.below else 'at most'} {self.high:g}"
 
 

@@ -119,6 +119,9 @@ def test_missing_keys_of_earlier_versions_have_their_defaults(tmp_path):
     run = RunFolder(tmp_path)
     assert run.changed_keys(resolved) == []
     assert run.changed_keys(resolved.replace(tf32=False, lr=0.2)) == ["lr", "tf32"]
+    write(tmp_path / "config.yaml", "store: ./data/mine/")  # as it was typed
+    assert run.changed_keys(config.load([], ["store=data/mine"])) == []
+    assert run.changed_keys(config.load([], ["store=data/other"])) == ["store"]
 
 
 def test_the_rate_is_linear_in_the_batch_of_a_step():
@@ -153,7 +156,8 @@ def test_a_file_of_ones_own_may_start_from_one_of_the_project(tmp_path, monkeypa
         ("imbalance: 0", "imbalance must be at least 1"),
         ("seed: -1", "seed must be at least 0"),
         ("lr: -0.1", "lr must be above 0"),
-        ("lr: .nan", "lr must be above 0, not nan"),
+        ("lr: .nan", "lr must be above 0 and finite, not nan"),
+        ("repeat: .inf", "repeat must be at least 1 and finite, not inf"),
         ("clip_grad: 0", "clip_grad must be above 0"),
         ("ema: 2", "ema must be above 0 and below 1"),
         ("val_split: 1", "val_split must be above 0 and below 1"),

@@ -329,7 +329,8 @@ def test_natural_classes_are_ranked_by_count(
 def test_list_with_names_missing_in_the_store(tmp_path: Path) -> None:
     store = own_data(
         tmp_path / "own", {"bow": 3, "wave": 3}, nobody=["bow 8"], missing=["bow 9"],
-        unreadable=["raw/wave 7.npy: frame 3 has a joint that is NaN or infinite"],
+        unreadable=["raw/wave 7.npy: frame 3 has a joint that is NaN or infinite",
+                    "raw/arrays: wave 9: frame 5 is too large"],
     )  # fmt: skip
     path = tmp_path / "list.txt"
     for names, words in [
@@ -338,7 +339,8 @@ def test_list_with_names_missing_in_the_store(tmp_path: Path) -> None:
             "2 of 3 names .* lists 1 of them; the first is 'bow 8': it has no body",
         ),
         (["wave 7", "wave 1"], "1 of 2 names .* 'wave 7': unreadable, raw/wave 7.npy: frame 3 .*"),
-        (["bow 9"], "1 of 1 names .* 'bow 9': excluded by --missing"),
+        (["wave 9", "wave 1"], "1 of 2 names .* 'wave 9': unreadable, raw/arrays: wave 9: frame 5"),
+        (["bow 9"], "'bow 9' is not in .*own: excluded by --missing"),
         (
             ["wave", "bow 0", "bow 8"],
             "2 of 3 .*left_out .* lists 1 of them.* 'wave': not among the prepared samples",

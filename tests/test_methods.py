@@ -12,6 +12,8 @@ import main
 from engine import build, checkpoint, config, evaluate, optimizer, run_data, train
 from engine.build import find_class, make_model, make_stages
 from errors import InputError
+from longtail.classifiers import TauNormalization
+from longtail.losses import Equalization
 from longtail.mixing import ShapMix
 from tests import quick
 from tests.tiny_runs import METHODS, SMALL, assert_resumes, run, weights
@@ -270,6 +272,15 @@ def idle(file, words, classifier=False):
     method = build.make_method(settings, data, model, classifier)
     batch = settings.batch_size * settings.accumulate
     return [*method.idle(batch), *optimizer.idle(settings, classifier)]
+
+
+def test_a_misspelled_word_is_no_other_method():
+    """Built in Python, where no configuration is checked."""
+    counts = torch.tensor([5, 2, 1])
+    with pytest.raises(InputError, match=r"masked.*did you mean tail\?"):
+        Equalization(counts, masked="tial")
+    with pytest.raises(InputError, match=r"tau.*did you mean auto\?"):
+        TauNormalization(counts, tau="atuo")
 
 
 @pytest.mark.parametrize(

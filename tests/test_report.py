@@ -589,6 +589,21 @@ def test_hover_on_the_matrix_names_the_cell(shown):
     )
 
 
+def test_a_tap_on_the_matrix_pins_the_cell(shown):
+    """A finger is lifted, and so has left, before its click."""
+    shown.show("#matrix canvas")
+    told = shown.run("""
+        const canvas = document.querySelector('#matrix canvas');
+        const box = canvas.getBoundingClientRect();
+        const at = { clientX: box.right - 3, clientY: box.bottom - 3, bubbles: true };
+        canvas.dispatchEvent(new PointerEvent('pointerdown', at));
+        canvas.dispatchEvent(new PointerEvent('pointerleave', at));
+        document.getElementById('pairs').replaceChildren();
+        canvas.dispatchEvent(new MouseEvent('click', at));
+        return document.getElementById('pairs').innerText""")
+    assert "clips; vice versa" in told
+
+
 def test_hover_on_a_curve_reads_the_epoch(shown):
     shown.point("#curves figure:nth-child(2) svg")
     assert re.match(r"Top-1, epoch 1[0-3]\n", shown.tip) and "bone-motion" in shown.tip

@@ -109,7 +109,7 @@ def all_differences(
     Holm's correction is over the methods, for each metric.
     """
     rows: dict[str, dict[str, dict[str, Any]]] = {method: {} for method in finished}
-    for method in rows.keys() - {baseline}:
+    for method in [each for each in rows if each != baseline]:
         metrics, parts, labels = paired_parts(finished[method], finished[baseline], which)
         if parts:
             rows[method] = dict(zip(metrics, map(asdict, differences(parts, labels))))

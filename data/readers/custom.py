@@ -174,5 +174,5 @@ def _split(clips: table.Table, labels: list[int], args: argparse.Namespace) -> l
             hint = nearest(by, clips.columns)
             raise InputError(f"--by {args.by}: no such column{hint}; columns: {known}")
         groups = clips.columns[by]
-        check_groups(groups, by, clips.where)
+        check_groups(groups, by, lambda row: f"{clips.where(row)}: --by {by}")
     return splits.drawn(args, labels, groups)

@@ -157,7 +157,10 @@ def _normalized(
         return joints
     if "img_shape" not in annotation:
         raise InputError("has no 'img_shape', (height, width) in pixels; add it or give --pixels")
-    size = image_size(annotation["img_shape"], "img_shape")
+    try:
+        size = image_size(annotation["img_shape"], "img_shape")
+    except InputError as error:
+        raise InputError(f"{error}; correct it, or keep the positions with --pixels") from None
     return normalize.in_image(joints, size, "keypoint", "img_shape")
 
 

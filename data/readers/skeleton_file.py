@@ -72,7 +72,7 @@ class _Lines:
     def count(self, what: str) -> int:
         digits = self.next(what).strip()
         if not digits.isdigit() or len(digits) > 9:
-            self.fail(f"{what} is not an integer")
+            self.fail(f"{what} is not an integer below 10^9")
         return int(digits)
 
     def joints(self) -> list[tuple[float, float, float]]:

@@ -112,7 +112,7 @@ function drawConfusion() {
     if (cursor) { pinned = cursor.map(i => area.sequence[i]); list(); }
   }
   onPointer(canvas, e => move(cellAt(e), e), () => move(null));
-  canvas.addEventListener('click', pin);
+  canvas.addEventListener('click', e => { move(cellAt(e), e); pin(); });  // a tap has left already
   canvas.addEventListener('keydown', e => {
     if (e.key === 'Enter' || e.key === ' ') { e.preventDefault(); pin(); }
   });
